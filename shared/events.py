@@ -1,0 +1,212 @@
+"""Stream events: one closed union on `type`, and their bytes on the wire.
+
+An event has no number; the log gives it. `frame` joins the two into the bytes that are stored
+and relayed unparsed ever after (docs/adr/0003-encode-once.md). Field names: the public OpenAI
+types, section `ResponseStreamEvent`.
+"""
+
+from typing import Any
+
+import msgspec
+
+from shared.responses import Item, Part, Response
+
+SSE_ENCODING = "utf-8"
+
+
+class _Event(msgspec.Struct, frozen=True, tag_field="type"):
+    pass
+
+
+class ResponseCreated(_Event, frozen=True, tag="response.created"):
+    response: Response
+
+
+class ResponseQueued(_Event, frozen=True, tag="response.queued"):
+    response: Response
+
+
+class ResponseInProgress(_Event, frozen=True, tag="response.in_progress"):
+    response: Response
+
+
+class ResponseCompleted(_Event, frozen=True, tag="response.completed"):
+    response: Response
+
+
+class ResponseIncomplete(_Event, frozen=True, tag="response.incomplete"):
+    response: Response
+
+
+class ResponseFailed(_Event, frozen=True, tag="response.failed"):
+    """Also ends a cancelled stream: then `response.status` is `cancelled`."""
+
+    response: Response
+
+
+class OutputItemAdded(_Event, frozen=True, tag="response.output_item.added"):
+    output_index: int
+    item: Item
+
+
+class OutputItemDone(_Event, frozen=True, tag="response.output_item.done"):
+    output_index: int
+    item: Item
+
+
+class ContentPartAdded(_Event, frozen=True, tag="response.content_part.added"):
+    output_index: int
+    content_index: int
+    item_id: str
+    part: Part
+
+
+class ContentPartDone(_Event, frozen=True, tag="response.content_part.done"):
+    output_index: int
+    content_index: int
+    item_id: str
+    part: Part
+
+
+class ReasoningTextDelta(_Event, frozen=True, tag="response.reasoning_text.delta"):
+    output_index: int
+    content_index: int
+    item_id: str
+    delta: str
+
+
+class ReasoningTextDone(_Event, frozen=True, tag="response.reasoning_text.done"):
+    output_index: int
+    content_index: int
+    item_id: str
+    text: str
+
+
+class OutputTextDelta(_Event, frozen=True, tag="response.output_text.delta"):
+    output_index: int
+    content_index: int
+    item_id: str
+    delta: str
+    logprobs: tuple[Any, ...] = ()
+
+
+class OutputTextDone(_Event, frozen=True, tag="response.output_text.done"):
+    output_index: int
+    content_index: int
+    item_id: str
+    text: str
+    logprobs: tuple[Any, ...] = ()
+
+
+class FunctionCallArgumentsDelta(_Event, frozen=True, tag="response.function_call_arguments.delta"):
+    output_index: int
+    item_id: str
+    delta: str
+
+
+class FunctionCallArgumentsDone(_Event, frozen=True, tag="response.function_call_arguments.done"):
+    output_index: int
+    item_id: str
+    name: str
+    arguments: str
+
+
+class McpCallInProgress(_Event, frozen=True, tag="response.mcp_call.in_progress"):
+    output_index: int
+    item_id: str
+
+
+class McpCallArgumentsDelta(_Event, frozen=True, tag="response.mcp_call_arguments.delta"):
+    output_index: int
+    item_id: str
+    delta: str
+
+
+class McpCallArgumentsDone(_Event, frozen=True, tag="response.mcp_call_arguments.done"):
+    output_index: int
+    item_id: str
+    arguments: str
+
+
+class McpCallCompleted(_Event, frozen=True, tag="response.mcp_call.completed"):
+    output_index: int
+    item_id: str
+
+
+class McpCallFailed(_Event, frozen=True, tag="response.mcp_call.failed"):
+    output_index: int
+    item_id: str
+
+
+class McpListToolsInProgress(_Event, frozen=True, tag="response.mcp_list_tools.in_progress"):
+    output_index: int
+    item_id: str
+
+
+class McpListToolsCompleted(_Event, frozen=True, tag="response.mcp_list_tools.completed"):
+    output_index: int
+    item_id: str
+
+
+class McpListToolsFailed(_Event, frozen=True, tag="response.mcp_list_tools.failed"):
+    output_index: int
+    item_id: str
+
+
+LifecycleEvent = (
+    ResponseCreated
+    | ResponseQueued
+    | ResponseInProgress
+    | ResponseCompleted
+    | ResponseIncomplete
+    | ResponseFailed
+)
+TextDelta = (
+    ReasoningTextDelta | OutputTextDelta | FunctionCallArgumentsDelta | McpCallArgumentsDelta
+)
+ItemEvent = (
+    OutputItemAdded
+    | OutputItemDone
+    | ContentPartAdded
+    | ContentPartDone
+    | ReasoningTextDone
+    | OutputTextDone
+    | FunctionCallArgumentsDone
+    | McpCallInProgress
+    | McpCallArgumentsDone
+    | McpCallCompleted
+    | McpCallFailed
+    | McpListToolsInProgress
+    | McpListToolsCompleted
+    | McpListToolsFailed
+)
+StreamEvent = LifecycleEvent | ItemEvent | TextDelta
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[StreamEvent] = msgspec.json.Decoder(StreamEvent)
+
+
+def frame(event: StreamEvent, sequence_number: int) -> bytes:
+    """The event's one and only bytes: a server-sent event, its JSON on one `data:` line.
+
+    Lines end in `\\n`; `id:` repeats the number for clients that resume by Last-Event-ID.
+    """
+    name = event.__struct_config__.tag
+    body = _encoder.encode(event)
+    return b'event: %b\nid: %d\ndata: %b,"sequence_number":%d}\n\n' % (
+        str(name).encode(SSE_ENCODING),
+        sequence_number,
+        body[:-1],
+        sequence_number,
+    )
+
+
+def data_of(stored: bytes) -> bytes:
+    """The JSON within a stored frame, for those who fold a log; a relay never calls it."""
+    start = stored.index(b"\ndata: ") + 7
+    return stored[start:-2]
+
+
+def decode(stored: bytes) -> StreamEvent:
+    """The event within a stored frame. Raises msgspec.DecodeError on bytes that `frame` did not make."""
+    return _decoder.decode(data_of(stored))

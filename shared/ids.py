@@ -1,0 +1,34 @@
+"""Identifiers: how they are made and what can be read back from them. Holds no state.
+
+Item and call ids derive from (response_id, output_index), so that the same response always
+has the same ids, whichever worker continues it (docs/adr/0006-derived-ids.md).
+"""
+
+import re
+import secrets
+
+_RESPONSE_ID = re.compile(r"resp_([a-z0-9]{1,8})_([0-9a-f]{32})\Z")
+
+
+def new_response_id(cell: str) -> str:
+    """`resp_<cell>_<32 hex>`; the cell names the Redis primary that holds the response."""
+    return f"resp_{cell}_{secrets.token_hex(16)}"
+
+
+def is_response_id(text: str) -> bool:
+    return _RESPONSE_ID.match(text) is not None
+
+
+def item_id(prefix: str, response_id: str, output_index: int) -> str:
+    """`rs_…`, `msg_…`, `mcp_…`, `mcpl_…`, `mcpr_…`, `fc_…` for the item at `output_index`."""
+    return f"{prefix}_{response_id.removeprefix('resp_')}_{output_index}"
+
+
+def call_id(response_id: str, output_index: int) -> str:
+    """What a client quotes in `function_call_output`."""
+    return item_id("call", response_id, output_index)
+
+
+def new_owner(role: str) -> str:
+    """A name for one process life of a worker or tool runner; never used twice."""
+    return f"{role}-{secrets.token_hex(6)}"

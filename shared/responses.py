@@ -1,0 +1,212 @@
+"""The Responses API's nouns: output items, usage, the response object, and the request as stored.
+
+Owns shapes only; how a response comes to be is `lifecycle`, how it is spoken of is `events`.
+Source of names and fields: the public OpenAI types; OpenAI's `created_at` is seconds.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+ItemStatus = Literal["in_progress", "completed", "incomplete", "failed"]
+ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+IncompleteReason = Literal["max_output_tokens", "content_filter"]
+
+TERMINAL: frozenset[str] = frozenset({"completed", "incomplete", "failed", "cancelled"})
+
+
+class ReasoningText(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning_text"):
+    text: str
+
+
+class OutputText(msgspec.Struct, frozen=True, tag_field="type", tag="output_text"):
+    text: str
+    annotations: tuple[Any, ...] = ()
+    logprobs: tuple[Any, ...] = ()
+
+
+Part = ReasoningText | OutputText
+
+
+class Reasoning(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning"):
+    id: str
+    status: ItemStatus
+    summary: tuple[Any, ...] = ()
+    content: tuple[ReasoningText, ...] = ()
+    encrypted_content: str | None = None
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True):
+    """`phase` is `commentary` for a preamble (what the model says before a call); else absent."""
+
+    id: str
+    status: ItemStatus
+    role: Literal["assistant"]
+    content: tuple[OutputText, ...]
+    phase: str | None = None
+
+
+class FunctionCall(msgspec.Struct, frozen=True, tag_field="type", tag="function_call"):
+    id: str
+    status: ItemStatus
+    call_id: str
+    name: str
+    arguments: str
+
+
+class McpProtocolError(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_protocol_error"):
+    """The server, or the rules, refused the call; `code` is JSON-RPC's."""
+
+    code: int
+    message: str
+
+
+class McpToolExecutionError(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_tool_execution_error"):
+    """The tool ran and said that it failed; `content` is what it said (MCP content blocks)."""
+
+    content: Any
+
+
+class HttpError(msgspec.Struct, frozen=True, tag_field="type", tag="http_error"):
+    """The server could not be reached or answered with an HTTP error; `code` 0 is no answer."""
+
+    code: int
+    message: str
+
+
+McpError = McpProtocolError | McpToolExecutionError | HttpError
+
+
+class McpCall(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_call"):
+    id: str
+    status: ItemStatus
+    server_label: str
+    name: str
+    arguments: str
+    output: str | None = None
+    error: McpError | None = None
+    approval_request_id: str | None = None
+
+
+class McpTool(msgspec.Struct, frozen=True):
+    name: str
+    input_schema: dict[str, Any]
+    description: str | None = None
+    annotations: dict[str, Any] | None = None
+
+
+class McpListTools(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_list_tools"):
+    id: str
+    server_label: str
+    tools: tuple[McpTool, ...] = ()
+    error: str | None = None
+
+
+class McpApprovalRequest(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_approval_request"):
+    id: str
+    server_label: str
+    name: str
+    arguments: str
+
+
+Item = Reasoning | Message | FunctionCall | McpCall | McpListTools | McpApprovalRequest
+
+
+class InputTokensDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    input_tokens_per_turn: tuple[int, ...] = ()
+    cached_tokens_per_turn: tuple[int, ...] = ()
+
+
+class OutputTokensDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int = 0
+    tool_output_tokens: int = 0
+    output_tokens_per_turn: tuple[int, ...] = ()
+    tool_output_tokens_per_turn: tuple[int, ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens over all turns of a response; a turn is one generation between tool calls.
+
+    `tool_output_tokens` are the prompt tokens that tool results added (they count as input too).
+    """
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class ResponseError(msgspec.Struct, frozen=True):
+    code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+    message: str
+
+
+class IncompleteDetails(msgspec.Struct, frozen=True):
+    reason: IncompleteReason
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """The response object as clients see it. Times are whole seconds since the epoch."""
+
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    status: ResponseStatus
+    completed_at: int | None = None
+    background: bool = False
+    error: ResponseError | None = None
+    incomplete_details: IncompleteDetails | None = None
+    instructions: Any = None
+    max_output_tokens: int | None = None
+    max_tool_calls: int | None = None
+    model: str
+    output: tuple[Item, ...] = ()
+    parallel_tool_calls: bool = True
+    previous_response_id: str | None = None
+    prompt: Any = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    reasoning: Any = None
+    safety_identifier: str | None = None
+    service_tier: str = "default"
+    store: bool = True
+    temperature: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    text: Any = None
+    tool_choice: Any = "auto"
+    tools: tuple[dict[str, Any], ...] = ()
+    top_logprobs: int = 0
+    top_p: float = 1.0
+    truncation: str = "disabled"
+    usage: Usage | None = None
+    user: str | None = None
+    metadata: dict[str, str] = {}
+    input_messages: list[dict[str, Any]] | None | msgspec.UnsetType = msgspec.UNSET
+    output_messages: list[dict[str, Any]] | None | msgspec.UnsetType = msgspec.UNSET
+
+
+class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What one create call asked for, checked and complete: the API writes it, the worker reads it.
+
+    `input` holds input items as dicts (a bare string has become one user message). `tools` are
+    the tools as sent, without any secret: headers and authorization travel apart.
+    """
+
+    response: Response
+    """The response as it is born: id, echo fields, no output."""
+    input: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = []
+    enable_response_messages: bool = False
+    include: list[str] = []
+    seed: int | None = None
+
+
+class ServerSecrets(msgspec.Struct, frozen=True):
+    """What a request brought for one MCP server; never echoed, deleted when the response closes."""
+
+    headers: dict[str, str] = {}
+    authorization: str | None = None

@@ -1,0 +1,73 @@
+"""Every limit and address that an operator may set, with its unit last. Reads ANTIPHON_* variables.
+
+Owns defaults and bounds; each role reads the same class, so one environment fits all roles.
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="ANTIPHON_", frozen=True, extra="ignore")
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    cell: str = Field("0", pattern=r"^[a-z0-9]{1,8}$")
+    """Names the Redis primary (with its replicas) that holds a response; part of every id."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    # API
+    api_keys: Path | None = None
+    """A JSON file {sha256 hex of the key: tenant}. None: any key, one tenant, loopback only."""
+    models: list[str] = ["default"]
+    """Names that a request may use for the model; the first is the one that `default` means."""
+    body_bytes_max: int = Field(8 * 2**20, gt=0)
+    queue_depth_max: int = Field(10_000, gt=0)
+    client_buffer_bytes_max: int = Field(2**20, gt=0)
+    keep_alive_s: float = Field(15.0, gt=0)
+    """A comment line goes out on a silent stream this often."""
+    redis_timeout_s: float = Field(2.0, gt=0)
+    """How long one command may wait for Redis; a request then answers 503."""
+
+    # Log
+    response_retention_s: int = Field(30 * 86_400, gt=0)
+    unstored_grace_s: int = Field(60, gt=0)
+    """How long the log of a `store: false` response outlives its close, for its own reader."""
+    live_ttl_s: int = Field(3_600, gt=0)
+    """TTL of an open response's keys, renewed by every beat and every ring."""
+    event_bytes_max: int = Field(4 * 2**20, gt=0)
+
+    redis_outage_max_s: float = Field(30.0, gt=0)
+    """A worker holds what it could not append for this long, and tries again."""
+
+    # Lease
+    lease_ttl_s: float = Field(1.5, gt=0)
+    attempts_max: int = Field(3, gt=0)
+    sweep_interval_s: float = Field(0.25, gt=0)
+    ring_again_s: float = Field(2.0, gt=0)
+    """A response that nobody acquired is rung for again this often."""
+
+    # Worker
+    responses_in_flight_max: int = Field(512, gt=0)
+    drain_grace_s: float = Field(1.0, gt=0)
+    engine: Literal["scripted", "vllm"] = "scripted"
+    script: Path | None = None
+    context_tokens_max: int = Field(131_072, gt=0)
+    tool_calls_max: int = Field(128, gt=0)
+    """Server-side tool calls of one response; `max_tool_calls` of a request may lower it."""
+
+    # Tool runner
+    tool_calls_in_flight_max: int = Field(256, gt=0)
+    tool_timeout_s: float = Field(120.0, gt=0)
+    tool_output_bytes_max: int = Field(256 * 1024, gt=0)
+    tool_session_bytes_max: int = Field(2**20, gt=0)
+    mcp_servers: Path | None = None
+    """A JSON file {label: {"url": …, "headers": …} | {"command": …, "args": […], "env": …}}."""
+
+    @model_validator(mode="after")
+    def _drain_ends_before_the_lease(self) -> Self:
+        if self.drain_grace_s >= self.lease_ttl_s:
+            raise ValueError("drain_grace_s must be less than lease_ttl_s")
+        return self

@@ -1,0 +1,21 @@
+-- Takes the lease if it is free, and with it the next fencing token.
+-- KEYS state log active    ARGV member owner lease_ttl_ms
+-- -> {'acquired', fencing_token, next_sequence_number, request} | {'held'} | {'closed'} | {'missing'}
+local state, log, active = unpack(KEYS)
+local member, owner, lease_ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'request')
+if not fields[1] then
+  redis.call('ZREM', active, member)
+  return {'missing'}
+end
+if fields[1] ~= '' then
+  redis.call('ZREM', active, member)
+  return {'closed'}
+end
+local now = now_ms()
+if tonumber(fields[2]) > now then return {'held'} end
+local token = redis.call('HINCRBY', state, 'attempt', 1)
+redis.call('HSET', state, 'owner', owner, 'lease_until_ms', now + lease_ttl_ms)
+redis.call('ZADD', active, now + lease_ttl_ms, member)
+return {'acquired', token, redis.call('XLEN', log), fields[3]}

@@ -1,0 +1,141 @@
+"""The only importer of arq: a job says "X wants an owner", a doorbell says "look now".
+
+Owns queueing and waking, nothing of what a job means. A job never runs inside arq: the serving
+process takes it in hand and returns at once, so that arq's queue holds waiting work and nothing
+else (docs/adr/0001-arq-rings-the-doorbell.md).
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+from arq.connections import ArqRedis
+from arq.jobs import serialize_job
+from arq.worker import Worker, func
+
+from shared.settings import Settings
+from shared.store import keys
+from shared.store.keys import ResponseKey
+from shared.store.redis_client import REDIS_AWAY, RedisClient, Script
+
+_RING = Script("ring")
+_log = logging.getLogger(__name__)
+
+_DOORBELL_WAIT_S = 1
+"""A lost token costs at most this long: after it, the queue itself is looked at."""
+_JOB_TIMEOUT_S = 5
+_RECONNECT_S = 0.1
+
+
+def _job(function: str, *args: Any) -> bytes:
+    return serialize_job(function, args, {}, None, 0, serializer=msgspec.json.encode)
+
+
+def response_job(key: ResponseKey) -> bytes:
+    """"This response wants an owner"; handled by the worker's `start_response`."""
+    return _job("start_response", str(key))
+
+
+def tool_job(key: ResponseKey, call_index: int) -> bytes:
+    """"This tool call wants a runner"; handled by the tool runner's `start_tool_call`."""
+    return _job("start_tool_call", str(key), call_index)
+
+
+async def ring_again(redis: RedisClient, settings: Settings, key: ResponseKey) -> str:
+    """Puts an open response without an owner back into the queue; what it found is returned."""
+    reply = await redis.run(
+        _RING,
+        [
+            keys.state(key),
+            keys.log(key),
+            keys.tools(key),
+            keys.secrets(key),
+            keys.ACTIVE,
+            keys.RESPONSES_QUEUE,
+            keys.doorbell(keys.RESPONSES_QUEUE),
+        ],
+        [str(key), int(settings.ring_again_s * 1000), settings.live_ttl_s * 1000, response_job(key)],
+    )
+    return str(reply.decode())
+
+
+Handler = Callable[..., Awaitable[None]]
+"""Takes a job's arguments, takes the work in hand and returns at once. Never raises for bad work."""
+
+
+class _DoorbellWorker(Worker):
+    """arq's worker, woken by a token instead of by its clock, and taking no more than there is room for."""
+
+    def __init__(self, queue: str, handlers: Mapping[str, Handler], room: Callable[[], int], pool: ArqRedis, bell: ArqRedis) -> None:
+        super().__init__(
+            functions=[func(_without_context(handler), name=name) for name, handler in handlers.items()],
+            queue_name=queue,
+            redis_pool=pool,
+            handle_signals=False,
+            poll_delay=0,
+            job_timeout=_JOB_TIMEOUT_S,
+            keep_result=0,
+            max_jobs=1_000,
+            max_tries=10,
+            health_check_interval=30,
+            job_serializer=msgspec.json.encode,
+            job_deserializer=msgspec.json.decode,
+            log_results=False,
+        )
+        self._room = room
+        self._bell = bell
+        self._doorbell = keys.doorbell(queue)
+
+    async def _poll_iteration(self) -> None:
+        room = self._room()
+        if room <= 0:
+            self.max_jobs = 0
+            await asyncio.sleep(0.02)
+        else:
+            await self._wait_for_token(room)
+            self.max_jobs = self.job_counter + self._room()
+        await super()._poll_iteration()
+
+    async def _wait_for_token(self, room: int) -> None:
+        """One token wakes; those that a burst left over, up to the room there is, are taken with it."""
+        if await self._bell.blpop([self._doorbell], timeout=_DOORBELL_WAIT_S) and room > 1:
+            await self._bell.lpop(self._doorbell, room - 1)
+
+
+def _without_context(handler: Handler) -> Callable[..., Awaitable[None]]:
+    async def coroutine(_context: dict[Any, Any], *args: Any) -> None:
+        await handler(*args)
+
+    return coroutine
+
+
+async def serve(
+    redis_url: str, queue: str, handlers: Mapping[str, Handler], room: Callable[[], int]
+) -> None:
+    """Serves a queue until cancelled, through any number of Redis restarts.
+
+    `room()` is asked before every look: with 0 neither a token nor a job is taken.
+    """
+    while True:
+        # Two pools: a command that blocks must not hold up the others.
+        pool, bell = ArqRedis.from_url(redis_url), ArqRedis.from_url(redis_url)
+        worker = _DoorbellWorker(queue, handlers, room, pool, bell)
+        try:
+            await worker.async_run()
+        except REDIS_AWAY as away:
+            _log.warning("queue %s: Redis is away (%s), trying again", queue, away)
+            await asyncio.sleep(_RECONNECT_S)
+        finally:
+            await _stop(worker, pool, bell)
+
+
+async def _stop(worker: Worker, pool: ArqRedis, bell: ArqRedis) -> None:
+    for task in worker.tasks.values():
+        task.cancel()
+    if worker.main_task:
+        worker.main_task.cancel()
+    await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+    await bell.aclose()
+    await pool.aclose()

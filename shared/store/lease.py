@@ -1,0 +1,97 @@
+"""Who owns a response: acquiring, renewing and releasing its lease, and finding lapsed ones.
+
+Owns the fencing token (the attempt's number, which only rises). All times are Redis's own, so
+that no two machines' clocks need agree. What an owner may do is checked where it is done
+(`event_log`, `job_queue`), by the same token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from shared.settings import Settings
+from shared.store import keys
+from shared.store.keys import ResponseKey
+from shared.store.redis_client import Argument, BlockingClient, RedisClient, Script
+
+_ACQUIRE = Script("acquire")
+_RENEW = Script("renew")
+
+
+class LeaseLost(Exception):
+    """Somebody else owns the response now, or it is closed: stop quietly, write nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to append to one response, for as long as no higher fencing token exists."""
+
+    key: ResponseKey
+    owner: str
+    fencing_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    lease: Lease
+    next_sequence_number: int
+    """How many entries the log has already."""
+    request: bytes
+    """JSON of a `ResponseRequest`."""
+
+
+Refusal = Literal["held", "closed", "missing"]
+
+
+async def acquire(
+    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str
+) -> Acquired | Refusal:
+    reply = await redis.run(
+        _ACQUIRE,
+        [keys.state(key), keys.log(key), keys.ACTIVE],
+        [str(key), owner, int(settings.lease_ttl_s * 1000)],
+    )
+    match reply:
+        case [b"acquired", token, next_sequence_number, request]:
+            return Acquired(Lease(key, owner, token), next_sequence_number, request)
+        case [b"held"]:
+            return "held"
+        case [b"closed"]:
+            return "closed"
+        case _:
+            return "missing"
+
+
+async def release(redis: RedisClient, settings: Settings, lease: Lease) -> None:
+    """Lets go at once: the sweeper rings for the response at its next look."""
+    await redis.run(_RENEW, *_renewal(lease, 0.0, settings))
+
+
+def renew_all(redis: BlockingClient, settings: Settings, leases: Sequence[Lease]) -> list[Lease]:
+    """Renews every lease in one write, from the beat's thread. Returns those that are lost."""
+    calls = [_renewal(lease, settings.lease_ttl_s, settings) for lease in leases]
+    replies = redis.run_many(_RENEW, calls)
+    return [lease for lease, reply in zip(leases, replies, strict=True) if reply == b"lost"]
+
+
+def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> tuple[list[str], list[Argument]]:
+    key = lease.key
+    return (
+        [keys.state(key), keys.log(key), keys.tools(key), keys.secrets(key), keys.ACTIVE],
+        [str(key), lease.fencing_token, int(ttl_s * 1000), settings.live_ttl_s * 1000],
+    )
+
+
+async def lapsed(redis: RedisClient, count_max: int) -> list[ResponseKey]:
+    """Open responses that nobody holds, those longest without an owner first."""
+    now = await now_ms(redis)
+    members: list[Any] = await redis.command(
+        "ZRANGEBYSCORE", keys.ACTIVE, "-inf", now, "LIMIT", 0, count_max
+    )
+    return [ResponseKey.parse(member.decode()) for member in members]
+
+
+async def now_ms(redis: RedisClient) -> int:
+    """Redis's own clock: the only one that leases know."""
+    reply = await redis.command("TIME")
+    return int(reply[0]) * 1000 + int(reply[1]) // 1000

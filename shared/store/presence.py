@@ -1,0 +1,27 @@
+"""Which processes of a role are alive. A hint for readiness; no decision about work rests on it."""
+
+from shared.store import keys
+from shared.store.lease import now_ms
+from shared.store.redis_client import RedisClient
+
+PRESENCE_TTL_S = 3.0
+"""A process announces itself three times as often."""
+
+
+async def announce(redis: RedisClient, role: str, name: str) -> None:
+    key = keys.presence(role)
+    until_ms = await now_ms(redis) + int(PRESENCE_TTL_S * 1000)
+    await redis.transaction(
+        ("ZADD", key, until_ms, name),
+        ("ZREMRANGEBYSCORE", key, "-inf", until_ms - 60_000),
+        ("PEXPIRE", key, 60_000),
+    )
+
+
+async def leave(redis: RedisClient, role: str, name: str) -> None:
+    await redis.command("ZREM", keys.presence(role), name)
+
+
+async def count(redis: RedisClient, role: str) -> int:
+    """How many processes of a role announced themselves lately."""
+    return int(await redis.command("ZCOUNT", keys.presence(role), await now_ms(redis), "+inf"))

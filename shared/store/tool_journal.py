@@ -1,0 +1,121 @@
+"""The tool journal: intent before a call, claim while it runs, result after it; and the queueing.
+
+Owns what a worker and a tool runner must agree on about one call. A call is claimed once and
+never run twice; whether a lost one may be tried again is the worker's decision, not made here.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from shared.settings import Settings
+from shared.store import job_queue, keys
+from shared.store.keys import ResponseKey
+from shared.store.lease import Lease, LeaseLost, now_ms
+from shared.store.redis_client import RedisClient, Script
+from shared.tool_calls import ToolIntent, ToolResult, ToolTask
+
+_SUBMIT, _CLAIM, _RESULT = Script("tool_submit"), Script("tool_claim"), Script("tool_result")
+
+CLAIM_TTL_S = 3.0
+"""A runner renews its claims three times as often; a claim that lapsed has lost its runner."""
+
+_decode_result: msgspec.json.Decoder[ToolResult] = msgspec.json.Decoder(ToolResult)
+
+
+async def submit(
+    redis: RedisClient, settings: Settings, lease: Lease, call_index: int, task: ToolTask
+) -> None:
+    """Journals the intent and queues the call, both or neither. Raises LeaseLost if fenced."""
+    job_id = f"{lease.key}:tool:{call_index}"
+    intent = ToolIntent(task, lease.fencing_token, lease.owner)
+    reply = await redis.run(
+        _SUBMIT,
+        [
+            keys.state(lease.key),
+            keys.tools(lease.key),
+            keys.TOOLS_QUEUE,
+            keys.doorbell(keys.TOOLS_QUEUE),
+            keys.job(job_id),
+        ],
+        [
+            lease.fencing_token,
+            call_index,
+            msgspec.json.encode(intent),
+            settings.live_ttl_s * 1000,
+            job_id,
+            job_queue.tool_job(lease.key, call_index),
+        ],
+    )
+    if reply[0] == b"fenced":
+        raise LeaseLost(f"{lease}: tool call {call_index} refused")
+
+
+@dataclass(frozen=True, slots=True)
+class CallState:
+    """How far a call is: its result, or whether a runner lives that works on it."""
+
+    result: ToolResult | None
+    is_claimed: bool
+    has_lapsed: bool
+
+
+async def look(redis: RedisClient, key: ResponseKey, call_index: int) -> CallState:
+    result, claim = await redis.command(
+        "HMGET", keys.tools(key), f"{call_index}:result", f"{call_index}:claim"
+    )
+    if result is not None:
+        return CallState(_decode_result.decode(result), True, False)
+    if claim is None:
+        return CallState(None, False, False)
+    until_ms = int(claim.split(b" ")[1])
+    return CallState(None, True, until_ms < await now_ms(redis))
+
+
+async def claim(
+    redis: RedisClient, key: ResponseKey, call_index: int, runner: str
+) -> ToolIntent | None:
+    """Takes a call, or keeps one taken before. None: it is not ours to run (any more)."""
+    reply = await redis.run(
+        _CLAIM,
+        [keys.state(key), keys.tools(key)],
+        [call_index, runner, int(CLAIM_TTL_S * 1000)],
+    )
+    if reply[0] != b"claimed":
+        return None
+    return msgspec.json.decode(reply[1], type=ToolIntent)
+
+
+async def finish(
+    redis: RedisClient,
+    key: ResponseKey,
+    call_index: int,
+    runner: str,
+    owner: str,
+    result: ToolResult,
+    session: tuple[str, str] | None,
+) -> bool:
+    """Journals the result once and tells the owner; False if nobody wants it any more.
+
+    `session` is (server_label, state) to keep for the next call to the same server.
+    """
+    reply = await redis.run(
+        _RESULT,
+        [keys.state(key), keys.tools(key)],
+        [
+            call_index,
+            runner,
+            msgspec.json.encode(result),
+            keys.results(owner),
+            f"{key} {call_index}",
+            f"session:{session[0]}" if session else "",
+            session[1] if session else "",
+        ],
+    )
+    return bool(reply == b"ok")
+
+
+async def read_session(redis: RedisClient, key: ResponseKey, server_label: str) -> str | None:
+    """What the server's last result asked to be given back (see `tool_calls.SESSION_META_KEY`)."""
+    raw = await redis.command("HGET", keys.tools(key), f"session:{server_label}")
+    return raw.decode() if raw is not None else None

@@ -1,0 +1,62 @@
+"""What a worker asks of a tool runner, and what it gets back. Shapes only, no transport.
+
+A call belongs to (response, call_index, fencing token); its journal lives beside the log.
+"""
+
+import msgspec
+
+from shared.responses import McpError, McpTool
+
+SESSION_META_KEY = "antiphon/session"
+"""In `_meta` of a tool's result: opaque state that comes back with the next call of the same
+response to the same server. It is how a stateless server keeps a session (the python tool does)."""
+
+TRAINED_NAMESPACES = {"code_interpreter": "python", "web_search_preview": "browser"}
+"""server_label -> the Harmony namespace under which GPT-OSS was trained to know the tool."""
+
+
+class ToolCall(msgspec.Struct, frozen=True, tag_field="kind", tag="call"):
+    """Call `name` on a server. `arguments` is a JSON object as text."""
+
+    server_label: str
+    name: str
+    arguments: str
+    server_url: str | None = None
+
+
+class ToolListing(msgspec.Struct, frozen=True, tag_field="kind", tag="list"):
+    """Ask a server which tools it has."""
+
+    server_label: str
+    server_url: str | None = None
+
+
+ToolTask = ToolCall | ToolListing
+
+
+class ToolIntent(msgspec.Struct, frozen=True):
+    """The journal's first line on a task: what is to be done, and for which attempt."""
+
+    task: ToolTask
+    fencing_token: int
+    owner: str
+    """The worker that waits; it hears of the result on its own channel."""
+
+
+class ToolOutput(msgspec.Struct, frozen=True, tag_field="kind", tag="output"):
+    """The tool answered. `output` is text, cut to `tool_output_bytes_max`, which it then says."""
+
+    output: str
+
+
+class ToolFailure(msgspec.Struct, frozen=True, tag_field="kind", tag="failure"):
+    """The tool, its server or the way there failed; the model is told `error` in words."""
+
+    error: McpError
+
+
+class ToolsListed(msgspec.Struct, frozen=True, tag_field="kind", tag="tools"):
+    tools: tuple[McpTool, ...]
+
+
+ToolResult = ToolOutput | ToolFailure | ToolsListed
