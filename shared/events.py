@@ -161,9 +161,7 @@ LifecycleEvent = (
     | ResponseIncomplete
     | ResponseFailed
 )
-TextDelta = (
-    ReasoningTextDelta | OutputTextDelta | FunctionCallArgumentsDelta | McpCallArgumentsDelta
-)
+TextDelta = ReasoningTextDelta | OutputTextDelta | FunctionCallArgumentsDelta | McpCallArgumentsDelta
 ItemEvent = (
     OutputItemAdded
     | OutputItemDone

@@ -5,7 +5,7 @@ A call belongs to (response, call_index, fencing token); its journal lives besid
 
 import msgspec
 
-from shared.responses import McpError, McpTool
+from shared.responses import HttpError, McpError, McpProtocolError, McpTool, McpToolExecutionError
 
 SESSION_META_KEY = "antiphon/session"
 """In `_meta` of a tool's result: opaque state that comes back with the next call of the same
@@ -60,3 +60,25 @@ class ToolsListed(msgspec.Struct, frozen=True, tag_field="kind", tag="tools"):
 
 
 ToolResult = ToolOutput | ToolFailure | ToolsListed
+
+
+def describe(error: McpError) -> str:
+    """The error in one sentence, as the model and `mcp_list_tools.error` are told."""
+    match error:
+        case McpProtocolError(code, message):
+            return f"The tool call failed: {message} (code {code})."
+        case HttpError(code, message):
+            return f"The tool's server could not be used: {message}" + (f" (HTTP {code})." if code else ".")
+        case McpToolExecutionError(content):
+            return f"The tool reported an error: {_text_of(content)}"
+
+
+def _text_of(content: object) -> str:
+    """MCP content blocks as text; anything that is not text as its JSON."""
+    blocks = content if isinstance(content, list) else [content]
+    return "\n".join(
+        str(block["text"])
+        if isinstance(block, dict) and "text" in block
+        else msgspec.json.encode(block).decode()
+        for block in blocks
+    )

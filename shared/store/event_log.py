@@ -151,17 +151,18 @@ class Appender:
         self._pending: list[_Append] = []
         self._wake = asyncio.Event()
 
-    async def append(
+    def append(
         self, lease: Lease, first: int, drafts: Sequence[Draft], closing: Closing | None = None
-    ) -> None:
+    ) -> asyncio.Future[None]:
         """Appends drafts as `first`, `first + 1`, …; with `closing`, nothing follows them ever.
 
-        Raises LeaseLost when the token is stale or the log closed: nothing was written then.
+        The future fails with LeaseLost when the token is stale or the log closed: nothing was
+        written then. One response has one append under way at a time.
         """
         append = _Append(lease, first, drafts, closing)
         self._pending.append(append)
         self._wake.set()
-        await append.done
+        return append.done
 
     async def run(self) -> None:
         """Serves `append` until cancelled."""

@@ -8,11 +8,12 @@ else (docs/adr/0001-arq-rings-the-doorbell.md).
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from arq.connections import ArqRedis
 from arq.jobs import serialize_job
+from arq.typing import WorkerCoroutine
 from arq.worker import Worker, func
 
 from shared.settings import Settings
@@ -34,12 +35,12 @@ def _job(function: str, *args: Any) -> bytes:
 
 
 def response_job(key: ResponseKey) -> bytes:
-    """"This response wants an owner"; handled by the worker's `start_response`."""
+    """ "This response wants an owner"; handled by the worker's `start_response`."""
     return _job("start_response", str(key))
 
 
 def tool_job(key: ResponseKey, call_index: int) -> bytes:
-    """"This tool call wants a runner"; handled by the tool runner's `start_tool_call`."""
+    """ "This tool call wants a runner"; handled by the tool runner's `start_tool_call`."""
     return _job("start_tool_call", str(key), call_index)
 
 
@@ -68,7 +69,14 @@ Handler = Callable[..., Awaitable[None]]
 class _DoorbellWorker(Worker):
     """arq's worker, woken by a token instead of by its clock, and taking no more than there is room for."""
 
-    def __init__(self, queue: str, handlers: Mapping[str, Handler], room: Callable[[], int], pool: ArqRedis, bell: ArqRedis) -> None:
+    def __init__(
+        self,
+        queue: str,
+        handlers: Mapping[str, Handler],
+        room: Callable[[], int],
+        pool: ArqRedis,
+        bell: ArqRedis,
+    ) -> None:
         super().__init__(
             functions=[func(_without_context(handler), name=name) for name, handler in handlers.items()],
             queue_name=queue,
@@ -100,20 +108,19 @@ class _DoorbellWorker(Worker):
 
     async def _wait_for_token(self, room: int) -> None:
         """One token wakes; those that a burst left over, up to the room there is, are taken with it."""
-        if await self._bell.blpop([self._doorbell], timeout=_DOORBELL_WAIT_S) and room > 1:
-            await self._bell.lpop(self._doorbell, room - 1)
+        bell = RedisClient(self._bell)
+        if await bell.command("BLPOP", self._doorbell, _DOORBELL_WAIT_S) and room > 1:
+            await bell.command("LPOP", self._doorbell, room - 1)
 
 
-def _without_context(handler: Handler) -> Callable[..., Awaitable[None]]:
+def _without_context(handler: Handler) -> WorkerCoroutine:
     async def coroutine(_context: dict[Any, Any], *args: Any) -> None:
         await handler(*args)
 
-    return coroutine
+    return cast(WorkerCoroutine, coroutine)
 
 
-async def serve(
-    redis_url: str, queue: str, handlers: Mapping[str, Handler], room: Callable[[], int]
-) -> None:
+async def serve(redis_url: str, queue: str, handlers: Mapping[str, Handler], room: Callable[[], int]) -> None:
     """Serves a queue until cancelled, through any number of Redis restarts.
 
     `room()` is asked before every look: with 0 neither a token nor a job is taken.

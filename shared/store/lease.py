@@ -43,9 +43,7 @@ class Acquired:
 Refusal = Literal["held", "closed", "missing"]
 
 
-async def acquire(
-    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str
-) -> Acquired | Refusal:
+async def acquire(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str) -> Acquired | Refusal:
     reply = await redis.run(
         _ACQUIRE,
         [keys.state(key), keys.log(key), keys.ACTIVE],
@@ -85,9 +83,7 @@ def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> tuple[list[str],
 async def lapsed(redis: RedisClient, count_max: int) -> list[ResponseKey]:
     """Open responses that nobody holds, those longest without an owner first."""
     now = await now_ms(redis)
-    members: list[Any] = await redis.command(
-        "ZRANGEBYSCORE", keys.ACTIVE, "-inf", now, "LIMIT", 0, count_max
-    )
+    members: list[Any] = await redis.command("ZRANGEBYSCORE", keys.ACTIVE, "-inf", now, "LIMIT", 0, count_max)
     return [ResponseKey.parse(member.decode()) for member in members]
 
 

@@ -1,11 +1,29 @@
 """Which processes of a role are alive. A hint for readiness; no decision about work rests on it."""
 
+import asyncio
+
 from shared.store import keys
 from shared.store.lease import now_ms
-from shared.store.redis_client import RedisClient
+from shared.store.redis_client import REDIS_AWAY, RedisClient
 
 PRESENCE_TTL_S = 3.0
 """A process announces itself three times as often."""
+
+
+async def stay(redis: RedisClient, role: str, name: str) -> None:
+    """Announces a process until cancelled, and takes its name away at the end."""
+    try:
+        while True:
+            try:
+                await announce(redis, role, name)
+            except REDIS_AWAY:
+                pass  # readiness tells of it
+            await asyncio.sleep(PRESENCE_TTL_S / 3)
+    finally:
+        try:
+            await redis.command("ZREM", keys.presence(role), name)
+        except REDIS_AWAY:
+            pass  # the announcement expires
 
 
 async def announce(redis: RedisClient, role: str, name: str) -> None:
@@ -16,10 +34,6 @@ async def announce(redis: RedisClient, role: str, name: str) -> None:
         ("ZREMRANGEBYSCORE", key, "-inf", until_ms - 60_000),
         ("PEXPIRE", key, 60_000),
     )
-
-
-async def leave(redis: RedisClient, role: str, name: str) -> None:
-    await redis.command("ZREM", keys.presence(role), name)
 
 
 async def count(redis: RedisClient, role: str) -> int:

@@ -49,29 +49,37 @@ class RedisClient:
         self.raw = raw
 
     @classmethod
-    def connect(cls, url: str, *, timeout_s: float | None, connections_max: int = 64) -> Self:
-        """A lazy pool; nothing is sent yet. `timeout_s=None` is for commands that block."""
+    def connect(cls, url: str, *, timeout_s: float, connections_max: int = 64) -> Self:
+        """A lazy pool; nothing is sent yet. A command that breaks is sent again, twice at most."""
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             url,
             max_connections=connections_max,
             timeout=timeout_s,
             socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s or 2.0,
+            socket_connect_timeout=timeout_s,
             retry=Retry(ExponentialBackoff(cap=0.1, base=0.01), 2),
             retry_on_error=[_ConnectionError],
             health_check_interval=10,
         )
-        return cls(redis.asyncio.Redis(connection_pool=pool))
+        return cls(redis.asyncio.Redis.from_pool(pool))
+
+    @classmethod
+    def connect_listener(cls, url: str) -> Self:
+        """For subscriptions: waits for ever, and never reconnects in silence."""
+        pool = redis.asyncio.ConnectionPool.from_url(
+            url, socket_connect_timeout=2.0, health_check_interval=10
+        )
+        return cls(redis.asyncio.Redis.from_pool(pool))
 
     async def command(self, *command: Argument) -> Any:
-        return await cast(Awaitable[Any], self.raw.execute_command(*command))
+        return await cast(Awaitable[Any], self.raw.execute_command(*command))  # type: ignore[no-untyped-call]
 
     async def transaction(self, *commands: Sequence[Argument]) -> list[Any]:
         """The commands in MULTI/EXEC: their replies belong to one moment."""
         async with self.raw.pipeline(transaction=True) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
-            return cast(list[Any], await pipe.execute())
+            return await pipe.execute()
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         try:
@@ -95,7 +103,7 @@ class RedisClient:
         async with self.raw.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
-            return cast(list[Any], await pipe.execute(raise_on_error=False))
+            return await pipe.execute(raise_on_error=False)
 
     async def close(self) -> None:
         await self.raw.aclose()
@@ -112,36 +120,45 @@ class Subscription:
         self._client = client
         self._pubsub = client.raw.pubsub(ignore_subscribe_messages=True)
         self._channels: set[str] = set()
-        self._any = asyncio.Event()
+        self._has_channels = asyncio.Event()
+        self._changing = asyncio.Lock()
 
     async def add(self, channel: str) -> None:
         self._channels.add(channel)
-        await self._pubsub.subscribe(channel)
-        self._any.set()
+        try:
+            async with self._changing:
+                await self._pubsub.subscribe(channel)
+        finally:
+            self._has_channels.set()  # also after a failure: the listener is to notice it
 
     async def remove(self, channel: str) -> None:
         self._channels.discard(channel)
         if not self._channels:
-            self._any.clear()
-        await self._pubsub.unsubscribe(channel)
+            self._has_channels.clear()
+        async with self._changing:
+            if channel not in self._channels:  # nobody came back for it meanwhile
+                await self._pubsub.unsubscribe(channel)
 
     async def next_message(self) -> tuple[str, bytes] | None:
         """(channel, payload), or None after at most a second without one."""
-        if not self._channels:
+        if not self._has_channels.is_set():
             try:
-                await asyncio.wait_for(self._any.wait(), 1.0)
+                await asyncio.wait_for(self._has_channels.wait(), 1.0)
             except TimeoutError:
                 return None
+        if self._pubsub.connection is None:
+            raise _ConnectionError("the subscription has no connection")
         message = await self._pubsub.get_message(timeout=1.0)
         if message is None or message["type"] != "message":
             return None
         return message["channel"].decode(), message["data"]
 
     async def reconnect(self) -> None:
-        await self.close()
-        self._pubsub = self._client.raw.pubsub(ignore_subscribe_messages=True)
-        if self._channels:
-            await self._pubsub.subscribe(*self._channels)
+        async with self._changing:
+            await self.close()
+            self._pubsub = self._client.raw.pubsub(ignore_subscribe_messages=True)
+            if self._channels:
+                await self._pubsub.subscribe(*self._channels)
 
     async def close(self) -> None:
         try:
@@ -154,9 +171,7 @@ class BlockingClient:
     """A synchronous connection for a thread of its own (the lease beat)."""
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
-        self._raw = redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
-        )
+        self._raw = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
 
     def run_many(
         self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
@@ -169,8 +184,8 @@ class BlockingClient:
     def _pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         with self._raw.pipeline(transaction=False) as pipe:
             for command in commands:
-                pipe.execute_command(*command)
-            return cast(list[Any], pipe.execute(raise_on_error=False))
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+            return pipe.execute(raise_on_error=False)
 
     def close(self) -> None:
         self._raw.close()

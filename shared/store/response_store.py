@@ -78,9 +78,7 @@ async def create(
 
 async def read_state(redis: RedisClient, key: ResponseKey) -> State | None:
     """None: no such response, or it has expired."""
-    stored, closed, snapshot = await redis.command(
-        "HMGET", keys.state(key), "store", "closed", "snapshot"
-    )
+    stored, closed, snapshot = await redis.command("HMGET", keys.state(key), "store", "closed", "snapshot")
     if stored is None:
         return None
     return State(stored == b"1", closed.decode(), snapshot or b"")

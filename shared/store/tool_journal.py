@@ -72,9 +72,7 @@ async def look(redis: RedisClient, key: ResponseKey, call_index: int) -> CallSta
     return CallState(None, True, until_ms < await now_ms(redis))
 
 
-async def claim(
-    redis: RedisClient, key: ResponseKey, call_index: int, runner: str
-) -> ToolIntent | None:
+async def claim(redis: RedisClient, key: ResponseKey, call_index: int, runner: str) -> ToolIntent | None:
     """Takes a call, or keeps one taken before. None: it is not ours to run (any more)."""
     reply = await redis.run(
         _CLAIM,

@@ -1,0 +1,179 @@
+"""How a response comes to be: legal transitions, and the fold of its events.
+
+Pure. Whatever is told of a response (status, output, usage) is `fold` of its log; who generates
+the events, and where they are kept, is not known here.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from shared import events as ev
+from shared.events import StreamEvent
+from shared.responses import (
+    TERMINAL,
+    FunctionCall,
+    IncompleteDetails,
+    IncompleteReason,
+    Item,
+    McpCall,
+    Message,
+    Part,
+    Reasoning,
+    Response,
+    ResponseError,
+    ResponseStatus,
+    Usage,
+)
+
+TRANSITIONS: dict[ResponseStatus, frozenset[ResponseStatus]] = {
+    "queued": frozenset({"queued", "in_progress", "failed", "cancelled"}),
+    "in_progress": frozenset({"in_progress", "completed", "incomplete", "failed", "cancelled"}),
+    "completed": frozenset(),
+    "incomplete": frozenset(),
+    "failed": frozenset(),
+    "cancelled": frozenset(),
+}
+
+
+class IllegalEvent(Exception):
+    """The event cannot follow what came before it: a bug in whoever made it."""
+
+
+def fold(events: Iterable[StreamEvent]) -> Response:
+    """The response that a log tells of, from its entry 0 to wherever it ends.
+
+    Raises IllegalEvent if the first event carries no response or a later one does not fit.
+    """
+    joined = _join_deltas(events)
+    first = next(joined, None)
+    if not isinstance(first, ev.ResponseCreated):
+        raise IllegalEvent(f"a log begins with response.created, not {type(first).__name__}")
+    response = first.response
+    for event in joined:
+        response = apply(response, event)
+    return response
+
+
+def apply(response: Response, event: StreamEvent) -> Response:
+    """The response after one more event. Raises IllegalEvent."""
+    if response.status in TERMINAL:
+        raise IllegalEvent(f"{type(event).__name__} after the response has {response.status}")
+    match event:
+        case (
+            ev.ResponseCreated(after)
+            | ev.ResponseQueued(after)
+            | ev.ResponseInProgress(after)
+            | ev.ResponseCompleted(after)
+            | ev.ResponseIncomplete(after)
+            | ev.ResponseFailed(after)
+        ):
+            if after.status not in TRANSITIONS[response.status]:
+                raise IllegalEvent(f"from {response.status} to {after.status}")
+            return after
+        case ev.OutputItemAdded(output_index, item):
+            if output_index != len(response.output):
+                raise IllegalEvent(f"item {output_index} added after {len(response.output)}")
+            return msgspec.structs.replace(response, output=(*response.output, item))
+        case _:
+            index = event.output_index
+            if index >= len(response.output):
+                raise IllegalEvent(f"{type(event).__name__} for item {index}, which was not added")
+            item = _apply_to_item(response.output[index], event)
+            output = (*response.output[:index], item, *response.output[index + 1 :])
+            return msgspec.structs.replace(response, output=output)
+
+
+def _apply_to_item(item: Item, event: ev.ItemEvent | ev.TextDelta) -> Item:
+    match event, item:
+        case ev.OutputItemDone(item=done), _:
+            return done
+        case (ev.ContentPartAdded() | ev.ContentPartDone(), Reasoning() | Message()):
+            return _with_part(item, event.content_index, event.part)
+        case (ev.ReasoningTextDelta() | ev.OutputTextDelta(), Reasoning() | Message()):
+            part = item.content[event.content_index]
+            return _with_part(item, event.content_index, _with_text(part, part.text + event.delta))
+        case (ev.ReasoningTextDone() | ev.OutputTextDone(), Reasoning() | Message()):
+            part = item.content[event.content_index]
+            return _with_part(item, event.content_index, _with_text(part, event.text))
+        case (ev.FunctionCallArgumentsDelta() | ev.McpCallArgumentsDelta(), FunctionCall() | McpCall()):
+            return msgspec.structs.replace(item, arguments=item.arguments + event.delta)
+        case (ev.FunctionCallArgumentsDone() | ev.McpCallArgumentsDone(), FunctionCall() | McpCall()):
+            return msgspec.structs.replace(item, arguments=event.arguments)
+        case (
+            (
+                ev.McpCallInProgress()
+                | ev.McpCallCompleted()
+                | ev.McpCallFailed()
+                | ev.McpListToolsInProgress()
+                | ev.McpListToolsCompleted()
+                | ev.McpListToolsFailed()
+            ),
+            _,
+        ):
+            return item  # what they announce is in the item's own `done`
+        case _:
+            raise IllegalEvent(f"{type(event).__name__} for a {type(item).__name__}")
+
+
+def _with_part(item: Reasoning | Message, index: int, part: Part) -> Reasoning | Message:
+    if index > len(item.content):
+        raise IllegalEvent(f"content part {index} of {len(item.content)}")
+    return msgspec.structs.replace(item, content=(*item.content[:index], part, *item.content[index + 1 :]))
+
+
+def _with_text(part: Part, text: str) -> Part:
+    return msgspec.structs.replace(part, text=text)
+
+
+def _join_deltas(events: Iterable[StreamEvent]) -> Iterator[StreamEvent]:
+    """Neighbouring deltas of one text become one: folding a long text stays linear."""
+    held: ev.TextDelta | None = None
+    pieces: list[str] = []
+    for event in events:
+        if isinstance(event, ev.TextDelta):
+            if held is not None and type(held) is type(event) and held.item_id == event.item_id:
+                pieces.append(event.delta)
+                continue
+            if held is not None:
+                yield msgspec.structs.replace(held, delta="".join(pieces))
+            held, pieces = event, [event.delta]
+            continue
+        if held is not None:
+            yield msgspec.structs.replace(held, delta="".join(pieces))
+            held = None
+        yield event
+    if held is not None:
+        yield msgspec.structs.replace(held, delta="".join(pieces))
+
+
+def abandon(response: Response) -> list[StreamEvent]:
+    """What ends the items that nobody will finish: each is done once, as `incomplete`."""
+    return [
+        ev.OutputItemDone(index, msgspec.structs.replace(item, status="incomplete"))
+        for index, item in enumerate(response.output)
+        if isinstance(item, Reasoning | Message | FunctionCall | McpCall) and item.status == "in_progress"
+    ]
+
+
+# --- the terminal events ------------------------------------------------------------------------
+
+TerminalEvent = ev.ResponseCompleted | ev.ResponseIncomplete | ev.ResponseFailed
+
+
+def complete(response: Response, usage: Usage, completed_at_s: int) -> ev.ResponseCompleted:
+    return ev.ResponseCompleted(
+        msgspec.structs.replace(response, status="completed", usage=usage, completed_at=completed_at_s)
+    )
+
+
+def cut_short(response: Response, usage: Usage, reason: IncompleteReason) -> ev.ResponseIncomplete:
+    return ev.ResponseIncomplete(
+        msgspec.structs.replace(
+            response, status="incomplete", usage=usage, incomplete_details=IncompleteDetails(reason)
+        )
+    )
+
+
+def fail(response: Response, error: ResponseError, usage: Usage | None = None) -> ev.ResponseFailed:
+    return ev.ResponseFailed(msgspec.structs.replace(response, status="failed", error=error, usage=usage))

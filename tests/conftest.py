@@ -1,0 +1,42 @@
+"""Fixtures of every kind of test: one real Valkey for the session, empty for each test.
+
+Owns the promise that no test leaves a key without TTL behind.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from local.valkey import Valkey
+from shared.settings import Settings
+from shared.store.redis_client import RedisClient
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with Valkey(Path(tmp_path_factory.mktemp("valkey"))) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(valkey: Valkey) -> Settings:
+    return Settings(redis_url=valkey.url)
+
+
+@pytest_asyncio.fixture
+async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
+    """An empty Redis; afterwards every key that a test left must have a TTL."""
+    client = RedisClient.connect(settings.redis_url, timeout_s=5.0)
+    await client.command("FLUSHALL")
+    try:
+        yield client
+        assert await keys_without_ttl(client) == []
+    finally:
+        await client.close()
+
+
+async def keys_without_ttl(client: RedisClient) -> list[str]:
+    names = [name.decode() for name in await client.command("KEYS", "*")]
+    return [name for name in names if await client.command("PTTL", name) == -1]

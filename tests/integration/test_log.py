@@ -1,0 +1,211 @@
+"""The log and the lease on a real Valkey, against the plainest model there is: a list."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from shared.settings import Settings
+from shared.store import event_log, keys, lease, response_store
+from shared.store.event_log import Appender, Closing, Draft
+from shared.store.keys import ResponseKey
+from shared.store.lease import Acquired, Lease, LeaseLost
+from shared.store.redis_client import BlockingClient, RedisClient
+from tests.conftest import keys_without_ttl
+from tests.requests import accept, make_request
+
+
+@pytest_asyncio.fixture
+async def appender(redis: RedisClient, settings: Settings) -> AsyncIterator[Appender]:
+    appender = Appender(redis, settings)
+    task = asyncio.create_task(appender.run())
+    yield appender
+    task.cancel()
+
+
+async def acquire(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str = "a") -> Lease:
+    acquired = await lease.acquire(redis, settings, key, owner)
+    assert isinstance(acquired, Acquired)
+    return acquired.lease
+
+
+async def lapse(redis: RedisClient, key: ResponseKey) -> None:
+    await redis.command("HSET", keys.state(key), "lease_until_ms", 0)
+
+
+def draft(text: str, *tokens: int) -> Draft:
+    return Draft(f"event: x\ndata: {text}\n\n".encode(), tokens)
+
+
+async def frames_of(redis: RedisClient, key: ResponseKey, after: int = -1) -> list[bytes]:
+    page = await event_log.read(redis, key, after)
+    return [entry.frame for entry in page.entries]
+
+
+CLOSING = Closing("completed", b"{}", 60)
+
+
+async def test_what_was_appended_is_read_with_its_numbers_and_tokens(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    key = await accept(redis, settings)
+    held = await acquire(redis, settings, key)
+    await appender.append(held, 1, [draft("a", 7, 200_012), draft("b")])
+    page = await event_log.read(redis, key, 0)
+    assert [(e.sequence_number, e.tokens) for e in page.entries] == [(1, (7, 200_012)), (2, ())]
+    assert not page.is_closed
+
+
+async def test_a_stale_owner_cannot_append_or_close(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    key = await accept(redis, settings)
+    stale = await acquire(redis, settings, key, "stale")
+    await lapse(redis, key)
+    fresh = await acquire(redis, settings, key, "fresh")
+    for closing in (None, CLOSING):
+        with pytest.raises(LeaseLost):
+            await appender.append(stale, 1, [draft("stale")], closing)
+    await appender.append(fresh, 1, [draft("fresh")])
+    assert (await frames_of(redis, key, 0)) == [draft("fresh").frame]
+
+
+async def test_nothing_is_appended_after_the_close(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    key = await accept(redis, settings)
+    held = await acquire(redis, settings, key)
+    await appender.append(held, 1, [draft("last")], CLOSING)
+    with pytest.raises(LeaseLost):
+        await appender.append(held, 2, [draft("more")])
+    page = await event_log.read(redis, key, -1)
+    assert page.is_closed
+    assert len(page.entries) == 2
+    assert await lease.acquire(redis, settings, key, "b") == "closed"
+
+
+async def test_an_append_whose_reply_was_lost_is_recognised_when_sent_again(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    key = await accept(redis, settings)
+    held = await acquire(redis, settings, key)
+    await appender.append(held, 1, [draft("a"), draft("b")])
+    await appender.append(held, 1, [draft("a"), draft("b")])
+    assert len(await frames_of(redis, key)) == 3
+
+
+async def test_a_number_that_is_not_the_next_one_is_refused(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    key = await accept(redis, settings)
+    held = await acquire(redis, settings, key)
+    with pytest.raises(RuntimeError, match="log is at 1"):
+        await appender.append(held, 5, [draft("a")])
+    assert len(await frames_of(redis, key)) == 1
+
+
+async def test_a_lease_is_held_by_one_owner_until_it_lapses(redis: RedisClient, settings: Settings) -> None:
+    key = await accept(redis, settings)
+    first = await acquire(redis, settings, key, "a")
+    assert await lease.acquire(redis, settings, key, "b") == "held"
+    await lapse(redis, key)
+    second = await acquire(redis, settings, key, "b")
+    assert second.fencing_token == first.fencing_token + 1
+
+
+async def test_the_beat_learns_which_leases_are_lost(redis: RedisClient, settings: Settings) -> None:
+    kept, taken = await accept(redis, settings), await accept(redis, settings)
+    leases = [await acquire(redis, settings, key) for key in (kept, taken)]
+    await lapse(redis, taken)
+    await acquire(redis, settings, taken, "b")
+    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
+    assert lease.renew_all(beat, settings, leases) == [leases[1]]
+    beat.close()
+
+
+async def test_a_lapsed_lease_is_found_by_the_sweeper_and_a_held_one_is_not(
+    redis: RedisClient, settings: Settings
+) -> None:
+    held, lapsed = await accept(redis, settings), await accept(redis, settings)
+    for key in (held, lapsed):
+        await acquire(redis, settings, key)
+    await redis.command("ZADD", keys.ACTIVE, 0, str(lapsed))
+    assert await lease.lapsed(redis, 10) == [lapsed]
+
+
+async def test_a_full_queue_refuses_and_writes_nothing(redis: RedisClient, settings: Settings) -> None:
+    narrow = settings.model_copy(update={"queue_depth_max": 1})
+    await accept(redis, narrow)
+    before = sorted(await redis.command("KEYS", "*"))
+    with pytest.raises(response_store.QueueFull):
+        await accept(redis, narrow)
+    assert sorted(await redis.command("KEYS", "*")) == before
+
+
+async def test_secrets_are_gone_when_the_response_is_closed(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    from shared.responses import ServerSecrets
+
+    request = make_request()
+    key = ResponseKey("default", request.response.id)
+    secrets = {"label": ServerSecrets({"x-key": "k"}, "token")}
+    await response_store.create(redis, settings, key, request, b"frame", secrets)
+    assert await response_store.read_secrets(redis, key) == secrets
+    held = await acquire(redis, settings, key)
+    await appender.append(held, 1, [draft("end")], CLOSING)
+    assert await response_store.read_secrets(redis, key) == {}
+
+
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(0, 2), st.integers(1, 3)),
+        st.tuples(st.just("close"), st.integers(0, 2), st.integers(1, 2)),
+        st.tuples(st.just("acquire"), st.booleans(), st.just(0)),
+    ),
+    max_size=25,
+)
+
+
+@hypothesis_settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(operations)
+async def test_the_log_behaves_as_a_list_with_one_writer(
+    redis: RedisClient, settings: Settings, appender: Appender, steps: list[tuple[str, int, int]]
+) -> None:
+    """Appends by any past or present owner: only the newest token's are there, in order, until the close."""
+    key = await accept(redis, settings)
+    model = await frames_of(redis, key)
+    leases = [await acquire(redis, settings, key)]
+    is_closed = False
+    for name, who, count in steps:
+        if name == "acquire":
+            if who:
+                await lapse(redis, key)
+            got = await lease.acquire(redis, settings, key, "x")
+            expected = "closed" if is_closed else ("acquired" if who else "held")
+            assert expected == ("acquired" if isinstance(got, Acquired) else got)
+            if isinstance(got, Acquired):
+                assert got.next_sequence_number == len(model)
+                leases.append(got.lease)
+            continue
+        writer = leases[-1 - who % len(leases)]
+        drafts = [draft(f"{name}{len(model) + i}", *range(i)) for i in range(count)]
+        may = writer is leases[-1] and not is_closed
+        try:
+            await appender.append(writer, len(model), drafts, CLOSING if name == "close" else None)
+            assert may
+            model += [d.frame for d in drafts]
+            is_closed = name == "close"
+        except LeaseLost:
+            assert not may
+    for cursor in range(-1, len(model) + 1):
+        page = await event_log.read(redis, key, cursor, count_max=7)
+        assert [e.frame for e in page.entries] == model[cursor + 1 : cursor + 8]
+        assert [e.sequence_number for e in page.entries] == list(range(len(model)))[cursor + 1 : cursor + 8]
+    assert await keys_without_ttl(redis) == []

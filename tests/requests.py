@@ -1,0 +1,33 @@
+"""Requests as the API would have written them, for tests that begin behind the API."""
+
+from typing import Any
+
+from shared.events import ResponseCreated, frame
+from shared.ids import new_response_id
+from shared.responses import Response, ResponseRequest
+from shared.settings import Settings
+from shared.store import response_store
+from shared.store.keys import ResponseKey
+from shared.store.redis_client import RedisClient
+
+
+def make_request(text: str = "Hello", *, tools: list[dict[str, Any]] | None = None, **response: Any) -> ResponseRequest:
+    fields: dict[str, Any] = {
+        "id": new_response_id("0"),
+        "created_at": 1_763_769_600,
+        "status": "in_progress",
+        "model": "default",
+    }
+    message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+    return ResponseRequest(response=Response(**(fields | response)), input=[message], tools=tools or [])
+
+
+async def accept(
+    redis: RedisClient, settings: Settings, request: ResponseRequest | None = None, tenant: str = "default"
+) -> ResponseKey:
+    """Writes a response as an accepted create call does; returns its key."""
+    request = request or make_request()
+    key = ResponseKey(tenant, request.response.id)
+    created = frame(ResponseCreated(request.response), 0)
+    await response_store.create(redis, settings, key, request, created, {})
+    return key

@@ -1,0 +1,84 @@
+"""The worker's composition root: everything is made here once, and runs until told to stop.
+
+Owns wiring and the order of starting and ending; no rule of the protocol lives here.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from shared.ids import new_owner
+from shared.settings import Settings
+from shared.store import job_queue, keys, presence
+from shared.store.event_log import Appender
+from shared.store.redis_client import RedisClient
+from worker.attempt import Resources
+from worker.engine import Engine
+from worker.engines.scripted import Script, ScriptedEngine
+from worker.remote_tools import RemoteTools
+from worker.runner import Runner
+from worker.sweeper import sweep
+
+_log = logging.getLogger(__name__)
+
+
+class UnknownEngine(Exception):
+    """The engine that the settings name is not part of this worker."""
+
+
+def make_engine(settings: Settings) -> Engine:
+    if settings.engine != "scripted":
+        raise UnknownEngine(f"engine {settings.engine!r} is not available in this release; use 'scripted'")
+    return ScriptedEngine(Script.load(settings.script))
+
+
+async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> None:
+    """Runs a worker until `stopped` is set, or its engine dies (then raises SystemExit)."""
+    owner = new_owner("worker")
+    redis = RedisClient.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    listener = RedisClient.connect_listener(settings.redis_url)
+    appender = Appender(redis, settings)
+    tools = RemoteTools(redis, listener, settings, owner)
+    runner = Runner(Resources(settings, redis, appender, engine, tools, lambda: int(time.time())), owner)
+    await engine.start()
+    runner.start()
+    services: list[Coroutine[Any, Any, None]] = [
+        appender.run(),
+        tools.run(),
+        sweep(redis, settings),
+        presence.stay(redis, "worker", owner),
+    ]
+    taking = job_queue.serve(
+        settings.redis_url,
+        keys.RESPONSES_QUEUE,
+        {"start_response": runner.start_response},
+        runner.room,
+    )
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(service) for service in services]
+            queue = group.create_task(taking)
+            _log.info("worker %s is ready", owner)
+            await _first(stopped.wait, runner.engine_died.wait)
+            queue.cancel()
+            await runner.drain()
+            for task in tasks:
+                task.cancel()
+    finally:
+        await engine.stop()
+        await listener.close()
+        await redis.close()
+    if runner.engine_died.is_set():
+        raise SystemExit("the engine died")
+
+
+async def _first(*waits: Callable[[], Awaitable[Any]]) -> None:
+    """Returns when one of the waits does."""
+    tasks = [asyncio.ensure_future(wait()) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,344 @@
+"""One response under one lease: generate, call tools, generate again, close.
+
+Owns the order of things within an attempt. Leases and their end are the runner's, bytes and
+numbers the log writer's, items and events the reader's.
+"""
+
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from shared import events as ev
+from shared import lifecycle
+from shared.lifecycle import TerminalEvent
+from shared.responses import McpProtocolError, McpTool, Response, ResponseError, ResponseRequest
+from shared.settings import Settings
+from shared.store.event_log import Appender, Closing
+from shared.store.lease import Acquired
+from shared.store.redis_client import RedisClient
+from shared.tool_calls import (
+    TRAINED_NAMESPACES,
+    ToolCall,
+    ToolFailure,
+    ToolListing,
+    ToolOutput,
+    ToolsListed,
+    describe,
+)
+from worker.conversation import (
+    approved_calls_in,
+    build_conversation,
+    call_message,
+    listings_in,
+    recipient_of,
+    tool_message,
+)
+from worker.engine import Engine, EngineDead, Sampling
+from worker.harmony import (
+    NEXT_TURN,
+    STOP_TOKENS,
+    ChatMessage,
+    HarmonyMessage,
+    render,
+    render_message,
+    to_wire,
+)
+from worker.log_writer import LogWriter
+from worker.offer import make_offer, mcp_servers
+from worker.reader import Reader
+from worker.remote_tools import RemoteTools
+from worker.translator import (
+    CallApproved,
+    ListingBegun,
+    ListingEnded,
+    McpTarget,
+    RunningMcpCall,
+    ToolReturned,
+    Translation,
+)
+from worker.usage import Turn, usage_of
+
+_REFUSALS_MAX = 3
+"""So often the model is told that it may not call (any more); after that the response fails."""
+_INVALID_PARAMS, _REFUSED = -32602, -32000
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What every attempt of a worker shares."""
+
+    settings: Settings
+    redis: RedisClient
+    appender: Appender
+    engine: Engine
+    tools: RemoteTools
+    now_s: Callable[[], int]
+    """Whole seconds since the epoch, for `completed_at` only."""
+
+
+class Hopeless(Exception):
+    """The response cannot go on, and the reason is for the client to read."""
+
+    def __init__(self, error: ResponseError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Attempt:
+    """Drives one response from its request to its terminal event.
+
+    `run` raises LeaseLost (stop quietly), EngineDead (the worker must end), REDIS_AWAY (the lease
+    will lapse), Hopeless (the response must be failed with its reason).
+    """
+
+    def __init__(self, resources: Resources, acquired: Acquired) -> None:
+        self._resources = resources
+        self._lease = acquired.lease
+        self._request = msgspec.json.decode(acquired.request, type=ResponseRequest)
+        self._has_begun = acquired.next_sequence_number > 1
+        self._writer = LogWriter(resources.appender, acquired.lease, acquired.next_sequence_number)
+        self._reader = Reader(Translation(self._request.response.id, {}))
+        self._silent: list[int] = []
+        """Tokens that have made no event yet."""
+        self._tool_calls = 0
+        self._refusals = 0
+
+    async def run(self) -> None:
+        await self._begin()
+        messages = await self._prepare()
+        prompt = self._fit(messages)
+        prompt += await self._run_approved_calls()
+        tool_output = 0
+        while True:
+            budget = self._token_budget(len(prompt))
+            if budget <= 0:
+                return await self._close(self._incomplete(messages))
+            generated, is_cut = await self._generate(prompt, budget, tool_output)
+            if is_cut:
+                return await self._close(self._incomplete(messages))
+            answer = await self._answer_call()
+            if answer is None:
+                return await self._close(self._complete(messages))
+            prompt += generated + answer
+            tool_output = len(answer)
+
+    async def settle(self) -> None:
+        """Everything told so far is in the log."""
+        await self._writer.settle()
+
+    # --- before the first token -----------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        if self._has_begun:
+            return
+        response = msgspec.structs.replace(self._request.response, status="in_progress")
+        self._writer.put([ev.ResponseInProgress(response)])
+        await self._writer.push()
+
+    async def _prepare(self) -> list[HarmonyMessage]:
+        """Lists tools, decides what is offered, and builds what the model reads first."""
+        listed = dict(listings_in(self._request.input))
+        for server in mcp_servers(self._request):
+            if server.is_trained or server.label in listed:
+                continue
+            tools = await self._list_tools(server.label, server.url)
+            listed[server.label] = tools
+        offer = make_offer(self._request, listed)
+        index = self._reader.translation.output_index
+        self._reader.translation = Translation(self._request.response.id, offer.routing, index)
+        self._reader.parallel_calls = self._request.response.parallel_tool_calls
+        return build_conversation(self._request, offer)
+
+    async def _list_tools(self, label: str, url: str | None) -> tuple[McpTool, ...]:
+        index = self._reader.translation.output_index
+        self._writer.put(self._reader.advance(ListingBegun(label)))
+        await self._writer.push()
+        result = await self._resources.tools.call(self._lease, index, ToolListing(label, url))
+        if isinstance(result, ToolOutput):
+            result = ToolFailure(McpProtocolError(_INVALID_PARAMS, "the server listed no tools"))
+        self._writer.put(self._reader.advance(ListingEnded(result)))
+        await self._writer.push()
+        return result.tools if isinstance(result, ToolsListed) else ()
+
+    def _fit(self, messages: list[HarmonyMessage]) -> list[int]:
+        """The prompt. Too long: an error, or with `truncation: auto` without its oldest messages."""
+        limit = self._resources.settings.context_tokens_max
+        prompt = render(messages)
+        oldest = next((i for i, m in enumerate(messages) if isinstance(m, ChatMessage)), len(messages))
+        while len(prompt) >= limit and self._request.response.truncation == "auto":
+            if oldest >= len(messages) - 1:
+                break
+            del messages[oldest]
+            prompt = render(messages)
+        if len(prompt) >= limit:
+            message = f"The input has {len(prompt)} tokens; the model's context is {limit}."
+            raise Hopeless(ResponseError("invalid_prompt", message))
+        return prompt
+
+    async def _run_approved_calls(self) -> list[int]:
+        """Calls that the client has approved run first; tokens of the calls and their answers."""
+        tokens: list[int] = []
+        for label, name, arguments, request_id in approved_calls_in(self._request.input):
+            recipient = recipient_of(label, name)
+            if recipient not in self._reader.translation.routing:
+                continue
+            call = call_message(recipient, arguments)
+            self._reader.messages.append(call)
+            approved = CallApproved(McpTarget(label, name), arguments, request_id)
+            self._writer.put(self._reader.advance(approved))
+            answer = await self._answer_call()
+            # The prompt ends with the start of the assistant's message already.
+            tokens += render_message(call)[len(NEXT_TURN) :] + (answer or [])
+        return tokens
+
+    # --- turns ----------------------------------------------------------------------------------
+
+    def _token_budget(self, prompt_tokens: int) -> int:
+        """How many tokens the next turn may have, reasoning included."""
+        room = self._resources.settings.context_tokens_max - prompt_tokens
+        limit = self._request.response.max_output_tokens
+        if limit is None:
+            return room
+        return min(room, limit - sum(turn.output for turn in self._reader.turns))
+
+    async def _generate(self, prompt: list[int], budget: int, tool_output: int) -> tuple[list[int], bool]:
+        """One turn of the model: its tokens, and whether it was cut by the budget."""
+        turn = Turn(len(prompt), tool_output)
+        self._reader.begin_turn(turn)
+        generated: list[int] = []
+        is_cut = False
+        chunks = self._resources.engine.generate(
+            prompt, self._sampling(budget), request_id=f"{self._lease.key}:{self._lease.fencing_token}"
+        )
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                turn.cached = chunk.cached_tokens
+                self._read(chunk.token_ids, generated)
+                await self._writer.push()
+                if chunk.finish_reason == "abort":
+                    raise EngineDead("the engine aborted the generation")
+                is_cut = chunk.finish_reason == "length"
+                if self._reader.is_waiting:
+                    is_cut = False
+                    break
+        if not self._reader.is_waiting:
+            self._writer.put(self._reader.end())
+        return generated, is_cut
+
+    def _read(self, token_ids: tuple[int, ...], generated: list[int]) -> None:
+        """Tokens that made no event go into the log with the next one that does."""
+        silent = self._silent
+        for token in token_ids:
+            generated.append(token)
+            silent.append(token)
+            events = self._reader.read(token)
+            if events:
+                self._writer.put(events, tuple(silent))
+                silent.clear()
+                if self._reader.is_waiting:
+                    return
+
+    def _sampling(self, budget: int) -> Sampling:
+        response = self._request.response
+        return Sampling(
+            max_tokens=budget,
+            temperature=response.temperature,
+            top_p=response.top_p,
+            presence_penalty=response.presence_penalty,
+            frequency_penalty=response.frequency_penalty,
+            seed=self._request.seed,
+            stop_token_ids=STOP_TOKENS,
+        )
+
+    # --- tools ----------------------------------------------------------------------------------
+
+    async def _answer_call(self) -> list[int] | None:
+        """Tokens that answer the call the model waits for; None when it waits for nobody here."""
+        running = self._reader.translation.open_item
+        if isinstance(running, RunningMcpCall):
+            call = running.item
+            recipient = recipient_of(call.server_label, call.name)
+            await self._writer.push()
+            result = await self._run_tool(call.server_label, call.name, call.arguments)
+            self._writer.put(self._reader.advance(ToolReturned(result)))
+            await self._writer.push()
+            text = result.output if isinstance(result, ToolOutput) else describe(result.error)
+            return self._tell(recipient, text)
+        if self._reader.unknown_recipient is not None:
+            recipient = self._reader.unknown_recipient
+            self._refuse(f"The model kept calling {recipient!r}, which does not exist.")
+            known = ", ".join(sorted(self._reader.translation.routing)) or "none"
+            return self._tell(recipient, f"There is no tool {recipient!r}. Tools: {known}.")
+        return None
+
+    def _tell(self, recipient: str, text: str) -> list[int]:
+        message = tool_message(recipient, text)
+        self._reader.messages.append(message)
+        return render_message(message) + NEXT_TURN
+
+    def _refuse(self, reason: str) -> None:
+        self._refusals += 1
+        if self._refusals > _REFUSALS_MAX:
+            raise Hopeless(ResponseError("server_error", reason))
+
+    async def _run_tool(self, label: str, name: str, arguments: str) -> ToolOutput | ToolFailure:
+        limit = min(self._request.response.max_tool_calls or 2**31, self._resources.settings.tool_calls_max)
+        if self._tool_calls >= limit:
+            self._refuse(f"The model kept calling tools after {limit} calls.")
+            return _refused(f"no more than {limit} tool calls are allowed in this response", _REFUSED)
+        task_arguments = _json_arguments(label, arguments)
+        if task_arguments is None:
+            return _refused("the arguments are not a JSON object", _INVALID_PARAMS)
+        self._tool_calls += 1
+        url = next((s.url for s in mcp_servers(self._request) if s.label == label), None)
+        task = ToolCall(label, name, task_arguments, url)
+        index = self._reader.translation.output_index
+        result = await self._resources.tools.call(self._lease, index, task)
+        if isinstance(result, ToolsListed):
+            return _refused("the server answered a call with a listing", _INVALID_PARAMS)
+        return result
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def _complete(self, messages: list[HarmonyMessage]) -> TerminalEvent:
+        response = self._final_response(messages)
+        return lifecycle.complete(response, usage_of(self._reader.turns), self._resources.now_s())
+
+    def _incomplete(self, messages: list[HarmonyMessage]) -> TerminalEvent:
+        usage = usage_of(self._reader.turns)
+        return lifecycle.cut_short(self._final_response(messages), usage, "max_output_tokens")
+
+    def _final_response(self, messages: list[HarmonyMessage]) -> Response:
+        wanted: dict[str, Any] = {}
+        if self._request.enable_response_messages:
+            wanted["input_messages"] = [to_wire(message) for message in messages]
+            wanted["output_messages"] = [to_wire(message) for message in self._reader.messages]
+        return msgspec.structs.replace(self._request.response, output=tuple(self._reader.items), **wanted)
+
+    async def _close(self, event: TerminalEvent) -> None:
+        await self._writer.close(event, closing_of(event, self._resources.settings))
+
+
+def closing_of(event: TerminalEvent, settings: Settings) -> Closing:
+    """What is set together with a terminal event."""
+    response = event.response
+    retention_s = settings.response_retention_s if response.store else settings.unstored_grace_s
+    return Closing(response.status, msgspec.json.encode(response), retention_s)
+
+
+def _refused(message: str, code: int) -> ToolFailure:
+    return ToolFailure(McpProtocolError(code, message))
+
+
+def _json_arguments(label: str, arguments: str) -> str | None:
+    """A JSON object as text, or None. Code for the trained python tool becomes its one argument."""
+    if TRAINED_NAMESPACES.get(label) == "python":
+        return msgspec.json.encode({"code": arguments}).decode()
+    try:
+        value = msgspec.json.decode(arguments or "{}")
+    except msgspec.DecodeError:
+        return None
+    return msgspec.json.encode(value).decode() if isinstance(value, dict) else None

@@ -1,0 +1,60 @@
+"""Renews leases from a thread of its own, so that no model work can delay it.
+
+Owns the thread and the set of leases held; what a lost lease means is told to the event loop.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from shared.settings import Settings
+from shared.store.lease import Lease, renew_all
+from shared.store.redis_client import REDIS_AWAY, BlockingClient
+
+_log = logging.getLogger(__name__)
+
+BEATS_PER_TTL = 3
+
+
+class LeaseBeat:
+    """`on_lost` is called in the thread, with a lease that is somebody else's now."""
+
+    def __init__(self, settings: Settings, on_lost: Callable[[Lease], None]) -> None:
+        self._settings = settings
+        self._on_lost = on_lost
+        self._redis = BlockingClient(settings.redis_url, timeout_s=settings.lease_ttl_s)
+        self._held: set[Lease] = set()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease-beat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._redis.close()
+
+    def add(self, lease: Lease) -> None:
+        with self._lock:
+            self._held.add(lease)
+
+    def discard(self, lease: Lease) -> None:
+        with self._lock:
+            self._held.discard(lease)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._settings.lease_ttl_s / BEATS_PER_TTL):
+            with self._lock:
+                held = list(self._held)
+            if not held:
+                continue
+            try:
+                lost = renew_all(self._redis, self._settings, held)
+            except REDIS_AWAY as away:
+                _log.warning("leases: Redis is away (%s)", away)
+                continue
+            for lease in lost:
+                self.discard(lease)
+                self._on_lost(lease)

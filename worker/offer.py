@@ -1,0 +1,213 @@
+"""Which tools a request offers to the model, under which Harmony names. Pure.
+
+Owns the routing from recipient to target; what is said to the model besides is `conversation`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.responses import McpTool, ResponseRequest
+from shared.tool_calls import TRAINED_NAMESPACES
+from worker.harmony import ToolSignature
+from worker.translator import FunctionTarget, McpTarget, Routing, Target
+
+FUNCTIONS = "functions"
+_BROWSER_TOOLS = ("search", "open", "find")
+
+
+@dataclass(frozen=True, slots=True)
+class McpServer:
+    """One `mcp` tool of a request. `allowed`: None means every tool of the server."""
+
+    label: str
+    url: str | None
+    description: str | None
+    allowed: frozenset[str] | None
+    is_read_only: bool
+    approval: Any
+    """`require_approval` as sent; None: the default for this kind of server."""
+
+    @property
+    def is_trained(self) -> bool:
+        return self.label in TRAINED_NAMESPACES
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the model is told it can call, and where each call goes."""
+
+    trained: tuple[str, ...]
+    namespaces: Mapping[str, tuple[str | None, tuple[ToolSignature, ...]]]
+    routing: Routing
+
+
+def mcp_servers(request: ResponseRequest) -> list[McpServer]:
+    """The MCP servers of a request, `code_interpreter` and web search tools among them."""
+    servers: dict[str, McpServer] = {}
+    for tool in request.tools:
+        server = _server_of(tool)
+        if server is not None:
+            servers.setdefault(server.label, server)
+    return list(servers.values())
+
+
+def _server_of(tool: Mapping[str, Any]) -> McpServer | None:
+    kind = tool.get("type")
+    if kind == "code_interpreter":
+        return McpServer("code_interpreter", None, None, None, False, "never")
+    if kind != "mcp":
+        return None
+    allowed, is_read_only = tool.get("allowed_tools"), False
+    if isinstance(allowed, dict):
+        is_read_only = bool(allowed.get("read_only"))
+        allowed = allowed.get("tool_names")
+    return McpServer(
+        tool["server_label"],
+        tool.get("server_url"),
+        tool.get("server_description"),
+        frozenset(allowed) if allowed is not None else None,
+        is_read_only,
+        tool.get("require_approval"),
+    )
+
+
+def make_offer(request: ResponseRequest, listed: Mapping[str, tuple[McpTool, ...]]) -> Offer:
+    """`listed`: server_label -> its tools, for every server that answered."""
+    choice = _Choice.of(request.response.tool_choice)
+    trained: list[str] = []
+    namespaces: dict[str, tuple[str | None, tuple[ToolSignature, ...]]] = {}
+    routing: dict[str, Target] = {}
+    for server in mcp_servers(request):
+        if server.is_trained:
+            names = _trained_recipients(server, choice)
+            if names:
+                trained.append(TRAINED_NAMESPACES[server.label])
+            routing |= names
+            continue
+        tools = [
+            tool
+            for tool in listed.get(server.label, ())
+            if _is_allowed(server, tool) and choice.admits_mcp(server.label, tool.name)
+        ]
+        if tools:
+            signatures = tuple(ToolSignature(t.name, t.description or "", t.input_schema) for t in tools)
+            namespaces[server.label] = (server.description, signatures)
+            routing |= {
+                f"{server.label}.{t.name}": McpTarget(server.label, t.name, _needs_approval(server, t))
+                for t in tools
+            }
+    functions = [
+        tool
+        for tool in request.tools
+        if tool.get("type") == "function" and choice.admits_function(tool["name"])
+    ]
+    if functions:
+        namespaces[FUNCTIONS] = (
+            None,
+            tuple(
+                ToolSignature(f["name"], f.get("description") or "", f.get("parameters")) for f in functions
+            ),
+        )
+        routing |= {f"{FUNCTIONS}.{f['name']}": FunctionTarget(f["name"]) for f in functions}
+    return Offer(tuple(trained), namespaces, routing)
+
+
+def _trained_recipients(server: McpServer, choice: "_Choice") -> dict[str, Target]:
+    """GPT-OSS calls these by the names it was trained on, not by those that a server lists."""
+    namespace = TRAINED_NAMESPACES[server.label]
+    names = ("python",) if namespace == "python" else _BROWSER_TOOLS
+    return {
+        name if namespace == "python" else f"{namespace}.{name}": McpTarget(
+            server.label, name, _needs_approval(server, McpTool(name, {}))
+        )
+        for name in names
+        if (server.allowed is None or name in server.allowed) and choice.admits_mcp(server.label, name)
+    }
+
+
+def _is_allowed(server: McpServer, tool: McpTool) -> bool:
+    if server.allowed is not None and tool.name not in server.allowed:
+        return False
+    return not server.is_read_only or _is_read_only(tool)
+
+
+def _is_read_only(tool: McpTool) -> bool:
+    return bool((tool.annotations or {}).get("readOnlyHint"))
+
+
+def _needs_approval(server: McpServer, tool: McpTool) -> bool:
+    """As the request says; unsaid: never for the operator's servers, always for a request's own URL."""
+    match server.approval:
+        case "never":
+            return False
+        case "always":
+            return True
+        case dict() as rules:
+            if _matches(rules.get("never"), tool):
+                return False
+            if "always" in rules and rules["always"] is not None:
+                return _matches(rules["always"], tool)
+            return True
+        case _:
+            return server.url is not None and not server.is_trained
+
+
+def _matches(rule: Any, tool: McpTool) -> bool:
+    """A filter {tool_names, read_only}: every part that is given must hold."""
+    if not isinstance(rule, dict):
+        return False
+    names = rule.get("tool_names")
+    if names is not None and tool.name not in names:
+        return False
+    return not rule.get("read_only") or _is_read_only(tool)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """`tool_choice`, as a filter over what is offered."""
+
+    functions: frozenset[str] | None
+    """None: every function."""
+    mcp: Mapping[str, frozenset[str] | None] | None
+    """None: every server; label -> None: every tool of it."""
+
+    @classmethod
+    def of(cls, choice: Any) -> "_Choice":
+        match choice:
+            case "none":
+                return cls(frozenset(), {})
+            case {"type": "function", "name": str(name)}:
+                return cls(frozenset({name}), {})
+            case {"type": "mcp", "server_label": str(label)}:
+                name = choice.get("name")
+                return cls(frozenset(), {label: frozenset({name}) if name else None})
+            case {"type": "code_interpreter"}:
+                return cls(frozenset(), {"code_interpreter": None})
+            case {"type": "allowed_tools", "tools": list(tools)}:
+                return cls._of_allowed(tools)
+            case _:
+                return cls(None, None)
+
+    @classmethod
+    def _of_allowed(cls, tools: list[dict[str, Any]]) -> "_Choice":
+        functions: set[str] = set()
+        mcp: dict[str, frozenset[str] | None] = {}
+        for tool in tools:
+            one = cls.of(tool)
+            functions |= one.functions or set()
+            for label, names in (one.mcp or {}).items():
+                known = mcp.get(label, frozenset())
+                mcp[label] = None if names is None or known is None else known | names
+        return cls(frozenset(functions), mcp)
+
+    def admits_function(self, name: str) -> bool:
+        return self.functions is None or name in self.functions
+
+    def admits_mcp(self, label: str, name: str) -> bool:
+        if self.mcp is None:
+            return True
+        if label not in self.mcp:
+            return False
+        names = self.mcp[label]
+        return names is None or name in names

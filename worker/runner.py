@@ -1,0 +1,157 @@
+"""The responses that this worker owns: takes leases, runs attempts, and ends each one way or another.
+
+Owns how many are in flight and what an attempt's end means. What happens within an attempt is
+`attempt`'s; renewing is the beat's, from its own thread.
+"""
+
+import asyncio
+import logging
+
+from shared import lifecycle
+from shared.events import StreamEvent, decode
+from shared.ids import new_owner
+from shared.lifecycle import abandon, fold
+from shared.responses import ResponseError
+from shared.store import event_log, lease
+from shared.store.keys import ResponseKey
+from shared.store.lease import Acquired, Lease, LeaseLost
+from shared.store.redis_client import REDIS_AWAY
+from worker.attempt import Attempt, Hopeless, Resources, closing_of
+from worker.engine import EngineDead
+from worker.lease_beat import LeaseBeat
+from worker.log_writer import LogWriter
+
+_log = logging.getLogger(__name__)
+
+_UNTOUCHED = 2
+"""Entries of a log whose generation has not begun: response.created and response.in_progress."""
+
+
+class Runner:
+    def __init__(self, resources: Resources, owner: str | None = None) -> None:
+        self.owner = owner or new_owner("worker")
+        self.engine_died = asyncio.Event()
+        self._resources = resources
+        self._settings = resources.settings
+        self._tasks: dict[Lease, asyncio.Task[None]] = {}
+        self._is_draining = False
+        self._loop = asyncio.get_running_loop()
+        self._beat = LeaseBeat(self._settings, self._hear_of_loss)
+
+    # --- taking work ----------------------------------------------------------------------------
+
+    def room(self) -> int:
+        """How many more responses this worker may own now."""
+        if self._is_draining:
+            return 0
+        return self._settings.responses_in_flight_max - len(self._tasks)
+
+    async def start_response(self, name: str) -> None:
+        """Handles a job: owns the response from here on, or leaves it to whoever does."""
+        key = ResponseKey.parse(name)
+        acquired = await lease.acquire(self._resources.redis, self._settings, key, self.owner)
+        if isinstance(acquired, Acquired):
+            self._beat.add(acquired.lease)
+            task = asyncio.create_task(self._own(acquired), name=name)
+            self._tasks[acquired.lease] = task
+            task.add_done_callback(lambda _: self._tasks.pop(acquired.lease, None))
+
+    def start(self) -> None:
+        self._beat.start()
+
+    # --- one response ---------------------------------------------------------------------------
+
+    async def _own(self, acquired: Acquired) -> None:
+        """The top of an attempt: whatever happens, the response ends or is let go."""
+        held = acquired.lease
+        try:
+            await self._drive(acquired)
+        except LeaseLost as lost:
+            _log.info("%s: stopped, %s", held.key, lost)
+        except REDIS_AWAY as away:
+            _log.warning("%s: given up, Redis is away: %s", held.key, away)
+        except EngineDead as dead:
+            _log.error("%s: %s", held.key, dead)
+            self.engine_died.set()
+        except asyncio.CancelledError:
+            raise
+        except Exception:  # noqa: BLE001  a bug: this attempt ends, the others go on
+            _log.exception("%s: the attempt crashed", held.key)
+            await self._fail_if_possible(held, "The server had an error while generating the response.")
+        finally:
+            self._beat.discard(held)
+
+    async def _drive(self, acquired: Acquired) -> None:
+        reason = self._reason_to_fail(acquired)
+        if reason is not None:
+            return await self._fail(acquired.lease, ResponseError("server_error", reason))
+        attempt = Attempt(self._resources, acquired)
+        try:
+            await attempt.run()
+        except Hopeless as hopeless:
+            await attempt.settle()
+            await self._fail(acquired.lease, hopeless.error)
+
+    def _reason_to_fail(self, acquired: Acquired) -> str | None:
+        attempts = acquired.lease.fencing_token
+        if attempts > self._settings.attempts_max:
+            return f"The response was given up after {attempts - 1} attempts; each time its worker was lost."
+        if attempts > 1 and acquired.next_sequence_number > _UNTOUCHED:
+            return "The worker that generated this response was lost."
+        return None
+
+    async def _fail(self, held: Lease, error: ResponseError) -> None:
+        """Ends a response from what its log says, whoever wrote it so far."""
+        events: list[StreamEvent] = []
+        while True:
+            page = await event_log.read(self._resources.redis, held.key, len(events) - 1)
+            if page.is_closed or page.is_missing:
+                raise LeaseLost(f"{held}: closed already")
+            events += [decode(entry.frame) for entry in page.entries]
+            if not page.entries:
+                break
+        response = fold(events)
+        writer = LogWriter(self._resources.appender, held, len(events))
+        for event in abandon(response):
+            response = lifecycle.apply(response, event)
+            writer.put([event])
+        failed = lifecycle.fail(response, error)
+        await writer.close(failed, closing_of(failed, self._settings))
+
+    async def _fail_if_possible(self, held: Lease, reason: str) -> None:
+        try:
+            await self._fail(held, ResponseError("server_error", reason))
+        except (LeaseLost, *REDIS_AWAY) as error:
+            _log.warning("%s: could not be failed: %s", held.key, error)
+
+    # --- losing leases, ending ------------------------------------------------------------------
+
+    def _hear_of_loss(self, lost: Lease) -> None:
+        """Called in the beat's thread."""
+        self._loop.call_soon_threadsafe(self._stop, lost)
+
+    def _stop(self, lost: Lease) -> None:
+        task = self._tasks.get(lost)
+        if task is not None:
+            _log.info("%s: lease lost, stopping", lost.key)
+            task.cancel()
+
+    async def drain(self) -> None:
+        """Takes nothing more, lets what runs finish within `drain_grace_s`, hands over the rest."""
+        self._is_draining = True
+        tasks = dict(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks.values(), timeout=self._settings.drain_grace_s)
+        left = [held for held, task in tasks.items() if not task.done()]
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        self._beat.stop()
+        for held in left:
+            await self._release(held)
+
+    async def _release(self, held: Lease) -> None:
+        try:
+            await lease.release(self._resources.redis, self._settings, held)
+        except REDIS_AWAY:
+            pass  # then it lapses

@@ -1,0 +1,372 @@
+"""Segments to events: `step` is pure, and the same segments always give the same events.
+
+Owns which item a message becomes and the legal order of its events; knows neither tokens nor
+numbers, neither Redis nor tools at work. Ids derive from (response_id, output_index).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from msgspec import structs
+
+from shared import events as ev
+from shared.events import StreamEvent
+from shared.ids import call_id, item_id
+from shared.responses import (
+    FunctionCall,
+    ItemStatus,
+    McpApprovalRequest,
+    McpCall,
+    McpListTools,
+    Message,
+    OutputText,
+    Reasoning,
+    ReasoningText,
+)
+from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
+from worker.harmony import MessageClosed, MessageCut, MessageOpened, TextDelta
+from worker.harmony import Segment as HarmonySegment
+
+# --- what a recipient stands for ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTarget:
+    """The client runs it: the response completes with the call."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class McpTarget:
+    """A tool runner runs it, if need be after the client has approved."""
+
+    server_label: str
+    name: str
+    needs_approval: bool = False
+
+
+Target = FunctionTarget | McpTarget
+Routing = Mapping[str, Target]
+"""Harmony recipient -> target. A recipient that is not in it is never executed."""
+
+
+# --- segments that do not come from the model ----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ListingBegun:
+    server_label: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListingEnded:
+    result: ToolsListed | ToolFailure
+
+
+@dataclass(frozen=True, slots=True)
+class CallApproved:
+    """A call that an earlier response asked leave for; it runs now."""
+
+    target: McpTarget
+    arguments: str
+    approval_request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolReturned:
+    result: ToolOutput | ToolFailure
+
+
+Segment = HarmonySegment | ListingBegun | ListingEnded | CallApproved | ToolReturned
+
+
+# --- the open item: at most one at a time ---------------------------------------------------------
+
+_Pieces = tuple["_Pieces", str] | None
+"""A text as a chain of its deltas, newest first: a delta costs the same at any length."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReasoning:
+    pieces: _Pieces = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMessage:
+    phase: str | None
+    pieces: _Pieces = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFunctionCall:
+    name: str
+    pieces: _Pieces = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMcpCall:
+    target: McpTarget
+    pieces: _Pieces = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningMcpCall:
+    """Arguments are done; the tool is at work."""
+
+    item: McpCall
+
+
+@dataclass(frozen=True, slots=True)
+class OpenListing:
+    server_label: str
+
+
+_Texted = OpenReasoning | OpenMessage | OpenFunctionCall | OpenMcpCall
+OpenItem = _Texted | RunningMcpCall | OpenListing
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """Where a response's translation stands. `output_index` is the open item's, or the next one's."""
+
+    response_id: str
+    routing: Routing
+    output_index: int = 0
+    open_item: OpenItem | None = None
+
+
+class OutOfOrder(Exception):
+    """A segment that cannot follow the last one: a bug in whoever drives the translation."""
+
+
+Events = list[StreamEvent]
+
+
+def step(now: Translation, segment: Segment) -> tuple[Translation, Events]:
+    """One segment further. Raises OutOfOrder; never for anything that a model writes."""
+    match segment, now.open_item:
+        case TextDelta(text), (OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall()) as item:
+            return _extend(now, item, text)
+        case MessageOpened() as opened, None:
+            return _open(now, opened)
+        case MessageClosed(), (OpenReasoning() | OpenMessage() | OpenFunctionCall()) as item:
+            return _close(now, item, "completed")
+        case MessageClosed(), OpenMcpCall() as item:
+            return _close_arguments(now, item)
+        case MessageCut(), (OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall()) as item:
+            return _close(now, item, "incomplete")
+        case ToolReturned(result), RunningMcpCall(item):
+            return _finish_call(now, item, result)
+        case ListingBegun(server_label), None:
+            return _begin_listing(now, server_label)
+        case ListingEnded(result), OpenListing(server_label):
+            return _end_listing(now, server_label, result)
+        case CallApproved() as approved, None:
+            return _begin_approved_call(now, approved)
+        case _:
+            raise OutOfOrder(f"{segment} while {now.open_item} is open")
+
+
+def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]:
+    index, response_id = now.output_index, now.response_id
+    match _item_for(opened, now.routing):
+        case OpenReasoning() as item:
+            id_ = item_id("rs", response_id, index)
+            return replace(now, open_item=item), [
+                ev.OutputItemAdded(index, Reasoning(id_, "in_progress")),
+                ev.ContentPartAdded(index, 0, id_, ReasoningText("")),
+            ]
+        case OpenMessage(phase) as item:
+            id_ = item_id("msg", response_id, index)
+            return replace(now, open_item=item), [
+                ev.OutputItemAdded(index, Message(id_, "in_progress", "assistant", (), phase)),
+                ev.ContentPartAdded(index, 0, id_, OutputText("")),
+            ]
+        case OpenFunctionCall() as item:
+            return replace(now, open_item=item), [
+                ev.OutputItemAdded(index, _function_call(now, item, "", "in_progress"))
+            ]
+        case OpenMcpCall(target) as item if target.needs_approval:
+            return replace(now, open_item=item), []
+        case OpenMcpCall() as item:
+            call = _mcp_call(now, item, "", "in_progress")
+            return replace(now, open_item=item), [
+                ev.OutputItemAdded(index, call),
+                ev.McpCallInProgress(index, call.id),
+            ]
+        case never:
+            assert_never(never)
+
+
+def _item_for(opened: MessageOpened, routing: Routing) -> _Texted:
+    """What a message becomes. A call to nobody known is kept as reasoning; nothing runs."""
+    if opened.recipient is not None and opened.recipient not in ("assistant", "all", "user"):
+        match routing.get(opened.recipient):
+            case FunctionTarget(name):
+                return OpenFunctionCall(name)
+            case McpTarget() as target:
+                return OpenMcpCall(target)
+            case None:
+                return OpenReasoning()
+    match opened.channel:
+        case "analysis":
+            return OpenReasoning()
+        case "commentary":
+            return OpenMessage("commentary")
+        case _:
+            return OpenMessage(None)
+
+
+def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Events]:
+    index, response_id = now.output_index, now.response_id
+    pieces = (item.pieces, text)
+    events: Events
+    after: _Texted
+    match item:
+        case OpenReasoning():
+            after = OpenReasoning(pieces)
+            events = [ev.ReasoningTextDelta(index, 0, item_id("rs", response_id, index), text)]
+        case OpenMessage(phase):
+            after = OpenMessage(phase, pieces)
+            events = [ev.OutputTextDelta(index, 0, item_id("msg", response_id, index), text)]
+        case OpenFunctionCall(name):
+            after = OpenFunctionCall(name, pieces)
+            events = [ev.FunctionCallArgumentsDelta(index, item_id("fc", response_id, index), text)]
+        case OpenMcpCall(target):
+            after = OpenMcpCall(target, pieces)
+            events = []
+            if not target.needs_approval:
+                events = [ev.McpCallArgumentsDelta(index, item_id("mcp", response_id, index), text)]
+    return Translation(response_id, now.routing, index, after), events
+
+
+def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Translation, Events]:
+    index, text = now.output_index, _join(item.pieces)
+    closed = replace(now, output_index=index + 1, open_item=None)
+    match item:
+        case OpenReasoning():
+            id_ = item_id("rs", now.response_id, index)
+            part = ReasoningText(text)
+            return closed, [
+                ev.ReasoningTextDone(index, 0, id_, text),
+                ev.ContentPartDone(index, 0, id_, part),
+                ev.OutputItemDone(index, Reasoning(id_, status, content=(part,))),
+            ]
+        case OpenMessage(phase):
+            id_ = item_id("msg", now.response_id, index)
+            output = OutputText(text)
+            return closed, [
+                ev.OutputTextDone(index, 0, id_, text),
+                ev.ContentPartDone(index, 0, id_, output),
+                ev.OutputItemDone(index, Message(id_, status, "assistant", (output,), phase)),
+            ]
+        case OpenFunctionCall(name):
+            call = _function_call(now, item, text, status)
+            return closed, [
+                ev.FunctionCallArgumentsDone(index, call.id, name, text),
+                ev.OutputItemDone(index, call),
+            ]
+        case OpenMcpCall(target) if target.needs_approval:
+            return replace(now, open_item=None), []  # a request that was never made
+        case OpenMcpCall():
+            cut = _mcp_call(now, item, text, status)
+            return closed, [
+                ev.McpCallArgumentsDone(index, cut.id, text),
+                ev.OutputItemDone(index, cut),
+            ]
+        case never:
+            assert_never(never)
+
+
+def _close_arguments(now: Translation, item: OpenMcpCall) -> tuple[Translation, Events]:
+    """The call is written. It runs, or the client is asked."""
+    index, text, target = now.output_index, _join(item.pieces), item.target
+    if target.needs_approval:
+        request = McpApprovalRequest(
+            item_id("mcpr", now.response_id, index), target.server_label, target.name, text
+        )
+        return replace(now, output_index=index + 1, open_item=None), [
+            ev.OutputItemAdded(index, request),
+            ev.OutputItemDone(index, request),
+        ]
+    call = _mcp_call(now, item, text, "in_progress")
+    return replace(now, open_item=RunningMcpCall(call)), [ev.McpCallArgumentsDone(index, call.id, text)]
+
+
+def _begin_approved_call(now: Translation, approved: CallApproved) -> tuple[Translation, Events]:
+    index = now.output_index
+    call = McpCall(
+        item_id("mcp", now.response_id, index),
+        "in_progress",
+        approved.target.server_label,
+        approved.target.name,
+        approved.arguments,
+        approval_request_id=approved.approval_request_id,
+    )
+    return replace(now, open_item=RunningMcpCall(call)), [
+        ev.OutputItemAdded(index, call),
+        ev.McpCallInProgress(index, call.id),
+        ev.McpCallArgumentsDone(index, call.id, call.arguments),
+    ]
+
+
+def _finish_call(
+    now: Translation, call: McpCall, result: ToolOutput | ToolFailure
+) -> tuple[Translation, Events]:
+    index = now.output_index
+    announced: StreamEvent
+    match result:
+        case ToolOutput(output):
+            announced = ev.McpCallCompleted(index, call.id)
+            done = structs.replace(call, status="completed", output=output)
+        case ToolFailure(error):
+            announced = ev.McpCallFailed(index, call.id)
+            done = structs.replace(call, status="failed", error=error)
+    return replace(now, output_index=index + 1, open_item=None), [announced, ev.OutputItemDone(index, done)]
+
+
+def _begin_listing(now: Translation, server_label: str) -> tuple[Translation, Events]:
+    index = now.output_index
+    id_ = item_id("mcpl", now.response_id, index)
+    return replace(now, open_item=OpenListing(server_label)), [
+        ev.OutputItemAdded(index, McpListTools(id_, server_label)),
+        ev.McpListToolsInProgress(index, id_),
+    ]
+
+
+def _end_listing(
+    now: Translation, server_label: str, result: ToolsListed | ToolFailure
+) -> tuple[Translation, Events]:
+    index = now.output_index
+    id_ = item_id("mcpl", now.response_id, index)
+    announced: StreamEvent
+    match result:
+        case ToolsListed(tools):
+            announced = ev.McpListToolsCompleted(index, id_)
+            item = McpListTools(id_, server_label, tools)
+        case ToolFailure(error):
+            announced = ev.McpListToolsFailed(index, id_)
+            item = McpListTools(id_, server_label, error=describe(error))
+    return replace(now, output_index=index + 1, open_item=None), [announced, ev.OutputItemDone(index, item)]
+
+
+def _join(pieces: _Pieces) -> str:
+    texts: list[str] = []
+    while pieces is not None:
+        pieces, text = pieces
+        texts.append(text)
+    texts.reverse()
+    return "".join(texts)
+
+
+def _function_call(now: Translation, item: OpenFunctionCall, text: str, status: ItemStatus) -> FunctionCall:
+    index, response_id = now.output_index, now.response_id
+    id_ = item_id("fc", response_id, index)
+    return FunctionCall(id_, status, call_id(response_id, index), item.name, text)
+
+
+def _mcp_call(now: Translation, item: OpenMcpCall, text: str, status: ItemStatus) -> McpCall:
+    id_ = item_id("mcp", now.response_id, now.output_index)
+    return McpCall(id_, status, item.target.server_label, item.target.name, text)
