@@ -6,12 +6,18 @@ Owns the promise that no test leaves a key without TTL behind.
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
 from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store.redis_client import RedisClient
+
+hypothesis.settings.register_profile(
+    "antiphon", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("antiphon")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ events or tools. Source: the published Harmony format guide; docs/adr/0007-harmo
 
 import codecs
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -53,11 +53,11 @@ class ToolSignature:
 
 @dataclass(frozen=True, slots=True)
 class SystemPart:
-    """`effort` is low, medium or high; `trained_tools` are of `python` and `browser`."""
+    """`effort` is low, medium or high; `trained_tools`: `python`, `browser` -> its description."""
 
     effort: str
     date: str
-    trained_tools: tuple[str, ...] = ()
+    trained_tools: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,8 @@ def encode(text: str) -> list[int]:
 
 
 def decode(tokens: Sequence[int]) -> str:
-    return str(_encoding.decode(tokens))
+    """Text of any token ids, special tokens as they are written; never raises."""
+    return b"".join(map(_bytes_of, tokens)).decode(errors="replace")
 
 
 def render(messages: Sequence[HarmonyMessage]) -> list[int]:
@@ -143,8 +144,11 @@ def to_library(message: HarmonyMessage) -> Message:
         case SystemPart(effort, date, trained_tools):
             system = SystemContent.new().with_conversation_start_date(date)
             system = system.with_reasoning_effort(ReasoningEffort(effort.capitalize()))
-            for tool in trained_tools:
-                system = system.with_python_tool() if tool == "python" else system.with_browser_tool()
+            for tool, description in trained_tools.items():
+                config = ToolNamespaceConfig.python() if tool == "python" else ToolNamespaceConfig.browser()
+                system = system.with_tools(
+                    config.model_copy(update={"description": description or config.description})
+                )
             return Message.from_role_and_content(Role.SYSTEM, system)
         case DeveloperPart(instructions, namespaces):
             developer = DeveloperContent.new()
@@ -330,20 +334,10 @@ def _channel_named_in(header: Sequence[int]) -> str | None:
 
 
 def _words_of(header: Sequence[int]) -> str:
-    """A header's text without special tokens, role and channel name."""
-    text = ""
-    follows_channel = False
-    pieces: list[list[int]] = [[]]
-    for token in header:
-        if token in (CHANNEL, CONSTRAIN):
-            pieces.append([token])
-        else:
-            pieces[-1].append(token)
-    for piece in pieces:
-        follows_channel = bool(piece) and piece[0] == CHANNEL
-        words = decode([token for token in piece if token not in (CHANNEL, CONSTRAIN)])
-        if follows_channel:
-            first, _, rest = words.partition(" ")
-            words = rest if first in _CHANNELS else words
-        text += words
-    return "" if text.strip() in ("", "assistant") else text
+    """A header's text without markers, role and channel name."""
+    before, *named = decode(header).replace("<|constrain|>", "").split("<|channel|>")
+    words = "" if before.strip() == "assistant" else before
+    for piece in named:
+        first, _, rest = piece.partition(" ")
+        words += rest if first in _CHANNELS else piece
+    return words if words.strip() else ""

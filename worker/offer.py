@@ -13,6 +13,16 @@ from worker.harmony import ToolSignature
 from worker.translator import FunctionTarget, McpTarget, Routing, Target
 
 FUNCTIONS = "functions"
+PYTHON_DESCRIPTION = """\
+Use this tool to execute Python code in your chain of thought. The code will not be shown to the \
+user. This tool should be used for internal reasoning, but not for code that is intended to be \
+visible to the user (e.g. when creating plots, tables, or files).
+
+When you send a message containing Python code to python, it will be executed in a stateful \
+notebook environment: what one call defines, the next one finds. python will respond with what was \
+printed and the value of the last expression, or with the traceback. There are no files, no \
+internet access and no packages beyond a part of the standard library."""
+"""GPT-OSS's trained text, made true of the sandbox; a request's `server_description` replaces it."""
 _BROWSER_TOOLS = ("search", "open", "find")
 
 
@@ -37,7 +47,8 @@ class McpServer:
 class Offer:
     """What the model is told it can call, and where each call goes."""
 
-    trained: tuple[str, ...]
+    trained: Mapping[str, str | None]
+    """`python`, `browser` -> how it is described; None: as the model was trained."""
     namespaces: Mapping[str, tuple[str | None, tuple[ToolSignature, ...]]]
     routing: Routing
 
@@ -75,14 +86,16 @@ def _server_of(tool: Mapping[str, Any]) -> McpServer | None:
 def make_offer(request: ResponseRequest, listed: Mapping[str, tuple[McpTool, ...]]) -> Offer:
     """`listed`: server_label -> its tools, for every server that answered."""
     choice = _Choice.of(request.response.tool_choice)
-    trained: list[str] = []
+    trained: dict[str, str | None] = {}
     namespaces: dict[str, tuple[str | None, tuple[ToolSignature, ...]]] = {}
     routing: dict[str, Target] = {}
     for server in mcp_servers(request):
         if server.is_trained:
             names = _trained_recipients(server, choice)
             if names:
-                trained.append(TRAINED_NAMESPACES[server.label])
+                namespace = TRAINED_NAMESPACES[server.label]
+                default = PYTHON_DESCRIPTION if namespace == "python" else None
+                trained[namespace] = server.description or default
             routing |= names
             continue
         tools = [
@@ -110,7 +123,7 @@ def make_offer(request: ResponseRequest, listed: Mapping[str, tuple[McpTool, ...
             ),
         )
         routing |= {f"{FUNCTIONS}.{f['name']}": FunctionTarget(f["name"]) for f in functions}
-    return Offer(tuple(trained), namespaces, routing)
+    return Offer(trained, namespaces, routing)
 
 
 def _trained_recipients(server: McpServer, choice: "_Choice") -> dict[str, Target]:
