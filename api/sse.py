@@ -1,23 +1,40 @@
 """Stored frames as a server-sent event stream over HTTP.
 
-Owns headers, keep-alive comments and the end of a stream at shutdown; frames pass through unread.
+Owns headers, keep-alive comments and how a stream ends; frames pass through unread.
 """
 
+import logging
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from api.hub import LogGone
 from shared.settings import Settings
+from shared.store.redis_client import REDIS_AWAY
 
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_log = logging.getLogger(__name__)
 
 
 def event_stream(frames: AsyncGenerator[bytes, None], settings: Settings) -> EventSourceResponse:
     """200 with `text/event-stream`; lines end in `\\n`, as one well-known parser needs."""
     return EventSourceResponse(
-        frames,
+        _until_lost(frames),
         sep="\n",
         ping=settings.keep_alive_s,
         ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep="\n"),
         headers=_HEADERS,
     )
+
+
+async def _until_lost(frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """A log that cannot be read on ends the stream between two frames; the client resumes or asks."""
+    async with aclosing(frames):
+        try:
+            async for frame in frames:
+                yield frame
+        except LogGone as gone:
+            _log.info("%s vanished while it was streamed", gone)
+        except REDIS_AWAY as away:
+            _log.warning("a stream ended early, Redis is away (%s)", away)

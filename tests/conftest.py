@@ -13,6 +13,7 @@ import pytest_asyncio
 from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store.redis_client import RedisClient
+from tests.running import RunningCluster, start_cluster
 
 hypothesis.settings.register_profile(
     "antiphon", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -46,3 +47,11 @@ async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
 async def keys_without_ttl(client: RedisClient) -> list[str]:
     names = [name.decode() for name in await client.command("KEYS", "*")]
     return [name for name in names if await client.command("PTTL", name) == -1]
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+    """Two API nodes, a worker and a tool runner, shared by all tests that only talk to them."""
+    running = start_cluster(tmp_path_factory.mktemp("cluster") / "data", "--apis", "2")
+    yield running
+    running.stop()

@@ -11,7 +11,9 @@ from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient
 
 
-def make_request(text: str = "Hello", *, tools: list[dict[str, Any]] | None = None, **response: Any) -> ResponseRequest:
+def make_request(
+    text: str = "Hello", *, tools: list[dict[str, Any]] | None = None, **response: Any
+) -> ResponseRequest:
     fields: dict[str, Any] = {
         "id": new_response_id("0"),
         "created_at": 1_763_769_600,

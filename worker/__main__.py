@@ -7,6 +7,7 @@ import sys
 
 from shared.settings import Settings
 from worker.app import UnknownEngine, make_engine, run
+from worker.engines.script import ScriptError
 
 
 async def _main(settings: Settings) -> None:
@@ -23,8 +24,8 @@ def main() -> None:
     logging.getLogger("arq").setLevel(logging.WARNING)
     try:
         asyncio.run(_main(settings))
-    except UnknownEngine as unknown:
-        sys.exit(f"worker: {unknown}")
+    except (UnknownEngine, ScriptError) as error:
+        sys.exit(f"worker: {error}")
 
 
 if __name__ == "__main__":

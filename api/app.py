@@ -1,0 +1,110 @@
+"""The composition root of the API: what is made once, how it is joined, how it ends.
+
+Owns the lifespan and the headers that every answer carries; routes and rules live elsewhere.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.auth import Keyring
+from api.errors import install_handlers
+from api.hub import Hub
+from api.routes import health, models, responses
+from api.services import Services
+from shared.settings import Settings
+from shared.store.redis_client import RedisClient
+
+_log = logging.getLogger(__name__)
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+class AnswerHeaders:
+    """Puts `x-request-id` and `openai-processing-ms` on every answer. Pure ASGI: streams pass untouched."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = f"req_{secrets.token_hex(16)}"
+        begun_s = time.perf_counter()
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["openai-processing-ms"] = str(int((time.perf_counter() - begun_s) * 1000))
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+class Edge(FastAPI):
+    """FastAPI with our headers outside everything, so that a fault's answer has them too."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return AnswerHeaders(super().build_middleware_stack())
+
+
+def build(settings: Settings, keyring: Keyring, lifespan: Lifespan | None = None) -> Edge:
+    """The app without anything behind it; `app.state.services` is set by whoever runs it.
+
+    No pages of documentation: theirs fetch scripts from elsewhere.
+    """
+    app = Edge(
+        title="Antiphon",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    app.state.keyring = keyring
+    install_handlers(app)
+    for router in (responses.router, models.router, health.router):
+        app.include_router(router)
+    return app
+
+
+def create_app(settings: Settings, keyring: Keyring, clock: Callable[[], float] = time.time) -> Edge:
+    """The app as it is served: its lifespan connects to Redis and runs the hub."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        redis = RedisClient.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
+        listener = RedisClient.connect_listener(settings.redis_url)
+        hub = Hub(redis, listener, settings)
+        running = asyncio.create_task(hub.run(), name="hub")
+        running.add_done_callback(_end_with_hub)
+        app.state.services = Services(redis, hub, settings, clock)
+        try:
+            yield
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await listener.close()
+            await redis.close()
+
+    return build(settings, keyring, lifespan)
+
+
+def _end_with_hub(hub: "asyncio.Task[None]") -> None:
+    """Without its hub a process would leave every reader waiting: it ends, and is started anew."""
+    if hub.cancelled():
+        return
+    _log.critical("the hub has stopped", exc_info=hub.exception())
+    os.kill(os.getpid(), signal.SIGTERM)

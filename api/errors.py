@@ -1,0 +1,138 @@
+"""What a client hears when something is wrong: one exception for its mistakes, one envelope for all.
+
+Owns status codes, codes and wording of errors; does not decide what is a mistake. Source of the
+envelope: the public OpenAI API, `{"error": {message, type, param, code}}`.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from shared.store.redis_client import REDIS_AWAY
+from shared.store.response_store import QueueFull
+
+_log = logging.getLogger(__name__)
+
+RETRY_AFTER = {"retry-after": "1"}
+_CLIENT_CLOSED_REQUEST = 499
+
+
+class ClientError(Exception):
+    """A request that is refused, and why; `param` spells the field as `input[0].content`."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.headers = headers
+
+
+class ResponseLost(Exception):
+    """A response that was accepted is gone from Redis before it was closed; a fault of ours."""
+
+
+def missing_parameter(param: str) -> ClientError:
+    return ClientError(400, f"Missing required parameter: '{param}'.", "missing_required_parameter", param)
+
+
+def invalid_value(param: str, reason: str) -> ClientError:
+    return ClientError(400, f"Invalid value for '{param}': {reason}.", "invalid_value", param)
+
+
+def unsupported_parameter(param: str, reason: str) -> ClientError:
+    return ClientError(400, f"Unsupported parameter: '{param}'. {reason}", "unsupported_parameter", param)
+
+
+def response_not_found(response_id: str) -> ClientError:
+    message = f"Response with id '{response_id}' not found."
+    return ClientError(404, message, "response_not_found", "response_id")
+
+
+def model_not_found(model: str) -> ClientError:
+    return ClientError(404, f"The model '{model}' does not exist.", "model_not_found", "model")
+
+
+def envelope(
+    status: int,
+    message: str,
+    code: str,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    body = {"message": message, "type": _type_of(status), "param": param, "code": code}
+    return JSONResponse({"error": body}, status, headers)
+
+
+def _type_of(status: int) -> str:
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 else "invalid_request_error"
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Maps every exception that may leave a route; what is not named here is a fault of ours, a 500."""
+    app.add_exception_handler(ClientError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse_route)
+    app.add_exception_handler(ClientDisconnect, _forget)
+    app.add_exception_handler(QueueFull, _defer_full)
+    app.add_exception_handler(ResponseLost, _admit_loss)
+    app.add_exception_handler(Exception, _admit_fault)
+    for away in REDIS_AWAY:
+        app.add_exception_handler(away, _defer_away)
+
+
+async def _refuse(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ClientError)
+    return envelope(error.status, str(error), error.code, error.param, error.headers)
+
+
+async def _refuse_route(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: an unknown address, a method that the address has not."""
+    assert isinstance(error, HTTPException)
+    place = f"{request.method} {request.url.path}"
+    match error.status_code:
+        case 404:
+            return envelope(404, f"Invalid URL ({place}).", "unknown_url")
+        case 405:
+            return envelope(405, f"Method not allowed ({place}).", "method_not_allowed", None, error.headers)
+        case status:
+            return envelope(status, str(error.detail), "invalid_request", None, error.headers)
+
+
+async def _forget(_request: Request, _error: Exception) -> Response:
+    """The client has gone while it was still sending: nobody reads this."""
+    return Response(status_code=_CLIENT_CLOSED_REQUEST)
+
+
+async def _defer_full(_request: Request, error: Exception) -> Response:
+    message = f"The queue is full ({error}). Try again later."
+    return envelope(429, message, "rate_limit_exceeded", None, RETRY_AFTER)
+
+
+async def _defer_away(request: Request, error: Exception) -> Response:
+    reason = str(error) or type(error).__name__
+    _log.warning("%s %s: Redis is away (%s)", request.method, request.url.path, reason)
+    message = "The storage behind this service cannot be reached. Try again later."
+    return envelope(503, message, "service_unavailable", None, RETRY_AFTER)
+
+
+async def _admit_loss(_request: Request, error: Exception) -> Response:
+    _log.error("response %s vanished before it was closed", error)
+    return envelope(500, f"Response '{error}' was lost before it was finished.", "server_error")
+
+
+async def _admit_fault(_request: Request, _error: Exception) -> Response:
+    """The server logs the traceback; the client learns nothing of our inside."""
+    return envelope(500, "The server had an error while processing your request.", "server_error")

@@ -1,0 +1,270 @@
+"""The body of a create call: its fields and their bounds, and the request that it becomes.
+
+Pure. Owns checking and the echo; items are `input_items`, tools are `tools`. Nothing is written
+anywhere before all of it has passed. Source: the public OpenAI types, `ResponseCreateParams`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from pydantic import Field
+
+from api.errors import ClientError, model_not_found, unsupported_parameter
+from api.input_items import read_input
+from api.tool_choice import read_choice
+from api.tools import Offer
+from api.validation import Shape, check, check_kind
+from shared.responses import Response, ResponseRequest, ServerSecrets
+
+NESTING_MAX = 128
+"""Levels of lists and objects within one another; what reads the request later recurses."""
+
+DEFAULT_MODEL = "default"
+"""Another name for the first of the configured models."""
+
+Include = Literal[
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+    "reasoning.encrypted_content",
+    "message.output_text.logprobs",
+]
+T = TypeVar("T")
+
+_Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+_Key = Annotated[str, Field(max_length=64)]
+_Value = Annotated[str, Field(max_length=512)]
+_Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+class _Reasoning(Shape):
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class _Text(Shape):
+    format: dict[str, Any] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class _StreamOptions(Shape):
+    include_obfuscation: bool | None = None
+
+
+class _PlainFormat(Shape):
+    pass
+
+
+class _JsonSchemaFormat(Shape):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    schema_: dict[str, Any] = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+_FORMATS: Mapping[str, type[Shape]] = {
+    "text": _PlainFormat,
+    "json_object": _PlainFormat,
+    "json_schema": _JsonSchemaFormat,
+}
+
+
+class CreateBody(Shape):
+    """What a create call may say; null is the same as nothing. Fields not named here are ignored."""
+
+    model: Annotated[str, Field(max_length=256)] | None = None
+    input: Any = None
+    instructions: str | None = None
+    include: list[Include] | None = None
+    max_output_tokens: _Count | None = None
+    max_tool_calls: _Count | None = None
+    metadata: Annotated[dict[_Key, _Value], Field(max_length=16)] | None = None
+    parallel_tool_calls: bool | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
+    reasoning: _Reasoning | None = None
+    safety_identifier: str | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    text: _Text | None = None
+    tool_choice: Any = None
+    tools: Any = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    user: str | None = None
+    enable_response_messages: bool | None = None
+    background: bool | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    prompt: Any = None
+
+
+_UNSUPPORTED = {
+    "previous_response_id": "Send the earlier items in `input`.",
+    "conversation": "Send the earlier items in `input`.",
+    "prompt": "Send its text in `instructions` or `input`.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """One create call, checked: what is stored, what is kept apart, and how it wants its answer."""
+
+    request: ResponseRequest
+    secrets: Mapping[str, ServerSecrets]
+    is_streamed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a response gets from the server and not from its request."""
+
+    response_id: str
+    created_at_s: int
+
+
+def read_create(raw: bytes, birth: Birth, models: Sequence[str]) -> Creation:
+    """Checks a whole body. Raises ClientError naming the first field that is wrong."""
+    body = check(CreateBody, decode_object(raw))
+    _refuse_unsupported(body)
+    items = read_input(body.input)
+    offer = Offer.read(body.tools)
+    choice = read_choice(body.tool_choice, offer.tools)
+    response = _echo(body, birth, choose_model(body.model, models), offer, choice)
+    request = ResponseRequest(
+        response=response,
+        input=items,
+        tools=offer.tools,
+        enable_response_messages=bool(body.enable_response_messages),
+        include=list(body.include or ()),
+        seed=body.seed,
+    )
+    return Creation(request, offer.secrets, bool(body.stream))
+
+
+def decode_object(raw: bytes) -> dict[str, Any]:
+    """The body as a JSON object of bounded depth; numbers are finite, text is valid Unicode."""
+    try:
+        value = msgspec.json.decode(raw)
+    except RecursionError:
+        raise _too_deep() from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ClientError(400, f"The body is not valid JSON: {error}.", "invalid_json") from None
+    if not isinstance(value, dict):
+        raise ClientError(400, "The body must be a JSON object.", "invalid_json")
+    _check_nesting(value)
+    return value
+
+
+def _check_nesting(value: object) -> None:
+    level: list[Any] = [value]
+    for _ in range(NESTING_MAX):
+        children = (child for node in level for child in (node.values() if isinstance(node, dict) else node))
+        level = [child for child in children if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> ClientError:
+    message = f"The body is nested too deeply: at most {NESTING_MAX} levels are accepted."
+    return ClientError(400, message, "invalid_json")
+
+
+def choose_model(name: str | None, models: Sequence[str]) -> str:
+    if name is None or name == DEFAULT_MODEL:
+        return models[0]
+    if name not in models:
+        raise model_not_found(name)
+    return name
+
+
+def _refuse_unsupported(body: CreateBody) -> None:
+    """What this server cannot do is said, not silently left out."""
+    if body.background:
+        raise unsupported_parameter("background", "Responses run in the foreground only.")
+    for name, instead in _UNSUPPORTED.items():
+        if getattr(body, name) is not None:
+            raise unsupported_parameter(name, instead)
+
+
+def _echo(body: CreateBody, birth: Birth, model: str, offer: Offer, choice: str | dict[str, Any]) -> Response:
+    """The response as it is born: every field of the request said back, with what stands for null."""
+    return Response(
+        id=birth.response_id,
+        created_at=birth.created_at_s,
+        status="in_progress",
+        model=model,
+        tools=offer.echoed,
+        tool_choice=choice,
+        text=_echo_text(body.text),
+        reasoning=_echo_reasoning(body.reasoning),
+        store=_or(body.store, True),
+        parallel_tool_calls=_or(body.parallel_tool_calls, True),
+        temperature=_or(body.temperature, 1.0),
+        top_p=_or(body.top_p, 1.0),
+        presence_penalty=_or(body.presence_penalty, 0.0),
+        frequency_penalty=_or(body.frequency_penalty, 0.0),
+        top_logprobs=_or(body.top_logprobs, 0),
+        truncation=_or(body.truncation, "disabled"),
+        metadata=_or(body.metadata, {}),
+        instructions=body.instructions,
+        max_output_tokens=body.max_output_tokens,
+        max_tool_calls=body.max_tool_calls,
+        prompt_cache_key=body.prompt_cache_key,
+        prompt_cache_retention=_echo_retention(body.prompt_cache_retention),
+        safety_identifier=body.safety_identifier,
+        user=body.user,
+        input_messages=None if body.enable_response_messages else msgspec.UNSET,
+        output_messages=None if body.enable_response_messages else msgspec.UNSET,
+    )
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _echo_reasoning(reasoning: _Reasoning | None) -> dict[str, Any]:
+    if reasoning is None:
+        return {"effort": "medium", "summary": None}
+    return {"effort": reasoning.effort or "medium", "summary": reasoning.summary}
+
+
+def _echo_retention(retention: str | None) -> str | None:
+    """Older clients write `in-memory`."""
+    return retention.replace("-", "_") if retention else None
+
+
+def _echo_text(text: _Text | None) -> dict[str, Any]:
+    if text is None:
+        return {"format": {"type": "text"}}
+    echo: dict[str, Any] = {"format": _read_format(text.format)}
+    return echo | ({"verbosity": text.verbosity} if text.verbosity else {})
+
+
+def _read_format(value: dict[str, Any] | None) -> dict[str, Any]:
+    if value is None:
+        return {"type": "text"}
+    chosen = check_kind(_FORMATS, value, ("text", "format"))
+    if chosen["type"] != "json_schema":
+        return {"type": chosen["type"]}
+    schema = check(_JsonSchemaFormat, chosen, ("text", "format"))
+    return {
+        "type": "json_schema",
+        "name": schema.name,
+        "description": schema.description,
+        "schema": schema.schema_,
+        "strict": bool(schema.strict),
+    }

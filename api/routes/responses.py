@@ -1,0 +1,94 @@
+"""/v1/responses: create, retrieve, stream and resume. Owns query parameters and the form of answers."""
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.errors import invalid_value
+from api.routes.access import ServicesDep, SettingsDep, TenantDep, read_body
+from api.services import FROM_THE_START
+from api.sse import event_stream
+
+router = APIRouter(prefix="/v1/responses")
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+_CLIENT_CLOSED_REQUEST = 499
+
+
+@router.post("")
+async def create(
+    request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
+) -> Response:
+    """Accepts a response; answers with its stream or, at its end, with the whole of it.
+
+    The status is 200 also for one that failed: the call was served, the response tells the rest.
+    """
+    created = await services.create(tenant, await read_body(request, settings.body_bytes_max))
+    if created.is_streamed:
+        return event_stream(services.follow(created.key, FROM_THE_START), settings)
+    snapshot = await _unless_disconnected(request, services.finish(created.key))
+    return _json(snapshot) if snapshot is not None else Response(status_code=_CLIENT_CLOSED_REQUEST)
+
+
+@router.get("/{response_id}")
+async def retrieve(
+    request: Request, response_id: str, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
+) -> Response:
+    """The response as it is; with `stream=true` its events after `starting_after`, as first sent.
+
+    `include` and `include_obfuscation` are accepted and change nothing.
+    """
+    after = _cursor(request)
+    if not _flag(request, "stream"):
+        return _json(await services.retrieve(tenant, response_id))
+    key, _ = await services.find(tenant, response_id)
+    return event_stream(services.follow(key, after), settings)
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+def _flag(request: Request, name: str) -> bool:
+    text = request.query_params.get(name, "false")
+    if text.lower() not in _FLAGS:
+        raise invalid_value(name, "it should be true or false")
+    return _FLAGS[text.lower()]
+
+
+def _cursor(request: Request) -> int:
+    """The sequence number after which to go on: asked for, or what a browser's EventSource saw last."""
+    for name, text in (
+        ("starting_after", request.query_params.get("starting_after")),
+        ("Last-Event-ID", request.headers.get("last-event-id")),
+    ):
+        if text is None:
+            continue
+        if not _INTEGER.fullmatch(text):
+            raise invalid_value(name, "it should be an integer")
+        return max(FROM_THE_START, int(text))
+    return FROM_THE_START
+
+
+async def _unless_disconnected(request: Request, answer: Coroutine[Any, Any, bytes]) -> bytes | None:
+    """The answer, or None as soon as nobody waits for it any more."""
+    work = asyncio.create_task(answer)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else None
+    finally:
+        work.cancel()
+        gone.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

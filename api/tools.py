@@ -1,0 +1,223 @@
+"""What may stand in `tools`, and the parting of a tool from its secrets.
+
+Owns checking, the echoed form and the split; which of the tools the model is offered is the
+worker's matter. Source: the public OpenAI types, `Tool`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from api.errors import invalid_value, unsupported_parameter
+from api.validation import Label, Name, Path, Shape, check, check_kind, check_list, spell
+from shared.responses import ServerSecrets
+
+_FUNCTIONS_NAMESPACE = "functions"
+_HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$")]
+_HeaderValue = Annotated[str, Field(pattern=r"^[\x20-\x7e\t]*$", max_length=16_384)]
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)?(?P<authority>[^/?#\\]*)")
+
+
+class Plain(Shape):
+    """A tool that is passed on as it is."""
+
+
+class _Function(Shape):
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class _Custom(Shape):
+    name: Name
+    description: str | None = None
+
+
+class _ToolFilter(Shape):
+    tool_names: list[str] | None = None
+    read_only: bool | None = None
+
+
+class _Approval(Shape):
+    always: _ToolFilter | None = None
+    never: _ToolFilter | None = None
+
+
+class _Mcp(Shape):
+    server_label: Label
+    server_url: str | None = None
+    server_description: str | None = None
+    headers: dict[_HeaderName, _HeaderValue] | None = None
+    authorization: _HeaderValue | None = None
+    allowed_tools: Any = None
+    require_approval: Any = None
+
+
+TOOLS: Mapping[str, type[Shape]] = {
+    "function": _Function,
+    "mcp": _Mcp,
+    "custom": _Custom,
+    **dict.fromkeys(
+        (
+            "apply_patch",
+            "code_interpreter",
+            "computer",
+            "computer_use_preview",
+            "file_search",
+            "image_generation",
+            "local_shell",
+            "namespace",
+            "programmatic_tool_calling",
+            "shell",
+            "tool_search",
+            "web_search",
+            "web_search_2025_08_26",
+            "web_search_preview",
+            "web_search_preview_2025_03_11",
+        ),
+        Plain,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The tools of one request: as kept for the worker, as echoed, and what was split off."""
+
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    echoed: tuple[dict[str, Any], ...] = ()
+    secrets: dict[str, ServerSecrets] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, value: object) -> Self:
+        if value is None:
+            return cls()
+        tools = [
+            _read_tool(tool, ("tools", index)) for index, tool in enumerate(check_list(value, ("tools",)))
+        ]
+        _check_unique(tools, "function", "name")
+        _check_unique(tools, "mcp", "server_label")
+        return cls(
+            [_without_secrets(tool) for tool in tools],
+            tuple(_echo(tool) for tool in tools),
+            {tool["server_label"]: secrets for tool in tools if (secrets := _secrets_of(tool))},
+        )
+
+
+def _read_tool(value: object, path: Path) -> dict[str, Any]:
+    tool = check_kind(TOOLS, value, path)
+    if tool["type"] == "mcp":
+        _check_mcp(tool, path)
+    return tool
+
+
+def _check_mcp(tool: Mapping[str, Any], path: Path) -> None:
+    if tool["server_label"] == _FUNCTIONS_NAMESPACE:
+        raise invalid_value(spell((*path, "server_label")), "this label is kept for function tools")
+    for name in ("connector_id", "tunnel_id"):
+        if tool.get(name) is not None:
+            raise unsupported_parameter(spell((*path, name)), "Give the server's `server_url` instead.")
+    _check_url(tool.get("server_url"), (*path, "server_url"))
+    _check_allowed(tool.get("allowed_tools"), (*path, "allowed_tools"))
+    _check_approval(tool.get("require_approval"), (*path, "require_approval"))
+
+
+def _check_allowed(value: object, path: Path) -> None:
+    match value:
+        case None:
+            pass
+        case list():
+            if not all(isinstance(name, str) for name in value):
+                raise invalid_value(spell(path), "it should hold names of tools")
+        case dict():
+            check(_ToolFilter, value, path)
+        case _:
+            raise invalid_value(spell(path), "it should be a list of names, or an object with `tool_names`")
+
+
+def _check_approval(value: object, path: Path) -> None:
+    match value:
+        case None | "always" | "never":
+            pass
+        case dict():
+            check(_Approval, value, path)
+        case _:
+            raise invalid_value(spell(path), "it should be 'always', 'never', or an object of the two")
+
+
+def _check_url(url: str | None, path: Path) -> None:
+    """What has a scheme must be an HTTP address; what has none may be a placeholder for a known label."""
+    if url is None or "://" not in url:
+        return
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise invalid_value(spell(path), "it should be an http or https address")
+
+
+def _check_unique(tools: list[dict[str, Any]], kind: str, key: str) -> None:
+    seen: set[str] = set()
+    for index, tool in enumerate(tools):
+        if tool["type"] != kind:
+            continue
+        if tool[key] in seen:
+            raise invalid_value(spell(("tools", index, key)), f"'{tool[key]}' is used twice")
+        seen.add(tool[key])
+
+
+def _secrets_of(tool: Mapping[str, Any]) -> ServerSecrets | None:
+    if tool["type"] != "mcp" or not (tool.get("headers") or tool.get("authorization")):
+        return None
+    return ServerSecrets(tool.get("headers") or {}, tool.get("authorization"))
+
+
+def _without_secrets(tool: Mapping[str, Any]) -> dict[str, Any]:
+    match tool["type"]:
+        case "mcp":
+            return {name: value for name, value in tool.items() if name not in ("headers", "authorization")}
+        case "code_interpreter" | "shell":
+            return {name: _without_domain_secrets(value) for name, value in tool.items()}
+        case _:
+            return dict(tool)
+
+
+def _without_domain_secrets(value: Any) -> Any:
+    """A container's network policy may carry secrets for domains; we run no such container."""
+    match value:
+        case dict():
+            return {k: _without_domain_secrets(v) for k, v in value.items() if k != "domain_secrets"}
+        case list():
+            return [_without_domain_secrets(v) for v in value]
+        case _:
+            return value
+
+
+def _echo(tool: Mapping[str, Any]) -> dict[str, Any]:
+    match tool["type"]:
+        case "function":
+            return {"description": None, "parameters": None, "strict": None, **tool}
+        case "mcp":
+            url = tool.get("server_url")
+            shown = {"server_url": strip_url(url) if url else url, "headers": None, "authorization": None}
+            defaults = dict.fromkeys(("server_description", "allowed_tools", "require_approval"))
+            return {**defaults, **tool, **shown}
+        case "code_interpreter":
+            return {"container": {"type": "auto"}, **_without_secrets(tool)}
+        case _:
+            return _without_secrets(tool)
+
+
+def strip_url(url: str) -> str:
+    """Scheme, host and port of an address: its path, query and user part may hold a secret."""
+    match = _ADDRESS.match(url)
+    if match is None:
+        return ""
+    return (match["scheme"] or "") + match["authority"].rpartition("@")[2]

@@ -1,0 +1,92 @@
+"""Checks values against pydantic models, and names the first field that breaks one.
+
+Owns the way from a model's complaint to the client's `param`; knows no field of any request.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from api.errors import ClientError, invalid_value, missing_parameter
+
+Path = tuple[str | int, ...]
+"""Where a value stands in the body: `("input", 0, "content")`."""
+
+_PARAM_LENGTH_MAX = 200
+
+
+class Shape(BaseModel):
+    """What must hold of a JSON object. Types are not converted; unknown fields are no matter."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+"""A function's name: part of a Harmony recipient, so nothing that could end a header."""
+
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+"""An MCP server's label: a Harmony namespace."""
+
+S = TypeVar("S", bound=Shape)
+
+
+def spell(path: Path) -> str:
+    """`("input", 0, "content")` -> `input[0].content`."""
+    text = ""
+    for step in path:
+        match step:
+            case int():
+                text += f"[{step}]"
+            case _:
+                text += f".{step}" if text else step
+    return text[:_PARAM_LENGTH_MAX]
+
+
+def check(shape: type[S], value: object, path: Path = ()) -> S:
+    """The value as `shape`. Raises ClientError naming the first bad field below `path`."""
+    try:
+        return shape.model_validate(value)
+    except ValidationError as error:
+        raise _complaint(error, path) from None
+
+
+def check_object(value: object, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise invalid_value(spell(path), "it should be an object")
+    return value
+
+
+def check_list(value: object, path: Path) -> list[Any]:
+    if not isinstance(value, list):
+        raise invalid_value(spell(path), "it should be a list")
+    return value
+
+
+def check_kind(shapes: Mapping[str, type[Shape]], value: object, path: Path) -> dict[str, Any]:
+    """An object whose `type` is a key of `shapes`, and that fits that shape; returned as it came."""
+    item = check_object(value, path)
+    check(shapes[check_type(frozenset(shapes), item, path)], item, path)
+    return item
+
+
+def check_type(types: frozenset[str], item: Mapping[str, Any], path: Path) -> str:
+    """The object's `type`, which is one of `types`."""
+    match item.get("type"):
+        case None:
+            raise missing_parameter(spell((*path, "type")))
+        case str(kind) if kind in types:
+            return kind
+        case _:
+            supported = ", ".join(sorted(types))
+            raise invalid_value(spell((*path, "type")), f"it should be one of {supported}")
+
+
+def _complaint(error: ValidationError, path: Path) -> ClientError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    param = spell((*path, *(step for step in first["loc"] if step != "[key]")))
+    if first["type"] == "missing":
+        return missing_parameter(param)
+    if first["type"] in ("model_type", "dict_type"):
+        return invalid_value(param, "it should be an object")
+    return invalid_value(param, first["msg"][:1].lower() + first["msg"][1:])

@@ -1,0 +1,48 @@
+#!/bin/sh
+# Makes what compose.yaml mounts as secrets: the password of Redis, a first API key, and an empty
+# list of MCP servers. Prints the key once; only its hash is kept. Never overwrites.
+#
+#   sh deploy/make_secrets.sh [FOLDER] [TENANT]
+set -eu
+folder="${1:-$(dirname "$0")/secrets}"
+tenant="${2:-default}"
+
+case "$tenant" in
+    *[!A-Za-z0-9._-]* | "")
+        echo "TENANT: letters, digits, '.', '_' and '-' only, not '$tenant'" >&2
+        exit 2
+        ;;
+esac
+if [ "${#tenant}" -gt 64 ]; then
+    echo "TENANT: 64 characters at most, not ${#tenant}" >&2
+    exit 2
+fi
+if [ -e "$folder" ]; then
+    echo "FOLDER: $folder is there already; remove it to make new secrets" >&2
+    exit 1
+fi
+
+random_hex() {
+    od -An -N32 -tx1 /dev/urandom | tr -d ' \n'
+}
+sha256_hex() {
+    if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -d ' ' -f 1
+}
+
+# The folder keeps others out. The files in it are readable, because the containers, which see
+# them one by one, run as users of their own.
+umask 022
+mkdir -p "$(dirname "$folder")"
+mkdir -m 700 "$folder"
+password="$(random_hex)"
+key="sk-$(random_hex)"
+hash="$(printf '%s' "$key" | sha256_hex)"
+
+printf 'requirepass %s\n' "$password" >"$folder/redis_password.conf"
+printf 'redis://:%s@redis:6379/0' "$password" >"$folder/redis_url"
+printf '{"%s": "%s"}\n' "$hash" "$tenant" >"$folder/api_keys.json"
+printf '{}\n' >"$folder/mcp_servers.json"
+
+echo "secrets are in $folder" >&2
+echo "API key of tenant $tenant, shown this once:" >&2
+echo "$key"

@@ -1,0 +1,43 @@
+"""Answers a container's health check by its exit status. Owns no judgement of what to do about it.
+
+`probe.py http URL` asks a server; `probe.py role ROLE` asks Redis whether a process of the role
+has announced itself within the last seconds, which also proves that Redis is reached from here.
+"""
+
+import asyncio
+import sys
+import urllib.request
+
+from shared.settings import Settings
+from shared.store import presence
+from shared.store.redis_client import RedisClient
+
+_TIMEOUT_S = 2.0
+
+
+def is_answering(url: str) -> bool:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
+        return bool(answer.status == 200)
+
+
+async def is_announced(redis_url: str, role: str) -> bool:
+    redis = RedisClient.connect(redis_url, timeout_s=_TIMEOUT_S)
+    try:
+        return await presence.count(redis, role) > 0
+    finally:
+        await redis.close()
+
+
+def main(arguments: list[str]) -> int:
+    match arguments:
+        case ["http", url]:
+            return 0 if is_answering(url) else 1
+        case ["role", role]:
+            return 0 if asyncio.run(is_announced(Settings().redis_url, role)) else 1
+        case _:
+            print("usage: probe.py http URL | role ROLE", file=sys.stderr)
+            return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

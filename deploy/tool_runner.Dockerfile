@@ -1,0 +1,21 @@
+# The untrusted side: MCP and the built-in tools; no model.
+FROM python:3.11-slim-bookworm AS build
+COPY requirements/tool_runner.txt /requirements.txt
+RUN python -m venv /venv \
+    && /venv/bin/pip install --no-cache-dir --only-binary=:all: --require-hashes -r /requirements.txt
+
+FROM python:3.11-slim-bookworm
+ENV PATH=/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /app
+COPY --from=build /venv /venv
+COPY deploy/start.sh deploy/probe.py deploy/
+COPY shared shared
+COPY tool_runner tool_runner
+RUN python -m compileall -q shared tool_runner
+USER 10001:10001
+ENTRYPOINT ["sh", "/app/deploy/start.sh"]
+CMD ["python", "-m", "tool_runner"]

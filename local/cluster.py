@@ -1,0 +1,241 @@
+"""The whole of Antiphon on this machine, for a laptop and for tests: starts it, watches it, ends it.
+
+Owns the order of things and the data folder; the processes themselves are `supervisor`'s.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, NoReturn, Self
+
+from local import ports, readiness, record, valkey
+from local.processes import end, identify
+from local.record import ClusterRecord, RoleRecord
+from local.roles import STOP_ORDER, Site, make_environment
+from local.supervisor import Keeper, Role
+from local.warden import Warden
+
+ROOT = Path(__file__).parent.parent
+_LOOK_AGAIN_S = 0.1
+
+
+class PortTaken(Exception):
+    """Somebody else listens on a port that an API node was to have."""
+
+
+@dataclass
+class Cluster:
+    """`async with Cluster(data)` is a running, ready cluster; afterwards nothing of it runs.
+
+    `port` is the first API node's, the others follow; 0 takes any free ones. Without `redis_url` it
+    owns a Valkey, whose data stays in `data`, and sets it. `settings` (ANTIPHON_…) go over this process's own
+    environment. Start it on the main thread's loop. Raises PortTaken, record.FolderInUse,
+    valkey.ValkeyError, supervisor.DeadOnArrival, OSError, and TimeoutError when it is not ready in time.
+    """
+
+    data: Path
+    apis: int = 1
+    workers: int = 1
+    tool_runners: int = 1
+    port: int = 0
+    redis_url: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    root: Path = ROOT
+    ready_timeout_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        self.data = self.data.resolve()
+        self.missing = "nothing was started"
+        """In words, what the cluster waits for while it is not ready."""
+        self._keepers: list[Keeper] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._lock: IO[str] | None = None
+        self._warden: Warden | None = None
+        self._owns_valkey = not self.redis_url
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+            async with asyncio.timeout(self.ready_timeout_s):
+                await self.until_ready()
+        except TimeoutError:
+            await self.stop()
+            raise TimeoutError(f"not ready after {self.ready_timeout_s:g} s: {self.missing}") from None
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    # What runs
+
+    @property
+    def urls(self) -> list[str]:
+        """The API nodes' base URLs, without a path."""
+        return [f"http://{ports.HOST}:{keeper.role.port}" for keeper in self._of("api")]
+
+    @property
+    def logs(self) -> Path:
+        return self.data / "logs"
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The pid of every role that runs now, by name (`api-0`)."""
+        return {keeper.role.name: keeper.identity.pid for keeper in self._keepers if keeper.identity}
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        return {keeper.role.name: keeper.restarts for keeper in self._keepers}
+
+    def kill(self, kind: str, number: int = 0, signal_number: int = signal.SIGKILL) -> int:
+        """Signals one role's process; its pid. Raises KeyError when it does not run now."""
+        pid = self.pids[f"{kind}-{number}"]
+        os.kill(pid, signal_number)
+        return pid
+
+    # Starting, waiting, ending
+
+    async def start(self) -> None:
+        """Returns when the log can be written and all roles are started; they may not be ready yet."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self._lock = record.hold(self.data)
+        await asyncio.to_thread(end_leftovers, self.data)
+        api_ports = self._choose_ports()
+        self._warden = Warden()
+        if self._owns_valkey:
+            await self._start_valkey()
+        site = self._make_site({"ANTIPHON_REDIS_URL": self.redis_url})
+        for number, port in enumerate(api_ports):
+            self._keep(site.plan_api(number, port))
+        for kind, count in (("worker", self.workers), ("tool_runner", self.tool_runners)):
+            for number in range(count):
+                self._keep(site.plan_module(kind, number))
+
+    async def until_ready(self) -> None:
+        """Returns when every API node sees enough workers and tool runners. Raises DeadOnArrival."""
+        await self._until(self._is_ready)
+        for keeper in self._keepers:
+            keeper.has_arrived = True
+
+    async def until_restarted(self, kind: str, number: int = 0, *, beyond: int = 0) -> int:
+        """Waits until a role runs after more than `beyond` restarts; its new pid."""
+        name = f"{kind}-{number}"
+
+        async def is_restarted() -> bool:
+            return self.restarts[name] > beyond and name in self.pids
+
+        await self._until(is_restarted)
+        return self.pids[name]
+
+    async def until_broken(self) -> NoReturn:
+        """Never returns; raises what keeps a role from being kept running (OSError, DeadOnArrival)."""
+        while True:
+            await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+            self._raise_if_broken()
+
+    async def stop(self) -> None:
+        """Ends all roles, in order, and gives the data folder back. May be called at any moment."""
+        for kinds in STOP_ORDER:
+            tasks = [self._tasks.pop(keeper.role.name) for keeper in self._of(*kinds)]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._keepers = [keeper for keeper in self._keepers if keeper.role.kind not in kinds]
+        if self._warden is not None:
+            self._warden.close()
+            self._warden = None
+        if self._lock is not None:
+            record.erase(self.data)
+            self._lock.close()
+            self._lock = None
+
+    # Within
+
+    def _of(self, *kinds: str) -> list[Keeper]:
+        return [keeper for keeper in self._keepers if keeper.role.kind in kinds]
+
+    def _choose_ports(self) -> list[int]:
+        if self.port == 0:
+            return ports.find_free(self.apis)
+        wanted = list(range(self.port, self.port + self.apis))
+        for port in wanted:
+            if not ports.is_free(port):
+                raise PortTaken(f"port {port} on {ports.HOST} is in use; choose another with --port")
+        return wanted
+
+    def _make_site(self, settings: Mapping[str, str]) -> Site:
+        return Site(self.root, make_environment(os.environ, {**self.settings, **settings}), self.logs)
+
+    async def _start_valkey(self) -> None:
+        port = ports.find_free(1)[0]
+        configuration = valkey.write_configuration(self.data / "valkey", port)
+        self.redis_url = valkey.make_url(port)
+        keeper = self._keep(self._make_site({}).plan("valkey", 0, valkey.make_command(configuration), port))
+
+        async def is_serving() -> bool:
+            self.missing = "Valkey does not serve yet"
+            pid = keeper.identity.pid if keeper.identity else 0
+            return await asyncio.to_thread(valkey.is_serving, port, pid)
+
+        await self._until(is_serving)
+
+    def _keep(self, role: Role) -> Keeper:
+        keeper = Keeper(role, self._note_processes)
+        self._keepers.append(keeper)
+        self._tasks[role.name] = asyncio.create_task(keeper.keep(), name=role.name)
+        return keeper
+
+    def _note_processes(self) -> None:
+        """Tells the warden and cluster.json what runs; before a new process goes through its gate."""
+        noted = self._make_record()
+        assert self._warden is not None
+        self._warden.watch(record.running_stages(noted, STOP_ORDER))
+        record.write(self.data, noted)
+
+    def _make_record(self) -> ClusterRecord:
+        roles = []
+        for keeper in self._keepers:
+            role = keeper.role
+            pid, started = keeper.identity or (None, None)
+            log = str(role.log)
+            roles.append(RoleRecord(role.kind, role.number, pid, started, role.port, log, keeper.restarts))
+        return ClusterRecord(identify(os.getpid()), self.redis_url, tuple(roles))
+
+    async def _is_ready(self) -> bool:
+        for keeper in self._of("api"):
+            assert keeper.role.port is not None
+            missing = await readiness.find_missing(
+                keeper.role.port, workers=self.workers, tool_runners=self.tool_runners
+            )
+            if missing is not None:
+                self.missing = f"{keeper.role.name} {missing}"
+                return False
+        return True
+
+    async def _until(self, is_so: Callable[[], Awaitable[bool]]) -> None:
+        self._raise_if_broken()
+        while not await is_so():
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            self._raise_if_broken()
+
+    def _raise_if_broken(self) -> None:
+        for task in self._tasks.values():
+            if task.done():
+                task.result()
+
+
+def end_leftovers(data: Path) -> None:
+    """Ends what a launcher that is gone left running in this folder. The caller holds the folder."""
+    try:
+        found = record.read(data)
+    except ValueError:  # not ours to interpret: what runs is then found by asking, below
+        found = None
+    if found is not None:
+        end(record.running_stages(found, STOP_ORDER))
+    valkey.end_leftover(data / "valkey")
+    record.erase(data)

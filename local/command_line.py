@@ -1,0 +1,125 @@
+"""The launcher's arguments, checked, and its errors as one message and an exit code.
+
+Does none of the commands' work.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from local import record, status
+from local.cluster import Cluster, PortTaken
+from local.record import FolderInUse
+from local.roles import DependencyMissing, check_dependencies
+from local.supervisor import DeadOnArrival
+from local.up import run_until_signalled
+from local.valkey import ValkeyError
+
+_PROCESSES_MAX = 64
+_EXPECTED = (DeadOnArrival, DependencyMissing, FolderInUse, PortTaken, ValkeyError, TimeoutError, OSError)
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code: 0 done, 1 it did not work (one message on stderr), 2 wrong arguments."""
+    parser = make_parser()
+    chosen = parser.parse_args(arguments)
+    try:
+        match chosen.command:
+            case "up":
+                return run_up(parser, chosen)
+            case "status":
+                return status.show(chosen.data)
+            case _:
+                check_dependencies(engine="scripted")
+                from local.demo import run  # imports the client, which a bare Python lacks
+
+                return asyncio.run(run())
+    except _EXPECTED as error:
+        print(f"antiphon: {error}", file=sys.stderr)
+        return 1
+
+
+def run_up(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
+    if chosen.port and chosen.port + chosen.apis - 1 > 65_535:
+        parser.error(f"argument --port: {chosen.apis} API nodes from {chosen.port} on go beyond port 65535")
+    if chosen.script is not None and not chosen.script.is_file():
+        parser.error(f"argument --script: there is no file {chosen.script}")
+    settings = {}
+    if chosen.engine is not None:
+        settings["ANTIPHON_ENGINE"] = chosen.engine
+    if chosen.script is not None:
+        settings["ANTIPHON_SCRIPT"] = str(chosen.script.resolve())
+    check_dependencies(chosen.engine or os.environ.get("ANTIPHON_ENGINE", "scripted"))
+    cluster = Cluster(
+        data=chosen.data,
+        apis=chosen.apis,
+        workers=chosen.workers,
+        tool_runners=chosen.tool_runners,
+        port=chosen.port,
+        redis_url=chosen.redis_url,
+        settings=settings,
+    )
+    asyncio.run(run_until_signalled(cluster, ends_with_parent=chosen.end_with_parent))
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m local", description="Antiphon on this machine.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="up | status | demo")
+    _add_up(commands.add_parser("up", help="start everything; Ctrl-C ends it"))
+    shown = commands.add_parser("status", help="show what runs in a data folder")
+    shown.add_argument("--data", type=Path, default=record.FOLDER_DEFAULT, metavar="DIR")
+    commands.add_parser("demo", help="show a stream that is cut and resumed on another API node")
+    return parser
+
+
+def _add_up(up: argparse.ArgumentParser) -> None:
+    count = _make_range(1, _PROCESSES_MAX)
+    up.add_argument(
+        "--port",
+        type=_make_range(0, 65_535),
+        default=8000,
+        metavar="P",
+        help="API nodes listen on 127.0.0.1:P, P+1, …; 0 takes any free ports (default: %(default)s)",
+    )
+    up.add_argument("--apis", type=count, default=1, metavar="N", help="API nodes (default: 1)")
+    up.add_argument("--workers", type=count, default=1, metavar="N", help="workers (default: 1)")
+    up.add_argument("--tool-runners", type=count, default=1, metavar="N", help="tool runners (default: 1)")
+    up.add_argument(
+        "--data",
+        type=Path,
+        default=record.FOLDER_DEFAULT,
+        metavar="DIR",
+        help="logs, cluster.json and the Valkey's data (default: %(default)s)",
+    )
+    up.add_argument(
+        "--engine",
+        choices=("scripted", "vllm"),
+        help="what generates (default: $ANTIPHON_ENGINE, else scripted)",
+    )
+    up.add_argument(
+        "--script",
+        type=Path,
+        metavar="FILE",
+        help="what the scripted engine plays (default: $ANTIPHON_SCRIPT)",
+    )
+    up.add_argument(
+        "--redis-url",
+        default=os.environ.get("ANTIPHON_REDIS_URL", ""),
+        metavar="URL",
+        help="a Redis or Valkey to use (default: $ANTIPHON_REDIS_URL, else a Valkey of its own)",
+    )
+    up.add_argument("--end-with-parent", action="store_true", help=argparse.SUPPRESS)
+
+
+def _make_range(lowest: int, highest: int):  # type: ignore[no-untyped-def]
+    def read(text: str) -> int:
+        number = int(text)
+        if not lowest <= number <= highest:
+            raise argparse.ArgumentTypeError(f"{number} is not between {lowest} and {highest}")
+        return number
+
+    read.__name__ = "number"
+    return read

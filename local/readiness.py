@@ -1,0 +1,45 @@
+"""Asks API nodes whether the cluster behind them is ready, and says what is missing.
+
+Waits for nothing and starts nothing.
+"""
+
+import asyncio
+import http.client
+import json
+
+from local.ports import HOST
+
+_ASK_TIMEOUT_S = 3.0
+
+
+async def find_missing(port: int, *, workers: int, tool_runners: int) -> str | None:
+    """What the API node on this port still lacks, in words; None when it lacks nothing."""
+    try:
+        status, body = await asyncio.to_thread(_get_ready, port)
+    except (OSError, http.client.HTTPException):
+        return "does not answer yet"
+    return describe_missing(status, body, workers=workers, tool_runners=tool_runners)
+
+
+def describe_missing(status: int, body: bytes, *, workers: int, tool_runners: int) -> str | None:
+    """Reads the answer to GET /ready: {"status", "redis", "workers", "tool_runners"}."""
+    try:
+        said = json.loads(body)
+        redis, seen = bool(said["redis"]), (int(said["workers"]), int(said["tool_runners"]))
+    except (ValueError, KeyError, TypeError):
+        return f"answers GET /ready with {status} and something unreadable"
+    if not redis:
+        return "does not reach Redis"
+    if seen[0] < workers or seen[1] < tool_runners:
+        return f"sees {seen[0]} of {workers} workers, {seen[1]} of {tool_runners} tool runners"
+    return None if status == 200 else f"answers GET /ready with {status}"
+
+
+def _get_ready(port: int) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(HOST, port, timeout=_ASK_TIMEOUT_S)
+    try:
+        connection.request("GET", "/ready")
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()

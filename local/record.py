@@ -1,0 +1,109 @@
+"""The data folder's two notes: which launcher holds it (`lock`), and what runs in it (`cluster.json`).
+
+Starts and ends nothing.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from local.processes import Identity
+
+FOLDER_DEFAULT = Path(".antiphon")
+
+
+class FolderInUse(Exception):
+    """Another launcher that is alive holds the data folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleRecord:
+    """`pid` and `started` are null while a role waits for its next start."""
+
+    kind: str
+    number: int
+    pid: int | None
+    started: str | None
+    port: int | None
+    log: str
+    restarts: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.number}"
+
+    @property
+    def identity(self) -> Identity | None:
+        return None if self.pid is None or self.started is None else Identity(self.pid, self.started)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRecord:
+    """What `DIR/cluster.json` says; there is none after a launcher that ended in order."""
+
+    launcher: Identity
+    redis_url: str
+    roles: tuple[RoleRecord, ...]
+
+
+def hold(data: Path) -> IO[str]:
+    """Takes the folder for this process, until the file is closed or the process ends. Raises FolderInUse."""
+    file = (data / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip()
+        file.close()
+        raise FolderInUse(f"--data {data} is in use by a running launcher (pid {holder})") from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def write(data: Path, record: ClusterRecord) -> None:
+    """Replaces cluster.json in one step; only its owner may read it, for a Redis URL can hold a password."""
+    shown = {
+        "launcher": record.launcher._asdict(),
+        "redis_url": record.redis_url,
+        "roles": [{"name": role.name, **asdict(role)} for role in record.roles],
+    }
+    path = data / "cluster.json"
+    beside = data / f".cluster.json.{os.getpid()}"
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(shown, file, indent=2)
+        file.write("\n")
+    os.replace(beside, path)
+
+
+def read(data: Path) -> ClusterRecord | None:
+    """What was written last; None when there is none. Raises ValueError when it is not a cluster.json."""
+    try:
+        found = json.loads((data / "cluster.json").read_text())
+    except FileNotFoundError:
+        return None
+    try:
+        roles = tuple(
+            RoleRecord(**{name: value for name, value in role.items() if name != "name"})
+            for role in found["roles"]
+        )
+        return ClusterRecord(Identity(**found["launcher"]), found["redis_url"], roles)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{data / 'cluster.json'} is not a cluster's record: {error}") from None
+
+
+def erase(data: Path) -> None:
+    (data / "cluster.json").unlink(missing_ok=True)
+
+
+def running_stages(record: ClusterRecord, order: Sequence[Sequence[str]]) -> list[list[Identity]]:
+    """The recorded processes by stage, `order` naming the roles of each."""
+    return [
+        [role.identity for role in record.roles if role.kind in kinds and role.identity is not None]
+        for kinds in order
+    ]

@@ -1,0 +1,54 @@
+"""`python -m local status`: what runs in a data folder, as a table.
+
+Reads; ends and repairs nothing.
+"""
+
+from pathlib import Path
+
+from local import record
+from local.processes import is_running
+from local.record import ClusterRecord, RoleRecord
+
+_HEAD = ("role", "pid", "port", "alive", "restarts", "log")
+
+
+def show(data: Path) -> int:
+    """Prints the table; 0 when the launcher and all its roles are alive, else 1. Raises ValueError."""
+    found = record.read(data)
+    if found is None:
+        print(f"no cluster runs in {data}")
+        return 1
+    rows = [_make_row(role) for role in found.roles]
+    print("\n".join(lay_out([_HEAD, *rows])))
+    return _judge(found)
+
+
+def _judge(found: ClusterRecord) -> int:
+    alive = [role.name for role in found.roles if role.identity and is_running(role.identity)]
+    if is_running(found.launcher):
+        print(f"launcher {found.launcher.pid} runs; Redis at {redact(found.redis_url)}")
+        return 0 if len(alive) == len(found.roles) else 1
+    print(f"launcher {found.launcher.pid} is gone without ending its roles")
+    if alive:
+        print(f"left running: {', '.join(alive)}; the next `python -m local up` here ends them")
+    return 1
+
+
+def _make_row(role: RoleRecord) -> tuple[str, ...]:
+    is_alive = role.identity is not None and is_running(role.identity)
+    columns = (role.pid, role.port, "yes" if is_alive else "no", role.restarts, role.log)
+    return (role.name, *("-" if column is None else str(column) for column in columns))
+
+
+def lay_out(rows: list[tuple[str, ...]]) -> list[str]:
+    """Columns as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def redact(url: str) -> str:
+    """The URL without its user and password."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

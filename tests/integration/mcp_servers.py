@@ -1,0 +1,187 @@
+"""MCP servers for tests, in processes of their own that end with the test.
+
+`serving_http` and `stdio_entry` are for tests; run as a module, this file is the server's program.
+"""
+
+import argparse
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from mcp.server.lowlevel import Server
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.types import (
+    CallToolResult,
+    ImageContent,
+    ListToolsResult,
+    PaginatedRequestParams,
+    TextContent,
+    Tool,
+    ToolAnnotations,
+)
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from local.ports import HOST, find_free
+from shared.tool_calls import SESSION_META_KEY
+
+ROOT = Path(__file__).resolve().parents[2]
+_START_TIMEOUT_S = 30.0
+
+
+@contextmanager
+def serving_http(*options: str) -> Iterator[str]:
+    """A server over Streamable HTTP with `options` of this file's program; yields its URL."""
+    port = find_free(1)[0]
+    command = [*_program(), "--http", str(port), *options]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n", "the MCP server does not start"
+        yield f"http://{HOST}:{port}/mcp"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def stdio_entry(*options: str) -> dict[str, Any]:
+    """The same server as an entry of the operator's file of servers."""
+    program, *args = [*_program(), *options]
+    return {"command": program, "args": args, "env": {"PYTHONPATH": str(ROOT)}}
+
+
+def _program() -> list[str]:
+    return [sys.executable, "-m", "tests.integration.mcp_servers"]
+
+
+def make_tools_server() -> MCPServer[None]:
+    """Tools that do what tools do, well and badly."""
+    server = MCPServer("test tools", log_level="ERROR")
+    server.add_tool(add, annotations=ToolAnnotations(read_only_hint=True))
+    for tool in (fail, wait, repeat, die, show_header, draw, count, weigh, say_pid):
+        server.add_tool(tool)
+    return server
+
+
+def add(a: int, b: int) -> CallToolResult:
+    """Adds two numbers."""
+    return CallToolResult(content=[TextContent(text=str(a + b))])
+
+
+def fail(why: str) -> CallToolResult:
+    """Says that it failed."""
+    return CallToolResult(content=[TextContent(text=why)], is_error=True)
+
+
+async def wait(folder: str) -> str:
+    """Never answers; adds a line to the files `started` and `cancelled` in the folder."""
+    add_line(folder, "started")
+    try:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+    finally:
+        add_line(folder, "cancelled")
+
+
+def add_line(folder: str, name: str) -> None:
+    with Path(folder, name).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+
+
+def repeat(text: str, times: int) -> CallToolResult:
+    """Repeats a text."""
+    return CallToolResult(content=[TextContent(text=text * times)])
+
+
+def die() -> str:
+    """Ends the server's process in the middle of the call."""
+    os._exit(1)
+
+
+def say_pid() -> CallToolResult:
+    """Names the server's process."""
+    return CallToolResult(content=[TextContent(text=str(os.getpid()))])
+
+
+def show_header(name: str, ctx: Context[None, Any]) -> CallToolResult:
+    """Tells a header of the request that called it."""
+    return CallToolResult(content=[TextContent(text=(ctx.headers or {}).get(name, "(none)"))])
+
+
+def draw() -> CallToolResult:
+    """An image."""
+    return CallToolResult(content=[ImageContent(data="aGVsbG8=", mime_type="image/png")])
+
+
+def weigh() -> CallToolResult:
+    """Structured content alone."""
+    return CallToolResult(content=[], structured_content={"kg": 2**70})
+
+
+def count(ctx: Context[None, Any]) -> CallToolResult:
+    """Counts the calls of one response, by the session it gets back."""
+    number = int(str((ctx.request_context.meta or {}).get(SESSION_META_KEY, "0"))) + 1
+    return CallToolResult(content=[TextContent(text=str(number))], _meta={SESSION_META_KEY: str(number)})
+
+
+def make_pages_server(pages: int) -> "Server[Any]":
+    """A server whose list of tools has so many pages of two; 0: it never ends."""
+
+    async def list_tools(_ctx: Any, params: PaginatedRequestParams | None) -> ListToolsResult:
+        page = int(params.cursor) if params and params.cursor else 1
+        tools = [Tool(name=f"tool_{page}_{i}", input_schema={"type": "object"}) for i in range(2)]
+        return ListToolsResult(tools=tools, next_cursor=None if page == pages else str(page + 1))
+
+    return Server("pages", on_list_tools=list_tools)
+
+
+def guarded(app: ASGIApp, required: str, is_old: bool) -> ASGIApp:
+    """401 without the header `required` (name=value); with `is_old`, 400 to what is newer than 2025."""
+    name, _, value = required.encode().partition(b"=")
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope.get("headers", ()))
+        status = 0
+        if scope["type"] == "http" and required and headers.get(name) != value:
+            status = 401
+        elif scope["type"] == "http" and is_old and headers.get(b"mcp-protocol-version", b"") > b"2026":
+            status = 400
+        if not status:
+            await app(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"no"})
+
+    return serve
+
+
+class ReadyServer(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--http", type=int)
+    parser.add_argument("--pages", type=int)
+    parser.add_argument("--require-header", default="")
+    parser.add_argument("--old", action="store_true")
+    options = parser.parse_args()
+    server = make_tools_server() if options.pages is None else make_pages_server(options.pages)
+    if options.http is None:
+        assert isinstance(server, MCPServer)
+        asyncio.run(server.run_stdio_async())
+    else:
+        app = guarded(server.streamable_http_app(), options.require_header, options.old)
+        ReadyServer(uvicorn.Config(app, host=HOST, port=options.http, log_level="error")).run()
+
+
+if __name__ == "__main__":
+    main()

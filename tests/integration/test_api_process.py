@@ -1,0 +1,138 @@
+"""An API node as a process of its own, over a real socket."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from local.ports import find_free
+from shared.ids import is_response_id
+from shared.settings import Settings
+from shared.store.redis_client import RedisClient
+
+
+@dataclass
+class Node:
+    process: asyncio.subprocess.Process
+    port: int
+    client: httpx.AsyncClient
+
+    async def stop(self) -> tuple[int, str]:
+        """Its exit status, and all that it has said."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(15):
+            _, said = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode, said.decode()
+
+
+@asynccontextmanager
+async def node(settings: Settings) -> AsyncIterator[Node]:
+    port = find_free(1)[0]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "api", "--port", str(port)),
+        env=os.environ | {"ANTIPHON_REDIS_URL": settings.redis_url},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+        try:
+            await wait_until_healthy(client)
+            yield Node(process, port, client)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+
+async def wait_until_healthy(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                if (await client.get("/health")).status_code == 200:
+                    return
+            except httpx.ConnectError:
+                await asyncio.sleep(0.05)
+
+
+async def test_a_node_says_that_any_key_will_do_and_ends_in_order(
+    redis: RedisClient, settings: Settings
+) -> None:
+    async with node(settings) as api:
+        assert (await api.client.get("/v1/models")).status_code == 200
+        status, said = await api.stop()
+    assert status == 0
+    assert "any key is accepted" in said
+    assert "Traceback" not in said
+    assert "GET /" not in said
+
+
+async def test_an_open_stream_does_not_hold_up_the_end(redis: RedisClient, settings: Settings) -> None:
+    async with node(settings) as api:
+        body = {"input": "Hello", "stream": True}
+        async with api.client.stream("POST", "/v1/responses", json=body) as answer:
+            lines = answer.aiter_lines()
+            assert await anext(lines) == "event: response.created"
+            status, said = await api.stop()
+            rest = [line async for line in lines]
+    assert status == 0
+    assert "Traceback" not in said
+    assert not [line for line in rest if line.startswith("event: response.failed")]
+
+
+async def test_the_public_client_meets_errors_it_knows(redis: RedisClient, settings: Settings) -> None:
+    import openai
+
+    async with node(settings) as api:
+        async with openai.AsyncOpenAI(
+            base_url=f"http://127.0.0.1:{api.port}/v1", api_key="any", max_retries=0
+        ) as client:
+            with pytest.raises(openai.BadRequestError) as refused:
+                await client.responses.create(input="Hello", temperature=3)
+            assert (refused.value.param, refused.value.code) == ("temperature", "invalid_value")
+            with pytest.raises(openai.NotFoundError):
+                await client.responses.retrieve("resp_nonsense")
+            assert [model.id async for model in client.models.list()] == settings.models
+            stream = await client.responses.create(input="Hello", stream=True)
+            created = await anext(stream)
+            assert created.type == "response.created"
+            assert is_response_id(created.response.id)
+            retrieved = await client.responses.retrieve(created.response.id)
+            assert retrieved.status == "in_progress"
+            await stream.close()
+
+
+async def test_a_body_that_is_too_large_is_refused_before_it_was_sent_whole(
+    redis: RedisClient, settings: Settings
+) -> None:
+    async with node(settings) as api:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(b"POST /v1/responses HTTP/1.1\r\nhost: h\r\ncontent-length: 99999999\r\n\r\n{")
+        async with asyncio.timeout(5):
+            head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+    assert head.startswith(b"HTTP/1.1 413 ")
+    assert await redis.command("DBSIZE") == 0
+
+
+async def test_a_taken_port_is_told(settings: Settings) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "api", "--port", str(holder.getsockname()[1])),
+            env=os.environ | {"ANTIPHON_REDIS_URL": settings.redis_url},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(20):
+            _, said = await process.communicate()
+    assert process.returncode == 1
+    assert b"address already in use" in said

@@ -1,0 +1,400 @@
+"""Create, retrieve, stream and resume over a real Valkey; the test plays the worker."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import pytest_asyncio
+from openai.types import responses as openai_types
+
+from api.app import Edge, create_app
+from api.auth import OPEN_TENANT, Keyring
+from shared import events, lifecycle
+from shared.responses import (
+    InputTokensDetails,
+    Message,
+    OutputText,
+    OutputTokensDetails,
+    Response,
+    ResponseError,
+    ResponseRequest,
+    ServerSecrets,
+    Usage,
+)
+from shared.settings import Settings
+from shared.store import event_log, keys, lease, presence, response_store
+from shared.store.event_log import Appender, Closing, Draft
+from shared.store.keys import ResponseKey
+from shared.store.lease import Acquired
+from shared.store.redis_client import RedisClient
+
+CREATED_AT_S = 1_763_769_600
+USAGE = Usage(1, InputTokensDetails(), 1, OutputTokensDetails(), 2)
+UNKNOWN_ID = "resp_0_" + "a" * 32
+SEED_TOOL = {
+    "type": "mcp",
+    "server_label": "code_interpreter",
+    "headers": {"test": "s3cret"},
+    "server_url": "IGNORED",
+}
+
+
+class PlayedWorker:
+    """Appends what a worker would, under a lease, one event at a time."""
+
+    def __init__(self, redis: RedisClient, settings: Settings, appender: Appender) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._appender = appender
+        self._leases: dict[ResponseKey, Acquired] = {}
+        self._tails: dict[ResponseKey, int] = {}
+
+    async def take(self, key: ResponseKey) -> ResponseRequest:
+        acquired = await lease.acquire(self._redis, self._settings, key, "played")
+        assert isinstance(acquired, Acquired)
+        self._leases[key] = acquired
+        self._tails[key] = acquired.next_sequence_number
+        return msgspec.json.decode(acquired.request, type=ResponseRequest)
+
+    async def append(
+        self, key: ResponseKey, *told: events.StreamEvent, closing: Closing | None = None
+    ) -> None:
+        tail = self._tails[key]
+        drafts = [Draft(events.frame(event, tail + index)) for index, event in enumerate(told)]
+        await self._appender.append(self._leases[key].lease, tail, drafts, closing)
+        self._tails[key] = tail + len(drafts)
+
+    async def begin(self, key: ResponseKey) -> Response:
+        """Up to the middle of the message's text."""
+        response = (await self.take(key)).response
+        item = f"msg_{response.id}"
+        await self.append(
+            key,
+            events.ResponseInProgress(response),
+            events.OutputItemAdded(0, Message(item, "in_progress", "assistant", ())),
+            events.ContentPartAdded(0, 0, item, OutputText("")),
+            events.OutputTextDelta(0, 0, item, "Hel"),
+        )
+        return response
+
+    async def end(self, key: ResponseKey, response: Response) -> Response:
+        item = f"msg_{response.id}"
+        message = Message(item, "completed", "assistant", (OutputText("Hello"),))
+        whole = msgspec.structs.replace(response, output=(message,))
+        completed = lifecycle.complete(whole, USAGE, CREATED_AT_S + 1)
+        await self.append(
+            key,
+            events.OutputTextDelta(0, 0, item, "lo"),
+            events.OutputTextDone(0, 0, item, "Hello"),
+            events.ContentPartDone(0, 0, item, OutputText("Hello")),
+            events.OutputItemDone(0, message),
+            completed,
+            closing=Closing("completed", msgspec.json.encode(completed.response), 60),
+        )
+        return completed.response
+
+    async def serve(self, key: ResponseKey) -> Response:
+        return await self.end(key, await self.begin(key))
+
+
+@pytest_asyncio.fixture
+async def worker(redis: RedisClient, settings: Settings) -> AsyncIterator[PlayedWorker]:
+    appender = Appender(redis, settings)
+    task = asyncio.create_task(appender.run())
+    yield PlayedWorker(redis, settings, appender)
+    task.cancel()
+
+
+@asynccontextmanager
+async def serving(app: Edge, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://edge", **options) as client,
+    ):
+        yield client
+
+
+@pytest_asyncio.fixture
+async def client(redis: RedisClient, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(create_app(settings, Keyring(), lambda: CREATED_AT_S + 0.9)) as client:
+        yield client
+
+
+async def wait_for_key(redis: RedisClient) -> ResponseKey:
+    """The response that the next ring of the doorbell is for."""
+    assert await redis.command("BLPOP", keys.doorbell(keys.RESPONSES_QUEUE), 4)
+    members = await redis.command("ZRANGE", keys.ACTIVE, 0, -1)
+    return ResponseKey.parse(members[-1].decode())
+
+
+@asynccontextmanager
+async def creating(
+    client: httpx.AsyncClient, redis: RedisClient, **body: Any
+) -> AsyncIterator[tuple[ResponseKey, "asyncio.Task[httpx.Response]"]]:
+    """A create call under way: its key, and the answer to come."""
+    call = asyncio.create_task(client.post("/v1/responses", json={"input": "Hello"} | body))
+    try:
+        yield await wait_for_key(redis), call
+    finally:
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+
+
+async def stored_bytes(redis: RedisClient, key: ResponseKey, after: int = -1) -> bytes:
+    page = await event_log.read(redis, key, after)
+    return b"".join(entry.frame for entry in page.entries)
+
+
+def frames_in(stream: bytes) -> list[bytes]:
+    """The frames of a stream, without keep-alive comments."""
+    return [frame + b"\n\n" for frame in stream.split(b"\n\n") if frame and not frame.startswith(b":")]
+
+
+# --- create -------------------------------------------------------------------------------------
+
+
+async def test_create_writes_the_request_the_first_event_the_secrets_and_the_job(
+    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker
+) -> None:
+    async with creating(client, redis, tools=[SEED_TOOL], metadata={"k": "v"}) as (key, _):
+        assert key.tenant == OPEN_TENANT
+        assert await redis.command("ZCARD", keys.RESPONSES_QUEUE) == 1
+        assert await response_store.read_secrets(redis, key) == {
+            "code_interpreter": ServerSecrets({"test": "s3cret"})
+        }
+        page = await event_log.read(redis, key, -1)
+        assert [entry.sequence_number for entry in page.entries] == [0]
+        assert b"s3cret" not in page.entries[0].frame
+        created = events.decode(page.entries[0].frame)
+        assert isinstance(created, events.ResponseCreated)
+        request = await worker.take(key)
+        assert created.response == request.response
+        assert (request.response.status, request.response.created_at) == ("in_progress", CREATED_AT_S)
+        assert request.response.metadata == {"k": "v"}
+        assert request.tools == [{"type": "mcp", "server_label": "code_interpreter", "server_url": "IGNORED"}]
+
+
+async def test_a_create_call_answers_with_the_snapshot_of_its_end(
+    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker
+) -> None:
+    async with creating(client, redis) as (key, call):
+        final = await worker.serve(key)
+        answer = await call
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.content == msgspec.json.encode(final)
+    assert openai_types.Response.model_validate_json(answer.content).output_text == "Hello"
+
+
+async def test_a_failed_response_is_still_a_served_call(
+    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker
+) -> None:
+    async with creating(client, redis, store=False) as (key, call):
+        response = (await worker.take(key)).response
+        failed = lifecycle.fail(response, ResponseError("server_error", "It broke."))
+        closing = Closing("failed", msgspec.json.encode(failed.response), 60)
+        await worker.append(key, failed, closing=closing)
+        answer = await call
+    assert answer.status_code == 200
+    assert (answer.json()["status"], answer.json()["error"]["message"]) == ("failed", "It broke.")
+
+
+async def test_a_streamed_create_call_sends_the_bytes_of_the_log(
+    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker
+) -> None:
+    async with creating(client, redis, stream=True) as (key, call):
+        await worker.serve(key)
+        answer = await call
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-cache"
+    assert answer.headers["x-accel-buffering"] == "no"
+    assert answer.headers["x-request-id"]
+    assert answer.content == await stored_bytes(redis, key)
+
+
+async def test_a_full_queue_refuses_and_writes_nothing(redis: RedisClient, settings: Settings) -> None:
+    small = settings.model_copy(update={"queue_depth_max": 1})
+    async with serving(create_app(small, Keyring())) as client, creating(client, redis):
+        size = await redis.command("DBSIZE")
+        answer = await client.post("/v1/responses", json={"input": "Hello"})
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        assert await redis.command("DBSIZE") == size
+
+
+# --- retrieve -----------------------------------------------------------------------------------
+
+
+async def test_an_open_response_is_the_fold_of_its_log(
+    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker
+) -> None:
+    async with creating(client, redis) as (key, _):
+        await worker.begin(key)
+        answer = await client.get(f"/v1/responses/{key.response_id}?include=message.output_text.logprobs")
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["status"] == "in_progress"
+    assert body["output"][0]["content"][0]["text"] == "Hel"
+
+
+async def test_a_log_longer_than_a_page_is_folded_whole(
+    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker
+) -> None:
+    async with creating(client, redis) as (key, _):
+        response = await worker.begin(key)
+        deltas = [events.OutputTextDelta(0, 0, f"msg_{response.id}", f" {n}") for n in range(2500)]
+        await worker.append(key, *deltas)
+        answer = await client.get(f"/v1/responses/{key.response_id}")
+    text = answer.json()["output"][0]["content"][0]["text"]
+    assert text == "Hel" + "".join(delta.delta for delta in deltas)
+
+
+async def test_a_closed_response_is_its_snapshot(
+    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker
+) -> None:
+    async with creating(client, redis) as (key, call):
+        final = await worker.serve(key)
+        await call
+    answer = await client.get(f"/v1/responses/{key.response_id}")
+    assert answer.content == msgspec.json.encode(final)
+
+
+async def test_every_cursor_gets_the_rest_of_the_log_and_nothing_else(
+    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker
+) -> None:
+    async with creating(client, redis) as (key, call):
+        await worker.serve(key)
+        await call
+    path = f"/v1/responses/{key.response_id}?stream=true"
+    count = len((await event_log.read(redis, key, -1)).entries)
+    for after in (*range(-2, count + 1), 10**17):
+        rest = await stored_bytes(redis, key, max(after, -1))
+        assert (await client.get(f"{path}&starting_after={after}")).content == rest
+        assert (await client.get(path, headers={"last-event-id": str(after)})).content == rest
+    assert (await client.get(path)).content == await stored_bytes(redis, key)
+
+
+async def test_starting_after_goes_before_last_event_id(
+    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker
+) -> None:
+    async with creating(client, redis) as (key, call):
+        await worker.serve(key)
+        await call
+    path = f"/v1/responses/{key.response_id}?stream=true&starting_after=1"
+    answer = await client.get(path, headers={"last-event-id": "3"})
+    assert answer.content == await stored_bytes(redis, key, 1)
+
+
+async def test_a_stream_may_be_joined_while_it_grows(
+    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker
+) -> None:
+    async with creating(client, redis) as (key, call):
+        response = await worker.begin(key)
+        path = f"/v1/responses/{key.response_id}?stream=true&starting_after=2"
+        joined = asyncio.create_task(client.get(path))
+        await worker.end(key, response)
+        answer = await joined
+        await call
+    assert frames_in(answer.content) == frames_in(await stored_bytes(redis, key, 2))
+
+
+@pytest.mark.parametrize("query", ["", "?stream=true", "?stream=true&starting_after=5"])
+async def test_an_unknown_id_is_told_as_the_reference_does(client: httpx.AsyncClient, query: str) -> None:
+    answer = await client.get(f"/v1/responses/{UNKNOWN_ID}{query}")
+    assert answer.status_code == 404
+    assert answer.json()["error"] == {
+        "message": f"Response with id '{UNKNOWN_ID}' not found.",
+        "type": "invalid_request_error",
+        "param": "response_id",
+        "code": "response_not_found",
+    }
+
+
+async def test_a_response_that_is_not_stored_cannot_be_retrieved(
+    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker
+) -> None:
+    async with creating(client, redis, store=False) as (key, call):
+        response = await worker.begin(key)
+        answers = [
+            await client.get(f"/v1/responses/{key.response_id}{query}") for query in ("", "?stream=true")
+        ]
+        await worker.end(key, response)
+        assert (await call).json()["store"] is False
+        answers += [
+            await client.get(f"/v1/responses/{key.response_id}{query}") for query in ("", "?stream=true")
+        ]
+    assert [answer.status_code for answer in answers] == [404] * 4
+
+
+async def test_the_id_of_another_tenant_is_unknown(
+    redis: RedisClient, settings: Settings, worker: PlayedWorker
+) -> None:
+    keyring = Keyring({hashlib.sha256(name.encode()).hexdigest(): f"tenant-{name}" for name in "ab"})
+    async with serving(create_app(settings, keyring), headers={"authorization": "Bearer a"}) as client:
+        async with creating(client, redis) as (key, call):
+            await worker.serve(key)
+            await call
+        assert key.tenant == "tenant-a"
+        path = f"/v1/responses/{key.response_id}"
+        assert (await client.get(path)).status_code == 200
+        for query in ("", "?stream=true"):
+            stranger = await client.get(path + query, headers={"authorization": "Bearer b"})
+            unknown = await client.get(f"/v1/responses/{UNKNOWN_ID}{query}")
+            assert stranger.status_code == 404
+            assert stranger.text.replace(key.response_id, UNKNOWN_ID) == unknown.text
+
+
+# --- readiness and outages ----------------------------------------------------------------------
+
+
+async def test_a_node_is_ready_when_redis_answers_and_a_worker_is_there(
+    client: httpx.AsyncClient, redis: RedisClient
+) -> None:
+    before = await client.get("/ready")
+    assert (before.status_code, before.json()["status"], before.json()["redis"]) == (503, "not ready", True)
+    await presence.announce(redis, "worker", "w1")
+    await presence.announce(redis, "tool_runner", "t1")
+    await presence.announce(redis, "tool_runner", "t2")
+    after = await client.get("/ready")
+    assert after.status_code == 200
+    assert after.json() == {"status": "ready", "redis": True, "workers": 1, "tool_runners": 2}
+
+
+@asynccontextmanager
+async def deaf_server() -> AsyncIterator[int]:
+    """A port that takes connections and never says a word."""
+
+    async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(ignore, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("is_refused", [True, False])
+async def test_without_redis_every_call_is_answered_soon(is_refused: bool) -> None:
+    async with deaf_server() as port:
+        url = f"redis://127.0.0.1:{1 if is_refused else port}/0"
+        app = create_app(Settings(redis_url=url, redis_timeout_s=0.3), Keyring())
+        async with serving(app) as client, asyncio.timeout(5):
+            answers = [
+                await client.post("/v1/responses", json={"input": "Hello", "stream": True}),
+                await client.get(f"/v1/responses/{UNKNOWN_ID}"),
+                await client.get(f"/v1/responses/{UNKNOWN_ID}?stream=true"),
+                await client.get("/ready"),
+            ]
+            health = await client.get("/health")
+    assert [(answer.status_code, answer.headers["retry-after"]) for answer in answers] == [(503, "1")] * 4
+    assert [json.loads(answer.text)["error"]["code"] for answer in answers[:3]] == ["service_unavailable"] * 3
+    assert health.status_code == 200

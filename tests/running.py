@@ -1,0 +1,66 @@
+"""A whole cluster for tests that come in through the front door: started by the launcher, as a user would.
+
+Owns its processes: they end with the test session, however that ends.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCluster:
+    data: Path
+    launcher: "subprocess.Popen[str]"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """cluster.json as it is now."""
+        record: dict[str, Any] = json.loads((self.data / "cluster.json").read_text())
+        return record
+
+    @property
+    def redis_url(self) -> str:
+        return str(self.record["redis_url"])
+
+    @property
+    def urls(self) -> list[str]:
+        """Base URLs of the API nodes, without `/v1`."""
+        ports = [role["port"] for role in self.record["roles"] if role["kind"] == "api"]
+        return [f"http://127.0.0.1:{port}" for port in ports]
+
+    def kill(self, kind: str, signal_number: int = signal.SIGKILL, number: int = 0) -> int:
+        """Signals one role's process; returns its pid."""
+        (pid,) = [r["pid"] for r in self.record["roles"] if (r["kind"], r["number"]) == (kind, number)]
+        os.kill(pid, signal_number)
+        return int(pid)
+
+    def stop(self) -> None:
+        self.launcher.terminate()
+        self.launcher.communicate(timeout=30)
+
+
+def start_cluster(data: Path, *options: str, **environment: str) -> RunningCluster:
+    """Returns when the cluster is ready; ports are free ones."""
+    log = data.parent / f"{data.name}.launcher.log"
+    command = [sys.executable, "-m", "local", "up", "--port", "0", "--data", str(data), "--end-with-parent"]
+    with log.open("w") as errors:
+        launcher = subprocess.Popen(
+            [*command, *options],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    assert launcher.stdout is not None
+    ready = launcher.stdout.readline()
+    assert ready.startswith("ready "), log.read_text()
+    return RunningCluster(data, launcher)

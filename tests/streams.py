@@ -1,0 +1,33 @@
+"""Reads a body of server-sent events back, strictly: what `shared.events.frame` does not write is an error."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+_FRAME = re.compile(rb"event: ([^\n]+)\nid: (\d+)\ndata: ([^\n]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    event: str
+    id: int
+    raw_data: bytes
+
+    @property
+    def data(self) -> dict[str, Any]:
+        data: dict[str, Any] = json.loads(self.raw_data)
+        return data
+
+
+def read_frames(body: bytes) -> list[Frame]:
+    """Every frame of a whole body; keep-alive comments are passed over."""
+    frames = []
+    for block in body.split(b"\n\n")[:-1]:
+        if block.startswith(b":"):
+            continue
+        match = _FRAME.fullmatch(block)
+        assert match is not None, block
+        frames.append(Frame(match[1].decode(), int(match[2]), match[3]))
+    assert body == b"" or body.endswith(b"\n\n"), body[-80:]
+    return frames

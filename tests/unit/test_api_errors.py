@@ -1,0 +1,292 @@
+"""The edge without anything behind it: every way to fail ends in the envelope, with our headers."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.app import Edge, build
+from api.auth import Keyring
+from api.hub import LogGone
+from api.services import Services
+from shared.settings import Settings
+from shared.store.keys import ResponseKey
+from shared.store.redis_client import REDIS_AWAY, Argument, RedisClient, Script
+
+HELLO = {"input": "Hello"}
+ID = "resp_0_" + "a" * 32
+
+
+class ScriptedRedis(RedisClient):
+    """Answers every script and command with what it was told to; raises what is an exception."""
+
+    def __init__(self, reply: Any) -> None:
+        self.reply = reply
+        self.scripts_run: list[str] = []
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        self.scripts_run.append(script.name)
+        return await self._answer()
+
+    async def command(self, *command: Argument) -> Any:
+        return await self._answer()
+
+    async def _answer(self) -> Any:
+        if isinstance(self.reply, BaseException):
+            raise self.reply
+        return self.reply
+
+
+class HangingRedis(ScriptedRedis):
+    async def _answer(self) -> Any:
+        await asyncio.Event().wait()
+
+
+class ScriptedFollower:
+    """Yields nothing; then ends, raises, or waits for ever and tells when it was closed."""
+
+    def __init__(self, ending: Exception | None = None, *, is_endless: bool = False) -> None:
+        self._ending = ending
+        self._is_endless = is_endless
+        self._frames: tuple[bytes, ...] = ()
+        self.begun = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    async def follow(self, key: ResponseKey, after: int) -> AsyncGenerator[bytes, None]:
+        self.begun.set()
+        try:
+            if self._is_endless:
+                await asyncio.Event().wait()
+            if self._ending is not None:
+                raise self._ending
+            for frames in self._frames:
+                yield frames
+        finally:
+            self.closed.set()
+
+
+def edge(
+    redis: RedisClient,
+    follower: ScriptedFollower | None = None,
+    keyring: Keyring | None = None,
+    **settings: Any,
+) -> Edge:
+    chosen = Settings(**settings)
+    app = build(chosen, keyring or Keyring())
+    app.state.services = Services(redis, follower or ScriptedFollower(), chosen, lambda: 1_763_769_600.5)
+    return app
+
+
+def client_of(app: Edge) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://edge")
+
+
+@pytest_asyncio.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(edge(ScriptedRedis([b"ok", 1]), body_bytes_max=1000)) as client:
+        yield client
+
+
+def error_of(answer: httpx.Response) -> dict[str, Any]:
+    """The error of an answer that keeps every promise an error answer makes."""
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"].startswith("req_")
+    assert int(answer.headers["openai-processing-ms"]) >= 0
+    body = answer.json()
+    assert body.keys() == {"error"}
+    error: dict[str, Any] = body["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert error["code"]
+    return error
+
+
+@pytest.mark.parametrize("away", REDIS_AWAY)
+async def test_without_redis_a_call_is_asked_to_come_again(away: type[Exception]) -> None:
+    async with client_of(edge(ScriptedRedis(away("gone")))) as client:
+        answers = [
+            await client.post("/v1/responses", json=HELLO),
+            await client.get(f"/v1/responses/{ID}"),
+            await client.get(f"/v1/responses/{ID}?stream=true"),
+        ]
+    for answer in answers:
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        assert error_of(answer)["code"] == "service_unavailable"
+
+
+async def test_a_redis_that_does_not_answer_holds_nobody_up() -> None:
+    app = edge(HangingRedis(None), redis_timeout_s=0.05)
+    async with asyncio.timeout(5), client_of(app) as client:
+        assert (await client.post("/v1/responses", json=HELLO)).status_code == 503
+        assert (await client.get(f"/v1/responses/{ID}")).status_code == 503
+        ready = await client.get("/ready")
+    assert (ready.status_code, ready.json()["redis"]) == (503, False)
+
+
+async def test_a_full_queue_is_a_429_with_retry_after() -> None:
+    async with client_of(edge(ScriptedRedis([b"full", 10_000]))) as client:
+        answer = await client.post("/v1/responses", json=HELLO)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    error = error_of(answer)
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+
+
+async def test_a_response_that_vanished_is_our_fault() -> None:
+    app = edge(ScriptedRedis([b"ok", 1]), ScriptedFollower(LogGone("x")))
+    async with client_of(app) as client:
+        answer = await client.post("/v1/responses", json=HELLO)
+    assert answer.status_code == 500
+    assert error_of(answer)["type"] == "server_error"
+
+
+async def test_a_fault_of_ours_tells_nothing_of_our_inside() -> None:
+    async with client_of(edge(ScriptedRedis(ZeroDivisionError("s3cret")))) as client:
+        answer = await client.post("/v1/responses", json=HELLO)
+    assert answer.status_code == 500
+    assert error_of(answer)["type"] == "server_error"
+    assert "s3cret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "unknown_url"),
+        ("GET", "/docs", 404, "unknown_url"),
+        ("GET", "/openapi.json", 404, "unknown_url"),
+        ("POST", "/v1/responses/", 404, "unknown_url"),
+        ("GET", f"/v1/responses/{ID}/x", 404, "unknown_url"),
+        ("GET", "/v1/responses", 405, "method_not_allowed"),
+        ("PUT", f"/v1/responses/{ID}", 405, "method_not_allowed"),
+        ("POST", "/health", 405, "method_not_allowed"),
+        ("GET", "/v1/models/other", 404, "model_not_found"),
+        ("GET", "/v1/responses/nonsense", 404, "response_not_found"),
+        ("GET", f"/v1/responses/{ID.upper()}", 404, "response_not_found"),
+    ],
+)
+async def test_an_address_that_leads_nowhere_is_told_in_the_envelope(
+    client: httpx.AsyncClient, method: str, path: str, status: int, code: str
+) -> None:
+    answer = await client.request(method, path)
+    assert answer.status_code == status
+    error = error_of(answer)
+    assert (error["code"], error["type"]) == (code, "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    "query", ["starting_after=x", "starting_after=1.5", "starting_after=", "stream=maybe"]
+)
+async def test_a_query_parameter_that_makes_no_sense_is_named(client: httpx.AsyncClient, query: str) -> None:
+    answer = await client.get(f"/v1/responses/{ID}?{query}")
+    assert answer.status_code == 400
+    assert error_of(answer)["param"] == query.partition("=")[0]
+
+
+async def test_a_last_event_id_that_is_no_number_is_named(client: httpx.AsyncClient) -> None:
+    answer = await client.get(f"/v1/responses/{ID}?stream=true", headers={"last-event-id": "x"})
+    assert (answer.status_code, error_of(answer)["param"]) == (400, "Last-Event-ID")
+
+
+async def pieces(count: int) -> AsyncIterator[bytes]:
+    for _ in range(count):
+        yield b" " * 100
+
+
+async def test_a_body_without_a_stated_length_is_counted_while_it_comes(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/v1/responses", content=pieces(11))
+    assert answer.status_code == 413
+    assert error_of(answer)["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize("stated", ["1", "nonsense", "1001"])
+async def test_a_body_is_measured_whatever_its_header_says(client: httpx.AsyncClient, stated: str) -> None:
+    answer = await client.post("/v1/responses", content=b" " * 1001, headers={"content-length": stated})
+    assert answer.status_code == 413
+
+
+async def test_a_body_of_just_the_size_that_is_accepted_is_read(client: httpx.AsyncClient) -> None:
+    body = json.dumps(HELLO).encode()
+    answer = await client.post("/v1/responses", content=body + b" " * (1000 - len(body)))
+    assert error_of(answer)["type"] == "server_error"  # accepted; the scripted Redis has no response
+
+
+async def test_a_key_is_asked_for_where_keys_are_configured() -> None:
+    redis = ScriptedRedis([b"ok", 1])
+    keyring = Keyring({hashlib.sha256(b"k").hexdigest(): "t"})
+    async with client_of(edge(redis, keyring=keyring)) as client:
+        answers = [
+            await client.post("/v1/responses", json=HELLO),
+            await client.get(f"/v1/responses/{ID}", headers={"authorization": "Bearer other"}),
+            await client.get("/v1/models"),
+            await client.get("/v1/models/default"),
+        ]
+        assert (await client.get("/health")).status_code == 200
+        assert (await client.get("/v1/models", headers={"authorization": "Bearer k"})).status_code == 200
+    for answer in answers:
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert error_of(answer)["code"] == "invalid_api_key"
+    assert redis.scripts_run == []
+
+
+async def test_models_are_listed_by_their_configured_names() -> None:
+    names = ["openai/gpt-oss-20b", "other"]
+    async with client_of(edge(ScriptedRedis(None), models=names)) as client:
+        listed = (await client.get("/v1/models")).json()
+        one = (await client.get("/v1/models/openai/gpt-oss-20b")).json()
+    assert listed["object"] == "list"
+    assert [model["id"] for model in listed["data"]] == names
+    assert one == listed["data"][0]
+    assert (one["object"], one["owned_by"], type(one["created"])) == ("model", "antiphon", int)
+
+
+async def test_the_process_is_healthy_whatever_else_is_wrong() -> None:
+    async with client_of(edge(ScriptedRedis(ConnectionError()))) as client:
+        health, ready = await client.get("/health"), await client.get("/ready")
+    assert (health.status_code, health.json()) == (200, {"status": "ok"})
+    assert ready.status_code == 503
+    assert ready.json() == {"status": "not ready", "redis": False, "workers": 0, "tool_runners": 0}
+
+
+async def test_a_client_that_leaves_is_not_waited_for() -> None:
+    follower = ScriptedFollower(is_endless=True)
+    app = edge(ScriptedRedis([b"ok", 1]), follower)
+    scope = {"type": "http", "method": "POST", "path": "/v1/responses", "headers": [], "query_string": b""}
+    body = {"type": "http.request", "body": json.dumps(HELLO).encode(), "more_body": False}
+    is_body_sent = False
+
+    async def receive() -> Any:
+        nonlocal is_body_sent
+        if not is_body_sent:
+            is_body_sent = True
+            return body
+        await follower.begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    async with asyncio.timeout(5):
+        await app(scope, receive, send)
+    assert follower.closed.is_set()
+
+
+OTHER_FIELDS = st.dictionaries(st.text().filter(lambda name: name != "input"), st.text())
+
+
+@given(st.binary(max_size=200) | OTHER_FIELDS.map(lambda fields: json.dumps(fields).encode()))
+def test_any_body_gets_an_envelope_and_never_a_fault(raw: bytes) -> None:
+    async def post() -> httpx.Response:
+        async with client_of(edge(ScriptedRedis(AssertionError("nothing may be written")))) as client:
+            return await client.post("/v1/responses", content=raw)
+
+    answer = asyncio.run(post())
+    assert 400 <= answer.status_code < 500
+    assert error_of(answer)["type"] == "invalid_request_error"

@@ -1,0 +1,477 @@
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from openai.types import responses as openai_types
+
+from api.errors import ClientError
+from api.requests import NESTING_MAX, Birth, CreateBody, Creation, decode_object, read_create
+from api.tools import strip_url
+from shared.responses import Response, ResponseRequest, ServerSecrets
+
+BIRTH = Birth("resp_0_" + "0" * 32, 1_763_769_600)
+MODELS = ["openai/gpt-oss-20b", "openai/gpt-oss-120b"]
+
+SEED_TOOL = {
+    "type": "mcp",
+    "server_label": "code_interpreter",
+    "headers": {"test": "test"},
+    "server_url": "IGNORED",
+}
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from(sorted(CreateBody.model_fields))
+
+
+def create(body: dict[str, Any]) -> Creation:
+    return read_create(json.dumps({"input": "Hello"} | body).encode(), BIRTH, MODELS)
+
+
+def echo(body: dict[str, Any]) -> dict[str, Any]:
+    """The response as a client reads it."""
+    echoed: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(create(body).request.response))
+    return echoed
+
+
+# --- the echo -----------------------------------------------------------------------------------
+
+
+def test_a_request_that_says_nothing_is_echoed_with_every_default() -> None:
+    assert echo({}) == {
+        "id": BIRTH.response_id,
+        "object": "response",
+        "created_at": BIRTH.created_at_s,
+        "status": "in_progress",
+        "completed_at": None,
+        "background": False,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "max_output_tokens": None,
+        "max_tool_calls": None,
+        "model": "openai/gpt-oss-20b",
+        "output": [],
+        "parallel_tool_calls": True,
+        "previous_response_id": None,
+        "prompt": None,
+        "prompt_cache_key": None,
+        "prompt_cache_retention": None,
+        "reasoning": {"effort": "medium", "summary": None},
+        "safety_identifier": None,
+        "service_tier": "default",
+        "store": True,
+        "temperature": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": [],
+        "top_logprobs": 0,
+        "top_p": 1.0,
+        "truncation": "disabled",
+        "usage": None,
+        "user": None,
+        "metadata": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "echoed"),
+    [
+        ("instructions", "Be brief.", "Be brief."),
+        ("max_output_tokens", 1, 1),
+        ("max_tool_calls", 3, 3),
+        ("metadata", {"k": "v"}, {"k": "v"}),
+        ("model", "default", "openai/gpt-oss-20b"),
+        ("model", "openai/gpt-oss-120b", "openai/gpt-oss-120b"),
+        ("parallel_tool_calls", False, False),
+        ("presence_penalty", -2, -2.0),
+        ("frequency_penalty", 0.5, 0.5),
+        ("prompt_cache_key", "k", "k"),
+        ("prompt_cache_retention", "in-memory", "in_memory"),
+        ("reasoning", {"effort": "high"}, {"effort": "high", "summary": None}),
+        ("reasoning", {"summary": "auto"}, {"effort": "medium", "summary": "auto"}),
+        ("safety_identifier", "s", "s"),
+        ("service_tier", "auto", "default"),
+        ("store", False, False),
+        ("temperature", 0, 0.0),
+        ("temperature", None, 1.0),
+        ("top_p", 0.5, 0.5),
+        ("top_logprobs", 20, 20),
+        ("truncation", "auto", "auto"),
+        ("user", "u", "u"),
+        ("text", {"verbosity": "low"}, {"format": {"type": "text"}, "verbosity": "low"}),
+        (
+            "text",
+            {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True}},
+            {
+                "format": {
+                    "type": "json_schema",
+                    "name": "n",
+                    "description": None,
+                    "schema": {"type": "object"},
+                    "strict": True,
+                }
+            },
+        ),
+    ],
+)
+def test_a_field_is_echoed(field: str, value: object, echoed: object) -> None:
+    assert echo({field: value})[field] == echoed
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "access_programs",
+        "background_options",
+        "client_metadata",
+        "context_management",
+        "image",
+        "moderation",
+        "prompt_cache_options",
+        "something_new",
+    ],
+)
+def test_a_field_without_meaning_here_is_ignored(field: str) -> None:
+    assert echo({field: {"any": ["thing"]}}) == echo({})
+
+
+def test_null_is_the_same_as_nothing() -> None:
+    names = set(Response.__struct_fields__) - {"input_messages", "output_messages"}
+    nulls = dict.fromkeys(names | {"include", "stream", "stream_options", "conversation", "seed"})
+    assert echo(nulls) == echo({})
+
+
+def test_the_messages_are_null_at_birth_when_they_are_asked_for() -> None:
+    asked = echo({"enable_response_messages": True})
+    assert (asked["input_messages"], asked["output_messages"]) == (None, None)
+
+
+def test_the_public_client_reads_the_echo_strictly() -> None:
+    body = {
+        "tools": [
+            SEED_TOOL,
+            {"type": "function", "name": "f"},
+            {"type": "code_interpreter"},
+            {"type": "web_search"},
+        ],
+        "tool_choice": {"type": "function", "name": "f"},
+        "text": {"format": {"type": "json_schema", "name": "n", "schema": {}}},
+        "prompt_cache_retention": "in-memory",
+    }
+    raw = msgspec.json.encode(create(body).request.response)
+    assert openai_types.Response.model_validate_json(raw).tools[1].type == "function"
+
+
+def test_the_stored_request_is_read_back_as_it_was_written() -> None:
+    request = create({"tools": [SEED_TOOL], "seed": 7, "include": ["message.output_text.logprobs"]}).request
+    assert msgspec.json.decode(msgspec.json.encode(request), type=ResponseRequest) == request
+    assert (request.seed, request.include) == (7, ["message.output_text.logprobs"])
+
+
+def test_stream_is_off_unless_it_is_asked_for() -> None:
+    assert [create(body).is_streamed for body in ({}, {"stream": False}, {"stream": True})] == [
+        False,
+        False,
+        True,
+    ]
+
+
+# --- input --------------------------------------------------------------------------------------
+
+
+def items_of(value: object) -> list[dict[str, Any]]:
+    return create({"input": value}).request.input
+
+
+def test_a_string_becomes_one_user_message() -> None:
+    assert items_of("Hi") == [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]}
+    ]
+
+
+def test_an_easy_message_gets_its_type() -> None:
+    assert items_of([{"role": "developer", "content": "Be brief."}]) == [
+        {"type": "message", "role": "developer", "content": "Be brief."}
+    ]
+
+
+def test_a_bare_id_is_a_reference() -> None:
+    assert items_of([{"id": "msg_1", "type": None}]) == [{"type": "item_reference", "id": "msg_1"}]
+
+
+ACCEPTED_ITEMS: list[dict[str, Any]] = [
+    {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "t"}]},
+    {"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": "data:,"}]},
+    {"type": "message", "role": "user", "content": [{"type": "input_file", "file_data": "x"}]},
+    {
+        "type": "message",
+        "role": "assistant",
+        "id": "msg_1",
+        "status": "completed",
+        "phase": "final_answer",
+        "content": [
+            {"type": "output_text", "text": "t", "annotations": [], "logprobs": []},
+            {"type": "refusal", "refusal": "no"},
+        ],
+    },
+    {
+        "type": "web_search_call",
+        "id": "ws_1",
+        "action": {"type": "search", "query": "q"},
+        "status": "completed",
+    },
+    {"type": "function_call", "arguments": "{}", "call_id": "c", "name": "f", "id": None, "status": None},
+    {
+        "type": "reasoning",
+        "id": "rs_1",
+        "summary": [{"type": "summary_text", "text": "s"}],
+        "content": [{"type": "reasoning_text", "text": "t"}],
+        "encrypted_content": None,
+        "status": "completed",
+    },
+    {"type": "reasoning", "summary": [], "content": None},
+    {
+        "type": "code_interpreter_call",
+        "id": "ci_1",
+        "container_id": "c",
+        "status": "completed",
+        "code": None,
+        "outputs": [{"type": "logs", "logs": "1"}],
+    },
+    {
+        "type": "mcp_list_tools",
+        "id": "mcpl_1",
+        "server_label": "s",
+        "tools": [{"name": "t", "input_schema": {}}],
+    },
+    {"type": "mcp_approval_request", "id": "mcpr_1", "arguments": "{}", "name": "t", "server_label": "s"},
+    {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True},
+    {
+        "type": "mcp_call",
+        "id": "mcp_1",
+        "arguments": "{}",
+        "name": "a.b/c",
+        "server_label": "s",
+        "output": "1",
+    },
+    {"type": "mcp_call", "arguments": "{}", "name": "t", "server_label": "s", "error": "it broke"},
+    {
+        "type": "mcp_call",
+        "arguments": "{}",
+        "name": "t",
+        "server_label": "s",
+        "error": {"type": "http_error", "code": 500, "message": "m"},
+    },
+    {"type": "item_reference", "id": "msg_1"},
+    {"type": "custom_tool_call", "call_id": "c", "input": "i", "name": "n"},
+    {"type": "custom_tool_call_output", "call_id": "c", "output": "o"},
+    {"type": "compaction", "encrypted_content": "x"},
+    {"type": "function_call_output", "name": "f", "output": "o"},
+]
+
+
+@pytest.mark.parametrize("item", ACCEPTED_ITEMS, ids=lambda item: item["type"])
+def test_an_item_is_kept_as_it_came(item: dict[str, Any]) -> None:
+    assert items_of([item]) == [item]
+
+
+@pytest.mark.parametrize("output", ["72", [{"type": "input_text", "text": "72"}], []])
+def test_the_output_of_a_function_is_text_or_parts(output: object) -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    answer = {"type": "function_call_output", "call_id": "c", "output": output}
+    assert items_of([call, answer]) == [call, answer]
+
+
+def test_an_output_may_belong_to_a_referenced_call() -> None:
+    items = [
+        {"type": "item_reference", "id": "fc_1"},
+        {"type": "function_call_output", "call_id": "c", "output": "o"},
+    ]
+    assert items_of(items) == items
+
+
+# --- tools --------------------------------------------------------------------------------------
+
+
+def test_headers_and_authorization_travel_apart_from_the_request() -> None:
+    tool = SEED_TOOL | {"headers": {"X-Key": "s3cret-header"}, "authorization": "s3cret-token"}
+    creation = create({"tools": [tool]})
+    assert creation.secrets == {"code_interpreter": ServerSecrets({"X-Key": "s3cret-header"}, "s3cret-token")}
+    assert b"s3cret" not in msgspec.json.encode(creation.request)
+    assert creation.request.tools == [
+        {"type": "mcp", "server_label": "code_interpreter", "server_url": "IGNORED"}
+    ]
+
+
+def test_the_echoed_server_shows_neither_headers_nor_the_path_of_its_address() -> None:
+    url = "https://user:s3cret@host.example:8443/s3cret?key=s3cret#s3cret"
+    tool = {"type": "mcp", "server_label": "s", "server_url": url, "headers": {"a": "s3cret"}}
+    creation = create({"tools": [tool]})
+    assert creation.request.response.tools == (
+        {
+            "type": "mcp",
+            "server_label": "s",
+            "server_url": "https://host.example:8443",
+            "server_description": None,
+            "allowed_tools": None,
+            "require_approval": None,
+            "headers": None,
+            "authorization": None,
+        },
+    )
+    assert creation.request.tools[0]["server_url"] == url
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("IGNORED", "IGNORED"),
+        ("http://h/p", "http://h"),
+        ("http://h\\p@q", "http://h"),
+        ("host.example/p?q", "host.example"),
+        ("http://a@b@h/", "http://h"),
+        ("http://[::1]:80/p", "http://[::1]:80"),
+        ("", ""),
+    ],
+)
+def test_an_address_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+    assert strip_url(url) == shown
+
+
+def test_a_server_without_secrets_keeps_none() -> None:
+    tool: dict[str, Any] = {"type": "mcp", "server_label": "s", "headers": {}, "authorization": None}
+    assert create({"tools": [tool]}).secrets == {}
+
+
+def test_secrets_for_the_domains_of_a_container_are_dropped() -> None:
+    policy = {"type": "allowlist", "domain_secrets": [{"name": "n", "value": "s3cret"}]}
+    tool = {"type": "code_interpreter", "container": {"type": "auto", "network_policy": policy}}
+    assert b"s3cret" not in msgspec.json.encode(create({"tools": [tool]}).request)
+
+
+def test_a_function_is_echoed_with_what_it_left_out() -> None:
+    assert echo({"tools": [{"type": "function", "name": "f"}]})["tools"] == [
+        {"type": "function", "name": "f", "description": None, "parameters": None, "strict": None}
+    ]
+
+
+ACCEPTED_TOOLS: list[dict[str, Any]] = [
+    {"type": "function", "name": "f", "parameters": None, "strict": True},
+    {"type": "mcp", "server_label": "s", "require_approval": "never", "allowed_tools": ["a"]},
+    {
+        "type": "mcp",
+        "server_label": "s",
+        "require_approval": {"never": {"read_only": True}, "always": {"tool_names": ["x"]}},
+        "allowed_tools": {"tool_names": ["a"], "read_only": True},
+    },
+    {"type": "mcp", "server_label": "s", "connector_id": None},
+    {"type": "code_interpreter", "container": {"type": "auto"}},
+    {"type": "web_search"},
+    {"type": "web_search_preview_2025_03_11", "search_context_size": "low"},
+    {"type": "namespace", "name": "n", "description": "d", "tools": []},
+    {"type": "file_search", "vector_store_ids": ["v"]},
+    {"type": "custom", "name": "c", "format": {"type": "text"}},
+    {"type": "local_shell"},
+    {"type": "image_generation"},
+]
+
+
+@pytest.mark.parametrize("tool", ACCEPTED_TOOLS, ids=lambda tool: tool["type"])
+def test_a_tool_is_passed_on_as_it_came(tool: dict[str, Any]) -> None:
+    assert create({"tools": [tool]}).request.tools == [tool]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "none",
+        "auto",
+        "required",
+        {"type": "function", "name": "f"},
+        {"type": "mcp", "server_label": "code_interpreter"},
+        {"type": "mcp", "server_label": "code_interpreter", "name": "python"},
+        {"type": "code_interpreter"},
+        {"type": "web_search_preview"},
+        {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+    ],
+)
+def test_a_choice_may_name_what_is_offered(choice: object) -> None:
+    tools = [SEED_TOOL, {"type": "function", "name": "f"}, {"type": "web_search"}]
+    assert echo({"tools": tools, "tool_choice": choice})["tool_choice"] == choice
+
+
+# --- any input ----------------------------------------------------------------------------------
+
+
+def is_accepted_or_refused(raw: bytes) -> bool:
+    """Whatever came: a request that can be stored, or an error that says what is wrong."""
+    try:
+        request = read_create(raw, BIRTH, MODELS).request
+    except ClientError as error:
+        return 400 <= error.status < 500 and bool(error.code)
+    return msgspec.json.decode(msgspec.json.encode(request), type=ResponseRequest) == request
+
+
+@st.composite
+def changed(draw: st.DrawFn, originals: list[dict[str, Any]]) -> dict[str, Any]:
+    """One of the originals with one of its fields, or of its parts' fields, turned into anything."""
+    copy = json.loads(json.dumps(draw(st.sampled_from(originals))))
+    place = copy
+    while True:
+        name = draw(st.sampled_from(sorted(place)))
+        inner = place[name][0] if isinstance(place[name], list) and place[name] else place[name]
+        if not isinstance(inner, dict) or not inner or draw(st.booleans()):
+            place[name] = draw(JSON_VALUES)
+            return copy  # type: ignore[no-any-return]
+        place = inner
+
+
+@given(st.binary())
+@example(b"")
+@example(b"null")
+@example(b'{"input": "\\ud800"}')
+@example(b'{"input": NaN}')
+@example(b'{"temperature": 1e999}')
+@example(b"\xff")
+@example(b"[" * 100_000)
+@example(b'{"a":' * 100_000)
+def test_any_bytes_are_accepted_or_refused(raw: bytes) -> None:
+    assert is_accepted_or_refused(raw)
+
+
+@given(st.dictionaries(FIELDS, JSON_VALUES))
+def test_any_values_of_fields_are_accepted_or_refused(fields: dict[str, Any]) -> None:
+    assert is_accepted_or_refused(json.dumps({"input": "Hello"} | fields).encode())
+
+
+@given(changed(ACCEPTED_ITEMS), changed(ACCEPTED_TOOLS), JSON_VALUES)
+def test_any_change_to_items_and_tools_is_accepted_or_refused(
+    item: dict[str, Any], tool: dict[str, Any], choice: object
+) -> None:
+    assert is_accepted_or_refused(json.dumps({"input": [item]}).encode())
+    assert is_accepted_or_refused(json.dumps({"input": "Hello", "tools": [tool]}).encode())
+    assert is_accepted_or_refused(json.dumps({"input": "Hello", "tool_choice": choice}).encode())
+
+
+def nested(levels: int) -> bytes:
+    return b'{"a":' * levels + b"1" + b"}" * levels
+
+
+def test_the_nesting_that_is_accepted_ends_at_its_bound() -> None:
+    assert decode_object(nested(NESTING_MAX))
+    with pytest.raises(ClientError, match="nested too deeply"):
+        decode_object(nested(NESTING_MAX + 1))
+
+
+@given(st.text(), st.text(alphabet="s3cret", min_size=6))
+def test_what_stands_behind_the_host_is_never_shown(host: str, secret: str) -> None:
+    assert strip_url(f"http://h/{host}{secret}") == "http://h"

@@ -1,0 +1,254 @@
+"""What the compose files, the Dockerfiles and the role requirements promise. Starts no container."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[2]
+TOOLS = Path(sys.executable).parent
+COMPOSE_FILES = ["compose.yaml", "deploy/compose.cpu.yaml"]
+ROLES = ["api", "worker", "tool_runner"]
+SERVICES = ["proxy", "api", "worker", "tool-runner", "redis"]
+COMMANDS = {
+    "api": ["python", "-m", "api", "--host", "0.0.0.0", "--port", "8000"],
+    "worker": ["python", "-m", "worker"],
+    "tool_runner": ["python", "-m", "tool_runner"],
+}
+FOREIGN = {
+    "api": {"vllm", "torch", "oss-harmony", "openai-harmony", "mcp", "pydantic-monty"},
+    "worker": {"vllm", "torch", "openai-harmony", "mcp", "pydantic-monty", "fastapi", "uvicorn"},
+    "tool_runner": {"vllm", "torch", "oss-harmony", "openai-harmony", "fastapi"},
+}
+"""What must not reach a role's image, though another role needs it."""
+
+
+class Reset:
+    """Stands for compose's `!reset`: the value of the earlier file is dropped."""
+
+    yaml_tag = "!reset"
+
+    @classmethod
+    def from_yaml(cls, _constructor: Any, _node: Any) -> "Reset":
+        return cls()
+
+
+def load(name: str) -> dict[str, Any]:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.register_class(Reset)
+    content: dict[str, Any] = yaml.load(ROOT / name)
+    return content
+
+
+def service(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = load("compose.yaml")["services"][name]
+    return found
+
+
+def instructions(role: str) -> list[tuple[str, str]]:
+    """(instruction, rest) of a role's Dockerfile, continued lines joined."""
+    text = (ROOT / f"deploy/{role}.Dockerfile").read_text().replace("\\\n", " ")
+    lines = [line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#")]
+    return [(word, rest) for word, rest in lines]
+
+
+def pins(name: str) -> dict[str, str]:
+    """Package -> version, of a compiled requirements file; a version may differ by marker."""
+    text = (ROOT / f"requirements/{name}.txt").read_text()
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", text, re.MULTILINE))
+
+
+def direct_dependencies(group: str) -> set[str]:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    names: set[str] = set()
+    for entry in groups[group]:
+        match entry:
+            case {"include-group": included}:
+                names |= direct_dependencies(included)
+            case _:
+                names.add(re.split(r"[<>=;\s\[]", entry, maxsplit=1)[0])
+    return names
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("name", COMPOSE_FILES)
+def test_a_compose_file_keeps_to_the_compose_schema(name: str, tmp_path: Path) -> None:
+    as_json = tmp_path / "compose.json"
+    as_json.write_text(json.dumps(load(name), default=lambda _reset: []))
+    checked = run(TOOLS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", as_json)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_hadolint_has_nothing_to_say_about_a_dockerfile(role: str) -> None:
+    checked = run(TOOLS / "hadolint", ROOT / f"deploy/{role}.Dockerfile")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_services_are_the_roles_with_redis_and_a_proxy() -> None:
+    assert sorted(load("compose.yaml")["services"]) == sorted(SERVICES)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_runs_with_least_rights(name: str) -> None:
+    described = service(name)
+    assert described["cap_drop"] == ["ALL"]
+    assert described.get("cap_add", []) == (["NET_BIND_SERVICE"] if name == "proxy" else [])
+    assert described["security_opt"] == ["no-new-privileges:true"]
+    assert described["read_only"] is True
+    assert described["user"].split(":")[0] not in {"", "0", "root"}
+    assert not {"privileged", "devices", "pid", "ipc", "network_mode"} & described.keys()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_limits_a_health_check_and_a_way_to_end(name: str) -> None:
+    described = service(name)
+    assert {"memory", "pids"} <= described["deploy"]["resources"]["limits"].keys()
+    assert described["healthcheck"]["test"]
+    assert described["stop_grace_period"]
+    assert described["restart"] == "unless-stopped"
+
+
+def test_only_the_proxy_publishes_a_port_and_by_default_on_loopback() -> None:
+    assert [name for name in SERVICES if "ports" in service(name)] == ["proxy"]
+    assert service("proxy")["ports"] == ["${ANTIPHON_PUBLISH:-127.0.0.1:8080}:8080"]
+
+
+def test_the_api_can_be_scaled() -> None:
+    assert not {"container_name", "hostname", "ports"} & service("api").keys()
+
+
+def test_the_tool_runner_meets_redis_and_no_other_service() -> None:
+    own = set(service("tool-runner")["networks"])
+    met = {name for name in SERVICES if own & set(service(name)["networks"])}
+    assert met == {"tool-runner", "redis"}
+
+
+@pytest.mark.parametrize("name", ["redis", "api", "worker"])
+def test_a_service_without_business_outside_is_on_internal_networks_only(name: str) -> None:
+    networks = load("compose.yaml")["networks"]
+    assert all(networks[network].get("internal") for network in service(name)["networks"])
+
+
+def test_only_the_worker_asks_for_a_gpu() -> None:
+    reserved = {name: service(name)["deploy"]["resources"].get("reservations") for name in SERVICES}
+    devices = reserved.pop("worker")["devices"]
+    assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
+    assert set(reserved.values()) == {None}
+
+
+def test_the_cpu_override_takes_the_gpu_away_and_changes_nothing_else() -> None:
+    match load("deploy/compose.cpu.yaml"):
+        case {
+            "services": {"worker": {"deploy": {"resources": {"reservations": {"devices": value}}}}} as all_
+        }:
+            assert isinstance(value, Reset)
+            assert list(all_) == ["worker"]
+        case other:
+            pytest.fail(f"unexpected: {other}")
+
+
+def test_no_secret_stands_in_a_compose_file() -> None:
+    for name in COMPOSE_FILES:
+        text = (ROOT / name).read_text()
+        assert not re.search(r"://[^/\s]*:[^/\s]+@", text), f"{name}: an address with a password"
+        assert not re.search(r"\bsk-[0-9a-zA-Z]|[0-9a-f]{32}", text), f"{name}: looks like a key"
+    for described in load("compose.yaml")["services"].values():
+        assert not [key for key in described.get("environment", {}) if "PASSWORD" in key or "URL" in key]
+
+
+def test_every_secret_is_a_file_that_git_and_the_images_leave_out() -> None:
+    for name, source in load("compose.yaml")["secrets"].items():
+        assert list(source) == ["file"], name
+        assert source["file"].startswith("deploy/secrets/"), name
+    assert "secrets/" in (ROOT / "deploy/.gitignore").read_text().splitlines()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in ignored if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    assert not [rule for rule in rules if rule.startswith("!deploy/") and "secret" in rule]
+    assert "!deploy/" not in rules
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_an_image_holds_the_sources_of_its_role_and_shared_only(role: str) -> None:
+    copied = [
+        rest.split()[:-1] for word, rest in instructions(role) if word == "COPY" and "--from" not in rest
+    ]
+    sources = {source for group in copied for source in group}
+    assert sources == {f"requirements/{role}.txt", "deploy/start.sh", "deploy/probe.py", "shared", role}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_an_image_installs_pinned_hashed_wheels_and_runs_its_role_as_a_plain_user(role: str) -> None:
+    words = instructions(role)
+    (install,) = [rest for word, rest in words if word == "RUN" and "pip install" in rest]
+    assert "--require-hashes" in install
+    assert "--only-binary=:all:" in install
+    assert [rest for word, rest in words if word == "USER"] == ["10001:10001"]
+    (command,) = [rest for word, rest in words if word == "CMD"]
+    assert json.loads(command) == COMMANDS[role]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_service_builds_the_image_of_its_role(role: str) -> None:
+    assert service(role.replace("_", "-"))["build"]["dockerfile"] == f"deploy/{role}.Dockerfile"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_requirements_of_a_role_are_its_own_and_no_other_roles(role: str) -> None:
+    assert direct_dependencies(role) <= pins(role).keys()
+    assert not FOREIGN[role] & pins(role).keys()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_runs_the_versions_that_the_tests_run(role: str) -> None:
+    tested = pins("dev")
+    assert {name: tested.get(name) for name in pins(role)} == pins(role)
+
+
+@pytest.mark.parametrize("name", [*ROLES, "dev", "uv"])
+def test_every_requirement_has_a_hash_and_no_address(name: str) -> None:
+    text = (ROOT / f"requirements/{name}.txt").read_text()
+    entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert entries
+    assert not [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry]
+    assert "://" not in text
+    # Its files and those of oss-harmony overwrite each other (docs/adr/0005-oss-harmony.md).
+    assert "openai-harmony" not in pins(name)
+
+
+def test_make_secrets_makes_what_compose_mounts_and_a_key_that_fits(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    made = run("sh", ROOT / "deploy/make_secrets.sh", folder, "acme")
+    assert made.returncode == 0, made.stderr
+    mounted = {Path(source["file"]).name for source in load("compose.yaml")["secrets"].values()}
+    assert {path.name for path in folder.iterdir()} == mounted
+    hashed = hashlib.sha256(made.stdout.strip().encode()).hexdigest()
+    assert json.loads((folder / "api_keys.json").read_text()) == {hashed: "acme"}
+    password = (folder / "redis_password.conf").read_text().removeprefix("requirepass ").strip()
+    assert (folder / "redis_url").read_text() == f"redis://:{password}@redis:6379/0"
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_make_secrets_never_overwrites(tmp_path: Path) -> None:
+    refused = run("sh", ROOT / "deploy/make_secrets.sh", tmp_path)
+    assert refused.returncode == 1
+    assert str(tmp_path) in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_make_secrets_refuses_a_tenant_that_would_break_the_file(tmp_path: Path) -> None:
+    refused = run("sh", ROOT / "deploy/make_secrets.sh", tmp_path / "secrets", 'a"b')
+    assert refused.returncode == 2
+    assert "TENANT" in refused.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,163 @@
+"""The launcher's decisions: when to start again, what is missing, what it is told, what it shows."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from local import seed
+from local.command_line import main
+from local.processes import Identity
+from local.readiness import describe_missing
+from local.record import ClusterRecord, RoleRecord, running_stages
+from local.roles import STOP_ORDER, make_environment
+from local.status import lay_out, redact
+from local.supervisor import BACK_OFF_MAX_S, SETTLED_AFTER_S, describe_exit, next_delay_s
+from local.warden import decode_stages
+
+
+def test_a_role_that_keeps_dying_waits_twice_as_long_up_to_ten_seconds() -> None:
+    delay_s, delays = 0.0, []
+    for _ in range(8):
+        delay_s = next_delay_s(delay_s, lived_s=0.1)
+        delays.append(delay_s)
+    assert delays == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
+
+
+@given(delay_s=st.floats(0, BACK_OFF_MAX_S), lived_s=st.floats(SETTLED_AFTER_S, 1e6))
+def test_a_role_that_lived_for_a_while_starts_again_at_once(delay_s: float, lived_s: float) -> None:
+    assert next_delay_s(delay_s, lived_s) == 0.2
+
+
+@pytest.mark.parametrize(("returncode", "said"), [(3, "exit code 3"), (-9, "SIGKILL"), (0, "exit code 0")])
+def test_an_exit_is_told_as_a_code_or_a_signal(returncode: int, said: str) -> None:
+    assert describe_exit(returncode) == said
+
+
+READY = b'{"status": "ready", "redis": true, "workers": 2, "tool_runners": 1}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "missing"),
+    [
+        (200, READY, None),
+        (503, READY, "answers GET /ready with 503"),
+        (503, READY.replace(b"true", b"false"), "does not reach Redis"),
+        (200, READY.replace(b"2", b"1"), "sees 1 of 2 workers, 1 of 1 tool runners"),
+        (200, READY.replace(b"1", b"0"), "sees 2 of 2 workers, 0 of 1 tool runners"),
+        (200, READY.replace(b"2", b"5"), None),
+        (500, b"Internal Server Error", "answers GET /ready with 500 and something unreadable"),
+        (200, b"[]", "answers GET /ready with 200 and something unreadable"),
+    ],
+)
+def test_an_api_node_is_ready_when_it_sees_enough_of_everything(
+    status: int, body: bytes, missing: str | None
+) -> None:
+    assert describe_missing(status, body, workers=2, tool_runners=1) == missing
+
+
+def test_the_users_variables_reach_the_roles_and_the_arguments_go_over_them() -> None:
+    user = {
+        "ANTIPHON_MODELS": '["mine"]',
+        "ANTIPHON_LOG_LEVEL": "DEBUG",
+        "ANTIPHON_SCRIPT": "old",
+        "HOME": "/h",
+    }
+    seen = make_environment(user, {"ANTIPHON_SCRIPT": "new"})
+    assert seen["ANTIPHON_MODELS"] == '["mine"]'
+    assert seen["ANTIPHON_LOG_LEVEL"] == "DEBUG"
+    assert seen["ANTIPHON_SCRIPT"] == "new"
+    assert seen["HOME"] == "/h"
+
+
+@pytest.mark.parametrize(
+    ("user", "settings", "engine", "models"),
+    [
+        ({}, {}, "scripted", '["default","scripted"]'),
+        ({"ANTIPHON_ENGINE": "vllm"}, {}, "vllm", None),
+        ({"ANTIPHON_ENGINE": "vllm"}, {"ANTIPHON_ENGINE": "scripted"}, "scripted", '["default","scripted"]'),
+        ({}, {"ANTIPHON_ENGINE": "vllm"}, "vllm", None),
+    ],
+)
+def test_only_the_scripted_engine_is_offered_as_scripted(
+    user: dict[str, str], settings: dict[str, str], engine: str, models: str | None
+) -> None:
+    seen = make_environment(user, settings)
+    assert (seen["ANTIPHON_ENGINE"], seen.get("ANTIPHON_MODELS")) == (engine, models)
+
+
+def make_role(role: str, number: int, pid: int | None) -> RoleRecord:
+    started = None if pid is None else f"start of {pid}"
+    return RoleRecord(role, number, pid, started, None, f"/logs/{role}-{number}.log", 0)
+
+
+def test_what_takes_work_ends_first_and_the_log_last() -> None:
+    roles = (
+        make_role("valkey", 0, 1),
+        make_role("worker", 0, 2),
+        make_role("api", 0, 3),
+        make_role("api", 1, None),
+        make_role("tool_runner", 0, 5),
+    )
+    stages = running_stages(ClusterRecord(Identity(9, "nine"), "redis://h", roles), STOP_ORDER)
+    assert [[process.pid for process in stage] for stage in stages] == [[3], [2, 5], [1]]
+
+
+def test_the_warden_reads_what_the_launcher_writes() -> None:
+    line = b'[[[3, "a b"]], [], [[1, "c"]]]\n'
+    assert decode_stages(line) == [[Identity(3, "a b")], [], [Identity(1, "c")]]
+
+
+def test_the_table_has_columns_as_wide_as_their_widest_cell() -> None:
+    assert lay_out([("role", "pid"), ("tool_runner-0", "7")]) == ["role           pid", "tool_runner-0  7"]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:p%40ss@h:6379/0", "redis://h:6379/0"),
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+    ],
+)
+def test_a_redis_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert redact(url) == shown
+
+
+def test_the_curl_to_try_is_the_seeds_request_at_the_real_port() -> None:
+    curl = seed.make_curl("http://127.0.0.1:9001")
+    assert 'curl -N -X POST "http://127.0.0.1:9001/v1/responses"' in curl
+    assert "Multiply 123*456 using the mcp.code_interpreter tool." in curl
+    assert "'" not in curl.partition(" -d '")[2][:-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["up", "--apis", "0"], "--apis"),
+        (["up", "--workers", "many"], "--workers"),
+        (["up", "--tool-runners", "65"], "--tool-runners"),
+        (["up", "--port", "70000"], "--port"),
+        (["up", "--port", "65535", "--apis", "2"], "--port"),
+        (["up", "--engine", "gpt"], "--engine"),
+        (["up", "--script", "no such file"], "--script"),
+        ([], "up | status | demo"),
+    ],
+)
+def test_a_wrong_argument_is_named_and_nothing_starts(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_missing_engine_is_named_and_nothing_starts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    assert main(["up", "--engine", "vllm", "--data", str(tmp_path / "data")]) == 1
+    assert "needs the package vllm" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()

@@ -1,0 +1,126 @@
+"""What a server said, and how it becomes the result of a tool call: text, cut to its limit. Pure.
+
+Knows MCP's content blocks as JSON; how they came here is `mcp_client`'s business.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from shared.responses import HttpError, McpError, McpProtocolError, McpTool, McpToolExecutionError
+from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed
+
+INVALID_PARAMS, TIMED_OUT, CONNECTION_CLOSED, INTERNAL_ERROR = -32602, -32001, -32000, -32603
+"""JSON-RPC's and MCP's codes for what went wrong."""
+
+_MESSAGE_BYTES_MAX = 4096
+
+Block = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The result of `tools/call`, as JSON."""
+
+    content: Sequence[Block]
+    structured: Any = None
+    is_error: bool = False
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def make_result(answer: Answer, bytes_max: int) -> ToolOutput | ToolFailure:
+    if answer.is_error:
+        return ToolFailure(McpToolExecutionError(list(_cut_blocks(answer.content, bytes_max))))
+    return ToolOutput(cut("\n".join(_texts(answer)), bytes_max))
+
+
+def make_listing(tools: Sequence[McpTool], bytes_max: int) -> ToolsListed | ToolFailure:
+    """A listing is all or nothing: with half of it a tool would seem not to exist."""
+    listed = ToolsListed(tuple(tools))
+    size = len(msgspec.json.encode(listed))
+    if size > bytes_max:
+        return make_failure(
+            INTERNAL_ERROR, f"the server's list of tools takes {size} bytes, over {bytes_max}"
+        )
+    return listed
+
+
+def make_failure(code: int, message: str) -> ToolFailure:
+    return ToolFailure(McpProtocolError(code, cut(message, _MESSAGE_BYTES_MAX)))
+
+
+def cut_message(error: McpError) -> McpError:
+    """The error with a message of bounded length: servers choose it."""
+    match error:
+        case McpProtocolError(code, message):
+            return McpProtocolError(code, cut(message, _MESSAGE_BYTES_MAX))
+        case HttpError(code, message):
+            return HttpError(code, cut(message, _MESSAGE_BYTES_MAX))
+        case McpToolExecutionError():
+            return error
+
+
+def cut(text: str, bytes_max: int) -> str:
+    """At most `bytes_max` bytes of UTF-8, whole characters; a text that was cut says so at its end."""
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= bytes_max:
+        return raw.decode()
+    note = f"\n[cut: this is the beginning of {len(raw)} bytes]".encode()
+    kept = raw[: max(0, bytes_max - len(note))].decode("utf-8", "ignore").encode()
+    return (kept + note)[:bytes_max].decode()
+
+
+def make_encodable(value: Any) -> Any:
+    """The same JSON value; an integer over 64 bits, which our encoder lacks, becomes a float or text."""
+    match value:
+        case dict():
+            return {key: make_encodable(item) for key, item in value.items()}
+        case list():
+            return [make_encodable(item) for item in value]
+        case int() if not -(2**63) <= value < 2**64:
+            return float(value) if abs(value) < 10**300 else str(value)
+        case _:
+            return value
+
+
+def _texts(answer: Answer) -> Iterator[str]:
+    yield from map(_describe, answer.content)
+    has_text = any(block.get("type") == "text" for block in answer.content)
+    if not has_text and answer.structured is not None:
+        yield msgspec.json.encode(make_encodable(answer.structured)).decode()
+
+
+def _describe(block: Block) -> str:
+    """Text as it is, a text resource under its address, anything else in brackets."""
+    match block:
+        case {"type": "text", "text": str(text)}:
+            return text
+        case {"type": "image" | "audio" as kind, "data": str(data)}:
+            return f"[{kind} {block.get('mimeType', '')}, {_decoded_size(data)} bytes]"
+        case {"type": "resource_link", "uri": uri}:
+            return f"[resource {block.get('name', '')} at {uri}]"
+        case {"type": "resource", "resource": {"uri": uri, "text": str(text)}}:
+            return f"[resource {uri}]\n{text}"
+        case {"type": "resource", "resource": {"uri": uri, "blob": str(data), **rest}}:
+            return f"[resource {uri} {rest.get('mimeType', '')}, {_decoded_size(data)} bytes]"
+        case _:
+            return f"[{block.get('type', 'unknown content')}]"
+
+
+def _decoded_size(base64_text: str) -> int:
+    return len(base64_text.rstrip("=")) * 3 // 4
+
+
+def _cut_blocks(blocks: Sequence[Block], bytes_max: int) -> Iterator[Block]:
+    """The blocks that fit, in order; text that does not fit is cut, anything else only described."""
+    left = bytes_max
+    for block in map(make_encodable, blocks):
+        size = len(msgspec.json.encode(block))
+        if size <= left:
+            left -= size
+            yield block
+        elif left > 0:
+            yield {"type": "text", "text": cut(_describe(block), left)}
+            left = 0

@@ -1,0 +1,58 @@
+"""The composition root of the tool runner: what there is, what runs beside what, and how it ends."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from shared import ids
+from shared.settings import Settings
+from shared.store import job_queue, keys, presence
+from shared.store.redis_client import RedisClient
+from tool_runner import servers
+from tool_runner.calls_in_flight import CallsInFlight
+from tool_runner.run_tool import Tools
+from tool_runner.stdio_servers import StdioServers
+
+ROLE = "tool_runner"
+
+_log = logging.getLogger(__name__)
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Serves tool calls until `stop` is set; then ends those that run, and every process it started.
+
+    Raises servers.BadServersFile before anything is started.
+    """
+    configured = servers.load(settings)
+    name = ids.new_owner(ROLE)
+    redis = RedisClient.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    stdio = StdioServers(settings.tool_timeout_s)
+    calls = CallsInFlight(redis, settings, name, Tools(settings, configured, stdio))
+    _log.info("%s serves %s", name, ", ".join(sorted(configured)))
+    try:
+        stdio.start(configured)
+        await _until_first(
+            job_queue.serve(
+                settings.redis_url, keys.TOOLS_QUEUE, {"start_tool_call": calls.start}, calls.room
+            ),
+            presence.stay(redis, ROLE, name),
+            stop.wait(),
+        )
+        await calls.drain(settings.drain_grace_s)
+    finally:
+        await stdio.close()
+        await redis.close()
+
+
+async def _until_first(*flows: Coroutine[Any, Any, Any]) -> None:
+    """Runs all; whoever returns or fails first ends the others. Raises what it raised."""
+    tasks = [asyncio.create_task(flow) for flow in flows]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

@@ -1,0 +1,240 @@
+"""The built-in MCP server `code_interpreter`: one tool, `python`, that runs a notebook cell in a sandbox.
+
+Keeps nothing between calls: the variables travel as opaque state with the result and come back
+with the next call (`tool_calls.SESSION_META_KEY`), so that any process can serve any call.
+"""
+
+import argparse
+import asyncio
+import base64
+import binascii
+import logging
+import os
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.types import CallToolResult, TextContent, ToolAnnotations
+from pydantic_monty import (
+    AsyncMonty,
+    AsyncMontySession,
+    MontyCrashedError,
+    MontyError,
+    MontyRuntimeError,
+    MontySyntaxError,
+    ResourceLimits,
+)
+
+from shared.tool_calls import SESSION_META_KEY
+from tool_runner.builtin.notebook import SHOWN_NAME, Cell, make_cell, mend_traceback
+
+DESCRIPTION = """Runs Python code as a notebook cell: shows what it prints, then the value of its last \
+expression. Variables, functions and imports stay for the next calls. Plain Python with a part of the \
+standard library; no files, no network, no packages."""
+
+_LIMITS = ResourceLimits(max_feed_duration_secs=30.0, max_memory=256 * 2**20, max_total_sleep_secs=30.0)
+_REQUEST_TIMEOUT_S = 75.0
+"""A sandbox process that does not answer for so long is killed: above all its own limits together."""
+_NOTES_BYTES = 512
+_UNCHANGED = "The variables are as they were before this call."
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What came of a cell: what to show, whether the sandbox itself failed, the state after it."""
+
+    text: str
+    has_failed: bool = False
+    state: str | None = None
+    """None: the state before the cell stays."""
+
+
+class _StateUnreadable(Exception):
+    """The state is not one that this sandbox can load."""
+
+
+class _Shown:
+    """What a cell shows, within a limit: what goes beyond is dropped, and said.
+
+    A part is kept for what comes last (the value, a traceback, notes): code that floods its output
+    still says how it ended.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._print_bytes_left = bytes_max * 3 // 4
+        self._last_bytes_left = max(0, bytes_max // 4 - _NOTES_BYTES)
+        self._parts: list[str] = []
+        self._dropped_bytes = 0
+        self._last: list[str] = []
+
+    def add_printed(self, _stream: str, text: str) -> None:
+        kept, dropped_bytes = _cut(text, self._print_bytes_left)
+        self._print_bytes_left -= len(kept.encode())
+        self._dropped_bytes += dropped_bytes
+        self._parts.append(kept)
+
+    def add_last(self, text: str) -> None:
+        """A value or a traceback: a line, or lines, of its own."""
+        kept, dropped_bytes = _cut(text, self._last_bytes_left)
+        self._last_bytes_left -= len(kept.encode())
+        self._last.append(kept)
+        if dropped_bytes:
+            self.add_note(f"{dropped_bytes} more bytes are not shown")
+
+    def add_note(self, text: str) -> None:
+        self._last.append(f"[{text}]")
+
+    @property
+    def text(self) -> str:
+        printed = "".join(self._parts)
+        if self._dropped_bytes:
+            printed += f"\n[{self._dropped_bytes} more bytes were printed]\n"
+        elif printed and self._last and not printed.endswith("\n"):
+            printed += "\n"
+        return printed + "".join(f"{text}\n" for text in self._last)
+
+
+def _cut(text: str, bytes_max: int) -> tuple[str, int]:
+    """The beginning of `text` that fits, and how many bytes do not."""
+    raw = text.encode("utf-8", "replace")
+    kept = raw[:bytes_max].decode("utf-8", "ignore")
+    return kept, len(raw) - len(kept.encode())
+
+
+class Sandbox:
+    """Runs cells, each in a process of its own that is cleared or replaced afterwards."""
+
+    def __init__(self, pool: AsyncMonty, output_bytes_max: int, state_bytes_max: int) -> None:
+        self._pool = pool
+        self._output_bytes_max = output_bytes_max
+        self._state_bytes_max = state_bytes_max
+
+    async def run(self, code: str, state: str | None) -> Ran:
+        shown = _Shown(self._output_bytes_max)
+        try:
+            return await self._run(code, state, shown)
+        except _StateUnreadable:
+            shown.add_note("The variables of earlier calls are lost: they cannot be read any more.")
+            return await self._run(code, None, shown)
+
+    async def _run(self, code: str, state: str | None, shown: _Shown) -> Ran:
+        try:
+            async with self._pool.checkout(limits=_LIMITS) as session:
+                if state is not None:
+                    await _load(session, state)
+                await _feed(session, make_cell(code), shown)
+                return await self._keep(session, shown)
+        except MontyCrashedError:
+            shown.add_note(f"The sandbox broke down, or ran too long and was ended. {_UNCHANGED}")
+        except MontyRuntimeError as error:
+            shown.add_note(f"{error}. {_UNCHANGED}")
+        return Ran(shown.text, has_failed=True)
+
+    async def _keep(self, session: AsyncMontySession, shown: _Shown) -> Ran:
+        """What is shown, and the state after it, unless that is too large to travel."""
+        try:
+            state = _pack(await session.dump())
+        except MontyError:
+            shown.add_note(f"The variables take too much memory to be kept. {_UNCHANGED}")
+            return Ran(shown.text)
+        if len(state) > self._state_bytes_max:
+            shown.add_note(
+                f"The variables take {len(state)} bytes, more than the {self._state_bytes_max} "
+                f"that are kept between calls. {_UNCHANGED}"
+            )
+            return Ran(shown.text)
+        return Ran(shown.text, state=state)
+
+
+async def _feed(session: AsyncMontySession, cell: Cell, shown: _Shown) -> None:
+    """Runs the cell; its own exceptions are shown. Raises MontyError when a limit ended it."""
+    try:
+        await session.feed_run(cell.code, print_callback=shown.add_printed)
+        if cell.shown_line is not None:
+            await _show_value(session, shown)
+    except (MontyRuntimeError, MontySyntaxError) as error:
+        if _is_limit(error):
+            raise
+        shown.add_last(mend_traceback(cell, error.display()))
+
+
+async def _show_value(session: AsyncMontySession, shown: _Shown) -> None:
+    """`repr` runs inside: what a value becomes on its way out is not what its code says of it."""
+    value = await session.feed_run(
+        f"None if {SHOWN_NAME} is None else repr({SHOWN_NAME})", print_callback=shown.add_printed
+    )
+    if value is not None:
+        shown.add_last(str(value))
+
+
+def _is_limit(error: MontyError) -> bool:
+    """Whether a limit of the sandbox ended the code, rather than an exception of its own."""
+    return isinstance(error.exception(), TimeoutError | MemoryError) and "limit" in str(error)
+
+
+async def _load(session: AsyncMontySession, state: str) -> None:
+    try:
+        await session.load_session(zlib.decompress(base64.b64decode(state, validate=True)))
+    except (binascii.Error, zlib.error, MontyError) as error:
+        raise _StateUnreadable from error
+
+
+def _pack(dump: bytes) -> str:
+    return base64.b64encode(zlib.compress(dump, 1)).decode()
+
+
+def make_server(output_bytes_max: int, state_bytes_max: int) -> MCPServer[Sandbox]:
+    @asynccontextmanager
+    async def lifespan(_: MCPServer[Sandbox]) -> AsyncIterator[Sandbox]:
+        processes = max(4, 2 * (os.cpu_count() or 1))
+        async with AsyncMonty(max_processes=processes, request_timeout=_REQUEST_TIMEOUT_S) as pool:
+            yield Sandbox(pool, output_bytes_max, state_bytes_max)
+
+    server = MCPServer("code_interpreter", log_level="WARNING", lifespan=lifespan)
+
+    # Read-only and idempotent: a call changes nothing anywhere. Even the variables change only by
+    # the state in its result, so that a call whose result was lost can be made again.
+    @server.tool(
+        name="python",
+        description=DESCRIPTION,
+        annotations=ToolAnnotations(
+            title="Python",
+            read_only_hint=True,
+            destructive_hint=False,
+            idempotent_hint=True,
+            open_world_hint=False,
+        ),
+    )
+    async def python(code: str, ctx: Context[Sandbox, object]) -> CallToolResult:
+        request = ctx.request_context
+        state = (request.meta or {}).get(SESSION_META_KEY)
+        ran = await request.lifespan_context.run(code, state if isinstance(state, str) else None)
+        return CallToolResult(
+            content=[TextContent(text=ran.text)],
+            is_error=ran.has_failed,
+            _meta=None if ran.state is None else {SESSION_META_KEY: ran.state},
+        )
+
+    return server
+
+
+def main() -> None:
+    """Serves stdio, or Streamable HTTP with `--http PORT`, whose callers must be trusted with the state."""
+    parser = argparse.ArgumentParser(prog="python -m tool_runner.builtin.python")
+    parser.add_argument("--http", type=int, metavar="PORT", help="serve Streamable HTTP at /mcp, not stdio")
+    parser.add_argument("--host", default="127.0.0.1", help="address for --http (default: %(default)s)")
+    parser.add_argument("--output-bytes-max", type=int, default=256 * 1024)
+    parser.add_argument("--state-bytes-max", type=int, default=2**20)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    server = make_server(arguments.output_bytes_max, arguments.state_bytes_max)
+    if arguments.http is None:
+        asyncio.run(server.run_stdio_async())
+    else:
+        server.run("streamable-http", host=arguments.host, port=arguments.http)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""The only importer of the MCP client: connections to servers, their tools, and calls.
+
+Owns the transports and what their failures mean; decides neither which server nor which limits
+apply (`servers`, `run_tool`), except for how much of an answer is read at all.
+"""
+
+import asyncio
+import functools
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import httpx2
+from mcp import Client, MCPError, StdioServerParameters, stdio_client, types
+from mcp.client.streamable_http import streamable_http_client
+from pydantic import TypeAdapter, ValidationError
+
+from shared.responses import HttpError, McpProtocolError, McpTool
+from tool_runner.answers import CONNECTION_CLOSED, INTERNAL_ERROR, Answer, make_encodable
+from tool_runner.servers import HttpServer, StdioServer
+
+ANSWER_BYTES_MAX = 16 * 2**20
+"""More than this of one HTTP answer is not read: a text that long is refused, not cut."""
+_PAGES_MAX = 100
+
+_ANSWER: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
+    types.CallToolResult | types.InputRequiredResult
+)
+_STAND_INS = frozenset({"Server returned an error response", "Not Found", "Session terminated"})
+"""What the SDK puts in the place of an HTTP error; the status itself it does not tell."""
+
+
+class ServerFailed(Exception):
+    """A server could not be reached, or not be talked to; `error` says how."""
+
+    def __init__(self, error: HttpError | McpProtocolError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Connection:
+    """An open way to one server; any number of calls at a time. Its methods raise ServerFailed.
+
+    Cancelling a call cancels it on the server.
+    """
+
+    def __init__(self, client: Client, status: "_LastStatus") -> None:
+        self._client = client
+        self._status = status
+
+    async def call(self, name: str, arguments: dict[str, Any], meta: Mapping[str, Any]) -> Answer:
+        request = types.CallToolRequest(
+            params=types.CallToolRequestParams(name=name, arguments=arguments, _meta=dict(meta) or None)
+        )
+        with _told_as_failures(self._status):
+            try:
+                result = await self._client.session.send_request(request, _ANSWER)
+            except MCPError as error:
+                if error.code != types.HEADER_MISMATCH:
+                    raise
+                await self._list()  # it tells the client which arguments travel as headers
+                result = await self._client.session.send_request(request, _ANSWER)
+        if isinstance(result, types.InputRequiredResult):
+            raise ServerFailed(McpProtocolError(INTERNAL_ERROR, "the tool asks for input from a person"))
+        raw = result.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return Answer(
+            raw["content"], raw.get("structuredContent"), raw.get("isError", False), raw.get("_meta", {})
+        )
+
+    async def list_tools(self) -> list[McpTool]:
+        with _told_as_failures(self._status):
+            return await self._list()
+
+    async def _list(self) -> list[McpTool]:
+        tools: list[McpTool] = []
+        cursor: str | None = None
+        for _ in range(_PAGES_MAX):
+            page = await self._client.list_tools(cursor=cursor)
+            tools += map(_read_tool, page.tools)
+            cursor = page.next_cursor
+            if not cursor:
+                return tools
+        raise ServerFailed(McpProtocolError(INTERNAL_ERROR, f"its tools take over {_PAGES_MAX} pages"))
+
+
+def _read_tool(tool: types.Tool) -> McpTool:
+    annotations = tool.annotations
+    return McpTool(
+        name=tool.name,
+        input_schema=make_encodable(tool.input_schema),
+        description=tool.description,
+        annotations=annotations.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if annotations
+        else None,
+    )
+
+
+@asynccontextmanager
+async def open_http(server: HttpServer, timeout_s: float) -> AsyncIterator[Connection]:
+    """Streamable HTTP. `timeout_s` bounds every single read and write; raises ServerFailed."""
+    status = _LastStatus()
+    headers = {**server.headers, "accept-encoding": "identity"}  # nothing small unpacks to something huge
+    http = httpx2.AsyncClient(headers=headers, timeout=timeout_s, verify=_tls())
+    http.event_hooks = {"response": [status.note, _bound]}
+    with _told_as_failures(status):
+        async with http:
+            transport = streamable_http_client(
+                server.url, http_client=http, max_sse_event_size=ANSWER_BYTES_MAX
+            )
+            async with Client(transport, cache=None) as client:
+                yield Connection(client, status)
+
+
+@asynccontextmanager
+async def open_stdio(server: StdioServer, has_ended: asyncio.Event) -> AsyncIterator[Connection]:
+    """A process that ends with the context; `has_ended` is set when it ends (or falls silent) before."""
+    parameters = StdioServerParameters(
+        command=server.command,
+        args=list(server.args),
+        env=dict(server.env),
+        encoding_error_handler="replace",
+    )
+    status = _LastStatus()
+    with _told_as_failures(status):
+        async with Client(_watched(parameters, has_ended), cache=None) as client:
+            yield Connection(client, status)
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """One for all connections: making one reads every trusted certificate."""
+    return httpx2.create_ssl_context()
+
+
+class _LastStatus:
+    """The HTTP status that answered the last message of ours."""
+
+    def __init__(self) -> None:
+        self.code = 0
+
+    async def note(self, response: httpx2.Response) -> None:
+        if response.request.method == "POST":
+            self.code = response.status_code
+
+
+class _TooLarge(httpx2.SSEError, httpx2.StreamError):
+    """Both, because the SDK catches the one in event streams, the other in JSON bodies."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
+
+
+class _BoundedBody(httpx2.AsyncByteStream):
+    def __init__(self, body: httpx2.AsyncByteStream) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = ANSWER_BYTES_MAX
+        async for chunk in self._body:
+            left -= len(chunk)
+            if left < 0:
+                raise _TooLarge
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+async def _bound(response: httpx2.Response) -> None:
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    response.stream = _BoundedBody(response.stream)
+    response.headers.pop("content-encoding", None)
+
+
+@asynccontextmanager
+async def _watched(
+    parameters: StdioServerParameters, has_ended: asyncio.Event
+) -> AsyncIterator[tuple["_WatchedStream", Any]]:
+    async with stdio_client(parameters) as (read, write):
+        yield _WatchedStream(read, has_ended), write
+
+
+class _WatchedStream:
+    """What a server says; the event tells when it will say nothing more."""
+
+    def __init__(self, stream: Any, has_ended: asyncio.Event) -> None:
+        self._stream = stream
+        self._has_ended = has_ended
+
+    async def receive(self) -> Any:
+        try:
+            return await self._stream.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            self._has_ended.set()
+            raise
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+_FAILURES = (
+    *(ServerFailed, MCPError, httpx2.HTTPError, httpx2.InvalidURL, ValidationError, OSError),
+    *(anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream),
+    *(RuntimeError, ValueError),  # the SDK's own word on answers that it does not accept
+)
+"""All that a server, or the way there, can do to us."""
+
+
+@contextmanager
+def _told_as_failures(status: _LastStatus) -> Iterator[None]:
+    """Raises ServerFailed for what a server, or the way there, did; a bug of ours stays itself."""
+    try:
+        yield
+    except* _FAILURES as group:
+        failures = [_read_failure(leaf, status.code) for leaf in _leaves(group)]
+        # A broken connection breaks other things too: the first cause is the one on the wire.
+        raise ServerFailed(next((f for f in failures if isinstance(f, HttpError)), failures[0])) from None
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors within groups: the SDK's background tasks wrap each level once more."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
+
+
+def _read_failure(error: BaseException, status: int) -> HttpError | McpProtocolError:
+    match error:
+        case ServerFailed():
+            return error.error
+        case MCPError() if status >= 300 and (status < 400 or error.message in _STAND_INS):
+            return HttpError(status, f"the server answered {_phrase(status)}")
+        case MCPError():
+            return McpProtocolError(error.code, error.message)
+        case httpx2.HTTPError() | httpx2.InvalidURL():
+            return HttpError(0, f"no answer from the server ({type(error).__name__}: {error})")
+        case ValidationError():
+            return McpProtocolError(INTERNAL_ERROR, "the server's answer is not what MCP allows")
+        case OSError():
+            return McpProtocolError(
+                CONNECTION_CLOSED,
+                f"the server could not be started ({error.strerror or type(error).__name__})",
+            )
+        case anyio.ClosedResourceError() | anyio.BrokenResourceError() | anyio.EndOfStream():
+            return McpProtocolError(CONNECTION_CLOSED, "the connection to the server was lost")
+        case _:
+            return McpProtocolError(INTERNAL_ERROR, str(error))
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)

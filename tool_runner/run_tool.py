@@ -1,0 +1,142 @@
+"""One tool task to one tool result, whatever the server does: refuses, fails, floods, dies, is silent.
+
+Owns the limits of a call and the mapping of every failure; knows neither queue nor journal.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import msgspec
+
+from shared.responses import ServerSecrets
+from shared.settings import Settings
+from shared.tool_calls import SESSION_META_KEY, ToolCall, ToolFailure, ToolListing, ToolResult, ToolTask
+from tool_runner import answers, mcp_client, servers
+from tool_runner.answers import Answer
+from tool_runner.mcp_client import Connection, ServerFailed
+from tool_runner.servers import HttpServer, NoServer, Server, StdioServer
+from tool_runner.stdio_servers import StdioServers
+
+_log = logging.getLogger(__name__)
+
+_UNWIND_S = 1.0
+"""How long a call that ran out of time may take to tidy up before it is left to do so alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    result: ToolResult
+    session: str | None = None
+    """What the server wants back with the next call of the same response."""
+
+
+class Tools:
+    """Runs tasks, many at a time, on the servers that are configured and on those that requests name."""
+
+    def __init__(self, settings: Settings, configured: Mapping[str, Server], stdio: StdioServers) -> None:
+        self._settings = settings
+        self._configured = configured
+        self._stdio = stdio
+        self._unwinding: set[asyncio.Task[Outcome | None]] = set()
+
+    async def run(self, task: ToolTask, secrets: ServerSecrets | None, session: str | None) -> Outcome:
+        """Runs the task within `tool_timeout_s`. Cancelled itself, it cancels the call on the server.
+
+        `secrets` and `session` are those of the task's server_label. Raises only for a bug of ours.
+        """
+        timeout_s = self._settings.tool_timeout_s
+        scope = anyio.CancelScope()
+        running = asyncio.create_task(self._run_within(scope, task, secrets, session))
+        self._unwinding.add(running)
+        running.add_done_callback(self._unwinding.discard)
+        try:
+            await asyncio.wait({running}, timeout=timeout_s)
+        finally:
+            scope.cancel()  # and it stays cancelled: what the call does to tidy up must not hang either
+        await asyncio.wait({running}, timeout=_UNWIND_S)
+        outcome = running.result() if running.done() else None
+        if outcome is None:
+            message = f"the server {task.server_label!r} did not answer within {timeout_s:g} s"
+            outcome = Outcome(answers.make_failure(answers.TIMED_OUT, message))
+        return outcome
+
+    async def _run_within(
+        self, scope: anyio.CancelScope, task: ToolTask, secrets: ServerSecrets | None, session: str | None
+    ) -> Outcome | None:
+        """None when the scope was cancelled."""
+        with scope:
+            try:
+                question = _read_question(task, session)
+                server = servers.choose(self._configured, task.server_label, task.server_url, secrets)
+                return await self._run_on(server, question)
+            except (NoServer, BadArguments) as refused:
+                return Outcome(answers.make_failure(answers.INVALID_PARAMS, str(refused)))
+            except ServerFailed as failed:
+                return Outcome(ToolFailure(answers.cut_message(failed.error)))
+        return None
+
+    async def _run_on(self, server: Server, question: "_Question") -> Outcome:
+        match server:
+            case HttpServer():
+                async with mcp_client.open_http(server, self._settings.tool_timeout_s) as connection:
+                    return await self._ask(connection, question)
+            case StdioServer():
+                return await self._ask(await self._stdio.connect(server), question)
+
+    async def _ask(self, connection: Connection, question: "_Question") -> Outcome:
+        bytes_max = self._settings.tool_output_bytes_max
+        match question:
+            case ToolListing():
+                return Outcome(answers.make_listing(await connection.list_tools(), bytes_max))
+            case _CallReady(call, arguments, meta):
+                answer = await connection.call(call.name, arguments, meta)
+                return Outcome(answers.make_result(answer, bytes_max), self._read_session(call, answer))
+
+    def _read_session(self, call: ToolCall, answer: Answer) -> str | None:
+        session = answer.meta.get(SESSION_META_KEY)
+        if not isinstance(session, str):
+            return None
+        size, size_max = len(session.encode("utf-8", "replace")), self._settings.tool_session_bytes_max
+        if size > size_max:
+            _log.warning(
+                "%s: a session of %d bytes is not kept (limit %d)", call.server_label, size, size_max
+            )
+            return None
+        return session
+
+
+class BadArguments(Exception):
+    """The arguments are not a JSON object; the message is fit for the model, who wrote them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CallReady:
+    """A call as it goes out."""
+
+    call: ToolCall
+    arguments: dict[str, Any]
+    meta: dict[str, Any]
+
+
+_Question = ToolListing | _CallReady
+
+
+def _read_question(task: ToolTask, session: str | None) -> _Question:
+    match task:
+        case ToolListing():
+            return task
+        case ToolCall():
+            return _CallReady(
+                task, _read_arguments(task), {} if session is None else {SESSION_META_KEY: session}
+            )
+
+
+def _read_arguments(call: ToolCall) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(call.arguments or "{}", type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise BadArguments(f"the arguments of {call.name!r} are not a JSON object: {error}") from None

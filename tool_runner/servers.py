@@ -1,0 +1,174 @@
+"""Which MCP server a label means, and what may be sent to it. Opens no connection.
+
+What the operator configured wins over what a request says, label by label.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from shared.responses import ServerSecrets
+from shared.settings import Settings
+
+BUILTIN_LABEL = "code_interpreter"
+
+_ROOT = Path(__file__).resolve().parents[1]
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*\Z")
+_TRANSPORT_HEADERS = frozenset(
+    {
+        *("accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type"),
+        *("expect", "host", "keep-alive", "last-event-id", "te", "trailer", "transfer-encoding", "upgrade"),
+        *("mcp-method", "mcp-name", "mcp-protocol-version", "mcp-session-id"),
+        *("proxy-authorization", "proxy-connection"),
+    }
+)
+"""They frame the request or belong to the protocol: who could set them could send another request."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpServer:
+    """A server spoken to over Streamable HTTP. Header names are in lower case; values stay out of `repr`."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StdioServer:
+    """A command of the operator's that speaks MCP on its stdin and stdout."""
+
+    command: str
+    args: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Added to a minimal environment; nothing else of ours is passed on."""
+
+
+Server = HttpServer | StdioServer
+
+
+class BadServersFile(Exception):
+    """The operator's file of servers cannot be used; the message names file, server and fault."""
+
+
+class NoServer(Exception):
+    """A call cannot be sent anywhere; the message is fit for a model and holds no secret."""
+
+
+class _HttpEntry(msgspec.Struct, forbid_unknown_fields=True):
+    url: str
+    headers: dict[str, str] = {}
+
+
+class _StdioEntry(msgspec.Struct, forbid_unknown_fields=True):
+    command: str
+    args: list[str] = []
+    env: dict[str, str] = {}
+
+
+def load(settings: Settings) -> dict[str, Server]:
+    """Every server known by label: the built-in ones, over them the operator's. Raises BadServersFile."""
+    configured: dict[str, Server] = {BUILTIN_LABEL: _builtin_python(settings)}
+    path = settings.mcp_servers
+    if path is None:
+        return configured
+    try:
+        entries = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, Any]])
+    except OSError as error:
+        raise BadServersFile(f"mcp_servers: cannot read {path}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise BadServersFile(f"mcp_servers: {path} is not an object of servers: {error}") from None
+    for label, entry in entries.items():
+        try:
+            configured[label] = _read_entry(label, entry)
+        except (NoServer, msgspec.ValidationError) as error:
+            raise BadServersFile(f"mcp_servers: {path}: server {label!r}: {error}") from None
+    return configured
+
+
+def _builtin_python(settings: Settings) -> StdioServer:
+    limits = ("--output-bytes-max", settings.tool_output_bytes_max)
+    state = ("--state-bytes-max", settings.tool_session_bytes_max)
+    args = ("-m", "tool_runner.builtin.python", *map(str, limits), *map(str, state))
+    return StdioServer(sys.executable, args, (("PYTHONPATH", str(_ROOT)),))
+
+
+def _read_entry(label: str, entry: dict[str, Any]) -> Server:
+    if not label:
+        raise NoServer("a label must not be empty")
+    match "url" in entry, "command" in entry:
+        case True, False:
+            http = msgspec.convert(entry, _HttpEntry)
+            _check_url(http.url, "url")
+            return HttpServer(http.url, _check_headers(http.headers))
+        case False, True:
+            stdio = msgspec.convert(entry, _StdioEntry)
+            _check_command(stdio)
+            return StdioServer(stdio.command, tuple(stdio.args), tuple(stdio.env.items()))
+        case _:
+            raise NoServer("give either url or command")
+
+
+def _check_command(entry: _StdioEntry) -> None:
+    if not entry.command:
+        raise NoServer("command must not be empty")
+    if any("\0" in text for text in (entry.command, *entry.args, *entry.env, *entry.env.values())):
+        raise NoServer("command, args and env must not contain NUL")
+
+
+def choose(
+    configured: Mapping[str, Server], label: str, server_url: str | None, secrets: ServerSecrets | None
+) -> Server:
+    """The server to call, with the headers to send. Raises NoServer.
+
+    What a request brought as secrets goes to HTTP servers only, and never replaces a header that
+    the operator set.
+    """
+    match configured.get(label):
+        case StdioServer() as server:
+            return server
+        case HttpServer(url, headers):
+            return HttpServer(url, {**_headers_of(secrets), **headers})
+        case None if server_url is None:
+            raise NoServer(f"no MCP server is configured as {label!r}, and the request gave no server_url")
+        case None:
+            _check_url(server_url, "server_url")
+            return HttpServer(server_url, _headers_of(secrets))
+
+
+def _check_url(url: str, name: str) -> None:
+    """The message leaves the URL out: its path or user may be a secret."""
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or not url.isprintable() or " " in url:
+        raise NoServer(f"{name} must be an http or https URL")
+
+
+def _headers_of(secrets: ServerSecrets | None) -> dict[str, str]:
+    if secrets is None:
+        return {}
+    headers = _check_headers(secrets.headers)
+    if secrets.authorization is not None:
+        headers |= _check_headers({"authorization": f"Bearer {secrets.authorization}"})
+    return headers
+
+
+def _check_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The same headers with names in lower case; a fault is told by the header's name alone."""
+    for name, value in headers.items():
+        if not _HEADER_NAME.match(name):
+            raise NoServer(f"headers: {name!r} is not a header name")
+        if not _HEADER_VALUE.match(value):
+            raise NoServer(f"headers: the value of {name!r} may hold printable ASCII only")
+        if name.lower() in _TRANSPORT_HEADERS:
+            raise NoServer(f"headers: {name!r} cannot be set")
+    return {name.lower(): value.strip() for name, value in headers.items()}
