@@ -3,6 +3,7 @@
 import argparse
 import ipaddress
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if keyring.is_open:
         _log.warning("ANTIPHON_API_KEYS is not set: any key is accepted, and all callers are one tenant")
+    # The server ends in order when it is told to, and then raises the signal once more.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _serve(settings, keyring, args.host, args.port)
     return 0
 

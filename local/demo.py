@@ -19,7 +19,7 @@ from openai.types.responses import ResponseStreamEvent
 
 from local import seed
 from local.cluster import Cluster
-from local.proof import Evidence, find_faults
+from local.proof import Evidence, find_faults, split_frames
 from local.up import listen_for_the_end
 from worker.engines.script import SHIPPED
 
@@ -75,7 +75,8 @@ async def run() -> int:
         print(f"\nNOT PROVEN: {'; '.join(faults)}\nlogs are in {folder / 'logs'}")
         return 1
     shutil.rmtree(folder)
-    print("\nPROVEN: nothing lost, nothing repeated, nothing reordered. Everything is stopped.")
+    print("\nPROVEN: both parts together are the whole log, byte for byte, from either API node.")
+    print("Everything is stopped.")
     return 0
 
 
@@ -175,4 +176,4 @@ def describe(event: ResponseStreamEvent) -> str:
 def _tell(evidence: Evidence) -> None:
     print(f"\n{len(evidence.first)} events before the cut, {len(evidence.second)} after it")
     for node, replay in evidence.replays.items():
-        print(f"whole log from {node}: {len(replay)} bytes")
+        print(f"the whole log again, from {node}: {len(split_frames(replay))} events, {len(replay)} bytes")

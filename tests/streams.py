@@ -1,4 +1,4 @@
-"""Reads a body of server-sent events back, strictly: what `shared.events.frame` does not write is an error."""
+"""Reads a body of server-sent events back, strictly: anything else in it is an error."""
 
 import json
 import re

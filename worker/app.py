@@ -16,7 +16,8 @@ from shared.store.event_log import Appender
 from shared.store.redis_client import RedisClient
 from worker.attempt import Resources
 from worker.engine import Engine
-from worker.engines.scripted import Script, ScriptedEngine
+from worker.engines.script import Script
+from worker.engines.scripted import ScriptedEngine
 from worker.remote_tools import RemoteTools
 from worker.runner import Runner
 from worker.sweeper import sweep

@@ -97,11 +97,8 @@ def test_the_answer_comes_out_of_the_tools_result(client: OpenAI, expression: st
         model="default", input=f"Multiply {expression} with python.", tools=[PYTHON]
     )
     call = next(item for item in response.output if item.type == "mcp_call")
-    number = float(call.output or "nan")
-    assert number == eval(expression)
-    assert f"{number:,.10g}" in response.output_text.replace("−", "-") or str(
-        int(number)
-    ) in response.output_text.replace(",", "")
+    assert float(call.output or "nan") == eval(expression)
+    assert (call.output or "").strip() in response.output_text.replace(",", "")
 
 
 def test_create_fields_are_echoed(client: OpenAI) -> None:
@@ -123,7 +120,7 @@ def test_create_fields_are_echoed(client: OpenAI) -> None:
     response = client.responses.create(model="default", input="Hi", reasoning={"effort": "low"}, **fields)
     echoed = response.to_dict()
     assert {name: echoed[name] for name in fields} == fields
-    assert echoed["reasoning"]["effort"] == "low"  # type: ignore[index]
+    assert echoed["reasoning"]["effort"] == "low"
 
 
 def test_unstored_responses_are_streamed_and_never_retrievable(client: OpenAI) -> None:

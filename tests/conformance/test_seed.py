@@ -174,8 +174,8 @@ def test_the_clients_accumulator_reaches_the_same_response(client: OpenAI) -> No
         final = stream.get_final_response()
     assert seen[-1].type == "response.completed"
     assert final.output_text == r"The product of \(123 \times 456\) is **56,088**."
-    streamed = [event.item.id for event in seen if event.type == "response.output_item.done"]
-    assert [item.id for item in final.output] == streamed
+    streamed = [event.item.to_dict()["id"] for event in seen if event.type == "response.output_item.done"]
+    assert [item.to_dict()["id"] for item in final.output] == streamed
 
 
 def test_without_a_stream_the_answer_is_the_folded_response(client: OpenAI) -> None:

@@ -90,23 +90,25 @@ async def test_an_open_stream_does_not_hold_up_the_end(redis: RedisClient, setti
 async def test_the_public_client_meets_errors_it_knows(redis: RedisClient, settings: Settings) -> None:
     import openai
 
-    async with node(settings) as api:
-        async with openai.AsyncOpenAI(
+    async with (
+        node(settings) as api,
+        openai.AsyncOpenAI(
             base_url=f"http://127.0.0.1:{api.port}/v1", api_key="any", max_retries=0
-        ) as client:
-            with pytest.raises(openai.BadRequestError) as refused:
-                await client.responses.create(input="Hello", temperature=3)
-            assert (refused.value.param, refused.value.code) == ("temperature", "invalid_value")
-            with pytest.raises(openai.NotFoundError):
-                await client.responses.retrieve("resp_nonsense")
-            assert [model.id async for model in client.models.list()] == settings.models
-            stream = await client.responses.create(input="Hello", stream=True)
-            created = await anext(stream)
-            assert created.type == "response.created"
-            assert is_response_id(created.response.id)
-            retrieved = await client.responses.retrieve(created.response.id)
-            assert retrieved.status == "in_progress"
-            await stream.close()
+        ) as client,
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.responses.create(input="Hello", temperature=3)
+        assert (refused.value.param, refused.value.code) == ("temperature", "invalid_value")
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve("resp_nonsense")
+        assert [model.id async for model in client.models.list()] == settings.models
+        stream = await client.responses.create(input="Hello", stream=True)
+        created = await anext(stream)
+        assert created.type == "response.created"
+        assert is_response_id(created.response.id)
+        retrieved = await client.responses.retrieve(created.response.id)
+        assert retrieved.status == "in_progress"
+        await stream.close()
 
 
 async def test_a_body_that_is_too_large_is_refused_before_it_was_sent_whole(

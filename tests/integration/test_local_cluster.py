@@ -1,7 +1,7 @@
 """The local launcher keeps roles running, tells the truth about them, and leaves nothing behind.
 
-The roles here are small stand-ins, so that each way to die can be had at once; the last tests of this
-file start the real ones.
+Most roles here are small stand-ins, so that each way to die can be had at once; two tests start the real
+ones.
 """
 
 import json
@@ -130,7 +130,7 @@ class Launcher:
         return self.process.stdout.readline()
 
     def finish(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=30)
+        out, err = self.process.communicate(timeout=60)
         return self.process.returncode, out, err
 
 
@@ -407,6 +407,43 @@ def test_up_without_its_dependencies_says_what_is_missing(root: Path, data: Path
     assert "fastapi" in ended.stderr
     assert "make env" in ended.stderr
     assert not data.exists()
+
+
+# The real roles
+
+
+def find_descendants(pid: int) -> list[Identity]:
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(folder.name))
+    found, rest = [], [pid]
+    while rest:
+        rest += children.get(rest.pop(), [])
+        found += [child for child in rest if child not in found]
+    return [identify(child) for child in found]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds what the roles started in /proc")
+def test_of_the_real_roles_and_what_they_started_nothing_outlives_a_killed_launcher(data: Path) -> None:
+    launcher = Launcher(ROOT, "up", "--port", "0", "--data", str(data))
+    assert launcher.read_ready_line().startswith("ready "), launcher.finish()
+    wait_until(lambda: len(find_descendants(launcher.process.pid)) > 5, "the tool runner's server runs")
+    processes = find_descendants(launcher.process.pid)
+    assert {process.pid for process in recorded(data)} < {process.pid for process in processes}
+    os.killpg(launcher.process.pid, signal.SIGKILL)
+    launcher.process.communicate()
+    wait_until(lambda: not any(map(is_running, processes)), "everything is gone")
+
+
+def test_the_demo_proves_that_both_parts_are_the_whole_log() -> None:
+    returncode, out, err = Launcher(ROOT, "demo").finish()
+    assert returncode == 0, out + err
+    assert "connection cut after event 21" in out
+    assert "PROVEN: both parts together are the whole log" in out
 
 
 # A Valkey alone

@@ -75,7 +75,7 @@ def test_a_request_may_name_http_urls_only_and_the_refusal_does_not_repeat_them(
 
 
 def test_a_label_without_any_server_is_refused_by_name() -> None:
-    with pytest.raises(NoServer, match="'mine'.*no server_url"):
+    with pytest.raises(NoServer, match=r"'mine'.*no server_url"):
         choose({}, "mine", None, None)
 
 
@@ -121,5 +121,5 @@ def test_a_fault_in_the_operators_file_is_named_with_server_and_field(
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadServersFile, match="nowhere.json: No such file"):
+    with pytest.raises(BadServersFile, match=r"nowhere\.json: No such file"):
         load(Settings(mcp_servers=tmp_path / "nowhere.json"))

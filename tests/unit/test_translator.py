@@ -34,6 +34,7 @@ from worker.translator import (
     FunctionTarget,
     McpTarget,
     OutOfOrder,
+    Routing,
     RunningMcpCall,
     ToolReturned,
     Translation,
@@ -42,7 +43,7 @@ from worker.translator import (
 from worker.usage import Turn
 
 RESPONSE = Response(id="resp_0_" + "a" * 32, created_at=1, status="in_progress", model="default")
-ROUTING = {
+ROUTING: Routing = {
     "python": McpTarget("code_interpreter", "python"),
     "wiki.ask": McpTarget("wiki", "ask", needs_approval=True),
     "functions.get_weather": FunctionTarget("get_weather"),
@@ -124,6 +125,8 @@ def test_deltas_join_to_the_done_text_with_the_same_index(segments: list[Any]) -
                 assert event.text == texts.pop(event.item_id, "")
             case ev.FunctionCallArgumentsDone() | ev.McpCallArgumentsDone():
                 assert event.arguments == texts.pop(event.item_id, "")
+            case _:
+                pass
     assert texts == {}
 
 

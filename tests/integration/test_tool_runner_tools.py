@@ -1,0 +1,363 @@
+"""Tasks on real MCP servers, and on servers that are none, without queue or journal."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from local.ports import HOST
+from shared.responses import HttpError, McpProtocolError, McpToolExecutionError, ServerSecrets
+from shared.settings import Settings
+from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
+from tests.integration.mcp_servers import serving_http, stdio_entry
+from tool_runner import servers
+from tool_runner.run_tool import Outcome, Tools
+from tool_runner.stdio_servers import StdioServers
+
+Writer = asyncio.StreamWriter
+
+
+class Caller:
+    """Calls tools the way the tool runner does."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+
+    async def call(
+        self,
+        name: str,
+        arguments: dict[str, Any] | str,
+        url: str | None = None,
+        *,
+        label: str = "here",
+        secrets: ServerSecrets | None = None,
+        session: str | None = None,
+    ) -> Outcome:
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        return await self._tools.run(ToolCall(label, name, text, url), secrets, session)
+
+    async def list(self, url: str) -> Outcome:
+        return await self._tools.run(ToolListing("here", url), None, None)
+
+
+@asynccontextmanager
+async def calling(folder: Path, *, timeout_s: float = 20.0, **limits: int) -> AsyncIterator[Caller]:
+    path = folder / "servers.json"
+    path.write_text(json.dumps({"pipe": stdio_entry(), "missing": {"command": "/nowhere/to/be/found"}}))
+    settings = Settings(mcp_servers=path, tool_timeout_s=timeout_s, **limits)
+    stdio = StdioServers(settings.tool_timeout_s)
+    try:
+        yield Caller(Tools(settings, servers.load(settings), stdio))
+    finally:
+        await stdio.close()
+
+
+@pytest_asyncio.fixture
+async def caller(tmp_path: Path) -> AsyncIterator[Caller]:
+    async with calling(tmp_path) as caller:
+        yield caller
+
+
+@pytest.fixture(scope="module")
+def modern_url() -> Iterator[str]:
+    with serving_http() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def old_url() -> Iterator[str]:
+    with serving_http("--old") as url:
+        yield url
+
+
+@pytest.fixture(params=["modern", "old"])
+def url(request: pytest.FixtureRequest) -> str:
+    """A server of each of the two protocol families: stateless, and with the handshake."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@asynccontextmanager
+async def answering(answer: Callable[[bytes, Writer], Awaitable[None]]) -> AsyncIterator[str]:
+    """A TCP server that reads one HTTP request and leaves the rest to `answer`; yields its URL."""
+
+    async def serve(reader: asyncio.StreamReader, writer: Writer) -> None:
+        try:
+            await answer(await reader.readuntil(b"\r\n\r\n"), writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, HOST, 0)
+    try:
+        yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}/mcp"
+    finally:
+        server.close()
+
+
+def head(kind: str, *more: str, status: str = "200 OK") -> bytes:
+    return "\r\n".join((f"HTTP/1.1 {status}", f"content-type: {kind}", *more, "", "")).encode()
+
+
+def error_of(outcome: Outcome) -> object:
+    assert isinstance(outcome.result, ToolFailure), outcome.result
+    return outcome.result.error
+
+
+async def until(path: Path) -> None:
+    """Waits until the file is there."""
+    async with asyncio.timeout(10):
+        for _ in iter(path.exists, True):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_tool_answers_over_http(caller: Caller, url: str) -> None:
+    assert (await caller.call("add", {"a": 2, "b": 3}, url)).result == ToolOutput("5")
+
+
+async def test_a_tool_answers_over_stdio(caller: Caller) -> None:
+    outcome = await caller.call("add", {"a": 2, "b": 3}, label="pipe")
+    assert outcome.result == ToolOutput("5")
+
+
+async def test_an_image_is_described_and_structured_content_shown(caller: Caller, url: str) -> None:
+    assert (await caller.call("draw", {}, url)).result == ToolOutput("[image image/png, 5 bytes]")
+    assert (await caller.call("weigh", {}, url)).result == ToolOutput('{"kg":1.1805916207174113e21}')
+
+
+async def test_the_session_of_a_result_is_given_back_with_the_next_call(caller: Caller, url: str) -> None:
+    first = await caller.call("count", {}, url)
+    assert (first.result, first.session) == (ToolOutput("1"), "1")
+    second = await caller.call("count", {}, url, session=first.session)
+    assert (second.result, second.session) == (ToolOutput("2"), "2")
+
+
+async def test_a_session_that_is_too_large_is_not_kept(tmp_path: Path, url: str) -> None:
+    async with calling(tmp_path, tool_session_bytes_max=1) as caller:
+        assert (await caller.call("count", {}, url, session="8")).session == "9"
+        outcome = await caller.call("count", {}, url, session="9")
+    assert (outcome.result, outcome.session) == (ToolOutput("10"), None)
+
+
+async def test_a_tool_that_fails_is_a_tool_execution_error_with_what_it_said(
+    caller: Caller, url: str
+) -> None:
+    failed = error_of(await caller.call("fail", {"why": "no such file"}, url))
+    assert failed == McpToolExecutionError([{"type": "text", "text": "no such file"}])
+
+
+@pytest.mark.parametrize("arguments", ["{", "[1]", "null", ""])
+async def test_arguments_that_are_no_json_object_are_invalid_params(caller: Caller, arguments: str) -> None:
+    failed = error_of(await caller.call("add", arguments, label="pipe"))
+    assert isinstance(failed, McpProtocolError | McpToolExecutionError)
+    if arguments:  # none at all are an empty object, which it is for the tool to refuse
+        assert isinstance(failed, McpProtocolError)
+        assert failed.code == -32602
+
+
+async def test_a_huge_output_is_cut_to_its_limit(tmp_path: Path, url: str) -> None:
+    async with calling(tmp_path, tool_output_bytes_max=1000) as caller:
+        outcome = await caller.call("repeat", {"text": "é", "times": 2_000_000}, url)
+    assert isinstance(outcome.result, ToolOutput)
+    assert outcome.result.output.startswith("éé")
+    assert outcome.result.output.endswith("[cut: this is the beginning of 4000000 bytes]")
+    assert 990 <= len(outcome.result.output.encode()) <= 1000
+
+
+async def test_an_answer_too_long_to_be_read_at_all_is_a_failure(caller: Caller, url: str) -> None:
+    failed = error_of(await caller.call("repeat", {"text": "x" * 100, "times": 200_000}, url))
+    assert isinstance(failed, McpProtocolError)
+    assert "longer than 16777216 bytes" in failed.message
+
+
+async def test_the_tools_of_all_pages_are_listed_with_their_schemas(caller: Caller) -> None:
+    with serving_http("--pages", "3") as url:
+        listed = (await caller.list(url)).result
+    assert isinstance(listed, ToolsListed)
+    assert [tool.name for tool in listed.tools] == [f"tool_{page}_{i}" for page in (1, 2, 3) for i in (0, 1)]
+
+
+async def test_a_listing_without_an_end_is_a_failure(caller: Caller) -> None:
+    with serving_http("--pages", "0") as url:
+        failed = error_of(await caller.list(url))
+    assert failed == McpProtocolError(-32603, "its tools take over 100 pages")
+
+
+async def test_a_listed_tool_has_schema_description_and_annotations(caller: Caller, url: str) -> None:
+    listed = (await caller.list(url)).result
+    assert isinstance(listed, ToolsListed)
+    add = next(tool for tool in listed.tools if tool.name == "add")
+    assert add.description == "Adds two numbers."
+    assert add.input_schema["required"] == ["a", "b"]
+    assert add.annotations == {"readOnlyHint": True}
+
+
+async def test_headers_and_authorization_of_the_request_are_sent_with_the_call(
+    caller: Caller, url: str
+) -> None:
+    secrets = ServerSecrets({"X-Tenant": "t-1"}, "token")
+    for name, value in (("x-tenant", "t-1"), ("authorization", "Bearer token")):
+        outcome = await caller.call("show_header", {"name": name}, url, secrets=secrets)
+        assert outcome.result == ToolOutput(value)
+
+
+async def test_a_server_that_wants_a_header_refuses_with_401_and_serves_with_it(caller: Caller) -> None:
+    with serving_http("--require-header", "x-key=secret") as url:
+        assert error_of(await caller.call("add", {"a": 1, "b": 1}, url)) == HttpError(
+            401, "the server answered 401 Unauthorized"
+        )
+        assert error_of(await caller.list(url)) == HttpError(401, "the server answered 401 Unauthorized")
+        secrets = ServerSecrets({"X-Key": "secret"})
+        outcome = await caller.call("add", {"a": 1, "b": 1}, url, secrets=secrets)
+        assert outcome.result == ToolOutput("2")
+
+
+async def test_a_server_that_nobody_serves_is_an_http_error_without_a_status(caller: Caller) -> None:
+    async with answering(lambda *_: asyncio.sleep(0)) as url:
+        pass
+    failed = error_of(await caller.call("add", {}, url))
+    assert isinstance(failed, HttpError)
+    assert failed.code == 0
+    assert "ConnectError" in failed.message
+
+
+async def test_a_label_and_url_that_lead_nowhere_are_a_protocol_error(caller: Caller) -> None:
+    failed = error_of(await caller.call("add", {}, "IGNORED"))
+    assert failed == McpProtocolError(-32602, "server_url must be an http or https URL")
+
+
+async def test_a_call_without_an_answer_fails_in_time_and_is_cancelled_on_the_server(
+    tmp_path: Path, url: str
+) -> None:
+    async with calling(tmp_path, timeout_s=1.0) as caller:
+        began = time.monotonic()
+        failed = error_of(await caller.call("wait", {"folder": str(tmp_path)}, url))
+        took_s = time.monotonic() - began
+    assert failed == McpProtocolError(-32001, "the server 'here' did not answer within 1 s")
+    assert took_s < 2.0
+    assert (tmp_path / "started").exists()
+    await until(tmp_path / "cancelled")
+
+
+async def test_a_stdio_call_without_an_answer_is_cancelled_and_its_process_goes_on(tmp_path: Path) -> None:
+    async with calling(tmp_path, timeout_s=3.0) as caller:
+        before = await caller.call("say_pid", {}, label="pipe")
+        failed = error_of(await caller.call("wait", {"folder": str(tmp_path)}, label="pipe"))
+        assert failed == McpProtocolError(-32001, "the server 'pipe' did not answer within 3 s")
+        await until(tmp_path / "cancelled")
+        assert await caller.call("say_pid", {}, label="pipe") == before
+
+
+async def test_a_cancelled_task_is_cancelled_on_the_server(tmp_path: Path, caller: Caller, url: str) -> None:
+    call = asyncio.create_task(caller.call("wait", {"folder": str(tmp_path)}, url))
+    await until(tmp_path / "started")
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await until(tmp_path / "cancelled")
+
+
+async def test_a_stdio_server_that_dies_fails_its_call_and_is_started_again(caller: Caller) -> None:
+    before = await caller.call("say_pid", {}, label="pipe")
+    assert error_of(await caller.call("die", {}, label="pipe")) == McpProtocolError(
+        -32000, "Connection closed"
+    )
+    after = await caller.call("say_pid", {}, label="pipe")
+    assert isinstance(after.result, ToolOutput)
+    assert after != before
+
+
+async def test_a_stdio_server_that_cannot_start_is_a_protocol_error(caller: Caller) -> None:
+    failed = error_of(await caller.call("add", {}, label="missing"))
+    assert failed == McpProtocolError(-32000, "the server could not be started (No such file or directory)")
+
+
+async def test_many_calls_share_one_stdio_process(caller: Caller) -> None:
+    outcomes = await asyncio.gather(*(caller.call("say_pid", {}, label="pipe") for _ in range(100)))
+    assert len({str(outcome.result) for outcome in outcomes}) == 1
+    assert isinstance(outcomes[0].result, ToolOutput)
+
+
+async def test_a_server_that_dies_in_the_middle_of_a_call_is_a_failure(caller: Caller) -> None:
+    with serving_http() as url:
+        failed = error_of(await caller.call("die", {}, url))
+    assert isinstance(failed, HttpError)
+    assert failed.code == 0
+
+
+async def _say_garbage(_request: bytes, writer: Writer) -> None:
+    writer.write(b"\x00\xff garbage\r\n\r\n")
+
+
+async def _say_html(_request: bytes, writer: Writer) -> None:
+    writer.write(head("text/html", "connection: close") + b"<h1>Welcome</h1>")
+
+
+async def _say_server_error(_request: bytes, writer: Writer) -> None:
+    writer.write(head("text/html", "content-length: 0", status="503 Service Unavailable"))
+
+
+async def _redirect(_request: bytes, writer: Writer) -> None:
+    where = ("location: http://other.invalid/?key=secret", "content-length: 0")
+    writer.write(head("text/html", *where, status="307 Temporary Redirect"))
+
+
+async def _break_off(_request: bytes, writer: Writer) -> None:
+    writer.write(head("application/json", "content-length: 1000") + b'{"jsonrpc"')
+
+
+async def _say_bad_json(_request: bytes, writer: Writer) -> None:
+    writer.write(head("application/json", "content-length: 8") + b"[1, 2, 3")
+
+
+async def _compress(_request: bytes, writer: Writer) -> None:
+    writer.write(head("application/json", "content-encoding: gzip", "content-length: 3") + b"\x1f\x8b\x08")
+
+
+async def _flood(_request: bytes, writer: Writer) -> None:
+    writer.write(head("text/event-stream", "connection: close"))
+    while True:
+        writer.write(b": nothing\n" * 10_000)
+        await writer.drain()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "code"),
+    [
+        (_say_garbage, HttpError, 0),
+        (_say_html, McpProtocolError, -32600),
+        (_say_server_error, HttpError, 503),
+        (_redirect, HttpError, 307),
+        (_break_off, HttpError, 0),
+        (_say_bad_json, McpProtocolError, -32700),
+        (_compress, McpProtocolError, -32700),
+        (_flood, McpProtocolError, -32000),
+    ],
+)
+async def test_whatever_a_server_says_the_call_ends_in_a_failure(
+    caller: Caller,
+    answer: Callable[[bytes, Writer], Awaitable[None]],
+    kind: type[HttpError | McpProtocolError],
+    code: int,
+) -> None:
+    async with answering(answer) as url:
+        failed = error_of(await caller.call("add", {}, url))
+    assert isinstance(failed, kind)
+    assert failed.code == code
+    assert failed.message
+    assert "secret" not in failed.message
+
+
+async def test_a_server_that_says_nothing_at_all_fails_in_time(tmp_path: Path) -> None:
+    async def say_nothing(_request: bytes, _writer: Writer) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async with calling(tmp_path, timeout_s=0.5) as caller, answering(say_nothing) as url:
+        failed = error_of(await caller.call("add", {}, url))
+    assert failed == McpProtocolError(-32001, "the server 'here' did not answer within 0.5 s")
