@@ -101,7 +101,7 @@ async def _refuse(_request: Request, error: Exception) -> Response:
 async def _refuse_route(request: Request, error: Exception) -> Response:
     """What the router itself refuses: an unknown address, a method that the address has not."""
     assert isinstance(error, HTTPException)
-    place = f"{request.method} {request.url.path}"
+    place = _place_of(request)
     match error.status_code:
         case 404:
             return envelope(404, f"Invalid URL ({place}).", "unknown_url")
@@ -109,6 +109,11 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
             return envelope(405, f"Method not allowed ({place}).", "method_not_allowed", None, error.headers)
         case status:
             return envelope(status, str(error.detail), "invalid_request", None, error.headers)
+
+
+def _place_of(request: Request) -> str:
+    """Not from `request.url`: that fails on a `host` header that makes no address."""
+    return f"{request.method} {request.scope['path']}"
 
 
 async def _forget(_request: Request, _error: Exception) -> Response:
@@ -123,7 +128,7 @@ async def _defer_full(_request: Request, error: Exception) -> Response:
 
 async def _defer_away(request: Request, error: Exception) -> Response:
     reason = str(error) or type(error).__name__
-    _log.warning("%s %s: Redis is away (%s)", request.method, request.url.path, reason)
+    _log.warning("%s: Redis is away (%s)", _place_of(request), reason)
     message = "The storage behind this service cannot be reached. Try again later."
     return envelope(503, message, "service_unavailable", None, RETRY_AFTER)
 

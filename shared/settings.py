@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     # API
     api_keys: Path | None = None
     """A JSON file {sha256 hex of the key: tenant}. None: any key, one tenant, loopback only."""
-    models: list[str] = ["default"]
+    models: list[str] = Field(["default"], min_length=1)
     """Names that a request may use for the model; the first is the one that `default` means."""
     body_bytes_max: int = Field(8 * 2**20, gt=0)
     queue_depth_max: int = Field(10_000, gt=0)

@@ -28,7 +28,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     name = ids.new_owner(ROLE)
     redis = RedisClient.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
     stdio = StdioServers(settings.tool_timeout_s)
-    calls = CallsInFlight(redis, settings, name, Tools(settings, configured, stdio))
+    tools = Tools(settings, configured, stdio)
+    calls = CallsInFlight(redis, settings, name, tools)
     _log.info("%s serves %s", name, ", ".join(sorted(configured)))
     try:
         stdio.start(configured)
@@ -41,6 +42,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         )
         await calls.drain(settings.drain_grace_s)
     finally:
+        await tools.close()
         await stdio.close()
         await redis.close()
 

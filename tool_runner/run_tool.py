@@ -6,7 +6,7 @@ Owns the limits of a call and the mapping of every failure; knows neither queue 
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -24,7 +24,7 @@ from tool_runner.stdio_servers import StdioServers
 _log = logging.getLogger(__name__)
 
 _UNWIND_S = 1.0
-"""How long a call that ran out of time may take to tidy up before it is left to do so alone."""
+"""How long a connection may take to tell its server that the call is cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Tools:
         self._settings = settings
         self._configured = configured
         self._stdio = stdio
-        self._unwinding: set[asyncio.Task[Outcome | None]] = set()
+        self._unwinding: set[asyncio.Task[None]] = set()
 
     async def run(self, task: ToolTask, secrets: ServerSecrets | None, session: str | None) -> Outcome:
         """Runs the task within `tool_timeout_s`. Cancelled itself, it cancels the call on the server.
@@ -49,52 +49,57 @@ class Tools:
         `secrets` and `session` are those of the task's server_label. Raises only for a bug of ours.
         """
         timeout_s = self._settings.tool_timeout_s
-        scope = anyio.CancelScope()
-        running = asyncio.create_task(self._run_within(scope, task, secrets, session))
-        self._unwinding.add(running)
-        running.add_done_callback(self._unwinding.discard)
+        run = _Run()
+        running = asyncio.create_task(self._run_within(run, task, secrets, session))
         try:
             await asyncio.wait({running}, timeout=timeout_s)
         finally:
-            scope.cancel()  # and it stays cancelled: what the call does to tidy up must not hang either
-        await asyncio.wait({running}, timeout=_UNWIND_S)
-        outcome = running.result() if running.done() else None
-        if outcome is None:
-            message = f"the server {task.server_label!r} did not answer within {timeout_s:g} s"
-            outcome = Outcome(answers.make_failure(answers.TIMED_OUT, message))
-        return outcome
+            if not running.done():
+                unwinding = asyncio.create_task(_unwind(run, running))
+                self._unwinding.add(unwinding)
+                unwinding.add_done_callback(self._unwinding.discard)
+        if running.done():
+            return running.result()
+        message = f"the server {task.server_label!r} did not answer within {timeout_s:g} s"
+        return Outcome(answers.make_failure(answers.TIMED_OUT, message))
+
+    async def close(self) -> None:
+        """Waits until every call that was given up is cancelled on its server, or would take too long."""
+        if self._unwinding:
+            await asyncio.wait(self._unwinding, timeout=3 * _UNWIND_S)
 
     async def _run_within(
-        self, scope: anyio.CancelScope, task: ToolTask, secrets: ServerSecrets | None, session: str | None
-    ) -> Outcome | None:
-        """None when the scope was cancelled."""
-        with scope:
+        self, run: "_Run", task: ToolTask, secrets: ServerSecrets | None, session: str | None
+    ) -> Outcome:
+        with run.whole:
             try:
                 question = _read_question(task, session)
                 server = servers.choose(self._configured, task.server_label, task.server_url, secrets)
-                return await self._run_on(server, question)
+                return await self._run_on(server, question, run)
             except (NoServer, BadArguments) as refused:
                 return Outcome(answers.make_failure(answers.INVALID_PARAMS, str(refused)))
             except ServerFailed as failed:
                 return Outcome(ToolFailure(answers.cut_message(failed.error)))
-        return None
+        return _GIVEN_UP
 
-    async def _run_on(self, server: Server, question: "_Question") -> Outcome:
+    async def _run_on(self, server: Server, question: "_Question", run: "_Run") -> Outcome:
         match server:
             case HttpServer():
                 async with mcp_client.open_http(server, self._settings.tool_timeout_s) as connection:
-                    return await self._ask(connection, question)
+                    return await self._ask(connection, question, run)
             case StdioServer():
-                return await self._ask(await self._stdio.connect(server), question)
+                return await self._ask(await self._stdio.connect(server), question, run)
 
-    async def _ask(self, connection: Connection, question: "_Question") -> Outcome:
+    async def _ask(self, connection: Connection, question: "_Question", run: "_Run") -> Outcome:
         bytes_max = self._settings.tool_output_bytes_max
-        match question:
-            case ToolListing():
-                return Outcome(answers.make_listing(await connection.list_tools(), bytes_max))
-            case _CallReady(call, arguments, meta):
-                answer = await connection.call(call.name, arguments, meta)
-                return Outcome(answers.make_result(answer, bytes_max), self._read_session(call, answer))
+        with run.asking:
+            match question:
+                case ToolListing():
+                    return Outcome(answers.make_listing(await connection.list_tools(), bytes_max))
+                case _CallReady(call, arguments, meta):
+                    answer = await connection.call(call.name, arguments, meta)
+                    return Outcome(answers.make_result(answer, bytes_max), self._read_session(call, answer))
+        return _GIVEN_UP
 
     def _read_session(self, call: ToolCall, answer: Answer) -> str | None:
         session = answer.meta.get(SESSION_META_KEY)
@@ -107,6 +112,27 @@ class Tools:
             )
             return None
         return session
+
+
+_GIVEN_UP = Outcome(answers.make_failure(answers.TIMED_OUT, "the call was given up"))
+"""What a cancelled run returns; nobody waits for it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Where a run can be cut off. First only the asking: its connection then still tells the server."""
+
+    asking: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    whole: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+
+
+async def _unwind(run: _Run, running: asyncio.Task[Outcome]) -> None:
+    run.asking.cancel()
+    await asyncio.wait({running}, timeout=_UNWIND_S)
+    run.whole.cancel()
+    await asyncio.wait({running})
+    if error := running.exception():
+        _log.error("giving up a call failed", exc_info=error)
 
 
 class BadArguments(Exception):

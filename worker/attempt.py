@@ -135,8 +135,7 @@ class Attempt:
         if self._has_begun:
             return
         response = msgspec.structs.replace(self._request.response, status="in_progress")
-        self._writer.put([ev.ResponseInProgress(response)])
-        await self._writer.push()
+        await self._writer.put([ev.ResponseInProgress(response)])
 
     async def _prepare(self) -> list[HarmonyMessage]:
         """Lists tools, decides what is offered, and builds what the model reads first."""
@@ -154,13 +153,11 @@ class Attempt:
 
     async def _list_tools(self, label: str, url: str | None) -> tuple[McpTool, ...]:
         index = self._reader.translation.output_index
-        self._writer.put(self._reader.advance(ListingBegun(label)))
-        await self._writer.push()
+        await self._writer.put(self._reader.advance(ListingBegun(label)))
         result = await self._resources.tools.call(self._lease, index, ToolListing(label, url))
         if isinstance(result, ToolOutput):
             result = ToolFailure(McpProtocolError(_INVALID_PARAMS, "the server listed no tools"))
-        self._writer.put(self._reader.advance(ListingEnded(result)))
-        await self._writer.push()
+        await self._writer.put(self._reader.advance(ListingEnded(result)))
         return result.tools if isinstance(result, ToolsListed) else ()
 
     def _fit(self, messages: list[HarmonyMessage]) -> list[int]:
@@ -188,7 +185,7 @@ class Attempt:
             call = call_message(recipient, arguments)
             self._reader.messages.append(call)
             approved = CallApproved(McpTarget(label, name), arguments, request_id)
-            self._writer.put(self._reader.advance(approved))
+            await self._writer.put(self._reader.advance(approved))
             answer = await self._answer_call()
             # The prompt ends with the start of the assistant's message already.
             tokens += render_message(call)[len(NEXT_TURN) :] + (answer or [])
@@ -216,8 +213,7 @@ class Attempt:
         async with aclosing(chunks):
             async for chunk in chunks:
                 turn.cached = chunk.cached_tokens
-                self._read(chunk.token_ids, generated)
-                await self._writer.push()
+                await self._read(chunk.token_ids, generated)
                 if chunk.finish_reason == "abort":
                     raise EngineDead("the engine aborted the generation")
                 is_cut = chunk.finish_reason == "length"
@@ -225,10 +221,10 @@ class Attempt:
                     is_cut = False
                     break
         if not self._reader.is_waiting:
-            self._writer.put(self._reader.end())
+            await self._writer.put(self._reader.end())
         return generated, is_cut
 
-    def _read(self, token_ids: tuple[int, ...], generated: list[int]) -> None:
+    async def _read(self, token_ids: tuple[int, ...], generated: list[int]) -> None:
         """Tokens that made no event go into the log with the next one that does."""
         silent = self._silent
         for token in token_ids:
@@ -236,7 +232,7 @@ class Attempt:
             silent.append(token)
             events = self._reader.read(token)
             if events:
-                self._writer.put(events, tuple(silent))
+                await self._writer.put(events, tuple(silent))
                 silent.clear()
                 if self._reader.is_waiting:
                     return
@@ -261,10 +257,8 @@ class Attempt:
         if isinstance(running, RunningMcpCall):
             call = running.item
             recipient = recipient_of(call.server_label, call.name)
-            await self._writer.push()
             result = await self._run_tool(call.server_label, call.name, call.arguments)
-            self._writer.put(self._reader.advance(ToolReturned(result)))
-            await self._writer.push()
+            await self._writer.put(self._reader.advance(ToolReturned(result)))
             text = result.output if isinstance(result, ToolOutput) else describe(result.error)
             return self._tell(recipient, text)
         if self._reader.unknown_recipient is not None:

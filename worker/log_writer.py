@@ -16,7 +16,7 @@ _DRAFTS_MAX = 2_000
 
 
 class LogWriter:
-    """Events go in as they are made; those made during an append leave together in the next one.
+    """What was put leaves as soon as no append is under way; what comes meanwhile leaves together.
 
     Every method raises what a failed append raised: LeaseLost, or REDIS_AWAY after a long outage.
     """
@@ -28,37 +28,50 @@ class LogWriter:
         """Number of the next event to be encoded."""
         self._drafts: list[Draft] = []
         self._under_way: asyncio.Future[None] | None = None
+        self._failure: BaseException | None = None
 
-    def put(self, events: Sequence[StreamEvent], tokens: tuple[int, ...] = ()) -> None:
-        """`tokens` made these events; they stand in the log with the first of them."""
+    async def put(self, events: Sequence[StreamEvent], tokens: tuple[int, ...] = ()) -> None:
+        """Sends events on their way; `tokens` made them, and stand in the log with the first.
+
+        Waits only when the model is far ahead of Redis.
+        """
         for event in events:
             self._drafts.append(Draft(frame(event, self._next), tokens))
             self._next += 1
             tokens = ()
-
-    async def push(self) -> None:
-        """Sends what was put, unless an append is under way: then it goes with the next push."""
-        if self._under_way is not None and (self._under_way.done() or len(self._drafts) > _DRAFTS_MAX):
-            await self._under_way
-            self._under_way = None
-        if self._under_way is None and self._drafts:
-            self._under_way = self._send(None)
+        if len(self._drafts) > _DRAFTS_MAX:
+            await self.settle()
+        elif self._under_way is None:
+            self._send()
+        self._raise_failure()
 
     async def settle(self) -> None:
         """Returns when everything that was put is in the log."""
-        while self._under_way is not None or self._drafts:
-            if self._under_way is not None:
-                await self._under_way
-                self._under_way = None
-            await self.push()
+        while self._under_way is not None:
+            await asyncio.wait([self._under_way])
+        self._raise_failure()
 
     async def close(self, event: StreamEvent, closing: Closing) -> None:
-        """Appends what waits, and the terminal event last, and closes the log, in one script."""
-        if self._under_way is not None:
-            await self._under_way
-        self.put([event])
-        await self._send(closing)
+        """Appends the terminal event last, and closes the log in the same script."""
+        await self.settle()
+        self._drafts.append(Draft(frame(event, self._next)))
+        self._next += 1
+        self._send(closing)
+        await self.settle()
 
-    def _send(self, closing: Closing | None) -> asyncio.Future[None]:
+    def _send(self, closing: Closing | None = None) -> None:
+        if self._failure is not None or not self._drafts:
+            return
         drafts, self._drafts = self._drafts, []
-        return self._appender.append(self._lease, self._next - len(drafts), drafts, closing)
+        append = self._appender.append(self._lease, self._next - len(drafts), drafts, closing)
+        self._under_way = append
+        append.add_done_callback(self._go_on)
+
+    def _go_on(self, append: "asyncio.Future[None]") -> None:
+        self._under_way = None
+        self._failure = asyncio.CancelledError() if append.cancelled() else append.exception()
+        self._send()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure

@@ -114,7 +114,7 @@ class Runner:
         writer = LogWriter(self._resources.appender, held, len(events))
         for event in abandon(response):
             response = lifecycle.apply(response, event)
-            writer.put([event])
+            await writer.put([event])
         failed = lifecycle.fail(response, error)
         await writer.close(failed, closing_of(failed, self._settings))
 

@@ -3,6 +3,7 @@
 Owns dependencies only; no route and no rule.
 """
 
+import asyncio
 from typing import Annotated, cast
 
 from fastapi import Depends
@@ -13,27 +14,44 @@ from api.errors import ClientError
 from api.services import Services
 from shared.settings import Settings
 
+# All of them `async`: FastAPI sends a plain function to a thread, for each request.
 
-def _services(request: Request) -> Services:
+
+async def _services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     return cast(Settings, request.app.state.settings)
 
 
-def _tenant(request: Request) -> str:
+async def _tenant(request: Request) -> str:
     keyring = cast(Keyring, request.app.state.keyring)
     return keyring.tenant_of(request.headers.get("authorization"))
 
+
+BODY_TIMEOUT_S = 60.0
+
+_CLOSE = {"connection": "close"}
+"""The rest of the body is on its way: no other request can be read from this connection."""
 
 ServicesDep = Annotated[Services, Depends(_services)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
 TenantDep = Annotated[str, Depends(_tenant)]
 
 
-async def read_body(request: Request, bytes_max: int) -> bytes:
-    """The whole body, counted while it comes: what its header says of its length is only a hint."""
+async def read_body(request: Request, bytes_max: int, timeout_s: float = BODY_TIMEOUT_S) -> bytes:
+    """The whole body. Raises ClientError when it is too large, or too long in coming."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read_bounded(request, bytes_max)
+    except TimeoutError:
+        message = f"The body did not come within {timeout_s:g} seconds."
+        raise ClientError(408, message, "request_timeout", headers=_CLOSE) from None
+
+
+async def _read_bounded(request: Request, bytes_max: int) -> bytes:
+    """Counted while it comes: what its header says of its length is only a hint."""
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > bytes_max:
         raise _too_large(bytes_max)
@@ -49,4 +67,4 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
 
 def _too_large(bytes_max: int) -> ClientError:
     message = f"The body is too large: at most {bytes_max} bytes are accepted."
-    return ClientError(413, message, "request_too_large", headers={"connection": "close"})
+    return ClientError(413, message, "request_too_large", headers=_CLOSE)

@@ -47,14 +47,16 @@ class Caller:
 
 
 @asynccontextmanager
-async def calling(folder: Path, *, timeout_s: float = 20.0, **limits: int) -> AsyncIterator[Caller]:
+async def calling(folder: Path, *, timeout_s: float = 20.0, **limits: Any) -> AsyncIterator[Caller]:
     path = folder / "servers.json"
     path.write_text(json.dumps({"pipe": stdio_entry(), "missing": {"command": "/nowhere/to/be/found"}}))
     settings = Settings(mcp_servers=path, tool_timeout_s=timeout_s, **limits)
     stdio = StdioServers(settings.tool_timeout_s)
+    tools = Tools(settings, servers.load(settings), stdio)
     try:
-        yield Caller(Tools(settings, servers.load(settings), stdio))
+        yield Caller(tools)
     finally:
+        await tools.close()
         await stdio.close()
 
 

@@ -11,10 +11,14 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.types import Message
 
 from api.app import Edge, build
 from api.auth import Keyring
+from api.errors import ClientError
 from api.hub import LogGone
+from api.routes.access import read_body
 from api.services import Services
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
@@ -181,6 +185,12 @@ async def test_an_address_that_leads_nowhere_is_told_in_the_envelope(
     assert (error["code"], error["type"]) == (code, "invalid_request_error")
 
 
+@pytest.mark.parametrize("host", ["[", "", "a b", ":::"])
+async def test_a_host_that_makes_no_address_is_no_fault(client: httpx.AsyncClient, host: str) -> None:
+    answer = await client.get("/nowhere", headers={"host": host})
+    assert (answer.status_code, error_of(answer)["code"]) == (404, "unknown_url")
+
+
 @pytest.mark.parametrize(
     "query", ["starting_after=x", "starting_after=1.5", "starting_after=", "stream=maybe"]
 )
@@ -210,6 +220,15 @@ async def test_a_body_without_a_stated_length_is_counted_while_it_comes(client: 
 async def test_a_body_is_measured_whatever_its_header_says(client: httpx.AsyncClient, stated: str) -> None:
     answer = await client.post("/v1/responses", content=b" " * 1001, headers={"content-length": stated})
     assert answer.status_code == 413
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async def receive() -> Message:
+        return await asyncio.get_running_loop().create_future()
+
+    with pytest.raises(ClientError) as refused:
+        await read_body(Request({"type": "http", "headers": []}, receive), 1000, timeout_s=0.01)
+    assert (refused.value.status, refused.value.code) == (408, "request_timeout")
 
 
 async def test_a_body_of_just_the_size_that_is_accepted_is_read(client: httpx.AsyncClient) -> None:

@@ -34,7 +34,7 @@ DESCRIPTION = """Runs Python code as a notebook cell: shows what it prints, then
 expression. Variables, functions and imports stay for the next calls. Plain Python with a part of the \
 standard library; no files, no network, no packages."""
 
-_LIMITS = ResourceLimits(max_feed_duration_secs=30.0, max_memory=256 * 2**20, max_total_sleep_secs=30.0)
+LIMITS = ResourceLimits(max_feed_duration_secs=30.0, max_memory=256 * 2**20, max_total_sleep_secs=30.0)
 _REQUEST_TIMEOUT_S = 75.0
 """A sandbox process that does not answer for so long is killed: above all its own limits together."""
 _NOTES_BYTES = 512
@@ -106,8 +106,11 @@ def _cut(text: str, bytes_max: int) -> tuple[str, int]:
 class Sandbox:
     """Runs cells, each in a process of its own that is cleared or replaced afterwards."""
 
-    def __init__(self, pool: AsyncMonty, output_bytes_max: int, state_bytes_max: int) -> None:
+    def __init__(
+        self, pool: AsyncMonty, output_bytes_max: int, state_bytes_max: int, limits: ResourceLimits = LIMITS
+    ) -> None:
         self._pool = pool
+        self._limits = limits
         self._output_bytes_max = output_bytes_max
         self._state_bytes_max = state_bytes_max
 
@@ -121,7 +124,7 @@ class Sandbox:
 
     async def _run(self, code: str, state: str | None, shown: _Shown) -> Ran:
         try:
-            async with self._pool.checkout(limits=_LIMITS) as session:
+            async with self._pool.checkout(limits=self._limits) as session:
                 if state is not None:
                     await _load(session, state)
                 await _feed(session, make_cell(code), shown)

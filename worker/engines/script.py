@@ -255,7 +255,7 @@ class _SceneReader:
 
     def _turn(self, table: _TurnTable) -> Turn:
         spoken = (table.analysis, table.commentary, table.final, table.call)
-        if table.raw is not None and any(spoken):
+        if table.raw is not None and any(said is not None for said in spoken):
             raise ValueError("`raw` stands alone in its turn")
         if table.final is not None and table.call:
             raise ValueError("a turn ends with `final` or with `call`, not with both")

@@ -12,7 +12,7 @@ from itertools import islice
 from worker.engines.script_prompt import Prompt, Tool, ToolKind
 from worker.engines.script_text import Template, Text, Values, count_in
 
-MATCHED_CHARS_MAX = 20_000
+MATCHED_CHARS_MAX = 8_000
 """Patterns see this much of the user's message, so that no message can keep them busy for long."""
 _OCCURRENCES_MAX = 50
 

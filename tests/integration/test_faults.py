@@ -1,0 +1,186 @@
+"""Every process may die: what its clients see then. Each test drives a real cluster to the fault."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from tests.running import RunningCluster, start_cluster
+from tests.streams import Frame, read_frames
+
+SLOWLY = {"model": "default", "input": "Count slowly from 1 to 100", "stream": True}
+PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+    """A cluster whose processes may be killed; the launcher starts them again."""
+    data = tmp_path_factory.mktemp("fragile") / "data"
+    running = start_cluster(data, "--apis", "2", "--workers", "2")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def client(fragile: RunningCluster) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=fragile.urls[0], timeout=60) as client:
+        yield client
+
+
+class Reading:
+    """One stream, read up to a moment and then to its end."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._chunks = response.iter_bytes()
+        self.body = b""
+
+    def until(self, needle: bytes) -> None:
+        while needle not in self.body:
+            self.body += next(self._chunks)
+
+    def to_the_end(self) -> list[Frame]:
+        return read_frames(self.body + b"".join(self._chunks))
+
+
+def field_of(fragile: RunningCluster, response_id: str, part: str, field: str) -> bytes | None:
+    """A field of one of a response's hashes, past every layer of ours."""
+    with redis.Redis.from_url(fragile.redis_url) as connection:
+        value = connection.hget(f"antiphon:{{default/{response_id}}}:{part}", field)
+    assert value is None or isinstance(value, bytes)
+    return value
+
+
+def wait_until(is_so: Callable[[], bool], within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def owner_of(fragile: RunningCluster, response_id: str) -> int:
+    """Number of the worker that owns a response, by the name that stands in its log."""
+    name = field_of(fragile, response_id, "state", "owner")
+    assert name is not None
+    logs = {r["number"]: r["log"] for r in fragile.record["roles"] if r["kind"] == "worker"}
+    (number,) = [n for n, log in logs.items() if name in Path(log).read_bytes()]
+    return int(number)
+
+
+def check_one_legal_end(frames: list[Frame]) -> dict[str, Any]:
+    """Numbers without a gap, one terminal event, the last; returns its response."""
+    assert [frame.id for frame in frames] == list(range(len(frames)))
+    terminal = {"response.completed", "response.incomplete", "response.failed"}
+    assert [frame.event in terminal for frame in frames] == [False] * (len(frames) - 1) + [True]
+    response: dict[str, Any] = frames[-1].data["response"]
+    return response
+
+
+def test_a_killed_worker_ends_its_response_as_failed_with_a_reason(
+    fragile: RunningCluster, client: httpx.Client
+) -> None:
+    with client.stream("POST", "/v1/responses", json=SLOWLY) as stream:
+        reading = Reading(stream)
+        reading.until(b"output_text.delta")
+        created = read_frames(reading.body[: reading.body.index(b"\n\n") + 2])[0].data
+        fragile.kill("worker", signal.SIGKILL, owner_of(fragile, created["response"]["id"]))
+        frames = reading.to_the_end()
+    response = check_one_legal_end(frames)
+    assert response["status"] == "failed"
+    assert response["error"]["code"] == "server_error"
+    assert "worker" in response["error"]["message"]
+    assert response["output"][-1]["status"] == "incomplete"
+    assert client.get(f"/v1/responses/{response['id']}").json() == response
+
+
+def test_a_worker_that_was_paused_past_its_lease_writes_nothing_any_more(
+    fragile: RunningCluster, client: httpx.Client
+) -> None:
+    with client.stream("POST", "/v1/responses", json=SLOWLY) as stream:
+        reading = Reading(stream)
+        reading.until(b"output_text.delta")
+        created = read_frames(reading.body[: reading.body.index(b"\n\n") + 2])[0].data
+        number = owner_of(fragile, created["response"]["id"])
+        fragile.kill("worker", signal.SIGSTOP, number)
+        try:
+            frames = reading.to_the_end()
+        finally:
+            fragile.kill("worker", signal.SIGCONT, number)
+    response = check_one_legal_end(frames)
+    assert response["status"] == "failed"
+    hello = client.post("/v1/responses", json={"model": "default", "input": "Hello"}).json()
+    assert hello["status"] == "completed"
+    params = {"stream": "true"}
+    again = read_frames(client.get(f"/v1/responses/{response['id']}", params=params).content)
+    assert [frame.raw_data for frame in again] == [frame.raw_data for frame in frames]
+
+
+def test_a_stream_goes_on_after_redis_has_restarted(fragile: RunningCluster, client: httpx.Client) -> None:
+    with client.stream("POST", "/v1/responses", json=SLOWLY) as stream:
+        reading = Reading(stream)
+        reading.until(b"output_text.delta")
+        fragile.kill("valkey", signal.SIGTERM)
+        frames = reading.to_the_end()
+    response = check_one_legal_end(frames)
+    assert response["status"] == "completed", response["error"]
+    assert response["output"][-1]["content"][0]["text"].endswith("99, 100")
+
+
+def test_without_redis_a_request_is_deferred_and_not_left_hanging(fragile: RunningCluster) -> None:
+    pid = fragile.kill("valkey", signal.SIGSTOP)
+    try:
+        with httpx.Client(base_url=fragile.urls[1], timeout=20) as client:
+            answer = client.post("/v1/responses", json={"model": "default", "input": "Hello"})
+            ready = client.get("/ready")
+            health = client.get("/health")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"]
+    assert answer.json()["error"]["code"] == "service_unavailable"
+    assert (ready.status_code, health.status_code) == (503, 200)
+
+
+def test_a_killed_tool_runner_fails_the_call_and_the_model_goes_on(
+    fragile: RunningCluster, client: httpx.Client
+) -> None:
+    body = {
+        "model": "default",
+        "input": "Run this python code: sum(range(10**12))",
+        "tools": [PYTHON],
+        "stream": True,
+    }
+    with client.stream("POST", "/v1/responses", json=body) as stream:
+        reading = Reading(stream)
+        reading.until(b"mcp_call_arguments.done")
+        created = read_frames(reading.body[: reading.body.index(b"\n\n") + 2])[0].data
+        wait_until(lambda: field_of(fragile, created["response"]["id"], "tools", "1:claim") is not None)
+        fragile.kill("tool_runner")
+        frames = reading.to_the_end()
+    response = check_one_legal_end(frames)
+    assert response["status"] == "completed"
+    (call,) = [item for item in response["output"] if item["type"] == "mcp_call"]
+    assert call["status"] == "failed"
+    assert call["error"]["type"] == "mcp_protocol_error"
+    assert "mcp_call.failed" in "".join(frame.event for frame in frames)
+
+
+def test_an_unreachable_server_fails_its_listing_and_the_stream_goes_on(client: httpx.Client) -> None:
+    server = {
+        "type": "mcp",
+        "server_label": "nowhere",
+        "server_url": "http://127.0.0.1:9/mcp",
+        "require_approval": "never",
+    }
+    body = {"model": "default", "input": "Hello", "tools": [server], "stream": True}
+    frames = read_frames(client.post("/v1/responses", json=body).content)
+    response = check_one_legal_end(frames)
+    assert response["status"] == "completed"
+    assert response["output"][0]["type"] == "mcp_list_tools"
+    assert response["output"][0]["error"]
+    assert "response.mcp_list_tools.failed" in [frame.event for frame in frames]

@@ -1,0 +1,355 @@
+"""The tool runner as a whole: calls come in over the queue, results go out into the journal."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.valkey import Valkey
+from shared.events import ResponseCreated, ResponseFailed, frame
+from shared.responses import HttpError, McpProtocolError, ServerSecrets
+from shared.settings import Settings
+from shared.store import job_queue, keys, lease, presence, response_store, tool_journal
+from shared.store.event_log import Appender, Closing, Draft
+from shared.store.lease import Acquired, Lease
+from shared.store.redis_client import RedisClient, Subscription
+from shared.tool_calls import (
+    ToolCall,
+    ToolFailure,
+    ToolListing,
+    ToolOutput,
+    ToolResult,
+    ToolsListed,
+    ToolTask,
+)
+from tests.integration.mcp_servers import ROOT, serving_http, stdio_entry
+from tests.requests import make_request
+from tool_runner import app
+
+OWNER = "worker-test"
+
+
+async def until(is_so: Callable[[], Awaitable[bool]], timeout_s: float = 30.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        for _ in range(1_000_000):
+            if await is_so():
+                return
+            await asyncio.sleep(0.01)
+
+
+class Response:
+    """One response of one worker, whose tool calls are numbered as they are made."""
+
+    def __init__(self, redis: RedisClient, settings: Settings, held: Lease) -> None:
+        self._redis = redis
+        self._settings = settings
+        self.lease = held
+        self.calls = 0
+
+    @classmethod
+    async def begin(
+        cls, redis: RedisClient, settings: Settings, secrets: Mapping[str, ServerSecrets] | None = None
+    ) -> "Response":
+        request = make_request()
+        key = keys.ResponseKey("tenant", request.response.id)
+        created = frame(ResponseCreated(request.response), 0)
+        await response_store.create(redis, settings, key, request, created, secrets or {})
+        acquired = await lease.acquire(redis, settings, key, OWNER)
+        assert isinstance(acquired, Acquired)
+        return cls(redis, settings, acquired.lease)
+
+    async def submit(self, task: ToolTask) -> int:
+        index = self.calls
+        self.calls += 1
+        await tool_journal.submit(self._redis, self._settings, self.lease, index, task)
+        return index
+
+    async def result(self, index: int) -> ToolResult:
+        async def is_in() -> bool:
+            return (await tool_journal.look(self._redis, self.lease.key, index)).result is not None
+
+        await until(is_in)
+        result = (await tool_journal.look(self._redis, self.lease.key, index)).result
+        assert result is not None
+        return result
+
+    async def run(self, task: ToolTask) -> ToolResult:
+        return await self.result(await self.submit(task))
+
+    async def python(self, code: str) -> str:
+        result = await self.run(ToolCall("code_interpreter", "python", json.dumps({"code": code}), "IGNORED"))
+        assert isinstance(result, ToolOutput), result
+        return result.output
+
+    async def close(self) -> None:
+        appender = Appender(self._redis, self._settings)
+        running = asyncio.create_task(appender.run())
+        failed = frame(ResponseFailed(make_request().response), 1)
+        await appender.append(self.lease, 1, [Draft(failed)], Closing("cancelled", b"{}", 60))
+        running.cancel()
+
+
+@asynccontextmanager
+async def serving(settings: Settings, **changes: Any) -> AsyncIterator[Settings]:
+    """A tool runner in this process, from ready to stopped."""
+    settings = settings.model_copy(update=changes)
+    stop = asyncio.Event()
+    running = asyncio.create_task(app.run(settings, stop))
+    try:
+        yield settings
+    finally:
+        stop.set()
+        async with asyncio.timeout(30):
+            await running
+
+
+@pytest.fixture
+def with_pipe(settings: Settings, tmp_path: Path) -> Settings:
+    """Settings whose operator configured the server `pipe`."""
+    path = tmp_path / "servers.json"
+    path.write_text(json.dumps({"pipe": stdio_entry()}))
+    return settings.model_copy(update={"mcp_servers": path})
+
+
+def call(name: str, arguments: dict[str, Any], url: str | None = None, *, label: str = "pipe") -> ToolCall:
+    return ToolCall(label, name, json.dumps(arguments), url)
+
+
+async def test_a_call_comes_back_with_its_output_and_its_worker_is_told(
+    redis: RedisClient, with_pipe: Settings
+) -> None:
+    listener = RedisClient.connect_listener(with_pipe.redis_url)
+    results = Subscription(listener)
+    await results.add(keys.results(OWNER))
+    async with serving(with_pipe):
+        response = await Response.begin(redis, with_pipe)
+        assert await response.run(call("add", {"a": 2, "b": 3})) == ToolOutput("5")
+        async with asyncio.timeout(5):
+            messages = [await results.next_message() for _ in range(2)]
+    assert (keys.results(OWNER), f"{response.lease.key} 0".encode()) in messages
+    await results.close()
+    await listener.close()
+
+
+async def test_python_keeps_its_variables_from_runner_to_runner(
+    redis: RedisClient, settings: Settings
+) -> None:
+    response = await Response.begin(redis, settings)
+    async with serving(settings):
+        assert await response.python("x = 123 * 456\nx") == "56088\n"
+    async with serving(settings):
+        assert await response.python("x + 1") == "56089\n"
+        other = await Response.begin(redis, settings)
+        assert "NameError" in await other.python("x")
+
+
+async def test_failures_are_results_and_the_runner_goes_on(redis: RedisClient, with_pipe: Settings) -> None:
+    async with serving(with_pipe):
+        response = await Response.begin(redis, with_pipe)
+        nowhere = call("add", {}, "http://127.0.0.1:1/mcp", label="away")
+        for task, kind in ((nowhere, HttpError), (call("add", {}, label="unknown"), McpProtocolError)):
+            result = await response.run(task)
+            assert isinstance(result, ToolFailure)
+            assert isinstance(result.error, kind)
+        assert isinstance(await response.run(call("die", {})), ToolFailure)
+        assert await response.run(call("add", {"a": 1, "b": 1})) == ToolOutput("2")
+
+
+async def test_the_secrets_of_a_request_are_sent_to_its_server_alone(
+    redis: RedisClient, settings: Settings
+) -> None:
+    with serving_http("--require-header", "authorization=Bearer hunter2") as url:
+        async with serving(settings):
+            secrets = {"mine": ServerSecrets({}, "hunter2")}
+            response = await Response.begin(redis, settings, secrets)
+            add = {"a": 1, "b": 1}
+            assert await response.run(call("add", add, url, label="mine")) == ToolOutput("2")
+            refused = await response.run(call("add", add, url, label="other"))
+    assert refused == ToolFailure(HttpError(401, "the server answered 401 Unauthorized"))
+
+
+async def test_a_runner_lists_the_tools_of_a_server(redis: RedisClient, with_pipe: Settings) -> None:
+    async with serving(with_pipe):
+        response = await Response.begin(redis, with_pipe)
+        listed = await response.run(ToolListing("pipe"))
+    assert isinstance(listed, ToolsListed)
+    assert {"add", "fail", "wait"} <= {tool.name for tool in listed.tools}
+
+
+async def test_a_call_without_an_answer_fails_in_time(
+    redis: RedisClient, with_pipe: Settings, tmp_path: Path
+) -> None:
+    async with serving(with_pipe, tool_timeout_s=3.0):
+        response = await Response.begin(redis, with_pipe)
+        result = await response.run(call("wait", {"folder": str(tmp_path)}))
+    assert result == ToolFailure(McpProtocolError(-32001, "the server 'pipe' did not answer within 3 s"))
+
+
+async def test_a_call_that_outlives_its_claim_keeps_it(
+    redis: RedisClient, with_pipe: Settings, tmp_path: Path
+) -> None:
+    async with serving(with_pipe, tool_timeout_s=5.0):
+        response = await Response.begin(redis, with_pipe)
+        index = await response.submit(call("wait", {"folder": str(tmp_path)}))
+        states = []
+
+        async def is_over() -> bool:
+            states.append(await tool_journal.look(redis, response.lease.key, index))
+            return states[-1].result is not None
+
+        await until(is_over)
+    assert not any(state.has_lapsed for state in states)
+
+
+async def test_a_closed_response_cancels_its_calls_on_their_servers(
+    redis: RedisClient, with_pipe: Settings, tmp_path: Path
+) -> None:
+    async with serving(with_pipe):
+        response = await Response.begin(redis, with_pipe)
+        index = await response.submit(call("wait", {"folder": str(tmp_path)}))
+        await until(_exists(tmp_path / "started"))
+        await response.close()
+        await until(_exists(tmp_path / "cancelled"))
+        assert (await tool_journal.look(redis, response.lease.key, index)).result is None
+
+
+async def test_a_call_whose_job_comes_twice_runs_once(
+    redis: RedisClient, with_pipe: Settings, tmp_path: Path
+) -> None:
+    async with serving(with_pipe, tool_timeout_s=3.0), serving(with_pipe, tool_timeout_s=3.0):
+        response = await Response.begin(redis, with_pipe)
+        index = await response.submit(call("wait", {"folder": str(tmp_path)}))
+        await until(_exists(tmp_path / "started"))
+        for again in range(4):
+            await ring_for(redis, response.lease, index, again)
+        await response.result(index)
+    assert len((tmp_path / "started").read_text().splitlines()) == 1
+
+
+async def ring_for(redis: RedisClient, held: Lease, index: int, again: int) -> None:
+    """Queues the job of a call once more and waits until a runner took it."""
+    job_id = f"again-{index}-{again}"
+    job = job_queue.tool_job(held.key, index)
+    await redis.command("SET", keys.job(job_id), job, "PX", 60_000)
+    await redis.command("ZADD", keys.TOOLS_QUEUE, 1, job_id)
+    await redis.command("PEXPIRE", keys.TOOLS_QUEUE, 60_000)
+    await redis.command("RPUSH", keys.doorbell(keys.TOOLS_QUEUE), "1")
+    await redis.command("PEXPIRE", keys.doorbell(keys.TOOLS_QUEUE), 60_000)
+
+    async def is_taken() -> bool:
+        return not await redis.command("EXISTS", keys.job(job_id))
+
+    await until(is_taken)
+
+
+@pytest.mark.parametrize("in_flight_max", [256, 10])
+async def test_a_hundred_calls_at_once_are_all_answered(
+    redis: RedisClient, settings: Settings, in_flight_max: int
+) -> None:
+    async with serving(settings, tool_calls_in_flight_max=in_flight_max):
+        responses = [await Response.begin(redis, settings) for _ in range(100)]
+        shown = await asyncio.gather(*(response.python(f"{i} * 2") for i, response in enumerate(responses)))
+    assert shown == [f"{i * 2}\n" for i in range(100)]
+
+
+async def test_no_more_calls_run_than_the_limit_allows(
+    redis: RedisClient, with_pipe: Settings, tmp_path: Path
+) -> None:
+    async with serving(with_pipe, tool_calls_in_flight_max=3, tool_timeout_s=2.0):
+        response = await Response.begin(redis, with_pipe)
+        indices = [await response.submit(call("wait", {"folder": str(tmp_path)})) for _ in range(8)]
+        most = 0
+
+        async def are_over() -> bool:
+            nonlocal most
+            states = [await tool_journal.look(redis, response.lease.key, index) for index in indices]
+            most = max(most, sum(state.is_claimed and state.result is None for state in states))
+            return all(state.result is not None for state in states)
+
+        await until(are_over)
+    assert most == 3
+
+
+async def test_a_runner_is_seen_while_it_lives(redis: RedisClient, settings: Settings) -> None:
+    async def is_seen() -> bool:
+        return await presence.count(redis, "tool_runner") == 1
+
+    async with serving(settings):
+        await until(is_seen)
+    assert await presence.count(redis, "tool_runner") == 0
+
+
+async def test_a_runner_goes_on_when_redis_comes_back(tmp_path: Path) -> None:
+    with Valkey(tmp_path) as valkey:
+        settings = Settings(redis_url=valkey.url)
+        redis = RedisClient.connect(valkey.url, timeout_s=5.0)
+        async with serving(settings):
+            first = await Response.begin(redis, settings)
+            assert await first.python("x = 1\nx") == "1\n"
+            valkey.stop()
+            valkey.start()
+            assert await first.python("x + 1") == "2\n"
+        await redis.close()
+
+
+def _exists(path: Path) -> Callable[[], Awaitable[bool]]:
+    async def exists() -> bool:
+        return path.exists()
+
+    return exists
+
+
+async def start_process(settings: Settings, **changes: str) -> asyncio.subprocess.Process:
+    environment = {**os.environ, "ANTIPHON_REDIS_URL": settings.redis_url, **changes}
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tool_runner", cwd=ROOT, env=environment, stderr=asyncio.subprocess.PIPE
+    )
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+async def test_a_runner_that_ends_leaves_no_process_behind(
+    redis: RedisClient, with_pipe: Settings, ending: signal.Signals
+) -> None:
+    runner = await start_process(with_pipe, ANTIPHON_MCP_SERVERS=str(with_pipe.mcp_servers))
+    response = await Response.begin(redis, with_pipe)
+    assert await response.python("1 + 1") == "2\n"
+    said = await response.run(call("say_pid", {}))
+    assert isinstance(said, ToolOutput)
+    runner.send_signal(ending)
+    async with asyncio.timeout(30):
+        assert await runner.wait() == (0 if ending is not signal.SIGKILL else -ending)
+
+    async def is_gone() -> bool:
+        try:
+            os.kill(int(said.output), 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    await until(is_gone)
+    assert await presence.count(redis, "tool_runner") == (0 if ending is not signal.SIGKILL else 1)
+
+
+async def test_a_runner_with_a_wrong_file_of_servers_says_so_and_does_not_start(
+    settings: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / "servers.json"
+    path.write_text('{"crm": {"url": "crm.example.org"}}')
+    runner = await start_process(settings, ANTIPHON_MCP_SERVERS=str(path))
+    _, said = await runner.communicate()
+    assert runner.returncode == 2
+    assert f"{path}: server 'crm': url must be an http or https URL" in said.decode()
+
+
+async def test_a_runner_with_a_wrong_setting_names_it(settings: Settings) -> None:
+    runner = await start_process(settings, ANTIPHON_TOOL_TIMEOUT_S="soon")
+    _, said = await runner.communicate()
+    assert runner.returncode == 2
+    assert "tool_timeout_s" in said.decode()

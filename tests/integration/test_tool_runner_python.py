@@ -1,0 +1,206 @@
+"""The built-in python server in a process of its own, over stdio, as the tool runner uses it."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from pydantic_monty import AsyncMonty, ResourceLimits
+
+from local.ports import HOST, find_free
+from shared.responses import McpToolExecutionError
+from shared.settings import Settings
+from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
+from tests.integration.mcp_servers import ROOT
+from tool_runner import servers
+from tool_runner.builtin.python import LIMITS, Ran, Sandbox
+from tool_runner.run_tool import Outcome, Tools
+from tool_runner.stdio_servers import StdioServers
+
+SETTINGS = Settings(tool_timeout_s=60.0, tool_session_bytes_max=10_000, tool_output_bytes_max=20_000)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tools() -> AsyncIterator[Tools]:
+    stdio = StdioServers(60.0)
+    yield Tools(SETTINGS, servers.load(SETTINGS), stdio)
+    await stdio.close()
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def run(tools: Tools, code: str, session: str | None = None) -> Outcome:
+    call = ToolCall("code_interpreter", "python", json.dumps({"code": code}), "IGNORED")
+    return await tools.run(call, None, session)
+
+
+async def show(tools: Tools, *cells: str) -> str:
+    """What the last of the cells shows, run one after another."""
+    session, shown = None, ""
+    for code in cells:
+        outcome = await run(tools, code, session)
+        assert isinstance(outcome.result, ToolOutput), outcome
+        session, shown = outcome.session or session, outcome.result.output
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("123*456\n", "56088\n"),
+        ("print(123*456)", "56088\n"),
+        ("print('a')\nprint('b', end='')\n'c'", "a\nb\n'c'\n"),
+        ("x = 1", ""),
+        ("None", ""),
+        ("'text'", "'text'\n"),
+        ("1 + 2; 3 + 4", "7\n"),
+        (
+            "class A:\n    def __repr__(self): return 'an A'\n[A(), {'a': (1, 2.5)}]",
+            "[an A, {'a': (1, 2.5)}]\n",
+        ),
+        ("import math\nmath.factorial(20)", "2432902008176640000\n"),
+        ("print('é\\u4e2d')", "é中\n"),
+    ],
+)
+async def test_a_cell_shows_what_it_prints_and_then_the_value_of_its_last_expression(
+    tools: Tools, code: str, shown: str
+) -> None:
+    assert await show(tools, code) == shown
+
+
+async def test_variables_functions_and_imports_stay_for_the_next_call(tools: Tools) -> None:
+    first = "import math\nroot = 3\ndef square(x):\n    return x * x"
+    assert await show(tools, first, "y = square(root)", "y + math.floor(0.5)") == "9\n"
+
+
+async def test_without_its_session_a_call_knows_nothing_of_others(tools: Tools) -> None:
+    await run(tools, "secret = 1")
+    outcome = await run(tools, "secret")
+    assert isinstance(outcome.result, ToolOutput)
+    assert "NameError: name 'secret' is not defined" in outcome.result.output
+
+
+async def test_an_exception_is_shown_as_a_traceback_of_the_code_as_written(tools: Tools) -> None:
+    shown = await show(tools, "x = 0", "print('before')\n1 / x")
+    assert shown.startswith("before\nTraceback (most recent call last):\n")
+    assert ", line 2, in <module>\n    1 / x\n    ~~~~~\nZeroDivisionError: division by zero\n" in shown
+
+
+async def test_what_a_failing_cell_had_done_before_stays(tools: Tools) -> None:
+    assert await show(tools, "x = 5\n1/0", "x") == "5\n"
+
+
+async def test_code_that_is_no_python_shows_a_syntax_error(tools: Tools) -> None:
+    assert "SyntaxError" in await show(tools, "x = (")
+
+
+@pytest.mark.parametrize(
+    ("code", "refused"),
+    [
+        ("open('/etc/passwd').read()", "PermissionError"),
+        ("import os\nos.system('id')", "AttributeError"),
+        ("import socket", "ModuleNotFoundError"),
+        ("2**100_000", "ValueError"),
+    ],
+)
+async def test_code_reaches_nothing_outside_its_sandbox(tools: Tools, code: str, refused: str) -> None:
+    assert refused in await show(tools, code)
+
+
+async def test_code_that_takes_too_much_memory_fails_and_its_state_stays_as_it_was(tools: Tools) -> None:
+    first = await run(tools, "x = 1")
+    outcome = await run(tools, "x = 2\ny = ['a' * 1_000_000 for _ in range(1000)]", first.session)
+    assert isinstance(outcome.result, ToolFailure)
+    assert isinstance(outcome.result.error, McpToolExecutionError)
+    assert "memory limit exceeded" in outcome.result.error.content[0]["text"]
+    assert outcome.session is None
+    again = await run(tools, "x", first.session)
+    assert again.result == ToolOutput("1\n")
+
+
+async def test_code_that_never_ends_is_ended_with_its_call_and_others_go_on(tools: Tools) -> None:
+    endless = [asyncio.create_task(run(tools, "while True: pass")) for _ in range(20)]
+    assert await show(tools, "'free'") == "'free'\n"
+    for task in endless:
+        task.cancel()
+    await asyncio.gather(*endless, return_exceptions=True)
+    assert await show(tools, "'free again'") == "'free again'\n"
+
+
+async def run_endless(limits: ResourceLimits, request_timeout_s: float) -> Ran:
+    async with AsyncMonty(max_processes=1, request_timeout=request_timeout_s) as pool:
+        sandbox = Sandbox(pool, 10_000, 10_000, limits)
+        ran = await sandbox.run("print('begun')\nwhile True: pass", None)
+        assert (await sandbox.run("1 + 1", None)).text == "2\n"
+    return ran
+
+
+async def test_code_that_takes_too_long_fails_and_says_what_it_had_printed() -> None:
+    ran = await run_endless(ResourceLimits(max_feed_duration_secs=0.2), 30.0)
+    assert (ran.has_failed, ran.state) == (True, None)
+    assert ran.text.startswith("begun\n[TimeoutError: feed time limit exceeded")
+    assert ran.text.endswith("The variables are as they were before this call.]\n")
+
+
+async def test_a_sandbox_that_breaks_down_fails_the_call_and_is_replaced() -> None:
+    ran = await run_endless(LIMITS, 0.5)
+    assert (ran.has_failed, ran.state) == (True, None)
+    assert "[The sandbox broke down, or ran too long and was ended." in ran.text
+
+
+async def test_a_flood_of_output_is_cut_and_still_ends_with_the_error(tools: Tools) -> None:
+    shown = await show(tools, "for i in range(100_000):\n    print('line', i)\n1/0")
+    assert len(shown.encode()) <= SETTINGS.tool_output_bytes_max
+    assert shown.startswith("line 0\nline 1\n")
+    assert "more bytes were printed]\n" in shown
+    assert shown.endswith("ZeroDivisionError: division by zero\n")
+
+
+async def test_variables_too_large_to_keep_are_not_kept_and_the_model_is_told(tools: Tools) -> None:
+    first = await run(tools, "x = 1")
+    outcome = await run(
+        tools, "import random\nx = [random.random() for _ in range(5000)]\n'done'", first.session
+    )
+    assert isinstance(outcome.result, ToolOutput)
+    assert outcome.result.output.startswith("'done'\n[The variables take ")
+    assert outcome.session is None
+
+
+async def test_a_session_that_cannot_be_read_is_said_to_be_lost(tools: Tools) -> None:
+    outcome = await run(tools, "1 + 1", "bm90IGEgc2Vzc2lvbg==")
+    assert outcome.result == ToolOutput(
+        "[The variables of earlier calls are lost: they cannot be read any more.]\n2\n"
+    )
+
+
+async def test_a_hundred_calls_at_once_each_get_their_own_answer(tools: Tools) -> None:
+    outcomes = await asyncio.gather(*(run(tools, f"{i} * 2") for i in range(100)))
+    assert [outcome.result for outcome in outcomes] == [ToolOutput(f"{i * 2}\n") for i in range(100)]
+
+
+async def test_the_tool_says_truthfully_that_it_changes_nothing(tools: Tools) -> None:
+    listed = (await tools.run(ToolListing("code_interpreter"), None, None)).result
+    assert isinstance(listed, ToolsListed)
+    (tool,) = listed.tools
+    assert tool.name == "python"
+    assert tool.annotations is not None
+    assert tool.annotations["readOnlyHint"] is True
+    assert tool.annotations["idempotentHint"] is True
+
+
+async def test_the_server_also_serves_http(tools: Tools) -> None:
+    port = find_free(1)[0]
+    command = (sys.executable, "-m", "tool_runner.builtin.python", "--http", str(port))
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
+    try:
+        call = ToolCall("mine", "python", '{"code": "6*7"}', f"http://{HOST}:{port}/mcp")
+        async with asyncio.timeout(30):
+            while isinstance((outcome := await tools.run(call, None, None)).result, ToolFailure):
+                assert process.returncode is None
+    finally:
+        process.kill()
+        await process.wait()
+    assert outcome.result == ToolOutput("42\n")

@@ -1,0 +1,179 @@
+"""What every engine promises (`worker/engine.py`), whatever generates the tokens.
+
+Each engine is a subject of its own; a prompt says what it is for, not what the answer must be.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import pytest
+import pytest_asyncio
+
+from worker.engine import Engine, EngineDead, FinishReason, Sampling, TokenChunk
+from worker.engines.script import Script
+from worker.engines.scripted import ScriptedEngine
+from worker.harmony import CALL, RETURN, STOP_TOKENS, ChatMessage, SystemPart, render
+
+TOKENS_MAX = 2000
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An engine under test, and how many of its requests it holds."""
+
+    engine: Engine
+    requests_under_way: Callable[[], int]
+
+
+def make_scripted() -> Subject:
+    engine = ScriptedEngine(Script.load())
+    return Subject(engine, lambda: engine.requests_under_way)
+
+
+@pytest_asyncio.fixture(params=[make_scripted], ids=["scripted"])
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    made: Subject = request.param()
+    await made.engine.start()
+    yield made
+    await made.engine.stop()
+
+
+SYSTEM = SystemPart("medium", "2025-11-05", {"python": None})
+ANSWER = render([SYSTEM, ChatMessage("user", "Hello!")])
+LONG_ANSWER = render([SYSTEM, ChatMessage("user", "Count from 1 to 100")])
+TOOL_CALL = render([SYSTEM, ChatMessage("user", "Multiply 123*456 using the mcp.code_interpreter tool.")])
+PROMPTS = [ANSWER, LONG_ANSWER, TOOL_CALL]
+
+
+@dataclass
+class Generation:
+    chunks: list[TokenChunk] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token for chunk in self.chunks for token in chunk.token_ids]
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        return self.chunks[-1].finish_reason
+
+
+def sampling(max_tokens: int = TOKENS_MAX, *stop_token_ids: int) -> Sampling:
+    return Sampling(max_tokens, temperature=0.0, stop_token_ids=(*STOP_TOKENS, *stop_token_ids))
+
+
+async def generate(
+    subject: Subject, prompt: list[int], chosen: Sampling | None = None, request_id: str = "r"
+) -> Generation:
+    generation = Generation()
+    async for chunk in subject.engine.generate(prompt, chosen or sampling(), request_id=request_id):
+        generation.chunks.append(chunk)
+    return generation
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+async def test_a_generation_ends_with_its_stop_token_and_says_so(subject: Subject, prompt: list[int]) -> None:
+    generation = await generate(subject, prompt)
+    assert generation.finish_reason == "stop"
+    assert generation.tokens[-1] == (CALL if prompt is TOOL_CALL else RETURN)
+    assert not set(generation.tokens[:-1]) & set(STOP_TOKENS)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+async def test_only_the_last_chunk_has_a_finish_reason(subject: Subject, prompt: list[int]) -> None:
+    *others, last = (await generate(subject, prompt)).chunks
+    assert {chunk.finish_reason for chunk in others} <= {None}
+    assert last.finish_reason is not None
+    assert all(chunk.token_ids for chunk in others)
+
+
+async def test_cached_tokens_are_the_same_on_every_chunk_and_within_the_prompt(subject: Subject) -> None:
+    for _ in range(2):
+        (cached,) = {chunk.cached_tokens for chunk in (await generate(subject, LONG_ANSWER)).chunks}
+        assert 0 <= cached <= len(LONG_ANSWER)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+async def test_the_same_prompt_and_sampling_give_the_same_tokens(subject: Subject, prompt: list[int]) -> None:
+    first, second = await generate(subject, prompt), await generate(subject, prompt)
+    assert first.tokens == second.tokens
+
+
+async def test_max_tokens_is_met_exactly_and_is_a_length(subject: Subject) -> None:
+    whole = (await generate(subject, LONG_ANSWER)).tokens
+    for limit in (1, 2, 17, len(whole) - 1):
+        cut = await generate(subject, LONG_ANSWER, sampling(limit))
+        assert (cut.tokens, cut.finish_reason) == (whole[:limit], "length")
+
+
+async def test_a_stop_token_at_max_tokens_is_a_stop(subject: Subject) -> None:
+    whole = (await generate(subject, LONG_ANSWER)).tokens
+    just_enough = await generate(subject, LONG_ANSWER, sampling(len(whole)))
+    assert (just_enough.tokens, just_enough.finish_reason) == (whole, "stop")
+
+
+async def test_any_token_can_be_a_stop_token(subject: Subject) -> None:
+    whole = (await generate(subject, LONG_ANSWER)).tokens
+    stop = whole[20]
+    cut = await generate(subject, LONG_ANSWER, sampling(TOKENS_MAX, stop))
+    assert (cut.tokens, cut.finish_reason) == (whole[: whole.index(stop) + 1], "stop")
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+async def test_what_was_generated_is_continued_with_the_rest(subject: Subject, prompt: list[int]) -> None:
+    whole = (await generate(subject, prompt)).tokens
+    for length in sorted({0, 1, 2, 3, len(whole) // 2, len(whole) - 2, len(whole) - 1}):
+        rest = await generate(subject, prompt + whole[:length])
+        assert (rest.tokens, rest.finish_reason) == (whole[length:], "stop")
+
+
+async def test_many_at_once_get_what_each_gets_alone(subject: Subject) -> None:
+    alone = [(await generate(subject, prompt)).tokens for prompt in PROMPTS]
+    together = await asyncio.gather(
+        *(generate(subject, PROMPTS[n % 3], request_id=f"r{n}") for n in range(60))
+    )
+    assert [generation.tokens for generation in together] == alone * 20
+    await until(lambda: subject.requests_under_way() == 0)
+
+
+async def test_closing_the_generator_frees_the_request(subject: Subject) -> None:
+    chunks = subject.engine.generate(LONG_ANSWER, sampling(), request_id="r")
+    await anext(chunks)
+    assert subject.requests_under_way() == 1
+    await chunks.aclose()
+    await until(lambda: subject.requests_under_way() == 0)
+    assert (await generate(subject, LONG_ANSWER)).finish_reason == "stop"  # the id is free again
+
+
+async def test_cancelling_the_reader_frees_the_request(subject: Subject) -> None:
+    has_begun = asyncio.Event()
+
+    async def read() -> None:
+        async for _ in subject.engine.generate(LONG_ANSWER, sampling(), request_id="r"):
+            has_begun.set()
+            await asyncio.Event().wait()
+
+    reader = asyncio.create_task(read())
+    await has_begun.wait()
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    await until(lambda: subject.requests_under_way() == 0)
+
+
+async def test_stop_aborts_what_is_under_way_and_nothing_begins_after_it(subject: Subject) -> None:
+    chunks = subject.engine.generate(LONG_ANSWER, sampling(), request_id="r")
+    await anext(chunks)
+    await subject.engine.stop()
+    last = [chunk async for chunk in chunks][-1]
+    assert last.finish_reason == "abort"
+    assert subject.requests_under_way() == 0
+    with pytest.raises(EngineDead):
+        await generate(subject, ANSWER)
