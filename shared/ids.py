@@ -19,9 +19,9 @@ def is_response_id(text: str) -> bool:
     return _RESPONSE_ID.match(text) is not None
 
 
-def item_id(prefix: str, response_id: str, output_index: int) -> str:
-    """`rs_…`, `msg_…`, `mcp_…`, `mcpl_…`, `mcpr_…`, `fc_…` for the item at `output_index`."""
-    return f"{prefix}_{response_id.removeprefix('resp_')}_{output_index}"
+def item_id(prefix: str, response_id: str, place: int | str) -> str:
+    """`rs_…`, `msg_…`, `mcp_…` and so on; `place` is the output_index, or `i<n>` in the input."""
+    return f"{prefix}_{response_id.removeprefix('resp_')}_{place}"
 
 
 def call_id(response_id: str, output_index: int) -> str:

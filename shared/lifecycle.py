@@ -177,3 +177,8 @@ def cut_short(response: Response, usage: Usage, reason: IncompleteReason) -> ev.
 
 def fail(response: Response, error: ResponseError, usage: Usage | None = None) -> ev.ResponseFailed:
     return ev.ResponseFailed(msgspec.structs.replace(response, status="failed", error=error, usage=usage))
+
+
+def cancel(response: Response) -> ev.ResponseFailed:
+    """There is no event of its own for a cancelled response: its stream ends as failed, without output."""
+    return ev.ResponseFailed(msgspec.structs.replace(response, status="cancelled", output=()))

@@ -148,6 +148,10 @@ class IncompleteDetails(msgspec.Struct, frozen=True):
     reason: IncompleteReason
 
 
+class ConversationReference(msgspec.Struct, frozen=True):
+    id: str
+
+
 class Response(msgspec.Struct, frozen=True, kw_only=True):
     """The response object as clients see it. Times are whole seconds since the epoch."""
 
@@ -155,6 +159,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["response"] = "response"
     created_at: int
     status: ResponseStatus
+    conversation: ConversationReference | None = None
     completed_at: int | None = None
     background: bool = False
     error: ResponseError | None = None
@@ -199,6 +204,9 @@ class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
     response: Response
     """The response as it is born: id, echo fields, no output."""
     input: list[dict[str, Any]]
+    """The items of this call, each with an id."""
+    context: list[dict[str, Any]] = []
+    """The items before them: of earlier responses, or of the conversation."""
     tools: list[dict[str, Any]] = []
     enable_response_messages: bool = False
     include: list[str] = []

@@ -25,6 +25,18 @@ class Settings(BaseSettings):
     """Names that a request may use for the model; the first is the one that `default` means."""
     body_bytes_max: int = Field(8 * 2**20, gt=0)
     queue_depth_max: int = Field(10_000, gt=0)
+    tenant_responses_max: int = Field(1_000, gt=0)
+    """Open responses of one tenant, waiting ones included."""
+    idempotency_retention_s: int = Field(86_400, gt=0)
+    disconnect_grace_s: float = Field(5.0, ge=0)
+    """A foreground response whose last reader has left is cancelled after this; 0: at once."""
+    allow_unstored_background: bool = False
+    """Accept `background` with `store: false`; such a response lives for `unstored_background_s`."""
+    unstored_background_s: int = Field(600, gt=0)
+    context_bytes_max: int = Field(16 * 2**20, gt=0)
+    """What earlier responses or a conversation may add to one request."""
+    conversation_retention_s: int = Field(30 * 86_400, gt=0)
+    """A conversation that nobody touches is kept this long."""
     client_buffer_bytes_max: int = Field(2**20, gt=0)
     keep_alive_s: float = Field(15.0, gt=0)
     """A comment line goes out on a silent stream this often."""
@@ -35,9 +47,12 @@ class Settings(BaseSettings):
     response_retention_s: int = Field(30 * 86_400, gt=0)
     unstored_grace_s: int = Field(60, gt=0)
     """How long the log of a `store: false` response outlives its close, for its own reader."""
+    tenant_retention_s: dict[str, int] = {}
+    """tenant -> its own `response_retention_s`."""
+    compact_after_s: float = Field(30.0, ge=0)
+    """A closed log becomes a compressed archive after this."""
     live_ttl_s: int = Field(3_600, gt=0)
     """TTL of an open response's keys, renewed by every beat and every ring."""
-    event_bytes_max: int = Field(4 * 2**20, gt=0)
 
     redis_outage_max_s: float = Field(30.0, gt=0)
     """A worker holds what it could not append for this long, and tries again."""

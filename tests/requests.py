@@ -9,6 +9,7 @@ from shared.settings import Settings
 from shared.store import response_store
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient
+from shared.store.response_store import Draft
 
 
 def make_request(
@@ -31,5 +32,6 @@ async def accept(
     request = request or make_request()
     key = ResponseKey(tenant, request.response.id)
     created = frame(ResponseCreated(request.response), 0)
-    await response_store.create(redis, settings, key, request, created, {})
+    draft = Draft(key, request, created, {})
+    assert await response_store.create(redis, settings, draft) == key
     return key

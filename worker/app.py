@@ -9,18 +9,24 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+import msgspec
+
 from shared.ids import new_owner
+from shared.responses import ResponseRequest
 from shared.settings import Settings
-from shared.store import job_queue, keys, presence
-from shared.store.event_log import Appender
-from shared.store.redis_client import RedisClient
+from shared.store import job_queue, keys, presence, token_count
+from shared.store.appender import Appender
+from shared.store.redis_client import RedisClient, Subscription
 from worker.attempt import Resources
+from worker.conversation import build_conversation, listings_in
 from worker.engine import Engine
 from worker.engines.script import Script
 from worker.engines.scripted import ScriptedEngine
+from worker.harmony import render
+from worker.offer import make_offer
 from worker.remote_tools import RemoteTools
 from worker.runner import Runner
-from worker.sweeper import sweep
+from worker.sweeper import compact_due, sweep
 
 _log = logging.getLogger(__name__)
 
@@ -41,20 +47,24 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
     redis = RedisClient.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
     listener = RedisClient.connect_listener(settings.redis_url)
     appender = Appender(redis, settings)
-    tools = RemoteTools(redis, listener, settings, owner)
+    tools = RemoteTools(redis, settings)
     runner = Runner(Resources(settings, redis, appender, engine, tools, lambda: int(time.time())), owner)
     await engine.start()
     runner.start()
     services: list[Coroutine[Any, Any, None]] = [
         appender.run(),
-        tools.run(),
+        hear(Subscription(listener), owner, tools, runner),
         sweep(redis, settings),
+        compact_due(redis, settings),
         presence.stay(redis, "worker", owner),
     ]
     taking = job_queue.serve(
         settings.redis_url,
         keys.RESPONSES_QUEUE,
-        {"start_response": runner.start_response},
+        {
+            "start_response": runner.start_response,
+            "count_input_tokens": lambda name, request: count_input_tokens(redis, name, request),
+        },
         runner.room,
     )
     try:
@@ -73,6 +83,28 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
         await redis.close()
     if runner.engine_died.is_set():
         raise SystemExit("the engine died")
+
+
+async def count_input_tokens(redis: RedisClient, name: str, request: str) -> None:
+    """Answers how long the prompt of a request is, without the tools of MCP servers not yet listed."""
+    asked = msgspec.json.decode(request, type=ResponseRequest)
+    listed = listings_in([*asked.context, *asked.input])
+    prompt = render(build_conversation(asked, make_offer(asked, listed)))
+    await token_count.answer(redis, name, len(prompt))
+
+
+async def hear(subscription: Subscription, owner: str, tools: RemoteTools, runner: Runner) -> None:
+    """Passes on what tool runners and cancels say to this worker, until cancelled.
+
+    What was missed is noticed all the same: calls look into the journal, the beat into the lease.
+    """
+    ears: dict[str, Callable[[bytes], None]] = {
+        keys.results(owner): tools.hear,
+        keys.CANCELLED: runner.hear_of_cancel,
+    }
+    for channel in ears:
+        await subscription.add(channel)
+    await subscription.listen(lambda channel, payload: ears[channel](payload), lambda: None)
 
 
 async def _first(*waits: Callable[[], Awaitable[Any]]) -> None:

@@ -16,7 +16,8 @@ from shared import lifecycle
 from shared.lifecycle import TerminalEvent
 from shared.responses import McpProtocolError, McpTool, Response, ResponseError, ResponseRequest
 from shared.settings import Settings
-from shared.store.event_log import Appender, Closing
+from shared.store.appender import Appender
+from shared.store.closing import closing_of
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
 from shared.tool_calls import (
@@ -98,6 +99,7 @@ class Attempt:
         self._resources = resources
         self._lease = acquired.lease
         self._request = msgspec.json.decode(acquired.request, type=ResponseRequest)
+        self._items = [*self._request.context, *self._request.input]
         self._has_begun = acquired.next_sequence_number > 1
         self._writer = LogWriter(resources.appender, acquired.lease, acquired.next_sequence_number)
         self._reader = Reader(Translation(self._request.response.id, {}))
@@ -139,7 +141,7 @@ class Attempt:
 
     async def _prepare(self) -> list[HarmonyMessage]:
         """Lists tools, decides what is offered, and builds what the model reads first."""
-        listed = dict(listings_in(self._request.input))
+        listed = dict(listings_in(self._items))
         for server in mcp_servers(self._request):
             if server.is_trained or server.label in listed:
                 continue
@@ -178,7 +180,7 @@ class Attempt:
     async def _run_approved_calls(self) -> list[int]:
         """Calls that the client has approved run first; tokens of the calls and their answers."""
         tokens: list[int] = []
-        for label, name, arguments, request_id in approved_calls_in(self._request.input):
+        for label, name, arguments, request_id in approved_calls_in(self._items):
             recipient = recipient_of(label, name)
             if recipient not in self._reader.translation.routing:
                 continue
@@ -313,14 +315,8 @@ class Attempt:
         return msgspec.structs.replace(self._request.response, output=tuple(self._reader.items), **wanted)
 
     async def _close(self, event: TerminalEvent) -> None:
-        await self._writer.close(event, closing_of(event, self._resources.settings))
-
-
-def closing_of(event: TerminalEvent, settings: Settings) -> Closing:
-    """What is set together with a terminal event."""
-    response = event.response
-    retention_s = settings.response_retention_s if response.store else settings.unstored_grace_s
-    return Closing(response.status, msgspec.json.encode(response), retention_s)
+        settings, tenant = self._resources.settings, self._lease.key.tenant
+        await self._writer.close(event, closing_of(event, tenant, settings, self._request.input))
 
 
 def _refused(message: str, code: int) -> ToolFailure:

@@ -42,7 +42,7 @@ def build_conversation(request: ResponseRequest, offer: Offer) -> list[HarmonyMe
     response = request.response
     effort = (response.reasoning or {}).get("effort") or "medium"
     date = datetime.fromtimestamp(response.created_at, UTC).date().isoformat()
-    leading, items = _split_leading_instructions(request.input)
+    leading, items = _split_leading_instructions([*request.context, *request.input])
     instructions = _instructions(response.instructions, leading, response.text)
     messages: list[HarmonyMessage] = [SystemPart(_EFFORTS[effort], date, offer.trained)]
     if instructions or offer.namespaces:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from shared.settings import Settings
-from shared.store.lease import Lease, renew_all
+from shared.store.lease import Lease, Loss, renew_all
 from shared.store.redis_client import REDIS_AWAY, BlockingClient
 
 _log = logging.getLogger(__name__)
@@ -17,11 +17,11 @@ BEATS_PER_TTL = 3
 
 
 class LeaseBeat:
-    """`on_lost` is called in the thread, with a lease that is somebody else's now."""
+    """`on_loss` is called in the thread, with a lease that is to be given up, and why."""
 
-    def __init__(self, settings: Settings, on_lost: Callable[[Lease], None]) -> None:
+    def __init__(self, settings: Settings, on_loss: Callable[[Lease, Loss], None]) -> None:
         self._settings = settings
-        self._on_lost = on_lost
+        self._on_loss = on_loss
         self._redis = BlockingClient(settings.redis_url, timeout_s=settings.lease_ttl_s)
         self._held: set[Lease] = set()
         self._lock = threading.Lock()
@@ -51,10 +51,10 @@ class LeaseBeat:
             if not held:
                 continue
             try:
-                lost = renew_all(self._redis, self._settings, held)
+                losses = renew_all(self._redis, self._settings, held)
             except REDIS_AWAY as away:
                 _log.warning("leases: Redis is away (%s)", away)
                 continue
-            for lease in lost:
+            for lease, loss in losses:
                 self.discard(lease)
-                self._on_lost(lease)
+                self._on_loss(lease, loss)

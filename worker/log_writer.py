@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Sequence
 
 from shared.events import StreamEvent, frame
-from shared.store.event_log import Appender, Closing, Draft
+from shared.store.appender import Appender
+from shared.store.event_log import Closing, Draft
 from shared.store.lease import Lease
 
 _DRAFTS_MAX = 2_000

@@ -5,17 +5,14 @@ Who runs the call, and how, is the tool runner's business.
 """
 
 import asyncio
-import logging
 
 from shared.responses import McpProtocolError
 from shared.settings import Settings
-from shared.store import keys, tool_journal
+from shared.store import tool_journal
 from shared.store.keys import ResponseKey
 from shared.store.lease import Lease
-from shared.store.redis_client import REDIS_AWAY, RedisClient, Subscription
+from shared.store.redis_client import REDIS_AWAY, RedisClient
 from shared.tool_calls import ToolFailure, ToolResult, ToolTask
-
-_log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
 _GRACE_S = 5.0
@@ -24,32 +21,15 @@ TIMED_OUT, LOST = -32001, -32002
 
 
 class RemoteTools:
-    def __init__(self, redis: RedisClient, listener: RedisClient, settings: Settings, owner: str) -> None:
+    def __init__(self, redis: RedisClient, settings: Settings) -> None:
         self._redis = redis
         self._settings = settings
-        self._owner = owner
-        self._results = Subscription(listener)
         self._waiting: dict[str, asyncio.Event] = {}
 
-    async def run(self) -> None:
-        """Listens for results until cancelled; a broken connection only makes waiting slower."""
-        await self._results.add(keys.results(self._owner))
-        while True:
-            try:
-                message = await self._results.next_message()
-            except REDIS_AWAY as away:
-                _log.warning("tool results: Redis is away (%s)", away)
-                await asyncio.sleep(0.2)
-                await self._reconnect()
-                continue
-            if message and (waiting := self._waiting.get(message[1].decode())):
-                waiting.set()
-
-    async def _reconnect(self) -> None:
-        try:
-            await self._results.reconnect()
-        except REDIS_AWAY:
-            pass  # the next look says so again
+    def hear(self, name: bytes) -> None:
+        """A runner says that the result of `<response> <call_index>` is in."""
+        if waiting := self._waiting.get(name.decode()):
+            waiting.set()
 
     async def call(self, lease: Lease, call_index: int, task: ToolTask) -> ToolResult:
         """Journals the task, waits for its result. Raises LeaseLost; a failure is a ToolFailure.

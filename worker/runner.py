@@ -8,18 +8,19 @@ import asyncio
 import logging
 
 from shared import lifecycle
-from shared.events import StreamEvent, decode
+from shared.events import StreamEvent, decode, frame
 from shared.ids import new_owner
 from shared.lifecycle import abandon, fold
 from shared.responses import ResponseError
 from shared.store import event_log, lease
+from shared.store.closing import cancel, closing_of
+from shared.store.event_log import Draft
 from shared.store.keys import ResponseKey
-from shared.store.lease import Acquired, Lease, LeaseLost
+from shared.store.lease import Acquired, Lease, LeaseLost, Loss
 from shared.store.redis_client import REDIS_AWAY
-from worker.attempt import Attempt, Hopeless, Resources, closing_of
+from worker.attempt import Attempt, Hopeless, Resources
 from worker.engine import EngineDead
 from worker.lease_beat import LeaseBeat
-from worker.log_writer import LogWriter
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Runner:
         self._resources = resources
         self._settings = resources.settings
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
+        self._endings: set[asyncio.Task[None]] = set()
         self._is_draining = False
         self._loop = asyncio.get_running_loop()
         self._beat = LeaseBeat(self._settings, self._hear_of_loss)
@@ -111,12 +113,13 @@ class Runner:
             if not page.entries:
                 break
         response = fold(events)
-        writer = LogWriter(self._resources.appender, held, len(events))
-        for event in abandon(response):
+        ending = abandon(response)
+        for event in ending:
             response = lifecycle.apply(response, event)
-            await writer.put([event])
         failed = lifecycle.fail(response, error)
-        await writer.close(failed, closing_of(failed, self._settings))
+        drafts = [Draft(frame(event, len(events) + i)) for i, event in enumerate([*ending, failed])]
+        closing = closing_of(failed, held.key.tenant, self._settings)
+        await self._resources.appender.append(held, len(events), drafts, closing)
 
     async def _fail_if_possible(self, held: Lease, reason: str) -> None:
         try:
@@ -126,15 +129,32 @@ class Runner:
 
     # --- losing leases, ending ------------------------------------------------------------------
 
-    def _hear_of_loss(self, lost: Lease) -> None:
+    def _hear_of_loss(self, lost: Lease, loss: Loss) -> None:
         """Called in the beat's thread."""
-        self._loop.call_soon_threadsafe(self._stop, lost)
+        self._loop.call_soon_threadsafe(self._give_up, lost, loss)
 
-    def _stop(self, lost: Lease) -> None:
+    def _give_up(self, lost: Lease, loss: Loss) -> None:
         task = self._tasks.get(lost)
-        if task is not None:
-            _log.info("%s: lease lost, stopping", lost.key)
-            task.cancel()
+        if task is None:
+            return
+        _log.info("%s: %s, stopping", lost.key, loss)
+        task.cancel()
+        if loss == "abandoned":
+            ending = asyncio.create_task(self._cancel_abandoned(lost.key))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+
+    async def _cancel_abandoned(self, key: ResponseKey) -> None:
+        """The client of a foreground response has gone and not come back: nobody wants the rest."""
+        try:
+            await cancel(self._resources.redis, self._settings, key, self.owner)
+        except REDIS_AWAY as away:
+            _log.warning("%s: not cancelled, Redis is away: %s", key, away)
+
+    def hear_of_cancel(self, name: bytes) -> None:
+        """Somebody has cancelled the response of that name: the beat would notice, but later."""
+        for held in [held for held in self._tasks if str(held.key) == name.decode()]:
+            self._give_up(held, "lost")
 
     async def drain(self) -> None:
         """Takes nothing more, lets what runs finish within `drain_grace_s`, hands over the rest."""

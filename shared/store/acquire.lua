@@ -1,8 +1,8 @@
--- Takes the lease if it is free, and with it the next fencing token.
--- KEYS state log active    ARGV member owner lease_ttl_ms
+-- Takes the lease if it is free, or by force, and with it the next fencing token.
+-- KEYS state log active    ARGV member owner lease_ttl_ms force
 -- -> {'acquired', fencing_token, next_sequence_number, request} | {'held'} | {'closed'} | {'missing'}
 local state, log, active = unpack(KEYS)
-local member, owner, lease_ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local member, owner, lease_ttl_ms, force = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 
 local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'request')
 if not fields[1] then
@@ -14,7 +14,7 @@ if fields[1] ~= '' then
   return {'closed'}
 end
 local now = now_ms()
-if tonumber(fields[2]) > now then return {'held'} end
+if force ~= '1' and tonumber(fields[2]) > now then return {'held'} end
 local token = redis.call('HINCRBY', state, 'attempt', 1)
 redis.call('HSET', state, 'owner', owner, 'lease_until_ms', now + lease_ttl_ms)
 redis.call('ZADD', active, now + lease_ttl_ms, member)

@@ -1,13 +1,15 @@
 -- Appends entries under a fencing token and publishes them; with a status, closes the log too.
 -- Everything or nothing: refused entries are never visible.
--- KEYS state log secrets active tools
--- ARGV channel member fencing_token next_sequence_number closed retention_ms snapshot count frame tokens ...
+-- KEYS state log secrets active tools open closed_logs conversation items order queue
+-- ARGV channel member response_id fencing_token next_sequence_number closed retention_ms snapshot
+--      compact_after_ms cancelled_channel conversation_ttl_ms
+--      entry_count (frame tokens)… item_count (item_id item)…
 -- -> {'ok', next} | {'fenced'} | {'closed'} | {'missing'} | {'gap', next}
-local state, log, secrets, active, tools = unpack(KEYS)
-local channel, member, token, first = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local closed, retention_ms, snapshot, count = ARGV[5], tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
+local state, log, secrets, active, tools, open, closed_logs = unpack(KEYS)
+local channel, member, response_id, token, first = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local closed, retention_ms, count = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[12])
 
-local fields = redis.call('HMGET', state, 'attempt', 'closed')
+local fields = redis.call('HMGET', state, 'attempt', 'closed', 'store', 'job')
 if not fields[1] then return {'missing'} end
 if fields[2] ~= '' then return {'closed'} end
 if fields[1] ~= token then return {'fenced'} end
@@ -16,7 +18,7 @@ if tail ~= first then return {'gap', tail} end
 
 local frames = {}
 for i = 0, count - 1 do
-  local frame, tokens = ARGV[9 + 2 * i], ARGV[10 + 2 * i]
+  local frame, tokens = ARGV[13 + 2 * i], ARGV[14 + 2 * i]
   local id = string.format('%d-0', first + i + 1)
   if tokens == '' then
     redis.call('XADD', log, id, 'e', frame)
@@ -26,13 +28,33 @@ for i = 0, count - 1 do
   frames[i + 1] = frame
 end
 tail = first + count
+
+-- A closed response's input and output join its conversation, if that still exists.
+local function join_conversation(at)
+  local conversation, items, order = KEYS[8], KEYS[9], KEYS[10]
+  local item_count = tonumber(ARGV[at])
+  if item_count == 0 or redis.call('EXISTS', conversation) == 0 then return end
+  for i = 0, item_count - 1 do
+    local item_id = ARGV[at + 1 + 2 * i]
+    redis.call('ZADD', order, redis.call('HINCRBY', conversation, 'next', 1), item_id)
+    redis.call('HSET', items, item_id, ARGV[at + 2 + 2 * i])
+  end
+  for _, key in ipairs({conversation, items, order}) do redis.call('PEXPIRE', key, ARGV[11]) end
+end
+
 if closed ~= '' then
-  redis.call('HSET', state, 'closed', closed, 'snapshot', snapshot, 'lease_until_ms', 0)
-  redis.call('PEXPIRE', state, retention_ms)
-  redis.call('PEXPIRE', log, retention_ms)
-  redis.call('PEXPIRE', tools, retention_ms)
-  redis.call('DEL', secrets)
+  redis.call('HSET', state, 'closed', closed, 'snapshot', ARGV[8], 'lease_until_ms', 0)
+  for _, key in ipairs({state, log, tools}) do redis.call('PEXPIRE', key, retention_ms) end
+  redis.call('DEL', secrets, 'arq:job:' .. fields[4])
+  redis.call('ZREM', KEYS[11], fields[4])  -- one that was closed before a worker took it
   redis.call('ZREM', active, member)
+  redis.call('SREM', open, response_id)
+  if fields[3] == '1' then
+    redis.call('ZADD', closed_logs, now_ms() + tonumber(ARGV[9]), member)
+    redis.call('PEXPIRE', closed_logs, retention_ms)
+  end
+  join_conversation(13 + 2 * count)
+  if closed == 'cancelled' then redis.call('PUBLISH', ARGV[10], member) end
 end
 redis.call('PUBLISH', channel,
   string.format('%d %d %d\n', first, tail, closed ~= '' and 1 or 0) .. table.concat(frames))

@@ -1,23 +1,47 @@
 -- Accepts a response: record, log entry 0, secrets, job and doorbell, or nothing at all.
--- KEYS state log secrets active queue doorbell job
--- ARGV member job_id job ttl_ms queue_depth_max ring_again_ms request store frame secrets
--- -> {'ok', created_ms} | {'exists'} | {'full', depth}
-local state, log, secrets, active, queue, doorbell, job_key = unpack(KEYS)
-local member, job_id, job = ARGV[1], ARGV[2], ARGV[3]
-local ttl_ms, depth_max, ring_again_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+-- KEYS state log secrets tools active queue doorbell job open idempotency parent_tools
+-- ARGV member response_id job_id job ttl_ms queue_depth_max open_max ring_again_ms
+--      request store background frame secrets body_digest idempotency_ttl_ms
+-- -> {'ok', created_ms} | {'exists'} | {'full', depth} | {'busy', open} | {'known', response_id} | {'conflict'}
+local state, log, secrets, tools, active, queue, doorbell, job_key, open, idempotency, parent_tools = unpack(KEYS)
+local member, response_id, job_id, job, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local body_digest = ARGV[14]
 
 if redis.call('EXISTS', state) == 1 then return {'exists'} end
+if body_digest ~= '' then
+  local known = redis.call('GET', idempotency)
+  if known then
+    local id, digest = string.match(known, '^(%S+) (%S+)$')
+    if digest ~= body_digest then return {'conflict'} end
+    return {'known', id}
+  end
+end
 local depth = redis.call('ZCARD', queue)
-if depth >= depth_max then return {'full', depth} end
+if depth >= tonumber(ARGV[6]) then return {'full', depth} end
+local running = redis.call('SCARD', open)
+if running >= tonumber(ARGV[7]) then return {'busy', running} end
 
 local now = now_ms()
-redis.call('HSET', state, 'request', ARGV[7], 'store', ARGV[8], 'created_ms', now,
-  'attempt', 0, 'owner', '', 'lease_until_ms', 0, 'rings', 0, 'job', job_id, 'closed', '')
+redis.call('HSET', state, 'request', ARGV[9], 'store', ARGV[10], 'background', ARGV[11],
+  'created_ms', now, 'attempt', 0, 'owner', '', 'lease_until_ms', 0, 'alone_since_ms', now,
+  'rings', 0, 'job', job_id, 'closed', '')
 redis.call('PEXPIRE', state, ttl_ms)
-redis.call('XADD', log, '1-0', 'e', ARGV[9])
+redis.call('XADD', log, '1-0', 'e', ARGV[12])
 redis.call('PEXPIRE', log, ttl_ms)
-if ARGV[10] ~= '' then redis.call('SET', secrets, ARGV[10], 'PX', ttl_ms) end
-redis.call('ZADD', active, now + ring_again_ms, member)
+if ARGV[13] ~= '' then redis.call('SET', secrets, ARGV[13], 'PX', ttl_ms) end
+-- What a tool server wants to be given back goes on from the response that this one continues.
+for _, field in ipairs(redis.call('HKEYS', parent_tools)) do
+  if string.sub(field, 1, 8) == 'session:' then
+    redis.call('HSET', tools, field, redis.call('HGET', parent_tools, field))
+    redis.call('PEXPIRE', tools, ttl_ms)
+  end
+end
+redis.call('SADD', open, response_id)
+redis.call('PEXPIRE', open, ttl_ms)
+if body_digest ~= '' then
+  redis.call('SET', idempotency, response_id .. ' ' .. body_digest, 'PX', ARGV[15])
+end
+redis.call('ZADD', active, now + tonumber(ARGV[8]), member)
 redis.call('PEXPIRE', active, ttl_ms)
 enqueue(queue, doorbell, job_key, job_id, job, ttl_ms)
 return {'ok', now}

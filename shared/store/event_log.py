@@ -5,18 +5,17 @@ so a cursor is a sequence number and Redis itself refuses a repeated or older on
 appended is published in the same script, for the API's hubs (docs/adr/0002-log-ids.md).
 """
 
-import asyncio
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from shared.settings import Settings
-from shared.store import keys
-from shared.store.keys import ResponseKey
+from shared.store import archive, keys
+from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.lease import Lease, LeaseLost
-from shared.store.redis_client import REDIS_AWAY, Argument, RedisClient, Script
+from shared.store.redis_client import Argument, RedisClient, Script
 
-_APPEND = Script("append")
+APPEND = Script("append")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,7 @@ class Entry:
     sequence_number: int
     frame: bytes
     tokens: tuple[int, ...]
+    """Empty once the log is compacted: nobody will continue it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,9 @@ class Closing:
     snapshot: bytes
     """JSON of the final Response."""
     retention_s: float
+    conversation: ConversationKey | None = None
+    items: Sequence[tuple[str, bytes]] = ()
+    """(item id, JSON) of what joins the conversation: the response's input and output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class Page:
     is_closed: bool
     """True only when nothing can follow the last entry of this page."""
     is_missing: bool
+    has_more: bool
+    """The page is full: what follows can be read at once."""
 
 
 def pack_tokens(tokens: Sequence[int]) -> bytes:
@@ -63,17 +68,37 @@ def unpack_tokens(packed: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(packed) // 4}I", packed)
 
 
+# --- reading ------------------------------------------------------------------------------------
+
+
 async def read(redis: RedisClient, key: ResponseKey, after: int, count_max: int = 1000) -> Page:
-    """Entries with sequence_number > `after` (-1: from the beginning), in order, without a gap."""
-    closed, raw = await redis.transaction(
-        ("HGET", keys.state(key), "closed"),
+    """Entries with sequence_number > `after` (-1: from the beginning), in order, without a gap.
+
+    At most `count_max`, or from a compacted log one chunk of it (`archive.CHUNK_ENTRIES`).
+    """
+    (closed, compacted), raw, chunk = await redis.transaction(
+        ("HMGET", keys.state(key), "closed", "compacted"),
         ("XRANGE", keys.log(key), f"({after + 1}-0" if after >= 0 else "-", "+", "COUNT", count_max),
+        ("HGET", keys.archive(key), archive.chunk_of(after + 1)),
     )
+    if compacted is not None:
+        return _page_of_archive(chunk, after)
     entries = [
         Entry(int(entry_id.partition(b"-")[0]) - 1, fields[b"e"], unpack_tokens(fields.get(b"t", b"")))
         for entry_id, fields in raw
     ]
-    return Page(entries, bool(closed) and len(entries) < count_max, closed is None)
+    is_full = len(entries) == count_max
+    return Page(entries, bool(closed) and not is_full, closed is None, is_full)
+
+
+def _page_of_archive(chunk: bytes | None, after: int) -> Page:
+    """A chunk that is not there lies past the end."""
+    if chunk is None:
+        return Page([], is_closed=True, is_missing=False, has_more=False)
+    numbered = archive.open_chunk(chunk, archive.chunk_of(after + 1))
+    entries = [Entry(number, frame, ()) for number, frame in numbered if number > after]
+    is_full = len(numbered) == archive.CHUNK_ENTRIES
+    return Page(entries, is_closed=not is_full, is_missing=False, has_more=is_full)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,98 +117,78 @@ class Published:
         return cls(int(first), int(following), closed == b"1", frames)
 
 
-@dataclass(slots=True)
-class _Append:
-    lease: Lease
-    first: int
-    drafts: Sequence[Draft]
-    closing: Closing | None
-    done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    def call(self) -> tuple[list[str], list[Argument]]:
-        key, closing = self.lease.key, self.closing
-        args: list[Argument] = [
-            keys.live(key),
-            str(key),
-            self.lease.fencing_token,
-            self.first,
-            closing.status if closing else "",
-            int(closing.retention_s * 1000) if closing else 0,
-            closing.snapshot if closing else b"",
-            len(self.drafts),
-        ]
-        for draft in self.drafts:
-            args += (draft.frame, pack_tokens(draft.tokens))
-        return (
-            [keys.state(key), keys.log(key), keys.secrets(key), keys.ACTIVE, keys.tools(key)],
-            args,
-        )
-
-    def settle(self, reply: object) -> None:
-        if self.done.done():
-            return
-        match reply:
-            case [b"ok", _]:
-                self.done.set_result(None)
-            case [b"gap", tail] if tail == self.first + len(self.drafts):
-                self.done.set_result(None)  # our own append, whose reply was lost
-            case [b"gap", tail]:
-                self.done.set_exception(RuntimeError(f"{self.lease} appends {self.first}, log is at {tail}"))
-            case [b"fenced" | b"closed" | b"missing", *_]:
-                self.done.set_exception(LeaseLost(f"{self.lease}: {reply!r}"))
-            case Exception():
-                self.done.set_exception(reply)
-            case _:
-                self.done.set_exception(RuntimeError(f"append answered {reply!r}"))
+# --- appending ----------------------------------------------------------------------------------
 
 
-class Appender:
-    """Writes the appends of all responses in a process, those of one moment in one pipeline.
+async def append(
+    redis: RedisClient,
+    settings: Settings,
+    lease: Lease,
+    first: int,
+    drafts: Sequence[Draft],
+    closing: Closing | None = None,
+) -> None:
+    """Appends drafts as `first`, `first + 1`, …; with `closing`, nothing follows them ever.
 
-    While one write is under way the next ones gather: 256 responses cost one round trip, not 256.
-    When Redis is away it tries again for as long as a lease could still be ours to renew later;
-    the script recognises an append whose reply was lost.
+    Raises LeaseLost when the token is stale or the log closed: nothing was written then.
     """
+    reply = await redis.run(APPEND, *append_call(settings, lease, first, drafts, closing))
+    check_appended(reply, lease, first, len(drafts))
 
-    def __init__(self, redis: RedisClient, settings: Settings) -> None:
-        self._redis = redis
-        self._settings = settings
-        self._pending: list[_Append] = []
-        self._wake = asyncio.Event()
 
-    def append(
-        self, lease: Lease, first: int, drafts: Sequence[Draft], closing: Closing | None = None
-    ) -> asyncio.Future[None]:
-        """Appends drafts as `first`, `first + 1`, …; with `closing`, nothing follows them ever.
+def append_call(
+    settings: Settings, lease: Lease, first: int, drafts: Sequence[Draft], closing: Closing | None
+) -> tuple[list[str], list[Argument]]:
+    """Keys and arguments of the script."""
+    key = lease.key
+    conversation = (closing and closing.conversation) or ConversationKey(key.tenant, "")
+    args: list[Argument] = [
+        keys.live(key),
+        str(key),
+        key.response_id,
+        lease.fencing_token,
+        first,
+        closing.status if closing else "",
+        int(closing.retention_s * 1000) if closing else 0,
+        closing.snapshot if closing else b"",
+        int(settings.compact_after_s * 1000),
+        keys.CANCELLED,
+        settings.conversation_retention_s * 1000,
+        len(drafts),
+    ]
+    for draft in drafts:
+        args += (draft.frame, pack_tokens(draft.tokens))
+    items = closing.items if closing else ()
+    args.append(len(items))
+    for item_id, item in items:
+        args += (item_id, item)
+    return [
+        keys.state(key),
+        keys.log(key),
+        keys.secrets(key),
+        keys.ACTIVE,
+        keys.tools(key),
+        keys.open_responses(key.tenant),
+        keys.CLOSED,
+        keys.conversation(conversation),
+        keys.conversation_items(conversation),
+        keys.conversation_order(conversation),
+        keys.RESPONSES_QUEUE,
+    ], args
 
-        The future fails with LeaseLost when the token is stale or the log closed: nothing was
-        written then. One response has one append under way at a time.
-        """
-        append = _Append(lease, first, drafts, closing)
-        self._pending.append(append)
-        self._wake.set()
-        return append.done
 
-    async def run(self) -> None:
-        """Serves `append` until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            batch, self._pending = self._pending, []
-            await self._write(batch)
-
-    async def _write(self, batch: list[_Append]) -> None:
-        replies = await self._redis_replies(batch)
-        for append, reply in zip(batch, replies, strict=True):
-            append.settle(reply)
-
-    async def _redis_replies(self, batch: list[_Append]) -> list[object]:
-        deadline = asyncio.get_running_loop().time() + self._settings.redis_outage_max_s
-        calls = [append.call() for append in batch]
-        while True:
-            try:
-                return await self._redis.run_many(_APPEND, calls)
-            except REDIS_AWAY as away:
-                if asyncio.get_running_loop().time() > deadline:
-                    return [away] * len(batch)
-                await asyncio.sleep(0.05)
+def check_appended(reply: object, lease: Lease, first: int, count: int) -> None:
+    """Raises unless the reply says that the entries are in the log."""
+    match reply:
+        case [b"ok", _]:
+            return
+        case [b"gap", tail] if tail == first + count:
+            return  # our own append, whose reply was lost
+        case [b"gap", tail]:
+            raise RuntimeError(f"{lease} appends {first}, log is at {tail}")
+        case [b"fenced" | b"closed" | b"missing", *_]:
+            raise LeaseLost(f"{lease}: {reply!r}")
+        case Exception():
+            raise reply
+        case _:
+            raise RuntimeError(f"append answered {reply!r}")

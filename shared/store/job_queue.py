@@ -39,6 +39,11 @@ def response_job(key: ResponseKey) -> bytes:
     return _job("start_response", str(key))
 
 
+def count_job(name: str, request: str) -> bytes:
+    """ "How many tokens has this request?"; handled by the worker's `count_input_tokens`."""
+    return _job("count_input_tokens", name, request)
+
+
 def tool_job(key: ResponseKey, call_index: int) -> bytes:
     """ "This tool call wants a runner"; handled by the tool runner's `start_tool_call`."""
     return _job("start_tool_call", str(key), call_index)
@@ -56,8 +61,15 @@ async def ring_again(redis: RedisClient, settings: Settings, key: ResponseKey) -
             keys.ACTIVE,
             keys.RESPONSES_QUEUE,
             keys.doorbell(keys.RESPONSES_QUEUE),
+            keys.open_responses(key.tenant),
         ],
-        [str(key), int(settings.ring_again_s * 1000), settings.live_ttl_s * 1000, response_job(key)],
+        [
+            str(key),
+            key.response_id,
+            int(settings.ring_again_s * 1000),
+            settings.live_ttl_s * 1000,
+            response_job(key),
+        ],
     )
     return str(reply.decode())
 

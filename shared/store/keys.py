@@ -4,12 +4,17 @@ A response's keys share the hash tag `{tenant/response_id}`: one slot, and a str
 misses because the tenant is part of the name. Each key has a TTL (docs/architecture.md, Keys).
 """
 
+import hashlib
 from typing import NamedTuple
 
 RESPONSES_QUEUE = "antiphon:{queue}:responses"
 TOOLS_QUEUE = "antiphon:{queue}:tools"
 ACTIVE = "antiphon:{queue}:active"
 """Sorted set: `tenant/response_id` of every open response, by the time (Redis, ms) it lapses."""
+CLOSED = "antiphon:{queue}:closed"
+"""Sorted set: `tenant/response_id` of closed logs that are still to be compacted, by when (Redis, ms)."""
+CANCELLED = "antiphon:cancelled"
+"""Channel: names of responses as they are cancelled, so that nobody works on for nothing."""
 
 
 class ResponseKey(NamedTuple):
@@ -27,14 +32,30 @@ class ResponseKey(NamedTuple):
         return cls(tenant, response_id)
 
 
+class ConversationKey(NamedTuple):
+    """Names one conversation of one tenant."""
+
+    tenant: str
+    conversation_id: str
+
+    def __str__(self) -> str:
+        return f"{self.tenant}/{self.conversation_id}"
+
+
 def state(key: ResponseKey) -> str:
-    """Hash: request, created_ms, store, attempt, owner, lease_until_ms, rings, job, closed, snapshot."""
+    """Hash: store, background, created_ms, attempt, owner, lease_until_ms, alone_since_ms, rings, job,
+    closed; until compaction also request, and once closed snapshot; afterwards compacted."""
     return f"antiphon:{{{key}}}:state"
 
 
 def log(key: ResponseKey) -> str:
     """Stream: entry `<sequence_number + 1>-0` with fields e (frame) and t (token ids, if any)."""
     return f"antiphon:{{{key}}}:log"
+
+
+def archive(key: ResponseKey) -> str:
+    """Hash, the compacted log: `record` and `0`, `1`, … (see `archive`), each zstd."""
+    return f"antiphon:{{{key}}}:archive"
 
 
 def secrets(key: ResponseKey) -> str:
@@ -47,14 +68,50 @@ def tools(key: ResponseKey) -> str:
     return f"antiphon:{{{key}}}:tools"
 
 
+def readers(key: ResponseKey) -> str:
+    """Sorted set: who reads the stream of a foreground response, by when (Redis, ms) they count as gone."""
+    return f"antiphon:{{{key}}}:readers"
+
+
 def live(key: ResponseKey) -> str:
     """Channel: what was just appended (see `event_log`)."""
     return f"antiphon:{{{key}}}:live"
 
 
+def open_responses(tenant: str) -> str:
+    """Set: ids of a tenant's open responses, for its concurrency limit."""
+    return f"antiphon:{{queue}}:open:{tenant}"
+
+
+def idempotency(tenant: str, idempotency_key: str) -> str:
+    """String `<response_id> <sha256 of the body>`: what a create call with this key has made."""
+    digest = hashlib.sha256(idempotency_key.encode()).hexdigest()
+    return f"antiphon:{{{tenant}/{digest}}}:idempotency"
+
+
+def conversation(key: ConversationKey) -> str:
+    """Hash: created_at, metadata (JSON), next (the next item's place)."""
+    return f"antiphon:{{{key}}}:conversation"
+
+
+def conversation_items(key: ConversationKey) -> str:
+    """Hash: item id -> its JSON."""
+    return f"antiphon:{{{key}}}:items"
+
+
+def conversation_order(key: ConversationKey) -> str:
+    """Sorted set: item ids by their place."""
+    return f"antiphon:{{{key}}}:order"
+
+
 def results(owner: str) -> str:
     """Channel on which one worker hears that tool results are in."""
     return f"antiphon:results:{owner}"
+
+
+def counts(name: str) -> str:
+    """List of one element, the answer to one question for a token count."""
+    return f"antiphon:{{count/{name}}}:answer"
 
 
 def doorbell(queue: str) -> str:

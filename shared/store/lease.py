@@ -44,10 +44,22 @@ Refusal = Literal["held", "closed", "missing"]
 
 
 async def acquire(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str) -> Acquired | Refusal:
+    """Takes the lease if nobody holds it."""
+    return await _acquire(redis, settings, key, owner, force=False)
+
+
+async def seize(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str) -> Acquired | Refusal:
+    """Takes the lease from whoever holds it; from then on their token is stale. Never `held`."""
+    return await _acquire(redis, settings, key, owner, force=True)
+
+
+async def _acquire(
+    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str, *, force: bool
+) -> Acquired | Refusal:
     reply = await redis.run(
         _ACQUIRE,
         [keys.state(key), keys.log(key), keys.ACTIVE],
-        [str(key), owner, int(settings.lease_ttl_s * 1000)],
+        [str(key), owner, int(settings.lease_ttl_s * 1000), int(force)],
     )
     match reply:
         case [b"acquired", token, next_sequence_number, request]:
@@ -65,18 +77,41 @@ async def release(redis: RedisClient, settings: Settings, lease: Lease) -> None:
     await redis.run(_RENEW, *_renewal(lease, 0.0, settings))
 
 
-def renew_all(redis: BlockingClient, settings: Settings, leases: Sequence[Lease]) -> list[Lease]:
-    """Renews every lease in one write, from the beat's thread. Returns those that are lost."""
+Loss = Literal["lost", "abandoned"]
+"""Somebody else's now, or closed; or still ours, but its client has left it for good."""
+
+
+def renew_all(redis: BlockingClient, settings: Settings, leases: Sequence[Lease]) -> list[tuple[Lease, Loss]]:
+    """Renews every lease in one write, from the beat's thread. Returns those to be given up."""
     calls = [_renewal(lease, settings.lease_ttl_s, settings) for lease in leases]
+    losses: dict[Any, Loss] = {b"lost": "lost", b"abandoned": "abandoned"}
     replies = redis.run_many(_RENEW, calls)
-    return [lease for lease, reply in zip(leases, replies, strict=True) if reply == b"lost"]
+    return [
+        (lease, losses[reply])
+        for lease, reply in zip(leases, replies, strict=True)
+        if isinstance(reply, bytes) and reply in losses
+    ]
 
 
 def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> tuple[list[str], list[Argument]]:
     key = lease.key
     return (
-        [keys.state(key), keys.log(key), keys.tools(key), keys.secrets(key), keys.ACTIVE],
-        [str(key), lease.fencing_token, int(ttl_s * 1000), settings.live_ttl_s * 1000],
+        [
+            keys.state(key),
+            keys.log(key),
+            keys.tools(key),
+            keys.secrets(key),
+            keys.ACTIVE,
+            keys.open_responses(key.tenant),
+            keys.readers(key),
+        ],
+        [
+            str(key),
+            lease.fencing_token,
+            int(ttl_s * 1000),
+            settings.live_ttl_s * 1000,
+            int(settings.disconnect_grace_s * 1000),
+        ],
     )
 
 

@@ -6,7 +6,8 @@ followed by a retry): each recognises its own repetition.
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -20,6 +21,9 @@ from redis.exceptions import TimeoutError as _TimeoutError
 
 REDIS_AWAY = (_ConnectionError, _TimeoutError, ConnectionError, TimeoutError, OSError)
 """Redis cannot be reached, is loading, or does not answer in time."""
+
+_RECONNECT_S = 0.1
+_log = logging.getLogger(__name__)
 
 Argument = str | bytes | int | float
 
@@ -43,10 +47,16 @@ class Script:
 
 
 class RedisClient:
-    """Commands and scripts over one pool. Raises REDIS_AWAY; replies are bytes and ints."""
+    """Commands and scripts over one pool. Raises REDIS_AWAY; replies are bytes and ints.
 
-    def __init__(self, raw: "redis.asyncio.Redis") -> None:
+    `timeout_s` bounds each of its methods. It is not redis-py's `socket_timeout`, which writes through
+    `asyncio.wait_for`: that loses a cancellation that comes just after the write (Python 3.11), and
+    a task that was told to end would go on for ever.
+    """
+
+    def __init__(self, raw: "redis.asyncio.Redis", timeout_s: float | None = None) -> None:
         self.raw = raw
+        self._timeout_s = timeout_s
 
     @classmethod
     def connect(cls, url: str, *, timeout_s: float, connections_max: int = 64) -> Self:
@@ -55,13 +65,12 @@ class RedisClient:
             url,
             max_connections=connections_max,
             timeout=timeout_s,
-            socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(ExponentialBackoff(cap=0.1, base=0.01), 2),
             retry_on_error=[_ConnectionError],
             health_check_interval=10,
         )
-        return cls(redis.asyncio.Redis.from_pool(pool))
+        return cls(redis.asyncio.Redis.from_pool(pool), timeout_s)
 
     @classmethod
     def connect_listener(cls, url: str) -> Self:
@@ -72,14 +81,16 @@ class RedisClient:
         return cls(redis.asyncio.Redis.from_pool(pool))
 
     async def command(self, *command: Argument) -> Any:
-        return await cast(Awaitable[Any], self.raw.execute_command(*command))  # type: ignore[no-untyped-call]
+        async with asyncio.timeout(self._timeout_s):
+            return await cast(Awaitable[Any], self.raw.execute_command(*command))  # type: ignore[no-untyped-call]
 
     async def transaction(self, *commands: Sequence[Argument]) -> list[Any]:
         """The commands in MULTI/EXEC: their replies belong to one moment."""
         async with self.raw.pipeline(transaction=True) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
-            return await pipe.execute()
+            async with asyncio.timeout(self._timeout_s):
+                return await pipe.execute()
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         try:
@@ -103,18 +114,15 @@ class RedisClient:
         async with self.raw.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
-            return await pipe.execute(raise_on_error=False)
+            async with asyncio.timeout(self._timeout_s):
+                return await pipe.execute(raise_on_error=False)
 
     async def close(self) -> None:
         await self.raw.aclose()
 
 
 class Subscription:
-    """One connection that listens on many channels; channels come and go while it listens.
-
-    `next_message` raises REDIS_AWAY when the connection breaks: the caller must then assume that
-    messages were missed, and calls `reconnect`, which subscribes to everything again.
-    """
+    """One connection that listens on many channels; channels come and go while it listens."""
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
@@ -139,7 +147,25 @@ class Subscription:
             if channel not in self._channels:  # nobody came back for it meanwhile
                 await self._pubsub.unsubscribe(channel)
 
-    async def next_message(self) -> tuple[str, bytes] | None:
+    async def listen(self, hear: Callable[[str, bytes], None], miss: Callable[[], None]) -> None:
+        """Hands on messages until cancelled. `miss` is called after a broken connection: messages
+        may have been missed."""
+        while True:
+            try:
+                message = await self._next_message()
+            except REDIS_AWAY as away:
+                _log.warning("subscription: Redis is away (%s)", away)
+                await asyncio.sleep(_RECONNECT_S)
+                try:
+                    await self._reconnect()
+                except REDIS_AWAY:
+                    continue  # the next message says so again
+                miss()
+                continue
+            if message is not None:
+                hear(*message)
+
+    async def _next_message(self) -> tuple[str, bytes] | None:
         """(channel, payload), or None after at most a second without one."""
         if not self._has_channels.is_set():
             try:
@@ -153,7 +179,7 @@ class Subscription:
             return None
         return message["channel"].decode(), message["data"]
 
-    async def reconnect(self) -> None:
+    async def _reconnect(self) -> None:
         async with self._changing:
             await self.close()
             self._pubsub = self._client.raw.pubsub(ignore_subscribe_messages=True)

@@ -11,15 +11,46 @@ import msgspec
 
 from shared.responses import ResponseRequest, ServerSecrets
 from shared.settings import Settings
-from shared.store import job_queue, keys
+from shared.store import archive, job_queue, keys
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient, Script
 
-_CREATE = Script("create")
+_CREATE, _DELETE = Script("create"), Script("delete")
+
+_decode_request = msgspec.json.Decoder(ResponseRequest)
 
 
 class QueueFull(Exception):
     """`queue_depth_max` responses wait already; nothing was written."""
+
+
+class TenantBusy(Exception):
+    """The tenant has `tenant_responses_max` open responses already; nothing was written."""
+
+
+class KeyReused(Exception):
+    """The idempotency key belongs to a create call with another body; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """What tells a repeated create call from a new one."""
+
+    idempotency_key: str
+    body_digest: str
+    """Hex, of the body's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A response about to be accepted. `parent` is the response it continues, if any."""
+
+    key: ResponseKey
+    request: ResponseRequest
+    first_frame: bytes
+    secrets: Mapping[str, ServerSecrets]
+    parent: ResponseKey | None = None
+    repetition: Repetition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,61 +58,124 @@ class State:
     """What is known of a response without reading its log."""
 
     is_stored: bool
+    is_background: bool
     closed: str
     """The status it closed with; empty while it is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A response's request, and once it is closed its snapshot (JSON of the final Response)."""
+
+    state: State
+    request: ResponseRequest
     snapshot: bytes
-    """JSON of the final Response; empty while it is open."""
 
 
-async def create(
-    redis: RedisClient,
-    settings: Settings,
-    key: ResponseKey,
-    request: ResponseRequest,
-    first_frame: bytes,
-    secrets: Mapping[str, ServerSecrets],
-) -> None:
-    """Writes record, entry 0, secrets and job in one script, or raises QueueFull and writes nothing."""
-    job_id = f"{key}:0"
-    reply = await redis.run(
-        _CREATE,
-        [
-            keys.state(key),
-            keys.log(key),
-            keys.secrets(key),
-            keys.ACTIVE,
-            keys.RESPONSES_QUEUE,
-            keys.doorbell(keys.RESPONSES_QUEUE),
-            keys.job(job_id),
-        ],
-        [
-            str(key),
-            job_id,
-            job_queue.response_job(key),
-            settings.live_ttl_s * 1000,
-            settings.queue_depth_max,
-            int(settings.ring_again_s * 1000),
-            msgspec.json.encode(request),
-            int(request.response.store),
-            first_frame,
-            msgspec.json.encode(secrets) if secrets else b"",
-        ],
-    )
-    match reply:
+async def create(redis: RedisClient, settings: Settings, draft: Draft) -> ResponseKey:
+    """Writes record, entry 0, secrets and job in one script; returns whose response answers the call.
+
+    That is another one's if the call repeats an earlier one. Raises QueueFull, TenantBusy or
+    KeyReused, and writes nothing then.
+    """
+    key = draft.key
+    match await redis.run(_CREATE, _create_keys(draft), _create_arguments(settings, draft)):
+        case [b"ok", *_] | [b"exists"]:  # an id is never used twice: `exists` is our own retry
+            return key
+        case [b"known", response_id]:
+            return ResponseKey(key.tenant, response_id.decode())
         case [b"full", depth]:
             raise QueueFull(f"{depth} responses wait already")
-        case [b"ok", *_] | [b"exists"]:  # an id is never used twice: `exists` is our own retry
-            return
-        case _:
+        case [b"busy", count]:
+            raise TenantBusy(f"{count} responses are open already")
+        case [b"conflict"]:
+            raise KeyReused
+        case reply:
             raise RuntimeError(f"create answered {reply!r}")
+
+
+def _job_id(key: ResponseKey) -> str:
+    return f"{key}:0"
+
+
+def _create_keys(draft: Draft) -> list[str]:
+    key = draft.key
+    repeated = draft.repetition.idempotency_key if draft.repetition else ""
+    return [
+        keys.state(key),
+        keys.log(key),
+        keys.secrets(key),
+        keys.tools(key),
+        keys.ACTIVE,
+        keys.RESPONSES_QUEUE,
+        keys.doorbell(keys.RESPONSES_QUEUE),
+        keys.job(_job_id(key)),
+        keys.open_responses(key.tenant),
+        keys.idempotency(key.tenant, repeated),
+        keys.tools(draft.parent or key),
+    ]
+
+
+def _create_arguments(settings: Settings, draft: Draft) -> list[str | bytes | int | float]:
+    key, response = draft.key, draft.request.response
+    return [
+        str(key),
+        key.response_id,
+        _job_id(key),
+        job_queue.response_job(key),
+        settings.live_ttl_s * 1000,
+        settings.queue_depth_max,
+        settings.tenant_responses_max,
+        int(settings.ring_again_s * 1000),
+        msgspec.json.encode(draft.request),
+        int(response.store),
+        int(response.background),
+        draft.first_frame,
+        msgspec.json.encode(draft.secrets) if draft.secrets else b"",
+        draft.repetition.body_digest if draft.repetition else "",
+        settings.idempotency_retention_s * 1000,
+    ]
 
 
 async def read_state(redis: RedisClient, key: ResponseKey) -> State | None:
     """None: no such response, or it has expired."""
-    stored, closed, snapshot = await redis.command("HMGET", keys.state(key), "store", "closed", "snapshot")
+    return _state(await redis.command("HMGET", keys.state(key), *_STATE_FIELDS))
+
+
+async def read_record(redis: RedisClient, key: ResponseKey) -> Record | None:
+    """The whole record, wherever it is kept. None: no such response, or it has expired."""
+    fields, packed = await redis.transaction(
+        ("HMGET", keys.state(key), *_STATE_FIELDS, "request", "snapshot"),
+        ("HGET", keys.archive(key), archive.RECORD_FIELD),
+    )
+    state = _state(fields[:3])
+    if state is None:
+        return None
+    request, snapshot = fields[3:]
+    if packed is not None:
+        kept = archive.open_record(packed)
+        request, snapshot = kept.request, kept.snapshot
+    return Record(state, _decode_request.decode(request), snapshot or b"")
+
+
+_STATE_FIELDS = ("store", "background", "closed")
+
+
+def _state(fields: list[bytes | None]) -> State | None:
+    stored, background, closed = fields
     if stored is None:
         return None
-    return State(stored == b"1", closed.decode(), snapshot or b"")
+    return State(stored == b"1", background == b"1", (closed or b"").decode())
+
+
+async def delete(redis: RedisClient, key: ResponseKey) -> str:
+    """Deletes a closed response with all its keys: `deleted`, or `open` or `missing` and nothing done."""
+    reply = await redis.run(
+        _DELETE,
+        [keys.state(key), keys.log(key), keys.tools(key), keys.archive(key), keys.CLOSED],
+        [str(key)],
+    )
+    return str(reply.decode())
 
 
 async def read_secrets(redis: RedisClient, key: ResponseKey) -> dict[str, ServerSecrets]:

@@ -1,14 +1,15 @@
 -- Rings again for an open response whose lease has lapsed; forgets one that needs no owner.
 -- A job that is still queued is not queued twice: its doorbell may have been lost, that is all.
--- KEYS state log tools secrets active queue doorbell
--- ARGV member ring_again_ms live_ttl_ms job
+-- KEYS state log tools secrets active queue doorbell open
+-- ARGV member response_id ring_again_ms live_ttl_ms job
 -- -> 'rung' | 'waiting' | 'held' | 'gone'
-local state, log, tools, secrets, active, queue, doorbell = unpack(KEYS)
-local member, ring_again_ms, live_ttl_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local state, log, tools, secrets, active, queue, doorbell, open = unpack(KEYS)
+local member, response_id, ring_again_ms, live_ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'job')
 if fields[1] ~= '' then
   redis.call('ZREM', active, member)
+  redis.call('SREM', open, response_id)
   return 'gone'
 end
 local now = now_ms()
@@ -16,7 +17,7 @@ if tonumber(fields[2]) > now then
   redis.call('ZADD', active, fields[2], member)
   return 'held'
 end
-for _, key in ipairs({state, log, tools, secrets, active}) do redis.call('PEXPIRE', key, live_ttl_ms) end
+for _, key in ipairs({state, log, tools, secrets, active, open}) do redis.call('PEXPIRE', key, live_ttl_ms) end
 redis.call('ZADD', active, now + ring_again_ms, member)
 if redis.call('ZSCORE', queue, fields[3]) then
   redis.call('PEXPIRE', 'arq:job:' .. fields[3], live_ttl_ms)
@@ -25,5 +26,5 @@ if redis.call('ZSCORE', queue, fields[3]) then
 end
 local job_id = member .. ':' .. redis.call('HINCRBY', state, 'rings', 1)
 redis.call('HSET', state, 'job', job_id)
-enqueue(queue, doorbell, 'arq:job:' .. job_id, job_id, ARGV[4], live_ttl_ms)
+enqueue(queue, doorbell, 'arq:job:' .. job_id, job_id, ARGV[5], live_ttl_ms)
 return 'rung'

@@ -9,12 +9,16 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from shared.events import ResponseFailed, decode
+from shared.responses import ServerSecrets
 from shared.settings import Settings
-from shared.store import event_log, keys, lease, response_store
-from shared.store.event_log import Appender, Closing, Draft
+from shared.store import archive, event_log, keys, lease, response_store
+from shared.store.appender import Appender
+from shared.store.closing import cancel
+from shared.store.event_log import Closing, Draft
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired, Lease, LeaseLost
-from shared.store.redis_client import BlockingClient, RedisClient
+from shared.store.redis_client import BlockingClient, RedisClient, Script
 from tests.conftest import keys_without_ttl
 from tests.requests import accept, make_request
 
@@ -123,7 +127,7 @@ async def test_the_beat_learns_which_leases_are_lost(redis: RedisClient, setting
     await lapse(redis, taken)
     await acquire(redis, settings, taken, "b")
     beat = BlockingClient(settings.redis_url, timeout_s=1.0)
-    assert lease.renew_all(beat, settings, leases) == [leases[1]]
+    assert lease.renew_all(beat, settings, leases) == [(leases[1], "lost")]
     beat.close()
 
 
@@ -149,12 +153,10 @@ async def test_a_full_queue_refuses_and_writes_nothing(redis: RedisClient, setti
 async def test_secrets_are_gone_when_the_response_is_closed(
     redis: RedisClient, settings: Settings, appender: Appender
 ) -> None:
-    from shared.responses import ServerSecrets
-
     request = make_request()
     key = ResponseKey("default", request.response.id)
     secrets = {"label": ServerSecrets({"x-key": "k"}, "token")}
-    await response_store.create(redis, settings, key, request, b"frame", secrets)
+    await response_store.create(redis, settings, response_store.Draft(key, request, b"frame", secrets))
     assert await response_store.read_secrets(redis, key) == secrets
     held = await acquire(redis, settings, key)
     await appender.append(held, 1, [draft("end")], CLOSING)
@@ -209,3 +211,163 @@ async def test_the_log_behaves_as_a_list_with_one_writer(
         assert [e.frame for e in page.entries] == model[cursor + 1 : cursor + 8]
         assert [e.sequence_number for e in page.entries] == list(range(len(model)))[cursor + 1 : cursor + 8]
     assert await keys_without_ttl(redis) == []
+
+
+# --- closing, cancelling, compacting ----------------------------------------------------------------
+
+
+async def write_log(redis: RedisClient, settings: Settings, appender: Appender, entries: int) -> ResponseKey:
+    """A closed log with so many entries after the first."""
+    key = await accept(redis, settings)
+    held = await acquire(redis, settings, key)
+    drafts = [draft(f"entry {i}", i) for i in range(entries)]
+    closing = Closing("completed", b'{"id": "snapshot"}', 60)
+    await appender.append(held, 1, drafts, closing)
+    return key
+
+
+async def read_whole(redis: RedisClient, key: ResponseKey, after: int = -1) -> list[tuple[int, bytes]]:
+    entries: list[tuple[int, bytes]] = []
+    while True:
+        page = await event_log.read(redis, key, after, count_max=700)
+        entries += [(entry.sequence_number, entry.frame) for entry in page.entries]
+        if page.is_closed:
+            return entries
+        after = entries[-1][0]
+
+
+@pytest.mark.parametrize("entries", [1, archive.CHUNK_ENTRIES - 1, archive.CHUNK_ENTRIES, 4_100])
+async def test_a_compacted_log_reads_as_before_from_every_cursor_and_is_smaller(
+    redis: RedisClient, settings: Settings, appender: Appender, entries: int
+) -> None:
+    key = await write_log(redis, settings, appender, entries)
+    whole = await read_whole(redis, key)
+    record = await response_store.read_record(redis, key)
+    size_bytes = await memory_of(redis, key)
+    assert await archive.compact(redis, key) == "compacted"
+    for cursor in (-1, 0, 1, entries - 1, entries, entries + 1, entries + 10_000):
+        assert await read_whole(redis, key, cursor) == whole[cursor + 1 :]
+    assert await response_store.read_record(redis, key) == record
+    assert await redis.command("EXISTS", keys.log(key)) == 0
+    assert entries < 100 or await memory_of(redis, key) < size_bytes / 5
+    assert await archive.compact(redis, key) == "compacted"
+    assert await read_whole(redis, key) == whole
+
+
+async def memory_of(redis: RedisClient, key: ResponseKey) -> int:
+    names = await redis.command("KEYS", f"antiphon:{{{key}}}:*")
+    return sum([await redis.command("MEMORY", "USAGE", name, "SAMPLES", 0) for name in names])
+
+
+async def test_an_open_log_is_not_compacted(redis: RedisClient, settings: Settings) -> None:
+    key = await accept(redis, settings)
+    assert await archive.compact(redis, key) == "changed"
+    assert len(await frames_of(redis, key)) == 1
+
+
+async def test_a_closed_log_falls_due_for_compaction_and_then_no_more(
+    redis: RedisClient, settings: Settings
+) -> None:
+    at_once = settings.model_copy(update={"compact_after_s": 0.0})
+    appender = Appender(redis, at_once)
+    task = asyncio.create_task(appender.run())
+    key = await write_log(redis, at_once, appender, 3)
+    task.cancel()
+    now_ms = await lease.now_ms(redis)
+    assert await archive.due(redis, now_ms + 1, 10) == [key]
+    await archive.compact(redis, key)
+    assert await archive.due(redis, now_ms + 1, 10) == []
+
+
+async def test_cancel_wins_over_an_owner_who_goes_on_and_stays_won(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    key = await accept(redis, settings)
+    held = await acquire(redis, settings, key)
+    await appender.append(held, 1, [draft("a")])
+    assert await cancel(redis, settings, key, "api") == "cancelled"
+    with pytest.raises(LeaseLost):
+        await appender.append(held, 2, [draft("b")], CLOSING)
+    assert await cancel(redis, settings, key, "api") == "closed"
+    state = await response_store.read_state(redis, key)
+    assert state is not None
+    assert state.closed == "cancelled"
+    last = decode((await frames_of(redis, key))[-1])
+    assert isinstance(last, ResponseFailed)
+    assert (last.response.status, last.response.output) == ("cancelled", ())
+
+
+async def test_a_completion_that_comes_first_stays(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    key = await write_log(redis, settings, appender, 1)
+    assert await cancel(redis, settings, key, "api") == "closed"
+    assert len(await frames_of(redis, key)) == 2
+
+
+async def test_twenty_cancels_at_once_write_one_terminal_event(
+    redis: RedisClient, settings: Settings
+) -> None:
+    key = await accept(redis, settings)
+    outcomes = await asyncio.gather(*(cancel(redis, settings, key, f"api-{i}") for i in range(20)))
+    assert outcomes.count("cancelled") == 1
+    assert len(await frames_of(redis, key)) == 2
+
+
+async def test_a_tenant_may_have_so_many_open_responses_and_no_more(
+    redis: RedisClient, settings: Settings
+) -> None:
+    narrow = settings.model_copy(update={"tenant_responses_max": 2})
+    first = await accept(redis, narrow)
+    await accept(redis, narrow)
+    before = sorted(await redis.command("KEYS", "*"))
+    with pytest.raises(response_store.TenantBusy):
+        await accept(redis, narrow)
+    assert sorted(await redis.command("KEYS", "*")) == before
+    await accept(redis, narrow, tenant="another")
+    await cancel(redis, narrow, first, "api")
+    await accept(redis, narrow)
+
+
+async def test_the_same_idempotency_key_and_body_give_the_same_response(
+    redis: RedisClient, settings: Settings
+) -> None:
+    async def create(body: str, name: str = "k") -> ResponseKey:
+        request = make_request()
+        key = ResponseKey("default", request.response.id)
+        repetition = response_store.Repetition(name, body)
+        draft = response_store.Draft(key, request, b"frame", {}, None, repetition)
+        return await response_store.create(redis, settings, draft)
+
+    first = await create("digest")
+    before = sorted(await redis.command("KEYS", "*"))
+    assert await create("digest") == first
+    with pytest.raises(response_store.KeyReused):
+        await create("other")
+    assert sorted(await redis.command("KEYS", "*")) == before
+    assert await create("digest", "another key") != first
+
+
+async def test_a_foreground_response_is_abandoned_when_its_last_reader_has_been_gone_for_the_grace(
+    redis: RedisClient, settings: Settings
+) -> None:
+    hasty = settings.model_copy(update={"disconnect_grace_s": 0.0})
+    foreground = await acquire(redis, hasty, await accept(redis, hasty))
+    watched = await acquire(redis, hasty, await accept(redis, hasty))
+    background = await acquire(redis, hasty, await accept(redis, hasty, make_request(background=True)))
+    await redis.run(Script("watch"), [keys.readers(watched.key)], ["reader", 60_000])
+    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
+    assert lease.renew_all(beat, hasty, [foreground, watched, background]) == [(foreground, "abandoned")]
+    assert lease.renew_all(beat, settings, [foreground, watched, background]) == []
+    beat.close()
+
+
+async def test_a_deleted_response_leaves_nothing(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    key = await write_log(redis, settings, appender, 3)
+    still_open = await accept(redis, settings)
+    assert await response_store.delete(redis, still_open) == "open"
+    assert await response_store.delete(redis, key) == "deleted"
+    assert await redis.command("KEYS", f"*{key}*") == []
+    assert await response_store.delete(redis, key) == "missing"

@@ -1,0 +1,73 @@
+"""How a response ends: what is set together with its terminal event, and the cancel that may come first.
+
+Owns retention, the conversation's share and the order of a cancel: the lease is seized first, so that
+no owner's append can follow. A completion that comes first stays; so does a cancel.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from shared import lifecycle
+from shared.events import frame
+from shared.lifecycle import TerminalEvent
+from shared.responses import Response, ResponseRequest
+from shared.settings import Settings
+from shared.store import event_log, lease
+from shared.store.event_log import Closing, Draft
+from shared.store.keys import ConversationKey, ResponseKey
+from shared.store.lease import Acquired, LeaseLost
+from shared.store.redis_client import RedisClient
+
+
+def closing_of(
+    event: TerminalEvent, tenant: str, settings: Settings, input_items: Sequence[dict[str, Any]] = ()
+) -> Closing:
+    """Input and output join the conversation; a cancelled or failed response leaves it as it was."""
+    response = event.response
+    conversation, items = None, []
+    if response.conversation is not None and response.status in ("completed", "incomplete"):
+        conversation = ConversationKey(tenant, response.conversation.id)
+        items = [(item["id"], msgspec.json.encode(item)) for item in input_items]
+        items += [(item.id, msgspec.json.encode(item)) for item in response.output]
+    return Closing(
+        response.status,
+        msgspec.json.encode(response),
+        _retention_s(response, tenant, settings),
+        conversation,
+        items,
+    )
+
+
+def _retention_s(response: Response, tenant: str, settings: Settings) -> float:
+    if response.store:
+        return settings.tenant_retention_s.get(tenant, settings.response_retention_s)
+    return settings.unstored_background_s if response.background else settings.unstored_grace_s
+
+
+async def cancel(
+    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str
+) -> Literal["cancelled", "closed", "missing"]:
+    """`closed`: it had ended before, in whatever way. `owner` names the process that cancels."""
+    while True:
+        acquired = await lease.seize(redis, settings, key, owner)
+        match acquired:
+            case Acquired():
+                try:
+                    await _close(redis, settings, acquired)
+                except LeaseLost:
+                    continue  # somebody else cancelled meanwhile
+                return "cancelled"
+            case "closed" | "missing":
+                return acquired
+            case "held":
+                raise RuntimeError(f"{key}: a lease was not to be seized")
+
+
+async def _close(redis: RedisClient, settings: Settings, acquired: Acquired) -> None:
+    request = msgspec.json.decode(acquired.request, type=ResponseRequest)
+    event = lifecycle.cancel(request.response)
+    held, first = acquired.lease, acquired.next_sequence_number
+    closing = closing_of(event, held.key.tenant, settings)
+    await event_log.append(redis, settings, held, first, [Draft(frame(event, first))], closing)

@@ -1,0 +1,42 @@
+"""How many tokens a request has: only a worker can tell, so the question goes through the queue.
+
+Owns question and answer; counting is the worker's. Nothing is kept beyond the waiting.
+"""
+
+import asyncio
+import secrets
+
+import msgspec
+
+from shared.responses import ResponseRequest
+from shared.settings import Settings
+from shared.store import job_queue, keys
+from shared.store.redis_client import RedisClient, Script
+
+_COUNT = Script("count")
+
+_ANSWER_WITHIN_S = 10
+
+
+async def ask(redis: RedisClient, settings: Settings, request: ResponseRequest) -> int:
+    """Tokens of the rendered input. Raises TimeoutError when no worker answers in time."""
+    name = secrets.token_hex(8)
+    job_id = f"count/{name}"
+    job = job_queue.count_job(name, msgspec.json.encode(request).decode())
+    await redis.run(
+        _COUNT,
+        [keys.RESPONSES_QUEUE, keys.doorbell(keys.RESPONSES_QUEUE), keys.job(job_id)],
+        [job_id, job, _ANSWER_WITHIN_S * 1000],
+    )
+    async with asyncio.timeout(_ANSWER_WITHIN_S):
+        while True:
+            reply = await redis.command("BLPOP", keys.counts(name), settings.redis_timeout_s / 2)
+            if reply is not None:
+                return int(reply[1])
+
+
+async def answer(redis: RedisClient, name: str, tokens: int) -> None:
+    """Called by the worker; an answer that nobody waits for expires."""
+    await redis.transaction(
+        ("RPUSH", keys.counts(name), tokens), ("EXPIRE", keys.counts(name), _ANSWER_WITHIN_S)
+    )
