@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.auth import Keyring
 from api.errors import install_handlers
 from api.hub import Hub
-from api.routes import health, models, responses
+from api.routes import conversations, health, models, responses
 from api.services import Services
 from shared.settings import Settings
 from shared.store.redis_client import RedisClient
@@ -75,7 +75,7 @@ def build(settings: Settings, keyring: Keyring, lifespan: Lifespan | None = None
     app.state.settings = settings
     app.state.keyring = keyring
     install_handlers(app)
-    for router in (responses.router, models.router, health.router):
+    for router in (responses.router, conversations.router, models.router, health.router):
         app.include_router(router)
     return app
 
@@ -88,23 +88,28 @@ def create_app(settings: Settings, keyring: Keyring, clock: Callable[[], float] 
         redis = RedisClient.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
         listener = RedisClient.connect_listener(settings.redis_url)
         hub = Hub(redis, listener, settings)
-        running = asyncio.create_task(hub.run(), name="hub")
-        running.add_done_callback(_end_with_hub)
-        app.state.services = Services(redis, hub, settings, clock)
+        services = app.state.services = Services(redis, hub, settings, clock)
+        running = [
+            asyncio.create_task(hub.run(), name="hub"),
+            asyncio.create_task(services.watchers.run(), name="watchers"),
+        ]
+        for task in running:
+            task.add_done_callback(_end_with)
         try:
             yield
         finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
             await listener.close()
             await redis.close()
 
     return build(settings, keyring, lifespan)
 
 
-def _end_with_hub(hub: "asyncio.Task[None]") -> None:
+def _end_with(task: "asyncio.Task[None]") -> None:
     """Without its hub a process would leave every reader waiting: it ends, and is started anew."""
-    if hub.cancelled():
+    if task.cancelled():
         return
-    _log.critical("the hub has stopped", exc_info=hub.exception())
+    _log.critical("the %s has stopped", task.get_name(), exc_info=task.exception())
     os.kill(os.getpid(), signal.SIGTERM)

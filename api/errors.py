@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from shared.store.redis_client import REDIS_AWAY
-from shared.store.response_store import QueueFull
+from shared.store.response_store import KeyReused, QueueFull, TenantBusy
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +60,26 @@ def response_not_found(response_id: str) -> ClientError:
     return ClientError(404, message, "response_not_found", "response_id")
 
 
+def conversation_not_found(conversation_id: str, param: str) -> ClientError:
+    message = f"Conversation with id '{conversation_id}' not found."
+    return ClientError(404, message, "conversation_not_found", param)
+
+
+def item_not_found(item_id: str, param: str) -> ClientError:
+    return ClientError(404, f"Item with id '{item_id}' not found.", "item_not_found", param)
+
+
+def cannot_cancel(closed: str, is_background: bool) -> ClientError:
+    """The wording is the vendor's, which clients match."""
+    what = f"a {closed}" if is_background else "a synchronous"
+    message = f"Cannot cancel {what} response."
+    return ClientError(400, message, "invalid_value", "response_id")
+
+
+def cannot_delete() -> ClientError:
+    return ClientError(400, "Cannot delete an in-flight response.", "invalid_value", "response_id")
+
+
 def model_not_found(model: str) -> ClientError:
     return ClientError(404, f"The model '{model}' does not exist.", "model_not_found", "model")
 
@@ -87,6 +107,8 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _refuse_route)
     app.add_exception_handler(ClientDisconnect, _forget)
     app.add_exception_handler(QueueFull, _defer_full)
+    app.add_exception_handler(TenantBusy, _defer_full)
+    app.add_exception_handler(KeyReused, _refuse_reuse)
     app.add_exception_handler(ResponseLost, _admit_loss)
     app.add_exception_handler(Exception, _admit_fault)
     for away in REDIS_AWAY:
@@ -122,8 +144,13 @@ async def _forget(_request: Request, _error: Exception) -> Response:
 
 
 async def _defer_full(_request: Request, error: Exception) -> Response:
-    message = f"The queue is full ({error}). Try again later."
+    message = f"Too many responses are under way ({error}). Try again later."
     return envelope(429, message, "rate_limit_exceeded", None, RETRY_AFTER)
+
+
+async def _refuse_reuse(_request: Request, _error: Exception) -> Response:
+    message = "This Idempotency-Key was used for a request with another body."
+    return envelope(409, message, "idempotency_key_reused", "Idempotency-Key")
 
 
 async def _defer_away(request: Request, error: Exception) -> Response:

@@ -6,7 +6,6 @@ stored is what is sent. The log is the truth; a published message only saves a r
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import AsyncGenerator
 
@@ -15,8 +14,6 @@ from shared.store import event_log, keys
 from shared.store.event_log import Published
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import REDIS_AWAY, RedisClient, Subscription
-
-_log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 2.0
 """A reader that hears nothing looks into the log this often: messages are hints."""
@@ -63,7 +60,9 @@ class _Reader:
 
     async def wait(self) -> None:
         try:
-            await asyncio.wait_for(self._woken.wait(), _LOOK_EVERY_S)
+            # Not `wait_for`: that of Python 3.11 loses a cancel that comes together with the event.
+            async with asyncio.timeout(_LOOK_EVERY_S):
+                await self._woken.wait()
         except TimeoutError:
             pass
 
@@ -76,29 +75,19 @@ class Hub:
         self._settings = settings
         self._subscription = Subscription(listener)
         self._readers: dict[str, set[_Reader]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Passes messages to readers until cancelled, through any number of Redis restarts."""
-        while True:
-            try:
-                message = await self._subscription.next_message()
-            except REDIS_AWAY as away:
-                _log.warning("hub: Redis is away (%s)", away)
-                await asyncio.sleep(0.1)
-                await self._reconnect()
-                continue
-            if message is not None:
-                channel, payload = message
-                published = Published.parse(payload)
-                for reader in self._readers.get(channel, ()):
-                    reader.offer(published)
+        await self._subscription.listen(self._hear, self._miss)
 
-    async def _reconnect(self) -> None:
+    def _hear(self, channel: str, payload: bytes) -> None:
+        published = Published.parse(payload)
+        for reader in self._readers.get(channel, ()):
+            reader.offer(published)
+
+    def _miss(self) -> None:
         """Whatever was published meanwhile is missing: every reader looks into the log."""
-        try:
-            await self._subscription.reconnect()
-        except REDIS_AWAY:
-            return  # the next message says so again
         for readers in self._readers.values():
             for reader in readers:
                 reader.forget()
@@ -108,9 +97,10 @@ class Hub:
 
         Raises LogGone, or REDIS_AWAY when the log could not be read for `redis_outage_max_s`.
         """
-        reader = await self._join(key)
+        reader = _Reader(self._settings.client_buffer_bytes_max)
         following = after + 1
         try:
+            await self._join(key, reader)
             while True:
                 # The log first: whoever subscribed before reading can miss nothing.
                 page = await self._read(key, following - 1)
@@ -119,7 +109,7 @@ class Hub:
                     yield b"".join(entry.frame for entry in page.entries)
                 if page.is_closed:
                     return
-                if len(page.entries) == _PAGE_ENTRIES:
+                if page.has_more:
                     continue
                 # Then what is published, for as long as it carries on.
                 while True:
@@ -132,7 +122,7 @@ class Hub:
                     if messages[-1].is_closed:
                         return
         finally:
-            await self._part(key, reader)
+            self._part(key, reader)
 
     async def _read(self, key: ResponseKey, after: int) -> event_log.Page:
         deadline = asyncio.get_running_loop().time() + self._settings.redis_outage_max_s
@@ -148,9 +138,8 @@ class Hub:
                 raise LogGone(str(key))
             return page
 
-    async def _join(self, key: ResponseKey) -> _Reader:
+    async def _join(self, key: ResponseKey, reader: _Reader) -> None:
         channel = keys.live(key)
-        reader = _Reader(self._settings.client_buffer_bytes_max)
         readers = self._readers.setdefault(channel, set())
         readers.add(reader)
         if len(readers) == 1:
@@ -158,15 +147,21 @@ class Hub:
                 await self._subscription.add(channel)
             except REDIS_AWAY:
                 pass  # `run` subscribes again; until then the log is looked at slowly
-        return reader
 
-    async def _part(self, key: ResponseKey, reader: _Reader) -> None:
+    def _part(self, key: ResponseKey, reader: _Reader) -> None:
+        """Never waits: whoever leaves may be cancelled already."""
         channel = keys.live(key)
         readers = self._readers[channel]
         readers.discard(reader)
         if not readers:
             del self._readers[channel]
-            try:
+            leaving = asyncio.create_task(self._unsubscribe(channel))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+
+    async def _unsubscribe(self, channel: str) -> None:
+        try:
+            if channel not in self._readers:  # nobody has joined meanwhile
                 await self._subscription.remove(channel)
-            except REDIS_AWAY:
-                pass  # gone with the connection
+        except REDIS_AWAY:
+            pass  # gone with the connection

@@ -5,13 +5,16 @@ Source: the public OpenAI types, `ResponseInputItem`. Ids are optional wherever 
 them, because real clients leave them out when they replay items.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from api.errors import invalid_value, missing_parameter
-from api.validation import Label, Name, Path, Shape, check, check_kind, check_type, spell
+from api.validation import Label, Name, Path, Shape, check, check_kind, check_list, check_type, spell
+from shared.ids import item_id
+
+Item = dict[str, Any]
 
 _McpToolName = Annotated[str, Field(pattern=r"^[^\s<>|]{1,256}$")]
 
@@ -147,6 +150,27 @@ _ITEMS: Mapping[str, type[Shape]] = {
 }
 
 
+_PREFIXES = {
+    "message": "msg",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "reasoning": "rs",
+    "web_search_call": "ws",
+    "code_interpreter_call": "ci",
+    "mcp_list_tools": "mcpl",
+    "mcp_approval_request": "mcpr",
+    "mcp_approval_response": "mcpa",
+    "mcp_call": "mcp",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "compaction": "cmp",
+}
+_WITH_STATUS = frozenset({"message", "function_call", "function_call_output"})
+"""A listed item of these kinds has a status."""
+_CALLS = {"function_call_output": "function_call", "custom_tool_call_output": "custom_tool_call"}
+"""The kind of call that an output answers."""
+
+
 class _Text(Shape):
     text: str
 
@@ -176,7 +200,7 @@ _OUTPUT_PARTS: Mapping[str, type[Shape]] = {
 _MESSAGE_PARTS: Mapping[str, type[Shape]] = {**_OUTPUT_PARTS, "output_text": _Text, "refusal": _Refusal}
 
 
-def read_input(value: object) -> list[dict[str, Any]]:
+def read_input(value: object) -> list[Item]:
     """The checked items, each with its `type`; a bare string becomes one user message."""
     if value is None:
         raise missing_parameter("input")
@@ -186,9 +210,12 @@ def read_input(value: object) -> list[dict[str, Any]]:
         raise invalid_value("input", "it should be a string or a list of items")
     if not value:
         raise invalid_value("input", "it should hold at least one item")
-    items = [_read_item(item, ("input", index)) for index, item in enumerate(value)]
-    _check_outputs_have_calls(items)
-    return items
+    return read_items(value, "input")
+
+
+def read_items(value: object, field: str) -> list[Item]:
+    """The checked items of a list, each with its `type`; `field` names the list in complaints."""
+    return [_read_item(item, (field, index)) for index, item in enumerate(check_list(value, (field,)))]
 
 
 def _user_message(text: str) -> dict[str, Any]:
@@ -201,7 +228,7 @@ def _read_item(value: object, path: Path) -> dict[str, Any]:
         case "message":
             _check_content(item["content"], _MESSAGE_PARTS, (*path, "content"))
         case "function_call_output" | "custom_tool_call_output":
-            _check_content(item["output"], _OUTPUT_PARTS, (*path, "output"))
+            _check_output(item, path)
         case "reasoning":
             _check_reasoning(item, path)
         case "mcp_call" if not isinstance(item.get("error"), str | None):  # older clients keep it as text
@@ -236,19 +263,53 @@ def _check_reasoning(item: Mapping[str, Any], path: Path) -> None:
         check_type(frozenset({"reasoning_text"}), part, (*path, "content", index))
 
 
-def _check_outputs_have_calls(items: list[dict[str, Any]]) -> None:
-    """An output without its call says nothing: the model would not know what answered.
+def _check_output(item: Mapping[str, Any], path: Path) -> None:
+    _check_content(item["output"], _OUTPUT_PARTS, (*path, "output"))
+    if item.get("call_id") is None and item.get("name") is None:
+        raise missing_parameter(spell((*path, "call_id")))
 
-    A referenced item may be the call, so a list with references is left to whoever resolves them.
+
+def check_outputs(items: Sequence[Item], context: Sequence[Item], field: str) -> None:
+    """Raises ClientError for an output whose call is neither in the context nor among the items.
+
+    An output without its call says nothing: the model would not know what answered. One that names its
+    function needs no call.
     """
-    calls = {item["call_id"] for item in items if item["type"] == "function_call"}
-    has_references = any(item["type"] == "item_reference" for item in items)
+    index = find_orphan(items, context)
+    if index is not None:
+        reason = f"no tool call found for function call output with call_id {items[index]['call_id']}"
+        raise invalid_value(spell((field, index, "call_id")), reason)
+
+
+def find_orphan(items: Sequence[Item], context: Sequence[Item] = ()) -> int | None:
+    """Where the first output stands that `check_outputs` would refuse."""
+    calls = {(item["type"], item.get("call_id")) for item in (*context, *items)}
     for index, item in enumerate(items):
-        if item["type"] != "function_call_output" or item.get("name") is not None:
-            continue
-        param = spell(("input", index, "call_id"))
-        match item.get("call_id"):
-            case None:
-                raise missing_parameter(param)
-            case call_id if call_id not in calls and not has_references:
-                raise invalid_value(param, "no function call with this id stands in the input")
+        call = _CALLS.get(item["type"])
+        if call is not None and item.get("name") is None and (call, item["call_id"]) not in calls:
+            return index
+    return None
+
+
+def adopt_items(items: Sequence[Item], origin: str) -> list[Item]:
+    """The items as they are listed later; those without an id get one, `origin` being part of it."""
+    return [_adopt(item, origin, index) for index, item in enumerate(items)]
+
+
+def _adopt(item: Item, origin: str, index: int) -> Item:
+    kind = item["type"]
+    if kind == "item_reference":
+        return item
+    adopted = {"id": item.get("id") or item_id(_PREFIXES[kind], origin, f"i{index}")}
+    adopted |= {name: value for name, value in item.items() if name != "id"}
+    if kind in _WITH_STATUS and item.get("status") is None:
+        adopted["status"] = "completed"
+    if kind == "message" and isinstance(item["content"], str):
+        adopted["content"] = [_text_part(item["role"], item["content"])]
+    return adopted
+
+
+def _text_part(role: str, text: str) -> dict[str, Any]:
+    if role == "assistant":
+        return {"type": "output_text", "text": text, "annotations": []}
+    return {"type": "input_text", "text": text}

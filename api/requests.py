@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from pydantic import Field
 
-from api.errors import ClientError, model_not_found, unsupported_parameter
-from api.input_items import read_input
+from api.errors import ClientError, invalid_value, model_not_found, unsupported_parameter
+from api.input_items import adopt_items, read_input
 from api.tool_choice import read_choice
 from api.tools import Offer
-from api.validation import Shape, check, check_kind
+from api.validation import Metadata, Shape, check, check_kind
 from shared.responses import Response, ResponseRequest, ServerSecrets
 
 NESTING_MAX = 128
@@ -37,8 +37,6 @@ Include = Literal[
 T = TypeVar("T")
 
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-_Key = Annotated[str, Field(max_length=64)]
-_Value = Annotated[str, Field(max_length=512)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
@@ -83,7 +81,7 @@ class CreateBody(Shape):
     include: list[Include] | None = None
     max_output_tokens: _Count | None = None
     max_tool_calls: _Count | None = None
-    metadata: Annotated[dict[_Key, _Value], Field(max_length=16)] | None = None
+    metadata: Metadata | None = None
     parallel_tool_calls: bool | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
@@ -111,11 +109,8 @@ class CreateBody(Shape):
     prompt: Any = None
 
 
-_UNSUPPORTED = {
-    "previous_response_id": "Send the earlier items in `input`.",
-    "conversation": "Send the earlier items in `input`.",
-    "prompt": "Send its text in `instructions` or `input`.",
-}
+class _ConversationReference(Shape):
+    id: Annotated[str, Field(max_length=128)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +120,7 @@ class Creation:
     request: ResponseRequest
     secrets: Mapping[str, ServerSecrets]
     is_streamed: bool
+    conversation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +135,8 @@ def read_create(raw: bytes, birth: Birth, models: Sequence[str]) -> Creation:
     """Checks a whole body. Raises ClientError naming the first field that is wrong."""
     body = check(CreateBody, decode_object(raw))
     _refuse_unsupported(body)
-    items = read_input(body.input)
+    conversation_id = _read_conversation(body)
+    items = adopt_items(read_input(body.input), birth.response_id)
     offer = Offer.read(body.tools)
     choice = read_choice(body.tool_choice, offer.tools)
     response = _echo(body, birth, choose_model(body.model, models), offer, choice)
@@ -151,7 +148,17 @@ def read_create(raw: bytes, birth: Birth, models: Sequence[str]) -> Creation:
         include=list(body.include or ()),
         seed=body.seed,
     )
-    return Creation(request, offer.secrets, bool(body.stream))
+    return Creation(request, offer.secrets, bool(body.stream), conversation_id)
+
+
+def _read_conversation(body: CreateBody) -> str | None:
+    if body.conversation is None:
+        return None
+    if body.previous_response_id is not None:
+        raise invalid_value("conversation", "it cannot be combined with 'previous_response_id'")
+    if isinstance(body.conversation, str):
+        return body.conversation
+    return check(_ConversationReference, body.conversation, ("conversation",)).id
 
 
 def decode_object(raw: bytes) -> dict[str, Any]:
@@ -193,11 +200,8 @@ def choose_model(name: str | None, models: Sequence[str]) -> str:
 
 def _refuse_unsupported(body: CreateBody) -> None:
     """What this server cannot do is said, not silently left out."""
-    if body.background:
-        raise unsupported_parameter("background", "Responses run in the foreground only.")
-    for name, instead in _UNSUPPORTED.items():
-        if getattr(body, name) is not None:
-            raise unsupported_parameter(name, instead)
+    if body.prompt is not None:
+        raise unsupported_parameter("prompt", "Send its text in `instructions` or `input`.")
 
 
 def _echo(body: CreateBody, birth: Birth, model: str, offer: Offer, choice: str | dict[str, Any]) -> Response:
@@ -205,7 +209,9 @@ def _echo(body: CreateBody, birth: Birth, model: str, offer: Offer, choice: str 
     return Response(
         id=birth.response_id,
         created_at=birth.created_at_s,
-        status="in_progress",
+        status="queued" if body.background else "in_progress",
+        background=bool(body.background),
+        previous_response_id=body.previous_response_id,
         model=model,
         tools=offer.echoed,
         tool_choice=choice,

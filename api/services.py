@@ -1,26 +1,31 @@
-"""What the routes call: accept a response, find one, read one, wait for one. Knows nothing of HTTP.
+"""What the routes call: accept a response, find it, read it, wait for it, end it. Knows nothing of HTTP.
 
 Owns the order of things and the bound on waiting for Redis; bytes that leave are those stored.
 """
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import msgspec
 
-from api.errors import ResponseLost, response_not_found
+from api import context
+from api.conversations import Conversations
+from api.errors import ResponseLost, cannot_cancel, cannot_delete, response_not_found, unsupported_parameter
 from api.hub import LogGone
-from api.requests import Birth, read_create
+from api.requests import Birth, Creation, read_create
+from api.watchers import Watchers
 from shared import ids, lifecycle
 from shared.events import ResponseCreated, StreamEvent, decode, frame
+from shared.responses import ConversationReference
 from shared.settings import Settings
-from shared.store import event_log, presence, response_store
-from shared.store.keys import ResponseKey
+from shared.store import closing, event_log, presence, response_store, token_count
+from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.redis_client import REDIS_AWAY, RedisClient
-from shared.store.response_store import State
+from shared.store.response_store import Draft, Repetition, State
 
 FROM_THE_START = -1
 
@@ -34,6 +39,7 @@ class Follower(Protocol):
 class Created:
     key: ResponseKey
     is_streamed: bool
+    is_background: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +62,65 @@ class Services:
         self._follower = follower
         self._settings = settings
         self._clock = clock
+        self._name = ids.new_owner("api")
+        self.watchers = Watchers(redis, self._hear_last_reader_left)
+        self.conversations = Conversations(redis, settings, clock)
 
-    async def create(self, tenant: str, raw: bytes) -> Created:
-        """Accepts a create call, or raises (ClientError, QueueFull, REDIS_AWAY) and writes nothing."""
+    # --- creating -------------------------------------------------------------------------------
+
+    async def create(self, tenant: str, raw: bytes, idempotency_key: str | None = None) -> Created:
+        """Accepts a create call, or raises and writes nothing.
+
+        Raises ClientError, QueueFull, TenantBusy, KeyReused, REDIS_AWAY.
+        """
+        creation = await self._read(tenant, raw)
+        request = creation.request
+        response = request.response
+        self._check_background(response.background, response.store)
+        key = ResponseKey(tenant, response.id)
+        parent = None
+        if response.previous_response_id is not None:
+            parent = ResponseKey(tenant, response.previous_response_id)
+        repetition = None
+        if idempotency_key is not None:
+            repetition = Repetition(idempotency_key, hashlib.sha256(raw).hexdigest())
+        first = frame(ResponseCreated(response), 0)
+        draft = Draft(key, request, first, creation.secrets, parent, repetition)
+        async with self._redis_bound():
+            key = await response_store.create(self._redis, self._settings, draft)
+        return Created(key, creation.is_streamed, response.background)
+
+    async def _read(self, tenant: str, raw: bytes) -> Creation:
+        """A create call with all that stands before its input."""
         birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))
         creation = read_create(raw, birth, self._settings.models)
-        key = ResponseKey(tenant, birth.response_id)
-        first = frame(ResponseCreated(creation.request.response), 0)
+        request = creation.request
+        response = request.response
+        before: list[dict[str, Any]] = []
         async with self._redis_bound():
-            await response_store.create(
-                self._redis, self._settings, key, creation.request, first, creation.secrets
-            )
-        return Created(key, creation.is_streamed)
+            if creation.conversation_id is not None:
+                conversation = ConversationKey(tenant, creation.conversation_id)
+                before = await self.conversations.read_context(conversation)
+                reference = ConversationReference(creation.conversation_id)
+                response = msgspec.structs.replace(response, conversation=reference)
+            elif response.previous_response_id is not None:
+                parent = ResponseKey(tenant, response.previous_response_id)
+                before = await context.read_parent(self._redis, parent)
+            items = await context.resolve_references(self._redis, tenant, request.input)
+        context.check_context(before, items, self._settings)
+        request = msgspec.structs.replace(request, response=response, input=items, context=before)
+        return replace(creation, request=request)
+
+    def _check_background(self, background: bool, store: bool) -> None:
+        if background and not store and not self._settings.allow_unstored_background:
+            raise unsupported_parameter("background", "background can only be used when `store` is true.")
+
+    async def count_input_tokens(self, tenant: str, raw: bytes) -> int:
+        """How many tokens the model would read. Raises ClientError, and REDIS_AWAY if no worker answers."""
+        creation = await self._read(tenant, raw)
+        return await token_count.ask(self._redis, self._settings, creation.request)
+
+    # --- finding --------------------------------------------------------------------------------
 
     async def find(self, tenant: str, response_id: str) -> tuple[ResponseKey, State]:
         """A stored response of this tenant. Raises ClientError where there is none: somebody else's
@@ -84,29 +137,91 @@ class Services:
     async def retrieve(self, tenant: str, response_id: str) -> bytes:
         """JSON of the response as it is now: its snapshot, or while it is open the fold of its log."""
         key, state = await self.find(tenant, response_id)
+        return await self._read_response(key, state)
+
+    async def _read_response(self, key: ResponseKey, state: State) -> bytes:
         if state.closed:
-            return state.snapshot
+            return await self._snapshot(key)
         events = await self._read_events(key)
         if not events:
-            raise response_not_found(response_id)
+            raise response_not_found(key.response_id)
         return msgspec.json.encode(lifecycle.fold(events))
 
-    def follow(self, key: ResponseKey, after: int) -> AsyncGenerator[bytes, None]:
-        return self._follower.follow(key, after)
+    async def tell(self, key: ResponseKey) -> bytes:
+        """As `retrieve`, for a response that was just created, stored or not."""
+        async with self._redis_bound():
+            state = await response_store.read_state(self._redis, key)
+        if state is None:
+            raise ResponseLost(key.response_id)
+        return await self._read_response(key, state)
+
+    async def list_input_items(self, tenant: str, response_id: str) -> list[dict[str, Any]]:
+        """Everything the response was given to read, oldest first."""
+        key, _ = await self.find(tenant, response_id)
+        async with self._redis_bound():
+            record = await response_store.read_record(self._redis, key)
+        if record is None:
+            raise response_not_found(response_id)
+        return [*record.request.context, *record.request.input]
+
+    # --- reading --------------------------------------------------------------------------------
+
+    async def follow(self, key: ResponseKey, after: int, *, is_watched: bool) -> AsyncGenerator[bytes, None]:
+        """Stored frames after a number, to the end. `is_watched`: the response lives while it is read."""
+        if not is_watched:
+            async with aclosing(self._follower.follow(key, after)) as frames:
+                async for some in frames:
+                    yield some
+            return
+        async with self.watchers.present(key), aclosing(self._follower.follow(key, after)) as frames:
+            async for some in frames:
+                yield some
+
+    async def _hear_last_reader_left(self, key: ResponseKey) -> None:
+        """With a grace, the owner's beat decides later; it also does when this node dies."""
+        if self._settings.disconnect_grace_s == 0:
+            await closing.cancel(self._redis, self._settings, key, self._name)
 
     async def finish(self, key: ResponseKey) -> bytes:
         """Waits for the end of a response; JSON of how it ended. Raises ResponseLost."""
         try:
-            async with aclosing(self.follow(key, FROM_THE_START)) as frames:
+            frames = self.follow(key, FROM_THE_START, is_watched=True)
+            async with aclosing(frames):
                 async for _ in frames:
                     pass
         except LogGone:
             raise ResponseLost(key.response_id) from None
+        return await self._snapshot(key)
+
+    async def _snapshot(self, key: ResponseKey) -> bytes:
         async with self._redis_bound():
-            state = await response_store.read_state(self._redis, key)
-        if state is None or not state.closed:
+            record = await response_store.read_record(self._redis, key)
+        if record is None or not record.state.closed:
             raise ResponseLost(key.response_id)
-        return state.snapshot
+        return record.snapshot
+
+    # --- ending ---------------------------------------------------------------------------------
+
+    async def cancel(self, tenant: str, response_id: str) -> bytes:
+        """JSON of the cancelled response. Raises ClientError if it has ended in another way."""
+        key, state = await self.find(tenant, response_id)
+        if not state.closed:
+            async with self._redis_bound():
+                await closing.cancel(self._redis, self._settings, key, self._name)
+            key, state = await self.find(tenant, response_id)
+        if state.closed != "cancelled":
+            raise cannot_cancel(state.closed, state.is_background)
+        return await self._snapshot(key)
+
+    async def delete(self, tenant: str, response_id: str) -> None:
+        """Raises ClientError if there is none, or if it is still open."""
+        key, _ = await self.find(tenant, response_id)
+        async with self._redis_bound():
+            outcome = await response_store.delete(self._redis, key)
+        if outcome == "open":
+            raise cannot_delete()
+        if outcome == "missing":
+            raise response_not_found(response_id)
 
     async def look_around(self) -> Readiness:
         """Whether Redis answers, and how many processes serve responses and tool calls."""

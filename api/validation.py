@@ -28,6 +28,12 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """An MCP server's label: a Harmony namespace."""
 
+_Key = Annotated[str, Field(max_length=64)]
+_Value = Annotated[str, Field(max_length=512)]
+
+Metadata = Annotated[dict[_Key, _Value], Field(max_length=16)]
+"""What a client notes on an object, for itself."""
+
 S = TypeVar("S", bound=Shape)
 
 

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from local import record, status
@@ -114,7 +115,7 @@ def _add_up(up: argparse.ArgumentParser) -> None:
     up.add_argument("--end-with-parent", action="store_true", help=argparse.SUPPRESS)
 
 
-def _make_range(lowest: int, highest: int):  # type: ignore[no-untyped-def]
+def _make_range(lowest: int, highest: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         number = int(text)
         if not lowest <= number <= highest:

@@ -8,6 +8,7 @@ import re
 import secrets
 
 _RESPONSE_ID = re.compile(r"resp_([a-z0-9]{1,8})_([0-9a-f]{32})\Z")
+_CONVERSATION_ID = re.compile(r"conv_([a-z0-9]{1,8})_([0-9a-f]{32})\Z")
 
 
 def new_response_id(cell: str) -> str:
@@ -17,6 +18,20 @@ def new_response_id(cell: str) -> str:
 
 def is_response_id(text: str) -> bool:
     return _RESPONSE_ID.match(text) is not None
+
+
+def new_conversation_id(cell: str) -> str:
+    """`conv_<cell>_<32 hex>`; the cell is that of the conversation's responses."""
+    return f"conv_{cell}_{secrets.token_hex(16)}"
+
+
+def is_conversation_id(text: str) -> bool:
+    return _CONVERSATION_ID.match(text) is not None
+
+
+def new_item_origin(cell: str) -> str:
+    """Stands in the place of a response's id for items that came without one; never used twice."""
+    return f"{cell}_{secrets.token_hex(16)}"
 
 
 def item_id(prefix: str, response_id: str, place: int | str) -> str:

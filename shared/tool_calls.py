@@ -39,8 +39,6 @@ class ToolIntent(msgspec.Struct, frozen=True):
 
     task: ToolTask
     fencing_token: int
-    owner: str
-    """The worker that waits; it hears of the result on its own channel."""
 
 
 class ToolOutput(msgspec.Struct, frozen=True, tag_field="kind", tag="output"):

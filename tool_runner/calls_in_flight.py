@@ -124,7 +124,7 @@ class CallsInFlight:
         session = None if outcome.session is None else (intent.task.server_label, outcome.session)
         is_wanted = await _until_redis_answers(
             lambda: tool_journal.finish(
-                self._redis, call.key, call.index, self._runner, intent.owner, outcome.result, session
+                self._redis, call.key, call.index, self._runner, outcome.result, session
             ),
             self._settings.redis_outage_max_s,
         )
@@ -135,7 +135,8 @@ class CallsInFlight:
         """Renews the claim until the call is over; cancels the call when the claim is lost."""
         while True:
             try:
-                await asyncio.wait_for(call.is_over.wait(), CLAIM_TTL_S / 3)
+                async with asyncio.timeout(CLAIM_TTL_S / 3):
+                    await call.is_over.wait()
                 return
             except TimeoutError:
                 pass

@@ -52,6 +52,7 @@ class _Process:
     def __init__(self, server: StdioServer, start_timeout_s: float) -> None:
         self._server = server
         self._has_ended = asyncio.Event()
+        self._is_closing = False
         self._ready: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._scope = anyio.CancelScope(deadline=anyio.current_time() + start_timeout_s)
         self._task = asyncio.create_task(self._run())
@@ -64,6 +65,7 @@ class _Process:
         return await asyncio.shield(self._ready)
 
     async def close(self) -> None:
+        self._is_closing = True
         self._scope.cancel()
         await self._task
 
@@ -81,6 +83,7 @@ class _Process:
         finally:
             self._has_ended.set()
             if not self._ready.done():
-                _log.warning("stdio server %s: %s", self._server.command, failure)
+                if not self._is_closing:
+                    _log.warning("stdio server %s: %s", self._server.command, failure)
                 self._ready.set_exception(failure)
                 self._ready.exception()  # nobody need be waiting

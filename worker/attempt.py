@@ -37,7 +37,7 @@ from worker.conversation import (
     recipient_of,
     tool_message,
 )
-from worker.engine import Engine, EngineDead, Sampling
+from worker.engine import Engine, EngineDead, FinishReason, Sampling
 from worker.harmony import (
     NEXT_TURN,
     STOP_TOKENS,
@@ -47,6 +47,7 @@ from worker.harmony import (
     render_message,
     to_wire,
 )
+from worker.history import History
 from worker.log_writer import LogWriter
 from worker.offer import make_offer, mcp_servers
 from worker.reader import Reader
@@ -92,16 +93,18 @@ class Attempt:
     """Drives one response from its request to its terminal event.
 
     `run` raises LeaseLost (stop quietly), EngineDead (the worker must end), REDIS_AWAY (the lease
-    will lapse), Hopeless (the response must be failed with its reason).
+    will lapse), Hopeless (the response must be failed with its reason), Diverged (so must it, and there
+    is a bug or an engine that does not repeat itself).
     """
 
-    def __init__(self, resources: Resources, acquired: Acquired) -> None:
+    def __init__(self, resources: Resources, acquired: Acquired, history: History) -> None:
+        """`history` is replayed first: same prompt, logged tokens, journaled results; then it goes on."""
         self._resources = resources
         self._lease = acquired.lease
+        self._logged_tokens = history.tokens
         self._request = msgspec.json.decode(acquired.request, type=ResponseRequest)
         self._items = [*self._request.context, *self._request.input]
-        self._has_begun = acquired.next_sequence_number > 1
-        self._writer = LogWriter(resources.appender, acquired.lease, acquired.next_sequence_number)
+        self._writer = LogWriter(resources.appender, acquired.lease, history.frames)
         self._reader = Reader(Translation(self._request.response.id, {}))
         self._silent: list[int] = []
         """Tokens that have made no event yet."""
@@ -134,8 +137,6 @@ class Attempt:
     # --- before the first token -----------------------------------------------------------------
 
     async def _begin(self) -> None:
-        if self._has_begun:
-            return
         response = msgspec.structs.replace(self._request.response, status="in_progress")
         await self._writer.put([ev.ResponseInProgress(response)])
 
@@ -208,23 +209,43 @@ class Attempt:
         turn = Turn(len(prompt), tool_output)
         self._reader.begin_turn(turn)
         generated: list[int] = []
-        is_cut = False
-        chunks = self._resources.engine.generate(
-            prompt, self._sampling(budget), request_id=f"{self._lease.key}:{self._lease.fencing_token}"
-        )
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                turn.cached = chunk.cached_tokens
-                await self._read(chunk.token_ids, generated)
-                if chunk.finish_reason == "abort":
-                    raise EngineDead("the engine aborted the generation")
-                is_cut = chunk.finish_reason == "length"
-                if self._reader.is_waiting:
-                    is_cut = False
-                    break
+        await self._replay(generated, budget)
+        finish = self._finish_of(generated, budget)
+        if finish is None:
+            finish = await self._continue(prompt, generated, budget)
         if not self._reader.is_waiting:
             await self._writer.put(self._reader.end())
-        return generated, is_cut
+        return generated, finish == "length"
+
+    async def _replay(self, generated: list[int], budget: int) -> None:
+        """Takes the turn's tokens out of the log, as far as they reach."""
+        while self._logged_tokens and self._finish_of(generated, budget) is None:
+            await self._read((self._logged_tokens.popleft(),), generated)
+
+    def _finish_of(self, generated: list[int], budget: int) -> FinishReason | None:
+        """How a turn with these tokens ended, for one that is replayed; None: it goes on."""
+        if self._reader.is_waiting or (generated and generated[-1] in STOP_TOKENS):
+            return "stop"
+        return "length" if len(generated) >= budget else None
+
+    async def _continue(self, prompt: list[int], generated: list[int], budget: int) -> FinishReason:
+        """Has the engine go on from here."""
+        chunks = self._resources.engine.generate(
+            prompt + generated,
+            self._sampling(budget - len(generated)),
+            request_id=f"{self._lease.key}:{self._lease.fencing_token}:{len(self._reader.turns)}",
+        )
+        finish: FinishReason | None = None
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                self._reader.turns[-1].cached = chunk.cached_tokens
+                await self._read(chunk.token_ids, generated)
+                finish = "stop" if self._reader.is_waiting else chunk.finish_reason
+                if finish is not None:
+                    break
+        if finish is None or finish == "abort":
+            raise EngineDead("the engine ended a generation without finishing it")
+        return finish
 
     async def _read(self, token_ids: tuple[int, ...], generated: list[int]) -> None:
         """Tokens that made no event go into the log with the next one that does."""

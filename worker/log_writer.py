@@ -1,16 +1,18 @@
 """One response's way into its log: numbers events, encodes them once, keeps one append under way.
 
-Owns the sequence number of an attempt; what the events are, and when the log is closed, is the
-attempt's business.
+Owns the sequence number of an attempt, and what to do with events that the log has already; what the
+events are, and when the log is closed, is the attempt's business.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 
 from shared.events import StreamEvent, frame
 from shared.store.appender import Appender
 from shared.store.event_log import Closing, Draft
 from shared.store.lease import Lease
+from worker.history import Diverged
 
 _DRAFTS_MAX = 2_000
 """More than these wait: the model is ahead of Redis, and `add` waits too."""
@@ -19,13 +21,16 @@ _DRAFTS_MAX = 2_000
 class LogWriter:
     """What was put leaves as soon as no append is under way; what comes meanwhile leaves together.
 
-    Every method raises what a failed append raised: LeaseLost, or REDIS_AWAY after a long outage.
+    Every method raises what a failed append raised: LeaseLost, or REDIS_AWAY after a long outage;
+    `put` also raises Diverged.
     """
 
-    def __init__(self, appender: Appender, lease: Lease, next_sequence_number: int) -> None:
+    def __init__(self, appender: Appender, lease: Lease, logged: deque[bytes]) -> None:
+        """`logged`: frames that stand in the log after entry 0; they are compared, not written."""
         self._appender = appender
         self._lease = lease
-        self._next = next_sequence_number
+        self._logged = logged
+        self._next = 1
         """Number of the next event to be encoded."""
         self._drafts: list[Draft] = []
         self._under_way: asyncio.Future[None] | None = None
@@ -37,7 +42,11 @@ class LogWriter:
         Waits only when the model is far ahead of Redis.
         """
         for event in events:
-            self._drafts.append(Draft(frame(event, self._next), tokens))
+            made = frame(event, self._next)
+            if self._logged:
+                _compare(made, self._logged.popleft())
+            else:
+                self._drafts.append(Draft(made, tokens))
             self._next += 1
             tokens = ()
         if len(self._drafts) > _DRAFTS_MAX:
@@ -55,6 +64,8 @@ class LogWriter:
     async def close(self, event: StreamEvent, closing: Closing) -> None:
         """Appends the terminal event last, and closes the log in the same script."""
         await self.settle()
+        if self._logged:
+            raise Diverged(f"the log has {len(self._logged)} entries beyond the end")
         self._drafts.append(Draft(frame(event, self._next)))
         self._next += 1
         self._send(closing)
@@ -76,3 +87,8 @@ class LogWriter:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def _compare(made: bytes, logged: bytes) -> None:
+    if made != logged:
+        raise Diverged(f"the replay made {made!r}, the log has {logged!r}")

@@ -5,6 +5,9 @@ Who runs the call, and how, is the tool runner's business.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 from shared.responses import McpProtocolError
 from shared.settings import Settings
@@ -15,9 +18,12 @@ from shared.store.redis_client import REDIS_AWAY, RedisClient
 from shared.tool_calls import ToolFailure, ToolResult, ToolTask
 
 _LOOK_EVERY_S = 1.0
+_RETRY_S = 0.1
 _GRACE_S = 5.0
 """A runner ends a call at `tool_timeout_s` itself; only past that and this is it given up here."""
 TIMED_OUT, LOST = -32001, -32002
+
+_T = TypeVar("_T")
 
 
 class RemoteTools:
@@ -34,34 +40,59 @@ class RemoteTools:
     async def call(self, lease: Lease, call_index: int, task: ToolTask) -> ToolResult:
         """Journals the task, waits for its result. Raises LeaseLost; a failure is a ToolFailure.
 
-        `call_index` names the call within its response: the output_index of its item.
+        `call_index` names the call within its response: the output_index of its item. A call that an
+        earlier attempt made is not made again: its result is used, or waited for.
         """
-        arrived = self._waiting[f"{lease.key} {call_index}"] = asyncio.Event()
+        name = f"{lease.key} {call_index}"
+        arrived = self._waiting[name] = asyncio.Event()
         try:
-            await tool_journal.submit(self._redis, self._settings, lease, call_index, task)
-            return await self._wait(lease.key, call_index, arrived)
+            await self._insist(
+                lambda: tool_journal.submit(self._redis, self._settings, lease, call_index, task)
+            )
+            result = await self._wait(lease.key, call_index, arrived)
+            if isinstance(result, _Verdict):
+                failure = ToolFailure(McpProtocolError(result.code, result.message))
+                return await self._insist(
+                    lambda: tool_journal.settle(self._redis, lease, call_index, failure)
+                )
+            return result
         finally:
-            del self._waiting[f"{lease.key} {call_index}"]
+            del self._waiting[name]
 
-    async def _wait(self, key: ResponseKey, call_index: int, arrived: asyncio.Event) -> ToolResult:
+    async def _wait(
+        self, key: ResponseKey, call_index: int, arrived: asyncio.Event
+    ) -> "ToolResult | _Verdict":
         timeout_s = self._settings.tool_timeout_s
         deadline = asyncio.get_running_loop().time() + timeout_s + _GRACE_S
         while asyncio.get_running_loop().time() < deadline:
-            try:
-                await asyncio.wait_for(arrived.wait(), _LOOK_EVERY_S)
-            except TimeoutError:
-                pass
-            arrived.clear()
-            try:
-                call = await tool_journal.look(self._redis, key, call_index)
-            except REDIS_AWAY:
-                continue
+            call = await self._insist(lambda: tool_journal.look(self._redis, key, call_index))
             if call.result is not None:
                 return call.result
             if call.has_lapsed:
-                return _failure(LOST, "the tool runner was lost; whether the tool ran is unknown")
-        return _failure(TIMED_OUT, f"no result within {timeout_s:g} s")
+                return _Verdict(LOST, "the tool runner was lost; whether the tool ran is unknown")
+            try:
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await arrived.wait()
+            except TimeoutError:
+                pass
+            arrived.clear()
+        return _Verdict(TIMED_OUT, f"no result within {timeout_s:g} s")
+
+    async def _insist(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Asks until Redis answers, for `redis_outage_max_s`; what is asked here may be asked twice."""
+        deadline = asyncio.get_running_loop().time() + self._settings.redis_outage_max_s
+        while True:
+            try:
+                return await ask()
+            except REDIS_AWAY:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(_RETRY_S)
 
 
-def _failure(code: int, message: str) -> ToolFailure:
-    return ToolFailure(McpProtocolError(code, message))
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What the worker itself says of a call that never answered."""
+
+    code: int
+    message: str

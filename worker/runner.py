@@ -15,17 +15,16 @@ from shared.responses import ResponseError
 from shared.store import event_log, lease
 from shared.store.closing import cancel, closing_of
 from shared.store.event_log import Draft
+from shared.store.job_queue import ring_again
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired, Lease, LeaseLost, Loss
 from shared.store.redis_client import REDIS_AWAY
 from worker.attempt import Attempt, Hopeless, Resources
 from worker.engine import EngineDead
+from worker.history import Diverged, read_history
 from worker.lease_beat import LeaseBeat
 
 _log = logging.getLogger(__name__)
-
-_UNTOUCHED = 2
-"""Entries of a log whose generation has not begun: response.created and response.in_progress."""
 
 
 class Runner:
@@ -84,23 +83,22 @@ class Runner:
             self._beat.discard(held)
 
     async def _drive(self, acquired: Acquired) -> None:
-        reason = self._reason_to_fail(acquired)
-        if reason is not None:
+        if acquired.deaths >= self._settings.attempts_max:
+            reason = f"The response was given up: {acquired.deaths} workers were lost while they had it."
             return await self._fail(acquired.lease, ResponseError("server_error", reason))
-        attempt = Attempt(self._resources, acquired)
+        history = await read_history(self._resources.redis, acquired.lease.key)
+        if history.frames:
+            _log.info("%s: goes on after %d events", acquired.lease.key, len(history.frames) + 1)
+        attempt = Attempt(self._resources, acquired, history)
         try:
             await attempt.run()
         except Hopeless as hopeless:
             await attempt.settle()
             await self._fail(acquired.lease, hopeless.error)
-
-    def _reason_to_fail(self, acquired: Acquired) -> str | None:
-        attempts = acquired.lease.fencing_token
-        if attempts > self._settings.attempts_max:
-            return f"The response was given up after {attempts - 1} attempts; each time its worker was lost."
-        if attempts > 1 and acquired.next_sequence_number > _UNTOUCHED:
-            return "The worker that generated this response was lost."
-        return None
+        except Diverged as diverged:
+            _log.error("%s: %s", acquired.lease.key, diverged)
+            reason = "The response could not be continued exactly after its worker was lost."
+            await self._fail(acquired.lease, ResponseError("server_error", reason))
 
     async def _fail(self, held: Lease, error: ResponseError) -> None:
         """Ends a response from what its log says, whoever wrote it so far."""
@@ -160,18 +158,20 @@ class Runner:
         """Takes nothing more, lets what runs finish within `drain_grace_s`, hands over the rest."""
         self._is_draining = True
         tasks = dict(self._tasks)
-        if tasks:
+        if tasks and not self.engine_died.is_set():
             await asyncio.wait(tasks.values(), timeout=self._settings.drain_grace_s)
         left = [held for held, task in tasks.items() if not task.done()]
         for task in tasks.values():
             task.cancel()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks.values(), *self._endings, return_exceptions=True)
         self._beat.stop()
-        for held in left:
-            await self._release(held)
+        if not self.engine_died.is_set():  # a death is to be counted: those leases lapse
+            await asyncio.gather(*(self._hand_over(held) for held in left))
 
-    async def _release(self, held: Lease) -> None:
+    async def _hand_over(self, held: Lease) -> None:
+        """Lets go of the lease and rings at once, so that nobody has to find out."""
         try:
             await lease.release(self._resources.redis, self._settings, held)
-        except REDIS_AWAY:
-            pass  # then it lapses
+            await ring_again(self._resources.redis, self._settings, held.key)
+        except REDIS_AWAY as away:
+            _log.warning("%s: its lease lapses, Redis is away (%s)", held.key, away)

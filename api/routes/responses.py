@@ -1,4 +1,4 @@
-"""/v1/responses: create, retrieve, stream and resume. Owns query parameters and the form of answers."""
+"""/v1/responses: create, read, stream, resume, end. Owns query parameters and the form of answers."""
 
 import asyncio
 import re
@@ -7,9 +7,10 @@ from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from api.errors import invalid_value
+from api.paging import read_page
 from api.routes.access import ServicesDep, SettingsDep, TenantDep, read_body
 from api.services import FROM_THE_START
 from api.sse import event_stream
@@ -25,15 +26,28 @@ _CLIENT_CLOSED_REQUEST = 499
 async def create(
     request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
-    """Accepts a response; answers with its stream or, at its end, with the whole of it.
+    """Accepts a response; answers with its stream, or at its end, or in the background at once.
 
     The status is 200 also for one that failed: the call was served, the response tells the rest.
     """
-    created = await services.create(tenant, await read_body(request, settings.body_bytes_max))
+    body = await read_body(request, settings.body_bytes_max)
+    created = await services.create(tenant, body, request.headers.get("idempotency-key"))
+    key, is_watched = created.key, not created.is_background
     if created.is_streamed:
-        return event_stream(services.follow(created.key, FROM_THE_START), settings)
-    snapshot = await _unless_disconnected(request, services.finish(created.key))
+        return event_stream(services.follow(key, FROM_THE_START, is_watched=is_watched), settings)
+    if created.is_background:
+        return _json(await services.tell(key))
+    snapshot = await _unless_disconnected(request, services.finish(key))
     return _json(snapshot) if snapshot is not None else Response(status_code=_CLIENT_CLOSED_REQUEST)
+
+
+@router.post("/input_tokens")
+async def count_input_tokens(
+    request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
+) -> Response:
+    """How many tokens a create call with this body would have as input."""
+    tokens = await services.count_input_tokens(tenant, await read_body(request, settings.body_bytes_max))
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
 
 
 @router.get("/{response_id}")
@@ -47,8 +61,31 @@ async def retrieve(
     after = _cursor(request)
     if not _flag(request, "stream"):
         return _json(await services.retrieve(tenant, response_id))
-    key, _ = await services.find(tenant, response_id)
-    return event_stream(services.follow(key, after), settings)
+    key, state = await services.find(tenant, response_id)
+    is_watched = not state.is_background and not state.closed
+    return event_stream(services.follow(key, after, is_watched=is_watched), settings)
+
+
+@router.post("/{response_id}/cancel")
+async def cancel(response_id: str, tenant: TenantDep, services: ServicesDep) -> Response:
+    """Stops a response for good; repeated, it answers the same."""
+    return _json(await services.cancel(tenant, response_id))
+
+
+@router.delete("/{response_id}")
+async def delete(response_id: str, tenant: TenantDep, services: ServicesDep) -> Response:
+    """Forgets a response that has ended; every later call on its id is 404."""
+    await services.delete(tenant, response_id)
+    return JSONResponse({"id": response_id, "object": "response", "deleted": True})
+
+
+@router.get("/{response_id}/input_items")
+async def list_input_items(
+    request: Request, response_id: str, tenant: TenantDep, services: ServicesDep
+) -> Response:
+    """What the response was given to read, a page at a time."""
+    page = read_page(request.query_params)
+    return JSONResponse(page.cut(await services.list_input_items(tenant, response_id)))
 
 
 def _json(body: bytes) -> Response:

@@ -1,6 +1,7 @@
 -- Takes the lease if it is free, or by force, and with it the next fencing token.
 -- KEYS state log active    ARGV member owner lease_ttl_ms force
--- -> {'acquired', fencing_token, next_sequence_number, request} | {'held'} | {'closed'} | {'missing'}
+-- A lease that lapsed was lost with its owner, which counts as a death; one that was released was not.
+-- -> {'acquired', fencing_token, next_sequence_number, request, deaths} | {'held'} | {'closed'} | {'missing'}
 local state, log, active = unpack(KEYS)
 local member, owner, lease_ttl_ms, force = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 
@@ -16,6 +17,8 @@ end
 local now = now_ms()
 if force ~= '1' and tonumber(fields[2]) > now then return {'held'} end
 local token = redis.call('HINCRBY', state, 'attempt', 1)
+local has_lapsed = force ~= '1' and tonumber(fields[2]) > 0
+local deaths = redis.call('HINCRBY', state, 'deaths', has_lapsed and 1 or 0)
 redis.call('HSET', state, 'owner', owner, 'lease_until_ms', now + lease_ttl_ms)
 redis.call('ZADD', active, now + lease_ttl_ms, member)
-return {'acquired', token, redis.call('XLEN', log), fields[3]}
+return {'acquired', token, redis.call('XLEN', log), fields[3], deaths}

@@ -7,7 +7,7 @@ else (docs/adr/0001-arq-rings-the-doorbell.md).
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -89,8 +89,9 @@ class _DoorbellWorker(Worker):
         pool: ArqRedis,
         bell: ArqRedis,
     ) -> None:
+        self._starting: set[str] = set()
         super().__init__(
-            functions=[func(_without_context(handler), name=name) for name, handler in handlers.items()],
+            functions=[func(self._make_coroutine(handler), name=name) for name, handler in handlers.items()],
             queue_name=queue,
             redis_pool=pool,
             handle_signals=False,
@@ -108,14 +109,42 @@ class _DoorbellWorker(Worker):
         self._bell = bell
         self._doorbell = keys.doorbell(queue)
 
+    @property
+    def max_jobs(self) -> int:
+        """arq starts jobs while its `job_counter` is below this, and asks before each of them.
+
+        The counter falls when a handler returns, but its work goes on: the room decides, less the
+        jobs that arq has started and no handler has taken in hand yet.
+        """
+        return self.job_counter + max(0, self._room() - len(self._starting))
+
+    @max_jobs.setter
+    def max_jobs(self, _: int) -> None:
+        """arq's constructor sets a constant, which does not count here."""
+
+    def run_job(self, job_id: str, score: int) -> Coroutine[Any, Any, None]:
+        self._starting.add(job_id)  # at once, not when the task first runs
+        return self._run_job(job_id, score)
+
+    async def _run_job(self, job_id: str, score: int) -> None:
+        try:
+            await super().run_job(job_id, score)
+        finally:
+            self._starting.discard(job_id)
+
+    def _make_coroutine(self, handler: Handler) -> WorkerCoroutine:
+        async def coroutine(context: dict[Any, Any], *args: Any) -> None:
+            await handler(*args)
+            self._starting.discard(context["job_id"])
+
+        return cast(WorkerCoroutine, coroutine)
+
     async def _poll_iteration(self) -> None:
-        room = self._room()
+        room = self._room() - len(self._starting)
         if room <= 0:
-            self.max_jobs = 0
             await asyncio.sleep(0.02)
         else:
             await self._wait_for_token(room)
-            self.max_jobs = self.job_counter + self._room()
         await super()._poll_iteration()
 
     async def _wait_for_token(self, room: int) -> None:
@@ -123,13 +152,6 @@ class _DoorbellWorker(Worker):
         bell = RedisClient(self._bell)
         if await bell.command("BLPOP", self._doorbell, _DOORBELL_WAIT_S) and room > 1:
             await bell.command("LPOP", self._doorbell, room - 1)
-
-
-def _without_context(handler: Handler) -> WorkerCoroutine:
-    async def coroutine(_context: dict[Any, Any], *args: Any) -> None:
-        await handler(*args)
-
-    return cast(WorkerCoroutine, coroutine)
 
 
 async def serve(redis_url: str, queue: str, handlers: Mapping[str, Handler], room: Callable[[], int]) -> None:

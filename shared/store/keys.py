@@ -43,8 +43,8 @@ class ConversationKey(NamedTuple):
 
 
 def state(key: ResponseKey) -> str:
-    """Hash: store, background, created_ms, attempt, owner, lease_until_ms, alone_since_ms, rings, job,
-    closed; until compaction also request, and once closed snapshot; afterwards compacted."""
+    """Hash: store, background, created_ms, attempt, deaths, owner, lease_until_ms, alone_since_ms, rings,
+    job, closed; until compaction also request, and once closed snapshot; afterwards compacted."""
     return f"antiphon:{{{key}}}:state"
 
 

@@ -38,6 +38,8 @@ class Acquired:
     """How many entries the log has already."""
     request: bytes
     """JSON of a `ResponseRequest`."""
+    deaths: int
+    """How many owners were lost before, each with its lease still held."""
 
 
 Refusal = Literal["held", "closed", "missing"]
@@ -62,8 +64,8 @@ async def _acquire(
         [str(key), owner, int(settings.lease_ttl_s * 1000), int(force)],
     )
     match reply:
-        case [b"acquired", token, next_sequence_number, request]:
-            return Acquired(Lease(key, owner, token), next_sequence_number, request)
+        case [b"acquired", token, next_sequence_number, request, deaths]:
+            return Acquired(Lease(key, owner, token), next_sequence_number, request, deaths)
         case [b"held"]:
             return "held"
         case [b"closed"]:

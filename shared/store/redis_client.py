@@ -169,7 +169,9 @@ class Subscription:
         """(channel, payload), or None after at most a second without one."""
         if not self._has_channels.is_set():
             try:
-                await asyncio.wait_for(self._has_channels.wait(), 1.0)
+                # Not `wait_for`: that of Python 3.11 loses a cancel that comes together with the event.
+                async with asyncio.timeout(1.0):
+                    await self._has_channels.wait()
             except TimeoutError:
                 return None
         if self._pubsub.connection is None:

@@ -9,7 +9,7 @@ local member, token, lease_ttl_ms, live_ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV
 local fields = redis.call('HMGET', state, 'attempt', 'closed', 'background', 'alone_since_ms')
 if fields[1] ~= token or fields[2] ~= '' then return 'lost' end
 local now = now_ms()
-redis.call('HSET', state, 'lease_until_ms', now + lease_ttl_ms)
+redis.call('HSET', state, 'lease_until_ms', lease_ttl_ms > 0 and now + lease_ttl_ms or 0)
 for _, key in ipairs({state, log, tools, secrets, active, open}) do redis.call('PEXPIRE', key, live_ttl_ms) end
 redis.call('ZADD', active, now + lease_ttl_ms, member)
 if fields[3] == '1' then return 'ok' end

@@ -16,8 +16,9 @@ from shared.store.redis_client import RedisClient, Script
 from shared.tool_calls import ToolIntent, ToolResult, ToolTask
 
 _SUBMIT, _CLAIM, _RESULT = Script("tool_submit"), Script("tool_claim"), Script("tool_result")
+_SETTLE = Script("tool_settle")
 
-CLAIM_TTL_S = 3.0
+CLAIM_TTL_S = 1.5
 """A runner renews its claims three times as often; a claim that lapsed has lost its runner."""
 
 _decode_result: msgspec.json.Decoder[ToolResult] = msgspec.json.Decoder(ToolResult)
@@ -28,7 +29,7 @@ async def submit(
 ) -> None:
     """Journals the intent and queues the call, both or neither. Raises LeaseLost if fenced."""
     job_id = f"{lease.key}:tool:{call_index}"
-    intent = ToolIntent(task, lease.fencing_token, lease.owner)
+    intent = ToolIntent(task, lease.fencing_token)
     reply = await redis.run(
         _SUBMIT,
         [
@@ -89,11 +90,10 @@ async def finish(
     key: ResponseKey,
     call_index: int,
     runner: str,
-    owner: str,
     result: ToolResult,
     session: tuple[str, str] | None,
 ) -> bool:
-    """Journals the result once and tells the owner; False if nobody wants it any more.
+    """Journals the result once and tells who owns the response now; False if nobody wants it any more.
 
     `session` is (server_label, state) to keep for the next call to the same server.
     """
@@ -104,13 +104,28 @@ async def finish(
             call_index,
             runner,
             msgspec.json.encode(result),
-            keys.results(owner),
+            keys.results(""),
             f"{key} {call_index}",
             f"session:{session[0]}" if session else "",
             session[1] if session else "",
         ],
     )
     return bool(reply == b"ok")
+
+
+async def settle(redis: RedisClient, lease: Lease, call_index: int, verdict: ToolResult) -> ToolResult:
+    """Journals the worker's own verdict on a call that never answered; returns the result that stands.
+
+    A result that came first stays. Raises LeaseLost if fenced.
+    """
+    reply = await redis.run(
+        _SETTLE,
+        [keys.state(lease.key), keys.tools(lease.key)],
+        [lease.fencing_token, call_index, msgspec.json.encode(verdict)],
+    )
+    if reply[0] == b"fenced":
+        raise LeaseLost(f"{lease}: verdict on tool call {call_index} refused")
+    return _decode_result.decode(reply[1])
 
 
 async def read_session(redis: RedisClient, key: ResponseKey, server_label: str) -> str | None:

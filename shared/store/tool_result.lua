@@ -1,5 +1,5 @@
 -- Journals a result, once, and tells the worker that waits for it.
--- KEYS state tools    ARGV call_index runner result channel message session_field session
+-- KEYS state tools    ARGV call_index runner result channel_prefix message session_field session
 -- -> 'ok' | 'done' | 'gone'
 local state, tools = unpack(KEYS)
 local index, runner = ARGV[1], ARGV[2]
@@ -10,5 +10,5 @@ local claim = redis.call('HGET', tools, index .. ':claim')
 if not claim or string.match(claim, '^(%S+)') ~= runner then return 'gone' end
 redis.call('HSET', tools, index .. ':result', ARGV[3])
 if ARGV[6] ~= '' then redis.call('HSET', tools, ARGV[6], ARGV[7]) end
-redis.call('PUBLISH', ARGV[4], ARGV[5])
+redis.call('PUBLISH', ARGV[4] .. redis.call('HGET', state, 'owner'), ARGV[5])
 return 'ok'

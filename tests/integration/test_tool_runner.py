@@ -16,8 +16,8 @@ from local.valkey import Valkey
 from shared.events import ResponseCreated, ResponseFailed, frame
 from shared.responses import HttpError, McpProtocolError, ServerSecrets
 from shared.settings import Settings
-from shared.store import job_queue, keys, lease, presence, response_store, tool_journal
-from shared.store.event_log import Appender, Closing, Draft
+from shared.store import event_log, job_queue, keys, lease, presence, response_store, tool_journal
+from shared.store.event_log import Closing, Draft
 from shared.store.lease import Acquired, Lease
 from shared.store.redis_client import RedisClient, Subscription
 from shared.tool_calls import (
@@ -60,7 +60,9 @@ class Response:
         request = make_request()
         key = keys.ResponseKey("tenant", request.response.id)
         created = frame(ResponseCreated(request.response), 0)
-        await response_store.create(redis, settings, key, request, created, secrets or {})
+        await response_store.create(
+            redis, settings, response_store.Draft(key, request, created, secrets or {})
+        )
         acquired = await lease.acquire(redis, settings, key, OWNER)
         assert isinstance(acquired, Acquired)
         return cls(redis, settings, acquired.lease)
@@ -89,11 +91,9 @@ class Response:
         return result.output
 
     async def close(self) -> None:
-        appender = Appender(self._redis, self._settings)
-        running = asyncio.create_task(appender.run())
-        failed = frame(ResponseFailed(make_request().response), 1)
-        await appender.append(self.lease, 1, [Draft(failed)], Closing("cancelled", b"{}", 60))
-        running.cancel()
+        failed = Draft(frame(ResponseFailed(make_request().response), 1))
+        closing = Closing("cancelled", b"{}", 60)
+        await event_log.append(self._redis, self._settings, self.lease, 1, [failed], closing)
 
 
 @asynccontextmanager
@@ -108,6 +108,25 @@ async def serving(settings: Settings, **changes: Any) -> AsyncIterator[Settings]
         stop.set()
         async with asyncio.timeout(30):
             await running
+
+
+@asynccontextmanager
+async def hearing(url: str, channel: str) -> AsyncIterator[asyncio.Queue[bytes]]:
+    """What is published on the channel meanwhile."""
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    listener = RedisClient.connect_listener(url)
+    subscription = Subscription(listener)
+    await subscription.add(channel)
+    listening = asyncio.create_task(
+        subscription.listen(lambda _, message: heard.put_nowait(message), lambda: None)
+    )
+    try:
+        yield heard
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await subscription.close()
+        await listener.close()
 
 
 @pytest.fixture
@@ -125,17 +144,11 @@ def call(name: str, arguments: dict[str, Any], url: str | None = None, *, label:
 async def test_a_call_comes_back_with_its_output_and_its_worker_is_told(
     redis: RedisClient, with_pipe: Settings
 ) -> None:
-    listener = RedisClient.connect_listener(with_pipe.redis_url)
-    results = Subscription(listener)
-    await results.add(keys.results(OWNER))
-    async with serving(with_pipe):
+    async with hearing(with_pipe.redis_url, keys.results(OWNER)) as heard, serving(with_pipe):
         response = await Response.begin(redis, with_pipe)
         assert await response.run(call("add", {"a": 2, "b": 3})) == ToolOutput("5")
         async with asyncio.timeout(5):
-            messages = [await results.next_message() for _ in range(2)]
-    assert (keys.results(OWNER), f"{response.lease.key} 0".encode()) in messages
-    await results.close()
-    await listener.close()
+            assert await heard.get() == f"{response.lease.key} 0".encode()
 
 
 async def test_python_keeps_its_variables_from_runner_to_runner(
@@ -214,9 +227,9 @@ async def test_a_closed_response_cancels_its_calls_on_their_servers(
     async with serving(with_pipe):
         response = await Response.begin(redis, with_pipe)
         index = await response.submit(call("wait", {"folder": str(tmp_path)}))
-        await until(_exists(tmp_path / "started"))
+        await until(_has_lines(tmp_path / "started", 1))
         await response.close()
-        await until(_exists(tmp_path / "cancelled"))
+        await until(_has_lines(tmp_path / "cancelled", 1))
         assert (await tool_journal.look(redis, response.lease.key, index)).result is None
 
 
@@ -226,11 +239,11 @@ async def test_a_call_whose_job_comes_twice_runs_once(
     async with serving(with_pipe, tool_timeout_s=3.0), serving(with_pipe, tool_timeout_s=3.0):
         response = await Response.begin(redis, with_pipe)
         index = await response.submit(call("wait", {"folder": str(tmp_path)}))
-        await until(_exists(tmp_path / "started"))
+        await until(_has_lines(tmp_path / "started", 1))
         for again in range(4):
             await ring_for(redis, response.lease, index, again)
         await response.result(index)
-    assert len((tmp_path / "started").read_text().splitlines()) == 1
+    assert await _has_lines(tmp_path / "started", 1)()
 
 
 async def ring_for(redis: RedisClient, held: Lease, index: int, again: int) -> None:
@@ -262,19 +275,21 @@ async def test_a_hundred_calls_at_once_are_all_answered(
 async def test_no_more_calls_run_than_the_limit_allows(
     redis: RedisClient, with_pipe: Settings, tmp_path: Path
 ) -> None:
-    async with serving(with_pipe, tool_calls_in_flight_max=3, tool_timeout_s=2.0):
+    async with serving(with_pipe, tool_calls_in_flight_max=3):
         response = await Response.begin(redis, with_pipe)
-        indices = [await response.submit(call("wait", {"folder": str(tmp_path)})) for _ in range(8)]
-        most = 0
+        for _ in range(8):
+            await response.submit(call("wait", {"folder": str(tmp_path)}))
+        await until(_has_lines(tmp_path / "started", 3))
+        claim = await redis.command("HGET", keys.tools(response.lease.key), "0:claim")
 
-        async def are_over() -> bool:
-            nonlocal most
-            states = [await tool_journal.look(redis, response.lease.key, index) for index in indices]
-            most = max(most, sum(state.is_claimed and state.result is None for state in states))
-            return all(state.result is not None for state in states)
+        async def is_renewed() -> bool:
+            return bool(await redis.command("HGET", keys.tools(response.lease.key), "0:claim") != claim)
 
-        await until(are_over)
-    assert most == 3
+        await until(is_renewed)  # a second has passed: who could have been taken has been
+        assert await _has_lines(tmp_path / "started", 3)()
+        assert await redis.command("ZCARD", keys.TOOLS_QUEUE) == 5
+        await response.close()
+        await until(_has_lines(tmp_path / "cancelled", 3))
 
 
 async def test_a_runner_is_seen_while_it_lives(redis: RedisClient, settings: Settings) -> None:
@@ -299,11 +314,16 @@ async def test_a_runner_goes_on_when_redis_comes_back(tmp_path: Path) -> None:
         await redis.close()
 
 
-def _exists(path: Path) -> Callable[[], Awaitable[bool]]:
-    async def exists() -> bool:
-        return path.exists()
+def _has_lines(path: Path, count: int) -> Callable[[], Awaitable[bool]]:
+    """Whether the file has exactly so many lines."""
 
-    return exists
+    def has_lines() -> bool:
+        return path.exists() and len(path.read_text().splitlines()) == count
+
+    async def ask() -> bool:
+        return has_lines()
+
+    return ask
 
 
 async def start_process(settings: Settings, **changes: str) -> asyncio.subprocess.Process:

@@ -224,7 +224,8 @@ async def test_a_body_is_measured_whatever_its_header_says(client: httpx.AsyncCl
 
 async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     async def receive() -> Message:
-        return await asyncio.get_running_loop().create_future()
+        never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        return await never
 
     with pytest.raises(ClientError) as refused:
         await read_body(Request({"type": "http", "headers": []}, receive), 1000, timeout_s=0.01)

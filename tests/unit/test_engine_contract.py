@@ -74,7 +74,7 @@ async def generate(
 
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - an engine frees a request without telling
             await asyncio.sleep(0.001)
 
 
@@ -91,7 +91,6 @@ async def test_only_the_last_chunk_has_a_finish_reason(subject: Subject, prompt:
     *others, last = (await generate(subject, prompt)).chunks
     assert {chunk.finish_reason for chunk in others} <= {None}
     assert last.finish_reason is not None
-    assert all(chunk.token_ids for chunk in others)
 
 
 async def test_cached_tokens_are_the_same_on_every_chunk_and_within_the_prompt(subject: Subject) -> None:

@@ -1,0 +1,255 @@
+"""Conversations: items that many responses share, in order, kept until nobody has touched them for long.
+
+Owns their record and their items, each change one script. What a response adds at its end is written
+with the log's last entry (`shared/store/append.lua`); what the items mean to the model is the worker's.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from api import context
+from api.errors import ClientError, conversation_not_found, invalid_value, item_not_found, missing_parameter
+from api.input_items import Item, adopt_items, check_outputs, find_orphan, read_items
+from api.paging import Page, list_of, unknown_after
+from api.requests import decode_object
+from api.validation import Metadata, Shape, check, spell
+from shared import ids
+from shared.settings import Settings
+from shared.store import keys
+from shared.store.keys import ConversationKey
+from shared.store.redis_client import Argument, RedisClient, Script
+
+ITEMS_MAX = 20
+"""So many items may be added by one call."""
+
+_ADD, _UPDATE = Script("conversation_add"), Script("conversation_update")
+_LIST, _REMOVE = Script("conversation_list"), Script("conversation_remove")
+
+_ID, _ITEM_ID = "conversation_id", "item_id"
+"""What the API calls the parts of an address."""
+
+
+class _CreateBody(Shape):
+    items: Any = None
+    metadata: Metadata | None = None
+
+
+class _UpdateBody(Shape):
+    metadata: Metadata | None
+
+
+class _AddBody(Shape):
+    items: Any = None
+
+
+class Conversations:
+    """All methods raise ClientError for what is not there or not right, and REDIS_AWAY."""
+
+    def __init__(self, redis: RedisClient, settings: Settings, clock: Callable[[], float]) -> None:
+        """`clock` tells seconds since the epoch."""
+        self._redis = redis
+        self._settings = settings
+        self._clock = clock
+
+    # --- the conversation -----------------------------------------------------------------------
+
+    async def create(self, tenant: str, raw: bytes) -> dict[str, Any]:
+        """Makes a conversation of a body, which may be empty; the object that tells of it."""
+        body = check(_CreateBody, decode_object(raw or b"{}"))
+        items: list[Item] = []
+        if body.items is not None:
+            items = await self._read_items(tenant, body.items)
+            check_outputs(items, (), "items")
+        key = ConversationKey(tenant, ids.new_conversation_id(self._settings.cell))
+        created_at, metadata = int(self._clock()), msgspec.json.encode(body.metadata or {})
+        await self._add(key, items, created_at, metadata)
+        return _tell(key, created_at, metadata)
+
+    async def retrieve(self, tenant: str, conversation_id: str) -> dict[str, Any]:
+        key = _key_of(tenant, conversation_id)
+        (created_at, metadata), *_ = await self._read(
+            key, ("HMGET", keys.conversation(key), "created_at", "metadata")
+        )
+        if created_at is None:
+            raise conversation_not_found(conversation_id, _ID)
+        return _tell(key, created_at, metadata)
+
+    async def update(self, tenant: str, conversation_id: str, raw: bytes) -> dict[str, Any]:
+        """Replaces the metadata as a whole."""
+        key = _key_of(tenant, conversation_id)
+        body = check(_UpdateBody, decode_object(raw))
+        head = await self._run(_UPDATE, key, msgspec.json.encode(body.metadata or {}))
+        if not head:
+            raise conversation_not_found(conversation_id, _ID)
+        return _tell(key, *head)
+
+    async def delete(self, tenant: str, conversation_id: str) -> None:
+        """Forgets a conversation and its items; the responses that made them stay as they are."""
+        key = _key_of(tenant, conversation_id)
+        async with self._redis_bound():
+            is_known, _ = await self._redis.transaction(
+                ("EXISTS", keys.conversation(key)), ("DEL", *_keys_of(key))
+            )
+        if not is_known:
+            raise conversation_not_found(conversation_id, _ID)
+
+    # --- its items ------------------------------------------------------------------------------
+
+    async def add_items(self, tenant: str, conversation_id: str, raw: bytes) -> dict[str, Any]:
+        """Adds the items of a body, all or none; a list of them as they are kept."""
+        key = _key_of(tenant, conversation_id)
+        body = check(_AddBody, decode_object(raw))
+        if body.items is None:
+            raise missing_parameter("items")
+        if body.items == []:
+            raise invalid_value("items", "it should hold at least one item")
+        items = await self._read_items(tenant, body.items)
+        if find_orphan(items) is not None:
+            check_outputs(items, await self.read_context(key, _ID), "items")
+        await self._add(key, items)
+        return list_of(items)
+
+    async def list_items(self, tenant: str, conversation_id: str, page: Page) -> dict[str, Any]:
+        key = _key_of(tenant, conversation_id)
+        match await self._run(_LIST, key, page.after or "", page.limit, int(page.order == "desc")):
+            case [b"ok", has_more, *items]:
+                return list_of(_decode(items), has_more=bool(has_more))
+            case [b"missing"]:
+                raise conversation_not_found(conversation_id, _ID)
+            case [b"unknown"]:
+                raise unknown_after(page.after or "")
+            case reply:
+                raise RuntimeError(f"conversation_list answered {reply!r}")
+
+    async def find_item(self, tenant: str, conversation_id: str, item_id: str) -> Item:
+        key = _key_of(tenant, conversation_id)
+        is_known, item, *_ = await self._read(
+            key, ("EXISTS", keys.conversation(key)), ("HGET", keys.conversation_items(key), item_id)
+        )
+        if not is_known:
+            raise conversation_not_found(conversation_id, _ID)
+        if item is None:
+            raise item_not_found(item_id, _ITEM_ID)
+        return _decode([item])[0]
+
+    async def remove_item(self, tenant: str, conversation_id: str, item_id: str) -> dict[str, Any]:
+        """Takes an item out; the object that tells of the conversation."""
+        key = _key_of(tenant, conversation_id)
+        match await self._run(_REMOVE, key, item_id):
+            case [b"ok", created_at, metadata]:
+                return _tell(key, created_at, metadata)
+            case [b"missing"]:
+                raise conversation_not_found(conversation_id, _ID)
+            case [b"unknown"]:
+                raise item_not_found(item_id, _ITEM_ID)
+            case reply:
+                raise RuntimeError(f"conversation_remove answered {reply!r}")
+
+    async def read_context(self, key: ConversationKey, param: str = "conversation") -> list[Item]:
+        """All items, oldest first. `param` names the conversation in the complaint that there is none."""
+        if not ids.is_conversation_id(key.conversation_id):
+            raise conversation_not_found(key.conversation_id, param)
+        is_known, order, items, *_ = await self._read(
+            key,
+            ("EXISTS", keys.conversation(key)),
+            ("ZRANGE", keys.conversation_order(key), 0, -1),
+            ("HGETALL", keys.conversation_items(key)),
+        )
+        if not is_known:
+            raise conversation_not_found(key.conversation_id, param)
+        return _decode([items[item_id] for item_id in order])
+
+    # --- beneath --------------------------------------------------------------------------------
+
+    async def _read_items(self, tenant: str, value: object) -> list[Item]:
+        """Items of a body as they will be kept, each with an id of its own, references resolved."""
+        items = read_items(value, "items")
+        if len(items) > ITEMS_MAX:
+            raise invalid_value("items", f"it should hold at most {ITEMS_MAX} items")
+        items = adopt_items(items, ids.new_item_origin(self._settings.cell))
+        async with self._redis_bound():
+            items = await context.resolve_references(self._redis, tenant, items, "items")
+        seen: set[str] = set()
+        for index, item in enumerate(items):
+            if item["id"] in seen:
+                raise _taken(index, "another of these items has this id")
+            seen.add(item["id"])
+        return items
+
+    async def _add(
+        self,
+        key: ConversationKey,
+        items: Sequence[Item],
+        created_at: int | None = None,
+        metadata: bytes = b"",
+    ) -> None:
+        """Adds items; with `created_at`, to a conversation that is made for them."""
+        args: list[Argument] = [
+            self._settings.context_bytes_max,
+            "" if created_at is None else created_at,
+            metadata,
+            len(items),
+        ]
+        for item in items:
+            args += (item["id"], msgspec.json.encode(item))
+        match await self._run(_ADD, key, *args):
+            case [b"ok"]:
+                return
+            case [b"missing"]:
+                raise conversation_not_found(key.conversation_id, _ID)
+            case [b"taken", index]:
+                raise _taken(index, "the conversation has another item with this id")
+            case [b"full"]:
+                limit = self._settings.context_bytes_max
+                message = f"A conversation holds at most {limit} bytes of items."
+                raise ClientError(400, message, "conversation_too_large", "items")
+            case reply:
+                raise RuntimeError(f"conversation_add answered {reply!r}")
+
+    async def _run(self, script: Script, key: ConversationKey, *args: Argument) -> Any:
+        async with self._redis_bound():
+            return await self._redis.run(script, _keys_of(key), [self._ttl_ms, *args])
+
+    async def _read(self, key: ConversationKey, *commands: Sequence[Argument]) -> list[Any]:
+        """Replies to the commands, and then of what keeps the conversation: reading is a touch too."""
+        touches = [("PEXPIRE", name, self._ttl_ms) for name in _keys_of(key)]
+        async with self._redis_bound():
+            return await self._redis.transaction(*commands, *touches)
+
+    @property
+    def _ttl_ms(self) -> int:
+        return self._settings.conversation_retention_s * 1000
+
+    def _redis_bound(self) -> asyncio.Timeout:
+        """However often the client tries again beneath: an answer within this time, or REDIS_AWAY."""
+        return asyncio.timeout(self._settings.redis_timeout_s)
+
+
+def _key_of(tenant: str, conversation_id: str) -> ConversationKey:
+    if not ids.is_conversation_id(conversation_id):
+        raise conversation_not_found(conversation_id, _ID)
+    return ConversationKey(tenant, conversation_id)
+
+
+def _keys_of(key: ConversationKey) -> list[str]:
+    return [keys.conversation(key), keys.conversation_items(key), keys.conversation_order(key)]
+
+
+def _tell(key: ConversationKey, created_at: int | bytes, metadata: bytes) -> dict[str, Any]:
+    return {
+        "id": key.conversation_id,
+        "object": "conversation",
+        "created_at": int(created_at),
+        "metadata": msgspec.json.decode(metadata),
+    }
+
+
+def _decode(items: Sequence[bytes]) -> list[Item]:
+    return [msgspec.json.decode(item) for item in items]
+
+
+def _taken(index: int, reason: str) -> ClientError:
+    return invalid_value(spell(("items", index, "id")), reason)

@@ -1,0 +1,80 @@
+"""List pages: `after`, `limit` and `order` of a query, and the page that they ask for.
+
+Pure. Owns the form of a list and its bounds; what is listed, and where it is kept, is not known here.
+Source: the public OpenAI API, lists of items.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from api.errors import ClientError, invalid_value
+
+LIMIT_MAX = 100
+_LIMIT_DEFAULT = 20
+_LIMIT = re.compile(r"[0-9]{1,9}")
+
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which items a list is to show; `after` is the id of the last item seen, in the same order."""
+
+    after: str | None = None
+    limit: int = _LIMIT_DEFAULT
+    order: Literal["asc", "desc"] = "desc"
+
+    def cut(self, items: Sequence[Item]) -> dict[str, Any]:
+        """The page of `items`, which are given oldest first. Raises ClientError if `after` is none of them.
+
+        An id stands once in a list, at its first place: else a client that pages could go in circles.
+        """
+        listed = list({item["id"]: item for item in items}.values())
+        if self.order == "desc":
+            listed.reverse()
+        start = 0
+        if self.after is not None:
+            start = 1 + next((i for i, item in enumerate(listed) if item["id"] == self.after), len(listed))
+            if start > len(listed):
+                raise unknown_after(self.after)
+        end = start + self.limit
+        return list_of(listed[start:end], has_more=end < len(listed))
+
+
+def read_page(query: Mapping[str, str]) -> Page:
+    """What a query asks for. Raises ClientError naming the parameter that is wrong."""
+    return Page(query.get("after") or None, _read_limit(query), _read_order(query))
+
+
+def _read_limit(query: Mapping[str, str]) -> int:
+    text = query.get("limit", str(_LIMIT_DEFAULT))
+    if not _LIMIT.fullmatch(text) or not 1 <= int(text) <= LIMIT_MAX:
+        raise invalid_value("limit", f"it should be an integer from 1 to {LIMIT_MAX}")
+    return int(text)
+
+
+def _read_order(query: Mapping[str, str]) -> Literal["asc", "desc"]:
+    match query.get("order", "desc"):
+        case "asc":
+            return "asc"
+        case "desc":
+            return "desc"
+        case _:
+            raise invalid_value("order", "it should be asc or desc")
+
+
+def list_of(items: Sequence[Item], *, has_more: bool = False) -> dict[str, Any]:
+    """Items as a list object, in the order given; an empty one has neither a first nor a last id."""
+    return {
+        "object": "list",
+        "data": list(items),
+        "first_id": items[0]["id"] if items else None,
+        "last_id": items[-1]["id"] if items else None,
+        "has_more": has_more,
+    }
+
+
+def unknown_after(item_id: str) -> ClientError:
+    return invalid_value("after", f"the list has no item '{item_id}'")

@@ -1,0 +1,73 @@
+"""/v1/conversations and their items. Owns addresses and the form of answers."""
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from api.paging import read_page
+from api.routes.access import ServicesDep, SettingsDep, TenantDep, read_body
+
+router = APIRouter(prefix="/v1/conversations")
+
+# `include` is accepted and changes nothing: items are told with all that is kept of them.
+
+
+@router.post("")
+async def create(
+    request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
+) -> Response:
+    body = await read_body(request, settings.body_bytes_max)
+    return JSONResponse(await services.conversations.create(tenant, body))
+
+
+@router.get("/{conversation_id}")
+async def retrieve(conversation_id: str, tenant: TenantDep, services: ServicesDep) -> Response:
+    return JSONResponse(await services.conversations.retrieve(tenant, conversation_id))
+
+
+@router.post("/{conversation_id}")
+async def update(
+    request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
+) -> Response:
+    body = await read_body(request, settings.body_bytes_max)
+    return JSONResponse(await services.conversations.update(tenant, conversation_id, body))
+
+
+@router.delete("/{conversation_id}")
+async def delete(conversation_id: str, tenant: TenantDep, services: ServicesDep) -> Response:
+    await services.conversations.delete(tenant, conversation_id)
+    return JSONResponse({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
+
+
+@router.post("/{conversation_id}/items")
+async def add_items(
+    request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
+) -> Response:
+    body = await read_body(request, settings.body_bytes_max)
+    return JSONResponse(await services.conversations.add_items(tenant, conversation_id, body))
+
+
+@router.get("/{conversation_id}/items")
+async def list_items(
+    request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep
+) -> Response:
+    page = read_page(request.query_params)
+    return JSONResponse(await services.conversations.list_items(tenant, conversation_id, page))
+
+
+# An item may have come with an id of its client's making: anything may stand in it, a slash too.
+
+
+@router.get("/{conversation_id}/items/{item_id:path}")
+async def retrieve_item(
+    conversation_id: str, item_id: str, tenant: TenantDep, services: ServicesDep
+) -> Response:
+    return JSONResponse(await services.conversations.find_item(tenant, conversation_id, item_id))
+
+
+@router.delete("/{conversation_id}/items/{item_id:path}")
+async def remove_item(
+    conversation_id: str, item_id: str, tenant: TenantDep, services: ServicesDep
+) -> Response:
+    """Answers with the conversation, as it is without the item."""
+    return JSONResponse(await services.conversations.remove_item(tenant, conversation_id, item_id))

@@ -1,0 +1,496 @@
+"""Conversations over a real Valkey: two tenants at one API node, and the test plays the worker."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import pytest_asyncio
+
+from api.app import create_app
+from api.auth import Keyring
+from shared import lifecycle
+from shared.events import frame
+from shared.lifecycle import TerminalEvent
+from shared.responses import (
+    FunctionCall,
+    InputTokensDetails,
+    Message,
+    OutputText,
+    OutputTokensDetails,
+    Response,
+    ResponseError,
+    ResponseRequest,
+    Usage,
+)
+from shared.settings import Settings
+from shared.store import event_log, keys, lease
+from shared.store.closing import closing_of
+from shared.store.event_log import Draft
+from shared.store.keys import ConversationKey, ResponseKey
+from shared.store.lease import Acquired
+from shared.store.redis_client import RedisClient
+
+CREATED_AT_S = 1_763_769_600
+USAGE = Usage(1, InputTokensDetails(), 1, OutputTokensDetails(), 2)
+UNKNOWN = "conv_0_" + "a" * 32
+CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+OUTPUT = {"type": "function_call_output", "call_id": "c", "output": "o"}
+
+Client = httpx.AsyncClient
+
+
+def say(text: str, **fields: object) -> dict[str, Any]:
+    return {"role": "user", "content": text, **fields}
+
+
+@asynccontextmanager
+async def serving(settings: Settings, folder: Path) -> AsyncIterator[Client]:
+    """A client of one tenant; the key "other" is another's."""
+    digests = {hashlib.sha256(key.encode()).hexdigest(): key for key in ("one", "other")}
+    key_file = folder / "keys.json"
+    key_file.write_text(json.dumps(digests))
+    app = create_app(settings, Keyring.load(key_file), lambda: CREATED_AT_S)
+    async with (
+        app.router.lifespan_context(app),
+        Client(
+            transport=httpx.ASGITransport(app),
+            base_url="http://edge/v1",
+            headers={"authorization": "Bearer one"},
+        ) as client,
+    ):
+        yield client
+
+
+@pytest_asyncio.fixture
+async def client(redis: RedisClient, settings: Settings, tmp_path: Path) -> AsyncIterator[Client]:
+    async with serving(settings, tmp_path) as client:
+        yield client
+
+
+async def create(client: Client, *items: dict[str, Any], **fields: object) -> str:
+    answer = await client.post("/conversations", json={"items": list(items), **fields})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["id"])
+
+
+async def add(client: Client, conversation: str, *items: dict[str, Any]) -> httpx.Response:
+    return await client.post(f"/conversations/{conversation}/items", json={"items": list(items)})
+
+
+async def read(client: Client, conversation: str) -> list[dict[str, Any]]:
+    """All items, oldest first."""
+    items: list[dict[str, Any]] = []
+    query: dict[str, Any] = {"order": "asc", "limit": 100}
+    while True:
+        listed = (await client.get(f"/conversations/{conversation}/items", params=query)).json()
+        items += listed["data"]
+        if not listed["has_more"]:
+            return items
+        query["after"] = listed["last_id"]
+
+
+async def texts(client: Client, conversation: str) -> list[str]:
+    return [item["content"][0]["text"] for item in await read(client, conversation)]
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str, str]:
+    error = answer.json()["error"]
+    return answer.status_code, error["param"], error["code"]
+
+
+# --- the conversation -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"items": null, "metadata": null}', b'{"items": []}'])
+async def test_a_conversation_may_begin_with_nothing(client: Client, body: bytes) -> None:
+    made = (await client.post("/conversations", content=body)).json()
+    told = {"id": made["id"], "object": "conversation", "created_at": CREATED_AT_S, "metadata": {}}
+    assert made == told
+    assert (await client.get(f"/conversations/{made['id']}")).json() == told
+    assert await read(client, made["id"]) == []
+
+
+async def test_metadata_is_replaced_as_a_whole(client: Client) -> None:
+    conversation = await create(client, metadata={"a": "1", "b": "2"})
+    path = f"/conversations/{conversation}"
+    assert (await client.get(path)).json()["metadata"] == {"a": "1", "b": "2"}
+    for metadata, told in (({"c": "3"}, {"c": "3"}), (None, {})):
+        updated = (await client.post(path, json={"metadata": metadata})).json()
+        assert updated["metadata"] == told
+        assert (await client.get(path)).json() == updated
+
+
+async def test_a_deleted_conversation_leaves_nothing(client: Client, redis: RedisClient) -> None:
+    conversation = await create(client, say("a"), metadata={"a": "b"})
+    deleted = await client.delete(f"/conversations/{conversation}")
+    assert deleted.json() == {"id": conversation, "object": "conversation.deleted", "deleted": True}
+    assert await redis.command("DBSIZE") == 0
+    assert error_of(await client.delete(f"/conversations/{conversation}"))[0] == 404
+
+
+CALLS: list[tuple[str, str, Any]] = [
+    ("GET", "", None),
+    ("POST", "", {"metadata": {}}),
+    ("DELETE", "", None),
+    ("POST", "/items", {"items": [say("a")]}),
+    ("POST", "/items", {"items": [OUTPUT]}),
+    ("GET", "/items", None),
+    ("GET", "/items?after=msg_1", None),
+    ("GET", "/items/msg_1", None),
+    ("DELETE", "/items/msg_1", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CALLS)
+async def test_somebody_elses_conversation_is_as_unknown_as_one_that_never_was(
+    client: Client, redis: RedisClient, method: str, path: str, body: Any
+) -> None:
+    theirs = await create(client, say("a", id="msg_1"))
+    before = await redis.command("DBSIZE")
+    for conversation in (theirs, UNKNOWN, "conv_1", "x}:state{"):
+        answer = await client.request(
+            method,
+            f"/conversations/{conversation}{path}",
+            json=body,
+            headers={"authorization": "Bearer other"},
+        )
+        assert error_of(answer) == (404, "conversation_id", "conversation_not_found")
+        message = f"Conversation with id '{conversation}' not found."
+        assert answer.json()["error"]["message"] == message
+    assert await redis.command("DBSIZE") == before
+    assert await texts(client, theirs) == ["a"]
+
+
+# --- items ------------------------------------------------------------------------------------------
+
+
+async def test_items_stay_in_the_order_of_their_coming(client: Client) -> None:
+    conversation = await create(client, *[say(str(number)) for number in range(20)])
+    added = (await add(client, conversation, *[say(str(number)) for number in range(20, 25)])).json()
+    items = await read(client, conversation)
+    assert [item["content"][0]["text"] for item in items] == [str(number) for number in range(25)]
+    assert added == {
+        "object": "list",
+        "data": items[20:],
+        "first_id": items[20]["id"],
+        "last_id": items[24]["id"],
+        "has_more": False,
+    }
+
+
+@pytest.mark.parametrize("order", ["asc", "desc", None])
+@pytest.mark.parametrize("limit", [1, 7, 23, 24, 100, None])
+async def test_who_pages_sees_every_item_once(client: Client, order: str | None, limit: int | None) -> None:
+    conversation = await create(client, *[say(str(number)) for number in range(20)])
+    await add(client, conversation, *[say(str(number)) for number in range(20, 24)])
+    query: dict[str, Any] = {
+        name: value for name, value in (("order", order), ("limit", limit)) if value is not None
+    }
+    seen: list[str] = []
+    for _ in range(25):
+        listed = (await client.get(f"/conversations/{conversation}/items", params=query)).json()
+        assert listed["first_id"] == listed["data"][0]["id"]
+        assert len(listed["data"]) == min(limit or 20, 24 - len(seen))
+        seen += [item["content"][0]["text"] for item in listed["data"]]
+        query["after"] = listed["last_id"]
+        if not listed["has_more"]:
+            break
+    oldest_first = [str(number) for number in range(24)]
+    assert seen == (oldest_first if order == "asc" else oldest_first[::-1])
+
+
+@pytest.mark.parametrize("item_id", ["msg_1", "a/b", "%41", "ü?x=y#z", "..", "a b"])
+async def test_an_item_is_found_and_taken_out_by_its_id(client: Client, item_id: str) -> None:
+    conversation = await create(client, say("a"), say("b", id=item_id), say("c"), metadata={"m": "n"})
+    path = httpx.URL(
+        f"http://edge/v1/conversations/{conversation}/items/",
+        raw_path=f"/v1/conversations/{conversation}/items/".encode()
+        + "".join(f"%{byte:02X}" for byte in item_id.encode()).encode(),
+    )
+    found = (await client.get(path)).json()
+    assert (found["id"], found["content"][0]["text"]) == (item_id, "b")
+    told = (await client.delete(path)).json()
+    assert (told["id"], told["object"], told["metadata"]) == (conversation, "conversation", {"m": "n"})
+    assert await texts(client, conversation) == ["a", "c"]
+    for method in ("GET", "DELETE"):
+        assert error_of(await client.request(method, path)) == (404, "item_id", "item_not_found")
+
+
+async def test_an_item_that_was_taken_out_can_come_back_at_the_end(client: Client) -> None:
+    conversation = await create(client, say("a", id="m"), say("b"))
+    await client.delete(f"/conversations/{conversation}/items/m")
+    await add(client, conversation, say("c", id="m"))
+    assert await texts(client, conversation) == ["b", "c"]
+
+
+async def test_a_call_adds_all_its_items_or_none(client: Client) -> None:
+    conversation = await create(client, say("a", id="m"))
+    refused = await add(client, conversation, say("b"), say("other", id="m"))
+    assert error_of(refused) == (400, "items[1].id", "invalid_value")
+    assert await texts(client, conversation) == ["a"]
+
+
+async def test_a_repeated_call_adds_nothing_twice(client: Client) -> None:
+    conversation = await create(client, say("a", id="m"), say("b", id="n"))
+    again = await add(client, conversation, say("a", id="m"), say("c", id="o"))
+    assert [item["id"] for item in again.json()["data"]] == ["m", "o"]
+    assert await texts(client, conversation) == ["a", "b", "c"]
+
+
+async def test_items_of_calls_at_the_same_time_do_not_mix(client: Client) -> None:
+    conversation = await create(client)
+    await asyncio.gather(
+        *[add(client, conversation, *[say(f"{call} {place}") for place in range(3)]) for call in range(20)]
+    )
+    found = await texts(client, conversation)
+    assert len(found) == 60
+    for start in range(0, 60, 3):
+        call = found[start].partition(" ")[0]
+        assert found[start : start + 3] == [f"{call} {place}" for place in range(3)]
+
+
+async def test_an_output_may_answer_a_call_that_is_in_the_conversation(client: Client) -> None:
+    conversation = await create(client, CALL)
+    assert (await add(client, conversation, OUTPUT)).status_code == 200
+    assert [item["type"] for item in await read(client, conversation)] == [CALL["type"], OUTPUT["type"]]
+    refused = await add(client, conversation, OUTPUT | {"call_id": "d"})
+    assert error_of(refused) == (400, "items[0].call_id", "invalid_value")
+
+
+REFUSALS: list[tuple[str, dict[str, Any], str, str]] = [
+    ("", {"items": "text"}, "items", "invalid_value"),
+    ("", {"items": {}}, "items", "invalid_value"),
+    ("", {"items": [say(str(number)) for number in range(21)]}, "items", "invalid_value"),
+    ("", {"items": [say("a"), "text"]}, "items[1]", "invalid_value"),
+    ("", {"items": [{"role": "user"}]}, "items[0].content", "missing_required_parameter"),
+    ("", {"items": [say("a", id="m"), say("a", id="m")]}, "items[1].id", "invalid_value"),
+    ("", {"items": [OUTPUT]}, "items[0].call_id", "invalid_value"),
+    ("", {"items": [say("a"), {"id": "msg_0_" + "a" * 32 + "_0"}]}, "items[1].id", "item_not_found"),
+    ("", {"metadata": []}, "metadata", "invalid_value"),
+    ("", {"metadata": {"k": 1}}, "metadata.k", "invalid_value"),
+    ("", {"metadata": {str(number): "v" for number in range(17)}}, "metadata", "invalid_value"),
+    ("/KNOWN", {}, "metadata", "missing_required_parameter"),
+    ("/KNOWN", {"metadata": {"k": "v" * 513}}, "metadata.k", "invalid_value"),
+    ("/KNOWN/items", {}, "items", "missing_required_parameter"),
+    ("/KNOWN/items", {"items": []}, "items", "invalid_value"),
+    ("/KNOWN/items", {"items": [say(str(number)) for number in range(21)]}, "items", "invalid_value"),
+    ("/KNOWN/items", {"items": [say("a"), {"type": "x"}]}, "items[1].type", "invalid_value"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param", "code"), REFUSALS)
+async def test_a_bad_body_is_refused_by_name_and_nothing_is_written(
+    client: Client, redis: RedisClient, path: str, body: dict[str, Any], param: str, code: str
+) -> None:
+    known = await create(client, metadata={"a": "b"})
+    before = await redis.command("DBSIZE")
+    answer = await client.post("/conversations" + path.replace("KNOWN", known), json=body)
+    assert error_of(answer) == (404 if code == "item_not_found" else 400, param, code)
+    assert await redis.command("DBSIZE") == before
+    assert (await client.get(f"/conversations/{known}")).json()["metadata"] == {"a": "b"}
+    assert await read(client, known) == []
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "order=up", "after=unknown"])
+async def test_a_bad_query_is_refused_by_name(client: Client, query: str) -> None:
+    conversation = await create(client, say("a"))
+    answer = await client.get(f"/conversations/{conversation}/items?{query}")
+    assert error_of(answer) == (400, query.partition("=")[0], "invalid_value")
+
+
+async def test_a_full_conversation_takes_no_more_until_there_is_room(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    small = settings.model_copy(update={"context_bytes_max": 2_000})
+    async with serving(small, tmp_path) as client:
+        conversation = await create(client, say("a" * 1_500, id="m"))
+        refused = await add(client, conversation, say("b" * 300), say("c" * 300))
+        assert error_of(refused) == (400, "items", "conversation_too_large")
+        assert len(await read(client, conversation)) == 1
+        await client.delete(f"/conversations/{conversation}/items/m")
+        assert (await add(client, conversation, say("b" * 1_500))).status_code == 200
+        too_large = {"items": [say("d" * 2_000)]}
+        answer = await client.post("/conversations", json=too_large)
+        assert error_of(answer) == (400, "items", "conversation_too_large")
+
+
+# --- time -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "", None),
+        ("POST", "", {"metadata": {"c": "d"}}),
+        ("POST", "/items", {"items": [say("c")]}),
+        ("GET", "/items", None),
+        ("GET", "/items/m", None),
+        ("DELETE", "/items/m", None),
+    ],
+)
+async def test_every_touch_keeps_a_conversation_for_the_whole_retention(
+    client: Client, redis: RedisClient, settings: Settings, method: str, path: str, body: Any
+) -> None:
+    conversation = await create(client, say("a", id="m"), say("b"))
+    names = [name.decode() for name in await redis.command("KEYS", "*")]
+    assert len(names) == 3
+    for name in names:
+        await redis.command("PEXPIRE", name, 60_000)
+    answer = await client.request(method, f"/conversations/{conversation}{path}", json=body)
+    assert answer.status_code == 200
+    left_ms = [await redis.command("PTTL", name) for name in names]
+    assert min(left_ms) > settings.conversation_retention_s * 1000 - 60_000
+
+
+async def test_without_redis_every_call_is_answered_soon(settings: Settings, tmp_path: Path) -> None:
+    away = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "redis_timeout_s": 0.3})
+    async with serving(away, tmp_path) as client, asyncio.timeout(10):
+        answers = [await client.post("/conversations", json={"items": [say("a")]})]
+        for method, path, body in CALLS:
+            answers.append(await client.request(method, f"/conversations/{UNKNOWN}{path}", json=body))
+    assert [(answer.status_code, answer.headers["retry-after"]) for answer in answers] == [
+        (503, "1") for _ in answers
+    ]
+
+
+# --- responses --------------------------------------------------------------------------------------
+
+
+class PlayedWorker:
+    """Takes a response and ends it as it is told, in one append."""
+
+    def __init__(self, redis: RedisClient, settings: Settings) -> None:
+        self._redis = redis
+        self._settings = settings
+
+    async def take(self, response_id: str) -> tuple[Acquired, ResponseRequest]:
+        acquired = await lease.acquire(self._redis, self._settings, ResponseKey("one", response_id), "played")
+        assert isinstance(acquired, Acquired)
+        return acquired, msgspec.json.decode(acquired.request, type=ResponseRequest)
+
+    async def close(self, acquired: Acquired, request: ResponseRequest, event: TerminalEvent) -> None:
+        first = acquired.next_sequence_number
+        closing = closing_of(event, "one", self._settings, request.input)
+        drafts = [Draft(frame(event, first))]
+        await event_log.append(self._redis, self._settings, acquired.lease, first, drafts, closing)
+
+
+@pytest.fixture
+def worker(redis: RedisClient, settings: Settings) -> PlayedWorker:
+    return PlayedWorker(redis, settings)
+
+
+async def ask(client: Client, **fields: object) -> str:
+    answer = await client.post("/responses", json={"background": True, **fields})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["id"])
+
+
+def answered(response: Response, text: str) -> Response:
+    message = Message(f"msg_{response.id}", "completed", "assistant", (OutputText(text),))
+    return msgspec.structs.replace(response, output=(message,))
+
+
+def complete(response: Response) -> TerminalEvent:
+    return lifecycle.complete(answered(response, "answer"), USAGE, CREATED_AT_S)
+
+
+def cut_short(response: Response) -> TerminalEvent:
+    return lifecycle.cut_short(answered(response, "answer"), USAGE, "max_output_tokens")
+
+
+def fail(response: Response) -> TerminalEvent:
+    return lifecycle.fail(answered(response, "answer"), ResponseError("server_error", "no"))
+
+
+@pytest.mark.parametrize("end", [complete, cut_short, fail, lifecycle.cancel], ids=lambda end: end.__name__)
+async def test_only_a_response_that_has_an_answer_joins_its_conversation(
+    client: Client, worker: PlayedWorker, end: Any
+) -> None:
+    conversation = await create(client, say("before"))
+    response_id = await ask(client, input=[say("a"), say("b")], conversation={"id": conversation})
+    acquired, request = await worker.take(response_id)
+    await worker.close(acquired, request, end(request.response))
+    joined = ["a", "b", "answer"] if end in (complete, cut_short) else []
+    assert await texts(client, conversation) == ["before", *joined]
+
+
+async def test_a_response_reads_what_was_in_the_conversation_when_it_was_created(
+    client: Client, worker: PlayedWorker
+) -> None:
+    conversation = await create(client, say("a"))
+    first, second = [await ask(client, input=text, conversation=conversation) for text in ("b", "c")]
+    await add(client, conversation, say("d"))
+    third = await ask(client, input="e", conversation=conversation)
+    for response_id in (first, second, third):
+        acquired, request = await worker.take(response_id)
+        expected = ["a", "d"] if response_id == third else ["a"]
+        assert [item["content"][0]["text"] for item in request.context] == expected
+        await worker.close(acquired, request, complete(request.response))
+    assert await texts(client, conversation) == ["a", "d", "b", "answer", "c", "answer", "e", "answer"]
+
+
+async def test_deleting_the_conversation_of_a_running_response_loses_nothing_else(
+    client: Client, worker: PlayedWorker, redis: RedisClient
+) -> None:
+    conversation = await create(client, say("a"))
+    response_id = await ask(client, input="b", conversation=conversation)
+    acquired, request = await worker.take(response_id)
+    await client.delete(f"/conversations/{conversation}")
+    await worker.close(acquired, request, complete(request.response))
+    told = (await client.get(f"/responses/{response_id}")).json()
+    assert (told["status"], told["conversation"]) == ("completed", {"id": conversation})
+    assert told["output"][0]["content"][0]["text"] == "answer"
+    key = ConversationKey("one", conversation)
+    names = [keys.conversation(key), keys.conversation_items(key), keys.conversation_order(key)]
+    assert await redis.command("EXISTS", *names) == 0
+
+
+async def test_an_output_may_answer_a_call_of_an_earlier_response(
+    client: Client, worker: PlayedWorker
+) -> None:
+    conversation = await create(client)
+    acquired, request = await worker.take(await ask(client, input="b", conversation=conversation))
+    call = FunctionCall("fc_1", "completed", "c", "f", "{}")
+    calling = msgspec.structs.replace(request.response, output=(call,))
+    await worker.close(acquired, request, lifecycle.complete(calling, USAGE, CREATED_AT_S))
+    await ask(client, input=[OUTPUT], conversation=conversation)
+    refused = await client.post(
+        "/responses", json={"input": [OUTPUT | {"call_id": "d"}], "conversation": conversation}
+    )
+    assert error_of(refused) == (400, "input[0].call_id", "invalid_value")
+
+
+async def test_a_reference_to_a_responses_item_becomes_the_item(client: Client, worker: PlayedWorker) -> None:
+    acquired, request = await worker.take(await ask(client, input="b"))
+    await worker.close(acquired, request, complete(request.response))
+    conversation = await create(client, {"type": "item_reference", "id": request.input[0]["id"]})
+    assert await read(client, conversation) == request.input
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"conversation": UNKNOWN}, (404, "conversation", "conversation_not_found")),
+        ({"conversation": {"id": "x"}}, (404, "conversation", "conversation_not_found")),
+        ({"conversation": {}}, (400, "conversation.id", "missing_required_parameter")),
+        ({"conversation": 5}, (400, "conversation", "invalid_value")),
+        (
+            {"conversation": UNKNOWN, "previous_response_id": "resp_0_" + "a" * 32},
+            (400, "conversation", "invalid_value"),
+        ),
+    ],
+)
+async def test_a_response_without_a_conversation_to_join_is_refused_and_not_written(
+    client: Client, redis: RedisClient, fields: dict[str, Any], expected: tuple[int, str, str]
+) -> None:
+    answer = await client.post("/responses", json={"input": "a", **fields})
+    assert error_of(answer) == expected
+    assert await redis.command("DBSIZE") == 0

@@ -1,0 +1,97 @@
+from typing import Any
+
+import pytest
+from openai.types.conversations import ConversationItem
+from pydantic import TypeAdapter
+
+from api.errors import ClientError
+from api.input_items import adopt_items, check_outputs, find_orphan, read_items
+
+ORIGIN = "0_" + "a" * 32
+CALL: dict[str, Any] = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+OUTPUT: dict[str, Any] = {"type": "function_call_output", "call_id": "c", "output": "o"}
+LISTED: TypeAdapter[Any] = TypeAdapter(ConversationItem)
+
+
+def adopt(*values: dict[str, Any]) -> list[dict[str, Any]]:
+    return adopt_items(read_items(list(values), "items"), ORIGIN)
+
+
+def test_an_item_keeps_the_id_that_it_came_with() -> None:
+    assert adopt({"id": "mine", "role": "user", "content": "t"})[0]["id"] == "mine"
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_an_item_without_an_id_gets_one_of_its_kind_and_place(nothing: object) -> None:
+    message, call = adopt({"role": "user", "content": "t"}, CALL | {"id": nothing})
+    assert (message["id"], call["id"]) == (f"msg_{ORIGIN}_i0", f"fc_{ORIGIN}_i1")
+
+
+def test_text_becomes_a_part_that_fits_the_role() -> None:
+    asked, answered = adopt({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+    assert asked["content"] == [{"type": "input_text", "text": "a"}]
+    assert answered["content"] == [{"type": "output_text", "text": "b", "annotations": []}]
+
+
+def test_a_status_that_came_with_an_item_is_kept() -> None:
+    assert adopt(CALL | {"status": "incomplete"})[0]["status"] == "incomplete"
+    assert adopt(CALL | {"status": None})[0]["status"] == "completed"
+
+
+def test_a_reference_is_left_as_it_is() -> None:
+    assert adopt({"id": "msg_1"}) == [{"type": "item_reference", "id": "msg_1"}]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "assistant", "content": "t", "phase": "final_answer"},
+        CALL,
+        OUTPUT,
+        {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "t"}]},
+        {"type": "mcp_list_tools", "server_label": "s", "tools": [{"name": "t", "input_schema": {}}]},
+        {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True},
+        {"type": "mcp_call", "arguments": "{}", "name": "t", "server_label": "s", "output": "1"},
+        {"type": "custom_tool_call", "call_id": "c", "input": "i", "name": "n"},
+        {"type": "custom_tool_call_output", "call_id": "c", "output": "o"},
+        {"type": "compaction", "encrypted_content": "x"},
+    ],
+    ids=lambda item: item.get("type", item.get("role")),
+)
+def test_the_public_client_reads_an_adopted_item_strictly(item: dict[str, Any]) -> None:
+    (adopted,) = adopt(item)
+    assert LISTED.validate_python(adopted).id == adopted["id"]
+
+
+def test_adopted_items_are_taken_again_as_they_are() -> None:
+    adopted = adopt({"role": "user", "content": "t"}, CALL, OUTPUT)
+    assert adopt(*adopted) == adopted
+
+
+# --- outputs and their calls --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("items", "context", "orphan"),
+    [
+        ([OUTPUT], [], 0),
+        ([CALL, OUTPUT], [], None),
+        ([OUTPUT], [CALL], None),
+        ([CALL, OUTPUT, OUTPUT | {"call_id": "d"}], [], 2),
+        ([OUTPUT], [{"type": "custom_tool_call", "call_id": "c", "input": "i", "name": "f"}], 0),
+        ([{"type": "function_call_output", "name": "f", "output": "o"}], [], None),
+        ([{"type": "custom_tool_call_output", "call_id": "c", "output": "o"}], [CALL], 0),
+    ],
+)
+def test_an_output_without_its_call_is_found(
+    items: list[dict[str, Any]], context: list[dict[str, Any]], orphan: int | None
+) -> None:
+    assert find_orphan(items, context) == orphan
+
+
+def test_the_complaint_names_the_output_and_the_call() -> None:
+    with pytest.raises(ClientError) as refused:
+        check_outputs([CALL | {"call_id": "d"}, OUTPUT], [], "items")
+    assert refused.value.param == "items[1].call_id"
+    assert "call_id c" in str(refused.value)

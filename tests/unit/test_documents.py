@@ -1,0 +1,44 @@
+"""The documents hang together: what is referred to is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ["api", "worker", "tool_runner", "shared", "local", "deploy", "tests"]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+LINK = re.compile(r"\]\((?!https?://|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
+MENTION = re.compile(r"docs/[\w/-]+\.md")
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of a document's headings, as code hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_documents_links_lead_somewhere(document: Path) -> None:
+    for target, anchor in LINK.findall(document.read_text()):
+        linked = (document.parent / target).resolve() if target else document
+        assert linked.exists(), f"{document.name} links to {target}"
+        assert not anchor or anchor in anchors(linked), f"{document.name} links to {target}#{anchor}"
+
+
+def test_the_documents_that_the_code_names_exist() -> None:
+    named = {
+        mention
+        for folder in SOURCES
+        for suffix in ("py", "lua")
+        for source in (ROOT / folder).rglob(f"*.{suffix}")
+        for mention in MENTION.findall(source.read_text())
+    }
+    assert named
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
+def test_every_decision_is_in_the_index() -> None:
+    index = (ROOT / "docs/adr/README.md").read_text()
+    pages = sorted(page.name for page in (ROOT / "docs/adr").glob("0*.md"))
+    assert pages == sorted(re.findall(r"\]\((0\d{3}-[\w-]+\.md)\)", index))

@@ -1,0 +1,40 @@
+"""What earlier attempts have put into a log: read once, replayed, and never written again.
+
+Owns the reading. Replaying is the attempt's own way, with logged tokens instead of the engine's and
+the journal's results instead of the tools'; the log writer compares what comes out with what stands.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from shared.store import event_log
+from shared.store.keys import ResponseKey
+from shared.store.lease import LeaseLost
+from shared.store.redis_client import RedisClient
+
+
+class Diverged(Exception):
+    """A replay made other bytes than the log holds: going on would tell the client two stories."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Entries after number 0, oldest first; both queues empty as they are replayed."""
+
+    frames: deque[bytes]
+    tokens: deque[int]
+
+
+async def read_history(redis: RedisClient, key: ResponseKey) -> History:
+    """Everything after entry 0, which the API wrote. Raises LeaseLost if the log is closed or gone."""
+    frames: deque[bytes] = deque()
+    tokens: deque[int] = deque()
+    while True:
+        page = await event_log.read(redis, key, len(frames))
+        if page.is_closed or page.is_missing:
+            raise LeaseLost(f"{key}: closed or gone")
+        for entry in page.entries:
+            frames.append(entry.frame)
+            tokens.extend(entry.tokens)
+        if not page.has_more:
+            return History(frames, tokens)
