@@ -12,6 +12,8 @@ import msgspec
 from api.errors import ClientError, invalid_value, item_not_found
 from api.input_items import Item, check_outputs
 from api.validation import spell
+from shared import lifecycle
+from shared.responses import Response
 from shared.settings import Settings
 from shared.store import response_store
 from shared.store.keys import ResponseKey
@@ -28,25 +30,32 @@ async def read_parent(redis: RedisClient, parent: ResponseKey) -> list[Item]:
         raise ClientError(404, message, "previous_response_not_found", "previous_response_id")
     if not record.state.closed:
         raise invalid_value("previous_response_id", f"response '{parent.response_id}' is still in progress")
-    output = msgspec.json.decode(record.snapshot)["output"]
-    finished = [item for item in output if item.get("status") in (None, "completed", "failed")]
-    return without_old_reasoning([*record.request.context, *record.request.input, *finished])
+    response = msgspec.json.decode(record.snapshot, type=Response)
+    output: list[Item] = msgspec.to_builtins(lifecycle.lasting(response.output))
+    return [*record.request.context, *record.request.input, *output]
 
 
 def without_old_reasoning(items: Sequence[Item]) -> list[Item]:
     """Reasoning before the last answer is over: no model reads it again, so it is not kept."""
-    answers = [i for i, item in enumerate(items) if item.get("role") == "assistant"]
+    answers = [
+        i
+        for i, item in enumerate(items)
+        if item.get("role") == "assistant" and item.get("phase") != "commentary"
+    ]
     last = answers[-1] if answers else -1
     return [item for i, item in enumerate(items) if i > last or item.get("type") != "reasoning"]
 
 
 async def resolve_references(
-    redis: RedisClient, tenant: str, items: Sequence[Item], field: str = "input"
+    redis: RedisClient, tenant: str, items: Sequence[Item], before: Sequence[Item] = (), field: str = "input"
 ) -> list[Item]:
-    """Puts the items themselves in the place of references to them. Raises ClientError for unknown ones;
-    `field` names the list."""
+    """Puts the items themselves in the place of references to them, be they `before` or in any response.
+
+    Raises ClientError for unknown ones; `field` names the list.
+    """
+    near = {item.get("id"): item for item in before}
     return [
-        await _find_item(redis, tenant, item["id"], spell((field, i, "id")))
+        near.get(item["id"]) or await _find_item(redis, tenant, item["id"], spell((field, i, "id")))
         if item["type"] == "item_reference"
         else item
         for i, item in enumerate(items)
@@ -66,11 +75,12 @@ async def _find_item(redis: RedisClient, tenant: str, item_id: str, param: str) 
     raise item_not_found(item_id, param)
 
 
-def check_context(context: Sequence[Item], items: Sequence[Item], settings: Settings) -> None:
-    """Raises ClientError when the context is too large, or an output answers a call that is not there."""
+def check_context(context: Sequence[Item], items: Sequence[Item], settings: Settings, param: str) -> None:
+    """Raises ClientError when the context is too large (`param` names where it comes from), or an output
+    answers a call that is not there."""
     size_bytes = len(msgspec.json.encode(context))
     if size_bytes > settings.context_bytes_max:
         limit = settings.context_bytes_max
         message = f"What comes before the input has {size_bytes} bytes; at most {limit} are read."
-        raise ClientError(400, message, "context_too_large", "previous_response_id")
+        raise ClientError(400, message, "context_too_large", param)
     check_outputs(items, context, "input")

@@ -171,7 +171,7 @@ class Conversations:
             raise invalid_value("items", f"it should hold at most {ITEMS_MAX} items")
         items = adopt_items(items, ids.new_item_origin(self._settings.cell))
         async with self._redis_bound():
-            items = await context.resolve_references(self._redis, tenant, items, "items")
+            items = await context.resolve_references(self._redis, tenant, items, field="items")
         seen: set[str] = set()
         for index, item in enumerate(items):
             if item["id"] in seen:

@@ -143,10 +143,7 @@ class Hub:
         readers = self._readers.setdefault(channel, set())
         readers.add(reader)
         if len(readers) == 1:
-            try:
-                await self._subscription.add(channel)
-            except REDIS_AWAY:
-                pass  # `run` subscribes again; until then the log is looked at slowly
+            await self._subscription.add(channel)
 
     def _part(self, key: ResponseKey, reader: _Reader) -> None:
         """Never waits: whoever leaves may be cancelled already."""

@@ -106,8 +106,10 @@ class Services:
             elif response.previous_response_id is not None:
                 parent = ResponseKey(tenant, response.previous_response_id)
                 before = await context.read_parent(self._redis, parent)
-            items = await context.resolve_references(self._redis, tenant, request.input)
-        context.check_context(before, items, self._settings)
+            items = await context.resolve_references(self._redis, tenant, request.input, before)
+        before = context.without_old_reasoning(before)
+        param = "conversation" if creation.conversation_id else "previous_response_id"
+        context.check_context(before, items, self._settings, param)
         request = msgspec.structs.replace(request, response=response, input=items, context=before)
         return replace(creation, request=request)
 

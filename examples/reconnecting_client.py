@@ -83,6 +83,8 @@ def main() -> None:
             print(event.sequence_number, event.type, flush=True)
         elif event.type == "response.output_text.delta":
             print(event.delta, end="", flush=True)
+        if event.type == "response.created":
+            print(f"[{event.response.id}]", file=sys.stderr)
         if event.type in ("response.incomplete", "response.failed"):
             sys.exit(f"\n{event.response.id} ended as {event.response.status}")
     print()

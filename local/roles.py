@@ -66,4 +66,5 @@ def make_environment(user: Mapping[str, str], settings: Mapping[str, str]) -> di
     environment = {"ANTIPHON_ENGINE": "scripted", **user, "PYTHONUNBUFFERED": "1", **settings}
     if environment["ANTIPHON_ENGINE"] == "scripted":
         environment.setdefault("ANTIPHON_MODELS", '["default","scripted"]')
+        environment.setdefault("ANTIPHON_CONTEXT_TOKENS_MAX", "1000000")  # it counts further than a model
     return environment

@@ -4,7 +4,7 @@ Pure. Whatever is told of a response (status, output, usage) is `fold` of its lo
 the events, and where they are kept, is not known here.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -153,6 +153,15 @@ def abandon(response: Response) -> list[StreamEvent]:
         ev.OutputItemDone(index, msgspec.structs.replace(item, status="incomplete"))
         for index, item in enumerate(response.output)
         if isinstance(item, Reasoning | Message | FunctionCall | McpCall) and item.status == "in_progress"
+    ]
+
+
+def lasting(output: Sequence[Item]) -> list[Item]:
+    """What later responses read of an output: all but calls that were cut off; nobody can answer those."""
+    return [
+        item
+        for item in output
+        if not isinstance(item, FunctionCall | McpCall) or item.status in ("completed", "failed")
     ]
 
 

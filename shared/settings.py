@@ -73,6 +73,10 @@ class Settings(BaseSettings):
     tool_calls_max: int = Field(128, gt=0)
     """Server-side tool calls of one response; `max_tool_calls` of a request may lower it."""
 
+    idempotent_tools: list[str] = []
+    """`label.tool` of MCP tools that may be called again when it is unknown whether they ran, beside
+    those whose own annotations say so."""
+
     # Tool runner
     tool_calls_in_flight_max: int = Field(256, gt=0)
     tool_timeout_s: float = Field(120.0, gt=0)

@@ -8,7 +8,7 @@ from typing import Any
 from shared import ids
 from shared.settings import Settings
 from shared.store import job_queue, keys, presence
-from shared.store.redis_client import RedisClient
+from shared.store.redis_client import RedisClient, Subscription
 from tool_runner import servers
 from tool_runner.calls_in_flight import CallsInFlight
 from tool_runner.run_tool import Tools
@@ -27,6 +27,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     configured = servers.load(settings)
     name = ids.new_owner(ROLE)
     redis = RedisClient.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    listener = RedisClient.connect_listener(settings.redis_url)
     stdio = StdioServers(settings.tool_timeout_s)
     tools = Tools(settings, configured, stdio)
     calls = CallsInFlight(redis, settings, name, tools)
@@ -38,13 +39,21 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 settings.redis_url, keys.TOOLS_QUEUE, {"start_tool_call": calls.start}, calls.room
             ),
             presence.stay(redis, ROLE, name),
+            _hear(Subscription(listener), calls),
             stop.wait(),
         )
         await calls.drain(settings.drain_grace_s)
     finally:
         await tools.close()
         await stdio.close()
+        await listener.close()
         await redis.close()
+
+
+async def _hear(subscription: Subscription, calls: CallsInFlight) -> None:
+    """Passes on what is cancelled; what was missed is noticed at a claim's next renewal."""
+    await subscription.add(keys.CANCELLED)
+    await subscription.listen(lambda _channel, name: calls.hear_of_cancel(name), lambda: None)
 
 
 async def _until_first(*flows: Coroutine[Any, Any, Any]) -> None:

@@ -76,6 +76,12 @@ class CallsInFlight:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def hear_of_cancel(self, name: bytes) -> None:
+        """The response of that name was cancelled: its calls end at once, not at their next renewal."""
+        for call in self._calls.values():
+            if str(call.key) == name.decode():
+                call.scope.cancel()
+
     async def drain(self, grace_s: float) -> None:
         """Gives the calls that run some time to end, then abandons them.
 

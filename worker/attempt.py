@@ -14,7 +14,7 @@ import msgspec
 from shared import events as ev
 from shared import lifecycle
 from shared.lifecycle import TerminalEvent
-from shared.responses import McpProtocolError, McpTool, Response, ResponseError, ResponseRequest
+from shared.responses import McpCall, McpProtocolError, McpTool, Response, ResponseError, ResponseRequest
 from shared.settings import Settings
 from shared.store.appender import Appender
 from shared.store.closing import closing_of
@@ -148,7 +148,7 @@ class Attempt:
                 continue
             tools = await self._list_tools(server.label, server.url)
             listed[server.label] = tools
-        offer = make_offer(self._request, listed)
+        offer = make_offer(self._request, listed, self._resources.settings.idempotent_tools)
         index = self._reader.translation.output_index
         self._reader.translation = Translation(self._request.response.id, offer.routing, index)
         self._reader.parallel_calls = self._request.response.parallel_tool_calls
@@ -157,7 +157,9 @@ class Attempt:
     async def _list_tools(self, label: str, url: str | None) -> tuple[McpTool, ...]:
         index = self._reader.translation.output_index
         await self._writer.put(self._reader.advance(ListingBegun(label)))
-        result = await self._resources.tools.call(self._lease, index, ToolListing(label, url))
+        result = await self._resources.tools.call(
+            self._lease, index, ToolListing(label, url), is_repeatable=True
+        )
         if isinstance(result, ToolOutput):
             result = ToolFailure(McpProtocolError(_INVALID_PARAMS, "the server listed no tools"))
         await self._writer.put(self._reader.advance(ListingEnded(result)))
@@ -280,7 +282,7 @@ class Attempt:
         if isinstance(running, RunningMcpCall):
             call = running.item
             recipient = recipient_of(call.server_label, call.name)
-            result = await self._run_tool(call.server_label, call.name, call.arguments)
+            result = await self._run_tool(recipient, call)
             await self._writer.put(self._reader.advance(ToolReturned(result)))
             text = result.output if isinstance(result, ToolOutput) else describe(result.error)
             return self._tell(recipient, text)
@@ -301,19 +303,24 @@ class Attempt:
         if self._refusals > _REFUSALS_MAX:
             raise Hopeless(ResponseError("server_error", reason))
 
-    async def _run_tool(self, label: str, name: str, arguments: str) -> ToolOutput | ToolFailure:
+    async def _run_tool(self, recipient: str, call: McpCall) -> ToolOutput | ToolFailure:
         limit = min(self._request.response.max_tool_calls or 2**31, self._resources.settings.tool_calls_max)
         if self._tool_calls >= limit:
             self._refuse(f"The model kept calling tools after {limit} calls.")
             return _refused(f"no more than {limit} tool calls are allowed in this response", _REFUSED)
-        task_arguments = _json_arguments(label, arguments)
-        if task_arguments is None:
+        label = call.server_label
+        arguments = _json_arguments(label, call.arguments)
+        if arguments is None:
             return _refused("the arguments are not a JSON object", _INVALID_PARAMS)
         self._tool_calls += 1
         url = next((s.url for s in mcp_servers(self._request) if s.label == label), None)
-        task = ToolCall(label, name, task_arguments, url)
-        index = self._reader.translation.output_index
-        result = await self._resources.tools.call(self._lease, index, task)
+        target = self._reader.translation.routing.get(recipient)
+        result = await self._resources.tools.call(
+            self._lease,
+            self._reader.translation.output_index,
+            ToolCall(label, call.name, arguments, url),
+            is_repeatable=isinstance(target, McpTarget) and target.is_repeatable,
+        )
         if isinstance(result, ToolsListed):
             return _refused("the server answered a call with a listing", _INVALID_PARAMS)
         return result

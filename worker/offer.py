@@ -3,7 +3,7 @@
 Owns the routing from recipient to target; what is said to the model besides is `conversation`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,15 +83,22 @@ def _server_of(tool: Mapping[str, Any]) -> McpServer | None:
     )
 
 
-def make_offer(request: ResponseRequest, listed: Mapping[str, tuple[McpTool, ...]]) -> Offer:
-    """`listed`: server_label -> its tools, for every server that answered."""
+def make_offer(
+    request: ResponseRequest,
+    listed: Mapping[str, tuple[McpTool, ...]],
+    idempotent_tools: Collection[str] = (),
+) -> Offer:
+    """`listed`: server_label -> its tools, for every server that answered.
+
+    `idempotent_tools`: `label.tool` of those that the operator says may be repeated.
+    """
     choice = _Choice.of(request.response.tool_choice)
     trained: dict[str, str | None] = {}
     namespaces: dict[str, tuple[str | None, tuple[ToolSignature, ...]]] = {}
     routing: dict[str, Target] = {}
     for server in mcp_servers(request):
         if server.is_trained:
-            names = _trained_recipients(server, choice)
+            names = _trained_recipients(server, choice, idempotent_tools)
             if names:
                 namespace = TRAINED_NAMESPACES[server.label]
                 default = PYTHON_DESCRIPTION if namespace == "python" else None
@@ -107,7 +114,12 @@ def make_offer(request: ResponseRequest, listed: Mapping[str, tuple[McpTool, ...
             signatures = tuple(ToolSignature(t.name, t.description or "", t.input_schema) for t in tools)
             namespaces[server.label] = (server.description, signatures)
             routing |= {
-                f"{server.label}.{t.name}": McpTarget(server.label, t.name, _needs_approval(server, t))
+                f"{server.label}.{t.name}": McpTarget(
+                    server.label,
+                    t.name,
+                    _needs_approval(server, t),
+                    _is_repeatable(t) or f"{server.label}.{t.name}" in idempotent_tools,
+                )
                 for t in tools
             }
     functions = [
@@ -126,13 +138,18 @@ def make_offer(request: ResponseRequest, listed: Mapping[str, tuple[McpTool, ...
     return Offer(trained, namespaces, routing)
 
 
-def _trained_recipients(server: McpServer, choice: "_Choice") -> dict[str, Target]:
+def _trained_recipients(
+    server: McpServer, choice: "_Choice", idempotent_tools: Collection[str]
+) -> dict[str, Target]:
     """GPT-OSS calls these by the names it was trained on, not by those that a server lists."""
     namespace = TRAINED_NAMESPACES[server.label]
     names = ("python",) if namespace == "python" else _BROWSER_TOOLS
     return {
         name if namespace == "python" else f"{namespace}.{name}": McpTarget(
-            server.label, name, _needs_approval(server, McpTool(name, {}))
+            server.label,
+            name,
+            _needs_approval(server, McpTool(name, {})),
+            f"{server.label}.{name}" in idempotent_tools,
         )
         for name in names
         if (server.allowed is None or name in server.allowed) and choice.admits_mcp(server.label, name)
@@ -143,6 +160,10 @@ def _is_allowed(server: McpServer, tool: McpTool) -> bool:
     if server.allowed is not None and tool.name not in server.allowed:
         return False
     return not server.is_read_only or _is_read_only(tool)
+
+
+def _is_repeatable(tool: McpTool) -> bool:
+    return _is_read_only(tool) or bool((tool.annotations or {}).get("idempotentHint"))
 
 
 def _is_read_only(tool: McpTool) -> bool:

@@ -12,7 +12,6 @@ from typing import TypeVar
 from shared.responses import McpProtocolError
 from shared.settings import Settings
 from shared.store import tool_journal
-from shared.store.keys import ResponseKey
 from shared.store.lease import Lease
 from shared.store.redis_client import REDIS_AWAY, RedisClient
 from shared.tool_calls import ToolFailure, ToolResult, ToolTask
@@ -37,11 +36,12 @@ class RemoteTools:
         if waiting := self._waiting.get(name.decode()):
             waiting.set()
 
-    async def call(self, lease: Lease, call_index: int, task: ToolTask) -> ToolResult:
+    async def call(self, lease: Lease, call_index: int, task: ToolTask, *, is_repeatable: bool) -> ToolResult:
         """Journals the task, waits for its result. Raises LeaseLost; a failure is a ToolFailure.
 
         `call_index` names the call within its response: the output_index of its item. A call that an
-        earlier attempt made is not made again: its result is used, or waited for.
+        earlier attempt made is not made again: its result is used, or waited for. One whose runner was
+        lost is made again only if `is_repeatable`; otherwise its outcome is unknown, which is a failure.
         """
         name = f"{lease.key} {call_index}"
         arrived = self._waiting[name] = asyncio.Event()
@@ -49,7 +49,7 @@ class RemoteTools:
             await self._insist(
                 lambda: tool_journal.submit(self._redis, self._settings, lease, call_index, task)
             )
-            result = await self._wait(lease.key, call_index, arrived)
+            result = await self._wait(lease, call_index, arrived, is_repeatable)
             if isinstance(result, _Verdict):
                 failure = ToolFailure(McpProtocolError(result.code, result.message))
                 return await self._insist(
@@ -60,16 +60,18 @@ class RemoteTools:
             del self._waiting[name]
 
     async def _wait(
-        self, key: ResponseKey, call_index: int, arrived: asyncio.Event
+        self, lease: Lease, call_index: int, arrived: asyncio.Event, is_repeatable: bool
     ) -> "ToolResult | _Verdict":
         timeout_s = self._settings.tool_timeout_s
         deadline = asyncio.get_running_loop().time() + timeout_s + _GRACE_S
         while asyncio.get_running_loop().time() < deadline:
-            call = await self._insist(lambda: tool_journal.look(self._redis, key, call_index))
+            call = await self._insist(lambda: tool_journal.look(self._redis, lease.key, call_index))
             if call.result is not None:
                 return call.result
-            if call.has_lapsed:
-                return _Verdict(LOST, "the tool runner was lost; whether the tool ran is unknown")
+            if call.lost_claim is not None:
+                if not is_repeatable:
+                    return _Verdict(LOST, "the tool runner was lost; whether the tool ran is unknown")
+                await self._retry(lease, call_index, call.lost_claim)
             try:
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await arrived.wait()
@@ -77,6 +79,11 @@ class RemoteTools:
                 pass
             arrived.clear()
         return _Verdict(TIMED_OUT, f"no result within {timeout_s:g} s")
+
+    async def _retry(self, lease: Lease, call_index: int, lost_claim: str) -> None:
+        await self._insist(
+            lambda: tool_journal.retry(self._redis, self._settings, lease, call_index, lost_claim)
+        )
 
     async def _insist(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         """Asks until Redis answers, for `redis_outage_max_s`; what is asked here may be asked twice."""

@@ -45,6 +45,8 @@ class McpTarget:
     server_label: str
     name: str
     needs_approval: bool = False
+    is_repeatable: bool = False
+    """Calling it twice does no more than calling it once."""
 
 
 Target = FunctionTarget | McpTarget

@@ -35,9 +35,11 @@ local function join_conversation(at)
   local item_count = tonumber(ARGV[at])
   if item_count == 0 or redis.call('EXISTS', conversation) == 0 then return end
   for i = 0, item_count - 1 do
-    local item_id = ARGV[at + 1 + 2 * i]
-    redis.call('ZADD', order, redis.call('HINCRBY', conversation, 'next', 1), item_id)
-    redis.call('HSET', items, item_id, ARGV[at + 2 + 2 * i])
+    local item_id, item = ARGV[at + 1 + 2 * i], ARGV[at + 2 + 2 * i]
+    if redis.call('HSETNX', items, item_id, item) == 1 then
+      redis.call('ZADD', order, redis.call('HINCRBY', conversation, 'next', 1), item_id)
+      redis.call('HINCRBY', conversation, 'bytes', #item)
+    end
   end
   for _, key in ipairs({conversation, items, order}) do redis.call('PEXPIRE', key, ARGV[11]) end
 end

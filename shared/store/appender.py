@@ -68,7 +68,10 @@ class Appender:
         deadline = asyncio.get_running_loop().time() + self._settings.redis_outage_max_s
         while True:
             try:
-                return await self._redis.run_many(APPEND, [append.call for append in batch])
+                replies = await self._redis.run_many(APPEND, [append.call for append in batch])
+                if not any(isinstance(reply, REDIS_AWAY) for reply in replies):
+                    return replies
+                raise next(reply for reply in replies if isinstance(reply, REDIS_AWAY))
             except REDIS_AWAY as away:
                 if asyncio.get_running_loop().time() > deadline:
                     return [away] * len(batch)

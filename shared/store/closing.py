@@ -30,7 +30,7 @@ def closing_of(
     if response.conversation is not None and response.status in ("completed", "incomplete"):
         conversation = ConversationKey(tenant, response.conversation.id)
         items = [(item["id"], msgspec.json.encode(item)) for item in input_items]
-        items += [(item.id, msgspec.json.encode(item)) for item in response.output]
+        items += [(item.id, msgspec.json.encode(item)) for item in lifecycle.lasting(response.output)]
     return Closing(
         response.status,
         msgspec.json.encode(response),

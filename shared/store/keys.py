@@ -90,7 +90,7 @@ def idempotency(tenant: str, idempotency_key: str) -> str:
 
 
 def conversation(key: ConversationKey) -> str:
-    """Hash: created_at, metadata (JSON), next (the next item's place)."""
+    """Hash: created_at, metadata (JSON), next (the last item's place), bytes (of all items)."""
     return f"antiphon:{{{key}}}:conversation"
 
 

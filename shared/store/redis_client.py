@@ -16,11 +16,19 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as _ConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as _TimeoutError
 
-REDIS_AWAY = (_ConnectionError, _TimeoutError, ConnectionError, TimeoutError, OSError)
-"""Redis cannot be reached, is loading, or does not answer in time."""
+REDIS_AWAY = (
+    _ConnectionError,
+    _TimeoutError,
+    ReadOnlyError,
+    OutOfMemoryError,
+    ConnectionError,
+    TimeoutError,
+    OSError,
+)
+"""Redis cannot be reached, is loading, does not answer in time, is a replica now, or is full."""
 
 _RECONNECT_S = 0.1
 _log = logging.getLogger(__name__)
@@ -132,12 +140,14 @@ class Subscription:
         self._changing = asyncio.Lock()
 
     async def add(self, channel: str) -> None:
+        """Hears what is published on a channel from now on, or as soon as Redis is there."""
         self._channels.add(channel)
         try:
             async with self._changing:
                 await self._pubsub.subscribe(channel)
-        finally:
-            self._has_channels.set()  # also after a failure: the listener is to notice it
+        except REDIS_AWAY as away:
+            _log.warning("subscription: Redis is away (%s)", away)
+        self._has_channels.set()  # also after a failure: the listener notices it, and tries again
 
     async def remove(self, channel: str) -> None:
         self._channels.discard(channel)

@@ -1,7 +1,7 @@
 """The tool journal: intent before a call, claim while it runs, result after it; and the queueing.
 
-Owns what a worker and a tool runner must agree on about one call. A call is claimed once and
-never run twice; whether a lost one may be tried again is the worker's decision, not made here.
+Owns what a worker and a tool runner must agree on about one call. A call is claimed by one runner;
+whether one that lost its runner may be made again is the worker's decision, not made here.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from shared.store.redis_client import RedisClient, Script
 from shared.tool_calls import ToolIntent, ToolResult, ToolTask
 
 _SUBMIT, _CLAIM, _RESULT = Script("tool_submit"), Script("tool_claim"), Script("tool_result")
-_SETTLE = Script("tool_settle")
+_SETTLE, _RETRY = Script("tool_settle"), Script("tool_retry")
 
 CLAIM_TTL_S = 1.5
 """A runner renews its claims three times as often; a claim that lapsed has lost its runner."""
@@ -57,8 +57,8 @@ class CallState:
     """How far a call is: its result, or whether a runner lives that works on it."""
 
     result: ToolResult | None
-    is_claimed: bool
-    has_lapsed: bool
+    lost_claim: str | None
+    """The claim of a runner that is gone; None while there is a result, a runner or none yet."""
 
 
 async def look(redis: RedisClient, key: ResponseKey, call_index: int) -> CallState:
@@ -66,11 +66,10 @@ async def look(redis: RedisClient, key: ResponseKey, call_index: int) -> CallSta
         "HMGET", keys.tools(key), f"{call_index}:result", f"{call_index}:claim"
     )
     if result is not None:
-        return CallState(_decode_result.decode(result), True, False)
-    if claim is None:
-        return CallState(None, False, False)
-    until_ms = int(claim.split(b" ")[1])
-    return CallState(None, True, until_ms < await now_ms(redis))
+        return CallState(_decode_result.decode(result), None)
+    if claim is None or int(claim.split(b" ")[1]) >= await now_ms(redis):
+        return CallState(None, None)
+    return CallState(None, claim.decode())
 
 
 async def claim(redis: RedisClient, key: ResponseKey, call_index: int, runner: str) -> ToolIntent | None:
@@ -126,6 +125,33 @@ async def settle(redis: RedisClient, lease: Lease, call_index: int, verdict: Too
     if reply[0] == b"fenced":
         raise LeaseLost(f"{lease}: verdict on tool call {call_index} refused")
     return _decode_result.decode(reply[1])
+
+
+async def retry(
+    redis: RedisClient, settings: Settings, lease: Lease, call_index: int, lost_claim: str
+) -> None:
+    """Queues a call again whose runner was lost, unless it has moved on. Raises LeaseLost if fenced."""
+    job_id = f"{lease.key}:tool:{call_index}:{lost_claim.replace(' ', '-')}"
+    reply = await redis.run(
+        _RETRY,
+        [
+            keys.state(lease.key),
+            keys.tools(lease.key),
+            keys.TOOLS_QUEUE,
+            keys.doorbell(keys.TOOLS_QUEUE),
+            keys.job(job_id),
+        ],
+        [
+            lease.fencing_token,
+            call_index,
+            lost_claim,
+            settings.live_ttl_s * 1000,
+            job_id,
+            job_queue.tool_job(lease.key, call_index),
+        ],
+    )
+    if reply == b"fenced":
+        raise LeaseLost(f"{lease}: retry of tool call {call_index} refused")
 
 
 async def read_session(redis: RedisClient, key: ResponseKey, server_label: str) -> str | None:

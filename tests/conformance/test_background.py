@@ -472,7 +472,7 @@ def test_function_calls_and_their_outputs_are_kept_in_the_chain(client: OpenAI) 
     output: Any = {"type": "function_call_output", "call_id": "c1", "output": "42"}
     second = client.responses.create(model="default", input=[output], previous_response_id=first.id)
     assert second.status == "completed"
-    with pytest.raises(BadRequestError, match="(?i)no tool call found"):
+    with pytest.raises(BadRequestError, match=r"(?i)no tool call found"):
         client.responses.create(model="default", input=[output])
 
 

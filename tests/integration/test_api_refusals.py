@@ -277,11 +277,13 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
         INVALID,
     ),
     # what this server does not do
-    (with_field("background", True), "background", UNSUPPORTED),
+    (with_field("background", True) | {"store": False}, "background", UNSUPPORTED),
     (with_field("background", "yes"), "background", INVALID),
-    (with_field("previous_response_id", "resp_1"), "previous_response_id", UNSUPPORTED),
     (with_field("previous_response_id", 5), "previous_response_id", INVALID),
-    (with_field("conversation", "conv_1"), "conversation", UNSUPPORTED),
+    (with_field("conversation", 5), "conversation", INVALID),
+    (with_field("conversation", {}), "conversation.id", MISSING),
+    (with_field("conversation", {"id": 5}), "conversation.id", INVALID),
+    (with_field("conversation", "conv_1") | {"previous_response_id": "resp_1"}, "conversation", INVALID),
     (with_field("prompt", {"id": "p"}), "prompt", UNSUPPORTED),
 ]
 
@@ -333,6 +335,13 @@ async def test_a_bad_field_is_named_and_nothing_is_written(
         (b'{"input": "' + b"x" * (8 * 2**20) + b'"}', 413, None, "request_too_large"),
         (b'{"input": "Hello", "model": "other"}', 404, "model", "model_not_found"),
         (b'{"input": "Hello", "model": ""}', 404, "model", "model_not_found"),
+        (
+            b'{"input": "Hello", "previous_response_id": "resp_1"}',
+            404,
+            "previous_response_id",
+            "previous_response_not_found",
+        ),
+        (b'{"input": "Hello", "conversation": "conv_1"}', 404, "conversation", "conversation_not_found"),
     ],
     ids=lambda value: value[:24] if isinstance(value, bytes) else None,
 )

@@ -29,7 +29,8 @@ from shared.responses import (
 )
 from shared.settings import Settings
 from shared.store import event_log, keys, lease, presence, response_store
-from shared.store.event_log import Appender, Closing, Draft
+from shared.store.appender import Appender
+from shared.store.event_log import Closing, Draft
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient

@@ -1,108 +1,36 @@
-"""Conversations over a real Valkey: two tenants at one API node, and the test plays the worker."""
+"""Conversations over a real Valkey, as two tenants at one API node see them."""
 
 import asyncio
-import hashlib
-import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 import pytest_asyncio
 
-from api.app import create_app
-from api.auth import Keyring
-from shared import lifecycle
-from shared.events import frame
-from shared.lifecycle import TerminalEvent
-from shared.responses import (
-    FunctionCall,
-    InputTokensDetails,
-    Message,
-    OutputText,
-    OutputTokensDetails,
-    Response,
-    ResponseError,
-    ResponseRequest,
-    Usage,
-)
 from shared.settings import Settings
-from shared.store import event_log, keys, lease
-from shared.store.closing import closing_of
-from shared.store.event_log import Draft
-from shared.store.keys import ConversationKey, ResponseKey
-from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
-
-CREATED_AT_S = 1_763_769_600
-USAGE = Usage(1, InputTokensDetails(), 1, OutputTokensDetails(), 2)
-UNKNOWN = "conv_0_" + "a" * 32
-CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
-OUTPUT = {"type": "function_call_output", "call_id": "c", "output": "o"}
-
-Client = httpx.AsyncClient
-
-
-def say(text: str, **fields: object) -> dict[str, Any]:
-    return {"role": "user", "content": text, **fields}
-
-
-@asynccontextmanager
-async def serving(settings: Settings, folder: Path) -> AsyncIterator[Client]:
-    """A client of one tenant; the key "other" is another's."""
-    digests = {hashlib.sha256(key.encode()).hexdigest(): key for key in ("one", "other")}
-    key_file = folder / "keys.json"
-    key_file.write_text(json.dumps(digests))
-    app = create_app(settings, Keyring.load(key_file), lambda: CREATED_AT_S)
-    async with (
-        app.router.lifespan_context(app),
-        Client(
-            transport=httpx.ASGITransport(app),
-            base_url="http://edge/v1",
-            headers={"authorization": "Bearer one"},
-        ) as client,
-    ):
-        yield client
+from tests.conversing import (
+    CALL,
+    CREATED_AT_S,
+    OUTPUT,
+    UNKNOWN,
+    Client,
+    add,
+    create,
+    error_of,
+    read,
+    say,
+    serving,
+    texts,
+)
 
 
 @pytest_asyncio.fixture
 async def client(redis: RedisClient, settings: Settings, tmp_path: Path) -> AsyncIterator[Client]:
     async with serving(settings, tmp_path) as client:
         yield client
-
-
-async def create(client: Client, *items: dict[str, Any], **fields: object) -> str:
-    answer = await client.post("/conversations", json={"items": list(items), **fields})
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["id"])
-
-
-async def add(client: Client, conversation: str, *items: dict[str, Any]) -> httpx.Response:
-    return await client.post(f"/conversations/{conversation}/items", json={"items": list(items)})
-
-
-async def read(client: Client, conversation: str) -> list[dict[str, Any]]:
-    """All items, oldest first."""
-    items: list[dict[str, Any]] = []
-    query: dict[str, Any] = {"order": "asc", "limit": 100}
-    while True:
-        listed = (await client.get(f"/conversations/{conversation}/items", params=query)).json()
-        items += listed["data"]
-        if not listed["has_more"]:
-            return items
-        query["after"] = listed["last_id"]
-
-
-async def texts(client: Client, conversation: str) -> list[str]:
-    return [item["content"][0]["text"] for item in await read(client, conversation)]
-
-
-def error_of(answer: httpx.Response) -> tuple[int, str, str]:
-    error = answer.json()["error"]
-    return answer.status_code, error["param"], error["code"]
 
 
 # --- the conversation -------------------------------------------------------------------------------
@@ -358,139 +286,3 @@ async def test_without_redis_every_call_is_answered_soon(settings: Settings, tmp
     assert [(answer.status_code, answer.headers["retry-after"]) for answer in answers] == [
         (503, "1") for _ in answers
     ]
-
-
-# --- responses --------------------------------------------------------------------------------------
-
-
-class PlayedWorker:
-    """Takes a response and ends it as it is told, in one append."""
-
-    def __init__(self, redis: RedisClient, settings: Settings) -> None:
-        self._redis = redis
-        self._settings = settings
-
-    async def take(self, response_id: str) -> tuple[Acquired, ResponseRequest]:
-        acquired = await lease.acquire(self._redis, self._settings, ResponseKey("one", response_id), "played")
-        assert isinstance(acquired, Acquired)
-        return acquired, msgspec.json.decode(acquired.request, type=ResponseRequest)
-
-    async def close(self, acquired: Acquired, request: ResponseRequest, event: TerminalEvent) -> None:
-        first = acquired.next_sequence_number
-        closing = closing_of(event, "one", self._settings, request.input)
-        drafts = [Draft(frame(event, first))]
-        await event_log.append(self._redis, self._settings, acquired.lease, first, drafts, closing)
-
-
-@pytest.fixture
-def worker(redis: RedisClient, settings: Settings) -> PlayedWorker:
-    return PlayedWorker(redis, settings)
-
-
-async def ask(client: Client, **fields: object) -> str:
-    answer = await client.post("/responses", json={"background": True, **fields})
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["id"])
-
-
-def answered(response: Response, text: str) -> Response:
-    message = Message(f"msg_{response.id}", "completed", "assistant", (OutputText(text),))
-    return msgspec.structs.replace(response, output=(message,))
-
-
-def complete(response: Response) -> TerminalEvent:
-    return lifecycle.complete(answered(response, "answer"), USAGE, CREATED_AT_S)
-
-
-def cut_short(response: Response) -> TerminalEvent:
-    return lifecycle.cut_short(answered(response, "answer"), USAGE, "max_output_tokens")
-
-
-def fail(response: Response) -> TerminalEvent:
-    return lifecycle.fail(answered(response, "answer"), ResponseError("server_error", "no"))
-
-
-@pytest.mark.parametrize("end", [complete, cut_short, fail, lifecycle.cancel], ids=lambda end: end.__name__)
-async def test_only_a_response_that_has_an_answer_joins_its_conversation(
-    client: Client, worker: PlayedWorker, end: Any
-) -> None:
-    conversation = await create(client, say("before"))
-    response_id = await ask(client, input=[say("a"), say("b")], conversation={"id": conversation})
-    acquired, request = await worker.take(response_id)
-    await worker.close(acquired, request, end(request.response))
-    joined = ["a", "b", "answer"] if end in (complete, cut_short) else []
-    assert await texts(client, conversation) == ["before", *joined]
-
-
-async def test_a_response_reads_what_was_in_the_conversation_when_it_was_created(
-    client: Client, worker: PlayedWorker
-) -> None:
-    conversation = await create(client, say("a"))
-    first, second = [await ask(client, input=text, conversation=conversation) for text in ("b", "c")]
-    await add(client, conversation, say("d"))
-    third = await ask(client, input="e", conversation=conversation)
-    for response_id in (first, second, third):
-        acquired, request = await worker.take(response_id)
-        expected = ["a", "d"] if response_id == third else ["a"]
-        assert [item["content"][0]["text"] for item in request.context] == expected
-        await worker.close(acquired, request, complete(request.response))
-    assert await texts(client, conversation) == ["a", "d", "b", "answer", "c", "answer", "e", "answer"]
-
-
-async def test_deleting_the_conversation_of_a_running_response_loses_nothing_else(
-    client: Client, worker: PlayedWorker, redis: RedisClient
-) -> None:
-    conversation = await create(client, say("a"))
-    response_id = await ask(client, input="b", conversation=conversation)
-    acquired, request = await worker.take(response_id)
-    await client.delete(f"/conversations/{conversation}")
-    await worker.close(acquired, request, complete(request.response))
-    told = (await client.get(f"/responses/{response_id}")).json()
-    assert (told["status"], told["conversation"]) == ("completed", {"id": conversation})
-    assert told["output"][0]["content"][0]["text"] == "answer"
-    key = ConversationKey("one", conversation)
-    names = [keys.conversation(key), keys.conversation_items(key), keys.conversation_order(key)]
-    assert await redis.command("EXISTS", *names) == 0
-
-
-async def test_an_output_may_answer_a_call_of_an_earlier_response(
-    client: Client, worker: PlayedWorker
-) -> None:
-    conversation = await create(client)
-    acquired, request = await worker.take(await ask(client, input="b", conversation=conversation))
-    call = FunctionCall("fc_1", "completed", "c", "f", "{}")
-    calling = msgspec.structs.replace(request.response, output=(call,))
-    await worker.close(acquired, request, lifecycle.complete(calling, USAGE, CREATED_AT_S))
-    await ask(client, input=[OUTPUT], conversation=conversation)
-    refused = await client.post(
-        "/responses", json={"input": [OUTPUT | {"call_id": "d"}], "conversation": conversation}
-    )
-    assert error_of(refused) == (400, "input[0].call_id", "invalid_value")
-
-
-async def test_a_reference_to_a_responses_item_becomes_the_item(client: Client, worker: PlayedWorker) -> None:
-    acquired, request = await worker.take(await ask(client, input="b"))
-    await worker.close(acquired, request, complete(request.response))
-    conversation = await create(client, {"type": "item_reference", "id": request.input[0]["id"]})
-    assert await read(client, conversation) == request.input
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({"conversation": UNKNOWN}, (404, "conversation", "conversation_not_found")),
-        ({"conversation": {"id": "x"}}, (404, "conversation", "conversation_not_found")),
-        ({"conversation": {}}, (400, "conversation.id", "missing_required_parameter")),
-        ({"conversation": 5}, (400, "conversation", "invalid_value")),
-        (
-            {"conversation": UNKNOWN, "previous_response_id": "resp_0_" + "a" * 32},
-            (400, "conversation", "invalid_value"),
-        ),
-    ],
-)
-async def test_a_response_without_a_conversation_to_join_is_refused_and_not_written(
-    client: Client, redis: RedisClient, fields: dict[str, Any], expected: tuple[int, str, str]
-) -> None:
-    answer = await client.post("/responses", json={"input": "a", **fields})
-    assert error_of(answer) == expected
-    assert await redis.command("DBSIZE") == 0

@@ -218,7 +218,7 @@ async def test_a_call_that_outlives_its_claim_keeps_it(
             return states[-1].result is not None
 
         await until(is_over)
-    assert not any(state.has_lapsed for state in states)
+    assert not any(state.lost_claim is not None for state in states)
 
 
 async def test_a_closed_response_cancels_its_calls_on_their_servers(
@@ -354,7 +354,8 @@ async def test_a_runner_that_ends_leaves_no_process_behind(
         return False
 
     await until(is_gone)
-    assert await presence.count(redis, "tool_runner") == (0 if ending is not signal.SIGKILL else 1)
+    if ending is not signal.SIGKILL:  # a killed one cannot say that it has gone
+        assert await presence.count(redis, "tool_runner") == 0
 
 
 async def test_a_runner_with_a_wrong_file_of_servers_says_so_and_does_not_start(

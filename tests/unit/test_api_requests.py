@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from openai.types import responses as openai_types
 
 from api.errors import ClientError
+from api.input_items import read_input
 from api.requests import NESTING_MAX, Birth, CreateBody, Creation, decode_object, read_create
 from api.tools import strip_url
 from shared.responses import Response, ResponseRequest, ServerSecrets
@@ -49,6 +50,7 @@ def test_a_request_that_says_nothing_is_echoed_with_every_default() -> None:
         "object": "response",
         "created_at": BIRTH.created_at_s,
         "status": "in_progress",
+        "conversation": None,
         "completed_at": None,
         "background": False,
         "error": None,
@@ -189,7 +191,7 @@ def test_stream_is_off_unless_it_is_asked_for() -> None:
 
 
 def items_of(value: object) -> list[dict[str, Any]]:
-    return create({"input": value}).request.input
+    return read_input(value)
 
 
 def test_a_string_becomes_one_user_message() -> None:
@@ -297,6 +299,13 @@ def test_an_output_may_belong_to_a_referenced_call() -> None:
         {"type": "function_call_output", "call_id": "c", "output": "o"},
     ]
     assert items_of(items) == items
+
+
+def test_every_item_of_a_request_has_an_id() -> None:
+    items = create(
+        {"input": [{"role": "user", "content": "Hi"}, {"id": "mine", "role": "user", "content": "t"}]}
+    )
+    assert [item["id"] for item in items.request.input] == ["msg_0_" + "0" * 32 + "_i0", "mine"]
 
 
 # --- tools --------------------------------------------------------------------------------------

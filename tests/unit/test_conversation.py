@@ -147,7 +147,7 @@ def test_routing_tells_functions_from_mcp_tools_by_namespace() -> None:
     assert make_offer(request, LISTED).routing == {
         "functions.get_weather": FunctionTarget("get_weather"),
         "python": McpTarget("code_interpreter", "python"),
-        "wiki.ask": McpTarget("wiki", "ask"),
+        "wiki.ask": McpTarget("wiki", "ask", is_repeatable=True),
         "wiki.edit": McpTarget("wiki", "edit"),
     }
 

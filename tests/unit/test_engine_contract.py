@@ -74,7 +74,7 @@ async def generate(
 
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110 - an engine frees a request without telling
+        while not holds():
             await asyncio.sleep(0.001)
 
 

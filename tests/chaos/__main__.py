@@ -1,0 +1,81 @@
+"""`python -m tests.chaos [--seed N] [--responses N] [--minutes M]`, or `make chaos`: nothing is lost.
+
+It starts a cluster of its own (3 API nodes, 3 workers, 2 tool runners, a Valkey), asks it for every plan
+once while nothing happens, then lets 80 clients at it that stream, drop, resume on any node, poll, wait,
+cancel and chain, while the nemesis kills, stops and drains processes of every role, Valkey among them.
+Afterwards it reads every log through an API node and out of Redis, and judges.
+
+plans.py        what is asked; script.toml what the scripted engine says to it
+mcp_server.py   the tools: `lookup`, `count` (counts its executions), `slow`; not struck
+clients.py      what clients do      nemesis.py   what goes wrong, out of the seed
+history.py      the record of both   dump.py      what Redis holds at the end
+checker.py      the rules, pure      figures.py   the counts, pure      run.py   the order of things
+
+The seed decides what clients do and what goes wrong when; how processes meet it is the machine's own, so
+a second run with a seed is alike and not the same. The folder of a failed run is kept and named: it holds
+history.jsonl, one line per observation, and the logs of all processes.
+"""
+
+import argparse
+import asyncio
+import secrets
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.chaos import figures
+from tests.chaos.history import OfCall, Struck, write_lines
+from tests.chaos.run import Course, Judgement, run
+
+_SHOWN_MAX = 20
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos", description="Disturbs a cluster and checks it."
+    )
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="default: any")
+    parser.add_argument("--responses", type=int, help="default: 2000, or no limit with --minutes")
+    parser.add_argument("--minutes", type=float, help="ends then in any case; default: 60")
+    parser.add_argument("--clients", type=int, default=80, help="at a time (default: %(default)s)")
+    parser.add_argument("--keep", action="store_true", help="keep the folder of a clean run too")
+    chosen = parser.parse_args()
+    responses = chosen.responses or (10**6 if chosen.minutes else 2000)
+    course = Course(chosen.seed, responses, (chosen.minutes or 60) * 60, chosen.clients)
+    folder = Path(tempfile.mkdtemp(prefix="antiphon-chaos-"))
+    print(f"seed {course.seed}, {responses} responses; the run is in {folder}", flush=True)
+    judgement = asyncio.run(run(course, folder))
+    print(figures.describe(judgement.figures))
+    if judgement.violations:
+        print(
+            f"\nFAILED with seed {course.seed}; the run is kept in {folder}\n{describe_violations(judgement)}"
+        )
+        return 1
+    if not chosen.keep:
+        shutil.rmtree(folder)
+    print(f"seed {course.seed}: nothing was lost, repeated, reordered or left over")
+    return 0
+
+
+def describe_violations(judgement: Judgement) -> str:
+    """All in a line each, up to a limit; of the first one everything that was observed."""
+    violations = judgement.violations
+    lines = [f"{len(violations)} violations:"]
+    for found in violations[:_SHOWN_MAX]:
+        place = "store" if found.call is None else f"call {found.call}"
+        lines.append(f"  {place}: {found.rule}: {found.what[:1000]}")
+    if violations[0].call is not None:
+        lines.append(f"the history of call {violations[0].call}:")
+        lines.append(
+            write_lines(
+                seen
+                for seen in judgement.observations
+                if isinstance(seen, Struck) or (isinstance(seen, OfCall) and seen.call == violations[0].call)
+            )
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,307 @@
+"""Clients of a cluster that falls apart: they stream, drop, resume anywhere, poll, wait, cancel and go on.
+
+Owns what a client does and the writing down of all it sees. Nothing here judges; every operation has a
+bound, and a client that reaches its own writes that down too.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import httpx
+import msgspec
+
+from shared.responses import TERMINAL
+from tests.chaos.history import (
+    Accepted,
+    Asked,
+    EventSeen,
+    GaveUp,
+    Observation,
+    Operation,
+    Recorder,
+    Refused,
+    Replayed,
+    Told,
+    Unreached,
+    ViewEnded,
+    ViewOpened,
+    Way,
+    sha_of_bytes,
+    sha_of_response,
+)
+from tests.chaos.plans import PLANS, Plan, make_key
+
+CALL_S = 120.0
+"""A response that has not ended for its client by then is given up."""
+_SILENCE_S = 4.0
+"""A stream without even a comment for so long: the node stands still, another one is asked."""
+_ANSWER_S = 30.0
+_TERMINAL_EVENTS = frozenset({b"response.completed", b"response.incomplete", b"response.failed"})
+
+WAYS: dict[Way, int] = {"stream": 40, "background": 20, "poll": 15, "wait": 15, "cancel": 10}
+
+
+@dataclass
+class World:
+    """What all clients share."""
+
+    urls: Sequence[str]
+    recorder: Recorder
+    http: httpx.AsyncClient
+    seed: str
+    calls: Iterator[int]
+    """Numbers of the create calls that are still to be made."""
+    response_ids: dict[int, str] = field(default_factory=dict)
+
+    def note(self, observation: Observation) -> None:
+        self.recorder.note(observation)
+
+    def now_s(self) -> float:
+        return self.recorder.now_s()
+
+
+def open_http() -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=2.0)
+    return httpx.AsyncClient(
+        limits=limits, timeout=httpx.Timeout(_ANSWER_S, connect=3.0, pool=None), verify=False
+    )
+
+
+async def serve_calls(world: World, number: int, rng: random.Random) -> None:
+    """One client's life: a call after the other, some of them continuing the one before."""
+    parent: int | None = None
+    for call in world.calls:
+        plan = rng.choices(list(PLANS), [plan.weight for plan in PLANS.values()])[0]
+        way = rng.choices(list(WAYS), list(WAYS.values()))[0]
+        asked = Asked(world.now_s(), call, number, plan, way, make_key(call), parent)
+        has_ended = await make_call(world, asked, rng)
+        is_chained = has_ended and way != "cancel" and rng.random() < 0.25
+        parent = call if is_chained else None
+
+
+async def make_call(world: World, asked: Asked, rng: random.Random) -> bool:
+    """One create call, read as its `way` says, to its end; False if the client had to give up."""
+    world.note(asked)
+    try:
+        async with asyncio.timeout(CALL_S):
+            await Call(world, asked, rng).read_to_the_end()
+    except TimeoutError:
+        world.note(GaveUp(world.now_s(), asked.call))
+        return False
+    return True
+
+
+async def replay(world: World, call: int, rng: random.Random) -> None:
+    """Reads the whole log once more, when all is over."""
+    asked = Asked(0.0, call, 0, "", "stream", "")
+    reader = Call(world, asked, rng, views=iter(range(1000, 2000)))
+    try:
+        async with asyncio.timeout(CALL_S):
+            await reader.replay()
+    except TimeoutError:
+        world.note(GaveUp(world.now_s(), call))
+
+
+class Call:
+    """One response from the side of the client who wants it."""
+
+    def __init__(
+        self, world: World, asked: Asked, rng: random.Random, views: Iterator[int] | None = None
+    ) -> None:
+        self._world = world
+        self._asked = asked
+        self._rng = rng
+        self._views = views or iter(range(1000))
+        self._seen = -1
+        """The highest number seen."""
+        self._has_ended = False
+
+    @property
+    def _response_id(self) -> str | None:
+        return self._world.response_ids.get(self._asked.call)
+
+    async def read_to_the_end(self) -> None:
+        match self._asked.way:
+            case "stream":
+                await self._stream(background=False, drops=self._rng.choice((0, 0, 1, 1, 2, 4)))
+            case "background":
+                await self._stream(background=True, drops=self._rng.choice((0, 1, 2, 4)))
+            case "cancel":
+                await self._stream_and_cancel()
+            case "poll":
+                await self._create_and_poll()
+            case "wait":
+                await self._wait()
+
+    async def replay(self) -> None:
+        while not self._has_ended:
+            view = next(self._views)
+            self._world.note(Replayed(self._world.now_s(), self._asked.call, view))
+            await self._view(view, -1, events_max=None)
+
+    # --- streams --------------------------------------------------------------------------------
+
+    async def _stream(self, *, background: bool, drops: int) -> None:
+        while not self._has_ended:
+            events_max = self._rng.randint(1, 60) if drops > 0 else None
+            if self._response_id is None:
+                how = await self._create_view(background, events_max)
+            else:
+                how = await self._view(next(self._views), self._choose_cursor(), events_max)
+            drops -= how == "dropped"
+            if how != "closed" or not self._has_ended:
+                await self._pause()
+
+    async def _stream_and_cancel(self) -> None:
+        while self._response_id is None:
+            await self._create_view(True, self._rng.randint(1, 80))
+        while not self._has_ended:
+            answer = await self._ask("cancel", "POST", f"/{self._response_id}/cancel")
+            if answer is not None:
+                break
+        await self._stream(background=True, drops=0)
+
+    def _choose_cursor(self) -> int:
+        """What was seen last, or at times something earlier."""
+        if self._rng.random() < 0.2:
+            return self._rng.randint(-1, self._seen)
+        return self._seen
+
+    async def _create_view(self, background: bool, events_max: int | None) -> str:
+        body = self._body(stream=True, background=background)
+        return await self._read_stream(
+            next(self._views), -1, events_max, "create", "POST", "", content=body, headers=self._headers
+        )
+
+    async def _view(self, view: int, after: int, events_max: int | None) -> str:
+        params = {"stream": "true"} if after < 0 else {"stream": "true", "starting_after": str(after)}
+        return await self._read_stream(
+            view, after, events_max, "read", "GET", f"/{self._response_id}", params=params
+        )
+
+    async def _read_stream(
+        self,
+        view: int,
+        after: int,
+        events_max: int | None,
+        operation: Operation,
+        method: str,
+        path: str,
+        **request: Any,
+    ) -> str:
+        """How the view ended; at most `events_max` events of it are read."""
+        world, call, node = self._world, self._asked.call, self._choose_node()
+        world.note(ViewOpened(world.now_s(), call, view, node, after))
+        timeout = httpx.Timeout(_SILENCE_S, connect=2.0, pool=None)
+        how: Literal["closed", "dropped", "broken"] = "closed"
+        try:
+            async with world.http.stream(method, self._url(node, path), timeout=timeout, **request) as answer:
+                if answer.status_code != 200:
+                    await self._note_refusal(operation, node, answer)
+                    how = "broken"
+                elif await self._take_frames(view, answer.aiter_raw(), events_max):
+                    how = "dropped"
+        except httpx.HTTPError as error:
+            world.note(Unreached(world.now_s(), call, operation, node, repr(error)))
+            how = "broken"
+        world.note(ViewEnded(world.now_s(), call, view, how))
+        return how
+
+    async def _take_frames(self, view: int, chunks: AsyncIterator[bytes], events_max: int | None) -> bool:
+        """True if enough events came and the client leaves; what came half is not looked at."""
+        waiting, count = b"", 0
+        async for chunk in chunks:
+            *frames, waiting = (waiting + chunk).split(b"\n\n")
+            for frame in frames:
+                if frame.startswith(b":"):
+                    continue
+                self._take_frame(view, frame + b"\n\n")
+                count += 1
+                if count == events_max:
+                    return True
+        return False
+
+    def _take_frame(self, view: int, frame: bytes) -> None:
+        world, call = self._world, self._asked.call
+        name, number_line = frame.split(b"\n", 2)[:2]
+        number = int(number_line.removeprefix(b"id: "))
+        if self._response_id is None:
+            self._note_accepted(msgspec.json.decode(frame[frame.index(b"\ndata: ") + 7 :])["response"])
+        world.note(EventSeen(world.now_s(), call, view, number, sha_of_bytes(frame)))
+        self._seen = max(self._seen, number)
+        if name.removeprefix(b"event: ") in _TERMINAL_EVENTS:
+            self._has_ended = True
+
+    # --- whole answers --------------------------------------------------------------------------
+
+    async def _create_and_poll(self) -> None:
+        body = self._body(stream=False, background=True)
+        while self._response_id is None:
+            await self._ask("create", "POST", "", content=body, headers=self._headers)
+        while not self._has_ended:
+            await asyncio.sleep(self._rng.uniform(0.1, 1.0))
+            await self._ask("poll", "GET", f"/{self._response_id}")
+
+    async def _wait(self) -> None:
+        body = self._body(stream=False, background=False)
+        while not self._has_ended:
+            await self._ask("create", "POST", "", content=body, headers=self._headers)
+
+    async def _ask(self, operation: Operation, method: str, path: str, **request: Any) -> int | None:
+        """The HTTP status; None if there was no answer, or one that asks to try again later."""
+        world, call, node = self._world, self._asked.call, self._choose_node()
+        try:
+            answer = await world.http.request(method, self._url(node, path), **request)
+        except httpx.HTTPError as error:
+            world.note(Unreached(world.now_s(), call, operation, node, repr(error)))
+            await self._pause()
+            return None
+        if answer.status_code != 200:
+            await self._note_refusal(operation, node, answer)
+            await self._pause()
+            return None if answer.status_code == 503 else answer.status_code
+        response = msgspec.json.decode(answer.content)
+        self._note_accepted(response)
+        status = response["status"]
+        world.note(Told(world.now_s(), call, operation, node, status, sha_of_response(response)))
+        if status in TERMINAL and operation != "cancel":
+            self._has_ended = True
+        return 200
+
+    # --- small things ---------------------------------------------------------------------------
+
+    def _note_accepted(self, response: dict[str, Any]) -> None:
+        if self._response_id is None:
+            self._world.response_ids[self._asked.call] = response["id"]
+            self._world.note(Accepted(self._world.now_s(), self._asked.call, response["id"]))
+
+    async def _note_refusal(self, operation: Operation, node: int, answer: httpx.Response) -> None:
+        text = (await answer.aread()).decode(errors="replace")[:500]
+        world = self._world
+        world.note(Refused(world.now_s(), self._asked.call, operation, node, answer.status_code, text))
+
+    def _body(self, *, stream: bool, background: bool) -> bytes:
+        plan: Plan = PLANS[self._asked.plan]
+        parent = self._asked.parent
+        parent_id = None if parent is None else self._world.response_ids[parent]
+        return msgspec.json.encode(
+            plan.make_body(self._asked.key, parent_id, stream=stream, background=background)
+        )
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        """A repeated create call leads to the response that the first one made."""
+        key = f"{self._world.seed}-{self._asked.call}"
+        return {"content-type": "application/json", "idempotency-key": key}
+
+    def _choose_node(self) -> int:
+        return self._rng.randrange(len(self._world.urls))
+
+    def _url(self, node: int, path: str) -> str:
+        return f"{self._world.urls[node]}/v1/responses{path}"
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._rng.uniform(0.02, 0.3))

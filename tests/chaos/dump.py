@@ -1,0 +1,104 @@
+"""Reads a whole Redis when all is over: every log, every journal, and whatever should not be there any more.
+
+Owns the raw reading, past the product's own; an archive is opened as its format says.
+"""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+import redis.asyncio
+
+from shared.store import archive, keys
+from tests.chaos.history import Log, Store
+
+_OF_RESPONSE = re.compile(r"antiphon:\{([^}]+)/(resp_[^}/]+)\}:(\w+)\Z")
+_KEPT = frozenset({"state", "log", "tools", "archive", "readers"})
+"""Keys that a closed response may have."""
+_HINTS = re.compile(
+    r"antiphon:\{queue\}:(closed|\w+:doorbell|\w+:health-check)\Z"
+    r"|antiphon:\{presence\}:\w+\Z|antiphon:\{[^}]+\}:idempotency\Z"
+)
+_LOOK_EVERY_S = 0.5
+
+
+async def until_quiet(redis_url: str, within_s: float) -> None:
+    """Waits until nothing is open or queued; after `within_s` what is left is the checker's to tell."""
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        try:
+            async with asyncio.timeout(within_s):
+                while await _find_leftovers(client, await _scan(client)):
+                    await asyncio.sleep(_LOOK_EVERY_S)
+        except TimeoutError:
+            pass
+
+
+async def read_store(redis_url: str, counted: Counter[str]) -> Store:
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        names = await _scan(client)
+        logs = {}
+        for name in names:
+            match = _OF_RESPONSE.match(name)
+            if match is not None and match[3] == "state":
+                logs[match[2]] = await _read_log(client, keys.ResponseKey(match[1], match[2]))
+        without_ttl = [name for name in names if await client.pttl(name) == -1]
+        leftovers = await _find_leftovers(client, names)
+    return Store(logs, tuple(leftovers), tuple(without_ttl), counted)
+
+
+async def _scan(client: "redis.asyncio.Redis") -> list[str]:
+    return sorted([name.decode() async for name in client.scan_iter(count=1000)])
+
+
+async def _read_log(client: "redis.asyncio.Redis", key: keys.ResponseKey) -> Log:
+    state = await client.hgetall(keys.state(key))  # type: ignore[misc]
+    is_compacted = b"compacted" in state
+    if is_compacted:
+        entries = await _read_archive(client, key)
+    else:
+        raw = await client.xrange(keys.log(key))
+        entries = [(int(entry_id.partition(b"-")[0]) - 1, fields[b"e"]) for entry_id, fields in raw]
+    journal = await client.hkeys(keys.tools(key))  # type: ignore[misc]
+    return Log(
+        key.response_id,
+        tuple(number for number, _ in entries),
+        tuple(frame for _, frame in entries),
+        state[b"closed"].decode(),
+        int(state[b"attempt"]),
+        int(state.get(b"deaths", 0)),
+        is_compacted,
+        frozenset(name.decode() for name in journal),
+    )
+
+
+async def _read_archive(client: "redis.asyncio.Redis", key: keys.ResponseKey) -> list[tuple[int, bytes]]:
+    chunks = await client.hgetall(keys.archive(key))  # type: ignore[misc]
+    chunks.pop(archive.RECORD_FIELD.encode())
+    ordered = sorted((int(index), chunk) for index, chunk in chunks.items())
+    return [entry for index, chunk in ordered for entry in archive.open_chunk(chunk, index)]
+
+
+async def _find_leftovers(client: "redis.asyncio.Redis", names: Iterable[str]) -> list[str]:
+    """Keys of open responses, waiting jobs, secrets, and all that nobody has a name for."""
+    left = []
+    for name in names:
+        match = _OF_RESPONSE.match(name)
+        if match is None:
+            if not _HINTS.match(name):
+                left.append(f"{name} ({await _show(client, name)})")
+        elif match[3] not in _KEPT:
+            left.append(f"{name} of a response that has ended")
+        elif match[3] == "state" and not await client.hget(name, "closed"):  # type: ignore[misc]
+            left.append(f"{name} is open")
+    return left
+
+
+async def _show(client: "redis.asyncio.Redis", name: str) -> str:
+    match (await client.type(name)).decode():
+        case "zset":
+            return f"holds {await client.zrange(name, 0, 2)}"
+        case "set":
+            return f"holds {await client.srandmember(name, 3)}"  # type: ignore[misc]
+        case kind:
+            return f"a {kind}"

@@ -1,0 +1,155 @@
+"""What a run amounted to: strikes by role, takeovers, resumes, and how long clients were kept waiting.
+
+Pure. Counts and words only; whether it was right is `checker`'s to say.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.chaos.checker import CallHistory, group
+from tests.chaos.history import (
+    EventSeen,
+    Log,
+    Observation,
+    OfCall,
+    Replayed,
+    Store,
+    Struck,
+    ViewEnded,
+    ViewOpened,
+)
+from tests.chaos.plans import PLANS
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    seconds: float
+    responses: int
+    events_seen: int
+    strikes: Mapping[str, Mapping[str, int]]
+    """role -> action -> how often."""
+    ends: Mapping[str, int]
+    """status -> how many responses."""
+    takeovers: int
+    """Owners after the first one."""
+    taken_over: int
+    """Responses that had more than one owner."""
+    deaths: int
+    resumes: int
+    broken_views: int
+    failed_calls: int
+    stalls_s: Sequence[float]
+    """For every streamed response, in order of size: the longest wait for an event, beyond the plan's own."""
+    stalls_taken_over_s: Sequence[float]
+    """The same, of responses that were taken over."""
+
+
+def measure(observations: Sequence[Observation], store: Store) -> Figures:
+    histories = group(observations)
+    logs = {
+        call: store.logs[history.response_ids[0]]
+        for call, history in histories.items()
+        if history.response_ids and history.response_ids[0] in store.logs
+    }
+    own_s = _own_pauses_s(histories)
+    stalls, stalls_taken_over = [], []
+    for call, history in histories.items():
+        if history.asked.is_undisturbed or call not in logs:
+            continue
+        waits = list(waits_s(history.seen))
+        if waits:
+            stall_s = max(0.0, max(waits) - own_s[history.asked.plan])
+            stalls.append(stall_s)
+            if owners(logs[call]) > 1:
+                stalls_taken_over.append(stall_s)
+    return Figures(
+        seconds=max((seen.at_s for seen in observations), default=0.0),
+        responses=len(logs),
+        events_seen=sum(isinstance(seen, EventSeen) for seen in observations),
+        strikes=_count_strikes(observations),
+        ends=Counter(log.closed or "open" for log in logs.values()),
+        takeovers=sum(owners(log) - 1 for log in logs.values()),
+        taken_over=sum(owners(log) > 1 for log in logs.values()),
+        deaths=sum(log.deaths for log in logs.values()),
+        resumes=sum(isinstance(seen, ViewOpened) and seen.after >= 0 for seen in observations),
+        broken_views=sum(isinstance(seen, ViewEnded) and seen.how == "broken" for seen in observations),
+        failed_calls=sum(
+            b"event: response.mcp_call.failed" in frame for log in logs.values() for frame in log.frames
+        ),
+        stalls_s=sorted(stalls),
+        stalls_taken_over_s=sorted(stalls_taken_over),
+    )
+
+
+def owners(log: Log) -> int:
+    """How many processes have had it; whoever cancels takes the lease too, and is no owner."""
+    return max(1, log.attempt - (log.closed == "cancelled"))
+
+
+def _count_strikes(observations: Iterable[Observation]) -> dict[str, Counter[str]]:
+    strikes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for seen in observations:
+        if isinstance(seen, Struck):
+            strikes[seen.role][seen.action] += 1
+    return dict(strikes)
+
+
+def _own_pauses_s(histories: Mapping[int, CallHistory]) -> dict[str, float]:
+    """plan -> the longest wait for an event when nothing goes wrong."""
+    pauses = dict.fromkeys(PLANS, 0.0)
+    for history in histories.values():
+        if history.asked.is_undisturbed:
+            plan = history.asked.plan
+            pauses[plan] = max([pauses[plan], *waits_s(history.seen)])
+    return pauses
+
+
+def waits_s(seen: Iterable[OfCall]) -> Iterator[float]:
+    """The times that a client waited for the next event: since the last one, or since it asked for a stream.
+
+    The time between a drop of its own and its next asking is the client's, and does not count.
+    """
+    since_s: float | None = None
+    for one in seen:
+        match one:
+            case Replayed():
+                return
+            case ViewOpened(at_s=at_s):
+                since_s = at_s if since_s is None else since_s
+            case EventSeen(at_s=at_s):
+                if since_s is not None:
+                    yield at_s - since_s
+                since_s = at_s
+            case ViewEnded(how="dropped"):
+                since_s = None
+            case _:
+                pass
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """Of values in order of size; 0 where there are none."""
+    if not ordered:
+        return 0.0
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def describe(figures: Figures) -> str:
+    lines = [
+        f"{figures.responses} responses in {figures.seconds:.0f} s: "
+        + ", ".join(f"{count} {end}" for end, count in sorted(figures.ends.items())),
+        f"{figures.events_seen} events seen; {figures.resumes} resumes, "
+        f"{figures.broken_views} views broken by faults",
+        f"{figures.taken_over} responses were taken over, {figures.takeovers} times in all; "
+        f"{figures.deaths} deaths of owners; {figures.failed_calls} tool calls with unknown outcome",
+    ]
+    for role, actions in sorted(figures.strikes.items()):
+        lines.append(
+            f"{role}: " + ", ".join(f"{action} {count}" for action, count in sorted(actions.items()))
+        )
+    for name, stalls in (("all streams", figures.stalls_s), ("taken over", figures.stalls_taken_over_s)):
+        lines.append(
+            f"stall, {name} ({len(stalls)}): p50 {percentile(stalls, 50):.2f} s, "
+            f"p99 {percentile(stalls, 99):.2f} s, max {percentile(stalls, 100):.2f} s"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,188 @@
+"""What was seen and done while a cluster was disturbed, one JSON line each; and what Redis held after.
+
+Owns the shapes and the file. Who observes is `clients`, `nemesis` and `dump`; what it means is `checker`'s.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self
+
+import msgspec
+
+Operation = Literal["create", "read", "poll", "cancel"]
+Way = Literal["stream", "background", "poll", "wait", "cancel"]
+"""How a client reads its response."""
+
+
+class _Observation(msgspec.Struct, frozen=True, tag_field="kind"):
+    at_s: float
+    """Seconds since the run began, by one clock."""
+
+
+class _OfCall(_Observation, frozen=True):
+    call: int
+    """The number of the create call that it belongs to; repetitions of one call share it."""
+
+
+class Asked(_OfCall, frozen=True, tag="asked"):
+    """A create call begins. `plan` names what it asks for, `way` how it is read, `key` is its own."""
+
+    client: int
+    plan: str
+    way: Way
+    key: str
+    parent: int | None = None
+    is_undisturbed: bool = False
+
+
+class Accepted(_OfCall, frozen=True, tag="accepted"):
+    response_id: str
+
+
+class Refused(_OfCall, frozen=True, tag="refused"):
+    """An HTTP status other than 200."""
+
+    operation: Operation
+    node: int
+    status: int
+    body: str
+
+
+class Unreached(_OfCall, frozen=True, tag="unreached"):
+    """No answer, or not all of it."""
+
+    operation: Operation
+    node: int
+    why: str
+
+
+class ViewOpened(_OfCall, frozen=True, tag="view_opened"):
+    """A stream is asked for, from the number after `after` on. `view` is unique within its call."""
+
+    view: int
+    node: int
+    after: int
+
+
+class EventSeen(_OfCall, frozen=True, tag="event"):
+    view: int
+    number: int
+    sha: str
+    """Of the frame's bytes, as they came."""
+
+
+class ViewEnded(_OfCall, frozen=True, tag="view_ended"):
+    """`closed`: the server ended it in order; `dropped`: this client did; `broken`: neither."""
+
+    view: int
+    how: Literal["closed", "dropped", "broken"]
+
+
+class Told(_OfCall, frozen=True, tag="told"):
+    """A whole response, as JSON: of a create call that waits, a poll, or a cancel."""
+
+    operation: Operation
+    node: int
+    status: str
+    sha: str
+    """Of the response, whatever the order of its fields."""
+
+
+class GaveUp(_OfCall, frozen=True, tag="gave_up"):
+    """The client's own bound has passed, and the response has not ended for it."""
+
+
+class Replayed(_OfCall, frozen=True, tag="replayed"):
+    """After everything: this view reads the whole log again."""
+
+    view: int
+
+
+class Struck(_Observation, frozen=True, tag="struck"):
+    """The nemesis did something; `number` and `pid` tell to whom."""
+
+    action: str
+    role: str
+    number: int
+    pid: int
+    lasting_s: float = 0.0
+
+
+OfCall = (
+    Asked | Accepted | Refused | Unreached | ViewOpened | EventSeen | ViewEnded | Told | GaveUp | Replayed
+)
+Observation = OfCall | Struck
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Observation] = msgspec.json.Decoder(Observation)
+
+
+class Recorder:
+    """Writes observations down as they are made."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._begin_s = time.monotonic()
+        self._file: IO[bytes] = path.open("wb")
+
+    def now_s(self) -> float:
+        return round(time.monotonic() - self._begin_s, 4)
+
+    def note(self, observation: Observation) -> None:
+        self._file.write(_encoder.encode(observation) + b"\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def read(self) -> list[Observation]:
+        """Everything so far, from the file."""
+        self._file.flush()
+        return [_decoder.decode(line) for line in self._path.read_bytes().splitlines()]
+
+
+def write_lines(observations: Iterable[Observation]) -> str:
+    return "\n".join(_encoder.encode(observation).decode() for observation in observations)
+
+
+def sha_of_bytes(frame: bytes) -> str:
+    return hashlib.sha256(frame).hexdigest()[:16]
+
+
+def sha_of_response(response: Mapping[str, Any]) -> str:
+    return sha_of_bytes(msgspec.json.encode(response, order="deterministic"))
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One response as Redis holds it when all is over."""
+
+    response_id: str
+    numbers: tuple[int, ...]
+    frames: tuple[bytes, ...]
+    closed: str
+    attempt: int = 1
+    deaths: int = 0
+    is_compacted: bool = False
+    journal: frozenset[str] = frozenset()
+    """Names of the tool journal's fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """All that Redis holds when all is over."""
+
+    logs: Mapping[str, Log]
+    leftovers: tuple[str, ...] = ()
+    """Keys that belong to no closed response, and why."""
+    without_ttl: tuple[str, ...] = ()
+    counted: Mapping[str, int] = field(default_factory=dict)
+    """Key of a call -> how often the counting tool was executed with it (not Redis's, the tool's)."""
