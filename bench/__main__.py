@@ -26,7 +26,8 @@ async def measure(name: str, pause_s: float) -> str:
             return await memory.measure()
         case "stuck-reader":
             return await stuck_reader.measure(pause_s)
-    raise ValueError(name)
+        case _:
+            raise ValueError(name)
 
 
 def describe_machine() -> str:

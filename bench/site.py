@@ -15,9 +15,11 @@ from local.cluster import Cluster
 from local.roles import Site
 from local.supervisor import Role
 
+SCRIPT = Path(__file__).parent / "script.toml"
+
 _SETTINGS = {
     "ANTIPHON_ENGINE": "scripted",
-    "ANTIPHON_SCRIPT": str(Path(__file__).parent / "script.toml"),
+    "ANTIPHON_SCRIPT": str(SCRIPT),
     "ANTIPHON_CONTEXT_TOKENS_MAX": "1000000",
     "ANTIPHON_LOG_LEVEL": "WARNING",
 }

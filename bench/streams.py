@@ -6,6 +6,7 @@ Reads no event; what is in them does not matter here.
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -101,8 +102,9 @@ async def create(port: int, text: str, **more: Any) -> str:
     return str(json.loads(answer)["id"])
 
 
-async def follow(port: int, response_id: str, count: Count) -> None:
-    """Reads all events of a response, to its end."""
+async def follow(port: int, response_id: str, count: Count) -> float:
+    """Reads all events of a response, to its end; when that was, by the performance counter."""
     async with connect(port) as connection:
         async for chunk in connection.ask("GET", f"/v1/responses/{response_id}?stream=true"):
             count.add(chunk)
+    return time.perf_counter()

@@ -1,26 +1,31 @@
-"""What readers do to others that stop reading a long stream: the API's memory, and everybody else's time.
+"""What readers do to others that stop reading in the middle of a long stream: memory, and everybody's time.
 
 Owns the comparison: the same streams with stuck readers and without, by turns, each time in a new cluster.
 """
 
 import asyncio
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 from bench import streams, tables
-from bench.site import port_of, read_rss_bytes, running
+from bench.site import SCRIPT, port_of, read_rss_bytes, running
 from bench.streams import Count
 from local.cluster import Cluster
 
 _ROUNDS = 2
-_NUMBERS = 50_000
-"""Two tokens and so two events each: a stream of 100,000."""
-_OTHERS, _OTHERS_NUMBERS = 5, 5_000
+_NUMBERS, _TOKENS = 33_700, 100_000
+"""So many numbers come to about so many tokens, each of which is an event."""
+_STREAM_SHARE = 0.9
+"""Of the pause; so the stuck readers go on when everything else is measured."""
+_PACE = "tokens_per_s = 10000"
+_OTHERS, _OTHERS_TEXT = 3, "Count to 2000"
 _STUCK = 10
-_LOOK_EVERY_S = 0.05
 _RECEIVE_BUFFER_BYTES = 16_384
+_LOOK_EVERY_S = 0.05
 _MIB = 2**20
 
 
@@ -30,90 +35,97 @@ class Run:
     same_s: float
     """How long a reader of the same stream took that reads."""
     others_s: float
-    """How long the other streams took, at the median."""
-    rss_before: int
-    rss_peak: int
-    rss_after: int
-    behind: list[int]
-    """How many events each stuck reader had when it stopped reading."""
+    """How long each of the other streams took, at the median."""
+    rss_before_mib: float
+    rss_peak_mib: float
+    catching_up_s: float
+    """How long the stuck readers took to the end, once they went on."""
 
 
 async def measure(pause_s: float) -> str:
-    without, stuck = [], []
-    for _ in range(_ROUNDS):
-        for runs, count in ((without, 0), (stuck, _STUCK)):
-            async with running() as cluster:
-                runs.append(await run(cluster, count, pause_s))
+    without: list[Run] = []
+    stuck: list[Run] = []
+    with tempfile.TemporaryDirectory(prefix="antiphon-bench-") as folder:
+        script = Path(folder) / "script.toml"
+        pace = f"tokens_per_s = {_TOKENS / (_STREAM_SHARE * pause_s):.0f}"
+        script.write_text(SCRIPT.read_text().replace(_PACE, pace))
+        for _ in range(_ROUNDS):
+            for runs, count in ((without, 0), (stuck, _STUCK)):
+                async with running(ANTIPHON_SCRIPT=str(script)) as cluster:
+                    runs.append(await run(cluster, count, pause_s))
     return render(without, stuck, pause_s)
 
 
 async def run(cluster: Cluster, stuck: int, pause_s: float) -> Run:
     port, pid = port_of(cluster), cluster.pids["api-0"]
-    await time_stream(port, f"Count to {_OTHERS_NUMBERS}")  # warms up
-    before = read_rss_bytes(pid)
-    sizes: list[int] = []
+    await asyncio.gather(*(time_stream(port) for _ in range(_OTHERS)))  # warms up
+    sizes = [read_rss_bytes(pid) / _MIB]
     watching = asyncio.create_task(watch(pid, sizes))
-    response_id = await streams.create(port, f"Count to {_NUMBERS}")
-    begun_s = time.perf_counter()
+    response_id = await streams.create(port, f"Count to {_NUMBERS} in a while")
     pausing = [asyncio.create_task(read_and_pause(port, response_id, pause_s)) for _ in range(stuck)]
-    others = [asyncio.create_task(time_stream(port, f"Count to {_OTHERS_NUMBERS}")) for _ in range(_OTHERS)]
     same = Count()
-    await streams.follow(port, response_id, same)
-    same_s = time.perf_counter() - begun_s
-    others_s = median(await asyncio.gather(*others))
+    begun_s = time.perf_counter()
+    reading = asyncio.create_task(streams.follow(port, response_id, same))
+    others = await asyncio.gather(*(time_streams(port, reading) for _ in range(_OTHERS)))
+    same_s = await reading - begun_s
     paused = await asyncio.gather(*pausing)
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching
-    for _, whole in paused:
-        if whole != same.events:
-            raise RuntimeError(f"a stuck reader has {whole} events, the other one {same.events}")
-    return Run(same.events, same_s, others_s, before, max(sizes), read_rss_bytes(pid), [n for n, _ in paused])
+    for events, _ in paused:
+        if events != same.events:
+            raise RuntimeError(f"a stuck reader has {events} events, the other one {same.events}")
+    others_s = median([s for times in others for s in times])
+    catching_up_s = max([s for _, s in paused], default=0.0)
+    return Run(same.events, same_s, others_s, sizes[0], max(sizes), catching_up_s)
 
 
-async def watch(pid: int, sizes: list[int]) -> None:
+async def watch(pid: int, sizes: list[float]) -> None:
     while True:
-        sizes.append(read_rss_bytes(pid))
         await asyncio.sleep(_LOOK_EVERY_S)
+        sizes.append(read_rss_bytes(pid) / _MIB)
 
 
-async def read_and_pause(port: int, response_id: str, pause_s: float) -> tuple[int, int]:
-    """How many events were read before the pause, and in the end."""
-    count, before = Count(), 0
+async def read_and_pause(port: int, response_id: str, pause_s: float) -> tuple[int, float]:
+    """How many events came in all, and how long the rest took after the pause."""
+    count, resumed_s = Count(), 0.0
     async with streams.connect(port, receive_buffer_bytes=_RECEIVE_BUFFER_BYTES) as connection:
         async for chunk in connection.ask("GET", f"/v1/responses/{response_id}?stream=true"):
             count.add(chunk)
-            if before == 0:
-                before = count.events
+            if resumed_s == 0.0:
                 await asyncio.sleep(pause_s)
-    return before, count.events
+                resumed_s = time.perf_counter()
+    return count.events, time.perf_counter() - resumed_s
 
 
-async def time_stream(port: int, text: str) -> float:
+async def time_streams(port: int, reading: "asyncio.Task[float]") -> list[float]:
+    """One after the other, for as long as the long stream runs."""
+    times = [await time_stream(port)]
+    while not reading.done():
+        times.append(await time_stream(port))
+    return times
+
+
+async def time_stream(port: int) -> float:
     begun_s = time.perf_counter()
-    await streams.follow(port, await streams.create(port, text), Count())
+    await streams.follow(port, await streams.create(port, _OTHERS_TEXT), Count())
     return time.perf_counter() - begun_s
 
 
 def render(without: list[Run], stuck: list[Run], pause_s: float) -> str:
     head = (
-        f"a stream of {median(run.events for run in stuck):,.0f} events, with",
-        "another reader of it, s",
-        f"{_OTHERS} other streams, s",
+        f"{median(run.events for run in stuck):,.0f} events, and",
+        "another reader of them, s",
+        "other streams, s each",
         "API's memory before, MiB",
-        "greatest",
-        "afterwards",
+        "at most, MiB",
+        "catching up, s",
     )
     rows = []
     for name, runs in (("no stuck reader", without), (f"{_STUCK} readers stuck for {pause_s:g} s", stuck)):
-        figures = [
-            [run.same_s for run in runs],
-            [run.others_s for run in runs],
-            *([size / _MIB for size in sizes] for sizes in zip(*map(sizes_of, runs), strict=True)),
-        ]
-        rows.append([name, *map(tables.show_spread, figures)])
+        figures = zip(
+            *((r.same_s, r.others_s, r.rss_before_mib, r.rss_peak_mib, r.catching_up_s) for r in runs),
+            strict=True,
+        )
+        rows.append([name, *(tables.show_spread(figure) for figure in figures)])
     return f"{tables.render(head, rows)}\n\n{_ROUNDS} rounds, by turns, each in a new cluster."
-
-
-def sizes_of(run: Run) -> tuple[int, int, int]:
-    return run.rss_before, run.rss_peak, run.rss_after

@@ -1,0 +1,225 @@
+"""A dead worker's response is continued exactly: the whole log equals that of an undisturbed run.
+
+A worker leaves a prefix of its appends behind, whenever it dies; so every prefix of a log is tried as
+what the next owner finds. That covers each point at which an owner can die: before the first token, in a
+header, inside a character, in arguments, between call and result, after the last token.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.events import decode
+from shared.responses import ResponseRequest
+from shared.settings import Settings
+from shared.store import event_log, job_queue, keys, lease, response_store, tool_journal
+from shared.store.appender import Appender
+from shared.store.event_log import Draft, Entry
+from shared.store.keys import ResponseKey
+from shared.store.lease import Acquired
+from shared.store.redis_client import RedisClient, Subscription
+from shared.tool_calls import ToolCall, ToolOutput
+from tests.requests import accept, make_request
+from worker.app import hear
+from worker.attempt import Resources
+from worker.engines.script import Script
+from worker.engines.scripted import ScriptedEngine
+from worker.remote_tools import RemoteTools
+from worker.runner import Runner
+
+PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
+WEATHER: Any = {
+    "type": "function",
+    "name": "get_weather",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+
+REQUESTS = {
+    "a tool call": make_request("Multiply 123*456", tools=[PYTHON]),
+    "several tool calls": make_request("Call python 3 times", tools=[PYTHON]),
+    "characters of several tokens": make_request("Repeat 𓀀😀é 4 times"),
+    "a function call": make_request("What is the weather in Oslo?", tools=[WEATHER]),
+    "an unknown tool": make_request("Emit malformed Harmony: unknown tool"),
+    "a bad header": make_request("Emit malformed Harmony: bad header"),
+    "a header that never ends": make_request("Emit malformed Harmony: endless header"),
+    "the token limit": make_request("Count from 1 to 1000", max_output_tokens=23),
+    "the limit within a call": make_request("Multiply 123*456", tools=[PYTHON], max_output_tokens=20),
+    "Harmony messages": msgspec.structs.replace(
+        make_request("Multiply 3*4", tools=[PYTHON]), enable_response_messages=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Worker:
+    runner: Runner
+    appender: Appender
+
+
+@asynccontextmanager
+async def working(redis: RedisClient, settings: Settings) -> AsyncIterator[Worker]:
+    """A worker with everything but a queue, and a tool runner that knows one answer for each code."""
+    engine = ScriptedEngine(Script.load(None))
+    await engine.start()
+    appender, tools = Appender(redis, settings), RemoteTools(redis, settings)
+    runner = Runner(Resources(settings, redis, appender, engine, tools, lambda: 1_763_769_700))
+    runner.start()
+    listener = RedisClient.connect_listener(settings.redis_url)
+
+    async def run_tool(name: str, index: int) -> None:
+        key = ResponseKey.parse(name)
+        intent = await tool_journal.claim(redis, key, index, "runner")
+        assert intent is not None
+        assert isinstance(intent.task, ToolCall)
+        code = msgspec.json.decode(intent.task.arguments)["code"]
+        result = ToolOutput(f"{eval(code)}\n")
+        await tool_journal.finish(redis, key, index, "runner", result, None)
+
+    services = [
+        asyncio.create_task(flow)
+        for flow in (
+            appender.run(),
+            hear(Subscription(listener), runner.owner, tools, runner),
+            job_queue.serve(settings.redis_url, keys.TOOLS_QUEUE, {"start_tool_call": run_tool}, lambda: 10),
+        )
+    ]
+    try:
+        yield Worker(runner, appender)
+    finally:
+        await runner.drain()
+        for service in services:
+            service.cancel()
+        await asyncio.gather(*services, return_exceptions=True)
+        await engine.stop()
+        await listener.close()
+
+
+async def finish(redis: RedisClient, worker: Worker, key: ResponseKey) -> list[Entry]:
+    """Has the worker own the response; its whole log, once it is closed."""
+    await worker.runner.start_response(str(key))
+    async with asyncio.timeout(20):
+        while True:
+            page = await event_log.read(redis, key, -1, 5_000)
+            if page.is_closed:
+                return page.entries
+            await asyncio.sleep(0.002)
+
+
+async def leave_behind(
+    redis: RedisClient, settings: Settings, worker: Worker, request: ResponseRequest, entries: list[Entry]
+) -> ResponseKey:
+    """What an owner that died after these appends leaves: its entries, and a lease that has lapsed."""
+    key = await accept(redis, settings, request)
+    dead = await lease.acquire(redis, settings, key, "dead")
+    assert isinstance(dead, Acquired)
+    if len(entries) > 1:
+        drafts = [Draft(entry.frame, entry.tokens) for entry in entries[1:]]
+        await worker.appender.append(dead.lease, 1, drafts)
+    await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
+    return key
+
+
+async def keep_journal(redis: RedisClient, key: ResponseKey) -> list[bytes]:
+    fields: Any = await redis.command("HGETALL", keys.tools(key))
+    return [part for pair in fields.items() for part in pair]
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("journal", ["kept", "lost"])
+async def test_whatever_prefix_a_dead_owner_left_the_whole_log_is_that_of_an_undisturbed_run(
+    redis: RedisClient, settings: Settings, name: str, journal: str
+) -> None:
+    request = REQUESTS[name]
+    async with working(redis, settings) as worker:
+        key = await accept(redis, settings, request)
+        whole = await finish(redis, worker, key)
+        kept = await keep_journal(redis, key)
+        assert len(whole) > 6
+        for length in range(1, len(whole)):
+            for_tools = kept if journal == "kept" or is_past_a_result(whole[:length]) else []
+            await redis.command("FLUSHALL")
+            key = await leave_behind(redis, settings, worker, request, whole[:length])
+            if for_tools:
+                await redis.command("HSET", keys.tools(key), *for_tools)
+                await redis.command("EXPIRE", keys.tools(key), 60)
+            again = await finish(redis, worker, key)
+            assert [entry.frame for entry in again] == [entry.frame for entry in whole], length
+            assert [t for e in again for t in e.tokens] == [t for e in whole for t in e.tokens], length
+            assert (await redis.command("HGET", keys.state(key), "deaths")) == b"1"
+
+
+def is_past_a_result(entries: list[Entry]) -> bool:
+    """A result that was told was journaled before."""
+    return any(b"mcp_call.completed" in entry.frame for entry in entries)
+
+
+async def test_a_logged_result_is_used_and_never_asked_for_again(
+    redis: RedisClient, settings: Settings
+) -> None:
+    request = REQUESTS["a tool call"]
+    async with working(redis, settings) as worker:
+        key = await accept(redis, settings, request)
+        whole = await finish(redis, worker, key)
+        kept = await keep_journal(redis, key)
+        told = [i for i, entry in enumerate(whole) if b"mcp_call_arguments.done" in entry.frame]
+        await redis.command("FLUSHALL")
+        key = await leave_behind(redis, settings, worker, request, whole[: told[0] + 1])
+        changed = [part.replace(b"56088", b"11111") for part in kept]
+        await redis.command("HSET", keys.tools(key), *changed)
+        await redis.command("EXPIRE", keys.tools(key), 60)
+        again = await finish(redis, worker, key)
+        assert b"11,111" in again[-1].frame
+        assert await redis.command("EXISTS", keys.TOOLS_QUEUE) == 0
+
+
+async def test_a_replay_that_comes_out_otherwise_fails_with_a_reason_and_tells_no_second_story(
+    redis: RedisClient, settings: Settings
+) -> None:
+    request = REQUESTS["a tool call"]
+    async with working(redis, settings) as worker:
+        key = await accept(redis, settings, request)
+        whole = await finish(redis, worker, key)
+        await redis.command("FLUSHALL")
+        other = [
+            *whole[:8],
+            Entry(8, whole[8].frame.replace(b'"delta":"', b'"delta":"other '), whole[8].tokens),
+        ]
+        key = await leave_behind(redis, settings, worker, request, other)
+        await worker.runner.start_response(str(key))
+        async with asyncio.timeout(10):
+            while not (state := await response_store.read_state(redis, key)) or not state.closed:
+                await asyncio.sleep(0.002)
+        assert state.closed == "failed"
+        record = await response_store.read_record(redis, key)
+        assert record is not None
+        assert b"could not be continued exactly" in record.snapshot
+
+
+async def test_a_response_that_cost_too_many_workers_ends_as_failed_with_a_reason(
+    redis: RedisClient, settings: Settings
+) -> None:
+    async with working(redis, settings) as worker:
+        key = await accept(redis, settings, REQUESTS["a tool call"])
+        for _ in range(settings.attempts_max):
+            assert isinstance(await lease.acquire(redis, settings, key, "dead"), Acquired)
+            await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
+        entries = await finish(redis, worker, key)
+        last = decode(entries[-1].frame)
+        assert last.response.status == "failed"  # type: ignore[union-attr]
+        assert "3 workers were lost" in last.response.error.message  # type: ignore[union-attr]
+
+
+async def test_a_hand_over_counts_as_no_death(redis: RedisClient, settings: Settings) -> None:
+    async with working(redis, settings) as worker:
+        key = await accept(redis, settings, REQUESTS["a tool call"])
+        for _ in range(10):
+            acquired = await lease.acquire(redis, settings, key, "draining")
+            assert isinstance(acquired, Acquired)
+            await lease.release(redis, settings, acquired.lease)
+        entries = await finish(redis, worker, key)
+        assert decode(entries[-1].frame).response.status == "completed"  # type: ignore[union-attr]

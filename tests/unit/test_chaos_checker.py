@@ -1,0 +1,559 @@
+"""The checker of `make chaos` finds what it is there to find: one broken history for each of its rules."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from shared import events as ev
+from shared.lifecycle import cancel, complete, fail
+from shared.responses import (
+    InputTokensDetails,
+    McpCall,
+    McpListTools,
+    McpProtocolError,
+    McpTool,
+    Message,
+    OutputText,
+    OutputTokensDetails,
+    Response,
+    ResponseError,
+    Usage,
+)
+from tests.chaos import figures
+from tests.chaos.checker import Violation, check
+from tests.chaos.history import (
+    Accepted,
+    Asked,
+    EventSeen,
+    GaveUp,
+    Log,
+    Observation,
+    Refused,
+    Replayed,
+    Store,
+    Told,
+    ViewEnded,
+    ViewOpened,
+    Way,
+    sha_of_bytes,
+    sha_of_response,
+)
+from tests.chaos.plans import LABEL, make_key
+
+UNDISTURBED, CALL = 0, 7
+ATTEMPTS_MAX = 3
+_USAGE = Usage(1, InputTokensDetails(0), 1, OutputTokensDetails(0), 2)
+
+
+def message(id_: str, text: str, status: Any = "completed") -> Message:
+    return Message(id_, status, "assistant", (OutputText(text),))
+
+
+def text_events(index: int, pieces: Sequence[str]) -> list[ev.StreamEvent]:
+    id_, text = f"msg_{index}", "".join(pieces)
+    return [
+        ev.OutputItemAdded(index, Message(id_, "in_progress", "assistant", ())),
+        ev.ContentPartAdded(index, 0, id_, OutputText("")),
+        *(ev.OutputTextDelta(index, 0, id_, piece) for piece in pieces),
+        ev.OutputTextDone(index, 0, id_, text),
+        ev.ContentPartDone(index, 0, id_, OutputText(text)),
+        ev.OutputItemDone(index, message(id_, text)),
+    ]
+
+
+def listing_events(index: int, error: str | None = None) -> list[ev.StreamEvent]:
+    id_ = f"mcpl_{index}"
+    tools = () if error else (McpTool("count", {}),)
+    return [
+        ev.OutputItemAdded(index, McpListTools(id_, LABEL)),
+        ev.OutputItemDone(index, McpListTools(id_, LABEL, tools, error)),
+    ]
+
+
+def call_events(
+    index: int, name: str, key: str, output: str | None, error: McpProtocolError | None = None
+) -> list[ev.StreamEvent]:
+    arguments = f'{{"key": "{key}"}}'
+    call = McpCall(f"mcp_{index}", "in_progress", LABEL, name, "")
+    done = msgspec.structs.replace(
+        call, status="failed" if error else "completed", arguments=arguments, output=output, error=error
+    )
+    return [
+        ev.OutputItemAdded(index, call),
+        ev.McpCallArgumentsDelta(index, call.id, arguments),
+        ev.McpCallArgumentsDone(index, call.id, arguments),
+        ev.OutputItemDone(index, done),
+    ]
+
+
+def make_events(
+    body: Sequence[ev.StreamEvent], call: int = CALL, way: str = "completed"
+) -> list[ev.StreamEvent]:
+    """A whole log with `body` between its beginning and its end."""
+    begun = Response(id=f"resp_0_{call:032d}", created_at=1, status="in_progress", model="default")
+    output = tuple(event.item for event in body if isinstance(event, ev.OutputItemDone))
+    whole = msgspec.structs.replace(begun, output=output)
+    end: ev.StreamEvent
+    match way:
+        case "cancelled":
+            end = cancel(begun)
+        case "failed":
+            end = fail(whole, ResponseError("server_error", "lost"))
+        case _:
+            end = complete(whole, _USAGE, 2)
+    return [ev.ResponseCreated(begun), ev.ResponseInProgress(begun), *body, end]
+
+
+def make_log(events: Sequence[ev.StreamEvent], call: int = CALL, **fields: Any) -> Log:
+    frames = tuple(ev.frame(event, number) for number, event in enumerate(events))
+    closed = events[-1].response.status if isinstance(events[-1], ev.LifecycleEvent) else ""
+    log = Log(f"resp_0_{call:032d}", tuple(range(len(frames))), frames, closed, is_compacted=True)
+    return replace(log, **fields)
+
+
+def response_of(log: Log) -> Any:
+    return msgspec.json.decode(log.frames[-1].split(b"data: ")[1])["response"]
+
+
+def seen_in(log: Log, call: int, view: int, first: int, count: int | None = None) -> list[Observation]:
+    end = len(log.frames) if count is None else first + count
+    return [
+        EventSeen(1.0 + 0.1 * number, call, view, number, sha_of_bytes(log.frames[number]))
+        for number in range(first, end)
+    ]
+
+
+def read_by_a_client(log: Log, plan: str, way: Way = "stream", call: int = CALL) -> list[Observation]:
+    """Streamed for three events, dropped, resumed to the end, and read again when all was over."""
+    return [
+        Asked(0.0, call, 1, plan, way, make_key(call), None, call == UNDISTURBED),
+        ViewOpened(0.1, call, 0, 0, -1),
+        Accepted(0.2, call, log.response_id),
+        *seen_in(log, call, 0, 0, 3),
+        ViewEnded(1.3, call, 0, "dropped"),
+        ViewOpened(1.4, call, 1, 1, 2),
+        *seen_in(log, call, 1, 3),
+        ViewEnded(5.0, call, 1, "closed"),
+        Replayed(9.0, call, 9),
+        ViewOpened(9.0, call, 9, 2, -1),
+        *seen_in(log, call, 9, 0),
+        ViewEnded(9.1, call, 9, "closed"),
+    ]
+
+
+PIECES = ("one", ", ", "two")
+
+
+class Run:
+    """A small run in which nothing was wrong; each test breaks one thing of it."""
+
+    def __init__(
+        self, plan: str = "middle", body: Callable[[str], list[ev.StreamEvent]] | None = None
+    ) -> None:
+        make = body or (lambda _: text_events(0, PIECES))
+        self.plan = plan
+        self.undisturbed = make_log(make_events(make(make_key(UNDISTURBED)), UNDISTURBED), UNDISTURBED)
+        self.events = make_events(make(make_key(CALL)))
+        self.way: Way = "stream"
+        self.counted: dict[str, int] = {}
+        self.leftovers: tuple[str, ...] = ()
+        self.without_ttl: tuple[str, ...] = ()
+        self.fields: dict[str, Any] = {}
+        self.more: list[Observation] = []
+
+    @property
+    def log(self) -> Log:
+        return make_log(self.events, **self.fields)
+
+    @property
+    def history(self) -> list[Observation]:
+        quiet = read_by_a_client(self.undisturbed, self.plan, call=UNDISTURBED)
+        return [*quiet, *read_by_a_client(self.log, self.plan, self.way), *self.more]
+
+    @property
+    def store(self) -> Store:
+        logs = {log.response_id: log for log in (self.undisturbed, self.log)}
+        return Store(logs, self.leftovers, self.without_ttl, self.counted)
+
+    def check(
+        self, history: Sequence[Observation] | None = None, store: Store | None = None
+    ) -> list[Violation]:
+        return check(self.history if history is None else history, store or self.store, ATTEMPTS_MAX)
+
+    def rules(self, history: Sequence[Observation] | None = None, store: Store | None = None) -> set[str]:
+        found = self.check(history, store)
+        assert all(violation.call in (CALL, None) for violation in found), found
+        return {violation.rule for violation in found}
+
+
+def counting(key: str) -> list[ev.StreamEvent]:
+    """Two calls of the counting tool, and what is said of them."""
+    return [
+        *listing_events(0),
+        *call_events(1, "count", f"{key}-1", f"counted {key}-1"),
+        *call_events(2, "count", f"{key}-2", f"counted {key}-2"),
+        *text_events(3, (f"counted {key}-1", " and ", f"counted {key}-2")),
+    ]
+
+
+def counted_once() -> Run:
+    run = Run("count", counting)
+    run.counted = {f"{make_key(call)}-{number}": 1 for call in (UNDISTURBED, CALL) for number in (1, 2)}
+    return run
+
+
+def without(history: Sequence[Observation], view: int, number: int) -> list[Observation]:
+    return [
+        seen
+        for seen in history
+        if not (isinstance(seen, EventSeen) and (seen.call, seen.view, seen.number) == (CALL, view, number))
+    ]
+
+
+def test_a_whole_history_has_no_violation() -> None:
+    assert Run().check() == []
+    assert counted_once().check() == []
+
+
+# --- views and log --------------------------------------------------------------------------------
+
+
+def test_a_gap_in_a_view_is_found() -> None:
+    run = Run()
+    assert run.rules(without(run.history, 1, 4)) == {"numbers 0…n in every view"}
+
+
+def test_a_repeated_event_in_a_view_is_found() -> None:
+    run = Run()
+    history = run.history
+    place = next(i for i, seen in enumerate(history) if isinstance(seen, EventSeen) and seen.call == CALL)
+    assert run.rules([*history[: place + 1], *history[place:]]) == {"numbers 0…n in every view"}
+
+
+def test_a_resume_that_skips_an_event_is_found() -> None:
+    run = Run()
+    assert run.rules(without(run.history, 1, 3)) == {"numbers 0…n in every view"}
+
+
+def test_other_bytes_in_a_view_are_found() -> None:
+    run = Run()
+    changed = [
+        msgspec.structs.replace(seen, sha="0" * 16)
+        if isinstance(seen, EventSeen) and (seen.call, seen.view, seen.number) == (CALL, 1, 4)
+        else seen
+        for seen in run.history
+    ]
+    assert run.rules(changed) == {"every view is the log"}
+
+
+def test_an_event_that_the_log_does_not_hold_is_found() -> None:
+    run = Run()
+    beyond = EventSeen(5.0, CALL, 1, len(run.log.frames), "0" * 16)
+    history = run.history
+    place = max(
+        i
+        for i, seen in enumerate(history)
+        if isinstance(seen, EventSeen) and (seen.call, seen.view) == (CALL, 1)
+    )
+    assert run.rules([*history[: place + 1], beyond, *history[place + 1 :]]) == {"every view is the log"}
+
+
+def test_a_replay_that_ends_in_order_too_early_is_found() -> None:
+    run = Run()
+    assert run.rules(without(run.history, 9, len(run.log.frames) - 1)) == {"every view is the log"}
+
+
+def test_a_gap_in_the_log_is_found() -> None:
+    run = Run()
+    log = run.log
+    holed = replace(log, numbers=log.numbers[:4] + log.numbers[5:], frames=log.frames[:4] + log.frames[5:])
+    store = replace(run.store, logs={**run.store.logs, log.response_id: holed})
+    assert "numbers 0…n" in run.rules(store=store)
+
+
+def test_an_event_after_the_end_is_found() -> None:
+    run = Run()
+    run.events.append(ev.OutputTextDelta(0, 0, "msg_0", "late"))
+    run.fields = {"closed": "completed"}
+    assert "one terminal event, the last" in run.rules()
+
+
+def test_two_ends_are_found() -> None:
+    run = Run()
+    run.events.append(run.events[-1])
+    assert "one terminal event, the last" in run.rules()
+
+
+def test_a_log_without_an_end_is_found() -> None:
+    run = Run()
+    del run.events[-1]
+    run.leftovers = ("its state is open",)
+    assert run.rules() >= {"one terminal event, the last", "nothing is left over"}
+
+
+def test_a_log_that_is_closed_as_something_else_is_found() -> None:
+    run = Run()
+    run.fields = {"closed": "failed"}
+    assert run.rules() == {"closed as it ended"}
+
+
+def test_a_delta_written_by_two_owners_is_found() -> None:
+    run = Run()
+    place = next(i for i, event in enumerate(run.events) if isinstance(event, ev.OutputTextDelta))
+    run.events.insert(place, run.events[place])
+    assert run.rules() == {"the pieces make the text"}
+
+
+def test_an_item_that_the_end_does_not_know_is_found() -> None:
+    run = Run()
+    run.events[-1:-1] = text_events(1, ("foreign",))
+    assert run.rules() == {"the log is one story"}
+
+
+def test_an_event_that_cannot_follow_is_found() -> None:
+    run = Run()
+    run.events.insert(3, ev.OutputTextDelta(5, 0, "msg_5", "foreign"))
+    assert "the log is one story" in run.rules()
+
+
+def test_bytes_that_are_no_event_are_found() -> None:
+    run = Run()
+    log = run.log
+    strange = replace(log, frames=(*log.frames[:3], b"event: x\nid: 3\ndata: {}\n\n", *log.frames[4:]))
+    store = replace(run.store, logs={**run.store.logs, log.response_id: strange})
+    assert "every entry is an event" in run.rules(store=store)
+
+
+# --- ends and answers -----------------------------------------------------------------------------
+
+
+def test_an_accepted_response_without_a_log_is_found() -> None:
+    run = Run()
+    store = replace(run.store, logs={run.undisturbed.response_id: run.undisturbed})
+    assert run.rules(store=store) == {"nothing accepted is lost"}
+
+
+def test_a_client_that_waited_in_vain_is_found() -> None:
+    run = Run()
+    run.more = [GaveUp(60.0, CALL)]
+    assert run.rules() == {"every response ends"}
+
+
+def test_a_call_that_was_never_accepted_is_found() -> None:
+    run = Run()
+    history = [seen for seen in run.history if not isinstance(seen, Accepted) or seen.call != CALL]
+    assert "every response ends" in run.rules(history)
+
+
+def test_a_call_that_made_two_responses_is_found() -> None:
+    run = Run()
+    run.more = [Accepted(2.0, CALL, "resp_0_another")]
+    assert run.rules() == {"one call, one response"}
+
+
+def test_a_response_that_nobody_asked_for_is_found() -> None:
+    run = Run()
+    other = make_log(run.events, 99)
+    store = replace(run.store, logs={**run.store.logs, other.response_id: other})
+    assert run.rules(store=store) == {"nothing is invented"}
+
+
+def test_an_answer_that_knows_nothing_of_a_response_is_found() -> None:
+    run = Run()
+    run.more = [Refused(3.0, CALL, "read", 1, 404, "not found")]
+    assert run.rules() == {"every answer is right"}
+
+
+def test_an_answer_to_try_again_later_is_no_violation() -> None:
+    run = Run()
+    run.more = [Refused(3.0, CALL, "read", 1, 503, "later")]
+    assert run.check() == []
+
+
+def test_a_failure_without_lost_owners_is_found() -> None:
+    run = Run()
+    run.events = make_events(text_events(0, PIECES), way="failed")
+    run.fields = {"deaths": ATTEMPTS_MAX - 1}
+    assert run.rules() == {"an end has its reason"}
+
+
+def test_a_failure_after_too_many_lost_owners_is_no_violation() -> None:
+    run = Run()
+    run.events = make_events(text_events(0, PIECES), way="failed")
+    run.fields = {"deaths": ATTEMPTS_MAX}
+    assert run.check() == []
+
+
+def test_a_cancelled_response_that_nobody_cancelled_is_found() -> None:
+    run = Run()
+    run.events = make_events(text_events(0, PIECES), way="cancelled")
+    assert run.rules() == {"an end has its reason"}
+
+
+def test_a_granted_cancel_that_did_not_cancel_is_found() -> None:
+    run = Run()
+    run.way = "cancel"
+    sha = sha_of_response(response_of(run.log))
+    run.more = [Told(3.0, CALL, "cancel", 0, "cancelled", sha)]
+    assert run.rules() == {"cancelled is cancelled"}
+
+
+def test_a_poll_that_tells_another_end_is_found() -> None:
+    run = Run()
+    run.more = [Told(6.0, CALL, "poll", 0, "completed", "0" * 16)]
+    assert run.rules() == {"what is told is the log"}
+
+
+def test_a_poll_that_goes_back_after_the_end_is_found() -> None:
+    run = Run()
+    sha = sha_of_response(response_of(run.log))
+    run.more = [
+        Told(6.0, CALL, "poll", 0, "completed", sha),
+        Told(6.5, CALL, "poll", 1, "in_progress", "0" * 16),
+    ]
+    assert run.rules() == {"what is told is the log"}
+
+
+def test_another_text_than_the_undisturbed_one_is_found() -> None:
+    run = Run()
+    run.events = make_events(text_events(0, ("one, two, two",)))
+    assert run.rules() == {"as in the undisturbed run"}
+
+
+def test_an_incomplete_end_of_a_plan_that_completes_is_found() -> None:
+    run = Run()
+    end = run.events[-1]
+    assert isinstance(end, ev.ResponseCompleted)
+    run.events[-1] = ev.ResponseIncomplete(msgspec.structs.replace(end.response, status="incomplete"))
+    assert run.rules() == {"an end has its reason"}
+
+
+# --- tools ----------------------------------------------------------------------------------------
+
+
+def test_a_call_that_was_executed_twice_is_found() -> None:
+    run = counted_once()
+    run.counted[f"{make_key(CALL)}-1"] = 2
+    assert run.rules() == {"no call runs twice", "a result has its call"}
+
+
+def test_a_call_whose_outcome_is_unknown_may_have_been_executed_once_or_never() -> None:
+    run = counted_once()
+    key, error = make_key(CALL), McpProtocolError(-32002, "whether the tool ran is unknown")
+    told = f"The tool call failed: {error.message} (code {error.code})."
+    run.events = make_events(
+        [
+            *listing_events(0),
+            *call_events(1, "count", f"{key}-1", None, error),
+            *call_events(2, "count", f"{key}-2", f"counted {key}-2"),
+            *text_events(3, (told, " and ", f"counted {key}-2")),
+        ]
+    )
+    assert run.check() == []
+    run.counted[f"{key}-1"] = 0
+    assert run.check() == []
+    run.counted[f"{key}-1"] = 2
+    assert run.rules() == {"no call runs twice"}
+
+
+def test_a_result_without_an_execution_is_found() -> None:
+    run = counted_once()
+    del run.counted[f"{make_key(CALL)}-2"]
+    assert run.rules() == {"a result has its call"}
+
+
+def test_a_result_that_is_there_twice_is_found() -> None:
+    run = counted_once()
+    key = make_key(CALL)
+    run.events = make_events(
+        [
+            *listing_events(0),
+            *call_events(1, "count", f"{key}-1", f"counted {key}-1"),
+            *call_events(2, "count", f"{key}-2", f"counted {key}-1"),
+            *text_events(3, (f"counted {key}-1", " and ", f"counted {key}-2")),
+        ]
+    )
+    assert run.rules() == {"each result is there once", "as in the undisturbed run"}
+
+
+def test_a_repeatable_call_that_failed_is_found() -> None:
+    error = McpProtocolError(-32002, "whether the tool ran is unknown")
+    told = f"The tool call failed: {error.message} (code {error.code})."
+    run = Run("lookup", lambda key: [*call_events(0, "lookup", f"{key}-1", "it"), *text_events(1, ("it",))])
+    run.events = make_events([*call_events(0, "lookup", "k-1", None, error), *text_events(1, (told,))])
+    assert "what may be repeated succeeds" in run.rules()
+
+
+def test_a_listing_that_failed_is_found() -> None:
+    run = counted_once()
+    run.events = make_events([*listing_events(0, "the runner was lost"), *text_events(1, ("Nothing fits",))])
+    assert run.rules() == {"what may be repeated succeeds"}
+
+
+def test_a_failed_call_that_does_not_say_that_its_outcome_is_unknown_is_found() -> None:
+    run = counted_once()
+    error = McpProtocolError(-32000, "refused")
+    run.events = make_events(call_events(0, "count", f"{make_key(CALL)}-1", None, error))
+    assert "a failed call says why" in run.rules()
+
+
+def test_a_journal_without_a_result_is_found() -> None:
+    run = counted_once()
+    entries = {f"{index}:{part}" for index in (0, 1, 2) for part in ("intent", "claim", "result")}
+    run.fields = {"is_compacted": False, "journal": frozenset(entries)}
+    assert run.check() == []
+    run.fields["journal"] = frozenset(entries - {"2:result"})
+    assert run.rules() == {"a journal entry for every call"}
+
+
+# --- what is left ---------------------------------------------------------------------------------
+
+
+def test_a_key_that_is_left_over_is_found() -> None:
+    run = Run()
+    run.leftovers = ("arq:job:default/resp:0 (a string)",)
+    assert run.rules() == {"nothing is left over"}
+
+
+def test_a_key_without_ttl_is_found() -> None:
+    run = Run()
+    run.without_ttl = ("antiphon:{queue}:closed",)
+    assert run.rules() == {"no key without TTL"}
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def test_a_stall_is_the_wait_beyond_the_plans_own() -> None:
+    run = Run()
+    late = [
+        msgspec.structs.replace(seen, at_s=seen.at_s + 2)
+        if isinstance(seen, EventSeen) and seen.call == CALL and seen.view == 1 and seen.number > 4
+        else seen
+        for seen in run.history
+        if not isinstance(seen, ViewEnded) or seen.view != 1
+    ]
+    measured = figures.measure(late, run.store)
+    (stall_s,) = measured.stalls_s
+    own_s = max(figures.waits_s(read_by_a_client(run.undisturbed, "middle")))  # type: ignore[arg-type]
+    assert abs(own_s + stall_s - 2.1) < 0.01
+
+
+def test_the_time_between_a_clients_own_drop_and_its_resume_is_no_stall() -> None:
+    def waits(how: Any) -> float:
+        return max(
+            figures.waits_s(
+                [
+                    ViewOpened(0.0, CALL, 0, 0, -1),
+                    EventSeen(0.1, CALL, 0, 0, ""),
+                    ViewEnded(0.2, CALL, 0, how),
+                    ViewOpened(3.0, CALL, 1, 0, 0),
+                    EventSeen(3.1, CALL, 1, 1, ""),
+                ]
+            )
+        )
+
+    assert abs(waits("dropped") - 0.1) < 0.01
+    assert abs(waits("broken") - 3.0) < 0.01
