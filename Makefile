@@ -2,6 +2,9 @@
 PYTHON ?= python3
 ENGINE ?=
 ARGS ?=
+SEED ?=
+MINUTES ?=
+RESPONSES ?=
 
 BIN := .venv/bin
 STAMP := .venv/requirements.stamp
@@ -9,7 +12,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help env up demo test check lock clean
+.PHONY: help env up demo test chaos check lock clean
 
 help:  ## show these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -25,6 +28,10 @@ demo: $(STAMP)  ## show a stream that is cut, resumed on another API node and pr
 
 test: $(STAMP)  ## run every test that needs no GPU
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(STAMP)  ## kill and restart everything under load, check that nothing is lost: [SEED=…] [MINUTES=…] [RESPONSES=…]
+	@exec $(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(if $(RESPONSES),--responses $(RESPONSES)) $(ARGS)
 
 check: $(STAMP)  ## format, lint, types, import rules and unit tests, in seconds
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""A client that costs little: sends one request, hands on the body's bytes, counts events by their ends.
+"""A client that costs little: sends one request, hands on the body's bytes, counts events.
 
 Reads no event; what is in them does not matter here.
 """
@@ -83,15 +83,17 @@ async def connect(port: int, *, receive_buffer_bytes: int | None = None) -> Asyn
 
 
 class Count:
-    """How many events have come. A frame ends with an empty line, and has no other."""
+    """How many events have come. Each has one `id:` line; a keep-alive comment has none."""
+
+    _MARK = b"\nid: "
 
     def __init__(self) -> None:
         self.events = 0
         self._last = b""
 
     def add(self, chunk: bytes) -> None:
-        self.events += (self._last + chunk).count(b"\n\n")
-        self._last = chunk[-1:] if not chunk.endswith(b"\n\n") else b""
+        self.events += (self._last + chunk).count(self._MARK)
+        self._last = (self._last + chunk)[1 - len(self._MARK) :]
 
 
 async def create(port: int, text: str, **more: Any) -> str:

@@ -29,7 +29,10 @@ def serving(counted: Path) -> Iterator[str]:
     """The server in a process of its own; yields its URL. Executions of `count` add lines to `counted`."""
     port = find_free(1)[0]
     command = [sys.executable, "-m", "tests.chaos.mcp_server", "--port", str(port), "--counted", str(counted)]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    with counted.with_name("mcp_server.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+        )
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n", "the MCP server does not start"

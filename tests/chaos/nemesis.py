@@ -7,13 +7,13 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from tests.chaos.history import Recorder, Struck
 
-Action = Literal["kill", "stop", "drain", "miss"]
+Action = Literal["kill", "stop", "drain"]
 
 
 class Target(Protocol):
@@ -94,9 +94,8 @@ class Nemesis:
     def _strike(self, strike: Strike) -> None:
         """One that hits a process which does not run, or stands still, misses."""
         pid = self._target.pids.get(f"{strike.role}-{strike.number}", 0)
-        action = strike.action
-        if pid in self._stopped or not (pid and _send(pid, _SIGNALS[action])):
-            action = "miss"
+        has_hit = pid != 0 and pid not in self._stopped and _send(pid, _SIGNALS[strike.action])
+        action = strike.action if has_hit else "miss"
         at_s = self._recorder.now_s()
         self._recorder.note(Struck(at_s, action, strike.role, strike.number, pid, strike.lasting_s))
         if action == "stop":
@@ -111,7 +110,11 @@ class Nemesis:
             _send(pid, signal.SIGCONT)
 
 
-_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "drain": signal.SIGTERM}
+_SIGNALS: Mapping[Action, signal.Signals] = {
+    "kill": signal.SIGKILL,
+    "stop": signal.SIGSTOP,
+    "drain": signal.SIGTERM,
+}
 
 
 def _send(pid: int, number: signal.Signals) -> bool:

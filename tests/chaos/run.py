@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,8 @@ from tests.chaos.plans import LABEL, PLANS, SCRIPT, make_key
 ATTEMPTS_MAX = 3
 _QUIET_S = 60.0
 _REPLAYS_AT_ONCE = 16
-_DRAINED_S = 30.0
-"""Longer than any client keeps away from its stream, however the processes fall."""
+_ABANDONED_AFTER_S = 30.0
+"""Longer than any client is kept away from its stream, however the processes fall."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _settings(folder: Path) -> dict[str, str]:
         "ANTIPHON_MCP_SERVERS": str(folder / "servers.json"),
         "ANTIPHON_ATTEMPTS_MAX": str(ATTEMPTS_MAX),
         "ANTIPHON_KEEP_ALIVE_S": "1",
-        "ANTIPHON_DISCONNECT_GRACE_S": str(_DRAINED_S),
+        "ANTIPHON_DISCONNECT_GRACE_S": str(_ABANDONED_AFTER_S),
     }
 
 
@@ -131,7 +131,9 @@ async def _run_disturbed(cluster: Cluster, world: World, course: Course, strikes
 
 
 @asynccontextmanager
-async def _striking(cluster: Cluster, recorder: Recorder, strikes: Iterator[Strike]):  # type: ignore[no-untyped-def]
+async def _striking(
+    cluster: Cluster, recorder: Recorder, strikes: Iterator[Strike]
+) -> AsyncGenerator[None, None]:
     task = asyncio.create_task(Nemesis(cluster, recorder).run(strikes))
     try:
         yield

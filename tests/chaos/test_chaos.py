@@ -1,0 +1,73 @@
+"""The chaos run in its short form, and the proof that it can fail: a cluster without fencing is caught."""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local.cluster import ROOT
+from tests.chaos.__main__ import describe_violations
+from tests.chaos.nemesis import Strike
+from tests.chaos.run import Course, Judgement, run
+
+_FENCES = {
+    "append.lua": "if fields[1] ~= token then return {'fenced'} end\n",
+    "renew.lua": "if fields[1] ~= token or fields[2] ~= '' then return 'lost' end\n",
+}
+
+
+def drive(course: Course, folder: Path, strikes: Iterator[Strike] | None = None) -> Judgement:
+    return asyncio.run(run(course, folder, strikes))
+
+
+@pytest.mark.timeout(240)
+def test_nothing_is_lost_while_every_role_is_killed_stopped_and_drained(tmp_path: Path) -> None:
+    judgement = drive(Course(seed=7, responses=200, clients=40), tmp_path)
+    assert not judgement.violations, describe_violations(judgement)
+    assert judgement.figures.ends["completed"] > 100
+    assert judgement.figures.taken_over > 0
+    assert judgement.figures.resumes > 50
+
+
+def copy_without_fences(root: Path) -> Path:
+    """The product's code, with the two lines taken out that refuse a stale owner."""
+    for name in ("api", "worker", "tool_runner", "shared"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, fence in _FENCES.items():
+        script = root / "shared" / "store" / name
+        text = script.read_text()
+        assert text.count(fence) == 1
+        script.write_text(text.replace(fence, ""))
+    return root
+
+
+def stop_each_worker_past_its_leases() -> Iterator[Strike]:
+    for number in (0, 1, 0, 1):
+        yield Strike(4.0, "stop", "worker", number, lasting_s=2.5)
+
+
+@pytest.mark.timeout(240)
+def test_a_cluster_without_fencing_is_caught(tmp_path: Path) -> None:
+    """Its stale owners go on when they wake. The check of the tail in append.lua still stands: it refuses
+    most of their entries, which they take for a fault of their own and end the response as failed."""
+    course = Course(
+        seed=7,
+        responses=60,
+        clients=40,
+        apis=1,
+        workers=2,
+        tool_runners=1,
+        root=copy_without_fences(tmp_path / "root"),
+    )
+    judgement = drive(course, tmp_path, stop_each_worker_past_its_leases())
+    assert "an end has its reason" in {violation.rule for violation in judgement.violations}
+
+
+@pytest.mark.timeout(240)
+def test_the_same_cluster_with_fencing_is_not_accused(tmp_path: Path) -> None:
+    course = Course(seed=7, responses=60, clients=40, apis=1, workers=2, tool_runners=1)
+    judgement = drive(course, tmp_path, stop_each_worker_past_its_leases())
+    assert not judgement.violations, describe_violations(judgement)
+    assert judgement.figures.taken_over > 0
