@@ -1,7 +1,7 @@
 """`python -m tests.chaos [--seed N] [--responses N] [--minutes M]`, or `make chaos`: nothing is lost.
 
 It starts a cluster of its own (3 API nodes, 3 workers, 2 tool runners, a Valkey), asks it for every plan
-once while nothing happens, then lets 80 clients at it that stream, drop, resume on any node, poll, wait,
+once while nothing happens, then lets 60 clients at it that stream, drop, resume on any node, poll, wait,
 cancel and chain, while the nemesis kills, stops and drains processes of every role, Valkey among them.
 Afterwards it reads every log through an API node and out of Redis, and judges.
 
@@ -22,13 +22,17 @@ import secrets
 import shutil
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from tests.chaos import figures
-from tests.chaos.history import OfCall, Struck, write_lines
+from tests.chaos.history import Observation, OfCall, Replayed, Struck, write_lines
 from tests.chaos.run import Course, Judgement, run
 
-_SHOWN_MAX = 20
+_SHOWN_OF_RULE_MAX = 5
+_BEFORE_S = 5.0
 
 
 def main() -> int:
@@ -38,7 +42,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="default: any")
     parser.add_argument("--responses", type=int, help="default: 2000, or no limit with --minutes")
     parser.add_argument("--minutes", type=float, help="ends then in any case; default: 60")
-    parser.add_argument("--clients", type=int, default=80, help="at a time (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=60, help="at a time (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a clean run too")
     chosen = parser.parse_args()
     responses = chosen.responses or (10**6 if chosen.minutes else 2000)
@@ -59,22 +63,37 @@ def main() -> int:
 
 
 def describe_violations(judgement: Judgement) -> str:
-    """All in a line each, up to a limit; of the first one everything that was observed."""
+    """How many of which rule, the first of each in words, and all that was observed around the first one."""
     violations = judgement.violations
-    lines = [f"{len(violations)} violations:"]
-    for found in violations[:_SHOWN_MAX]:
-        place = "store" if found.call is None else f"call {found.call}"
-        lines.append(f"  {place}: {found.rule}: {found.what[:1000]}")
-    if violations[0].call is not None:
-        lines.append(f"the history of call {violations[0].call}:")
-        lines.append(
-            write_lines(
-                seen
-                for seen in judgement.observations
-                if isinstance(seen, Struck) or (isinstance(seen, OfCall) and seen.call == violations[0].call)
+    lines = [f"{len(violations)} violations"]
+    for rule, count in Counter(violation.rule for violation in violations).items():
+        lines.append(f"  {rule}: {count}")
+        of_rule = [violation for violation in violations if violation.rule == rule]
+        for found in of_rule[:_SHOWN_OF_RULE_MAX]:
+            lines.append(
+                f"    {'store' if found.call is None else f'call {found.call}'}: {found.what[:1000]}"
             )
-        )
+    first = violations[0].call
+    if first is not None:
+        lines += [f"the history of call {first}:", write_lines(history_of(first, judgement.observations))]
     return "\n".join(lines)
+
+
+def history_of(call: int, observations: list[Observation]) -> Iterator[Observation]:
+    """What was observed of a call, and what was struck meanwhile or shortly before."""
+    times_s = [seen.at_s for seen in _before_the_replays(observations) if _is_of(call, seen)]
+    begin_s, end_s = min(times_s) - _BEFORE_S, max(times_s)
+    for seen in observations:
+        if _is_of(call, seen) or (isinstance(seen, Struck) and begin_s <= seen.at_s <= end_s):
+            yield seen
+
+
+def _before_the_replays(observations: list[Observation]) -> Iterator[Observation]:
+    return takewhile(lambda seen: not isinstance(seen, Replayed), observations)
+
+
+def _is_of(call: int, seen: Observation) -> bool:
+    return isinstance(seen, OfCall) and seen.call == call
 
 
 if __name__ == "__main__":

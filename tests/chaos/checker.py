@@ -295,11 +295,14 @@ def _check_end(history: CallHistory, log: Log, response: Response, attempts_max:
 def _check_text(asked: Asked, response: Response, undisturbed: Mapping[str, Output]) -> _Findings:
     if any(isinstance(item, McpListTools) and item.error for item in response.output):
         return  # told by `_check_tools`; what follows is another conversation
-    expected = undisturbed.get(asked.plan)
-    said = say(response, asked.key)
+    expected, said = undisturbed.get(asked.plan), say(response, asked.key)
     if expected is None:
         yield "as in the undisturbed run", f"there is none of {asked.plan!r}"
-    elif said != with_failures(expected, said):
+        return
+    if asked.parent is not None and not any(item[0] == "listing" for item in said):
+        # A response that goes on from one that has listed the tools does not list them again.
+        expected = tuple(item for item in expected if item[0] != "listing")
+    if said != with_failures(expected, said):
         yield "as in the undisturbed run", f"said {said}, undisturbed {expected}"
 
 

@@ -58,7 +58,7 @@ def schedule(
     rng: random.Random,
     counts: dict[str, int],
     odds: tuple[Odds, ...] = ODDS,
-    wait_s: tuple[float, float] = (0.5, 3.5),
+    wait_s: tuple[float, float] = (0.5, 5.0),
 ) -> Iterator[Strike]:
     """Strikes without end. `counts`: how many processes each role has."""
     fates: list[tuple[Odds, Action]] = []

@@ -422,6 +422,24 @@ def test_another_text_than_the_undisturbed_one_is_found() -> None:
     assert run.rules() == {"as in the undisturbed run"}
 
 
+def test_a_response_that_goes_on_from_another_need_not_list_the_tools_again() -> None:
+    run = counted_once()
+    key = make_key(CALL)
+    run.events = make_events(
+        [
+            *call_events(0, "count", f"{key}-1", f"counted {key}-1"),
+            *call_events(1, "count", f"{key}-2", f"counted {key}-2"),
+            *text_events(2, (f"counted {key}-1", " and ", f"counted {key}-2")),
+        ]
+    )
+    assert run.rules() == {"as in the undisturbed run"}
+    history = [
+        msgspec.structs.replace(seen, parent=3) if isinstance(seen, Asked) and seen.call == CALL else seen
+        for seen in run.history
+    ]
+    assert run.rules(history) == set()
+
+
 def test_an_incomplete_end_of_a_plan_that_completes_is_found() -> None:
     run = Run()
     end = run.events[-1]
