@@ -3,7 +3,7 @@
 Owns the routing from recipient to target; what is said to the model besides is `conversation`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,13 @@ class Offer:
     namespaces: Mapping[str, tuple[str | None, tuple[ToolSignature, ...]]]
     routing: Routing
 
+    def __add__(self, other: "Offer") -> "Offer":
+        return Offer(
+            {**self.trained, **other.trained},
+            {**self.namespaces, **other.namespaces},
+            {**self.routing, **other.routing},
+        )
+
 
 def mcp_servers(request: ResponseRequest) -> list[McpServer]:
     """The MCP servers of a request, `code_interpreter` and web search tools among them."""
@@ -93,67 +100,60 @@ def make_offer(
     `idempotent_tools`: `label.tool` of those that the operator says may be repeated.
     """
     choice = _Choice.of(request.response.tool_choice)
-    trained: dict[str, str | None] = {}
-    namespaces: dict[str, tuple[str | None, tuple[ToolSignature, ...]]] = {}
-    routing: dict[str, Target] = {}
+    offer = Offer({}, {}, {})
     for server in mcp_servers(request):
         if server.is_trained:
-            names = _trained_recipients(server, choice, idempotent_tools)
-            if names:
-                namespace = TRAINED_NAMESPACES[server.label]
-                default = PYTHON_DESCRIPTION if namespace == "python" else None
-                trained[namespace] = server.description or default
-            routing |= names
-            continue
-        tools = [
-            tool
-            for tool in listed.get(server.label, ())
-            if _is_allowed(server, tool) and choice.admits_mcp(server.label, tool.name)
-        ]
-        if tools:
-            signatures = tuple(ToolSignature(t.name, t.description or "", t.input_schema) for t in tools)
-            namespaces[server.label] = (server.description, signatures)
-            routing |= {
-                f"{server.label}.{t.name}": McpTarget(
-                    server.label,
-                    t.name,
-                    _needs_approval(server, t),
-                    _is_repeatable(t) or f"{server.label}.{t.name}" in idempotent_tools,
-                )
-                for t in tools
-            }
+            offer += _offer_trained(server, choice, idempotent_tools)
+        else:
+            offer += _offer_listed(server, listed.get(server.label, ()), choice, idempotent_tools)
+    return offer + _offer_functions(request, choice)
+
+
+def _offer_functions(request: ResponseRequest, choice: "_Choice") -> Offer:
     functions = [
         tool
         for tool in request.tools
         if tool.get("type") == "function" and choice.admits_function(tool["name"])
     ]
-    if functions:
-        namespaces[FUNCTIONS] = (
-            None,
-            tuple(
-                ToolSignature(f["name"], f.get("description") or "", f.get("parameters")) for f in functions
-            ),
-        )
-        routing |= {f"{FUNCTIONS}.{f['name']}": FunctionTarget(f["name"]) for f in functions}
-    return Offer(trained, namespaces, routing)
+    signatures = tuple(
+        ToolSignature(f["name"], f.get("description") or "", f.get("parameters")) for f in functions
+    )
+    routing = {f"{FUNCTIONS}.{f['name']}": FunctionTarget(f["name"]) for f in functions}
+    return Offer({}, {FUNCTIONS: (None, signatures)} if functions else {}, routing)
 
 
-def _trained_recipients(
-    server: McpServer, choice: "_Choice", idempotent_tools: Collection[str]
-) -> dict[str, Target]:
+def _offer_listed(
+    server: McpServer, listed: Sequence[McpTool], choice: "_Choice", idempotent_tools: Collection[str]
+) -> Offer:
+    tools = [
+        tool for tool in listed if _is_allowed(server, tool) and choice.admits_mcp(server.label, tool.name)
+    ]
+    if not tools:
+        return Offer({}, {}, {})
+    signatures = tuple(ToolSignature(t.name, t.description or "", t.input_schema) for t in tools)
+    routing: dict[str, Target] = {}
+    for tool in tools:
+        name = f"{server.label}.{tool.name}"
+        is_repeatable = _is_repeatable(tool) or name in idempotent_tools
+        routing[name] = McpTarget(server.label, tool.name, _needs_approval(server, tool), is_repeatable)
+    return Offer({}, {server.label: (server.description, signatures)}, routing)
+
+
+def _offer_trained(server: McpServer, choice: "_Choice", idempotent_tools: Collection[str]) -> Offer:
     """GPT-OSS calls these by the names it was trained on, not by those that a server lists."""
     namespace = TRAINED_NAMESPACES[server.label]
-    names = ("python",) if namespace == "python" else _BROWSER_TOOLS
-    return {
-        name if namespace == "python" else f"{namespace}.{name}": McpTarget(
-            server.label,
-            name,
-            _needs_approval(server, McpTool(name, {})),
-            f"{server.label}.{name}" in idempotent_tools,
-        )
-        for name in names
-        if (server.allowed is None or name in server.allowed) and choice.admits_mcp(server.label, name)
-    }
+    routing: dict[str, Target] = {}
+    for name in ("python",) if namespace == "python" else _BROWSER_TOOLS:
+        is_allowed = server.allowed is None or name in server.allowed
+        if is_allowed and choice.admits_mcp(server.label, name):
+            routing[name if namespace == "python" else f"{namespace}.{name}"] = McpTarget(
+                server.label,
+                name,
+                _needs_approval(server, McpTool(name, {})),
+                f"{server.label}.{name}" in idempotent_tools,
+            )
+    default = PYTHON_DESCRIPTION if namespace == "python" else None
+    return Offer({namespace: server.description or default} if routing else {}, {}, routing)
 
 
 def _is_allowed(server: McpServer, tool: McpTool) -> bool:
