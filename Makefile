@@ -12,7 +12,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help env up demo test chaos check lock clean
+.PHONY: help env up demo test chaos bench check lock clean
 
 help:  ## show these targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -32,6 +32,9 @@ test: $(STAMP)  ## run every test that needs no GPU
 chaos: $(STAMP)  ## kill and restart everything under load, check that nothing is lost: [SEED=…] [MINUTES=…] [RESPONSES=…]
 	@exec $(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(RESPONSES),--responses $(RESPONSES)) $(ARGS)
+
+bench: $(STAMP)  ## measure this machine: make bench [ARGS="doorbell background relay memory stuck-reader"]
+	@exec $(BIN)/python -m bench $(ARGS)
 
 check: $(STAMP)  ## format, lint, types, import rules and unit tests, in seconds
 	$(BIN)/ruff format --check .

@@ -1,21 +1,25 @@
 """Starts an API node: `python -m api [--host H] [--port P]`. Owns the command line, not the app."""
 
 import argparse
+import asyncio
 import ipaddress
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 import uvicorn
 from pydantic import ValidationError
 
-from api.app import create_app
+from api.app import Edge, create_app
 from api.auth import KeyFileInvalid, Keyring
 from shared.settings import Settings
 
 _SHUTDOWN_GRACE_S = 5
-"""Streams end at once when the server is told to stop; calls that wait have this long."""
+"""Calls that are under way when the streams have ended have this long."""
+_LAST_FRAMES_S = 0.1
 _KEEP_ALIVE_S = 75
 """Longer than the idle time of usual proxies (60 s), so that it is they who close connections."""
 _USAGE_ERROR = 2
@@ -65,9 +69,44 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+class DrainingServer(uvicorn.Server):
+    """Goes on for a while after it is told to stop, then ends its streams, and only then itself.
+
+    A second signal ends it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: Edge, grace_s: float) -> None:
+        super().__init__(config)
+        self._edge = app
+        self._grace_s = grace_s
+        self._draining: asyncio.Task[None] | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called in a signal handler."""
+        if self._edge.state.is_draining:
+            super().handle_exit(sig, frame)
+            return
+        self._edge.state.is_draining = True
+        self._loop.call_soon_threadsafe(self._drain, sig)
+
+    def _drain(self, sig: int) -> None:
+        self._draining = asyncio.ensure_future(self._end_slowly(sig))
+
+    async def _end_slowly(self, sig: int) -> None:
+        await asyncio.sleep(self._grace_s)
+        self._edge.state.end_streams()
+        await asyncio.sleep(_LAST_FRAMES_S)
+        super().handle_exit(sig, None)
+
+
 def _serve(settings: Settings, keyring: Keyring, host: str, port: int) -> None:
-    uvicorn.run(
-        create_app(settings, keyring),
+    app = create_app(settings, keyring)
+    config = uvicorn.Config(
+        app,
         host=host,
         port=port,
         loop="uvloop",
@@ -81,6 +120,7 @@ def _serve(settings: Settings, keyring: Keyring, host: str, port: int) -> None:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
     )
+    DrainingServer(config, app, settings.drain_grace_s).run()
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ def build(settings: Settings, keyring: Keyring, lifespan: Lifespan | None = None
     )
     app.state.settings = settings
     app.state.keyring = keyring
+    app.state.is_draining = False
     install_handlers(app)
     for router in (responses.router, conversations.router, models.router, health.router):
         app.include_router(router)
@@ -89,6 +90,7 @@ def create_app(settings: Settings, keyring: Keyring, clock: Callable[[], float] 
         listener = RedisClient.connect_listener(settings.redis_url)
         hub = Hub(redis, listener, settings)
         services = app.state.services = Services(redis, hub, settings, clock)
+        app.state.end_streams = hub.end_streams
         running = [
             asyncio.create_task(hub.run(), name="hub"),
             asyncio.create_task(services.watchers.run(), name="watchers"),

@@ -39,6 +39,10 @@ class ClientError(Exception):
         self.headers = headers
 
 
+class NodeEnding(Exception):
+    """This node stops before the response has ended; another one answers."""
+
+
 class ResponseLost(Exception):
     """A response that was accepted is gone from Redis before it was closed; a fault of ours."""
 
@@ -109,6 +113,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(QueueFull, _defer_full)
     app.add_exception_handler(TenantBusy, _defer_full)
     app.add_exception_handler(KeyReused, _refuse_reuse)
+    app.add_exception_handler(NodeEnding, _defer_ending)
     app.add_exception_handler(ResponseLost, _admit_loss)
     app.add_exception_handler(Exception, _admit_fault)
     for away in REDIS_AWAY:
@@ -157,6 +162,11 @@ async def _defer_away(request: Request, error: Exception) -> Response:
     reason = str(error) or type(error).__name__
     _log.warning("%s: Redis is away (%s)", _place_of(request), reason)
     message = "The storage behind this service cannot be reached. Try again later."
+    return envelope(503, message, "service_unavailable", None, RETRY_AFTER)
+
+
+async def _defer_ending(_request: Request, _error: Exception) -> Response:
+    message = "This node is stopping. Try again."
     return envelope(503, message, "service_unavailable", None, RETRY_AFTER)
 
 

@@ -76,10 +76,16 @@ class Hub:
         self._subscription = Subscription(listener)
         self._readers: dict[str, set[_Reader]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        self._is_ending = False
 
     async def run(self) -> None:
         """Passes messages to readers until cancelled, through any number of Redis restarts."""
         await self._subscription.listen(self._hear, self._miss)
+
+    def end_streams(self) -> None:
+        """Every stream ends between two frames; its client resumes on another node."""
+        self._is_ending = True
+        self._miss()
 
     def _hear(self, channel: str, payload: bytes) -> None:
         published = Published.parse(payload)
@@ -95,13 +101,14 @@ class Hub:
     async def follow(self, key: ResponseKey, after: int) -> AsyncGenerator[bytes, None]:
         """Stored frames with sequence_number > `after`, one or more at a time, until the log closes.
 
+        Also ends, wherever it is, when this node does (`end_streams`).
         Raises LogGone, or REDIS_AWAY when the log could not be read for `redis_outage_max_s`.
         """
         reader = _Reader(self._settings.client_buffer_bytes_max)
         following = after + 1
         try:
             await self._join(key, reader)
-            while True:
+            while not self._is_ending:
                 # The log first: whoever subscribed before reading can miss nothing.
                 page = await self._read(key, following - 1)
                 if page.entries:
@@ -115,7 +122,7 @@ class Hub:
                 while True:
                     await reader.wait()
                     messages = reader.take(following)
-                    if not messages:
+                    if not messages or self._is_ending:
                         break
                     following = messages[-1].next
                     yield b"".join(message.frames for message in messages)

@@ -14,7 +14,14 @@ import msgspec
 
 from api import context
 from api.conversations import Conversations
-from api.errors import ResponseLost, cannot_cancel, cannot_delete, response_not_found, unsupported_parameter
+from api.errors import (
+    NodeEnding,
+    ResponseLost,
+    cannot_cancel,
+    cannot_delete,
+    response_not_found,
+    unsupported_parameter,
+)
 from api.hub import LogGone
 from api.requests import Birth, Creation, read_create
 from api.watchers import Watchers
@@ -185,7 +192,7 @@ class Services:
             await closing.cancel(self._redis, self._settings, key, self._name)
 
     async def finish(self, key: ResponseKey) -> bytes:
-        """Waits for the end of a response; JSON of how it ended. Raises ResponseLost."""
+        """Waits for the end of a response; JSON of how it ended. Raises ResponseLost, NodeEnding."""
         try:
             frames = self.follow(key, FROM_THE_START, is_watched=True)
             async with aclosing(frames):
@@ -193,6 +200,10 @@ class Services:
                     pass
         except LogGone:
             raise ResponseLost(key.response_id) from None
+        async with self._redis_bound():
+            state = await response_store.read_state(self._redis, key)
+        if state is not None and not state.closed:
+            raise NodeEnding
         return await self._snapshot(key)
 
     async def _snapshot(self, key: ResponseKey) -> bytes:

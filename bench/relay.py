@@ -75,6 +75,8 @@ async def relay_live(cluster: Cluster, idle: Usage, readers: int, text: str) -> 
 
     tasks = [asyncio.create_task(read(count)) for count in counts]
     await until(lambda: all(count.events > 5 for count in counts))
+    if any(task.done() for task in tasks):
+        raise RuntimeError("streams ended before all of them ran: this machine is too busy to measure on")
     begun, before = Usage.read(cluster), sum(count.events for count in counts)
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     used, after = Usage.read(cluster).since(begun), sum(count.events for count in counts)

@@ -155,11 +155,9 @@ class Runner:
             self._give_up(held, "lost")
 
     async def drain(self) -> None:
-        """Takes nothing more, lets what runs finish within `drain_grace_s`, hands over the rest."""
+        """Takes nothing more, and hands over what runs: another worker goes on sooner than this one ends."""
         self._is_draining = True
         tasks = dict(self._tasks)
-        if tasks and not self.engine_died.is_set():
-            await asyncio.wait(tasks.values(), timeout=self._settings.drain_grace_s)
         left = [held for held, task in tasks.items() if not task.done()]
         for task in tasks.values():
             task.cancel()

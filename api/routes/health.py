@@ -1,6 +1,7 @@
 """/health and /ready, for probes: no key needed, nothing of a tenant told."""
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api.errors import RETRY_AFTER
@@ -16,13 +17,14 @@ async def tell_health() -> Response:
 
 
 @router.get("/ready")
-async def tell_readiness(services: ServicesDep) -> Response:
-    """Whether a request would be served now: Redis answers, and a worker is there."""
+async def tell_readiness(request: Request, services: ServicesDep) -> Response:
+    """Whether new requests should come here: Redis answers, a worker is there, and this node stays."""
     seen = await services.look_around()
+    is_ready = seen.is_ready and not request.app.state.is_draining
     body = {
-        "status": "ready" if seen.is_ready else "not ready",
+        "status": "ready" if is_ready else "not ready",
         "redis": seen.is_redis_reachable,
         "workers": seen.workers,
         "tool_runners": seen.tool_runners,
     }
-    return JSONResponse(body) if seen.is_ready else JSONResponse(body, 503, RETRY_AFTER)
+    return JSONResponse(body) if is_ready else JSONResponse(body, 503, RETRY_AFTER)

@@ -9,7 +9,8 @@ plans.py        what is asked; script.toml what the scripted engine says to it
 mcp_server.py   the tools: `lookup`, `count` (counts its executions), `slow`; not struck
 clients.py      what clients do      nemesis.py   what goes wrong, out of the seed
 history.py      the record of both   dump.py      what Redis holds at the end
-checker.py      the rules, pure      figures.py   the counts, pure      run.py   the order of things
+checker.py      the rules, pure      output.py    what a response says, for comparing
+figures.py      the counts, pure     run.py       the order of things
 
 The seed decides what clients do and what goes wrong when; how processes meet it is the machine's own, so
 a second run with a seed is alike and not the same. The folder of a failed run is kept and named: it holds

@@ -11,7 +11,7 @@ import msgspec
 
 from shared import events as ev
 from shared.lifecycle import IllegalEvent, fold
-from shared.responses import TERMINAL, McpCall, McpListTools, McpProtocolError, Message, Reasoning, Response
+from shared.responses import TERMINAL, McpCall, McpListTools, McpProtocolError, Response
 from shared.tool_calls import describe
 from tests.chaos.history import (
     Accepted,
@@ -30,6 +30,7 @@ from tests.chaos.history import (
     sha_of_bytes,
     sha_of_response,
 )
+from tests.chaos.output import Output, say, with_failures
 from tests.chaos.plans import PLANS, REPEATABLE
 
 _TERMINAL_EVENTS = (ev.ResponseCompleted, ev.ResponseIncomplete, ev.ResponseFailed)
@@ -60,10 +61,6 @@ class View:
     events: list[EventSeen] = field(default_factory=list)
     is_replay: bool = False
     has_closed: bool = False
-
-
-Output = tuple[tuple[str, ...], ...]
-"""What a response says, without ids and with `KEY` for the call's own key."""
 
 
 def check(observations: Sequence[Observation], store: Store, attempts_max: int) -> list[Violation]:
@@ -306,40 +303,6 @@ def _check_text(asked: Asked, response: Response, undisturbed: Mapping[str, Outp
         expected = tuple(item for item in expected if item[0] != "listing")
     if said != with_failures(expected, said):
         yield "as in the undisturbed run", f"said {said}, undisturbed {expected}"
-
-
-def say(response: Response, key: str) -> Output:
-    items: list[tuple[str, ...]] = []
-    for item in response.output:
-        match item:
-            case Reasoning():
-                items.append(("reasoning", "".join(part.text for part in item.content)))
-            case Message(phase=phase):
-                items.append(("message", phase or "", "".join(part.text for part in item.content)))
-            case McpListTools():
-                items.append(("listing", item.server_label, *(tool.name for tool in item.tools)))
-            case McpCall():
-                items.append(("call", item.name, item.arguments, *_result_of(item)))
-            case _:
-                items.append((type(item).__name__,))
-    return tuple(tuple(text.replace(key, "KEY") for text in item) for item in items)
-
-
-def _result_of(call: McpCall) -> tuple[str, str]:
-    if call.error is not None:
-        return "failed", describe(call.error)
-    return "returned", call.output or ""
-
-
-def with_failures(expected: Output, said: Output) -> Output:
-    """What would have been said, had the calls that failed in `said` failed in the undisturbed run."""
-    told = list(expected)
-    for place, item in enumerate(said[: len(told)]):
-        before = told[place]
-        if item[0] == "call" and item[3] == "failed" and before[:3] == item[:3]:
-            told = [tuple(text.replace(before[4], item[4]) for text in one) for one in told]
-            told[place] = item
-    return tuple(told)
 
 
 # --- tools ----------------------------------------------------------------------------------------

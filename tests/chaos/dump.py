@@ -89,8 +89,12 @@ async def _find_leftovers(client: "redis.asyncio.Redis", names: Iterable[str]) -
                 left.append(f"{name} ({await _show(client, name)})")
         elif match[3] not in _KEPT:
             left.append(f"{name} of a response that has ended")
-        elif match[3] == "state" and not await client.hget(name, "closed"):  # type: ignore[misc]
-            left.append(f"{name} is open")
+        elif match[3] == "state":
+            closed, lease_until_ms = await client.hmget(name, "closed", "lease_until_ms")  # type: ignore[misc]
+            if not closed:
+                left.append(f"{name} is open")
+            elif int(lease_until_ms or 0) > 0:
+                left.append(f"{name} is closed, and still leased")
     return left
 
 

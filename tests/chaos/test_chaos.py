@@ -48,26 +48,21 @@ def stop_each_worker_past_its_leases() -> Iterator[Strike]:
         yield Strike(4.0, "stop", "worker", number, lasting_s=2.5)
 
 
+def course_of_stops(root: Path) -> Course:
+    return Course(seed=7, responses=40, clients=40, apis=1, workers=2, tool_runners=1, root=root)
+
+
 @pytest.mark.timeout(240)
 def test_a_cluster_without_fencing_is_caught(tmp_path: Path) -> None:
     """Its stale owners go on when they wake. The check of the tail in append.lua still stands: it refuses
     most of their entries, which they take for a fault of their own and end the response as failed."""
-    course = Course(
-        seed=7,
-        responses=60,
-        clients=40,
-        apis=1,
-        workers=2,
-        tool_runners=1,
-        root=copy_without_fences(tmp_path / "root"),
-    )
+    course = course_of_stops(copy_without_fences(tmp_path / "root"))
     judgement = drive(course, tmp_path, stop_each_worker_past_its_leases())
     assert "an end has its reason" in {violation.rule for violation in judgement.violations}
 
 
 @pytest.mark.timeout(240)
 def test_the_same_cluster_with_fencing_is_not_accused(tmp_path: Path) -> None:
-    course = Course(seed=7, responses=60, clients=40, apis=1, workers=2, tool_runners=1)
-    judgement = drive(course, tmp_path, stop_each_worker_past_its_leases())
+    judgement = drive(course_of_stops(ROOT), tmp_path, stop_each_worker_past_its_leases())
     assert not judgement.violations, describe_violations(judgement)
     assert judgement.figures.taken_over > 0

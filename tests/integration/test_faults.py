@@ -138,6 +138,30 @@ def test_a_worker_that_is_told_to_stop_hands_over_in_mid_sentence(
     assert field_of(fragile, reading.response_id, "state", "deaths") in (b"0", None)
 
 
+def test_an_api_node_that_is_told_to_stop_ends_its_streams_between_two_frames(
+    fragile: RunningCluster,
+) -> None:
+    urls = fragile.urls
+    with httpx.stream("POST", f"{urls[1]}/v1/responses", json=SLOWLY, timeout=60) as stream:
+        reading = Reading(stream)
+        reading.until(b"output_text.delta")
+        fragile.kill("api", signal.SIGTERM, 1)
+        head = reading.to_the_end()
+    assert head[-1].event == "response.output_text.delta"
+    with httpx.Client(base_url=urls[0], timeout=60) as client:
+        params = {"stream": "true", "starting_after": str(head[-1].id)}
+        rest = read_frames(client.get(f"/v1/responses/{reading.response_id}", params=params).content)
+    check_whole_count(head + rest)
+    wait_until(lambda: is_healthy(urls[1]))
+
+
+def is_healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 def test_a_stream_goes_on_after_redis_has_restarted(fragile: RunningCluster, client: httpx.Client) -> None:
     with client.stream("POST", "/v1/responses", json=SLOWLY) as stream:
         reading = Reading(stream)

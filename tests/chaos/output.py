@@ -1,0 +1,44 @@
+"""What a response says, in a form that two runs of the same plan share: no ids, no keys, no times.
+
+Pure. Which of two outputs is right is not decided here.
+"""
+
+from shared.responses import McpCall, McpListTools, Message, Reasoning, Response
+from shared.tool_calls import describe
+
+Output = tuple[tuple[str, ...], ...]
+"""An item each: its kind and its texts, with `KEY` for the call's own key."""
+
+
+def say(response: Response, key: str) -> Output:
+    items: list[tuple[str, ...]] = []
+    for item in response.output:
+        match item:
+            case Reasoning():
+                items.append(("reasoning", "".join(part.text for part in item.content)))
+            case Message(phase=phase):
+                items.append(("message", phase or "", "".join(part.text for part in item.content)))
+            case McpListTools():
+                items.append(("listing", item.server_label, *(tool.name for tool in item.tools)))
+            case McpCall():
+                items.append(("call", item.name, item.arguments, *_result_of(item)))
+            case _:
+                items.append((type(item).__name__,))
+    return tuple(tuple(text.replace(key, "KEY") for text in item) for item in items)
+
+
+def _result_of(call: McpCall) -> tuple[str, str]:
+    if call.error is not None:
+        return "failed", describe(call.error)
+    return "returned", call.output or ""
+
+
+def with_failures(expected: Output, said: Output) -> Output:
+    """What would have been said, had the calls that failed in `said` failed in the undisturbed run."""
+    told = list(expected)
+    for place, item in enumerate(said[: len(told)]):
+        before = told[place]
+        if item[0] == "call" and item[3] == "failed" and before[:3] == item[:3]:
+            told = [tuple(text.replace(before[4], item[4]) for text in one) for one in told]
+            told[place] = item
+    return tuple(told)
