@@ -23,6 +23,7 @@ from api.routes import conversations, health, models, responses
 from api.services import Services
 from shared.settings import Settings
 from shared.store.redis_client import RedisClient
+from shared.store.sweeper import sweep
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +87,9 @@ def create_app(settings: Settings, keyring: Keyring, clock: Callable[[], float] 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        redis = RedisClient.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
+        redis = RedisClient.connect(
+            settings.redis_url, timeout_s=settings.redis_timeout_s, durability=settings.durable_writes
+        )
         listener = RedisClient.connect_listener(settings.redis_url)
         hub = Hub(redis, listener, settings)
         services = app.state.services = Services(redis, hub, settings, clock)
@@ -94,6 +97,8 @@ def create_app(settings: Settings, keyring: Keyring, clock: Callable[[], float] 
         running = [
             asyncio.create_task(hub.run(), name="hub"),
             asyncio.create_task(services.watchers.run(), name="watchers"),
+            # Workers sweep for speed; this only keeps alive what waits while there is none.
+            asyncio.create_task(sweep(redis, settings, settings.ring_again_s), name="sweeper"),
         ]
         for task in running:
             task.add_done_callback(_end_with)

@@ -11,13 +11,15 @@ from collections.abc import AsyncGenerator
 
 from shared.settings import Settings
 from shared.store import event_log, keys
-from shared.store.event_log import Published
+from shared.store.event_log import Entry, Published
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import REDIS_AWAY, RedisClient, Subscription
+from shared.store.redis_client import REDIS_AWAY, RedisClient
+from shared.store.subscription import Subscription
 
 _LOOK_EVERY_S = 2.0
 """A reader that hears nothing looks into the log this often: messages are hints."""
-_PAGE_ENTRIES = 500
+_SLICE_BYTES = 64 * 1024
+"""What is joined and handed on at once, unless a single frame or message is larger."""
 
 
 class LogGone(Exception):
@@ -25,37 +27,65 @@ class LogGone(Exception):
 
 
 class _Reader:
-    """What one client still has to be sent, as far as memory allows."""
+    """What one client still has to be sent, as far as memory allows: of the log, and of what came after.
 
-    def __init__(self, buffer_bytes_max: int) -> None:
-        self._buffer_bytes_max = buffer_bytes_max
+    It holds `bytes_max` or one page of the log, whichever is more, and beside it the slice on its way.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._frames: deque[bytes] = deque()
         self._messages: deque[Published] = deque()
-        self._buffered_bytes = 0
+        self._frames_bytes = self._messages_bytes = 0
         self._woken = asyncio.Event()
 
     def offer(self, message: Published) -> None:
-        """A reader that is too far behind keeps nothing: it will read the log instead."""
-        if self._buffered_bytes + len(message.frames) > self._buffer_bytes_max:
+        """A reader that is too far behind keeps no messages: it will read the log instead."""
+        self._messages.append(message)
+        self._messages_bytes += len(message.frames)
+        if self._frames_bytes + self._messages_bytes > self._bytes_max:
             self.forget()
-        else:
-            self._messages.append(message)
-            self._buffered_bytes += len(message.frames)
         self._woken.set()
 
     def forget(self) -> None:
         self._messages.clear()
-        self._buffered_bytes = 0
+        self._messages_bytes = 0
         self._woken.set()
 
-    def take(self, following: int) -> list[Published]:
-        """Messages that carry on from sequence number `following`, without a gap; drops the others."""
-        taken: list[Published] = []
-        for message in self._messages:
-            if message.first == following:
-                taken.append(message)
-                following = message.next
-        self.forget()
+    def hold(self, entries: list[Entry]) -> None:
+        """Keeps a page's frames, which then leave one slice at a time."""
+        self._frames.extend(entry.frame for entry in entries)
+        self._frames_bytes += sum(len(entry.frame) for entry in entries)
+
+    def take_frames(self) -> bytes:
+        """The next slice of the page; empty when all of it is taken."""
+        taken: list[bytes] = []
+        size_bytes = 0
+        while self._frames and (not taken or size_bytes + len(self._frames[0]) <= _SLICE_BYTES):
+            taken.append(self._frames.popleft())
+            size_bytes += len(taken[-1])
+        self._frames_bytes -= size_bytes
+        return b"".join(taken)
+
+    def take_messages(self, following: int) -> list[Published]:
+        """The next slice of what carries on from number `following`. Empty: only the log can tell."""
         self._woken.clear()
+        taken: list[Published] = []
+        size_bytes = 0
+        while self._messages and self._messages[0].first <= following:
+            message = self._messages[0]
+            if taken and size_bytes + len(message.frames) > _SLICE_BYTES:
+                break
+            self._messages.popleft()
+            self._messages_bytes -= len(message.frames)
+            if message.first == following:  # others were in the log already
+                taken.append(message)
+                size_bytes += len(message.frames)
+                following = message.next
+        if self._messages and self._messages[0].first > following:
+            self.forget()  # something is missing in between
+        elif self._messages:
+            self._woken.set()
         return taken
 
     async def wait(self) -> None:
@@ -111,22 +141,27 @@ class Hub:
             while not self._is_ending:
                 # The log first: whoever subscribed before reading can miss nothing.
                 page = await self._read(key, following - 1)
-                if page.entries:
-                    following = page.entries[-1].sequence_number + 1
-                    yield b"".join(entry.frame for entry in page.entries)
-                if page.is_closed:
+                following += len(page.entries)
+                is_closed, has_more = page.is_closed, page.has_more
+                reader.hold(page.entries)
+                del page  # what was sent is not kept until the next page
+                while not self._is_ending and (frames := reader.take_frames()):
+                    yield frames
+                if is_closed:
                     return
-                if page.has_more:
+                if has_more:
                     continue
                 # Then what is published, for as long as it carries on.
-                while True:
+                while not self._is_ending:
                     await reader.wait()
-                    messages = reader.take(following)
-                    if not messages or self._is_ending:
+                    messages = reader.take_messages(following)
+                    if not messages:
                         break
-                    following = messages[-1].next
-                    yield b"".join(message.frames for message in messages)
-                    if messages[-1].is_closed:
+                    following, is_closed = messages[-1].next, messages[-1].is_closed
+                    frames = b"".join([message.frames for message in messages])
+                    del messages
+                    yield frames
+                    if is_closed:
                         return
         finally:
             self._part(key, reader)
@@ -135,7 +170,7 @@ class Hub:
         deadline = asyncio.get_running_loop().time() + self._settings.redis_outage_max_s
         while True:
             try:
-                page = await event_log.read(self._redis, key, after, _PAGE_ENTRIES)
+                page = await event_log.read(self._redis, key, after)
             except REDIS_AWAY:
                 if asyncio.get_running_loop().time() > deadline:
                     raise

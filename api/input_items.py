@@ -270,7 +270,7 @@ def _check_output(item: Mapping[str, Any], path: Path) -> None:
 
 
 def check_outputs(items: Sequence[Item], context: Sequence[Item], field: str) -> None:
-    """Raises ClientError for an output whose call is neither in the context nor among the items.
+    """Raises ClientError for an answer to a call or a question neither in the context nor among the items.
 
     An output without its call says nothing: the model would not know what answered. One that names its
     function needs no call.
@@ -279,6 +279,11 @@ def check_outputs(items: Sequence[Item], context: Sequence[Item], field: str) ->
     if index is not None:
         reason = f"no tool call found for function call output with call_id {items[index]['call_id']}"
         raise invalid_value(spell((field, index, "call_id")), reason)
+    asked = {item.get("id") for item in (*context, *items) if item["type"] == "mcp_approval_request"}
+    for index, item in enumerate(items):
+        if item["type"] == "mcp_approval_response" and item["approval_request_id"] not in asked:
+            reason = f"no approval request found with id {item['approval_request_id']}"
+            raise invalid_value(spell((field, index, "approval_request_id")), reason)
 
 
 def find_orphan(items: Sequence[Item], context: Sequence[Item] = ()) -> int | None:

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -22,14 +22,15 @@ from api.errors import (
     response_not_found,
     unsupported_parameter,
 )
+from api.folds import Folds
 from api.hub import LogGone
 from api.requests import Birth, Creation, read_create
 from api.watchers import Watchers
-from shared import ids, lifecycle
-from shared.events import ResponseCreated, StreamEvent, decode, frame
-from shared.responses import ConversationReference
+from shared import ids
+from shared.events import ResponseCreated, frame
+from shared.responses import ConversationReference, ResponseRequest
 from shared.settings import Settings
-from shared.store import closing, event_log, presence, response_store, token_count
+from shared.store import closing, presence, response_store, token_count
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.redis_client import REDIS_AWAY, RedisClient
 from shared.store.response_store import Draft, Repetition, State
@@ -70,6 +71,7 @@ class Services:
         self._settings = settings
         self._clock = clock
         self._name = ids.new_owner("api")
+        self._folds = Folds(redis, settings)
         self.watchers = Watchers(redis, self._hear_last_reader_left)
         self.conversations = Conversations(redis, settings, clock)
 
@@ -80,27 +82,37 @@ class Services:
 
         Raises ClientError, QueueFull, TenantBusy, KeyReused, REDIS_AWAY.
         """
-        creation = await self._read(tenant, raw)
-        request = creation.request
-        response = request.response
+        creation = self._read(raw)
+        response = creation.request.response
         self._check_background(response.background, response.store)
-        key = ResponseKey(tenant, response.id)
-        parent = None
-        if response.previous_response_id is not None:
-            parent = ResponseKey(tenant, response.previous_response_id)
         repetition = None
         if idempotency_key is not None:
             repetition = Repetition(idempotency_key, hashlib.sha256(raw).hexdigest())
-        first = frame(ResponseCreated(response), 0)
-        draft = Draft(key, request, first, creation.secrets, parent, repetition)
+            async with self._redis_bound():
+                known = await response_store.find_repeated(self._redis, tenant, repetition)
+            if known is not None:
+                return Created(known, creation.is_streamed, response.background)
+        draft = await self._draft(tenant, creation, repetition)
         async with self._redis_bound():
             key = await response_store.create(self._redis, self._settings, draft)
         return Created(key, creation.is_streamed, response.background)
 
-    async def _read(self, tenant: str, raw: bytes) -> Creation:
-        """A create call with all that stands before its input."""
+    def _read(self, raw: bytes) -> Creation:
         birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))
-        creation = read_create(raw, birth, self._settings.models)
+        return read_create(raw, birth, self._settings.models)
+
+    async def _draft(self, tenant: str, creation: Creation, repetition: Repetition | None) -> Draft:
+        request = await self._with_context(tenant, creation)
+        response = request.response
+        parent = None
+        if response.previous_response_id is not None:
+            parent = ResponseKey(tenant, response.previous_response_id)
+        key = ResponseKey(tenant, response.id)
+        first = frame(ResponseCreated(response), 0)
+        return Draft(key, request, first, creation.secrets, parent, repetition)
+
+    async def _with_context(self, tenant: str, creation: Creation) -> ResponseRequest:
+        """The request with all that stands before its input."""
         request = creation.request
         response = request.response
         before: list[dict[str, Any]] = []
@@ -117,8 +129,7 @@ class Services:
         before = context.without_old_reasoning(before)
         param = "conversation" if creation.conversation_id else "previous_response_id"
         context.check_context(before, items, self._settings, param)
-        request = msgspec.structs.replace(request, response=response, input=items, context=before)
-        return replace(creation, request=request)
+        return msgspec.structs.replace(request, response=response, input=items, context=before)
 
     def _check_background(self, background: bool, store: bool) -> None:
         if background and not store and not self._settings.allow_unstored_background:
@@ -126,20 +137,27 @@ class Services:
 
     async def count_input_tokens(self, tenant: str, raw: bytes) -> int:
         """How many tokens the model would read. Raises ClientError, and REDIS_AWAY if no worker answers."""
-        creation = await self._read(tenant, raw)
-        return await token_count.ask(self._redis, self._settings, creation.request)
+        request = await self._with_context(tenant, self._read(raw))
+        return await token_count.ask(self._redis, self._settings, request)
 
     # --- finding --------------------------------------------------------------------------------
 
     async def find(self, tenant: str, response_id: str) -> tuple[ResponseKey, State]:
-        """A stored response of this tenant. Raises ClientError where there is none: somebody else's
-        id, or that of a response that is not stored, is like one that never was."""
+        """A response of this tenant that is kept. Raises ClientError where there is none: somebody else's
+        id, or that of a response that is not kept, is like one that never was."""
+        key, state = await self.find_log(tenant, response_id)
+        if not (state.is_stored or state.is_background):
+            raise response_not_found(response_id)
+        return key, state
+
+    async def find_log(self, tenant: str, response_id: str) -> tuple[ResponseKey, State]:
+        """As `find`, also for one that is not kept: its own reader may come back, and may stop it."""
         if not ids.is_response_id(response_id):
             raise response_not_found(response_id)
         key = ResponseKey(tenant, response_id)
         async with self._redis_bound():
             state = await response_store.read_state(self._redis, key)
-        if state is None or not state.is_stored:
+        if state is None:
             raise response_not_found(response_id)
         return key, state
 
@@ -150,11 +168,12 @@ class Services:
 
     async def _read_response(self, key: ResponseKey, state: State) -> bytes:
         if state.closed:
+            self._folds.forget(key)
             return await self._snapshot(key)
-        events = await self._read_events(key)
-        if not events:
+        told = await self._folds.tell(key)
+        if not told:
             raise response_not_found(key.response_id)
-        return msgspec.json.encode(lifecycle.fold(events))
+        return told
 
     async def tell(self, key: ResponseKey) -> bytes:
         """As `retrieve`, for a response that was just created, stored or not."""
@@ -217,11 +236,11 @@ class Services:
 
     async def cancel(self, tenant: str, response_id: str) -> bytes:
         """JSON of the cancelled response. Raises ClientError if it has ended in another way."""
-        key, state = await self.find(tenant, response_id)
+        key, state = await self.find_log(tenant, response_id)
         if not state.closed:
             async with self._redis_bound():
                 await closing.cancel(self._redis, self._settings, key, self._name)
-            key, state = await self.find(tenant, response_id)
+            key, state = await self.find_log(tenant, response_id)
         if state.closed != "cancelled":
             raise cannot_cancel(state.closed, state.is_background)
         return await self._snapshot(key)
@@ -245,18 +264,6 @@ class Services:
         except REDIS_AWAY:
             return Readiness(False, 0, 0)
         return Readiness(True, workers, tool_runners)
-
-    async def _read_events(self, key: ResponseKey) -> list[StreamEvent]:
-        """All there is of a log at this moment; none if the response has vanished."""
-        events: list[StreamEvent] = []
-        while True:
-            async with self._redis_bound():
-                page = await event_log.read(self._redis, key, len(events) - 1)
-            if page.is_missing:
-                return []
-            events += [decode(entry.frame) for entry in page.entries]
-            if not page.entries or page.is_closed:
-                return events
 
     def _redis_bound(self) -> asyncio.Timeout:
         """However often the client tries again beneath: an answer within this time, or REDIS_AWAY."""

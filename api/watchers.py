@@ -14,7 +14,7 @@ from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import REDIS_AWAY, RedisClient, Script
 
-_WATCH = Script("watch")
+_WATCH = Script("watch", allows_full=True)
 _log = logging.getLogger(__name__)
 
 _READER_TTL_S = 3.0
@@ -64,4 +64,4 @@ class Watchers:
 
 
 def _call(key: ResponseKey, reader: str, ttl_s: float) -> tuple[list[str], list[str | bytes | int | float]]:
-    return [keys.readers(key)], [reader, int(ttl_s * 1000)]
+    return [keys.readers(key), keys.state(key)], [reader, int(ttl_s * 1000)]

@@ -55,6 +55,8 @@ def main() -> None:
         help="how long the stuck reader reads nothing (default: %(default)g)",
     )
     chosen = parser.parse_args()
+    if platform.system() != "Linux":
+        parser.error("what processes use is read as Linux tells it; there is nothing to read on this system")
     for name in chosen.names:
         if name not in NAMES:
             parser.error(f"there is no measurement {name!r}; there are {', '.join(NAMES)}")

@@ -12,7 +12,7 @@ from bench import streams, tables
 from bench.site import Usage, port_of, running
 from bench.streams import Count
 from local.cluster import Cluster
-from shared.store import archive
+from shared.store import compaction
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient
 
@@ -94,7 +94,7 @@ async def store(cluster: Cluster) -> str:
 
 async def compact(cluster: Cluster, response_id: str) -> None:
     redis = RedisClient.connect(cluster.redis_url, timeout_s=5.0)
-    outcome = await archive.compact(redis, ResponseKey("default", response_id))
+    outcome = await compaction.compact(redis, ResponseKey("default", response_id))
     await redis.close()
     if outcome != "compacted":
         raise RuntimeError(f"the log was not compacted: {outcome}")

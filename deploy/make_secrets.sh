@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes what compose.yaml mounts as secrets: the password of Redis, a first API key, and an empty
-# list of MCP servers. Prints the key once; only its hash is kept. Never overwrites.
+# Makes what compose.yaml mounts as secrets: the password of Redis, the key that seals what requests
+# bring for their MCP servers, a first API key, and an empty list of MCP servers. Prints the key once; only its hash is kept. Never overwrites.
 #
 #   sh deploy/make_secrets.sh [FOLDER] [TENANT]
 set -eu
@@ -41,6 +41,7 @@ hash="$(printf '%s' "$key" | sha256_hex)"
 printf 'requirepass %s\n' "$password" >"$folder/redis_password.conf"
 printf 'redis://:%s@redis:6379/0' "$password" >"$folder/redis_url"
 printf '{"%s": "%s"}\n' "$hash" "$tenant" >"$folder/api_keys.json"
+head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\n' >"$folder/secrets_key"
 printf '{}\n' >"$folder/mcp_servers.json"
 
 echo "secrets are in $folder" >&2

@@ -1,9 +1,12 @@
 #!/bin/sh
-# Gives a role its Redis URL from the secret's file, so that no inspection of the container shows it.
+# Gives a role its secrets from their files, so that no inspection of the container shows them.
 set -eu
-secret=/run/secrets/redis_url
-if [ -r "$secret" ]; then
-    ANTIPHON_REDIS_URL="$(cat "$secret")"
+if [ -r /run/secrets/redis_url ]; then
+    ANTIPHON_REDIS_URL="$(cat /run/secrets/redis_url)"
     export ANTIPHON_REDIS_URL
+fi
+if [ -r /run/secrets/secrets_key ]; then
+    ANTIPHON_SECRETS_KEY="$(cat /run/secrets/secrets_key)"
+    export ANTIPHON_SECRETS_KEY
 fi
 exec "$@"

@@ -3,7 +3,9 @@
 Plans only; starts nothing.
 """
 
+import base64
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,15 +57,14 @@ def check_dependencies(engine: str) -> None:
             f"{sys.executable} lacks {', '.join(missing)}; "
             "run `make env`, then `make up` or `.venv/bin/python -m local up`"
         )
-    if engine == "vllm" and importlib.util.find_spec("vllm") is None:
-        raise DependencyMissing(
-            "the engine vllm needs the package vllm (dependency group `gpu` of pyproject.toml)"
-        )
+    if engine == "vllm" and not (Path(__file__).parent.parent / "worker/engines/vllm.py").is_file():
+        raise DependencyMissing("the engine vllm is not part of this release; use --engine scripted")
 
 
 def make_environment(user: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
     """What the roles see: the user's variables, over them `settings`, beneath them the local defaults."""
     environment = {"ANTIPHON_ENGINE": "scripted", **user, "PYTHONUNBUFFERED": "1", **settings}
+    environment.setdefault("ANTIPHON_SECRETS_KEY", base64.urlsafe_b64encode(os.urandom(32)).decode())
     if environment["ANTIPHON_ENGINE"] == "scripted":
         environment.setdefault("ANTIPHON_MODELS", '["default","scripted"]')
         environment.setdefault("ANTIPHON_CONTEXT_TOKENS_MAX", "1000000")  # it counts further than a model

@@ -39,7 +39,7 @@ def find_server() -> Path:
 
 def write_configuration(folder: Path, port: int) -> Path:
     """Writes FOLDER/valkey.conf for a server that keeps an append-only file in FOLDER."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it remembers prompts and answers
     settings = {
         "bind": HOST,
         "port": str(port),

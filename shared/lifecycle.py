@@ -16,7 +16,9 @@ from shared.responses import (
     IncompleteDetails,
     IncompleteReason,
     Item,
+    McpApprovalRequest,
     McpCall,
+    McpListTools,
     Message,
     Part,
     Reasoning,
@@ -49,8 +51,16 @@ def fold(events: Iterable[StreamEvent]) -> Response:
     first = next(joined, None)
     if not isinstance(first, ev.ResponseCreated):
         raise IllegalEvent(f"a log begins with response.created, not {type(first).__name__}")
-    response = first.response
-    for event in joined:
+    return _apply_all(first.response, joined)
+
+
+def fold_on(response: Response, events: Iterable[StreamEvent]) -> Response:
+    """The fold of a longer log, from that of its beginning and what came after. Raises IllegalEvent."""
+    return _apply_all(response, _join_deltas(events))
+
+
+def _apply_all(response: Response, events: Iterable[StreamEvent]) -> Response:
+    for event in events:
         response = apply(response, event)
     return response
 
@@ -147,13 +157,22 @@ def _join_deltas(events: Iterable[StreamEvent]) -> Iterator[StreamEvent]:
         yield msgspec.structs.replace(held, delta="".join(pieces))
 
 
-def abandon(response: Response) -> list[StreamEvent]:
-    """What ends the items that nobody will finish: each is done once, as `incomplete`."""
-    return [
-        ev.OutputItemDone(index, msgspec.structs.replace(item, status="incomplete"))
-        for index, item in enumerate(response.output)
-        if isinstance(item, Reasoning | Message | FunctionCall | McpCall) and item.status == "in_progress"
-    ]
+def abandon(events: Sequence[StreamEvent]) -> list[StreamEvent]:
+    """What ends the items that a log has added and not done: each is done once, as it stands."""
+    added = {event.output_index for event in events if isinstance(event, ev.OutputItemAdded)}
+    done = {event.output_index for event in events if isinstance(event, ev.OutputItemDone)}
+    output = fold(events).output
+    return [ev.OutputItemDone(index, _interrupt(output[index])) for index in sorted(added - done)]
+
+
+def _interrupt(item: Item) -> Item:
+    match item:
+        case McpListTools():
+            return msgspec.structs.replace(item, error="The listing was interrupted.")
+        case McpApprovalRequest():
+            return item
+        case Reasoning() | Message() | FunctionCall() | McpCall():
+            return msgspec.structs.replace(item, status="incomplete")
 
 
 def lasting(output: Sequence[Item]) -> list[Item]:

@@ -3,17 +3,29 @@
 Owns defaults and bounds; each role reads the same class, so one environment fits all roles.
 """
 
+import base64
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.redis_url import read_sentinel_url
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="ANTIPHON_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="ANTIPHON_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     redis_url: str = "redis://127.0.0.1:6379/0"
+    """A server, or Sentinels that know which one it is (`shared/redis_url.py`)."""
+    durable_writes: Literal["no", "aof", "replica"] = "no"
+    """What a new response, an event, a tool call and its result wait for before they count: nothing, the
+    server's disk (WAITAOF), or the memory of a replica (WAIT)."""
+    secrets_key: SecretStr | None = None
+    """32 random bytes in URL-safe base64. What requests bring for their MCP servers (headers,
+    authorization) is kept in Redis sealed with it while the response runs; without it, in the clear."""
     cell: str = Field("0", pattern=r"^[a-z0-9]{1,8}$")
     """Names the Redis primary (with its replicas) that holds a response; part of every id."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -51,15 +63,16 @@ class Settings(BaseSettings):
     """tenant -> its own `response_retention_s`."""
     compact_after_s: float = Field(30.0, ge=0)
     """A closed log becomes a compressed archive after this."""
-    live_ttl_s: int = Field(3_600, gt=0)
-    """TTL of an open response's keys, renewed by every beat and every ring."""
+    live_ttl_s: int = Field(86_400, gt=0)
+    """TTL of an open response's keys, renewed by every beat and every ring: how long everything that was
+    accepted outlives an outage of all API nodes and workers."""
 
     redis_outage_max_s: float = Field(30.0, gt=0)
     """A worker holds what it could not append for this long, and tries again."""
 
     # Lease
     lease_ttl_s: float = Field(1.5, gt=0)
-    attempts_max: int = Field(3, gt=0)
+    attempts_max: int = Field(5, gt=0)
     sweep_interval_s: float = Field(0.25, gt=0)
     ring_again_s: float = Field(2.0, gt=0)
     """A response that nobody acquired is rung for again this often."""
@@ -84,6 +97,19 @@ class Settings(BaseSettings):
     tool_session_bytes_max: int = Field(2**20, gt=0)
     mcp_servers: Path | None = None
     """A JSON file {label: {"url": …, "headers": …} | {"command": …, "args": […], "env": …}}."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _names_a_server(cls, url: str) -> str:
+        read_sentinel_url(url)
+        return url
+
+    @field_validator("secrets_key")
+    @classmethod
+    def _is_a_key(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and len(base64.urlsafe_b64decode(key.get_secret_value().encode())) != 32:
+            raise ValueError("it must be 32 bytes in URL-safe base64")
+        return key
 
     @model_validator(mode="after")
     def _drain_ends_before_the_lease(self) -> Self:

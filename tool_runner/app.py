@@ -8,7 +8,8 @@ from typing import Any
 from shared import ids
 from shared.settings import Settings
 from shared.store import job_queue, keys, presence
-from shared.store.redis_client import RedisClient, Subscription
+from shared.store.redis_client import RedisClient
+from shared.store.subscription import Subscription
 from tool_runner import servers
 from tool_runner.calls_in_flight import CallsInFlight
 from tool_runner.run_tool import Tools
@@ -26,7 +27,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """
     configured = servers.load(settings)
     name = ids.new_owner(ROLE)
-    redis = RedisClient.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    redis = RedisClient.connect(
+        settings.redis_url, timeout_s=settings.redis_timeout_s, durability=settings.durable_writes
+    )
     listener = RedisClient.connect_listener(settings.redis_url)
     stdio = StdioServers(settings.tool_timeout_s)
     tools = Tools(settings, configured, stdio)

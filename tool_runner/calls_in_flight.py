@@ -115,7 +115,7 @@ class CallsInFlight:
         label = intent.task.server_label
         outage_max_s = self._settings.redis_outage_max_s
         secrets = await _until_redis_answers(
-            lambda: response_store.read_secrets(self._redis, call.key), outage_max_s
+            lambda: response_store.read_secrets(self._redis, self._settings, call.key), outage_max_s
         )
         session = await _until_redis_answers(
             lambda: tool_journal.read_session(self._redis, call.key, label), outage_max_s

@@ -16,7 +16,9 @@ from shared.responses import ResponseRequest
 from shared.settings import Settings
 from shared.store import job_queue, keys, presence, token_count
 from shared.store.appender import Appender
-from shared.store.redis_client import RedisClient, Subscription
+from shared.store.redis_client import RedisClient
+from shared.store.subscription import Subscription
+from shared.store.sweeper import sweep
 from worker.attempt import Resources
 from worker.conversation import build_conversation, listings_in
 from worker.engine import Engine
@@ -26,7 +28,7 @@ from worker.harmony import render
 from worker.offer import make_offer
 from worker.remote_tools import RemoteTools
 from worker.runner import Runner
-from worker.sweeper import compact_due, sweep
+from worker.sweeper import compact_due
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +46,9 @@ def make_engine(settings: Settings) -> Engine:
 async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> None:
     """Runs a worker until `stopped` is set, or its engine dies (then raises SystemExit)."""
     owner = new_owner("worker")
-    redis = RedisClient.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    redis = RedisClient.connect(
+        settings.redis_url, timeout_s=settings.redis_timeout_s, durability=settings.durable_writes
+    )
     listener = RedisClient.connect_listener(settings.redis_url)
     appender = Appender(redis, settings)
     tools = RemoteTools(redis, settings)
@@ -54,7 +58,7 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
     services: list[Coroutine[Any, Any, None]] = [
         appender.run(),
         hear(Subscription(listener), owner, tools, runner),
-        sweep(redis, settings),
+        sweep(redis, settings, settings.sweep_interval_s),
         compact_due(redis, settings),
         presence.stay(redis, "worker", owner),
     ]

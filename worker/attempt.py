@@ -14,7 +14,7 @@ import msgspec
 from shared import events as ev
 from shared import lifecycle
 from shared.lifecycle import TerminalEvent
-from shared.responses import McpCall, McpProtocolError, McpTool, Response, ResponseError, ResponseRequest
+from shared.responses import McpCall, McpProtocolError, Response, ResponseError, ResponseRequest
 from shared.settings import Settings
 from shared.store.appender import Appender
 from shared.store.closing import closing_of
@@ -143,18 +143,22 @@ class Attempt:
     async def _prepare(self) -> list[HarmonyMessage]:
         """Lists tools, decides what is offered, and builds what the model reads first."""
         listed = dict(listings_in(self._items))
+        unavailable: dict[str, str] = {}
         for server in mcp_servers(self._request):
             if server.is_trained or server.label in listed:
                 continue
-            tools = await self._list_tools(server.label, server.url)
-            listed[server.label] = tools
+            match await self._list_tools(server.label, server.url):
+                case ToolsListed(tools):
+                    listed[server.label] = tools
+                case ToolFailure(error):
+                    unavailable[server.label] = describe(error)
         offer = make_offer(self._request, listed, self._resources.settings.idempotent_tools)
         index = self._reader.translation.output_index
         self._reader.translation = Translation(self._request.response.id, offer.routing, index)
         self._reader.parallel_calls = self._request.response.parallel_tool_calls
-        return build_conversation(self._request, offer)
+        return build_conversation(self._request, offer, unavailable)
 
-    async def _list_tools(self, label: str, url: str | None) -> tuple[McpTool, ...]:
+    async def _list_tools(self, label: str, url: str | None) -> ToolsListed | ToolFailure:
         index = self._reader.translation.output_index
         await self._writer.put(self._reader.advance(ListingBegun(label)))
         result = await self._resources.tools.call(
@@ -163,7 +167,7 @@ class Attempt:
         if isinstance(result, ToolOutput):
             result = ToolFailure(McpProtocolError(_INVALID_PARAMS, "the server listed no tools"))
         await self._writer.put(self._reader.advance(ListingEnded(result)))
-        return result.tools if isinstance(result, ToolsListed) else ()
+        return result
 
     def _fit(self, messages: list[HarmonyMessage]) -> list[int]:
         """The prompt. Too long: an error, or with `truncation: auto` without its oldest messages."""
@@ -184,10 +188,7 @@ class Attempt:
         """Calls that the client has approved run first; tokens of the calls and their answers."""
         tokens: list[int] = []
         for label, name, arguments, request_id in approved_calls_in(self._items):
-            recipient = recipient_of(label, name)
-            if recipient not in self._reader.translation.routing:
-                continue
-            call = call_message(recipient, arguments)
+            call = call_message(recipient_of(label, name), arguments)
             self._reader.messages.append(call)
             approved = CallApproved(McpTarget(label, name), arguments, request_id)
             await self._writer.put(self._reader.advance(approved))
@@ -309,6 +310,8 @@ class Attempt:
             self._refuse(f"The model kept calling tools after {limit} calls.")
             return _refused(f"no more than {limit} tool calls are allowed in this response", _REFUSED)
         label = call.server_label
+        if recipient not in self._reader.translation.routing:  # approved, but not offered this time
+            return _refused("the tool is not offered in this request", _REFUSED)
         arguments = _json_arguments(label, call.arguments)
         if arguments is None:
             return _refused("the arguments are not a JSON object", _INVALID_PARAMS)

@@ -8,6 +8,7 @@ analysis of earlier turns is dropped once they have ended in a final message).
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -37,13 +38,18 @@ _EFFORTS = {
 Item = Mapping[str, Any]
 
 
-def build_conversation(request: ResponseRequest, offer: Offer) -> list[HarmonyMessage]:
-    """Everything that stands before the model's first token, in order."""
+def build_conversation(
+    request: ResponseRequest, offer: Offer, unavailable: Mapping[str, str] = MappingProxyType({})
+) -> list[HarmonyMessage]:
+    """Everything that stands before the model's first token, in order.
+
+    `unavailable`: server_label -> why its tools could not be listed, which the model is told.
+    """
     response = request.response
     effort = (response.reasoning or {}).get("effort") or "medium"
     date = datetime.fromtimestamp(response.created_at, UTC).date().isoformat()
     leading, items = _split_leading_instructions([*request.context, *request.input])
-    instructions = _instructions(response.instructions, leading, response.text)
+    instructions = _instructions(response.instructions, leading, response.text, unavailable)
     messages: list[HarmonyMessage] = [SystemPart(_EFFORTS[effort], date, offer.trained)]
     if instructions or offer.namespaces:
         messages.append(DeveloperPart(instructions, offer.namespaces))
@@ -107,10 +113,15 @@ def _split_leading_instructions(items: Sequence[Item]) -> tuple[list[str], Seque
     return texts, ()
 
 
-def _instructions(own: Any, leading: Sequence[str], text: Any) -> str | None:
+def _instructions(own: Any, leading: Sequence[str], text: Any, unavailable: Mapping[str, str]) -> str | None:
     parts = [own] if isinstance(own, str) else [_text_of(i["content"]) for i in own or () if "content" in i]
-    parts = [part for part in (*parts, *leading, _response_format(text)) if part]
+    parts = [part for part in (*parts, *leading, _lacking(unavailable), _response_format(text)) if part]
     return "\n\n".join(parts) or None
+
+
+def _lacking(unavailable: Mapping[str, str]) -> str:
+    servers = "".join(f"\n- {label}: {reason}" for label, reason in unavailable.items())
+    return f"# Unavailable tool servers\n{servers}" if servers else ""
 
 
 def _response_format(text: Any) -> str | None:

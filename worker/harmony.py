@@ -33,6 +33,8 @@ RETURN, CALL, ENDOFTEXT = 200002, 200012, 199999
 STOP_TOKENS = (RETURN, CALL, ENDOFTEXT)
 """A generation ends with one of these; CALL says that the last message is a tool call."""
 _MESSAGE_ENDS = frozenset({END, RETURN, CALL, ENDOFTEXT})
+_CONTROL_TOKENS = range(199_998, 201_088)
+"""Markers and reserved ids of the vocabulary."""
 _CHANNELS = frozenset({"analysis", "commentary", "final"})
 _HEADER_TOKENS_MAX = 96
 """A header this long is no header: what it holds is kept as text."""
@@ -282,6 +284,8 @@ class SegmentParser:
             segments = [*self._flush(), MessageClosed(False)]
             self._begin_header()
             return segments + self.feed(token)
+        if token in _CONTROL_TOKENS:  # a marker out of place is no text
+            return []
         text = self._utf8.decode(_bytes_of(token))
         return [TextDelta(text)] if text else []
 

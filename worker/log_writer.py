@@ -10,19 +10,22 @@ from collections.abc import Sequence
 
 from shared.events import StreamEvent, frame
 from shared.store.appender import Appender
-from shared.store.event_log import Closing, Draft
+from shared.store.event_log import Closing, Draft, TailLost
 from shared.store.lease import Lease
 from worker.history import Diverged
 
 _DRAFTS_MAX = 2_000
 """More than these wait: the model is ahead of Redis, and `add` waits too."""
+_RECENT_MAX = 500
+"""So many entries are kept after they were appended: a failover may take the last of them back."""
 
 
 class LogWriter:
     """What was put leaves as soon as no append is under way; what comes meanwhile leaves together.
 
-    Every method raises what a failed append raised: LeaseLost, or REDIS_AWAY after a long outage;
-    `put` also raises Diverged.
+    Every method raises what a failed append raised: LeaseLost, REDIS_AWAY after a long outage, TailLost when
+    Redis has lost more of the log than is kept here; `put` also raises Diverged. What Redis has lost and is
+    still kept is appended again, the same bytes under the same numbers.
     """
 
     def __init__(self, appender: Appender, lease: Lease, logged: deque[bytes]) -> None:
@@ -33,6 +36,8 @@ class LogWriter:
         self._next = 1
         """Number of the next event to be encoded."""
         self._drafts: list[Draft] = []
+        self._recent: deque[Draft] = deque(maxlen=_RECENT_MAX)
+        """What stands in the log last."""
         self._under_way: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
 
@@ -42,11 +47,12 @@ class LogWriter:
         Waits only when the model is far ahead of Redis.
         """
         for event in events:
-            made = frame(event, self._next)
+            draft = Draft(frame(event, self._next), tokens)
             if self._logged:
-                _compare(made, self._logged.popleft())
+                _compare(draft.frame, self._logged.popleft())
+                self._recent.append(draft)
             else:
-                self._drafts.append(Draft(made, tokens))
+                self._drafts.append(draft)
             self._next += 1
             tokens = ()
         if len(self._drafts) > _DRAFTS_MAX:
@@ -75,13 +81,23 @@ class LogWriter:
         if self._failure is not None or not self._drafts:
             return
         drafts, self._drafts = self._drafts, []
-        append = self._appender.append(self._lease, self._next - len(drafts), drafts, closing)
-        self._under_way = append
-        append.add_done_callback(self._go_on)
+        self._append(self._next - len(drafts), drafts, closing)
 
-    def _go_on(self, append: "asyncio.Future[None]") -> None:
+    def _append(self, first: int, drafts: list[Draft], closing: Closing | None) -> None:
+        self._under_way = self._appender.append(self._lease, first, drafts, closing)
+        self._under_way.add_done_callback(lambda append: self._go_on(append, first, drafts, closing))
+
+    def _go_on(
+        self, append: "asyncio.Future[None]", first: int, drafts: list[Draft], closing: Closing | None
+    ) -> None:
         self._under_way = None
-        self._failure = asyncio.CancelledError() if append.cancelled() else append.exception()
+        failure = asyncio.CancelledError() if append.cancelled() else append.exception()
+        if isinstance(failure, TailLost) and failure.tail >= first - len(self._recent):
+            lost = [self._recent.pop() for _ in range(first - failure.tail)]
+            self._append(failure.tail, [*reversed(lost), *drafts], closing)
+            return
+        self._failure = failure
+        self._recent.extend(drafts)
         self._send()
 
     def _raise_failure(self) -> None:

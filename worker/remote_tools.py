@@ -57,7 +57,8 @@ class RemoteTools:
                 )
             return result
         finally:
-            del self._waiting[name]
+            if self._waiting.get(name) is arrived:  # else a later attempt of ours waits for it now
+                del self._waiting[name]
 
     async def _wait(
         self, lease: Lease, call_index: int, arrived: asyncio.Event, is_repeatable: bool

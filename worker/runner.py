@@ -14,7 +14,7 @@ from shared.lifecycle import abandon, fold
 from shared.responses import ResponseError
 from shared.store import event_log, lease
 from shared.store.closing import cancel, closing_of
-from shared.store.event_log import Draft
+from shared.store.event_log import Draft, TailLost
 from shared.store.job_queue import ring_again
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired, Lease, LeaseLost, Loss
@@ -95,6 +95,10 @@ class Runner:
         except Hopeless as hopeless:
             await attempt.settle()
             await self._fail(acquired.lease, hopeless.error)
+        except TailLost as lost:
+            _log.error("%s: %s", acquired.lease.key, lost)
+            reason = "The end of the response was lost with the server that held it."
+            await self._fail(acquired.lease, ResponseError("server_error", reason))
         except Diverged as diverged:
             _log.error("%s: %s", acquired.lease.key, diverged)
             reason = "The response could not be continued exactly after its worker was lost."
@@ -111,7 +115,7 @@ class Runner:
             if not page.entries:
                 break
         response = fold(events)
-        ending = abandon(response)
+        ending = abandon(events)
         for event in ending:
             response = lifecycle.apply(response, event)
         failed = lifecycle.fail(response, error)

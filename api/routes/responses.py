@@ -61,7 +61,7 @@ async def retrieve(
     after = _cursor(request)
     if not _flag(request, "stream"):
         return _json(await services.retrieve(tenant, response_id))
-    key, state = await services.find(tenant, response_id)
+    key, state = await services.find_log(tenant, response_id)
     is_watched = not state.is_background and not state.closed
     return event_stream(services.follow(key, after, is_watched=is_watched), settings)
 

@@ -1,11 +1,12 @@
 -- Takes the lease if it is free, or by force, and with it the next fencing token.
 -- KEYS state log active    ARGV member owner lease_ttl_ms force
--- A lease that lapsed was lost with its owner, which counts as a death; one that was released was not.
+-- A lease that lapsed was lost with its owner, which counts as a death; one that was released was not,
+-- nor one that its owner takes again (Redis was away for longer than the lease).
 -- -> {'acquired', fencing_token, next_sequence_number, request, deaths} | {'held'} | {'closed'} | {'missing'}
 local state, log, active = unpack(KEYS)
 local member, owner, lease_ttl_ms, force = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 
-local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'request')
+local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'request', 'owner')
 if not fields[1] then
   redis.call('ZREM', active, member)
   return {'missing'}
@@ -17,7 +18,7 @@ end
 local now = now_ms()
 if force ~= '1' and tonumber(fields[2]) > now then return {'held'} end
 local token = redis.call('HINCRBY', state, 'attempt', 1)
-local has_lapsed = force ~= '1' and tonumber(fields[2]) > 0
+local has_lapsed = force ~= '1' and tonumber(fields[2]) > 0 and fields[4] ~= owner
 local deaths = redis.call('HINCRBY', state, 'deaths', has_lapsed and 1 or 0)
 redis.call('HSET', state, 'owner', owner, 'lease_until_ms', now + lease_ttl_ms)
 redis.call('ZADD', active, now + lease_ttl_ms, member)

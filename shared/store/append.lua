@@ -4,17 +4,17 @@
 -- ARGV channel member response_id fencing_token next_sequence_number closed retention_ms snapshot
 --      compact_after_ms cancelled_channel conversation_ttl_ms
 --      entry_count (frame tokens)… item_count (item_id item)…
--- -> {'ok', next} | {'fenced'} | {'closed'} | {'missing'} | {'gap', next}
+-- -> {'ok', next} | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
 local state, log, secrets, active, tools, open, closed_logs = unpack(KEYS)
 local channel, member, response_id, token, first = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local closed, retention_ms, count = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[12])
 
-local fields = redis.call('HMGET', state, 'attempt', 'closed', 'store', 'job')
+local fields = redis.call('HMGET', state, 'attempt', 'closed', 'store', 'job', 'owner')
 if not fields[1] then return {'missing'} end
 if fields[2] ~= '' then return {'closed'} end
 if fields[1] ~= token then return {'fenced'} end
 local tail = redis.call('XLEN', log)
-if tail ~= first then return {'gap', tail} end
+if tail ~= first then return {'gap', tail, fields[5]} end
 
 local frames = {}
 for i = 0, count - 1 do
@@ -47,13 +47,15 @@ end
 if closed ~= '' then
   redis.call('HSET', state, 'closed', closed, 'snapshot', ARGV[8], 'lease_until_ms', 0)
   for _, key in ipairs({state, log, tools}) do redis.call('PEXPIRE', key, retention_ms) end
-  redis.call('DEL', secrets, 'arq:job:' .. fields[4])
+  redis.call('DEL', secrets, 'arq:job:' .. fields[4], 'arq:retry:' .. fields[4])
   redis.call('ZREM', KEYS[11], fields[4])  -- one that was closed before a worker took it
   redis.call('ZREM', active, member)
   redis.call('SREM', open, response_id)
   if fields[3] == '1' then
     redis.call('ZADD', closed_logs, now_ms() + tonumber(ARGV[9]), member)
-    redis.call('PEXPIRE', closed_logs, retention_ms)
+    if redis.call('PTTL', closed_logs) < retention_ms then
+      redis.call('PEXPIRE', closed_logs, retention_ms)
+    end
   end
   join_conversation(13 + 2 * count)
   if closed == 'cancelled' then redis.call('PUBLISH', ARGV[10], member) end

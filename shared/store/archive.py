@@ -1,28 +1,26 @@
-"""A closed log, compacted: chunks of frames and one record, each compressed with zstd.
+"""The format of an archive: a closed log as chunks of frames, an index and one record, with zstd.
 
-Owns the format and the compacting; who reads an archive reads it through `event_log` and
-`response_store`, and sees the bytes that were first sent. Chunks have a fixed number of entries,
-so a cursor names its chunk, and a reader of a long log holds one chunk in memory at a time.
+Knows bytes only, and no Redis: `compaction` makes archives; `event_log` and `response_store` read them,
+and give the bytes that were first sent. A chunk is bounded in bytes, and a reader of a long
+log holds one at a time; the index tells which one a cursor is in.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import struct
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import zstandard
 
-from shared.store import keys
-from shared.store.keys import ResponseKey
-from shared.store.redis_client import Argument, RedisClient, Script
-
-_COMPACT = Script("compact")
-
-
-CHUNK_ENTRIES = 2_000
-RECORD_FIELD = "record"
+CHUNK_ENTRIES, CHUNK_BYTES = 2_000, 512 * 1024
+"""A chunk holds so many entries and bytes of frames at most, but at least one entry."""
+INDEX_FIELD, RECORD_FIELD = "index", "record"
 _LEVEL = 3
 _FRAME_END = b"\n\n"
 """Ends every frame and stands nowhere else: a frame's JSON has no line breaks."""
+
+
+class UnreadableLog(Exception):
+    """Its frames could not be told apart in an archive: it must stay as it is."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -32,25 +30,33 @@ class Record(msgspec.Struct, frozen=True):
     snapshot: bytes
 
 
-def chunk_of(sequence_number: int) -> int:
-    """Which chunk holds an entry: the name of its field."""
-    return sequence_number // CHUNK_ENTRIES
+def pack_chunk(frames: Sequence[bytes]) -> bytes:
+    """Raises UnreadableLog. zstandard's objects are made anew: threads must not share them."""
+    joined = b"".join(frames)
+    ends = sum(frame.endswith(_FRAME_END) for frame in frames)
+    if not ends == len(frames) == joined.count(_FRAME_END):
+        raise UnreadableLog("a frame does not end where a frame must end")
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(joined)
 
 
-def pack_chunks(frames: Sequence[bytes]) -> list[tuple[str, bytes]]:
-    """(field, compressed frames) for a whole log. zstandard's objects are made anew: they are not shared."""
-    compressor = zstandard.ZstdCompressor(level=_LEVEL)
-    starts = range(0, len(frames), CHUNK_ENTRIES)
-    return [
-        (str(chunk_of(start)), compressor.compress(b"".join(frames[start : start + CHUNK_ENTRIES])))
-        for start in starts
-    ]
-
-
-def open_chunk(chunk: bytes, index: int) -> list[tuple[int, bytes]]:
-    """(sequence_number, frame) of every entry in a chunk."""
+def open_chunk(chunk: bytes, first: int) -> list[tuple[int, bytes]]:
+    """(sequence_number, frame) of every entry in a chunk whose first entry is number `first`."""
     frames = zstandard.ZstdDecompressor().decompress(chunk).split(_FRAME_END)
-    return [(index * CHUNK_ENTRIES + i, frame + _FRAME_END) for i, frame in enumerate(frames[:-1])]
+    return [(first + i, frame + _FRAME_END) for i, frame in enumerate(frames[:-1])]
+
+
+def pack_index(starts: Sequence[int]) -> bytes:
+    """The first sequence number of each chunk, and the number of entries: little-endian, 32 bits each."""
+    return struct.pack(f"<{len(starts)}I", *starts)
+
+
+def open_all(fields: Mapping[bytes, bytes]) -> list[tuple[int, bytes]]:
+    """(sequence_number, frame) of every entry of an archive, from all its fields."""
+    index = fields[INDEX_FIELD.encode()]
+    starts = struct.unpack(f"<{len(index) // 4}I", index)
+    return [
+        entry for i, first in enumerate(starts[:-1]) for entry in open_chunk(fields[str(i).encode()], first)
+    ]
 
 
 def pack_record(record: Record) -> bytes:
@@ -59,30 +65,3 @@ def pack_record(record: Record) -> bytes:
 
 def open_record(packed: bytes) -> Record:
     return msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(packed), type=Record)
-
-
-async def due(redis: RedisClient, now_ms: int, count_max: int) -> list[ResponseKey]:
-    """Closed logs whose time to be compacted has come."""
-    members: list[Any] = await redis.command(
-        "ZRANGEBYSCORE", keys.CLOSED, "-inf", now_ms, "LIMIT", 0, count_max
-    )
-    return [ResponseKey.parse(member.decode()) for member in members]
-
-
-async def compact(redis: RedisClient, key: ResponseKey) -> str:
-    """Replaces a closed log by its archive; safe to be tried by many at once, and again."""
-    (request, snapshot), entries = await redis.transaction(
-        ("HMGET", keys.state(key), "request", "snapshot"), ("XRANGE", keys.log(key), "-", "+")
-    )
-    frames = [fields[b"e"] for _, fields in entries]
-    fields: list[Argument] = []
-    if request is not None:
-        fields += (RECORD_FIELD, pack_record(Record(request, snapshot)))
-        for name, chunk in pack_chunks(frames):
-            fields += (name, chunk)
-    reply = await redis.run(
-        _COMPACT,
-        [keys.state(key), keys.log(key), keys.tools(key), keys.archive(key), keys.CLOSED],
-        [str(key), len(frames), *fields],
-    )
-    return str(reply.decode())

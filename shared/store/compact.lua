@@ -1,26 +1,29 @@
 -- Puts a closed log's archive in its place; whoever reads on finds the same bytes there.
--- KEYS state log tools archive closed_logs    ARGV member entry_count (field value)…
+-- `changed`: the log is open, or is not what was packed; nothing was done then.
+-- KEYS state log tools archive closed_logs packing    ARGV member entry_count chunk_count index record
 -- -> 'compacted' | 'changed' | 'gone'
-local state, log, tools, archive, closed_logs = unpack(KEYS)
-local member, count = ARGV[1], tonumber(ARGV[2])
+local state, log, tools, archive, closed_logs, packing = unpack(KEYS)
+local member, entry_count, chunk_count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local function leave(outcome, is_settled)
+  redis.call('UNLINK', packing)
+  if is_settled then redis.call('ZREM', closed_logs, member) end
+  return outcome
+end
 
 local closed = redis.call('HGET', state, 'closed')
-if not closed then
-  redis.call('ZREM', closed_logs, member)
-  return 'gone'
-end
-if redis.call('HEXISTS', state, 'compacted') == 1 then
-  redis.call('ZREM', closed_logs, member)
-  return 'compacted'
-end
-if closed == '' or redis.call('XLEN', log) ~= count then return 'changed' end
-for i = 3, #ARGV, 2 do redis.call('HSET', archive, ARGV[i], ARGV[i + 1]) end
+if not closed then return leave('gone', true) end
+if redis.call('HEXISTS', state, 'compacted') == 1 then return leave('compacted', true) end
+if closed == '' or redis.call('XLEN', log) ~= entry_count then return leave('changed', false) end
+if redis.call('HLEN', packing) ~= chunk_count then return leave('changed', false) end
+
+redis.call('HSET', packing, 'index', ARGV[4], 'record', ARGV[5])
+redis.call('RENAME', packing, archive)
 redis.call('PEXPIRE', archive, redis.call('PTTL', state))
 redis.call('HSET', state, 'compacted', '1')
 redis.call('HDEL', state, 'request', 'snapshot')
-redis.call('DEL', log)
+redis.call('UNLINK', log)
 for _, field in ipairs(redis.call('HKEYS', tools)) do
   if string.sub(field, 1, 8) ~= 'session:' then redis.call('HDEL', tools, field) end
 end
-redis.call('ZREM', closed_logs, member)
-return 'compacted'
+return leave('compacted', true)

@@ -13,7 +13,9 @@ if body_digest ~= '' then
   if known then
     local id, digest = string.match(known, '^(%S+) (%S+)$')
     if digest ~= body_digest then return {'conflict'} end
-    return {'known', id}
+    -- One that was deleted or has expired cannot be given again: the call makes a new one.
+    local known_state = string.gsub(state, response_id, id)
+    if redis.call('EXISTS', known_state) == 1 then return {'known', id} end
   end
 end
 local depth = redis.call('ZCARD', queue)

@@ -15,7 +15,11 @@ from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.lease import Lease, LeaseLost
 from shared.store.redis_client import Argument, RedisClient, Script
 
-APPEND = Script("append")
+APPEND = Script("append", is_confirmed=True)
+_READ = Script("read")
+
+PAGE_BYTES = 256 * 1024
+"""What a page holds of frames, unless a single one is larger or it is a chunk of an archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Page:
     """True only when nothing can follow the last entry of this page."""
     is_missing: bool
     has_more: bool
-    """The page is full: what follows can be read at once."""
+    """The page is full: what follows is there and can be read at once."""
 
 
 def pack_tokens(tokens: Sequence[int]) -> bytes:
@@ -71,34 +75,29 @@ def unpack_tokens(packed: bytes) -> tuple[int, ...]:
 # --- reading ------------------------------------------------------------------------------------
 
 
-async def read(redis: RedisClient, key: ResponseKey, after: int, count_max: int = 1000) -> Page:
+async def read(
+    redis: RedisClient, key: ResponseKey, after: int, count_max: int = 1000, bytes_max: int = PAGE_BYTES
+) -> Page:
     """Entries with sequence_number > `after` (-1: from the beginning), in order, without a gap.
 
-    At most `count_max`, or from a compacted log one chunk of it (`archive.CHUNK_ENTRIES`).
+    At most `count_max` of them and `bytes_max` of frames, but at least one; or from a compacted log what
+    one chunk holds (`archive.CHUNK_ENTRIES`, `archive.CHUNK_BYTES`). One round trip.
     """
-    (closed, compacted), raw, chunk = await redis.transaction(
-        ("HMGET", keys.state(key), "closed", "compacted"),
-        ("XRANGE", keys.log(key), f"({after + 1}-0" if after >= 0 else "-", "+", "COUNT", count_max),
-        ("HGET", keys.archive(key), archive.chunk_of(after + 1)),
-    )
-    if compacted is not None:
-        return _page_of_archive(chunk, after)
-    entries = [
-        Entry(int(entry_id.partition(b"-")[0]) - 1, fields[b"e"], unpack_tokens(fields.get(b"t", b"")))
-        for entry_id, fields in raw
-    ]
-    is_full = len(entries) == count_max
-    return Page(entries, bool(closed) and not is_full, closed is None, is_full)
-
-
-def _page_of_archive(chunk: bytes | None, after: int) -> Page:
-    """A chunk that is not there lies past the end."""
-    if chunk is None:
-        return Page([], is_closed=True, is_missing=False, has_more=False)
-    numbered = archive.open_chunk(chunk, archive.chunk_of(after + 1))
-    entries = [Entry(number, frame, ()) for number, frame in numbered if number > after]
-    is_full = len(numbered) == archive.CHUNK_ENTRIES
-    return Page(entries, is_closed=not is_full, is_missing=False, has_more=is_full)
+    names = [keys.state(key), keys.log(key), keys.archive(key)]
+    match await redis.run(_READ, names, [after + 1, count_max, bytes_max]):
+        case [b"log", is_closed, has_more, *rest]:
+            pairs = zip(rest[::2], rest[1::2], strict=True)
+            entries = [
+                Entry(number, frame, unpack_tokens(packed) if packed else ())
+                for number, (frame, packed) in enumerate(pairs, after + 1)
+            ]
+            return Page(entries, bool(is_closed), False, bool(has_more))
+        case [b"archive", has_more, first, chunk]:
+            numbered = archive.open_chunk(chunk, first) if chunk else []
+            entries = [Entry(number, frame, ()) for number, frame in numbered if number > after]
+            return Page(entries, not has_more, False, bool(has_more))
+        case _:
+            return Page([], is_closed=False, is_missing=True, has_more=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,8 @@ async def append(
 ) -> None:
     """Appends drafts as `first`, `first + 1`, …; with `closing`, nothing follows them ever.
 
-    Raises LeaseLost when the token is stale or the log closed: nothing was written then.
+    Raises LeaseLost when the token is stale or the log closed, TailLost when there is less in the log than
+    before: nothing was written then.
     """
     reply = await redis.run(APPEND, *append_call(settings, lease, first, drafts, closing))
     check_appended(reply, lease, first, len(drafts))
@@ -177,14 +177,28 @@ def append_call(
     ], args
 
 
+class TailLost(RuntimeError):
+    """The log is shorter than what was appended: Redis has gone back, as a failover may."""
+
+    def __init__(self, lease: Lease, first: int, tail: int) -> None:
+        super().__init__(f"{lease} appends {first}, log is at {tail}")
+        self.tail = tail
+        """How many entries there are."""
+
+
 def check_appended(reply: object, lease: Lease, first: int, count: int) -> None:
     """Raises unless the reply says that the entries are in the log."""
     match reply:
         case [b"ok", _]:
             return
-        case [b"gap", tail] if tail == first + count:
+        case [b"gap", _, owner] if owner != lease.owner.encode():
+            # Our acquiring was lost in a failover, and somebody else got the same token.
+            raise LeaseLost(f"{lease}: owned by {owner!r}")
+        case [b"gap", tail, _] if tail == first + count:
             return  # our own append, whose reply was lost
-        case [b"gap", tail]:
+        case [b"gap", int(tail), _] if tail < first:
+            raise TailLost(lease, first, tail)
+        case [b"gap", tail, _]:
             raise RuntimeError(f"{lease} appends {first}, log is at {tail}")
         case [b"fenced" | b"closed" | b"missing", *_]:
             raise LeaseLost(f"{lease}: {reply!r}")

@@ -19,7 +19,7 @@ from arq.worker import Worker, func
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import REDIS_AWAY, RedisClient, Script
+from shared.store.redis_client import REDIS_AWAY, RedisClient, Script, WatchError, make_pool
 
 _RING = Script("ring")
 _log = logging.getLogger(__name__)
@@ -27,11 +27,16 @@ _log = logging.getLogger(__name__)
 _DOORBELL_WAIT_S = 1
 """A lost token costs at most this long: after it, the queue itself is looked at."""
 _JOB_TIMEOUT_S = 5
+_IN_PROGRESS_S = 1.5
 _RECONNECT_S = 0.1
 
 
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
+"""Also for what arq would say of a job that has vanished: an exception, which nobody reads."""
+
+
 def _job(function: str, *args: Any) -> bytes:
-    return serialize_job(function, args, {}, None, 0, serializer=msgspec.json.encode)
+    return serialize_job(function, args, {}, None, 0, serializer=_encode)
 
 
 def response_job(key: ResponseKey) -> bytes:
@@ -101,10 +106,12 @@ class _DoorbellWorker(Worker):
             max_jobs=1_000,
             max_tries=10,
             health_check_interval=30,
-            job_serializer=msgspec.json.encode,
+            job_serializer=_encode,
             job_deserializer=msgspec.json.decode,
             log_results=False,
         )
+        # A job is locked only until its handler has returned; should this process die before, not longer.
+        self.in_progress_timeout_s = _IN_PROGRESS_S
         self._room = room
         self._bell = bell
         self._doorbell = keys.doorbell(queue)
@@ -161,11 +168,11 @@ async def serve(redis_url: str, queue: str, handlers: Mapping[str, Handler], roo
     """
     while True:
         # Two pools: a command that blocks must not hold up the others.
-        pool, bell = ArqRedis.from_url(redis_url), ArqRedis.from_url(redis_url)
+        pool, bell = (cast(ArqRedis, ArqRedis.from_pool(make_pool(redis_url))) for _ in range(2))
         worker = _DoorbellWorker(queue, handlers, room, pool, bell)
         try:
             await worker.async_run()
-        except REDIS_AWAY as away:
+        except (*REDIS_AWAY, WatchError) as away:  # arq watches a key, and a lost connection is a change
             _log.warning("queue %s: Redis is away (%s), trying again", queue, away)
             await asyncio.sleep(_RECONNECT_S)
         finally:

@@ -13,6 +13,8 @@ ACTIVE = "antiphon:{queue}:active"
 """Sorted set: `tenant/response_id` of every open response, by the time (Redis, ms) it lapses."""
 CLOSED = "antiphon:{queue}:closed"
 """Sorted set: `tenant/response_id` of closed logs that are still to be compacted, by when (Redis, ms)."""
+CONFIRMED = "antiphon:{confirmed}"
+"""String of no meaning, written before a confirmation is asked for (`durable_writes`)."""
 CANCELLED = "antiphon:cancelled"
 """Channel: names of responses as they are cancelled, so that nobody works on for nothing."""
 
@@ -54,8 +56,13 @@ def log(key: ResponseKey) -> str:
 
 
 def archive(key: ResponseKey) -> str:
-    """Hash, the compacted log: `record` and `0`, `1`, … (see `archive`), each zstd."""
+    """Hash, the compacted log: `record` and `0`, `1`, …, each zstd, and `index` (see `archive`)."""
     return f"antiphon:{{{key}}}:archive"
+
+
+def packing(key: ResponseKey, token: str) -> str:
+    """Hash, the chunks of an archive while one worker makes it; `token` names the attempt."""
+    return f"antiphon:{{{key}}}:packing:{token}"
 
 
 def secrets(key: ResponseKey) -> str:

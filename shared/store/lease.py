@@ -15,7 +15,7 @@ from shared.store.keys import ResponseKey
 from shared.store.redis_client import Argument, BlockingClient, RedisClient, Script
 
 _ACQUIRE = Script("acquire")
-_RENEW = Script("renew")
+_RENEW = Script("renew", allows_full=True)
 
 
 class LeaseLost(Exception):

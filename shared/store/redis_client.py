@@ -1,4 +1,4 @@
-"""The only importer of redis-py: connections, scripts, subscriptions, and what being away looks like.
+"""The only importer of redis-py: connections, scripts, and what being away looks like.
 
 Owns no key and no meaning. Every script of this package may be sent twice (a lost reply is
 followed by a retry): each recognises its own repetition.
@@ -6,33 +6,55 @@ followed by a retry): each recognises its own repetition.
 
 import asyncio
 import hashlib
-import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import redis
 import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
+from redis._parsers.base import BaseParser
+from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as _ConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as _TimeoutError
+from redis.exceptions import WatchError as WatchError
+
+from shared.redis_url import SentinelUrl, read_sentinel_url
+from shared.store.keys import CONFIRMED
+
+
+class Unready(ResponseError):
+    """The server is there and refuses for now: something around it has to recover first."""
+
+
+# What redis-py has no name for: a replica without its primary, a primary without its replicas, a disk that
+# takes no writes, a blocked command whose primary was demoted, a script that takes long, no confirmation.
+BaseParser.EXCEPTION_CLASSES.update(
+    dict.fromkeys(("MASTERDOWN", "NOREPLICAS", "MISCONF", "UNBLOCKED", "BUSY"), Unready)
+)
 
 REDIS_AWAY = (
     _ConnectionError,
     _TimeoutError,
     ReadOnlyError,
     OutOfMemoryError,
+    Unready,
     ConnectionError,
     TimeoutError,
     OSError,
 )
-"""Redis cannot be reached, is loading, does not answer in time, is a replica now, or is full."""
+"""Redis cannot be reached, is loading, does not answer in time, is a replica now, is full, or refuses
+for now."""
 
-_RECONNECT_S = 0.1
-_log = logging.getLogger(__name__)
+_READ_TIMEOUT_S = 5.0
+"""Longer than any blocking command of ours; without it, a server that hangs would be waited for for ever."""
+_SENTINEL_TIMEOUT_S = 0.5
 
+Durability = Literal["no", "aof", "replica"]
 Argument = str | bytes | int | float
 
 _FOLDER = Path(__file__).parent
@@ -40,11 +62,18 @@ _PRELUDE = (_FOLDER / "enqueue.lua").read_text()
 
 
 class Script:
-    """A Lua file of this folder, with the prelude in front; known to Redis by its digest."""
+    """A Lua file of this folder, with the prelude in front; known to Redis by its digest.
 
-    def __init__(self, name: str) -> None:
+    `is_confirmed`: its writes count only when they are as safe as `durable_writes` asks for.
+    `allows_full`: it also runs in a full Redis, because it needs no more memory than it frees or holds.
+    Any other script is refused there at its first write, before it has changed anything.
+    """
+
+    def __init__(self, name: str, *, is_confirmed: bool = False, allows_full: bool = False) -> None:
         self.name = name
-        self.text = _PRELUDE + (_FOLDER / f"{name}.lua").read_text()
+        self.is_confirmed = is_confirmed
+        flags = "#!lua flags=allow-oom\n" if allows_full else ""
+        self.text = flags + _PRELUDE + (_FOLDER / f"{name}.lua").read_text()
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def command(self, keys: Sequence[str], args: Sequence[Argument]) -> tuple[Argument, ...]:
@@ -54,39 +83,104 @@ class Script:
         return ("EVAL", self.text, len(keys), *keys, *args)
 
 
+class _Guarded(Connection):
+    """Waits for no reply for ever, and leaves a server that is a replica now or refuses for now.
+
+    The wait is not redis-py's `socket_timeout`, which writes through `asyncio.wait_for`: that loses a
+    cancellation that comes just after the write (Python 3.11), and a task that was told to end would go
+    on for ever.
+    """
+
+    read_timeout_s = _READ_TIMEOUT_S
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        is_polling = options.get("timeout") is not None  # a subscription's own, short wait
+        try:
+            async with asyncio.timeout(None if is_polling else self.read_timeout_s):
+                return await super().read_response(*args, **options)
+        except TimeoutError:
+            raise _TimeoutError(f"no answer within {self.read_timeout_s:g} s") from None
+        except (ReadOnlyError, Unready) as refusal:
+            # The next connection goes to whoever is the primary then.
+            await self.disconnect(nowait=True)
+            raise _ConnectionError(f"the server refuses: {refusal}") from None
+
+
+class _SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
+    """Connections to whatever the Sentinels say is the primary; waits for a free one, as our other pool."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if inuse_connections:  # the end, and not merely another primary
+            for sentinel in self.sentinel_manager.sentinels:
+                await sentinel.aclose()
+
+
+def make_pool(
+    url: str, *, timeout_s: float = _READ_TIMEOUT_S, connections_max: int = 64, **options: Any
+) -> "redis.asyncio.ConnectionPool":
+    """A lazy pool to the server of a `redis_url`. `timeout_s` bounds connecting and each reply.
+
+    Raises ValueError for a bad URL.
+    """
+    options |= {"timeout": timeout_s, "max_connections": connections_max, "socket_connect_timeout": timeout_s}
+    pool: redis.asyncio.ConnectionPool
+    address = read_sentinel_url(url)
+    if address is None:
+        pool = redis.asyncio.BlockingConnectionPool.from_url(url, **options)
+    else:
+        login = {"db": address.db, "username": address.username, "password": address.password}
+        pool = _SentinelPool(address.master_name, _make_sentinels(address), **login, **options)  # type: ignore[no-untyped-call]
+    return _guard(pool, timeout_s)
+
+
+def _guard(pool: "redis.asyncio.ConnectionPool", timeout_s: float) -> "redis.asyncio.ConnectionPool":
+    bases = (_Guarded, pool.connection_class)
+    pool.connection_class = type("GuardedConnection", bases, {"read_timeout_s": timeout_s})
+    return pool
+
+
+def _make_sentinels(address: SentinelUrl) -> redis.asyncio.sentinel.Sentinel:
+    """One that hangs is passed over, as one that is not there."""
+    asked = redis.asyncio.sentinel.Sentinel([])  # type: ignore[no-untyped-call]
+    for host, port in address.sentinels:
+        pool = redis.asyncio.ConnectionPool(host=host, port=port, socket_connect_timeout=_SENTINEL_TIMEOUT_S)
+        asked.sentinels.append(redis.asyncio.Redis.from_pool(_guard(pool, _SENTINEL_TIMEOUT_S)))
+    return asked
+
+
 class RedisClient:
     """Commands and scripts over one pool. Raises REDIS_AWAY; replies are bytes and ints.
 
-    `timeout_s` bounds each of its methods. It is not redis-py's `socket_timeout`, which writes through
-    `asyncio.wait_for`: that loses a cancellation that comes just after the write (Python 3.11), and
-    a task that was told to end would go on for ever.
+    `timeout_s` bounds each of its methods, with all that is tried again beneath.
     """
 
-    def __init__(self, raw: "redis.asyncio.Redis", timeout_s: float | None = None) -> None:
+    def __init__(
+        self, raw: "redis.asyncio.Redis", timeout_s: float | None = None, durability: Durability = "no"
+    ) -> None:
         self.raw = raw
         self._timeout_s = timeout_s
+        self._confirmation = _make_confirmation(durability, timeout_s or _READ_TIMEOUT_S)
 
     @classmethod
-    def connect(cls, url: str, *, timeout_s: float, connections_max: int = 64) -> Self:
-        """A lazy pool; nothing is sent yet. A command that breaks is sent again, twice at most."""
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
+    def connect(
+        cls, url: str, *, timeout_s: float, connections_max: int = 64, durability: Durability = "no"
+    ) -> Self:
+        """Nothing is sent yet. A command that breaks is sent again, twice at most. Raises ValueError."""
+        pool = make_pool(
             url,
-            max_connections=connections_max,
-            timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
+            timeout_s=timeout_s,
+            connections_max=connections_max,
             retry=Retry(ExponentialBackoff(cap=0.1, base=0.01), 2),
             retry_on_error=[_ConnectionError],
             health_check_interval=10,
         )
-        return cls(redis.asyncio.Redis.from_pool(pool), timeout_s)
+        return cls(redis.asyncio.Redis.from_pool(pool), timeout_s, durability)
 
     @classmethod
     def connect_listener(cls, url: str) -> Self:
-        """For subscriptions: waits for ever, and never reconnects in silence."""
-        pool = redis.asyncio.ConnectionPool.from_url(
-            url, socket_connect_timeout=2.0, health_check_interval=10
-        )
-        return cls(redis.asyncio.Redis.from_pool(pool))
+        """For subscriptions: listens for ever, and never reconnects in silence. Raises ValueError."""
+        return cls(redis.asyncio.Redis.from_pool(make_pool(url, timeout_s=2.0, health_check_interval=1)))
 
     async def command(self, *command: Argument) -> Any:
         async with asyncio.timeout(self._timeout_s):
@@ -101,6 +195,11 @@ class RedisClient:
                 return await pipe.execute()
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        if script.is_confirmed and self._confirmation:
+            (reply,) = await self.run_many(script, [(keys, args)])
+            if isinstance(reply, RedisError):
+                raise reply
+            return reply
         try:
             return await self.command(*script.command(keys, args))
         except NoScriptError:
@@ -110,106 +209,77 @@ class RedisClient:
         self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
     ) -> list[Any]:
         """One script, many calls, one write. A refused call's place holds its RedisError."""
-        replies = await self._pipeline([script.command(*call) for call in calls])
+        confirmation = self._confirmation if script.is_confirmed else []
+        replies = await self._pipeline([script.command(*call) for call in calls], confirmation)
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
-            again = await self._pipeline([script.whole_command(*calls[i]) for i in unknown])
+            commands = [script.whole_command(*calls[i]) for i in unknown]
+            again = await self._pipeline(commands, confirmation)
             for i, reply in zip(unknown, again, strict=True):
                 replies[i] = reply
         return replies
 
-    async def _pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+    async def _pipeline(
+        self, commands: Sequence[tuple[Argument, ...]], confirmation: Sequence[tuple[Argument, ...]]
+    ) -> list[Any]:
+        """The commands' replies. Raises Unready if a confirmation was wanted and did not come."""
         async with self.raw.pipeline(transaction=False) as pipe:
-            for command in commands:
+            for command in (*commands, *confirmation):
                 pipe.execute_command(*command)
             async with asyncio.timeout(self._timeout_s):
-                return await pipe.execute(raise_on_error=False)
+                replies = await pipe.execute(raise_on_error=False)
+        for reply in replies[len(commands) :]:
+            _check_confirmed(reply)
+        return replies[: len(commands)]
 
     async def close(self) -> None:
         await self.raw.aclose()
 
 
-class Subscription:
-    """One connection that listens on many channels; channels come and go while it listens."""
+def _make_confirmation(durability: Durability, timeout_s: float) -> list[tuple[Argument, ...]]:
+    """Commands that follow a write on its connection, and answer when it is safe.
 
-    def __init__(self, client: RedisClient) -> None:
-        self._client = client
-        self._pubsub = client.raw.pubsub(ignore_subscribe_messages=True)
-        self._channels: set[str] = set()
-        self._has_channels = asyncio.Event()
-        self._changing = asyncio.Lock()
+    They wait for what this connection wrote last. A repeated script may write nothing, so that the
+    connection writes something itself: then everything before it is waited for, whoever wrote it.
+    """
+    wait_ms = int(timeout_s * 800)
+    mark: tuple[Argument, ...] = ("SET", CONFIRMED, 1, "PX", 60_000)
+    match durability:
+        case "aof":
+            return [mark, ("WAITAOF", 1, 0, wait_ms)]
+        case "replica":
+            return [mark, ("WAIT", 1, wait_ms)]
+        case "no":
+            return []
 
-    async def add(self, channel: str) -> None:
-        """Hears what is published on a channel from now on, or as soon as Redis is there."""
-        self._channels.add(channel)
-        try:
-            async with self._changing:
-                await self._pubsub.subscribe(channel)
-        except REDIS_AWAY as away:
-            _log.warning("subscription: Redis is away (%s)", away)
-        self._has_channels.set()  # also after a failure: the listener notices it, and tries again
 
-    async def remove(self, channel: str) -> None:
-        self._channels.discard(channel)
-        if not self._channels:
-            self._has_channels.clear()
-        async with self._changing:
-            if channel not in self._channels:  # nobody came back for it meanwhile
-                await self._pubsub.unsubscribe(channel)
-
-    async def listen(self, hear: Callable[[str, bytes], None], miss: Callable[[], None]) -> None:
-        """Hands on messages until cancelled. `miss` is called after a broken connection: messages
-        may have been missed."""
-        while True:
-            try:
-                message = await self._next_message()
-            except REDIS_AWAY as away:
-                _log.warning("subscription: Redis is away (%s)", away)
-                await asyncio.sleep(_RECONNECT_S)
-                try:
-                    await self._reconnect()
-                except REDIS_AWAY:
-                    continue  # the next message says so again
-                miss()
-                continue
-            if message is not None:
-                hear(*message)
-
-    async def _next_message(self) -> tuple[str, bytes] | None:
-        """(channel, payload), or None after at most a second without one."""
-        if not self._has_channels.is_set():
-            try:
-                # Not `wait_for`: that of Python 3.11 loses a cancel that comes together with the event.
-                async with asyncio.timeout(1.0):
-                    await self._has_channels.wait()
-            except TimeoutError:
-                return None
-        if self._pubsub.connection is None:
-            raise _ConnectionError("the subscription has no connection")
-        message = await self._pubsub.get_message(timeout=1.0)
-        if message is None or message["type"] != "message":
-            return None
-        return message["channel"].decode(), message["data"]
-
-    async def _reconnect(self) -> None:
-        async with self._changing:
-            await self.close()
-            self._pubsub = self._client.raw.pubsub(ignore_subscribe_messages=True)
-            if self._channels:
-                await self._pubsub.subscribe(*self._channels)
-
-    async def close(self) -> None:
-        try:
-            await self._pubsub.aclose()  # type: ignore[no-untyped-call]
-        except (RedisError, OSError):
-            pass
+def _check_confirmed(reply: object) -> None:
+    match reply:
+        case True | [1, _]:
+            return
+        case int(replicas) if replicas > 0:
+            return
+        case ResponseError() if not isinstance(reply, REDIS_AWAY):
+            raise Unready(f"a write cannot be confirmed: {reply}")
+        case Exception():
+            raise reply
+        case _:
+            raise Unready(f"a write was not confirmed in time ({reply!r})")
 
 
 class BlockingClient:
-    """A synchronous connection for a thread of its own (the lease beat)."""
+    """A synchronous connection for a thread of its own (the lease beat). Raises ValueError for a bad URL."""
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
-        self._raw = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+        address = read_sentinel_url(url)
+        if address is None:
+            self._raw = redis.Redis.from_url(url, **timeouts)
+            return
+        brief = dict.fromkeys(timeouts, _SENTINEL_TIMEOUT_S)
+        sentinels = redis.sentinel.Sentinel(address.sentinels, sentinel_kwargs=brief)  # type: ignore[no-untyped-call]
+        login = {"db": address.db, "username": address.username, "password": address.password}
+        self._raw = sentinels.master_for(address.master_name, **login, **timeouts)  # type: ignore[no-untyped-call]
 
     def run_many(
         self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
@@ -223,7 +293,11 @@ class BlockingClient:
         with self._raw.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-            return pipe.execute(raise_on_error=False)
+            replies = pipe.execute(raise_on_error=False)
+        if any(isinstance(reply, ReadOnlyError | Unready) for reply in replies):
+            self._raw.connection_pool.disconnect()
+            raise _ConnectionError("the server refuses writes; the next connection looks for the primary")
+        return replies
 
     def close(self) -> None:
         self._raw.close()

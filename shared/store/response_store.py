@@ -14,8 +14,9 @@ from shared.settings import Settings
 from shared.store import archive, job_queue, keys
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient, Script
+from shared.store.sealing import seal, unseal
 
-_CREATE, _DELETE = Script("create"), Script("delete")
+_CREATE, _DELETE = Script("create", is_confirmed=True), Script("delete")
 
 _decode_request = msgspec.json.Decoder(ResponseRequest)
 
@@ -94,6 +95,18 @@ async def create(redis: RedisClient, settings: Settings, draft: Draft) -> Respon
             raise RuntimeError(f"create answered {reply!r}")
 
 
+async def find_repeated(redis: RedisClient, tenant: str, repetition: Repetition) -> ResponseKey | None:
+    """The response that an earlier call of this kind has made, if it still exists. Raises KeyReused."""
+    raw = await redis.command("GET", keys.idempotency(tenant, repetition.idempotency_key))
+    if raw is None:
+        return None
+    response_id, digest = raw.decode().split(" ")
+    if digest != repetition.body_digest:
+        raise KeyReused
+    key = ResponseKey(tenant, response_id)
+    return key if await redis.command("EXISTS", keys.state(key)) else None
+
+
 def _job_id(key: ResponseKey) -> str:
     return f"{key}:0"
 
@@ -131,7 +144,7 @@ def _create_arguments(settings: Settings, draft: Draft) -> list[str | bytes | in
         int(response.store),
         int(response.background),
         draft.first_frame,
-        msgspec.json.encode(draft.secrets) if draft.secrets else b"",
+        seal(settings, msgspec.json.encode(draft.secrets)) if draft.secrets else b"",
         draft.repetition.body_digest if draft.repetition else "",
         settings.idempotency_retention_s * 1000,
     ]
@@ -178,6 +191,8 @@ async def delete(redis: RedisClient, key: ResponseKey) -> str:
     return str(reply.decode())
 
 
-async def read_secrets(redis: RedisClient, key: ResponseKey) -> dict[str, ServerSecrets]:
-    raw = await redis.command("GET", keys.secrets(key))
+async def read_secrets(redis: RedisClient, settings: Settings, key: ResponseKey) -> dict[str, ServerSecrets]:
+    """server_label -> what the request brought for it; nothing once the response is closed."""
+    sealed = await redis.command("GET", keys.secrets(key))
+    raw = unseal(settings, sealed) if sealed else None
     return msgspec.json.decode(raw, type=dict[str, ServerSecrets]) if raw else {}

@@ -26,5 +26,6 @@ if redis.call('ZSCORE', queue, fields[3]) then
 end
 local job_id = member .. ':' .. redis.call('HINCRBY', state, 'rings', 1)
 redis.call('HSET', state, 'job', job_id)
+redis.call('DEL', 'arq:retry:' .. fields[3])  -- left by an owner that died while it took the job
 enqueue(queue, doorbell, 'arq:job:' .. job_id, job_id, ARGV[5], live_ttl_ms)
 return 'rung'

@@ -15,7 +15,8 @@ from shared.store.lease import Lease, LeaseLost, now_ms
 from shared.store.redis_client import RedisClient, Script
 from shared.tool_calls import ToolIntent, ToolResult, ToolTask
 
-_SUBMIT, _CLAIM, _RESULT = Script("tool_submit"), Script("tool_claim"), Script("tool_result")
+_SUBMIT, _RESULT = Script("tool_submit", is_confirmed=True), Script("tool_result", is_confirmed=True)
+_CLAIM = Script("tool_claim")
 _SETTLE, _RETRY = Script("tool_settle"), Script("tool_retry")
 
 CLAIM_TTL_S = 1.5

@@ -1,6 +1,6 @@
 -- A reader of a foreground response says that it is there, or with ttl 0 that it leaves.
--- KEYS readers    ARGV reader ttl_ms    -> how many readers there are now
-local readers = KEYS[1]
+-- KEYS readers state    ARGV reader ttl_ms    -> how many readers there are now
+local readers, state = KEYS[1], KEYS[2]
 local reader, ttl_ms = ARGV[1], tonumber(ARGV[2])
 
 local now = now_ms()
@@ -10,4 +10,9 @@ if ttl_ms > 0 then
 else
   redis.call('ZREM', readers, reader)
 end
-return redis.call('ZCOUNT', readers, now, '+inf')
+local present = redis.call('ZCOUNT', readers, now, '+inf')
+-- Noted here and not by the owner's beat alone: a visit may be shorter than a beat.
+if redis.call('HGET', state, 'closed') == '' then
+  redis.call('HSET', state, 'alone_since_ms', present == 0 and now or '')
+end
+return present

@@ -18,7 +18,7 @@ _KEPT = frozenset({"state", "log", "tools", "archive", "readers"})
 """Keys that a closed response may have."""
 _HINTS = re.compile(
     r"antiphon:\{queue\}:(closed|\w+:doorbell|\w+:health-check)\Z"
-    r"|antiphon:\{presence\}:\w+\Z|antiphon:\{[^}]+\}:idempotency\Z"
+    r"|antiphon:\{presence\}:\w+\Z|antiphon:\{[^}]+\}:(idempotency|packing:\w+)\Z"
 )
 _LOOK_EVERY_S = 0.5
 
@@ -73,10 +73,7 @@ async def _read_log(client: "redis.asyncio.Redis", key: keys.ResponseKey) -> Log
 
 
 async def _read_archive(client: "redis.asyncio.Redis", key: keys.ResponseKey) -> list[tuple[int, bytes]]:
-    chunks = await client.hgetall(keys.archive(key))  # type: ignore[misc]
-    chunks.pop(archive.RECORD_FIELD.encode())
-    ordered = sorted((int(index), chunk) for index, chunk in chunks.items())
-    return [entry for index, chunk in ordered for entry in archive.open_chunk(chunk, index)]
+    return archive.open_all(await client.hgetall(keys.archive(key)))  # type: ignore[misc]
 
 
 async def _find_leftovers(client: "redis.asyncio.Redis", names: Iterable[str]) -> list[str]:
@@ -90,7 +87,7 @@ async def _find_leftovers(client: "redis.asyncio.Redis", names: Iterable[str]) -
         elif match[3] not in _KEPT:
             left.append(f"{name} of a response that has ended")
         elif match[3] == "state":
-            closed, lease_until_ms = await client.hmget(name, "closed", "lease_until_ms")  # type: ignore[misc]
+            closed, lease_until_ms = await client.hmget(name, ["closed", "lease_until_ms"])  # type: ignore[misc]
             if not closed:
                 left.append(f"{name} is open")
             elif int(lease_until_ms or 0) > 0:

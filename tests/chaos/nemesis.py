@@ -58,7 +58,7 @@ def schedule(
     rng: random.Random,
     counts: dict[str, int],
     odds: tuple[Odds, ...] = ODDS,
-    wait_s: tuple[float, float] = (0.5, 5.0),
+    wait_s: tuple[float, float] = (0.5, 3.5),
 ) -> Iterator[Strike]:
     """Strikes without end. `counts`: how many processes each role has."""
     fates: list[tuple[Odds, Action]] = []
@@ -87,9 +87,9 @@ class Nemesis:
                 self._strike(strike)
             await asyncio.gather(*self._stopped.values())
         finally:
-            for going_on in list(self._stopped.values()):
+            for pid, going_on in list(self._stopped.items()):
+                _send(pid, signal.SIGCONT)
                 going_on.cancel()
-            await asyncio.gather(*self._stopped.values(), return_exceptions=True)
 
     def _strike(self, strike: Strike) -> None:
         """One that hits a process which does not run, or stands still, misses."""
@@ -104,10 +104,8 @@ class Nemesis:
             going_on.add_done_callback(lambda _: self._stopped.pop(pid, None))
 
     async def _continue_later(self, pid: int, after_s: float) -> None:
-        try:
-            await asyncio.sleep(after_s)
-        finally:
-            _send(pid, signal.SIGCONT)
+        await asyncio.sleep(after_s)
+        _send(pid, signal.SIGCONT)
 
 
 _SIGNALS: Mapping[Action, signal.Signals] = {

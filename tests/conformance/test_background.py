@@ -388,6 +388,39 @@ async def test_a_background_response_is_never_touched_by_a_disconnect(nodes: lis
     await nodes[1].post(f"/v1/responses/{response_id}/cancel")
 
 
+async def test_coming_and_going_within_the_grace_keeps_it_running_however_short_the_visits(
+    nodes: list[httpx.AsyncClient],
+) -> None:
+    body = {"model": "default", "input": "Stay in the final text", "stream": True}
+    async with nodes[0].stream("POST", "/v1/responses", json=body) as stream:
+        created = await read_created(stream)
+    response_id = created["response"]["id"]
+    cursor = 0
+    for visit in range(8):
+        await asyncio.sleep(0.4)  # less than the grace; all visits together are longer
+        params: dict[str, Any] = {"stream": "true", "starting_after": cursor}
+        node = nodes[visit % 3]
+        async with node.stream("GET", f"/v1/responses/{response_id}", params=params) as stream:
+            frames = read_frames((await anext(stream.aiter_bytes())).rpartition(b"\n\n")[0] + b"\n\n")
+        assert frames[0].id == cursor + 1
+        cursor = frames[-1].id
+    assert await status_of(nodes[0], response_id) == "in_progress"
+    await wait_for_status(nodes[0], response_id, "cancelled")
+
+
+async def test_an_unstored_foreground_response_lets_its_own_reader_back_in_and_nobody_else(
+    nodes: list[httpx.AsyncClient],
+) -> None:
+    body = {"model": "default", "input": "Stay in the final text", "stream": True, "store": False}
+    async with nodes[0].stream("POST", "/v1/responses", json=body) as stream:
+        created = await read_created(stream)
+    path = f"/v1/responses/{created['response']['id']}"
+    async with nodes[1].stream("GET", path, params={"stream": "true", "starting_after": "0"}) as stream:
+        assert read_frames((await anext(stream.aiter_bytes())).rpartition(b"\n\n")[0] + b"\n\n")[0].id == 1
+        assert (await nodes[1].get(path)).status_code == 404
+        assert (await nodes[2].post(f"{path}/cancel")).json()["status"] == "cancelled"
+
+
 # --- deleting, listing, counting ----------------------------------------------------------------------
 
 
@@ -512,6 +545,21 @@ def test_the_same_idempotency_key_gives_the_same_response_and_another_body_is_re
     assert again.to_dict() == first.to_dict()
     with pytest.raises(ConflictError):
         other.responses.create(model="default", input="Goodbye", extra_headers=headers)
+
+
+def test_a_key_whose_response_was_deleted_makes_a_new_one_and_needs_no_parent_to_be_repeated(
+    client: OpenAI, other: OpenAI
+) -> None:
+    headers = {"Idempotency-Key": f"deleted-{time.monotonic_ns()}"}
+    first = client.responses.create(model="default", input="Hello", extra_headers=headers)
+    client.responses.delete(first.id)
+    again = other.responses.create(model="default", input="Hello", extra_headers=headers)
+    assert again.id != first.id
+    headers = {"Idempotency-Key": f"orphan-{time.monotonic_ns()}"}
+    request: Any = {"model": "default", "input": "Hi", "previous_response_id": again.id}
+    child = client.responses.create(**request, extra_headers=headers)
+    client.responses.delete(again.id)
+    assert other.responses.create(**request, extra_headers=headers).id == child.id
 
 
 async def test_a_repeated_stream_is_the_same_stream(nodes: list[httpx.AsyncClient]) -> None:

@@ -162,12 +162,12 @@ def frames_in(stream: bytes) -> list[bytes]:
 
 
 async def test_create_writes_the_request_the_first_event_the_secrets_and_the_job(
-    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker
+    client: httpx.AsyncClient, redis: RedisClient, settings: Settings, worker: PlayedWorker
 ) -> None:
     async with creating(client, redis, tools=[SEED_TOOL], metadata={"k": "v"}) as (key, _):
         assert key.tenant == OPEN_TENANT
         assert await redis.command("ZCARD", keys.RESPONSES_QUEUE) == 1
-        assert await response_store.read_secrets(redis, key) == {
+        assert await response_store.read_secrets(redis, settings, key) == {
             "code_interpreter": ServerSecrets({"test": "s3cret"})
         }
         page = await event_log.read(redis, key, -1)

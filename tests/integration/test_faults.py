@@ -211,17 +211,27 @@ def test_a_killed_tool_runner_fails_the_call_and_the_model_goes_on(
     assert "mcp_call.failed" in "".join(frame.event for frame in frames)
 
 
-def test_an_unreachable_server_fails_its_listing_and_the_stream_goes_on(client: httpx.Client) -> None:
+def test_an_unreachable_server_fails_its_listing_the_model_is_told_and_the_stream_goes_on(
+    client: httpx.Client,
+) -> None:
     server = {
         "type": "mcp",
         "server_label": "nowhere",
         "server_url": "http://127.0.0.1:9/mcp",
         "require_approval": "never",
     }
-    body = {"model": "default", "input": "Hello", "tools": [server], "stream": True}
+    body = {
+        "model": "default",
+        "input": "Hello",
+        "tools": [server],
+        "stream": True,
+        "enable_response_messages": True,
+    }
     frames = read_frames(client.post("/v1/responses", json=body).content)
     response = check_one_legal_end(frames)
     assert response["status"] == "completed"
     assert response["output"][0]["type"] == "mcp_list_tools"
+    told = response["input_messages"][1]["content"][0]["instructions"]
+    assert "nowhere: The tool's server could not be used" in told
     assert response["output"][0]["error"]
     assert "response.mcp_list_tools.failed" in [frame.event for frame in frames]

@@ -1,6 +1,8 @@
 """The log and the lease on a real Valkey, against the plainest model there is: a list."""
 
 import asyncio
+import base64
+import random
 from collections.abc import AsyncIterator
 
 import pytest
@@ -8,11 +10,12 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from shared.events import ResponseFailed, decode
 from shared.responses import ServerSecrets
 from shared.settings import Settings
-from shared.store import archive, event_log, keys, lease, response_store
+from shared.store import archive, compaction, event_log, job_queue, keys, lease, response_store
 from shared.store.appender import Appender
 from shared.store.closing import cancel
 from shared.store.event_log import Closing, Draft
@@ -21,6 +24,7 @@ from shared.store.lease import Acquired, Lease, LeaseLost
 from shared.store.redis_client import BlockingClient, RedisClient, Script
 from tests.conftest import keys_without_ttl
 from tests.requests import accept, make_request
+from worker.sweeper import compact_due
 
 
 @pytest_asyncio.fixture
@@ -150,6 +154,24 @@ async def test_a_full_queue_refuses_and_writes_nothing(redis: RedisClient, setti
     assert sorted(await redis.command("KEYS", "*")) == before
 
 
+async def test_secrets_are_sealed_with_the_deployments_key_and_lost_without_it(
+    redis: RedisClient, settings: Settings
+) -> None:
+    ours, others = (
+        settings.model_copy(
+            update={"secrets_key": SecretStr(base64.urlsafe_b64encode(bytes([n] * 32)).decode())}
+        )
+        for n in (1, 2)
+    )
+    request = make_request()
+    key = ResponseKey("default", request.response.id)
+    secrets = {"label": ServerSecrets({"x-key": "swordfish"}, "token")}
+    await response_store.create(redis, ours, response_store.Draft(key, request, b"frame", secrets))
+    assert b"swordfish" not in await redis.command("GET", keys.secrets(key))
+    assert await response_store.read_secrets(redis, ours, key) == secrets
+    assert await response_store.read_secrets(redis, others, key) == {}
+
+
 async def test_secrets_are_gone_when_the_response_is_closed(
     redis: RedisClient, settings: Settings, appender: Appender
 ) -> None:
@@ -157,10 +179,10 @@ async def test_secrets_are_gone_when_the_response_is_closed(
     key = ResponseKey("default", request.response.id)
     secrets = {"label": ServerSecrets({"x-key": "k"}, "token")}
     await response_store.create(redis, settings, response_store.Draft(key, request, b"frame", secrets))
-    assert await response_store.read_secrets(redis, key) == secrets
+    assert await response_store.read_secrets(redis, settings, key) == secrets
     held = await acquire(redis, settings, key)
     await appender.append(held, 1, [draft("end")], CLOSING)
-    assert await response_store.read_secrets(redis, key) == {}
+    assert await response_store.read_secrets(redis, settings, key) == {}
 
 
 operations = st.lists(
@@ -244,13 +266,13 @@ async def test_a_compacted_log_reads_as_before_from_every_cursor_and_is_smaller(
     whole = await read_whole(redis, key)
     record = await response_store.read_record(redis, key)
     size_bytes = await memory_of(redis, key)
-    assert await archive.compact(redis, key) == "compacted"
+    assert await compaction.compact(redis, key) == "compacted"
     for cursor in (-1, 0, 1, entries - 1, entries, entries + 1, entries + 10_000):
         assert await read_whole(redis, key, cursor) == whole[cursor + 1 :]
     assert await response_store.read_record(redis, key) == record
     assert await redis.command("EXISTS", keys.log(key)) == 0
     assert entries < 100 or await memory_of(redis, key) < size_bytes / 5
-    assert await archive.compact(redis, key) == "compacted"
+    assert await compaction.compact(redis, key) == "compacted"
     assert await read_whole(redis, key) == whole
 
 
@@ -261,22 +283,124 @@ async def memory_of(redis: RedisClient, key: ResponseKey) -> int:
 
 async def test_an_open_log_is_not_compacted(redis: RedisClient, settings: Settings) -> None:
     key = await accept(redis, settings)
-    assert await archive.compact(redis, key) == "changed"
+    assert await compaction.compact(redis, key) == "changed"
     assert len(await frames_of(redis, key)) == 1
 
 
+async def make_due(redis: RedisClient, key: ResponseKey) -> None:
+    await redis.command("ZADD", keys.CLOSED, 0, str(key))
+
+
 async def test_a_closed_log_falls_due_for_compaction_and_then_no_more(
-    redis: RedisClient, settings: Settings
+    redis: RedisClient, settings: Settings, appender: Appender
 ) -> None:
-    at_once = settings.model_copy(update={"compact_after_s": 0.0})
-    appender = Appender(redis, at_once)
-    task = asyncio.create_task(appender.run())
-    key = await write_log(redis, at_once, appender, 3)
-    task.cancel()
-    now_ms = await lease.now_ms(redis)
-    assert await archive.due(redis, now_ms + 1, 10) == [key]
-    await archive.compact(redis, key)
-    assert await archive.due(redis, now_ms + 1, 10) == []
+    key = await write_log(redis, settings, appender, 3)
+    assert await compaction.claim_due(redis, 10) == []
+    await make_due(redis, key)
+    assert await compaction.claim_due(redis, 10) == [key]
+    await compaction.compact(redis, key)
+    assert await redis.command("ZCARD", keys.CLOSED) == 0
+
+
+async def test_a_due_log_is_one_workers_for_a_while_and_due_again_if_it_dies(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    due = [await write_log(redis, settings, appender, 1) for _ in range(9)]
+    for key in due:
+        await make_due(redis, key)
+    claims = await asyncio.gather(*(compaction.claim_due(redis, 4) for _ in range(4)))
+    assert sorted(key for claim in claims for key in claim) == sorted(due)
+    again_at_ms = int(await redis.command("ZSCORE", keys.CLOSED, str(due[0])))
+    left_ms = again_at_ms - await lease.now_ms(redis)
+    assert 0.9 * compaction.CLAIM_S < left_ms / 1000 <= compaction.CLAIM_S
+
+
+async def test_many_who_compact_one_log_at_once_leave_one_whole_archive(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    key = await write_log(redis, settings, appender, 4_100)
+    whole = await read_whole(redis, key)
+    outcomes = await asyncio.gather(*(compaction.compact(redis, key) for _ in range(5)))
+    assert outcomes == ["compacted"] * 5
+    assert await read_whole(redis, key) == whole
+    names = await redis.command("KEYS", f"antiphon:{{{key}}}:*")
+    assert sorted(name.decode() for name in names) == [keys.archive(key), keys.state(key)]
+
+
+async def test_a_log_whose_packed_chunks_were_lost_stays_a_log(
+    redis: RedisClient, settings: Settings, appender: Appender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await write_log(redis, settings, appender, 4_100)
+    whole = await read_whole(redis, key)
+    monkeypatch.setattr(compaction, "_CLAIM_MS", 0)  # each chunk expires as soon as it is kept
+    assert await compaction.compact(redis, key) == "changed"
+    assert await read_whole(redis, key) == whole
+    assert await redis.command("EXISTS", keys.archive(key)) == 0
+
+
+async def test_a_log_that_cannot_be_compacted_stays_and_stops_no_other(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    damaged, broken, sound = [await write_log(redis, settings, appender, 3) for _ in range(3)]
+    await redis.command("XADD", keys.log(damaged), "5-0", "e", b"no end of a frame")
+    await redis.command("DEL", keys.log(broken))
+    await redis.command("SET", keys.log(broken), "no stream", "PX", 60_000)
+    for place, key in enumerate((damaged, broken, sound)):
+        await redis.command("ZADD", keys.CLOSED, place, str(key))
+    compacting = asyncio.create_task(compact_due(redis, settings))
+    try:
+        async with asyncio.timeout(10):
+            while not await redis.command("EXISTS", keys.archive(sound)):
+                assert not compacting.done()
+    finally:
+        compacting.cancel()
+    assert (await read_whole(redis, damaged))[-1] == (4, b"no end of a frame")
+    assert await redis.command("ZCARD", keys.CLOSED) == 2
+
+
+FAT_FRAME_BYTES = 100_000
+
+
+async def write_fat_log(
+    redis: RedisClient, settings: Settings, appender: Appender, *, entries: int
+) -> ResponseKey:
+    """A closed log of small and large frames by turns, which zstd cannot make smaller."""
+    key = await accept(redis, settings)
+    held = await acquire(redis, settings, key)
+    fat = random.Random(7)
+    drafts = [
+        draft(fat.randbytes(FAT_FRAME_BYTES // 2).hex() if i % 20 == 0 else f"entry {i}", i)
+        for i in range(entries)
+    ]
+    drafts.append(draft("x" * (archive.CHUNK_BYTES + 1)))
+    await appender.append(held, 1, drafts, Closing("completed", b"{}", 60))
+    return key
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+async def test_a_page_is_bounded_in_bytes_and_a_frame_that_is_larger_comes_alone(
+    redis: RedisClient, settings: Settings, appender: Appender, is_compacted: bool
+) -> None:
+    key = await write_fat_log(redis, settings, appender, entries=400)
+    if is_compacted:
+        assert await compaction.compact(redis, key) == "compacted"
+    bound_bytes = archive.CHUNK_BYTES if is_compacted else event_log.PAGE_BYTES
+    frames: list[bytes] = []
+    sizes_bytes: list[int] = []
+    while True:
+        page = await event_log.read(redis, key, len(frames) - 1)
+        assert page.is_closed is not page.has_more
+        frames += [entry.frame for entry in page.entries]
+        sizes_bytes.append(sum(len(entry.frame) for entry in page.entries))
+        assert sizes_bytes[-1] <= bound_bytes or len(page.entries) == 1
+        if page.is_closed:
+            break
+    assert len(frames) == 402
+    assert len(frames[-1]) > archive.CHUNK_BYTES
+    assert sum(size > bound_bytes / 2 for size in sizes_bytes) > 3
+    for cursor in range(0, 402, 7):
+        page = await event_log.read(redis, key, cursor)
+        assert page.entries[0].frame == frames[cursor + 1]
 
 
 async def test_cancel_wins_over_an_owner_who_goes_on_and_stays_won(
@@ -355,7 +479,7 @@ async def test_a_foreground_response_is_abandoned_when_its_last_reader_has_been_
     foreground = await acquire(redis, hasty, await accept(redis, hasty))
     watched = await acquire(redis, hasty, await accept(redis, hasty))
     background = await acquire(redis, hasty, await accept(redis, hasty, make_request(background=True)))
-    await redis.run(Script("watch"), [keys.readers(watched.key)], ["reader", 60_000])
+    await redis.run(Script("watch"), [keys.readers(watched.key), keys.state(watched.key)], ["reader", 60_000])
     beat = BlockingClient(settings.redis_url, timeout_s=1.0)
     assert lease.renew_all(beat, hasty, [foreground, watched, background]) == [(foreground, "abandoned")]
     assert lease.renew_all(beat, settings, [foreground, watched, background]) == []
@@ -371,3 +495,25 @@ async def test_a_deleted_response_leaves_nothing(
     assert await response_store.delete(redis, key) == "deleted"
     assert await redis.command("KEYS", f"*{key}*") == []
     assert await response_store.delete(redis, key) == "missing"
+
+
+async def test_a_short_retention_of_one_tenant_shortens_nothing_of_another(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    long = await write_log(redis, settings, appender, 1)
+    short = await accept(redis, settings, tenant="short")
+    held = await acquire(redis, settings, short)
+    await appender.append(held, 1, [draft("end")], Closing("completed", b"{}", 1))
+    assert await redis.command("PTTL", keys.CLOSED) > 50_000
+    assert await redis.command("ZSCORE", keys.CLOSED, str(long)) is not None
+
+
+async def test_what_waits_without_any_worker_is_kept_alive_by_whoever_sweeps(
+    redis: RedisClient, settings: Settings
+) -> None:
+    key = await accept(redis, settings)
+    for name in (keys.state(key), keys.log(key)):
+        await redis.command("PEXPIRE", name, 1_000)
+    await job_queue.ring_again(redis, settings, key)
+    for name in (keys.state(key), keys.log(key)):
+        assert await redis.command("PTTL", name) > 1_000

@@ -19,7 +19,8 @@ from shared.settings import Settings
 from shared.store import event_log, job_queue, keys, lease, presence, response_store, tool_journal
 from shared.store.event_log import Closing, Draft
 from shared.store.lease import Acquired, Lease
-from shared.store.redis_client import RedisClient, Subscription
+from shared.store.redis_client import RedisClient
+from shared.store.subscription import Subscription
 from shared.tool_calls import (
     ToolCall,
     ToolFailure,

@@ -1,0 +1,102 @@
+"""Open responses as they are now: the fold of each log, kept and carried on from poll to poll.
+
+Owns the folds of this node, in a bound that is stated below, and never more than what a log says: a fold
+that is dropped is made anew. A poll reads only what came since the last one; polls of one moment share it.
+"""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import msgspec
+
+from shared.events import decode
+from shared.lifecycle import fold, fold_on
+from shared.responses import Response
+from shared.settings import Settings
+from shared.store import event_log
+from shared.store.keys import ResponseKey
+from shared.store.redis_client import REDIS_AWAY, RedisClient
+
+FOLDS_MAX = 128
+FOLDS_BYTES_MAX = 64 * 2**20
+"""Of all folds' JSON together; the decoded responses take about as much again. One is always kept."""
+
+
+@dataclass(slots=True)
+class _Fold:
+    response: Response | None = None
+    following: int = 0
+    """The first sequence number that is not in `response`."""
+    told: bytes = b""
+    told_up_to: int = 0
+    """JSON of the response when a reading last came to the log's end, and where that was."""
+    is_closed: bool = False
+    away: Exception | None = None
+    """Why the last reading did not come to an end."""
+    begun: int = 0
+    ended: int = 0
+    """How many readings have begun, and the number of the last that has ended, well or not."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Folds:
+    def __init__(self, redis: RedisClient, settings: Settings) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._folds: OrderedDict[ResponseKey, _Fold] = OrderedDict()
+
+    async def tell(self, key: ResponseKey) -> bytes:
+        """JSON of a response as its log tells it, at a moment after the call; empty if it has vanished.
+
+        Raises REDIS_AWAY, and IllegalEvent if the log is not one.
+        """
+        kept = self._folds.setdefault(key, _Fold())
+        self._folds.move_to_end(key)
+        self._drop_oldest()
+        begun = kept.begun
+        async with kept.lock:
+            if kept.ended <= begun:  # no reading has begun since the call and come to its end
+                await self._read_on(key, kept)
+        if kept.away is not None:
+            raise kept.away
+        return kept.told
+
+    def forget(self, key: ResponseKey) -> None:
+        """For a response that is closed: its snapshot tells what it is."""
+        self._folds.pop(key, None)
+
+    async def _read_on(self, key: ResponseKey, kept: _Fold) -> None:
+        kept.begun += 1
+        number, kept.away = kept.begun, None
+        try:
+            await self._fold_on(key, kept)
+        except REDIS_AWAY as away:
+            kept.away = away  # for all who wait: they would not fare better one by one
+        kept.ended = number
+        if kept.is_closed or not kept.told:
+            self.forget(key)
+        self._drop_oldest()
+
+    async def _fold_on(self, key: ResponseKey, kept: _Fold) -> None:
+        """Page by page: others have their turn in between, and what was read is not read again."""
+        has_more = True
+        while has_more:
+            async with asyncio.timeout(self._settings.redis_timeout_s):
+                page = await event_log.read(self._redis, key, kept.following - 1)
+            if page.is_missing:
+                kept.told = b""
+                return
+            if page.entries:
+                events = [decode(entry.frame) for entry in page.entries]
+                kept.response = fold_on(kept.response, events) if kept.response else fold(events)
+                kept.following += len(events)
+            kept.is_closed, has_more = page.is_closed, page.has_more
+        if kept.told_up_to != kept.following:
+            kept.told, kept.told_up_to = msgspec.json.encode(kept.response), kept.following
+
+    def _drop_oldest(self) -> None:
+        size_bytes = sum(len(kept.told) for kept in self._folds.values())
+        while len(self._folds) > FOLDS_MAX or (size_bytes > FOLDS_BYTES_MAX and len(self._folds) > 1):
+            _, dropped = self._folds.popitem(last=False)
+            size_bytes -= len(dropped.told)

@@ -1,0 +1,49 @@
+-- What a log holds from an entry on, at one moment and within bounds: some of its stream, or a chunk of its archive.
+-- A page holds at least one entry, however large, if there is one.
+-- KEYS state log archive    ARGV first_sequence_number count_max bytes_max
+-- -> {'missing'} | {'log', is_closed, has_more, (frame, tokens)…} | {'archive', has_more, chunk_first, chunk}
+local state, log, archive = unpack(KEYS)
+local first, count_max, bytes_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+
+-- The index is the chunks' first sequence numbers and, at its end, how many entries there are.
+local function read_archive()
+  local index = redis.call('HGET', archive, 'index')
+  if not index then return {'missing'} end
+  local function first_of(chunk) return (struct.unpack('<I4', index, 4 * chunk + 1)) end
+  local low, high = 0, #index / 4 - 1
+  if first >= first_of(high) then return {'archive', 0, first, ''} end
+  local last = high - 1
+  while high - low > 1 do
+    local middle = math.floor((low + high) / 2)
+    if first_of(middle) <= first then low = middle else high = middle end
+  end
+  return {'archive', low < last and 1 or 0, first_of(low), redis.call('HGET', archive, tostring(low))}
+end
+
+local fields = redis.call('HMGET', state, 'closed', 'compacted')
+if not fields[1] then return {'missing'} end
+if fields[2] then return read_archive() end
+
+local tail = redis.call('XLEN', log)
+local at, bytes, is_full = first, 0, false
+local reply = {'log', 0, 0}
+local step = 32  -- entries fetched at once; then as many as should fit
+while at < tail and not is_full do
+  local count = math.min(step, first + count_max - at)
+  local entries = redis.call('XRANGE', log, string.format('%d-0', at + 1), '+', 'COUNT', count)
+  if #entries == 0 then break end
+  for _, entry in ipairs(entries) do
+    local frame, tokens = entry[2][2], entry[2][4] or ''
+    if at > first and bytes + #frame > bytes_max then
+      is_full = true
+      break
+    end
+    reply[#reply + 1] = frame
+    reply[#reply + 1] = tokens
+    at, bytes = at + 1, bytes + #frame
+  end
+  is_full = is_full or at - first >= count_max
+  step = math.max(1, math.min(4 * step, math.ceil((bytes_max - bytes) * (at - first) / bytes)))
+end
+if at < tail then reply[3] = 1 elseif fields[1] ~= '' then reply[2] = 1 end
+return reply

@@ -1,0 +1,77 @@
+"""The nemesis does what its seed says, and leaves nothing standing still."""
+
+import asyncio
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.history import Recorder, Struck
+from tests.chaos.nemesis import ODDS, Nemesis, Strike, schedule
+
+COUNTS = {"api": 3, "worker": 3, "tool_runner": 2, "valkey": 1}
+
+
+def strikes_of(seed: int, count: int) -> list[Strike]:
+    return list(islice(schedule(random.Random(seed), COUNTS), count))
+
+
+def test_a_seed_gives_the_same_strikes_again() -> None:
+    assert strikes_of(1, 50) == strikes_of(1, 50)
+    assert strikes_of(1, 50) != strikes_of(2, 50)
+
+
+def test_every_role_meets_every_fate() -> None:
+    met = {(strike.role, strike.action) for strike in strikes_of(1, 2000)}
+    assert met == {(odds.role, action) for odds in ODDS for action in ("kill", "stop", "drain")}
+    assert {strike.number for strike in strikes_of(1, 2000) if strike.role == "worker"} == {0, 1, 2}
+
+
+class OneProcess:
+    """A target with a single worker."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(["sleep", "60"])
+
+    @property
+    def pids(self) -> dict[str, int]:
+        return {"worker-0": self.process.pid}
+
+    @property
+    def is_stopped(self) -> bool:
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.fixture
+def target() -> Iterator[OneProcess]:
+    target = OneProcess()
+    yield target
+    target.process.kill()
+    target.process.wait()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the state of a process is read in /proc")
+async def test_what_was_stopped_goes_on_when_the_nemesis_ends(target: OneProcess, tmp_path: Path) -> None:
+    with Recorder(tmp_path / "history.jsonl") as recorder:
+        nemesis = Nemesis(target, recorder)
+        strikes = [
+            Strike(0, "stop", "worker", 0, 60.0),
+            Strike(0, "kill", "worker", 0),
+            Strike(60, "kill", "api", 0),
+        ]
+        running = asyncio.create_task(nemesis.run(iter(strikes)))
+        async with asyncio.timeout(10):
+            while not target.is_stopped:
+                await asyncio.sleep(0.01)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            while target.is_stopped:
+                await asyncio.sleep(0.01)
+        struck = [seen.action for seen in recorder.read() if isinstance(seen, Struck)]
+    assert struck[:1] == ["stop"]
+    assert "kill" not in struck, "one that stands still is not struck again"
+    assert target.process.poll() is None

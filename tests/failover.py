@@ -1,0 +1,127 @@
+"""A primary, two replicas and three Sentinels that watch them, for tests that lose the primary.
+
+Owns these processes: they end with the test session, however that ends.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+
+from local.ports import HOST, find_free
+from local.processes import identify
+from local.valkey import find_server
+from local.warden import Warden
+
+MASTER_NAME = "main"
+DOWN_AFTER_MS = 500
+
+
+def wait_until(is_so: Callable[[], bool], within_s: float = 20.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class WatchedValkeys:
+    def __init__(self, folder: Path, **settings: str) -> None:
+        """`settings` (with `_` for `-`) go into the configuration of every server."""
+        ports = find_free(6)
+        self._folder = folder
+        self._settings = settings
+        self.servers, self.sentinels = ports[:3], ports[3:]
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._warden = Warden()
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"{HOST}:{port}" for port in self.sentinels)
+        return f"redis+sentinel://{hosts}/{MASTER_NAME}/0"
+
+    def primary(self) -> int:
+        """The port that the first Sentinel which answers names."""
+        for port in self.sentinels:
+            try:
+                with connect(port) as sentinel:
+                    address: Any = sentinel.execute_command(
+                        "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME
+                    )
+                    return int(address[1])
+            except (redis.ConnectionError, redis.TimeoutError):
+                continue
+        raise AssertionError("no Sentinel answers")
+
+    def signal(self, port: int, number: int) -> None:
+        os.kill(self._processes[port].pid, number)
+
+    def start(self, port: int) -> None:
+        """Also again, after it was killed."""
+        if port in self._processes:
+            self._processes.pop(port).wait()
+        folder = self._folder / str(port)
+        folder.mkdir(parents=True, exist_ok=True)
+        configuration = folder / "valkey.conf"
+        if not configuration.exists():
+            lines = self._describe(port)
+            configuration.write_text(
+                "".join(f"{line}\n" for line in [f"bind {HOST}", f"port {port}", *lines])
+            )
+        command = [str(find_server()), str(configuration)]
+        if port in self.sentinels:
+            command.append("--sentinel")
+        with (folder / "log").open("ab") as log:
+            process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        self._processes[port] = process
+        self._warden.watch([[identify(process.pid) for process in self._processes.values()]])
+
+    def _describe(self, port: int) -> list[str]:
+        primary = self.servers[0]
+        if port in self.sentinels:
+            return [
+                f"sentinel monitor {MASTER_NAME} {HOST} {primary} 2",
+                f"sentinel down-after-milliseconds {MASTER_NAME} {DOWN_AFTER_MS}",
+                f"sentinel failover-timeout {MASTER_NAME} 3000",
+            ]
+        lines = ["appendonly yes", 'save ""', "repl-diskless-sync-delay 0"]
+        lines += [f"{name.replace('_', '-')} {value}" for name, value in self._settings.items()]
+        return lines if port == primary else [*lines, f"replicaof {HOST} {primary}"]
+
+    def is_watched(self) -> bool:
+        """Both replicas follow, and every Sentinel knows of them and of the other Sentinels."""
+        for port in self.sentinels:
+            try:
+                with connect(port) as sentinel:
+                    state = sentinel.sentinel_master(MASTER_NAME)
+            except redis.RedisError:
+                return False
+            if (state["num-slaves"], state["num-other-sentinels"]) != (2, 2) or state["is_sdown"]:
+                return False
+        with connect(self.primary()) as primary:
+            followers: Any = primary.info("replication")
+            return [followers.get(f"slave{i}", {}).get("state") for i in range(2)] == ["online"] * 2
+
+    def __enter__(self) -> Self:
+        try:
+            for port in self.servers + self.sentinels:
+                self.start(port)
+            wait_until(self.is_watched)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for process in self._processes.values():
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        self._warden.close()
+
+
+def connect(port: int) -> "redis.Redis":
+    return redis.Redis(HOST, port, socket_timeout=1.0, socket_connect_timeout=1.0)

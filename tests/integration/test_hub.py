@@ -1,0 +1,277 @@
+"""Following and polling on a real Valkey: what a reader holds, what a poll reads, that nothing is lost."""
+
+import asyncio
+import gc
+import tracemalloc
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from api import folds, hub
+from api.folds import Folds
+from api.hub import Hub
+from shared import events as ev
+from shared.events import StreamEvent, decode, frame
+from shared.lifecycle import fold
+from shared.responses import Message, OutputText
+from shared.settings import Settings
+from shared.store import archive, compaction, event_log, lease
+from shared.store.appender import Appender
+from shared.store.event_log import Closing, Draft
+from shared.store.keys import ResponseKey
+from shared.store.lease import Acquired, Lease
+from shared.store.redis_client import RedisClient
+from tests.requests import accept
+
+READERS = 20
+FAT_BYTES = 240_000
+WITHIN_S = 20
+
+
+@pytest_asyncio.fixture
+async def appender(redis: RedisClient, settings: Settings) -> AsyncIterator[Appender]:
+    appender = Appender(redis, settings)
+    task = asyncio.create_task(appender.run())
+    yield appender
+    task.cancel()
+
+
+@pytest_asyncio.fixture
+async def node(redis: RedisClient, settings: Settings) -> AsyncIterator[Hub]:
+    listener = RedisClient.connect_listener(settings.redis_url)
+    node = Hub(redis, listener, settings)
+    task = asyncio.create_task(node.run())
+    yield node
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await listener.close()
+
+
+async def begin(redis: RedisClient, settings: Settings) -> Lease:
+    acquired = await lease.acquire(redis, settings, await accept(redis, settings), "a")
+    assert isinstance(acquired, Acquired)
+    return acquired.lease
+
+
+def fat_draft(number: int) -> Draft:
+    return Draft(f"event: x\ndata: {number:0{FAT_BYTES}}\n\n".encode())
+
+
+CLOSING = Closing("completed", b"{}", 60)
+
+
+async def read_rest(frames: AsyncGenerator[bytes, None]) -> bytes:
+    async with asyncio.timeout(WITHIN_S), aclosing(frames):
+        return b"".join([some async for some in frames])
+
+
+async def stored(redis: RedisClient, key: ResponseKey) -> bytes:
+    whole: list[bytes] = []
+    while True:
+        page = await event_log.read(redis, key, len(whole) - 1)
+        whole += [entry.frame for entry in page.entries]
+        if not page.has_more:
+            return b"".join(whole)
+
+
+# --- what a reader holds ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+async def test_stuck_readers_of_large_frames_hold_a_page_each_and_get_every_byte(
+    redis: RedisClient, settings: Settings, appender: Appender, node: Hub, is_compacted: bool
+) -> None:
+    held = await begin(redis, settings)
+    for i in range(40):
+        await appender.append(held, 1 + i, [fat_draft(i)])
+    await appender.append(held, 41, [Draft(b"event: end\ndata: 0\n\n")], CLOSING)
+    if is_compacted:
+        await compaction.compact(redis, held.key)
+    gc.collect()
+    tracemalloc.start()
+    before_bytes = tracemalloc.get_traced_memory()[0]
+    readers = [node.follow(held.key, -1) for _ in range(READERS)]
+    begun = [await anext(reader) for reader in readers]
+    for i, reader in enumerate(readers):
+        begun[i] += await anext(reader)  # each is in the midst of large frames, and stays there
+    sent_bytes = sum(map(len, begun))
+    gc.collect()
+    grown_bytes = tracemalloc.get_traced_memory()[0] - before_bytes - sent_bytes
+    tracemalloc.stop()
+    page_bytes = archive.CHUNK_BYTES if is_compacted else event_log.PAGE_BYTES
+    assert grown_bytes < READERS * page_bytes
+    whole = await stored(redis, held.key)
+    for start, reader in zip(begun, readers, strict=True):
+        assert start + await read_rest(reader) == whole
+
+
+async def test_stuck_readers_of_what_is_being_written_hold_their_buffer_and_get_every_byte(
+    redis: RedisClient, settings: Settings, appender: Appender, node: Hub
+) -> None:
+    """Small frames, more than the buffer takes: of what it cannot keep a reader hears from the log."""
+    narrow = settings.model_copy(update={"client_buffer_bytes_max": 50_000})
+    node._settings = narrow
+    held = await begin(redis, settings)
+    reader = node.follow(held.key, -1)
+    begun = await anext(reader)
+    (attached,) = (reader for readers in node._readers.values() for reader in readers)
+    last = 0
+    held_bytes: list[int] = []
+    for i in range(100):
+        drafts = [Draft(b"event: x\ndata: %01000d\n\n" % (i * 10 + j)) for j in range(10)]
+        await appender.append(held, last + 1, drafts)
+        last += 10
+        held_bytes.append(attached._messages_bytes)
+    assert 0 < max(held_bytes) <= narrow.client_buffer_bytes_max
+    await appender.append(held, last + 1, [Draft(b"event: end\ndata: 0\n\n")], CLOSING)
+    assert begun + await read_rest(reader) == await stored(redis, held.key)
+
+
+async def test_frames_leave_in_slices_and_a_stream_that_ends_ends_between_two_frames(
+    redis: RedisClient, settings: Settings, appender: Appender, node: Hub
+) -> None:
+    held = await begin(redis, settings)
+    drafts = [Draft(b"event: x\ndata: %0900d\n\n" % i) for i in range(600)]
+    await appender.append(held, 1, drafts)
+    reader = node.follow(held.key, 0)
+    slices = [await anext(reader), await anext(reader)]
+    assert all(hub._SLICE_BYTES / 2 < len(some) <= hub._SLICE_BYTES for some in slices)
+    node.end_streams()
+    seen = b"".join(slices) + await read_rest(reader)
+    whole = await stored(redis, held.key)
+    assert whole.partition(b"\n\n")[2].startswith(seen)
+    assert seen.endswith(b"\n\n")
+
+
+async def test_a_reader_that_is_as_fast_as_the_writer_hears_everything_once(
+    redis: RedisClient, settings: Settings, appender: Appender, node: Hub
+) -> None:
+    held = await begin(redis, settings)
+    reading = [asyncio.create_task(read_rest(node.follow(held.key, after))) for after in (-1, 0, 7, 150)]
+    for i in range(300):
+        await appender.append(held, 1 + i, [Draft(b"event: x\ndata: %d\n\n" % i)])
+    await appender.append(held, 301, [Draft(b"event: end\ndata: 0\n\n")], CLOSING)
+    frames = [some + b"\n\n" for some in (await stored(redis, held.key)).split(b"\n\n")[:-1]]
+    for after, task in zip((-1, 0, 7, 150), reading, strict=True):
+        assert await task == b"".join(frames[after + 1 :])
+
+
+# --- what a poll reads ------------------------------------------------------------------------------
+
+
+class CountingClient(RedisClient):
+    """Counts the scripts that it runs."""
+
+    runs = 0
+
+    async def run(self, *arguments: object) -> object:
+        self.runs += 1
+        return await super().run(*arguments)  # type: ignore[arg-type]
+
+
+@pytest_asyncio.fixture
+async def counting(settings: Settings) -> AsyncIterator[CountingClient]:
+    client = CountingClient.connect(settings.redis_url, timeout_s=5.0)
+    yield client
+    await client.close()
+
+
+def opening() -> list[StreamEvent]:
+    message = Message(id="msg_1", status="in_progress", content=())
+    return [ev.OutputItemAdded(0, message), ev.ContentPartAdded(0, 0, "msg_1", OutputText(""))]
+
+
+def words(first: int, count: int) -> list[StreamEvent]:
+    return [ev.OutputTextDelta(0, 0, "msg_1", f"word {i} ") for i in range(first, first + count)]
+
+
+async def write(appender: Appender, held: Lease, first: int, events: list[StreamEvent]) -> int:
+    """Returns the number of the next event."""
+    drafts = [Draft(frame(event, first + i)) for i, event in enumerate(events)]
+    await appender.append(held, first, drafts)
+    return first + len(drafts)
+
+
+async def told_by_the_whole_log(redis: RedisClient, key: ResponseKey) -> bytes:
+    frames = (await stored(redis, key)).split(b"\n\n")[:-1]
+    return msgspec.json.encode(fold(decode(some + b"\n\n") for some in frames))
+
+
+async def test_a_poll_tells_the_whole_response_and_reads_only_what_is_new(
+    redis: RedisClient, settings: Settings, appender: Appender, counting: CountingClient
+) -> None:
+    held = await begin(redis, settings)
+    kept = Folds(counting, settings)
+    following = await write(appender, held, 1, opening() + words(0, 4_000))
+    assert await kept.tell(held.key) == await told_by_the_whole_log(redis, held.key)
+    first_runs = counting.runs
+    assert first_runs > 3  # pages
+    for more in (0, 1, 5):
+        following = await write(appender, held, following, words(following, more))
+        assert await kept.tell(held.key) == await told_by_the_whole_log(redis, held.key)
+    assert counting.runs == first_runs + 3
+
+
+async def test_polls_of_one_moment_share_one_reading_and_a_later_one_sees_what_came_since(
+    redis: RedisClient, settings: Settings, appender: Appender, counting: CountingClient
+) -> None:
+    held = await begin(redis, settings)
+    kept = Folds(counting, settings)
+    following = await write(appender, held, 1, opening() + words(0, 10))
+    told = await asyncio.gather(*(kept.tell(held.key) for _ in range(50)))
+    assert set(told) == {await told_by_the_whole_log(redis, held.key)}
+    assert counting.runs <= 2  # that of the first, and one for all who came while it was under way
+    await write(appender, held, following, words(10, 1))
+    assert b"word 10 " in await kept.tell(held.key)
+
+
+async def test_a_poll_that_is_broken_off_leaves_the_next_one_whole(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    held = await begin(redis, settings)
+    kept = Folds(redis, settings)
+    await write(appender, held, 1, opening() + words(0, 4_000))
+    impatient = asyncio.create_task(kept.tell(held.key))
+    waiting = asyncio.create_task(kept.tell(held.key))
+    async with asyncio.timeout(WITHIN_S):
+        while not kept._folds.get(held.key) or not kept._folds[held.key].following:
+            await asyncio.sleep(0)
+    impatient.cancel()
+    assert await waiting == await told_by_the_whole_log(redis, held.key)
+    with pytest.raises(asyncio.CancelledError):
+        await impatient
+
+
+async def test_while_redis_is_away_all_polls_of_one_response_hear_so_within_one_wait(
+    redis: RedisClient, settings: Settings
+) -> None:
+    held = await begin(redis, settings)
+    kept = Folds(redis, settings.model_copy(update={"redis_timeout_s": 0.2}))
+    await redis.command("CLIENT", "PAUSE", 1_500, "ALL")
+    async with asyncio.timeout(1.0):
+        polls = [kept.tell(held.key) for _ in range(30)]
+        assert {type(told) for told in await asyncio.gather(*polls, return_exceptions=True)} == {TimeoutError}
+    await redis.command("PING")  # the pause is over
+    assert await kept.tell(held.key) == await told_by_the_whole_log(redis, held.key)
+
+
+async def test_folds_are_bounded_in_number_and_bytes_and_leave_with_their_response(
+    redis: RedisClient, settings: Settings, appender: Appender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Folds(redis, settings)
+    held = [await begin(redis, settings) for _ in range(6)]
+    monkeypatch.setattr(folds, "FOLDS_MAX", 4)
+    for each in held:
+        await kept.tell(each.key)
+    assert list(kept._folds) == [each.key for each in held[2:]]
+    monkeypatch.setattr(folds, "FOLDS_BYTES_MAX", 1)
+    await kept.tell(held[3].key)
+    assert list(kept._folds) == [held[3].key]
+    await appender.append(held[3], 1, [], CLOSING)
+    await kept.tell(held[3].key)
+    assert not kept._folds
+    assert await kept.tell(ResponseKey("default", "resp_none")) == b""
+    assert not kept._folds

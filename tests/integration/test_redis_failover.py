@@ -1,0 +1,161 @@
+"""Sentinels promote a replica in mid-stream: everybody goes to the new primary, and streams go on."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from shared.settings import Settings
+from shared.store import job_queue, keys
+from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient, Script
+from shared.store.subscription import Subscription
+from tests.failover import WatchedValkeys, connect, wait_until
+from tests.requests import accept
+from tests.running import RunningCluster, start_cluster
+from tests.streams import Frame, read_frames
+
+SLOWLY = {"model": "default", "input": "Count slowly from 1 to 100", "stream": True}
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedValkeys]:
+    with WatchedValkeys(tmp_path_factory.mktemp("watched")) as valkeys:
+        yield valkeys
+
+
+@pytest.fixture
+def valkeys(watched: WatchedValkeys) -> WatchedValkeys:
+    """All six run, and two replicas follow."""
+    wait_until(watched.is_watched, within_s=40)
+    return watched
+
+
+@pytest.fixture(scope="module")
+def cluster(watched: WatchedValkeys, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+    data = tmp_path_factory.mktemp("failover") / "data"
+    running = start_cluster(data, "--apis", "2", "--workers", "2", "--redis-url", watched.url)
+    yield running
+    running.stop()
+
+
+def read_through(cluster: RunningCluster, strike: Callable[[], None]) -> list[Frame]:
+    """A stream's frames; in the middle of it something happens."""
+    body, is_struck = b"", False
+    url = f"{cluster.urls[0]}/v1/responses"
+    with httpx.stream("POST", url, json=SLOWLY, timeout=60) as stream:
+        for chunk in stream.iter_bytes():
+            body += chunk
+            if not is_struck and body.count(b"output_text.delta") > 20:
+                is_struck = True
+                strike()
+    return read_frames(body)
+
+
+def check_whole(cluster: RunningCluster, frames: list[Frame]) -> None:
+    """The stream is whole, the log on the new primary is the same, and every role has lived through it."""
+    assert [frame.id for frame in frames] == list(range(len(frames)))
+    response = frames[-1].data["response"]
+    assert response["status"] == "completed", response["error"]
+    text = ", ".join(str(number) for number in range(1, 101))
+    assert response["output"][-1]["content"][0]["text"] == text
+    with httpx.Client(base_url=cluster.urls[1], timeout=60) as client:
+        again = client.get(f"/v1/responses/{response['id']}", params={"stream": "true"})
+        assert [f.raw_data for f in read_frames(again.content)] == [f.raw_data for f in frames]
+        next_one = client.post("/v1/responses", json={"model": "default", "input": "Multiply 3*4"})
+        assert next_one.json()["status"] == "completed"
+        wait_until(lambda: client.get("/ready").json() == READY)
+    assert [role["restarts"] for role in cluster.record["roles"]] == [0] * len(cluster.record["roles"])
+
+
+READY: dict[str, Any] = {"status": "ready", "redis": True, "workers": 2, "tool_runners": 1}
+
+
+def test_a_stream_goes_on_when_the_primary_is_killed(
+    valkeys: WatchedValkeys, cluster: RunningCluster
+) -> None:
+    primary = valkeys.primary()
+    frames = read_through(cluster, lambda: valkeys.signal(primary, signal.SIGKILL))
+    assert valkeys.primary() != primary
+    check_whole(cluster, frames)
+    valkeys.start(primary)
+
+
+def test_a_stream_goes_on_when_the_primary_and_a_sentinel_hang(
+    valkeys: WatchedValkeys, cluster: RunningCluster
+) -> None:
+    primary, first = valkeys.primary(), valkeys.sentinels[0]
+
+    def hang() -> None:
+        valkeys.signal(first, signal.SIGSTOP)
+        valkeys.signal(primary, signal.SIGSTOP)
+
+    try:
+        frames = read_through(cluster, hang)
+        assert valkeys.primary() != primary
+        check_whole(cluster, frames)
+    finally:
+        valkeys.signal(first, signal.SIGCONT)
+        valkeys.signal(primary, signal.SIGCONT)
+
+
+def test_a_stream_goes_on_through_a_planned_failover(
+    valkeys: WatchedValkeys, cluster: RunningCluster
+) -> None:
+    primary = valkeys.primary()
+
+    def promote() -> None:
+        with connect(valkeys.sentinels[1]) as sentinel:
+            sentinel.execute_command("SENTINEL", "FAILOVER", "main")
+
+    frames = read_through(cluster, promote)
+    wait_until(lambda: valkeys.primary() != primary)
+    check_whole(cluster, frames)
+
+
+async def test_a_write_that_waits_for_a_replica_is_refused_without_one(valkeys: WatchedValkeys) -> None:
+    settings = Settings(redis_url=valkeys.url)
+    client = RedisClient.connect(valkeys.url, timeout_s=2.0, durability="replica")
+    try:
+        key = await accept(client, settings)
+        replicas = [port for port in valkeys.servers if port != valkeys.primary()]
+        with connect(replicas[0]) as replica:
+            wait_until(lambda: replica.exists(keys.state(key)) == 1)
+        for port in replicas:
+            valkeys.signal(port, signal.SIGSTOP)
+        with pytest.raises(REDIS_AWAY, match="not confirmed"):
+            await accept(client, settings)
+    finally:
+        for port in valkeys.servers:
+            valkeys.signal(port, signal.SIGCONT)
+        await client.close()
+
+
+async def test_no_client_waits_for_ever_when_every_sentinel_is_gone() -> None:
+    url = "redis+sentinel://127.0.0.1:1,127.0.0.1:2/main"
+    client = RedisClient.connect(url, timeout_s=0.5)
+    with pytest.raises(REDIS_AWAY):
+        await client.command("PING")
+    beat = BlockingClient(url, timeout_s=0.5)
+    with pytest.raises(RedisConnectionError):
+        beat.run_many(Script("renew"), [([], [])])
+    serving = asyncio.create_task(job_queue.serve(url, keys.TOOLS_QUEUE, {"x": no_handler}, lambda: 1))
+    listening = asyncio.create_task(
+        Subscription(RedisClient.connect_listener(url)).listen(lambda *_: None, lambda: None)
+    )
+    ended, _ = await asyncio.wait([serving, listening], timeout=1.5)
+    assert not ended  # they try again
+    begun = time.monotonic()
+    for task in (serving, listening):
+        task.cancel()
+    await asyncio.wait([serving, listening])
+    assert time.monotonic() - begun < 2
+    await client.close()
+
+
+async def no_handler() -> None:
+    """Is never called."""
