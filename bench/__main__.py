@@ -9,12 +9,12 @@ import os
 import platform
 from datetime import UTC, datetime
 
-from bench import first_token, memory, relay, stuck_reader
+from bench import first_token, memory, relay, stuck_reader, takeover
 
-NAMES = ("doorbell", "background", "relay", "memory", "stuck-reader")
+NAMES = ("doorbell", "background", "relay", "memory", "stuck-reader", "takeover")
 
 
-async def measure(name: str, pause_s: float) -> str:
+async def measure(name: str, pause_s: float, kills: int) -> str:
     match name:
         case "doorbell":
             return await first_token.measure_doorbell()
@@ -26,6 +26,8 @@ async def measure(name: str, pause_s: float) -> str:
             return await memory.measure()
         case "stuck-reader":
             return await stuck_reader.measure(pause_s)
+        case "takeover":
+            return await takeover.measure(kills)
         case _:
             raise ValueError(name)
 
@@ -38,10 +40,10 @@ def describe_machine() -> str:
     )
 
 
-async def run(names: list[str], pause_s: float) -> None:
+async def run(names: list[str], pause_s: float, kills: int) -> None:
     print(describe_machine(), flush=True)
     for name in names:
-        print(f"\n## {name}\n\n{await measure(name, pause_s)}", flush=True)
+        print(f"\n## {name}\n\n{await measure(name, pause_s, kills)}", flush=True)
 
 
 def main() -> None:
@@ -54,13 +56,20 @@ def main() -> None:
         metavar="S",
         help="how long the stuck reader reads nothing (default: %(default)g)",
     )
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=10,
+        metavar="N",
+        help="how many owners are killed for `takeover` (default: %(default)d)",
+    )
     chosen = parser.parse_args()
     if platform.system() != "Linux":
         parser.error("what processes use is read as Linux tells it; there is nothing to read on this system")
     for name in chosen.names:
         if name not in NAMES:
             parser.error(f"there is no measurement {name!r}; there are {', '.join(NAMES)}")
-    asyncio.run(run(chosen.names or list(NAMES), chosen.pause))
+    asyncio.run(run(chosen.names or list(NAMES), chosen.pause, chosen.kills))
 
 
 if __name__ == "__main__":

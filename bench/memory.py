@@ -23,8 +23,7 @@ async def measure() -> str:
     async with running(ANTIPHON_COMPACT_AFTER_S="3600") as cluster:
         key = ResponseKey("default", await write(cluster))
         redis = RedisClient.connect(cluster.redis_url, timeout_s=5.0)
-        page = await event_log.read(redis, key, -1, count_max=10_000)
-        frames = [entry.frame for entry in page.entries]
+        frames = await read_frames(redis, key)
         log = await size_bytes(redis, keys.log(key))
         whole = log + await size_bytes(redis, keys.state(key))
         await compact(cluster, key.response_id)
@@ -41,6 +40,15 @@ async def write(cluster: Cluster) -> str:
     response_id = await streams.create(port, text, max_output_tokens=_DELTAS)
     await streams.follow(port, response_id, Count())
     return response_id
+
+
+async def read_frames(redis: RedisClient, key: ResponseKey) -> list[bytes]:
+    frames: list[bytes] = []
+    while True:
+        page = await event_log.read(redis, key, len(frames) - 1)
+        frames += [entry.frame for entry in page.entries]
+        if not page.has_more:
+            return frames
 
 
 async def size_bytes(redis: RedisClient, name: str) -> int:

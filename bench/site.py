@@ -39,11 +39,11 @@ class _PollingCluster(Cluster):
 
 
 @asynccontextmanager
-async def running(*, is_polling: bool = False, **settings: str) -> AsyncIterator[Cluster]:
-    """A ready cluster, one process of each role. `settings` go over those that all measurements share."""
+async def running(*, is_polling: bool = False, workers: int = 1, **settings: str) -> AsyncIterator[Cluster]:
+    """A ready cluster of one API node. `settings` go over those that all measurements share."""
     kind = _PollingCluster if is_polling else Cluster
     with tempfile.TemporaryDirectory(prefix="antiphon-bench-") as folder:
-        async with kind(Path(folder) / "data", settings=_SETTINGS | settings) as cluster:
+        async with kind(Path(folder) / "data", workers=workers, settings=_SETTINGS | settings) as cluster:
             yield cluster
 
 

@@ -5,6 +5,7 @@ Owns who compacts which log and when an archive takes a log's place; its format 
 
 import asyncio
 import secrets
+from collections.abc import AsyncIterator
 from typing import Any
 
 from shared.store import archive, event_log, keys
@@ -44,14 +45,28 @@ async def compact(redis: RedisClient, key: ResponseKey) -> str:
 
 
 async def _pack_chunks(redis: RedisClient, key: ResponseKey, packing: str) -> list[int]:
-    """Where the chunks begin, and where the log ends. A page is a chunk; a thread compresses it."""
+    """Where the chunks begin, and where the log ends."""
     starts = [0]
-    while True:
-        page = await event_log.read(redis, key, starts[-1] - 1, archive.CHUNK_ENTRIES, archive.CHUNK_BYTES)
-        if page.entries:
-            frames = [entry.frame for entry in page.entries]
-            chunk = await asyncio.to_thread(archive.pack_chunk, frames)
-            await redis.run(_PACK, [packing, keys.CLOSED], [len(starts) - 1, chunk, _CLAIM_MS, str(key)])
-            starts.append(starts[-1] + len(frames))
-        if not page.has_more:
-            return starts
+    async for frames in _chunks(redis, key):
+        chunk = await asyncio.to_thread(archive.pack_chunk, frames)
+        await redis.run(_PACK, [packing, keys.CLOSED], [len(starts) - 1, chunk, _CLAIM_MS, str(key)])
+        starts.append(starts[-1] + len(frames))
+    return starts
+
+
+async def _chunks(redis: RedisClient, key: ResponseKey) -> AsyncIterator[list[bytes]]:
+    """The frames of a log, as many pages together as a chunk may hold."""
+    frames: list[bytes] = []
+    size_bytes, following, has_more = 0, 0, True
+    while has_more:
+        page = await event_log.read(redis, key, following - 1)
+        page_bytes = sum(len(entry.frame) for entry in page.entries)
+        is_full = len(frames) + len(page.entries) > archive.CHUNK_ENTRIES
+        if frames and (is_full or size_bytes + page_bytes > archive.CHUNK_BYTES):
+            yield frames
+            frames, size_bytes = [], 0
+        frames += [entry.frame for entry in page.entries]
+        size_bytes += page_bytes
+        following, has_more = following + len(page.entries), page.has_more
+    if frames:
+        yield frames

@@ -18,8 +18,9 @@ from shared.store.redis_client import Argument, RedisClient, Script
 APPEND = Script("append", is_confirmed=True)
 _READ = Script("read")
 
-PAGE_BYTES = 256 * 1024
-"""What a page holds of frames, unless a single one is larger or it is a chunk of an archive."""
+PAGE_ENTRIES, PAGE_BYTES = 500, 256 * 1024
+"""What a page holds of entries, which bounds how long Redis is busy with it, and of frames, unless a single
+one is larger; a chunk of an archive has its own bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +76,14 @@ def unpack_tokens(packed: bytes) -> tuple[int, ...]:
 # --- reading ------------------------------------------------------------------------------------
 
 
-async def read(
-    redis: RedisClient, key: ResponseKey, after: int, count_max: int = 1000, bytes_max: int = PAGE_BYTES
-) -> Page:
+async def read(redis: RedisClient, key: ResponseKey, after: int, count_max: int = PAGE_ENTRIES) -> Page:
     """Entries with sequence_number > `after` (-1: from the beginning), in order, without a gap.
 
-    At most `count_max` of them and `bytes_max` of frames, but at least one; or from a compacted log what
+    At most `count_max` of them and `PAGE_BYTES` of frames, but at least one; or from a compacted log what
     one chunk holds (`archive.CHUNK_ENTRIES`, `archive.CHUNK_BYTES`). One round trip.
     """
     names = [keys.state(key), keys.log(key), keys.archive(key)]
-    match await redis.run(_READ, names, [after + 1, count_max, bytes_max]):
+    match await redis.run(_READ, names, [after + 1, count_max, PAGE_BYTES]):
         case [b"log", is_closed, has_more, *rest]:
             pairs = zip(rest[::2], rest[1::2], strict=True)
             entries = [

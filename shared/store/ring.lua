@@ -21,6 +21,7 @@ for _, key in ipairs({state, log, tools, secrets, active, open}) do redis.call('
 redis.call('ZADD', active, now + ring_again_ms, member)
 if redis.call('ZSCORE', queue, fields[3]) then
   redis.call('PEXPIRE', 'arq:job:' .. fields[3], live_ttl_ms)
+  redis.call('DEL', 'arq:in-progress:' .. fields[3])  -- left by a worker that was cut off while it took the job
   ring(queue, doorbell, live_ttl_ms)
   return 'waiting'
 end

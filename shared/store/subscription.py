@@ -89,6 +89,7 @@ class Subscription:
 
     async def _reconnect(self) -> None:
         async with self._changing:
+            self._is_broken = True
             await self.close()
             self._pubsub = self._client.raw.pubsub(ignore_subscribe_messages=True)
             if self._channels:

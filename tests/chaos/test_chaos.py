@@ -12,6 +12,8 @@ from tests.chaos.__main__ import describe_violations
 from tests.chaos.nemesis import Strike
 from tests.chaos.run import Course, Judgement, run
 
+pytestmark = pytest.mark.chaos
+
 _FENCES = {
     "append.lua": "if fields[1] ~= token then return {'fenced'} end\n",
     "renew.lua": "if fields[1] ~= token or fields[2] ~= '' then return 'lost' end\n",

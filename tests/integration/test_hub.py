@@ -180,7 +180,7 @@ async def counting(settings: Settings) -> AsyncIterator[CountingClient]:
 
 
 def opening() -> list[StreamEvent]:
-    message = Message(id="msg_1", status="in_progress", content=())
+    message = Message(id="msg_1", status="in_progress", role="assistant", content=())
     return [ev.OutputItemAdded(0, message), ev.ContentPartAdded(0, 0, "msg_1", OutputText(""))]
 
 

@@ -1,11 +1,20 @@
 """The promises of the client beyond Redis's own: a cancelled task ends, and no command waits for ever."""
 
 import asyncio
+import os
+import signal
 import socket
+from pathlib import Path
 
 import pytest
 
-from shared.store.redis_client import REDIS_AWAY, RedisClient
+from local.valkey import Valkey
+from shared.settings import Settings
+from shared.store import lease
+from shared.store.lease import Acquired
+from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient
+from shared.store.subscription import Subscription
+from tests.requests import accept
 
 
 async def test_a_task_that_is_cancelled_at_any_step_of_a_command_ends(redis: RedisClient) -> None:
@@ -30,4 +39,78 @@ async def test_a_redis_that_accepts_but_does_not_answer_is_away_after_the_timeou
         for ask in (client.command("TIME"), client.transaction(("TIME",))):
             with pytest.raises(REDIS_AWAY):
                 await asyncio.wait_for(ask, timeout=5)
+        await client.close()
+
+
+REFUSING = {
+    "it lacks its replicas": (("CONFIG", "SET", "min-replicas-to-write", 1),),
+    "it is a replica now": (("REPLICAOF", "127.0.0.1", 1),),
+    "it lost its primary": (
+        ("CONFIG", "SET", "replica-serve-stale-data", "no"),
+        ("REPLICAOF", "127.0.0.1", 1),
+    ),
+    "it is full": (("CONFIG", "SET", "maxmemory", 1),),
+}
+READY_AGAIN = (
+    ("REPLICAOF", "NO", "ONE"),
+    ("CONFIG", "SET", "replica-serve-stale-data", "yes"),
+    ("CONFIG", "SET", "min-replicas-to-write", 0),
+    ("CONFIG", "SET", "maxmemory", 0),
+)
+
+
+@pytest.mark.parametrize("reason", REFUSING)
+async def test_a_server_that_refuses_for_now_is_away_and_comes_back(
+    redis: RedisClient, settings: Settings, reason: str
+) -> None:
+    key = await accept(redis, settings)
+    held = await lease.acquire(redis, settings, key, "a")
+    assert isinstance(held, Acquired)
+    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
+    try:
+        for command in REFUSING[reason]:
+            await redis.command(*command)
+        with pytest.raises(REDIS_AWAY):
+            await accept(redis, settings)
+        try:
+            assert lease.renew_all(beat, settings, [held.lease]) == []
+        except REDIS_AWAY:
+            pass  # what the beat knows, and tries again
+    finally:
+        for command in READY_AGAIN:
+            await redis.command(*command)
+    await accept(redis, settings)
+    assert lease.renew_all(beat, settings, [held.lease]) == []
+    beat.close()
+
+
+async def test_a_subscription_notices_a_server_that_hangs_and_listens_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    missed = asyncio.Event()
+    with Valkey(tmp_path) as server:
+        client = RedisClient.connect(server.url, timeout_s=1.0)
+        listener = RedisClient.connect_listener(server.url)
+        subscription = Subscription(listener)
+        await subscription.add("news")
+        listening = asyncio.create_task(
+            subscription.listen(lambda _, payload: heard.put_nowait(payload), missed.set)
+        )
+        async with asyncio.timeout(20):
+            await client.command("PUBLISH", "news", "before")
+            assert await heard.get() == b"before"
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                while "is silent" not in caplog.text:
+                    await asyncio.sleep(0.05)
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+            await missed.wait()
+            await client.command("PUBLISH", "news", "after")
+            assert await heard.get() == b"after"
+        listening.cancel()
+        await asyncio.wait([listening])
+        await subscription.close()
+        await listener.close()
         await client.close()

@@ -30,7 +30,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedValkeys
 
 @pytest.fixture
 def valkeys(watched: WatchedValkeys) -> WatchedValkeys:
-    """All six run, and two replicas follow."""
+    """The primary can be lost."""
     wait_until(watched.is_watched, within_s=40)
     return watched
 
@@ -133,6 +133,30 @@ async def test_a_write_that_waits_for_a_replica_is_refused_without_one(valkeys: 
         for port in valkeys.servers:
             valkeys.signal(port, signal.SIGCONT)
         await client.close()
+
+
+async def test_a_job_that_was_being_taken_when_redis_went_away_is_soon_taken_again(
+    redis: RedisClient, settings: Settings
+) -> None:
+    key = await accept(redis, settings)
+    job = (await redis.command("HGET", keys.state(key), "job")).decode()
+    await redis.command("SET", f"arq:in-progress:{job}", 1, "PX", 15_000)  # what the cut-off worker leaves
+    taken = asyncio.Event()
+
+    async def take(_name: str) -> None:
+        taken.set()
+
+    handlers = {"start_response": take}
+    serving = asyncio.create_task(
+        job_queue.serve(settings.redis_url, keys.RESPONSES_QUEUE, handlers, lambda: 1)
+    )
+    try:
+        assert await job_queue.ring_again(redis, settings, key) == "waiting"
+        async with asyncio.timeout(5):
+            await taken.wait()
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
 
 
 async def test_no_client_waits_for_ever_when_every_sentinel_is_gone() -> None:

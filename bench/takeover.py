@@ -1,0 +1,87 @@
+"""How long a stream pauses when the worker that owns it is killed: from its last event to the next one.
+
+Owns the killing; the stream is read as a client reads it, and must come out whole.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from statistics import median
+from typing import Any
+
+import httpx
+
+from bench import tables
+from bench.site import running
+from local.cluster import ROOT, Cluster
+from shared.store import keys
+from shared.store.keys import ResponseKey
+from shared.store.redis_client import RedisClient
+
+_WORKERS = 4
+_TOKENS_BEFORE = 25
+_TOKENS_AFTER = 25
+_KILL_EVERY_S = 3.5
+"""Slow enough that a killed worker has settled before its turn comes again."""
+_SCRIPT = ROOT / "worker" / "engines" / "scripts" / "default.toml"
+_BODY = {"model": "default", "input": "Count slowly from 1 to 10000", "stream": True, "background": True}
+
+
+async def measure(kills: int) -> str:
+    own = running(workers=_WORKERS, ANTIPHON_SCRIPT=str(_SCRIPT), ANTIPHON_LOG_LEVEL="INFO")
+    async with own as cluster, httpx.AsyncClient(base_url=cluster.urls[0], timeout=60) as client:
+        stalls_s = [await kill_once(cluster, client) for _ in range(kills)]
+    head = ("s a stream at 50 tokens/s pauses at a SIGKILL of its owner", "p50", "p99", "max")
+    figures = [median(stalls_s), tables.percentile(stalls_s, 99), max(stalls_s)]
+    row = [f"{kills} kills, {_WORKERS} workers", *map(tables.show_number, figures)]
+    return tables.render(head, [row])
+
+
+async def kill_once(cluster: Cluster, client: httpx.AsyncClient) -> float:
+    """Seconds of the longest pause after the kill; the stream's numbers must go on without a gap."""
+    begun_s = time.monotonic()
+    async with client.stream("POST", "/v1/responses", json=_BODY) as stream:
+        events = read_events(stream)
+        response_id = (await anext(events)).partition('"id":"')[2].partition('"')[0]
+        for _ in range(_TOKENS_BEFORE):
+            await anext(events)
+        os.kill(await find_owner(cluster, response_id), signal.SIGKILL)
+        pause_s = await longest_pause(events)
+    await client.post(f"/v1/responses/{response_id}/cancel")
+    await asyncio.sleep(max(0.0, _KILL_EVERY_S - (time.monotonic() - begun_s)))
+    return pause_s
+
+
+async def read_events(stream: httpx.Response) -> AsyncIterator[str]:
+    """The data of each event. Raises RuntimeError when one is missing."""
+    number = 0
+    async for line in stream.aiter_lines():
+        if line.startswith("id: "):
+            if int(line[4:]) != number:
+                raise RuntimeError(f"event {line[4:]} came where {number} belongs")
+            number += 1
+        if line.startswith("data: "):
+            yield line
+
+
+async def longest_pause(events: AsyncIterator[str]) -> float:
+    last_s, longest_s = time.monotonic(), 0.0
+    for _ in range(_TOKENS_AFTER):
+        await anext(events)
+        now_s = time.monotonic()
+        longest_s, last_s = max(longest_s, now_s - last_s), now_s
+    return longest_s
+
+
+async def find_owner(cluster: Cluster, response_id: str) -> int:
+    """Pid of the worker in whose log the owner's name stands."""
+    redis = RedisClient.connect(cluster.redis_url, timeout_s=5)
+    name: Any = await redis.command("HGET", keys.state(ResponseKey("default", response_id)), "owner")
+    await redis.close()
+    for number in range(_WORKERS):
+        log = cluster.logs / f"worker-{number}.log"
+        if name in await asyncio.to_thread(log.read_bytes):
+            return cluster.pids[f"worker-{number}"]
+    raise RuntimeError(f"nobody is {name!r}")

@@ -1,0 +1,144 @@
+"""Redis comes back without the end of a log, as after a failover: its owner appends the same bytes again."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from shared.events import ResponseFailed, ResponseInProgress, decode
+from shared.responses import Response
+from shared.settings import Settings
+from shared.store import event_log, keys, lease
+from shared.store.appender import Appender
+from shared.store.event_log import TailLost
+from shared.store.keys import ResponseKey
+from shared.store.lease import Acquired, LeaseLost
+from shared.store.redis_client import RedisClient
+from tests.requests import accept, make_request
+from worker import log_writer
+from worker.attempt import Resources
+from worker.engines.script import Script
+from worker.engines.scripted import ScriptedEngine
+from worker.log_writer import LogWriter
+from worker.remote_tools import RemoteTools
+from worker.runner import Runner
+
+
+@pytest_asyncio.fixture
+async def appender(redis: RedisClient, settings: Settings) -> AsyncIterator[Appender]:
+    appender = Appender(redis, settings)
+    task = asyncio.create_task(appender.run())
+    yield appender
+    task.cancel()
+
+
+async def own(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str = "a") -> Acquired:
+    acquired = await lease.acquire(redis, settings, key, owner)
+    assert isinstance(acquired, Acquired)
+    return acquired
+
+
+async def remember(redis: RedisClient, key: ResponseKey) -> dict[str, bytes]:
+    """All of a response as it is now."""
+    return {name: await redis.command("DUMP", name) for name in (keys.state(key), keys.log(key))}
+
+
+async def go_back(redis: RedisClient, past: dict[str, bytes]) -> None:
+    for name, dump in past.items():
+        await redis.command("RESTORE", name, 60_000, dump, "REPLACE")
+
+
+async def put_some(writer: LogWriter, response: Response, count: int) -> None:
+    for token in range(count):
+        await writer.put([ResponseInProgress(response)], (token,))
+    await writer.settle()
+
+
+async def test_what_redis_has_lost_is_appended_again_byte_for_byte(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    key = await accept(redis, settings)
+    writer = LogWriter(appender, (await own(redis, settings, key)).lease, deque())
+    response = make_request("Hello").response
+    await put_some(writer, response, 5)
+    past = await remember(redis, key)
+    await put_some(writer, response, 20)
+    seen = (await event_log.read(redis, key, -1)).entries
+    await go_back(redis, past)
+    assert len((await event_log.read(redis, key, -1)).entries) == 6
+    await put_some(writer, response, 1)
+    entries = (await event_log.read(redis, key, -1)).entries
+    assert entries[: len(seen)] == seen
+    assert [entry.sequence_number for entry in entries] == list(range(len(seen) + 1))
+
+
+async def test_more_than_is_kept_cannot_be_appended_again(
+    redis: RedisClient, settings: Settings, appender: Appender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_writer, "_RECENT_MAX", 3)
+    key = await accept(redis, settings)
+    writer = LogWriter(appender, (await own(redis, settings, key)).lease, deque())
+    response = make_request("Hello").response
+    past = await remember(redis, key)
+    await put_some(writer, response, 4)
+    await go_back(redis, past)
+    with pytest.raises(TailLost):
+        await put_some(writer, response, 1)
+    assert len((await event_log.read(redis, key, -1)).entries) == 1
+
+
+async def test_an_owner_whose_acquiring_was_lost_mends_nothing_of_the_next_one(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    """Both have the same fencing token then."""
+    key = await accept(redis, settings)
+    past = await remember(redis, key)
+    first, response = await own(redis, settings, key, "a"), make_request("Hello").response
+    writer = LogWriter(appender, first.lease, deque())
+    await put_some(writer, response, 5)
+    await go_back(redis, past)
+    second = await own(redis, settings, key, "b")
+    assert second.lease.fencing_token == first.lease.fencing_token
+    await put_some(LogWriter(appender, second.lease, deque()), response, 2)
+    before = (await event_log.read(redis, key, -1)).entries
+    with pytest.raises(LeaseLost):
+        await put_some(writer, response, 1)
+    assert (await event_log.read(redis, key, -1)).entries == before
+
+
+async def test_a_response_that_cannot_be_mended_fails_and_says_why(
+    redis: RedisClient, settings: Settings, appender: Appender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_writer, "_RECENT_MAX", 1)
+    engine = ScriptedEngine(Script.load(None))
+    await engine.start()
+    tools = RemoteTools(redis, settings)
+    runner = Runner(Resources(settings, redis, appender, engine, tools, lambda: 1_763_769_700))
+    runner.start()
+    try:
+        key = await accept(redis, settings, make_request("Count slowly from 1 to 100"))
+        await runner.start_response(str(key))
+        past = await remember(redis, key)
+        await wait_for_entries(redis, key, 30)
+        await go_back(redis, past)
+        async with asyncio.timeout(10):
+            while not (page := await event_log.read(redis, key, -1)).is_closed:
+                await asyncio.sleep(0.01)
+    finally:
+        await runner.drain()
+        await engine.stop()
+    last = decode(page.entries[-1].frame)
+    assert isinstance(last, ResponseFailed)
+    assert last.response.error is not None
+    assert "lost with the server" in last.response.error.message
+    beyond = await event_log.read(redis, key, 29)
+    assert beyond.is_closed  # whoever has seen more waits for nothing, and is told no number twice
+    assert not beyond.entries
+
+
+async def wait_for_entries(redis: RedisClient, key: ResponseKey, count: int) -> None:
+    async with asyncio.timeout(10):
+        while await redis.command("XLEN", keys.log(key)) < count:
+            await asyncio.sleep(0.01)
