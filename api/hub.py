@@ -145,8 +145,10 @@ class Hub:
                 is_closed, has_more = page.is_closed, page.has_more
                 reader.hold(page.entries)
                 del page  # what was sent is not kept until the next page
-                while not self._is_ending and (frames := reader.take_frames()):
+                while frames := reader.take_frames():
                     yield frames
+                    if self._is_ending:
+                        return
                 if is_closed:
                     return
                 if has_more:
