@@ -75,7 +75,7 @@ def build(settings: Settings, keyring: Keyring, lifespan: Lifespan | None = None
     )
     app.state.settings = settings
     app.state.keyring = keyring
-    app.state.is_draining = False
+    app.state.is_draining = app.state.has_ended = False
     install_handlers(app)
     for router in (responses.router, conversations.router, models.router, health.router):
         app.include_router(router)
@@ -93,7 +93,12 @@ def create_app(settings: Settings, keyring: Keyring, clock: Callable[[], float] 
         listener = RedisClient.connect_listener(settings.redis_url)
         hub = Hub(redis, listener, settings)
         services = app.state.services = Services(redis, hub, settings, clock)
-        app.state.end_streams = hub.end_streams
+
+        def end_streams() -> None:
+            app.state.has_ended = True
+            hub.end_streams()
+
+        app.state.end_streams = end_streams
         running = [
             asyncio.create_task(hub.run(), name="hub"),
             asyncio.create_task(services.watchers.run(), name="watchers"),

@@ -10,7 +10,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from api.auth import Keyring
-from api.errors import ClientError
+from api.errors import ClientError, NodeEnding
 from api.services import Services
 from shared.settings import Settings
 
@@ -18,6 +18,9 @@ from shared.settings import Settings
 
 
 async def _services(request: Request) -> Services:
+    """Raises NodeEnding once the streams have ended: what comes now would end before it began."""
+    if request.app.state.has_ended:
+        raise NodeEnding
     return cast(Services, request.app.state.services)
 
 
