@@ -8,12 +8,12 @@ import asyncio
 import logging
 
 from shared import lifecycle
-from shared.events import StreamEvent, decode, frame
+from shared.events import ResponseFailed, StreamEvent, decode, frame
 from shared.ids import new_owner
 from shared.lifecycle import abandon, fold
-from shared.responses import ResponseError
+from shared.responses import Response, ResponseError
 from shared.store import event_log, lease
-from shared.store.closing import cancel, closing_of
+from shared.store.closing import cancel, closing_of, end_at_once
 from shared.store.event_log import Draft, TailLost
 from shared.store.job_queue import ring_again
 from shared.store.keys import ResponseKey
@@ -124,10 +124,23 @@ class Runner:
         await self._resources.appender.append(held, len(events), drafts, closing)
 
     async def _fail_if_possible(self, held: Lease, reason: str) -> None:
+        error = ResponseError("server_error", reason)
         try:
-            await self._fail(held, ResponseError("server_error", reason))
-        except (LeaseLost, *REDIS_AWAY) as error:
-            _log.warning("%s: could not be failed: %s", held.key, error)
+            await self._fail(held, error)
+        except (LeaseLost, *REDIS_AWAY) as lost:
+            _log.warning("%s: could not be failed: %s", held.key, lost)
+        except Exception:  # noqa: BLE001  its log cannot even be read: it must not be tried for ever
+            _log.exception("%s: its log cannot be folded", held.key)
+            await self._end_bluntly(held.key, error)
+
+    async def _end_bluntly(self, key: ResponseKey, error: ResponseError) -> None:
+        def make_event(response: Response) -> ResponseFailed:
+            return lifecycle.fail(response, error)
+
+        try:
+            await end_at_once(self._resources.redis, self._settings, key, self.owner, make_event)
+        except REDIS_AWAY as away:
+            _log.warning("%s: could not be ended: %s", key, away)
 
     # --- losing leases, ending ------------------------------------------------------------------
 

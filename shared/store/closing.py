@@ -4,7 +4,7 @@ Owns retention, the conversation's share and the order of a cancel: the lease is
 no owner's append can follow. A completion that comes first stays; so does a cancel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -48,26 +48,45 @@ def _retention_s(response: Response, tenant: str, settings: Settings) -> float:
 
 async def cancel(
     redis: RedisClient, settings: Settings, key: ResponseKey, owner: str
-) -> Literal["cancelled", "closed", "missing"]:
-    """`closed`: it had ended before, in whatever way. `owner` names the process that cancels."""
+) -> Literal["ended", "closed", "missing"]:
+    """Ends a response as cancelled."""
+    return await end_at_once(redis, settings, key, owner, lifecycle.cancel)
+
+
+async def end_at_once(
+    redis: RedisClient,
+    settings: Settings,
+    key: ResponseKey,
+    owner: str,
+    make_event: Callable[[Response], TerminalEvent],
+) -> Literal["ended", "closed", "missing"]:
+    """Ends a response without a look into its log; `make_event` is given the response as it was born.
+
+    `closed`: it had ended before, in whatever way. `owner` names the process that ends it.
+    """
     while True:
         acquired = await lease.seize(redis, settings, key, owner)
         match acquired:
             case Acquired():
                 try:
-                    await _close(redis, settings, acquired)
+                    await _close(redis, settings, acquired, make_event)
                 except LeaseLost:
-                    continue  # somebody else cancelled meanwhile
-                return "cancelled"
+                    continue  # somebody else ended it meanwhile
+                return "ended"
             case "closed" | "missing":
                 return acquired
             case "held":
                 raise RuntimeError(f"{key}: a lease was not to be seized")
 
 
-async def _close(redis: RedisClient, settings: Settings, acquired: Acquired) -> None:
+async def _close(
+    redis: RedisClient,
+    settings: Settings,
+    acquired: Acquired,
+    make_event: Callable[[Response], TerminalEvent],
+) -> None:
     request = msgspec.json.decode(acquired.request, type=ResponseRequest)
-    event = lifecycle.cancel(request.response)
+    event = make_event(request.response)
     held, first = acquired.lease, acquired.next_sequence_number
     closing = closing_of(event, held.key.tenant, settings)
     await event_log.append(redis, settings, held, first, [Draft(frame(event, first))], closing)

@@ -409,7 +409,7 @@ async def test_cancel_wins_over_an_owner_who_goes_on_and_stays_won(
     key = await accept(redis, settings)
     held = await acquire(redis, settings, key)
     await appender.append(held, 1, [draft("a")])
-    assert await cancel(redis, settings, key, "api") == "cancelled"
+    assert await cancel(redis, settings, key, "api") == "ended"
     with pytest.raises(LeaseLost):
         await appender.append(held, 2, [draft("b")], CLOSING)
     assert await cancel(redis, settings, key, "api") == "closed"
@@ -434,7 +434,7 @@ async def test_twenty_cancels_at_once_write_one_terminal_event(
 ) -> None:
     key = await accept(redis, settings)
     outcomes = await asyncio.gather(*(cancel(redis, settings, key, f"api-{i}") for i in range(20)))
-    assert outcomes.count("cancelled") == 1
+    assert outcomes.count("ended") == 1
     assert len(await frames_of(redis, key)) == 2
 
 

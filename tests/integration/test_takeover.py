@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.events import decode
+from shared.events import ResponseFailed, decode
 from shared.responses import ResponseRequest
 from shared.settings import Settings
 from shared.store import event_log, job_queue, keys, lease, response_store, tool_journal
@@ -199,6 +199,22 @@ async def test_a_replay_that_comes_out_otherwise_fails_with_a_reason_and_tells_n
         record = await response_store.read_record(redis, key)
         assert record is not None
         assert b"could not be continued exactly" in record.snapshot
+
+
+async def test_a_log_that_cannot_be_read_ends_as_failed_and_is_not_tried_for_ever(
+    redis: RedisClient, settings: Settings
+) -> None:
+    request = REQUESTS["a tool call"]
+    async with working(redis, settings) as worker:
+        key = await accept(redis, settings, request)
+        whole = await finish(redis, worker, key)
+        await redis.command("FLUSHALL")
+        unknown = Entry(8, whole[8].frame.replace(b"text.delta", b"text.DELTA"), whole[8].tokens)
+        key = await leave_behind(redis, settings, worker, request, [*whole[:8], unknown])
+        entries = await finish(redis, worker, key)
+        last = decode(entries[-1].frame)
+        assert isinstance(last, ResponseFailed)
+        assert last.response.status == "failed"
 
 
 async def test_a_response_that_cost_too_many_workers_ends_as_failed_with_a_reason(
