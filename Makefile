@@ -33,7 +33,7 @@ chaos: $(STAMP)  ## kill and restart everything under load, check that nothing i
 	@exec $(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(RESPONSES),--responses $(RESPONSES)) $(ARGS)
 
-bench: $(STAMP)  ## measure this machine: make bench [ARGS="doorbell background relay memory stuck-reader"]
+bench: $(STAMP)  ## measure this machine: make bench [ARGS="doorbell relay takeover …"]
 	@exec $(BIN)/python -m bench $(ARGS)
 
 check: $(STAMP)  ## format, lint, types, import rules and unit tests, in seconds

@@ -86,9 +86,10 @@ class Settings(BaseSettings):
     tool_calls_max: int = Field(128, gt=0)
     """Server-side tool calls of one response; `max_tool_calls` of a request may lower it."""
 
-    idempotent_tools: list[str] = []
+    idempotent_tools: list[str] = ["code_interpreter.python"]
     """`label.tool` of MCP tools that may be called again when it is unknown whether they ran, beside
-    those whose own annotations say so."""
+    those that are listed with annotations that say so. The built-in python keeps nothing of a call that
+    did not return; take it out if another server has its label."""
 
     # Tool runner
     tool_calls_in_flight_max: int = Field(256, gt=0)

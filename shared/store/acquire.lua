@@ -16,7 +16,9 @@ if fields[1] ~= '' then
   return {'closed'}
 end
 local now = now_ms()
-if force ~= '1' and tonumber(fields[2]) > now then return {'held'} end
+-- A time further off than any lease lasts was written by another clock, before a failover.
+local lease_until = tonumber(fields[2])
+if force ~= '1' and lease_until > now and lease_until <= now + 2 * lease_ttl_ms then return {'held'} end
 local token = redis.call('HINCRBY', state, 'attempt', 1)
 local has_lapsed = force ~= '1' and tonumber(fields[2]) > 0 and fields[4] ~= owner
 local deaths = redis.call('HINCRBY', state, 'deaths', has_lapsed and 1 or 0)

@@ -74,6 +74,7 @@ async def ring_again(redis: RedisClient, settings: Settings, key: ResponseKey) -
             int(settings.ring_again_s * 1000),
             settings.live_ttl_s * 1000,
             response_job(key),
+            int(2 * settings.lease_ttl_s * 1000),
         ],
     )
     return str(reply.decode())

@@ -117,11 +117,18 @@ def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> tuple[list[str],
     )
 
 
-async def lapsed(redis: RedisClient, count_max: int) -> list[ResponseKey]:
-    """Open responses that nobody holds, those longest without an owner first."""
+async def lapsed(redis: RedisClient, settings: Settings, count_max: int) -> list[ResponseKey]:
+    """Open responses that nobody holds, those longest without an owner first.
+
+    Also those whose time lies further off than any lease lasts: another clock wrote it, before a failover.
+    """
     now = await now_ms(redis)
-    members: list[Any] = await redis.command("ZRANGEBYSCORE", keys.ACTIVE, "-inf", now, "LIMIT", 0, count_max)
-    return [ResponseKey.parse(member.decode()) for member in members]
+    beyond = now + int(2000 * max(settings.lease_ttl_s, settings.ring_again_s))
+    found: list[list[bytes]] = await redis.transaction(
+        ("ZRANGEBYSCORE", keys.ACTIVE, "-inf", now, "LIMIT", 0, count_max),
+        ("ZRANGEBYSCORE", keys.ACTIVE, f"({beyond}", "+inf", "LIMIT", 0, count_max),
+    )
+    return [ResponseKey.parse(member.decode()) for members in found for member in members]
 
 
 async def now_ms(redis: RedisClient) -> int:

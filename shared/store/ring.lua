@@ -1,7 +1,7 @@
 -- Rings again for an open response whose lease has lapsed; forgets one that needs no owner.
 -- A job that is still queued is not queued twice: its doorbell may have been lost, that is all.
 -- KEYS state log tools secrets active queue doorbell open
--- ARGV member response_id ring_again_ms live_ttl_ms job
+-- ARGV member response_id ring_again_ms live_ttl_ms job lease_ttl_max_ms
 -- -> 'rung' | 'waiting' | 'held' | 'gone'
 local state, log, tools, secrets, active, queue, doorbell, open = unpack(KEYS)
 local member, response_id, ring_again_ms, live_ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -13,7 +13,8 @@ if fields[1] ~= '' then
   return 'gone'
 end
 local now = now_ms()
-if tonumber(fields[2]) > now then
+local lease_until = tonumber(fields[2])
+if lease_until > now and lease_until <= now + tonumber(ARGV[6]) then
   redis.call('ZADD', active, fields[2], member)
   return 'held'
 end

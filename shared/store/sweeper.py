@@ -23,7 +23,7 @@ async def sweep(redis: RedisClient, settings: Settings, interval_s: float) -> No
     while True:
         await asyncio.sleep(interval_s * random.uniform(0.8, 1.2))
         try:
-            for key in await lapsed(redis, _AT_ONCE_MAX):
+            for key in await lapsed(redis, settings, _AT_ONCE_MAX):
                 if await ring_again(redis, settings, key) == "rung":
                     _log.info("%s has no owner: rung", key)
         except REDIS_AWAY as away:

@@ -142,7 +142,7 @@ async def test_a_lapsed_lease_is_found_by_the_sweeper_and_a_held_one_is_not(
     for key in (held, lapsed):
         await acquire(redis, settings, key)
     await redis.command("ZADD", keys.ACTIVE, 0, str(lapsed))
-    assert await lease.lapsed(redis, 10) == [lapsed]
+    assert await lease.lapsed(redis, settings, 10) == [lapsed]
 
 
 async def test_a_full_queue_refuses_and_writes_nothing(redis: RedisClient, settings: Settings) -> None:

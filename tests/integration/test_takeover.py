@@ -24,7 +24,7 @@ from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
 from shared.store.subscription import Subscription
-from shared.tool_calls import ToolCall, ToolOutput
+from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, describe
 from tests.requests import accept, make_request
 from worker.app import hear
 from worker.attempt import Resources
@@ -75,7 +75,8 @@ async def working(redis: RedisClient, settings: Settings) -> AsyncIterator[Worke
     async def run_tool(name: str, index: int) -> None:
         key = ResponseKey.parse(name)
         intent = await tool_journal.claim(redis, key, index, "runner")
-        assert intent is not None
+        if intent is None:
+            return  # somebody else has it
         assert isinstance(intent.task, ToolCall)
         code = msgspec.json.decode(intent.task.arguments)["code"]
         result = ToolOutput(f"{eval(code)}\n")
@@ -215,6 +216,41 @@ async def test_a_log_that_cannot_be_read_ends_as_failed_and_is_not_tried_for_eve
         last = decode(entries[-1].frame)
         assert isinstance(last, ResponseFailed)
         assert last.response.status == "failed"
+
+
+@pytest.mark.parametrize("is_repeatable", [True, False])
+async def test_a_call_that_lost_its_runner_is_made_again_only_if_it_may_be(
+    redis: RedisClient, settings: Settings, is_repeatable: bool
+) -> None:
+    async with working(redis, settings) as worker:
+        key = await accept(redis, settings, REQUESTS["a tool call"])
+        acquired = await lease.acquire(redis, settings, key, worker.runner.owner)
+        assert isinstance(acquired, Acquired)
+        task = ToolCall("code_interpreter", "python", '{"code": "6*7"}')
+        await tool_journal.submit(redis, settings, acquired.lease, 0, task)
+        await redis.command("HSET", keys.tools(key), "0:claim", "dead 1")
+        tools = RemoteTools(redis, settings)
+        result = await tools.call(acquired.lease, 0, task, is_repeatable=is_repeatable)
+        if is_repeatable:
+            assert result == ToolOutput("42\n")
+        else:
+            assert isinstance(result, ToolFailure)
+            assert "unknown" in describe(result.error)
+        again = await tools.call(acquired.lease, 0, task, is_repeatable=is_repeatable)
+        assert again == result  # the verdict was journaled like a result
+
+
+async def test_a_lease_from_a_clock_far_ahead_is_found_and_taken(
+    redis: RedisClient, settings: Settings
+) -> None:
+    key = await accept(redis, settings)
+    assert isinstance(await lease.acquire(redis, settings, key, "dead"), Acquired)
+    ahead_ms = await lease.now_ms(redis) + 3_600_000
+    await redis.command("HSET", keys.state(key), "lease_until_ms", ahead_ms)
+    await redis.command("ZADD", keys.ACTIVE, ahead_ms, str(key))
+    assert await lease.lapsed(redis, settings, 10) == [key]
+    assert await job_queue.ring_again(redis, settings, key) in ("rung", "waiting")
+    assert isinstance(await lease.acquire(redis, settings, key, "next"), Acquired)
 
 
 async def test_a_response_that_cost_too_many_workers_ends_as_failed_with_a_reason(
