@@ -117,7 +117,8 @@ async def run_example(name: str, *arguments: str) -> tuple[str, str]:
 
 async def run_node(script: str) -> str:
     node = shutil.which("node")
-    assert node is not None, "node (20 or newer) is needed to run the browser example, and is not installed"
+    if node is None:
+        pytest.skip("the browser example runs in node (20 or newer), which is not installed")
     out, _ = await run(node, "--input-type=module", "--eval", script)
     return out
 
