@@ -160,6 +160,33 @@ def is_past_a_result(entries: list[Entry]) -> bool:
     return any(b"mcp_call.completed" in entry.frame for entry in entries)
 
 
+async def test_a_tool_that_still_runs_when_its_worker_dies_is_waited_for_and_not_called_again(
+    redis: RedisClient, settings: Settings
+) -> None:
+    request = REQUESTS["a tool call"]
+    async with working(redis, settings) as worker:
+        whole = await finish(redis, worker, await accept(redis, settings, request))
+        told = [i for i, entry in enumerate(whole) if b"mcp_call_arguments.done" in entry.frame]
+        await redis.command("FLUSHALL")
+        key = await accept(redis, settings, request)
+        dead = await lease.acquire(redis, settings, key, "dead")
+        assert isinstance(dead, Acquired)
+        drafts = [Draft(entry.frame, entry.tokens) for entry in whole[1 : told[0] + 1]]
+        await worker.appender.append(dead.lease, 1, drafts)
+        task = ToolCall("code_interpreter", "python", '{"code": "123*456\\n"}')
+        await redis.command("DEL", keys.TOOLS_QUEUE)
+        await tool_journal.submit(redis, settings, dead.lease, 1, task)
+        claimed = await tool_journal.claim(redis, key, 1, "runner")
+        await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
+        finishing = asyncio.create_task(finish(redis, worker, key))
+        async with asyncio.timeout(5):  # the next owner has it, and waits
+            while await redis.command("HGET", keys.state(key), "owner") == b"dead":
+                await asyncio.sleep(0.002)
+        assert claimed is not None
+        await tool_journal.finish(redis, key, 1, "runner", ToolOutput("56088\n"), None)
+        assert [entry.frame for entry in await finishing] == [entry.frame for entry in whole]
+
+
 async def test_a_logged_result_is_used_and_never_asked_for_again(
     redis: RedisClient, settings: Settings
 ) -> None:
