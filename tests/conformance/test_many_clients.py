@@ -73,7 +73,10 @@ class Wanderer:
             except httpx.TransportError:
                 await asyncio.sleep(0.05)
                 continue
-            return read_frames(whole.content)
+            if whole.status_code == 200:
+                return read_frames(whole.content)
+            assert whole.status_code == 503, whole.text
+            await asyncio.sleep(0.05)
 
     async def _read(self, method: str, path: str, **request: Any) -> None:
         """Reads frames until the end, or until chance or a dying node breaks the connection."""
