@@ -33,13 +33,7 @@ async def submit(
     intent = ToolIntent(task, lease.fencing_token)
     reply = await redis.run(
         _SUBMIT,
-        [
-            keys.state(lease.key),
-            keys.tools(lease.key),
-            keys.TOOLS_QUEUE,
-            keys.doorbell(keys.TOOLS_QUEUE),
-            keys.job(job_id),
-        ],
+        _queue_keys(lease, job_id),
         [
             lease.fencing_token,
             call_index,
@@ -51,6 +45,17 @@ async def submit(
     )
     if reply[0] == b"fenced":
         raise LeaseLost(f"{lease}: tool call {call_index} refused")
+
+
+def _queue_keys(lease: Lease, job_id: str) -> list[str]:
+    """Of the scripts that put a call into the queue."""
+    return [
+        keys.state(lease.key),
+        keys.tools(lease.key),
+        keys.TOOLS_QUEUE,
+        keys.doorbell(keys.TOOLS_QUEUE),
+        keys.job(job_id),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +144,7 @@ async def retry(
     job_id = f"{lease.key}:tool:{call_index}:{lost_claim.replace(' ', '-')}"
     reply = await redis.run(
         _RETRY,
-        [
-            keys.state(lease.key),
-            keys.tools(lease.key),
-            keys.TOOLS_QUEUE,
-            keys.doorbell(keys.TOOLS_QUEUE),
-            keys.job(job_id),
-        ],
+        _queue_keys(lease, job_id),
         [
             lease.fencing_token,
             call_index,
