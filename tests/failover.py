@@ -93,12 +93,15 @@ class WatchedValkeys:
         return lines if port == primary else [*lines, f"replicaof {HOST} {primary}"]
 
     def is_watched(self) -> bool:
-        """A replica follows, and every Sentinel knows of all."""
+        """A replica follows, and every Sentinel knows of all and would act (is not in TILT)."""
         for port in self.sentinels:
             try:
                 with connect(port) as sentinel:
                     state = sentinel.sentinel_master(MASTER_NAME)
+                    about: Any = sentinel.info("sentinel")
             except redis.RedisError:
+                return False
+            if about["sentinel_tilt"]:
                 return False
             if (state["num-slaves"], state["num-other-sentinels"]) != (2, 2) or state["is_sdown"]:
                 return False
@@ -110,7 +113,7 @@ class WatchedValkeys:
         try:
             for port in self.servers + self.sentinels:
                 self.start(port)
-            wait_until(self.is_watched)
+            wait_until(self.is_watched, within_s=60)
         except BaseException:
             self.__exit__()
             raise

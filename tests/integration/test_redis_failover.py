@@ -20,6 +20,8 @@ from tests.requests import accept
 from tests.running import RunningCluster, start_cluster
 from tests.streams import Frame, read_frames
 
+pytestmark = pytest.mark.timeout(240)
+
 SLOWLY = {"model": "default", "input": "Count slowly from 1 to 100", "stream": True}
 
 
@@ -32,14 +34,16 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedValkeys
 @pytest.fixture
 def valkeys(watched: WatchedValkeys) -> WatchedValkeys:
     """The primary can be lost."""
-    wait_until(watched.is_watched, within_s=40)
+    wait_until(watched.is_watched, within_s=60)
     return watched
 
 
 @pytest.fixture(scope="module")
 def cluster(watched: WatchedValkeys, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     data = tmp_path_factory.mktemp("failover") / "data"
-    running = start_cluster(data, "--apis", "2", "--workers", "2", "--redis-url", watched.url)
+    # A Sentinel that was kept from running for two seconds elects nobody for thirty: longer than the default.
+    patience = {"ANTIPHON_REDIS_OUTAGE_MAX_S": "100"}
+    running = start_cluster(data, "--apis", "2", "--workers", "2", "--redis-url", watched.url, **patience)
     yield running
     running.stop()
 
