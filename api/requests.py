@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from api.errors import ClientError, invalid_value, model_not_found, unsupported_parameter
 from api.input_items import adopt_items, read_input
 from api.tool_choice import read_choice
 from api.tools import Offer
 from api.validation import Metadata, Shape, check, check_kind
-from shared.responses import Response, ResponseRequest, ServerSecrets
+from shared.responses import Response, ResponseRequest, SamplingOptions, ServerSecrets
 
 NESTING_MAX = 128
 """Levels of lists and objects within one another; what reads the request later recurses."""
@@ -36,8 +36,20 @@ Include = Literal[
 ]
 T = TypeVar("T")
 
+_TOKENS = 201_088
+"""Token ids of the vocabulary, 0 and up."""
+
+
+def _check_token(text: str) -> str:
+    if int(text) >= _TOKENS:
+        raise ValueError(f"token ids are 0 to {_TOKENS - 1}")
+    return text
+
+
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
+_TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,5})$"), AfterValidator(_check_token)]
+_Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class _Reasoning(Shape):
@@ -85,6 +97,8 @@ class CreateBody(Shape):
     parallel_tool_calls: bool | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    logit_bias: Annotated[dict[_TokenId, _Bias], Field(max_length=1024)] | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     reasoning: _Reasoning | None = None
@@ -100,6 +114,8 @@ class CreateBody(Shape):
     tools: Any = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     user: str | None = None
     enable_response_messages: bool | None = None
@@ -146,9 +162,20 @@ def read_create(raw: bytes, birth: Birth, models: Sequence[str]) -> Creation:
         tools=offer.tools,
         enable_response_messages=bool(body.enable_response_messages),
         include=list(body.include or ()),
-        seed=body.seed,
+        sampling=_read_sampling(body),
     )
     return Creation(request, offer.secrets, bool(body.stream), conversation_id)
+
+
+def _read_sampling(body: CreateBody) -> SamplingOptions:
+    """`top_k` of 0 or -1 is none, as for vLLM."""
+    return SamplingOptions(
+        seed=body.seed,
+        top_k=body.top_k if body.top_k and body.top_k > 0 else None,
+        min_p=_or(body.min_p, 0.0),
+        repetition_penalty=_or(body.repetition_penalty, 1.0),
+        logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
+    )
 
 
 def _read_conversation(body: CreateBody) -> str | None:

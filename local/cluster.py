@@ -14,8 +14,8 @@ from typing import IO, NoReturn, Self
 from local import ports, readiness, record, valkey
 from local.processes import end, identify
 from local.record import ClusterRecord, RoleRecord
-from local.roles import STOP_ORDER, Site, make_environment
-from local.supervisor import Keeper, Role
+from local.roles import STOP_ORDER, Site, make_environment, ready_within_s
+from local.supervisor import Keeper, Role, read_last_line
 from local.warden import Warden
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +44,8 @@ class Cluster:
     redis_url: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     root: Path = ROOT
-    ready_timeout_s: float = 60.0
+    ready_timeout_s: float | None = None
+    """How long `async with` waits until it is ready; None: as long as its engine may need."""
 
     def __post_init__(self) -> None:
         self.data = self.data.resolve()
@@ -57,13 +58,16 @@ class Cluster:
         self._owns_valkey = not self.redis_url
 
     async def __aenter__(self) -> Self:
+        limit_s = self.ready_timeout_s
+        if limit_s is None:
+            limit_s = ready_within_s(make_environment(os.environ, self.settings))
         try:
             await self.start()
-            async with asyncio.timeout(self.ready_timeout_s):
+            async with asyncio.timeout(limit_s):
                 await self.until_ready()
         except TimeoutError:
             await self.stop()
-            raise TimeoutError(f"not ready after {self.ready_timeout_s:g} s: {self.missing}") from None
+            raise TimeoutError(f"not ready after {limit_s:g} s: {self.missing}") from None
         except BaseException:
             await self.stop()
             raise
@@ -91,6 +95,11 @@ class Cluster:
     @property
     def restarts(self) -> dict[str, int]:
         return {keeper.role.name: keeper.restarts for keeper in self._keepers}
+
+    @property
+    def last_words(self) -> str:
+        """The last line of the first worker's log: while a model loads, how far that is. Empty: none yet."""
+        return read_last_line(self._of("worker")[0].role.log)
 
     def kill(self, kind: str, number: int = 0, signal_number: int = signal.SIGKILL) -> int:
         """Signals one role's process; its pid. Raises KeyError when it does not run now."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from local import record, status
 from local.cluster import Cluster, PortTaken
+from local.models import join_engine_args, name_models
 from local.record import FolderInUse
 from local.roles import DependencyMissing, check_dependencies
 from local.supervisor import DeadOnArrival
@@ -47,12 +48,8 @@ def run_up(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
         parser.error(f"argument --port: {chosen.apis} API nodes from {chosen.port} on go beyond port 65535")
     if chosen.script is not None and not chosen.script.is_file():
         parser.error(f"argument --script: there is no file {chosen.script}")
-    settings = {}
-    if chosen.engine is not None:
-        settings["ANTIPHON_ENGINE"] = chosen.engine
-    if chosen.script is not None:
-        settings["ANTIPHON_SCRIPT"] = str(chosen.script.resolve())
-    check_dependencies(chosen.engine or os.environ.get("ANTIPHON_ENGINE", "scripted"))
+    settings = read_settings(parser, chosen)
+    check_dependencies(settings.get("ANTIPHON_ENGINE") or os.environ.get("ANTIPHON_ENGINE", "scripted"))
     cluster = Cluster(
         data=chosen.data,
         apis=chosen.apis,
@@ -64,6 +61,27 @@ def run_up(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     )
     asyncio.run(run_until_signalled(cluster, ends_with_parent=chosen.end_with_parent))
     return 0
+
+
+def read_settings(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> dict[str, str]:
+    """The settings that the arguments name; they go over the environment's."""
+    settings = {}
+    if chosen.engine is not None:
+        settings["ANTIPHON_ENGINE"] = chosen.engine
+    if chosen.script is not None:
+        settings["ANTIPHON_SCRIPT"] = str(chosen.script.resolve())
+    if chosen.model is not None or chosen.engine_args is not None:
+        if (chosen.engine or os.environ.get("ANTIPHON_ENGINE")) != "vllm":
+            parser.error("argument --model, --engine-args: they are for --engine vllm")
+        told = chosen.engine_args
+        if told is None:
+            told = os.environ.get("ANTIPHON_ENGINE_ARGS", "")
+        settings["ANTIPHON_ENGINE_ARGS"] = join_engine_args(chosen.model, told)
+        try:
+            name_models(settings["ANTIPHON_ENGINE_ARGS"])
+        except ValueError as error:
+            parser.error(f"argument --engine-args: {error}")
+    return settings
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -99,6 +117,17 @@ def _add_up(up: argparse.ArgumentParser) -> None:
         "--engine",
         choices=("scripted", "vllm"),
         help="what generates (default: $ANTIPHON_ENGINE, else scripted)",
+    )
+    up.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the model of the engine vllm, a name or a folder (default: openai/gpt-oss-20b)",
+    )
+    up.add_argument(
+        "--engine-args",
+        metavar="FLAGS",
+        help="flags of vLLM in one string, or the path of a YAML file with them "
+        "(default: $ANTIPHON_ENGINE_ARGS); a single flag is written --engine-args=--enforce-eager",
     )
     up.add_argument(
         "--script",

@@ -5,12 +5,14 @@ Plans only; starts nothing.
 
 import base64
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from local.models import name_models
 from local.ports import HOST
 from local.supervisor import Role
 
@@ -23,6 +25,10 @@ _PACKAGES = (
     "openai_harmony",
     *("mcp", "pydantic_monty"),
 )
+
+
+_READY_WITHIN_S = {"scripted": 60.0, "vllm": 1800.0}
+"""A model is loaded in ten seconds or, if it is large and on a slow disk, in many minutes."""
 
 
 class DependencyMissing(Exception):
@@ -57,15 +63,31 @@ def check_dependencies(engine: str) -> None:
             f"{sys.executable} lacks {', '.join(missing)}; "
             "run `make env`, then `make up` or `.venv/bin/python -m local up`"
         )
-    if engine == "vllm" and not (Path(__file__).parent.parent / "worker/engines/vllm.py").is_file():
-        raise DependencyMissing("the engine vllm is not part of this release; use --engine scripted")
+    if engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise DependencyMissing(
+            f"{sys.executable} lacks vllm; `make up ENGINE=vllm` makes an environment that has it, .venv-vllm"
+        )
 
 
 def make_environment(user: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
-    """What the roles see: the user's variables, over them `settings`, beneath them the local defaults."""
+    """What the roles see: the user's variables, over them `settings`, beneath them the local defaults.
+
+    Raises ValueError for engine arguments that cannot be read.
+    """
     environment = {"ANTIPHON_ENGINE": "scripted", **user, "PYTHONUNBUFFERED": "1", **settings}
     environment.setdefault("ANTIPHON_SECRETS_KEY", base64.urlsafe_b64encode(os.urandom(32)).decode())
     if environment["ANTIPHON_ENGINE"] == "scripted":
         environment.setdefault("ANTIPHON_MODELS", '["default","scripted"]')
         environment.setdefault("ANTIPHON_CONTEXT_TOKENS_MAX", "1000000")  # it counts further than a model
+    else:
+        models = name_models(environment.get("ANTIPHON_ENGINE_ARGS", ""))
+        if models is not None:
+            environment.setdefault("ANTIPHON_MODELS", json.dumps(models))
+        # Its processes are killed after this, and have been told to end by then: Ctrl-C need not wait longer.
+        environment.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", "2")
     return environment
+
+
+def ready_within_s(environment: Mapping[str, str]) -> float:
+    """How long roles with this environment may take until they all are ready."""
+    return _READY_WITHIN_S.get(environment["ANTIPHON_ENGINE"], max(_READY_WITHIN_S.values()))

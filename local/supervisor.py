@@ -19,6 +19,8 @@ SETTLED_AFTER_S = 10.0
 """A process that lived this long starts again without the back-off of earlier deaths."""
 EARLY_DEATHS_MAX = 3
 _TAIL_LINES = 15
+_LAST_BYTES = 4096
+_LINE_CHARS_MAX = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,18 @@ def describe_exit(returncode: int) -> str:
 def read_tail(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
     return "\n".join(f"  {line}" for line in lines) or "  (empty)"
+
+
+def read_last_line(log: Path) -> str:
+    """What it said last, cut to about a line of a terminal; empty when it has said nothing."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as opened:
+        opened.seek(max(0, log.stat().st_size - _LAST_BYTES))
+        said = opened.read().decode(errors="replace")
+    # A progress bar draws itself anew after a carriage return.
+    lines = [line.strip() for line in said.replace("\r", "\n").splitlines() if line.strip()]
+    return lines[-1][:_LINE_CHARS_MAX] if lines else ""
 
 
 class Keeper:

@@ -60,7 +60,8 @@ async def _run(cluster: Cluster) -> None:
                 await cluster.until_ready()
             break
         except TimeoutError:
-            say(f"not ready yet: {cluster.missing}; logs are in {cluster.logs}")
+            said = f"\n  worker-0: {cluster.last_words}" if cluster.last_words else ""
+            say(f"not ready yet: {cluster.missing}; logs are in {cluster.logs}{said}")
     _announce(cluster)
     await cluster.until_broken()
 

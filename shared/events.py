@@ -5,11 +5,9 @@ and relayed unparsed ever after (docs/adr/0003-encode-once.md). Field names: the
 types, section `ResponseStreamEvent`.
 """
 
-from typing import Any
-
 import msgspec
 
-from shared.responses import Item, Part, Response
+from shared.responses import Item, Logprob, Part, Response
 
 SSE_ENCODING = "utf-8"
 
@@ -87,7 +85,7 @@ class OutputTextDelta(_Event, frozen=True, tag="response.output_text.delta"):
     content_index: int
     item_id: str
     delta: str
-    logprobs: tuple[Any, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()
 
 
 class OutputTextDone(_Event, frozen=True, tag="response.output_text.done"):
@@ -95,7 +93,7 @@ class OutputTextDone(_Event, frozen=True, tag="response.output_text.done"):
     content_index: int
     item_id: str
     text: str
-    logprobs: tuple[Any, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()
 
 
 class FunctionCallArgumentsDelta(_Event, frozen=True, tag="response.function_call_arguments.delta"):

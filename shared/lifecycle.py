@@ -5,6 +5,7 @@ the events, and where they are kept, is not known here.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import msgspec
 
@@ -22,6 +23,7 @@ from shared.responses import (
     Message,
     Part,
     Reasoning,
+    ReasoningText,
     Response,
     ResponseError,
     ResponseStatus,
@@ -100,12 +102,21 @@ def _apply_to_item(item: Item, event: ev.ItemEvent | ev.TextDelta) -> Item:
             return done
         case (ev.ContentPartAdded() | ev.ContentPartDone(), Reasoning() | Message()):
             return _with_part(item, event.content_index, event.part)
-        case (ev.ReasoningTextDelta() | ev.OutputTextDelta(), Reasoning() | Message()):
-            part = item.content[event.content_index]
-            return _with_part(item, event.content_index, _with_text(part, part.text + event.delta))
-        case (ev.ReasoningTextDone() | ev.OutputTextDone(), Reasoning() | Message()):
-            part = item.content[event.content_index]
-            return _with_part(item, event.content_index, _with_text(part, event.text))
+        case (ev.ReasoningTextDelta(), Reasoning()):
+            thought = item.content[event.content_index]
+            return _with_part(item, event.content_index, _with_text(thought, thought.text + event.delta))
+        case (ev.ReasoningTextDone(), Reasoning()):
+            thought = item.content[event.content_index]
+            return _with_part(item, event.content_index, _with_text(thought, event.text))
+        case (ev.OutputTextDelta(), Message()):
+            said = item.content[event.content_index]
+            logprobs = said.logprobs + event.logprobs
+            said = msgspec.structs.replace(said, text=said.text + event.delta, logprobs=logprobs)
+            return _with_part(item, event.content_index, said)
+        case (ev.OutputTextDone(), Message()):
+            said = item.content[event.content_index]
+            said = msgspec.structs.replace(said, text=event.text, logprobs=event.logprobs)
+            return _with_part(item, event.content_index, said)
         case (ev.FunctionCallArgumentsDelta() | ev.McpCallArgumentsDelta(), FunctionCall() | McpCall()):
             return msgspec.structs.replace(item, arguments=item.arguments + event.delta)
         case (ev.FunctionCallArgumentsDone() | ev.McpCallArgumentsDone(), FunctionCall() | McpCall()):
@@ -132,29 +143,35 @@ def _with_part(item: Reasoning | Message, index: int, part: Part) -> Reasoning |
     return msgspec.structs.replace(item, content=(*item.content[:index], part, *item.content[index + 1 :]))
 
 
-def _with_text(part: Part, text: str) -> Part:
-    return msgspec.structs.replace(part, text=text)
+def _with_text(thought: ReasoningText, text: str) -> ReasoningText:
+    return msgspec.structs.replace(thought, text=text)
 
 
 def _join_deltas(events: Iterable[StreamEvent]) -> Iterator[StreamEvent]:
     """Neighbouring deltas of one text become one: folding a long text stays linear."""
-    held: ev.TextDelta | None = None
-    pieces: list[str] = []
+    held: list[ev.TextDelta] = []
     for event in events:
         if isinstance(event, ev.TextDelta):
-            if held is not None and type(held) is type(event) and held.item_id == event.item_id:
-                pieces.append(event.delta)
-                continue
-            if held is not None:
-                yield msgspec.structs.replace(held, delta="".join(pieces))
-            held, pieces = event, [event.delta]
+            if held and not (type(held[0]) is type(event) and held[0].item_id == event.item_id):
+                yield _join(held)
+                held = []
+            held.append(event)
             continue
-        if held is not None:
-            yield msgspec.structs.replace(held, delta="".join(pieces))
-            held = None
+        if held:
+            yield _join(held)
+            held = []
         yield event
-    if held is not None:
-        yield msgspec.structs.replace(held, delta="".join(pieces))
+    if held:
+        yield _join(held)
+
+
+def _join(deltas: Sequence[ev.TextDelta]) -> ev.TextDelta:
+    text = "".join(delta.delta for delta in deltas)
+    first = deltas[0]
+    if isinstance(first, ev.OutputTextDelta):
+        logprobs = chain.from_iterable(d.logprobs for d in deltas if isinstance(d, ev.OutputTextDelta))
+        return msgspec.structs.replace(first, delta=text, logprobs=tuple(logprobs))
+    return msgspec.structs.replace(first, delta=text)
 
 
 def abandon(events: Sequence[StreamEvent]) -> list[StreamEvent]:
@@ -176,12 +193,22 @@ def _interrupt(item: Item) -> Item:
 
 
 def lasting(output: Sequence[Item]) -> list[Item]:
-    """What later responses read of an output: all but calls that were cut off; nobody can answer those."""
+    """What later responses read of an output: all but calls that were cut off; nobody can answer those.
+
+    Without logprobs: no model reads them, and they are many times as long as the text.
+    """
     return [
-        item
+        _without_logprobs(item)
         for item in output
         if not isinstance(item, FunctionCall | McpCall) or item.status in ("completed", "failed")
     ]
+
+
+def _without_logprobs(item: Item) -> Item:
+    if not isinstance(item, Message) or not any(part.logprobs for part in item.content):
+        return item
+    parts = tuple(msgspec.structs.replace(part, logprobs=()) for part in item.content)
+    return msgspec.structs.replace(item, content=parts)
 
 
 # --- the terminal events ------------------------------------------------------------------------

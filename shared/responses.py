@@ -19,10 +19,27 @@ class ReasoningText(msgspec.Struct, frozen=True, tag_field="type", tag="reasonin
     text: str
 
 
+class TopLogprob(msgspec.Struct, frozen=True):
+    """A token that might have stood in a place. `bytes`: as in Logprob."""
+
+    token: str
+    bytes: tuple[int, ...]
+    logprob: float
+
+
+class Logprob(msgspec.Struct, frozen=True):
+    """A token of a text. `bytes` are exact where `token` is not: half a character is none as text."""
+
+    token: str
+    bytes: tuple[int, ...]
+    logprob: float
+    top_logprobs: tuple[TopLogprob, ...] = ()
+
+
 class OutputText(msgspec.Struct, frozen=True, tag_field="type", tag="output_text"):
     text: str
     annotations: tuple[Any, ...] = ()
-    logprobs: tuple[Any, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()
 
 
 Part = ReasoningText | OutputText
@@ -194,6 +211,17 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     output_messages: list[dict[str, Any]] | None | msgspec.UnsetType = msgspec.UNSET
 
 
+class SamplingOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How to choose tokens, beyond what the Responses API has fields for; not echoed. Names: vLLM's."""
+
+    seed: int | None = None
+    top_k: int | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    """Token id -> what is added to its logit."""
+
+
 class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What one create call asked for, checked and complete: the API writes it, the worker reads it.
 
@@ -210,7 +238,7 @@ class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
     tools: list[dict[str, Any]] = []
     enable_response_messages: bool = False
     include: list[str] = []
-    seed: int | None = None
+    sampling: SamplingOptions = SamplingOptions()
 
 
 class ServerSecrets(msgspec.Struct, frozen=True):

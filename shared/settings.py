@@ -82,7 +82,13 @@ class Settings(BaseSettings):
     drain_grace_s: float = Field(1.0, gt=0)
     engine: Literal["scripted", "vllm"] = "scripted"
     script: Path | None = None
+    engine_args: str = ""
+    """What the engine `vllm` is started with: flags as vLLM names them, or the path of a YAML file that
+    has them (it ends in `.yaml` or `.yml`). A worker's `--engine-args` goes over it."""
     context_tokens_max: int = Field(131_072, gt=0)
+    answer_tokens_reserved: int = Field(1_024, ge=0)
+    """Where a format or a call is demanded, reasoning leaves so much of what a turn may have, but never
+    more than half of it, to the answer."""
     tool_calls_max: int = Field(128, gt=0)
     """Server-side tool calls of one response; `max_tool_calls` of a request may lower it."""
 

@@ -1,12 +1,17 @@
-"""`python -m worker`: starts a worker with the settings of the environment; ends on SIGTERM."""
+"""`python -m worker [--engine-args …]`: starts a worker; ends on SIGTERM.
 
+Its settings come from the environment; the argument goes over the one that it names.
+"""
+
+import argparse
 import asyncio
 import logging
 import signal
 import sys
 
 from shared.settings import Settings
-from worker.app import UnknownEngine, make_engine, run
+from worker.app import make_engine, run
+from worker.engine import EngineUnavailable
 from worker.engines.script import ScriptError
 
 
@@ -18,13 +23,26 @@ async def _main(settings: Settings) -> None:
     await run(settings, make_engine(settings), stopped)
 
 
+def read_settings(arguments: list[str]) -> Settings:
+    """Raises SystemExit for arguments that are not a worker's."""
+    parser = argparse.ArgumentParser(prog="python -m worker", description="One worker of Antiphon.")
+    parser.add_argument(
+        "--engine-args",
+        metavar="FLAGS",
+        help="flags of vLLM in one string, or the path of a YAML file with them "
+        "(default: $ANTIPHON_ENGINE_ARGS); a single flag is written --engine-args=--enforce-eager",
+    )
+    chosen = parser.parse_args(arguments)
+    return Settings() if chosen.engine_args is None else Settings(engine_args=chosen.engine_args)
+
+
 def main() -> None:
-    settings = Settings()
+    settings = read_settings(sys.argv[1:])
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("arq").setLevel(logging.WARNING)
     try:
         asyncio.run(_main(settings))
-    except (UnknownEngine, ScriptError) as error:
+    except (EngineUnavailable, ScriptError) as error:
         sys.exit(f"worker: {error}")
 
 

@@ -6,7 +6,7 @@ Owns wiring and the order of starting and ending; no rule of the protocol lives 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -21,7 +21,7 @@ from shared.store.subscription import Subscription
 from shared.store.sweeper import sweep
 from worker.attempt import Resources
 from worker.conversation import build_conversation, listings_in
-from worker.engine import Engine
+from worker.engine import Engine, EngineUnavailable
 from worker.engines.script import Script
 from worker.engines.scripted import ScriptedEngine
 from worker.harmony import render
@@ -33,18 +33,24 @@ from worker.sweeper import compact_due
 _log = logging.getLogger(__name__)
 
 
-class UnknownEngine(Exception):
-    """The engine that the settings name is not part of this worker."""
-
-
 def make_engine(settings: Settings) -> Engine:
-    if settings.engine != "scripted":
-        raise UnknownEngine(f"engine {settings.engine!r} is not available in this release; use 'scripted'")
-    return ScriptedEngine(Script.load(settings.script))
+    """Raises EngineUnavailable, ScriptError."""
+    if settings.engine == "scripted":
+        return ScriptedEngine(Script.load(settings.script))
+    try:
+        from worker.engines.vllm import VllmEngine, read_engine_args
+    except ModuleNotFoundError as missing:
+        raise EngineUnavailable(f"the engine vllm needs the package {missing.name}") from missing
+    return VllmEngine(read_engine_args(settings.engine_args))
 
 
 async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> None:
-    """Runs a worker until `stopped` is set, or its engine dies (then raises SystemExit)."""
+    """Runs a worker until `stopped` is set, or its engine dies (then raises SystemExit).
+
+    Raises EngineUnavailable.
+    """
+    if not await _start(engine, stopped):
+        return
     owner = new_owner("worker")
     redis = RedisClient.connect(
         settings.redis_url, timeout_s=settings.redis_timeout_s, durability=settings.durable_writes
@@ -53,7 +59,6 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
     appender = Appender(redis, settings)
     tools = RemoteTools(redis, settings)
     runner = Runner(Resources(settings, redis, appender, engine, tools, lambda: int(time.time())), owner)
-    await engine.start()
     runner.start()
     services: list[Coroutine[Any, Any, None]] = [
         appender.run(),
@@ -76,7 +81,9 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
             tasks = [group.create_task(service) for service in services]
             queue = group.create_task(taking)
             _log.info("worker %s is ready", owner)
-            await _first(stopped.wait, runner.engine_died.wait)
+            await _first(stopped.wait(), runner.engine_died.wait(), engine.wait_until_dead())
+            if not stopped.is_set():
+                runner.engine_died.set()
             queue.cancel()
             await runner.drain()
             for task in tasks:
@@ -111,9 +118,20 @@ async def hear(subscription: Subscription, owner: str, tools: RemoteTools, runne
     await subscription.listen(lambda channel, payload: ears[channel](payload), lambda: None)
 
 
-async def _first(*waits: Callable[[], Awaitable[Any]]) -> None:
+async def _start(engine: Engine, stopped: asyncio.Event) -> bool:
+    """Whether the engine runs now: a worker may be told to end while a model loads."""
+    starting = asyncio.ensure_future(engine.start())
+    await _first(asyncio.shield(starting), stopped.wait())
+    if stopped.is_set():
+        starting.cancel()
+        return False
+    await starting
+    return True
+
+
+async def _first(*waits: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> None:
     """Returns when one of the waits does."""
-    tasks = [asyncio.ensure_future(wait()) for wait in waits]
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

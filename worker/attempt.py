@@ -13,6 +13,7 @@ import msgspec
 
 from shared import events as ev
 from shared import lifecycle
+from shared.events import StreamEvent
 from shared.lifecycle import TerminalEvent
 from shared.responses import McpCall, McpProtocolError, Response, ResponseError, ResponseRequest
 from shared.settings import Settings
@@ -21,7 +22,6 @@ from shared.store.closing import closing_of
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
 from shared.tool_calls import (
-    TRAINED_NAMESPACES,
     ToolCall,
     ToolFailure,
     ToolListing,
@@ -29,6 +29,8 @@ from shared.tool_calls import (
     ToolsListed,
     describe,
 )
+from worker.arguments import read_arguments
+from worker.constraint import Unfulfillable, constraint_of
 from worker.conversation import (
     approved_calls_in,
     build_conversation,
@@ -37,7 +39,7 @@ from worker.conversation import (
     recipient_of,
     tool_message,
 )
-from worker.engine import Engine, EngineDead, FinishReason, Sampling
+from worker.engine import Engine, EngineDead, FinishReason, Sampling, TokenLogprob, Unsupported
 from worker.harmony import (
     NEXT_TURN,
     STOP_TOKENS,
@@ -49,14 +51,16 @@ from worker.harmony import (
 )
 from worker.history import History
 from worker.log_writer import LogWriter
-from worker.offer import make_offer, mcp_servers
+from worker.logprobs import pack_logprobs
+from worker.offer import FUNCTIONS, Offer, make_offer, mcp_servers
 from worker.reader import Reader
 from worker.remote_tools import RemoteTools
+from worker.routing import McpTarget
+from worker.sampling import make_sampling
 from worker.translator import (
     CallApproved,
     ListingBegun,
     ListingEnded,
-    McpTarget,
     RunningMcpCall,
     ToolReturned,
     Translation,
@@ -64,7 +68,7 @@ from worker.translator import (
 from worker.usage import Turn, usage_of
 
 _REFUSALS_MAX = 3
-"""So often the model is told that it may not call (any more); after that the response fails."""
+"""So often in a row the model is told that a call was not made; after that the response fails."""
 _INVALID_PARAMS, _REFUSED = -32602, -32000
 
 
@@ -106,10 +110,16 @@ class Attempt:
         self._items = [*self._request.context, *self._request.input]
         self._writer = LogWriter(resources.appender, acquired.lease, history.frames)
         self._reader = Reader(Translation(self._request.response.id, {}))
+        self._logged_logprobs = history.logprobs
+        self._offer = Offer({}, {}, {})
         self._silent: list[int] = []
         """Tokens that have made no event yet."""
+        self._silent_logprobs: list[TokenLogprob] = []
+        """One for each of them, if logprobs were asked for."""
         self._tool_calls = 0
         self._refusals = 0
+        limits = resources.settings.context_tokens_max, resources.engine.context_tokens_max
+        self._context_tokens_max = min(limits)
 
     async def run(self) -> None:
         await self._begin()
@@ -153,6 +163,7 @@ class Attempt:
                 case ToolFailure(error):
                     unavailable[server.label] = describe(error)
         offer = make_offer(self._request, listed, self._resources.settings.idempotent_tools)
+        self._offer = offer
         index = self._reader.translation.output_index
         self._reader.translation = Translation(self._request.response.id, offer.routing, index)
         self._reader.parallel_calls = self._request.response.parallel_tool_calls
@@ -171,7 +182,7 @@ class Attempt:
 
     def _fit(self, messages: list[HarmonyMessage]) -> list[int]:
         """The prompt. Too long: an error, or with `truncation: auto` without its oldest messages."""
-        limit = self._resources.settings.context_tokens_max
+        limit = self._context_tokens_max
         prompt = render(messages)
         oldest = next((i for i, m in enumerate(messages) if isinstance(m, ChatMessage)), len(messages))
         while len(prompt) >= limit and self._request.response.truncation == "auto":
@@ -201,7 +212,7 @@ class Attempt:
 
     def _token_budget(self, prompt_tokens: int) -> int:
         """How many tokens the next turn may have, reasoning included."""
-        room = self._resources.settings.context_tokens_max - prompt_tokens
+        room = self._context_tokens_max - prompt_tokens
         limit = self._request.response.max_output_tokens
         if limit is None:
             return room
@@ -215,15 +226,19 @@ class Attempt:
         await self._replay(generated, budget)
         finish = self._finish_of(generated, budget)
         if finish is None:
-            finish = await self._continue(prompt, generated, budget)
+            try:
+                finish = await self._continue(prompt, generated, budget)
+            except (Unfulfillable, Unsupported) as refusal:
+                raise Hopeless(ResponseError("invalid_prompt", str(refusal))) from refusal
         if not self._reader.is_waiting:
-            await self._writer.put(self._reader.end())
+            await self._put(self._reader.end())
         return generated, finish == "length"
 
     async def _replay(self, generated: list[int], budget: int) -> None:
         """Takes the turn's tokens out of the log, as far as they reach."""
         while self._logged_tokens and self._finish_of(generated, budget) is None:
-            await self._read((self._logged_tokens.popleft(),), generated)
+            token, measured = self._logged_tokens.popleft(), self._logged_logprobs.popleft()
+            await self._read((token,), (measured,) if measured else (), generated)
 
     def _finish_of(self, generated: list[int], budget: int) -> FinishReason | None:
         """How a turn with these tokens ended, for one that is replayed; None: it goes on."""
@@ -235,14 +250,15 @@ class Attempt:
         """Has the engine go on from here."""
         chunks = self._resources.engine.generate(
             prompt + generated,
-            self._sampling(budget - len(generated)),
+            self._sampling(budget, len(generated)),
             request_id=f"{self._lease.key}:{self._lease.fencing_token}:{len(self._reader.turns)}",
+            model=self._request.response.model,
         )
         finish: FinishReason | None = None
         async with aclosing(chunks):
             async for chunk in chunks:
                 self._reader.turns[-1].cached = chunk.cached_tokens
-                await self._read(chunk.token_ids, generated)
+                await self._read(chunk.token_ids, chunk.logprobs, generated)
                 finish = "stop" if self._reader.is_waiting else chunk.finish_reason
                 if finish is not None:
                     break
@@ -250,30 +266,46 @@ class Attempt:
             raise EngineDead("the engine ended a generation without finishing it")
         return finish
 
-    async def _read(self, token_ids: tuple[int, ...], generated: list[int]) -> None:
-        """Tokens that made no event go into the log with the next one that does."""
-        silent = self._silent
-        for token in token_ids:
+    async def _read(
+        self, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...], generated: list[int]
+    ) -> None:
+        """`logprobs`: one for each token, or none."""
+        silent, measured = self._silent, None
+        for place, token in enumerate(token_ids):
             generated.append(token)
             silent.append(token)
-            events = self._reader.read(token)
+            if logprobs:
+                measured = logprobs[place]
+                self._silent_logprobs.append(measured)
+            events = self._reader.read(token, measured)
             if events:
-                await self._writer.put(events, tuple(silent))
-                silent.clear()
+                await self._put(events)
                 if self._reader.is_waiting:
                     return
 
-    def _sampling(self, budget: int) -> Sampling:
-        response = self._request.response
-        return Sampling(
-            max_tokens=budget,
-            temperature=response.temperature,
-            top_p=response.top_p,
-            presence_penalty=response.presence_penalty,
-            frequency_penalty=response.frequency_penalty,
-            seed=self._request.seed,
-            stop_token_ids=STOP_TOKENS,
+    async def _put(self, events: list[StreamEvent]) -> None:
+        """Tokens that made no event go into the log with the next one that does."""
+        if not events:
+            return
+        tokens, logprobs = tuple(self._silent), b""
+        self._silent.clear()
+        if self._silent_logprobs:
+            if any(isinstance(event, ev.OutputTextDelta) and event.logprobs for event in events):
+                logprobs = pack_logprobs(self._silent_logprobs)
+            self._silent_logprobs.clear()
+        await self._writer.put(events, tokens, logprobs)
+
+    def _sampling(self, budget: int, said: int) -> Sampling:
+        """`budget`: of the whole turn; `said`: so many of its tokens an earlier attempt has made."""
+        constraint = constraint_of(
+            self._request,
+            self._offer,
+            has_called=self._reader.has_called,
+            budget=budget,
+            reserved=self._resources.settings.answer_tokens_reserved,
         )
+        made = sum(turn.output for turn in self._reader.turns)
+        return make_sampling(self._request, constraint, max_tokens=budget - said, made=made, turn_tokens=said)
 
     # --- tools ----------------------------------------------------------------------------------
 
@@ -288,11 +320,17 @@ class Attempt:
             text = result.output if isinstance(result, ToolOutput) else describe(result.error)
             return self._tell(recipient, text)
         if self._reader.unknown_recipient is not None:
-            recipient = self._reader.unknown_recipient
-            self._refuse(f"The model kept calling {recipient!r}, which does not exist.")
-            known = ", ".join(sorted(self._reader.translation.routing)) or "none"
-            return self._tell(recipient, f"There is no tool {recipient!r}. Tools: {known}.")
+            return self._refuse_call(self._reader.unknown_recipient)
         return None
+
+    def _refuse_call(self, recipient: str) -> list[int]:
+        """Tells the model that nothing was run. `recipient`: "" if it named none that could be read."""
+        known = ", ".join(sorted(self._reader.translation.routing)) or "none"
+        if not recipient:
+            self._refuse("The model kept making calls that name no tool.")
+            return self._tell(FUNCTIONS, f"This call names no tool; nothing was run. Tools: {known}.")
+        self._refuse(f"The model kept calling {recipient!r}, which does not exist.")
+        return self._tell(recipient, f"There is no tool {recipient!r}. Tools: {known}.")
 
     def _tell(self, recipient: str, text: str) -> list[int]:
         message = tool_message(recipient, text)
@@ -312,10 +350,12 @@ class Attempt:
         label = call.server_label
         if recipient not in self._reader.translation.routing:  # approved, but not offered this time
             return _refused("the tool is not offered in this request", _REFUSED)
-        arguments = _json_arguments(label, call.arguments)
+        arguments = read_arguments(label, call.arguments)
         if arguments is None:
+            self._refuse(f"The model kept calling {recipient!r} with arguments that are not a JSON object.")
             return _refused("the arguments are not a JSON object", _INVALID_PARAMS)
         self._tool_calls += 1
+        self._refusals = 0
         url = next((s.url for s in mcp_servers(self._request) if s.label == label), None)
         target = self._reader.translation.routing.get(recipient)
         result = await self._resources.tools.call(
@@ -352,14 +392,3 @@ class Attempt:
 
 def _refused(message: str, code: int) -> ToolFailure:
     return ToolFailure(McpProtocolError(code, message))
-
-
-def _json_arguments(label: str, arguments: str) -> str | None:
-    """A JSON object as text, or None. Code for the trained python tool becomes its one argument."""
-    if TRAINED_NAMESPACES.get(label) == "python":
-        return msgspec.json.encode({"code": arguments}).decode()
-    try:
-        value = msgspec.json.decode(arguments or "{}")
-    except msgspec.DecodeError:
-        return None
-    return msgspec.json.encode(value).decode() if isinstance(value, dict) else None

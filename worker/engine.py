@@ -4,8 +4,8 @@
 and one contract test holds them to it.
 """
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from worker.constraint import Constraint
@@ -25,6 +25,8 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Token id -> what is added to its logit."""
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     top_logprobs: int | None = None
@@ -61,6 +63,10 @@ class TokenChunk:
     """One for each token if the sampling asks for them, else none."""
 
 
+class EngineUnavailable(Exception):
+    """The engine cannot be made or started as it is configured; the reason is for the operator."""
+
+
 class EngineDead(Exception):
     """The engine cannot generate any more; the worker ends, so that others take over."""
 
@@ -74,7 +80,10 @@ class Engine(Protocol):
     """Prompt and generated tokens together, of one request; known after `start`."""
 
     async def start(self) -> None:
-        """Loads what is needed; afterwards `generate` may be called any number of times at once."""
+        """Loads what is needed; afterwards `generate` may be called any number of times at once.
+
+        Raises EngineUnavailable.
+        """
 
     def generate(
         self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"

@@ -20,12 +20,13 @@ from openai_harmony import (
     ReasoningEffort,
     RenderOptions,
     Role,
-    StreamableParser,
     SystemContent,
     ToolDescription,
     ToolNamespaceConfig,
     load_harmony_encoding,
 )
+
+from worker.headers import Header, Marker, Piece, read_header, read_text
 
 START, END, MESSAGE, CHANNEL, CONSTRAIN = 200006, 200007, 200008, 200005, 200003
 RETURN, CALL, ENDOFTEXT = 200002, 200012, 199999
@@ -33,9 +34,8 @@ RETURN, CALL, ENDOFTEXT = 200002, 200012, 199999
 STOP_TOKENS = (RETURN, CALL, ENDOFTEXT)
 """A generation ends with one of these; CALL says that the last message is a tool call."""
 _MESSAGE_ENDS = frozenset({END, RETURN, CALL, ENDOFTEXT})
-_CONTROL_TOKENS = range(199_998, 201_088)
+CONTROL_TOKENS = range(199_998, 201_088)
 """Markers and reserved ids of the vocabulary."""
-_CHANNELS = frozenset({"analysis", "commentary", "final"})
 _HEADER_TOKENS_MAX = 96
 """A header this long is no header: what it holds is kept as text."""
 
@@ -106,7 +106,7 @@ def encode(text: str) -> list[int]:
 
 def decode(tokens: Sequence[int]) -> str:
     """Text of any token ids, special tokens as they are written; never raises."""
-    return b"".join(map(_bytes_of, tokens)).decode(errors="replace")
+    return b"".join(map(bytes_of, tokens)).decode(errors="replace")
 
 
 def render(messages: Sequence[HarmonyMessage]) -> list[int]:
@@ -202,7 +202,7 @@ def _role_of(message: HarmonyMessage) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MessageOpened:
-    """A header was read. All None: it could not be read, and what follows is kept as text."""
+    """A header was read. What it does not say, or not clearly, is None."""
 
     channel: str | None
     recipient: str | None
@@ -230,7 +230,8 @@ Segment = MessageOpened | TextDelta | MessageClosed | MessageCut
 
 
 @lru_cache(maxsize=65_536)
-def _bytes_of(token: int) -> bytes:
+def bytes_of(token: int) -> bytes:
+    """The bytes that a token stands for, a marker's as it is written; perhaps part of a character."""
     try:
         return bytes(_encoding._inner.decode_bytes([token]))
     except HarmonyError:  # an id that the vocabulary does not have
@@ -240,23 +241,25 @@ def _bytes_of(token: int) -> bytes:
 class SegmentParser:
     """Tokens of the assistant, one at a time, to segments; never raises on what a model writes.
 
-    Headers are read by the library's parser, text by an incremental UTF-8 decoder: the library
-    hands a delta late after a broken character and loses it when the message ends there. What
-    breaks the grammar degrades: a bad header opens a message without channel or recipient, a
-    missing `<|start|>` or `<|end|>` is supplied. The same tokens give the same segments, however
-    they are chunked.
+    Headers are read by `headers`, text by an incremental UTF-8 decoder; the library's parser raises on
+    the one and loses some of the other. What breaks the grammar degrades: a missing `<|start|>`,
+    `<|channel|>` or `<|end|>` is supplied, a header that says too little opens a message without a
+    channel, one that `<|message|>` does not end is text. The same tokens give the same segments,
+    however they are chunked.
     """
 
     def __init__(self) -> None:
         self._header: list[int] | None = []
         """Tokens since the header began; None while inside a message's text."""
-        self._is_first = True
-        """The header follows a rendered `<|start|>assistant`."""
+        self._has_start = False
+        """The model itself wrote `<|start|>` before the header."""
+        self._is_addressed = False
+        """The open message has a recipient: what breaks off in it is no call."""
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def begin_turn(self) -> None:
         """The prompt ends with `<|start|>assistant` again, after a tool's answer."""
-        self._header, self._is_first = [], True
+        self._begin_header()
 
     @property
     def is_inside_message(self) -> bool:
@@ -277,47 +280,56 @@ class SegmentParser:
 
     def _feed_text(self, token: int) -> list[Segment]:
         if token in _MESSAGE_ENDS:
-            segments = [*self._flush(), MessageClosed(token == CALL)]
-            self._begin_header()
-            return segments
+            return self._end_text(token)
         if token in (START, CHANNEL):  # the model forgot to end the message
-            segments = [*self._flush(), MessageClosed(False)]
-            self._begin_header()
-            return segments + self.feed(token)
-        if token in _CONTROL_TOKENS:  # a marker out of place is no text
+            return self._end_text(token) + self.feed(token)
+        if token in CONTROL_TOKENS:  # a marker out of place is no text
             return []
-        text = self._utf8.decode(_bytes_of(token))
+        text = self._utf8.decode(bytes_of(token))
         return [TextDelta(text)] if text else []
+
+    def _end_text(self, token: int) -> list[Segment]:
+        is_cut = self._is_addressed and token not in (END, RETURN, CALL)
+        segments = [*self._flush(), MessageCut() if is_cut else MessageClosed(token == CALL)]
+        self._begin_header()
+        return segments
 
     def _feed_header(self, header: list[int], token: int) -> list[Segment]:
         if token == MESSAGE:
-            self._header = None
-            return [_read_header(header, self._is_first)]
+            return self._open(read_header(_pieces_of(header), self._has_start))
         if token in _MESSAGE_ENDS:
-            return self._salvage(header, MessageClosed(False))
+            return self._salvage(header, MessageClosed(token == CALL))
         if token == START:
             segments = self._salvage(header, MessageClosed(False))
-            self._is_first = False
+            self._has_start = True
             return segments
         header.append(token)
         if len(header) > _HEADER_TOKENS_MAX:
             return self._salvage(header, None)
         return []
 
+    def _open(self, header: Header) -> list[Segment]:
+        self._header, self._is_addressed = None, header.recipient is not None
+        opened = MessageOpened(header.channel, header.recipient, header.content_type)
+        if not header.stray:
+            return [opened]
+        return [MessageOpened(None, None, None), TextDelta(header.stray), MessageClosed(False), opened]
+
     def _salvage(self, header: list[int], closing: MessageClosed | MessageCut | None) -> list[Segment]:
-        """A header that is none: its words become a message, if it has any beside a channel's name."""
-        text = _words_of(header)
+        """A header that is none: its words become a message, if they are more than a broken header."""
+        channel, text = read_text(_pieces_of(header), closing == MessageClosed(is_call=True))
         self._begin_header()
         if not text and closing is not None:
             return []
-        opened: list[Segment] = [MessageOpened(None, None, None), TextDelta(text)]
+        opened: list[Segment] = [MessageOpened(channel, None, None)]
+        opened += [TextDelta(text)] if text else []
         if closing is None:
             self._header = None
             return opened
         return [*opened, closing]
 
     def _begin_header(self) -> None:
-        self._header, self._is_first = [], False
+        self._header, self._has_start, self._is_addressed = [], False, False
 
     def _flush(self) -> list[Segment]:
         rest = self._utf8.decode(b"", final=True)
@@ -325,37 +337,15 @@ class SegmentParser:
         return [TextDelta(rest)] if rest else []
 
 
-def _read_header(header: Sequence[int], is_first: bool) -> MessageOpened:
-    """Reads header tokens (without `<|start|>` and `<|message|>`) with the library's parser."""
-    has_role = not is_first and header[:1] == NEXT_TURN[1:]
-    parser = StreamableParser(_encoding, Role.ASSISTANT)
-    try:
-        for token in header[1:] if has_role else header:
-            parser.process(token)
-        parser.process(MESSAGE)
-        channel, recipient = parser.current_channel, parser.current_recipient
-        content_type = parser.current_content_type
-    except HarmonyError:
-        return MessageOpened(_channel_named_in(header), None, None)
-    if channel not in _CHANNELS:
-        return MessageOpened(None, None, None)
-    kind = content_type.removeprefix("<|constrain|>").strip() if content_type else None
-    return MessageOpened(channel, recipient, kind)
-
-
-def _channel_named_in(header: Sequence[int]) -> str | None:
-    """The channel of a header that does not parse otherwise, if it names one."""
-    if CHANNEL not in header:
-        return None
-    words = decode(header[list(header).index(CHANNEL) + 1 :]).split()
-    return words[0] if words and words[0] in _CHANNELS else None
-
-
-def _words_of(header: Sequence[int]) -> str:
-    """A header's text without markers, role and channel name."""
-    before, *named = decode(header).replace("<|constrain|>", "").split("<|channel|>")
-    words = "" if before.strip() == "assistant" else before
-    for piece in named:
-        first, _, rest = piece.partition(" ")
-        words += rest if first in _CHANNELS else piece
-    return words if words.strip() else ""
+def _pieces_of(header: Sequence[int]) -> list[Piece]:
+    """A header's tokens as text, divided at its markers."""
+    pieces: list[Piece] = []
+    marker: Marker = ""
+    words: list[int] = []
+    for token in header:
+        if token in (CHANNEL, CONSTRAIN):
+            pieces.append((marker, decode(words)))
+            marker, words = "channel" if token == CHANNEL else "constrain", []
+        elif token not in CONTROL_TOKENS:
+            words.append(token)
+    return [*pieces, (marker, decode(words))]

@@ -10,7 +10,7 @@ from typing import Any
 from shared.responses import McpTool, ResponseRequest
 from shared.tool_calls import TRAINED_NAMESPACES
 from worker.harmony import ToolSignature
-from worker.translator import FunctionTarget, McpTarget, Routing, Target
+from worker.routing import FunctionTarget, McpTarget, Routing, Target
 
 FUNCTIONS = "functions"
 PYTHON_DESCRIPTION = """\
@@ -216,10 +216,10 @@ class _Choice:
             case {"type": "mcp", "server_label": str(label)}:
                 name = choice.get("name")
                 return cls(frozenset(), {label: frozenset({name}) if name else None})
-            case {"type": "code_interpreter"}:
-                return cls(frozenset(), {"code_interpreter": None})
             case {"type": "allowed_tools", "tools": list(tools)}:
                 return cls._of_allowed(tools)
+            case {"type": str(kind)}:  # a hosted tool; what it is here is the server with its name as label
+                return cls(frozenset(), {kind: None})
             case _:
                 return cls(None, None)
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 
 from shared import events as ev
 from shared.events import StreamEvent
-from shared.responses import FunctionCall, Item, McpApprovalRequest
+from shared.responses import FunctionCall, Item, McpApprovalRequest, McpCall
+from worker.engine import TokenLogprob
 from worker.harmony import (
+    CONTROL_TOKENS,
     ChatMessage,
     MessageClosed,
     MessageCut,
@@ -18,7 +20,10 @@ from worker.harmony import (
     TextDelta,
 )
 from worker.harmony import Segment as HarmonySegment
-from worker.translator import RunningMcpCall, Segment, Translation, step
+from worker.headers import TEXT_RECIPIENTS
+from worker.logprobs import describe_token
+from worker.routing import find_target
+from worker.translator import MeasuredText, OpenMessage, RunningMcpCall, Segment, Translation, step
 from worker.usage import Turn
 
 
@@ -33,10 +38,12 @@ class Reader:
     """What the model and the tools said, each message once."""
     turns: list[Turn] = field(default_factory=list)
     unknown_recipient: str | None = None
-    """Recipient of a call that nobody is known for: the model is to be told."""
+    """Recipient of a call that nobody is known for, "" if it names nobody: the model is to be told."""
     _parser: SegmentParser = field(default_factory=SegmentParser)
     _opened: MessageOpened | None = None
     _text: list[str] = field(default_factory=list)
+    _measured: list[tuple[int, TokenLogprob]] = field(default_factory=list)
+    """Tokens that have made no segment yet, if they come with logprobs."""
 
     @property
     def is_waiting(self) -> bool:
@@ -50,20 +57,27 @@ class Reader:
             isinstance(last, FunctionCall) and not self.parallel_calls
         )
 
+    @property
+    def has_called(self) -> bool:
+        """A call was made in this response, or the client is asked whether it may be."""
+        return any(isinstance(item, FunctionCall | McpCall | McpApprovalRequest) for item in self.items)
+
     def begin_turn(self, turn: Turn) -> None:
         self.turns.append(turn)
         self.unknown_recipient = None
         self._parser.begin_turn()
 
-    def read(self, token: int) -> list[StreamEvent]:
+    def read(self, token: int, measured: TokenLogprob | None = None) -> list[StreamEvent]:
         """One token of the model further."""
         turn = self.turns[-1]
         turn.output += 1
+        if measured is not None:
+            self._measured.append((token, measured))
         was_reasoning = self._is_reasoning
         events: list[StreamEvent] = []
         for segment in self._parser.feed(token):
             self._record(segment)
-            events += self.advance(segment)
+            events += self.advance(self._measure(segment) if self._measured else segment)
         turn.reasoning += was_reasoning
         return events
 
@@ -72,7 +86,7 @@ class Reader:
         events: list[StreamEvent] = []
         for segment in self._parser.end():
             self._record(segment)
-            events += self.advance(segment)
+            events += self.advance(self._measure(segment) if self._measured else segment)
         return events
 
     def advance(self, segment: Segment) -> list[StreamEvent]:
@@ -80,6 +94,14 @@ class Reader:
         self.translation, events = step(self.translation, segment)
         self.items += [event.item for event in events if isinstance(event, ev.OutputItemDone)]
         return events
+
+    def _measure(self, segment: HarmonySegment) -> Segment:
+        """A message's text gets the logprobs of the tokens that made it; nothing else has some."""
+        measured, self._measured = self._measured, []
+        if not isinstance(segment, TextDelta) or not isinstance(self.translation.open_item, OpenMessage):
+            return segment
+        of_text = (describe_token(*each) for each in measured if each[0] not in CONTROL_TOKENS)
+        return MeasuredText(segment.text, tuple(of_text))
 
     @property
     def _is_reasoning(self) -> bool:
@@ -93,9 +115,9 @@ class Reader:
             case TextDelta(text):
                 self._text.append(text)
             case MessageClosed() | MessageCut():
-                self._record_message(isinstance(segment, MessageClosed) and segment.is_call)
+                self._record_message(segment)
 
-    def _record_message(self, is_call: bool) -> None:
+    def _record_message(self, end: MessageClosed | MessageCut) -> None:
         opened, self._opened = self._opened, None
         if opened is None:
             return
@@ -103,5 +125,12 @@ class Reader:
         self.messages.append(
             ChatMessage("assistant", text, opened.channel, opened.recipient, opened.content_type)
         )
-        if is_call and opened.recipient and opened.recipient not in self.translation.routing:
-            self.unknown_recipient = opened.recipient
+        if isinstance(end, MessageClosed):
+            self.unknown_recipient = self._unknown_in(opened, end.is_call)
+
+    def _unknown_in(self, opened: MessageOpened, is_call: bool) -> str | None:
+        """A final message is an answer, however it ends; any other `<|call|>` waits for one."""
+        if opened.recipient is None or opened.recipient in TEXT_RECIPIENTS:
+            return "" if is_call and opened.channel != "final" else None
+        is_known = find_target(self.translation.routing, opened.recipient) is not None
+        return None if is_known else opened.recipient

@@ -4,9 +4,9 @@ Owns which item a message becomes and the legal order of its events; knows neith
 numbers, neither Redis nor tools at work. Ids derive from (response_id, output_index).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import assert_never
+from itertools import chain
+from typing import TypeVar, assert_never
 
 from msgspec import structs
 
@@ -16,6 +16,7 @@ from shared.ids import call_id, item_id
 from shared.responses import (
     FunctionCall,
     ItemStatus,
+    Logprob,
     McpApprovalRequest,
     McpCall,
     McpListTools,
@@ -27,34 +28,18 @@ from shared.responses import (
 from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
 from worker.harmony import MessageClosed, MessageCut, MessageOpened, TextDelta
 from worker.harmony import Segment as HarmonySegment
+from worker.headers import TEXT_RECIPIENTS
+from worker.routing import FunctionTarget, McpTarget, Routing, find_target
 
-# --- what a recipient stands for ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionTarget:
-    """The client runs it: the response completes with the call."""
-
-    name: str
+# --- segments that do not come from the parser ---------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class McpTarget:
-    """A tool runner runs it, if need be after the client has approved."""
+class MeasuredText:
+    """A delta of a message's text, with the log probabilities of its tokens."""
 
-    server_label: str
-    name: str
-    needs_approval: bool = False
-    is_repeatable: bool = False
-    """Calling it twice does no more than calling it once."""
-
-
-Target = FunctionTarget | McpTarget
-Routing = Mapping[str, Target]
-"""Harmony recipient -> target. A recipient that is not in it is never executed."""
-
-
-# --- segments that do not come from the model ----------------------------------------------------
+    text: str
+    logprobs: tuple[Logprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,36 +66,38 @@ class ToolReturned:
     result: ToolOutput | ToolFailure
 
 
-Segment = HarmonySegment | ListingBegun | ListingEnded | CallApproved | ToolReturned
+Segment = HarmonySegment | MeasuredText | ListingBegun | ListingEnded | CallApproved | ToolReturned
 
 
 # --- the open item: at most one at a time ---------------------------------------------------------
 
-_Pieces = tuple["_Pieces", str] | None
-"""A text as a chain of its deltas, newest first: a delta costs the same at any length."""
+T = TypeVar("T")
+_Chain = tuple["_Chain[T]", T] | None
+"""What the deltas of a text brought, newest first: a delta costs the same at any length."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenReasoning:
-    pieces: _Pieces = None
+    pieces: _Chain[str] = None
 
 
 @dataclass(frozen=True, slots=True)
 class OpenMessage:
     phase: str | None
-    pieces: _Pieces = None
+    pieces: _Chain[str] = None
+    logprobs: _Chain[tuple[Logprob, ...]] = None
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFunctionCall:
     name: str
-    pieces: _Pieces = None
+    pieces: _Chain[str] = None
 
 
 @dataclass(frozen=True, slots=True)
 class OpenMcpCall:
     target: McpTarget
-    pieces: _Pieces = None
+    pieces: _Chain[str] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +138,8 @@ def step(now: Translation, segment: Segment) -> tuple[Translation, Events]:
     match segment, now.open_item:
         case TextDelta(text), (OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall()) as item:
             return _extend(now, item, text)
+        case MeasuredText() as measured, OpenMessage() as item:
+            return _extend_measured(now, item, measured)
         case MessageOpened() as opened, None:
             return _open(now, opened)
         case MessageClosed(), (OpenReasoning() | OpenMessage() | OpenFunctionCall()) as item:
@@ -204,8 +193,8 @@ def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]
 
 def _item_for(opened: MessageOpened, routing: Routing) -> _Texted:
     """What a message becomes. A call to nobody known is kept as reasoning; nothing runs."""
-    if opened.recipient is not None and opened.recipient not in ("assistant", "all", "user"):
-        match routing.get(opened.recipient):
+    if opened.recipient is not None and opened.recipient not in TEXT_RECIPIENTS:
+        match find_target(routing, opened.recipient):
             case FunctionTarget(name):
                 return OpenFunctionCall(name)
             case McpTarget() as target:
@@ -231,7 +220,7 @@ def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Ev
             after = OpenReasoning(pieces)
             events = [ev.ReasoningTextDelta(index, 0, item_id("rs", response_id, index), text)]
         case OpenMessage(phase):
-            after = OpenMessage(phase, pieces)
+            after = OpenMessage(phase, pieces, item.logprobs)
             events = [ev.OutputTextDelta(index, 0, item_id("msg", response_id, index), text)]
         case OpenFunctionCall(name):
             after = OpenFunctionCall(name, pieces)
@@ -242,6 +231,13 @@ def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Ev
             if not target.needs_approval:
                 events = [ev.McpCallArgumentsDelta(index, item_id("mcp", response_id, index), text)]
     return Translation(response_id, now.routing, index, after), events
+
+
+def _extend_measured(now: Translation, item: OpenMessage, delta: MeasuredText) -> tuple[Translation, Events]:
+    after = OpenMessage(item.phase, (item.pieces, delta.text), (item.logprobs, delta.logprobs))
+    id_ = item_id("msg", now.response_id, now.output_index)
+    event = ev.OutputTextDelta(now.output_index, 0, id_, delta.text, delta.logprobs)
+    return replace(now, open_item=after), [event]
 
 
 def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Translation, Events]:
@@ -258,9 +254,10 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
             ]
         case OpenMessage(phase):
             id_ = item_id("msg", now.response_id, index)
-            output = OutputText(text)
+            logprobs = tuple(chain.from_iterable(_in_order(item.logprobs)))
+            output = OutputText(text, logprobs=logprobs)
             return closed, [
-                ev.OutputTextDone(index, 0, id_, text),
+                ev.OutputTextDone(index, 0, id_, text, logprobs),
                 ev.ContentPartDone(index, 0, id_, output),
                 ev.OutputItemDone(index, Message(id_, status, "assistant", (output,), phase)),
             ]
@@ -271,7 +268,7 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
                 ev.OutputItemDone(index, call),
             ]
         case OpenMcpCall(target) if target.needs_approval:
-            return replace(now, open_item=None), []  # a request that was never made
+            return _keep_unmade_request(replace(now, open_item=None), text)
         case OpenMcpCall():
             cut = _mcp_call(now, item, text, status)
             return closed, [
@@ -280,6 +277,16 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
             ]
         case never:
             assert_never(never)
+
+
+def _keep_unmade_request(now: Translation, arguments: str) -> tuple[Translation, Events]:
+    """Arguments that broke off before the client could be asked become reasoning."""
+    events: Events = []
+    if arguments:
+        for segment in (MessageOpened("analysis", None, None), TextDelta(arguments), MessageCut()):
+            now, made = step(now, segment)
+            events += made
+    return now, events
 
 
 def _close_arguments(now: Translation, item: OpenMcpCall) -> tuple[Translation, Events]:
@@ -354,13 +361,17 @@ def _end_listing(
     return replace(now, output_index=index + 1, open_item=None), [announced, ev.OutputItemDone(index, item)]
 
 
-def _join(pieces: _Pieces) -> str:
-    texts: list[str] = []
+def _join(pieces: _Chain[str]) -> str:
+    return "".join(_in_order(pieces))
+
+
+def _in_order(pieces: _Chain[T]) -> list[T]:
+    found: list[T] = []
     while pieces is not None:
-        pieces, text = pieces
-        texts.append(text)
-    texts.reverse()
-    return "".join(texts)
+        pieces, piece = pieces
+        found.append(piece)
+    found.reverse()
+    return found
 
 
 def _function_call(now: Translation, item: OpenFunctionCall, text: str, status: ItemStatus) -> FunctionCall:

@@ -1,13 +1,17 @@
 """The log: append under a fencing token, read after a cursor, close for good. Knows bytes only.
 
-An entry is (sequence_number, frame, token ids); the Redis entry id is `<sequence_number + 1>-0`,
-so a cursor is a sequence number and Redis itself refuses a repeated or older one. What is
-appended is published in the same script, for the API's hubs (docs/adr/0002-log-ids.md).
+An entry is (sequence_number, frame, token ids), and the tokens' logprobs if the frame tells of them; the
+Redis entry id is `<sequence_number + 1>-0`, so a cursor is a sequence number and Redis itself refuses a
+repeated or older one. What is appended is published in the same script, for the API's hubs
+(docs/adr/0002-log-ids.md).
 """
 
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
+
+import msgspec
 
 from shared.settings import Settings
 from shared.store import archive, keys
@@ -23,12 +27,13 @@ PAGE_ENTRIES, PAGE_BYTES = 500, 256 * 1024
 one is larger; a chunk of an archive has its own bounds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True):
     """An entry before it is in the log: its frame, and the token ids that made it."""
 
     frame: bytes
     tokens: tuple[int, ...] = ()
+    logprobs: bytes = b""
+    """Those of the tokens, packed, where the frame tells of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,8 @@ class Entry:
     frame: bytes
     tokens: tuple[int, ...]
     """Empty once the log is compacted: nobody will continue it."""
+    logprobs: bytes = b""
+    """As in Draft, if they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +83,28 @@ def unpack_tokens(packed: bytes) -> tuple[int, ...]:
 # --- reading ------------------------------------------------------------------------------------
 
 
-async def read(redis: RedisClient, key: ResponseKey, after: int, count_max: int = PAGE_ENTRIES) -> Page:
+async def read(
+    redis: RedisClient,
+    key: ResponseKey,
+    after: int,
+    count_max: int = PAGE_ENTRIES,
+    *,
+    with_logprobs: bool = False,
+) -> Page:
     """Entries with sequence_number > `after` (-1: from the beginning), in order, without a gap.
 
     At most `count_max` of them and `PAGE_BYTES` of frames, but at least one; or from a compacted log what
     one chunk holds (`archive.CHUNK_ENTRIES`, `archive.CHUNK_BYTES`). One round trip.
     """
     names = [keys.state(key), keys.log(key), keys.archive(key)]
-    match await redis.run(_READ, names, [after + 1, count_max, PAGE_BYTES]):
+    match await redis.run(_READ, names, [after + 1, count_max, PAGE_BYTES, int(with_logprobs)]):
         case [b"log", is_closed, has_more, *rest]:
-            pairs = zip(rest[::2], rest[1::2], strict=True)
+            width = 3 if with_logprobs else 2
+            logprobs = rest[2::3] if with_logprobs else repeat(b"", len(rest) // 2)
+            columns = zip(rest[::width], rest[1::width], logprobs, strict=True)
             entries = [
-                Entry(number, frame, unpack_tokens(packed) if packed else ())
-                for number, (frame, packed) in enumerate(pairs, after + 1)
+                Entry(number, frame, unpack_tokens(packed) if packed else (), measured)
+                for number, (frame, packed, measured) in enumerate(columns, after + 1)
             ]
             return Page(entries, bool(is_closed), False, bool(has_more))
         case [b"archive", has_more, first, chunk]:
@@ -161,6 +177,9 @@ def append_call(
     args.append(len(items))
     for item_id, item in items:
         args += (item_id, item)
+    for offset, draft in enumerate(drafts):
+        if draft.logprobs:
+            args += (offset, draft.logprobs)
     return [
         keys.state(key),
         keys.log(key),

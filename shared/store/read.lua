@@ -1,7 +1,8 @@
 -- What a log holds from an entry on, at one moment and within bounds: some of its stream, or a chunk of its archive.
 -- A page holds at least one entry, however large, if there is one.
--- KEYS state log archive    ARGV first_sequence_number count_max bytes_max
--- -> {'missing'} | {'log', is_closed, has_more, (frame, tokens)…} | {'archive', has_more, chunk_first, chunk}
+-- KEYS state log archive    ARGV first_sequence_number count_max bytes_max with_logprobs
+-- -> {'missing'} | {'log', is_closed, has_more, (frame, tokens[, logprobs])…}
+--    | {'archive', has_more, chunk_first, chunk}
 local state, log, archive = unpack(KEYS)
 local first, count_max, bytes_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 
@@ -40,6 +41,7 @@ while at < tail and not is_full do
     end
     reply[#reply + 1] = frame
     reply[#reply + 1] = tokens
+    if ARGV[4] == '1' then reply[#reply + 1] = entry[2][6] or '' end
     at, bytes = at + 1, bytes + #frame
   end
   is_full = is_full or at - first >= count_max

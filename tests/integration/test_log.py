@@ -68,6 +68,27 @@ async def test_what_was_appended_is_read_with_its_numbers_and_tokens(
     assert not page.is_closed
 
 
+async def test_logprobs_are_kept_beside_the_tokens_and_read_by_those_who_ask(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    key = await accept(redis, settings)
+    held = await acquire(redis, settings, key)
+    measured = Draft(b"event: x\ndata: b\n\n", (7, 8), b"\x00measured\xff")
+    await appender.append(held, 1, [draft("a", 5), measured, draft("c")])
+    await appender.append(held, 4, [measured], CLOSING)
+    asked = await event_log.read(redis, key, 0, with_logprobs=True)
+    assert [(e.tokens, e.logprobs) for e in asked.entries] == [
+        ((5,), b""),
+        ((7, 8), measured.logprobs),
+        ((), b""),
+        ((7, 8), measured.logprobs),
+    ]
+    others = await event_log.read(redis, key, 0)
+    assert [(e.frame, e.tokens, e.logprobs) for e in others.entries] == [
+        (e.frame, e.tokens, b"") for e in asked.entries
+    ]
+
+
 async def test_a_stale_owner_cannot_append_or_close(
     redis: RedisClient, settings: Settings, appender: Appender
 ) -> None:

@@ -11,7 +11,7 @@ from api.errors import ClientError
 from api.input_items import read_input
 from api.requests import NESTING_MAX, Birth, CreateBody, Creation, decode_object, read_create
 from api.tools import strip_url
-from shared.responses import Response, ResponseRequest, ServerSecrets
+from shared.responses import Response, ResponseRequest, SamplingOptions, ServerSecrets
 
 BIRTH = Birth("resp_0_" + "0" * 32, 1_763_769_600)
 MODELS = ["openai/gpt-oss-20b", "openai/gpt-oss-120b"]
@@ -148,8 +148,10 @@ def test_a_field_without_meaning_here_is_ignored(field: str) -> None:
 
 def test_null_is_the_same_as_nothing() -> None:
     names = set(Response.__struct_fields__) - {"input_messages", "output_messages"}
-    nulls = dict.fromkeys(names | {"include", "stream", "stream_options", "conversation", "seed"})
+    nulls = dict.fromkeys(names | {"include", "stream", "stream_options", "conversation"})
+    nulls |= dict.fromkeys(SamplingOptions.__struct_fields__)
     assert echo(nulls) == echo({})
+    assert create(nulls).request.sampling == SamplingOptions()
 
 
 def test_the_messages_are_null_at_birth_when_they_are_asked_for() -> None:
@@ -176,7 +178,20 @@ def test_the_public_client_reads_the_echo_strictly() -> None:
 def test_the_stored_request_is_read_back_as_it_was_written() -> None:
     request = create({"tools": [SEED_TOOL], "seed": 7, "include": ["message.output_text.logprobs"]}).request
     assert msgspec.json.decode(msgspec.json.encode(request), type=ResponseRequest) == request
-    assert (request.seed, request.include) == (7, ["message.output_text.logprobs"])
+    assert (request.sampling.seed, request.include) == (7, ["message.output_text.logprobs"])
+
+
+def test_sampling_options_reach_the_worker_and_are_not_echoed() -> None:
+    asked = {"seed": 7, "top_k": 40, "min_p": 0.05, "repetition_penalty": 1.1, "logit_bias": {"200005": -100}}
+    request = create(asked).request
+    assert request.sampling == SamplingOptions(7, 40, 0.05, 1.1, {200_005: -100.0})
+    assert msgspec.json.decode(msgspec.json.encode(request), type=ResponseRequest) == request
+    assert echo(asked) == echo({})
+
+
+@pytest.mark.parametrize("disabled", [None, 0, -1])
+def test_a_top_k_that_disables_itself_is_none(disabled: int | None) -> None:
+    assert create({"top_k": disabled}).request.sampling == SamplingOptions()
 
 
 def test_stream_is_off_unless_it_is_asked_for() -> None:

@@ -19,6 +19,8 @@ def written(default: object) -> str:
     match default:
         case None:
             return "unset"
+        case "":
+            return "empty"
         case str():
             return f"`{default}`"
         case _:

@@ -18,7 +18,7 @@ from worker.harmony import (
     render_message,
 )
 from worker.offer import make_offer
-from worker.translator import FunctionTarget, McpTarget
+from worker.routing import FunctionTarget, McpTarget
 
 WEATHER = {
     "type": "function",

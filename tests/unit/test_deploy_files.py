@@ -16,10 +16,16 @@ ROOT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
 COMPOSE_FILES = ["compose.yaml", "deploy/compose.cpu.yaml"]
 ROLES = ["api", "worker", "tool_runner"]
+IMAGES = {"api": "api", "worker": "worker", "worker_gpu": "worker", "tool_runner": "tool_runner"}
+"""Dockerfile -> its role. A worker has two: with the scripted engine, and with vLLM."""
 SERVICES = ["proxy", "api", "worker", "tool-runner", "redis"]
+ERRAND = "model"
+"""A service that runs once and ends: it fetches the model."""
+VLLM_PINS = ["vllm-cpu", "vllm-gpu"]
 COMMANDS = {
     "api": ["python", "-m", "api", "--host", "0.0.0.0", "--port", "8000"],
     "worker": ["python", "-m", "worker"],
+    "worker_gpu": ["python3", "-m", "worker"],
     "tool_runner": ["python", "-m", "tool_runner"],
 }
 FOREIGN = {
@@ -52,9 +58,9 @@ def service(name: str) -> dict[str, Any]:
     return found
 
 
-def instructions(role: str) -> list[tuple[str, str]]:
-    """(instruction, rest) of a role's Dockerfile, continued lines joined."""
-    text = (ROOT / f"deploy/{role}.Dockerfile").read_text().replace("\\\n", " ")
+def instructions(image: str) -> list[tuple[str, str]]:
+    """(instruction, rest) of a Dockerfile, continued lines joined."""
+    text = (ROOT / f"deploy/{image}.Dockerfile").read_text().replace("\\\n", " ")
     lines = [line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#")]
     return [(word, rest) for word, rest in lines]
 
@@ -65,10 +71,14 @@ def pins(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", text, re.MULTILINE))
 
 
+def groups() -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    return found
+
+
 def direct_dependencies(group: str) -> set[str]:
-    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     names: set[str] = set()
-    for entry in groups[group]:
+    for entry in groups()[group]:
         match entry:
             case {"include-group": included}:
                 names |= direct_dependencies(included)
@@ -89,17 +99,30 @@ def test_a_compose_file_keeps_to_the_compose_schema(name: str, tmp_path: Path) -
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_hadolint_has_nothing_to_say_about_a_dockerfile(role: str) -> None:
-    checked = run(TOOLS / "hadolint", ROOT / f"deploy/{role}.Dockerfile")
+@pytest.mark.parametrize("image", IMAGES)
+def test_hadolint_has_nothing_to_say_about_a_dockerfile(image: str) -> None:
+    checked = run(TOOLS / "hadolint", ROOT / f"deploy/{image}.Dockerfile")
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_the_services_are_the_roles_with_redis_and_a_proxy() -> None:
-    assert sorted(load("compose.yaml")["services"]) == sorted(SERVICES)
+    services = load("compose.yaml")["services"]
+    assert sorted(services) == sorted([*SERVICES, ERRAND])
+    assert [name for name in services if "profiles" in services[name]] == [ERRAND]
 
 
-@pytest.mark.parametrize("name", SERVICES)
+def test_the_model_is_fetched_by_a_service_that_meets_no_other_and_holds_no_secret() -> None:
+    errand = service(ERRAND)
+    own = set(errand["networks"])
+    assert not own & {network for name in SERVICES for network in service(name)["networks"]}
+    assert "secrets" not in errand
+    assert errand["restart"] == "no"
+    assert errand["image"] == service("worker")["image"]
+    assert set(errand["volumes"]) < set(service("worker")["volumes"])
+    assert {"memory", "pids"} <= errand["deploy"]["resources"]["limits"].keys()
+
+
+@pytest.mark.parametrize("name", [*SERVICES, ERRAND])
 def test_a_service_runs_with_least_rights(name: str) -> None:
     described = service(name)
     assert described["cap_drop"] == ["ALL"]
@@ -143,19 +166,41 @@ def test_a_service_without_business_outside_is_on_internal_networks_only(name: s
 def test_only_the_worker_asks_for_a_gpu() -> None:
     reserved = {name: service(name)["deploy"]["resources"].get("reservations") for name in SERVICES}
     devices = reserved.pop("worker")["devices"]
-    assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
+    count = "${ANTIPHON_WORKER_GPUS:-1}"
+    assert devices == [{"driver": "nvidia", "count": count, "capabilities": ["gpu"]}]
     assert set(reserved.values()) == {None}
 
 
-def test_the_cpu_override_takes_the_gpu_away_and_changes_nothing_else() -> None:
-    match load("deploy/compose.cpu.yaml"):
-        case {
-            "services": {"worker": {"deploy": {"resources": {"reservations": {"devices": value}}}}} as all_
-        }:
-            assert isinstance(value, Reset)
-            assert list(all_) == ["worker"]
-        case other:
-            pytest.fail(f"unexpected: {other}")
+def test_the_cpu_override_takes_the_gpu_away_and_plays_scripts() -> None:
+    override = load("deploy/compose.cpu.yaml")
+    assert list(override) == ["services"]
+    assert list(override["services"]) == ["worker"]
+    worker = override["services"]["worker"]
+    assert isinstance(worker["deploy"]["resources"]["reservations"]["devices"], Reset)
+    assert worker["build"]["dockerfile"] == "deploy/worker.Dockerfile"
+    assert worker["image"] != service("worker")["image"]
+    assert worker["environment"] == {"ANTIPHON_ENGINE": "scripted"}
+
+
+def test_no_service_fixes_a_setting_that_the_settings_file_may_change() -> None:
+    fixed = {key for name in SERVICES for key in service(name).get("environment", {}) if "ANTIPHON" in key}
+    assert fixed == {"ANTIPHON_API_KEYS", "ANTIPHON_MCP_SERVERS"}
+
+
+def test_the_gpu_workers_image_has_the_vllm_that_is_pinned() -> None:
+    base = [rest.split()[0] for word, rest in instructions("worker_gpu") if word == "FROM"][-1]
+    (pinned,) = (entry for entry in groups()["vllm"] if isinstance(entry, str))
+    name, _, version = pinned.partition("==")
+    assert base == f"vllm/vllm-openai:v{version}"
+    assert groups()["vllm_cpu"][-1] == f"{name}-cpu=={version}"
+    assert pins("vllm-gpu")["vllm"] == pins("vllm-cpu")["vllm-cpu"] == version
+    (check,) = (rest for word, rest in instructions("worker_gpu") if word == "RUN" and "metadata" in rest)
+    assert f'"{version}"' in check
+
+
+def test_a_worker_has_longer_to_end_than_its_engine() -> None:
+    """vLLM gives its processes VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS, 5 s, and then kills them."""
+    assert int(service("worker")["stop_grace_period"].removesuffix("s")) >= 3 * 5
 
 
 def test_no_secret_stands_in_a_compose_file() -> None:
@@ -179,29 +224,30 @@ def test_every_secret_is_a_file_that_git_and_the_images_leave_out() -> None:
     assert "!deploy/" not in rules
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_an_image_holds_the_sources_of_its_role_and_shared_only(role: str) -> None:
+@pytest.mark.parametrize(("image", "role"), IMAGES.items())
+def test_an_image_holds_the_sources_of_its_role_and_shared_only(image: str, role: str) -> None:
     copied = [
-        rest.split()[:-1] for word, rest in instructions(role) if word == "COPY" and "--from" not in rest
+        rest.split()[:-1] for word, rest in instructions(image) if word == "COPY" and "--from" not in rest
     ]
     sources = {source for group in copied for source in group}
     assert sources == {f"requirements/{role}.txt", "deploy/start.sh", "deploy/probe.py", "shared", role}
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_an_image_installs_pinned_hashed_wheels_and_runs_its_role_as_a_plain_user(role: str) -> None:
-    words = instructions(role)
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_installs_pinned_hashed_wheels_and_runs_its_role_as_a_plain_user(image: str) -> None:
+    words = instructions(image)
     (install,) = [rest for word, rest in words if word == "RUN" and "pip install" in rest]
     assert "--require-hashes" in install
     assert "--only-binary=:all:" in install
     assert [rest for word, rest in words if word == "USER"] == ["10001:10001"]
     (command,) = [rest for word, rest in words if word == "CMD"]
-    assert json.loads(command) == COMMANDS[role]
+    assert json.loads(command) == COMMANDS[image]
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_service_builds_the_image_of_its_role(role: str) -> None:
-    assert service(role.replace("_", "-"))["build"]["dockerfile"] == f"deploy/{role}.Dockerfile"
+    built = service(role.replace("_", "-"))["build"]["dockerfile"]
+    assert built == f"deploy/{'worker_gpu' if role == 'worker' else role}.Dockerfile"
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -216,7 +262,22 @@ def test_a_role_runs_the_versions_that_the_tests_run(role: str) -> None:
     assert {name: tested.get(name) for name in pins(role)} == pins(role)
 
 
-@pytest.mark.parametrize("name", [*ROLES, "dev", "uv"])
+@pytest.mark.parametrize(("name", "group"), [("vllm-cpu", "vllm_cpu"), ("vllm-gpu", "vllm")])
+def test_the_pins_of_vllm_leave_the_versions_of_all_else_as_they_are_tested(name: str, group: str) -> None:
+    tested, with_vllm = pins("dev"), pins(name)
+    assert direct_dependencies(group) <= with_vllm.keys()
+    assert {key: with_vllm[key] for key in tested.keys() & with_vllm.keys()} == {
+        key: tested[key] for key in tested.keys() & with_vllm.keys()
+    }
+
+
+def test_without_a_gpu_nothing_for_one_is_installed() -> None:
+    for_gpus = ("nvidia-", "cuda-", "torch", "flashinfer")
+    assert not [name for name in pins("vllm-cpu") if name.startswith(for_gpus)]
+    assert pins("torch-cpu")["torch"].endswith("+cpu")
+
+
+@pytest.mark.parametrize("name", [*ROLES, *VLLM_PINS, "torch-cpu", "dev", "uv"])
 def test_every_requirement_has_a_hash_and_no_address(name: str) -> None:
     text = (ROOT / f"requirements/{name}.txt").read_text()
     entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]

@@ -5,35 +5,34 @@ Each engine is a subject of its own; a prompt says what it is for, not what the 
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import pytest_asyncio
 
-from worker.engine import Engine, EngineDead, FinishReason, Sampling, TokenChunk
-from worker.engines.script import Script
-from worker.engines.scripted import ScriptedEngine
+from tests.engines import Subject, make_scripted, make_vllm
+from worker.engine import EngineDead, FinishReason, Sampling, TokenChunk
 from worker.harmony import CALL, RETURN, STOP_TOKENS, ChatMessage, SystemPart, render
 
 TOKENS_MAX = 2000
 
 
-@dataclass(frozen=True)
-class Subject:
-    """An engine under test, and how many of its requests it holds."""
-
-    engine: Engine
-    requests_under_way: Callable[[], int]
+# One engine for all promises: a model takes long to load.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-def make_scripted() -> Subject:
-    engine = ScriptedEngine(Script.load())
-    return Subject(engine, lambda: engine.requests_under_way)
-
-
-@pytest_asyncio.fixture(params=[make_scripted], ids=["scripted"])
-async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    made: Subject = request.param()
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=[
+        pytest.param(make_scripted, id="scripted"),
+        pytest.param(make_vllm, id="vllm", marks=[pytest.mark.model, pytest.mark.timeout(600)]),
+    ],
+)
+async def subject(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Subject]:
+    made: Subject = request.param(tmp_path_factory.mktemp("engine") / "checkpoint")
     await made.engine.start()
     yield made
     await made.engine.stop()
@@ -176,3 +175,38 @@ async def test_stop_aborts_what_is_under_way_and_nothing_begins_after_it(subject
     assert subject.requests_under_way() == 0
     with pytest.raises(EngineDead):
         await generate(subject, ANSWER)
+    await subject.engine.start()
+    assert (await generate(subject, ANSWER)).finish_reason == "stop"
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+async def test_log_probabilities_are_one_for_each_token_and_the_greedy_one_is_the_likeliest(
+    subject: Subject, prompt: list[int]
+) -> None:
+    plain = await generate(subject, prompt)
+    assert {chunk.logprobs for chunk in plain.chunks} == {()}
+    asked = await generate(subject, prompt, replace(sampling(), top_logprobs=3))
+    assert asked.tokens == plain.tokens
+    for chunk in asked.chunks:
+        assert len(chunk.logprobs) == len(chunk.token_ids)
+        for token, place in zip(chunk.token_ids, chunk.logprobs, strict=True):
+            assert place.logprob <= 0
+            assert place.top[0] == (token, place.logprob)
+            assert [lp for _, lp in place.top] == sorted((lp for _, lp in place.top), reverse=True)
+            assert len(place.top) <= 3
+
+
+async def test_a_seed_gives_the_same_tokens_again(subject: Subject) -> None:
+    seeded = replace(sampling(), temperature=1.5, seed=7)
+    first, second = await generate(subject, ANSWER, seeded), await generate(subject, ANSWER, seeded)
+    assert first.tokens == second.tokens
+
+
+async def test_the_context_has_room_for_a_conversation(subject: Subject) -> None:
+    assert subject.engine.context_tokens_max > len(LONG_ANSWER) + TOKENS_MAX
+
+
+async def test_an_engine_that_runs_is_not_dead(subject: Subject) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await subject.engine.wait_until_dead()

@@ -1,5 +1,6 @@
 """The launcher's decisions: when to start again, what is missing, what it is told, what it shows."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ from hypothesis import strategies as st
 
 from local import seed
 from local.command_line import main
+from local.models import join_engine_args, name_models
 from local.processes import Identity
 from local.readiness import describe_missing
 from local.record import ClusterRecord, RoleRecord, running_stages
-from local.roles import STOP_ORDER, make_environment
+from local.roles import STOP_ORDER, make_environment, ready_within_s
 from local.status import lay_out, redact
-from local.supervisor import BACK_OFF_MAX_S, SETTLED_AFTER_S, describe_exit, next_delay_s
+from local.supervisor import BACK_OFF_MAX_S, SETTLED_AFTER_S, describe_exit, next_delay_s, read_last_line
 from local.warden import decode_stages
 
 
@@ -75,16 +77,84 @@ def test_the_users_variables_reach_the_roles_and_the_arguments_go_over_them() ->
     ("user", "settings", "engine", "models"),
     [
         ({}, {}, "scripted", '["default","scripted"]'),
-        ({"ANTIPHON_ENGINE": "vllm"}, {}, "vllm", None),
+        ({"ANTIPHON_ENGINE": "vllm"}, {}, "vllm", '["gpt-oss-20b", "openai/gpt-oss-20b"]'),
+        ({"ANTIPHON_ENGINE": "vllm"}, {"ANTIPHON_ENGINE_ARGS": "--model /m/mine"}, "vllm", '["mine"]'),
+        ({"ANTIPHON_ENGINE": "vllm"}, {"ANTIPHON_ENGINE_ARGS": "vllm.yaml"}, "vllm", None),
+        ({"ANTIPHON_ENGINE": "vllm", "ANTIPHON_MODELS": '["a"]'}, {}, "vllm", '["a"]'),
         ({"ANTIPHON_ENGINE": "vllm"}, {"ANTIPHON_ENGINE": "scripted"}, "scripted", '["default","scripted"]'),
-        ({}, {"ANTIPHON_ENGINE": "vllm"}, "vllm", None),
+        ({}, {"ANTIPHON_ENGINE": "vllm"}, "vllm", '["gpt-oss-20b", "openai/gpt-oss-20b"]'),
     ],
 )
-def test_only_the_scripted_engine_is_offered_as_scripted(
+def test_an_engine_is_offered_by_the_names_of_what_it_serves(
     user: dict[str, str], settings: dict[str, str], engine: str, models: str | None
 ) -> None:
     seen = make_environment(user, settings)
     assert (seen["ANTIPHON_ENGINE"], seen.get("ANTIPHON_MODELS")) == (engine, models)
+
+
+@pytest.mark.parametrize(
+    ("engine_args", "names"),
+    [
+        ("", ["gpt-oss-20b", "openai/gpt-oss-20b"]),
+        ("--tensor-parallel-size 2", ["gpt-oss-20b", "openai/gpt-oss-20b"]),
+        ("--model=openai/gpt-oss-120b -tp 2", ["gpt-oss-120b", "openai/gpt-oss-120b"]),
+        ("--model ./tiny", ["tiny"]),
+        ("--model '/a folder/tiny'", ["tiny"]),
+        ("--model tiny", ["tiny"]),
+        (
+            "--lora-modules legal=/l french=/f --enable-lora",
+            ["gpt-oss-20b", "openai/gpt-oss-20b", "legal", "french"],
+        ),
+        ('--model /m --lora_modules \'{"name": "legal", "path": "/l"}\'', ["m", "legal"]),
+        ("vllm.yaml", None),
+        ("--config vllm.yaml", None),
+        ("--model /m --config vllm.yaml", ["m"]),
+    ],
+)
+def test_a_model_and_its_adapters_are_called_by_their_names(
+    engine_args: str, names: list[str] | None
+) -> None:
+    assert name_models(engine_args) == names
+
+
+@pytest.mark.parametrize(
+    ("model", "engine_args", "joined"),
+    [
+        (None, "", ""),
+        (None, "vllm.yaml", "vllm.yaml"),
+        ("a/b", "", "--model a/b"),
+        ("a b", "--seed 1", "--model 'a b' --seed 1"),
+        ("a/b", "vllm.yaml", "--model a/b --config vllm.yaml"),
+        ("a/b", "--config vllm.yaml", "--model a/b --config vllm.yaml"),
+    ],
+)
+def test_a_model_goes_before_the_other_arguments_of_the_engine(
+    model: str | None, engine_args: str, joined: str
+) -> None:
+    assert join_engine_args(model, engine_args) == joined
+
+
+def test_a_real_model_may_take_longer_to_load_than_a_script() -> None:
+    limits = [
+        ready_within_s(make_environment({}, {"ANTIPHON_ENGINE": name})) for name in ("scripted", "vllm")
+    ]
+    assert limits[0] <= 60
+    assert limits[1] >= 600
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (b"", ""),
+        (b"one\ntwo\n\n", "two"),
+        (b"loading\r 10%\r 20%", "20%"),
+        (b"x" * 9000 + b"\n" + b"y" * 500, "y" * 160),
+    ],
+)
+def test_while_a_role_starts_its_last_line_tells_how_far_it_is(tmp_path: Path, log: bytes, said: str) -> None:
+    (tmp_path / "worker-0.log").write_bytes(log)
+    assert read_last_line(tmp_path / "worker-0.log") == said
+    assert read_last_line(tmp_path / "none.log") == ""
 
 
 def make_role(role: str, number: int, pid: int | None) -> RoleRecord:
@@ -141,6 +211,10 @@ def test_the_curl_to_try_is_the_seeds_request_at_the_real_port() -> None:
         (["up", "--port", "65535", "--apis", "2"], "--port"),
         (["up", "--engine", "gpt"], "--engine"),
         (["up", "--script", "no such file"], "--script"),
+        (["up", "--model", "a/b"], "--model"),
+        (["up", "--engine", "scripted", "--engine-args", "--seed 1"], "--engine-args"),
+        (["up", "--engine", "vllm", "--engine-args", "--model 'a"], "--engine-args"),
+        (["up", "--engine", "vllm", "--engine-args=--model"], "--engine-args"),
         ([], "up | status | demo"),
     ],
 )
@@ -153,9 +227,10 @@ def test_a_wrong_argument_is_named_and_nothing_starts(
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
 def test_a_missing_engine_is_named_and_nothing_starts(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main(["up", "--engine", "vllm", "--data", str(tmp_path / "data")]) == 1
-    assert "the engine vllm is not part of this release" in capsys.readouterr().err
+    assert "lacks vllm; `make up ENGINE=vllm` makes an environment" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()

@@ -18,7 +18,7 @@ from tests.scripted import (
     play,
     started,
 )
-from worker.engine import EngineDead, Sampling
+from worker.engine import EngineDead, Sampling, TokenLogprob
 from worker.engines.script_prompt import read_prompt
 from worker.engines.script_scene import Pace
 from worker.engines.scripted import ScriptedEngine
@@ -160,6 +160,29 @@ def test_a_call_and_its_answer_lead_to_the_next_turn() -> None:
         answer = ChatMessage("tool", f"{calls + 1}\n", "analysis", "assistant", name="python")
         prompt += call + render_message(answer) + NEXT_TURN
     assert decode(continuation(prompt)).endswith("called 2 times; its last answer was 2.<|return|>")
+
+
+# --- what it says of itself -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("top", [None, 0, 1, 20])
+async def test_what_a_script_says_is_certain_and_nothing_else_was_possible(top: int | None) -> None:
+    engine, prompt = await started(Pace(chunk_tokens=3)), Case("greeting", "Hello!").prompt
+    sampling = Sampling(1000, top_logprobs=top)
+    chunks = [chunk async for chunk in engine.generate(prompt, sampling, request_id="r")]
+    for chunk in chunks:
+        certain = [TokenLogprob(0.0, ((token, 0.0),) if top else ()) for token in chunk.token_ids]
+        assert list(chunk.logprobs) == ([] if top is None else certain)
+
+
+async def test_it_is_alive_until_it_is_stopped() -> None:
+    engine = await started()
+    waiting = asyncio.create_task(engine.wait_until_dead())
+    await play(engine, LONG_PROMPT, max_tokens=10)
+    assert not waiting.done()
+    await engine.stop()
+    async with asyncio.timeout(5):
+        await waiting
 
 
 # --- time -------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ and sees nothing but the prompt's tokens.
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
 
-from worker.engine import EngineDead, Sampling, TokenChunk
+from worker.engine import EngineDead, Sampling, TokenChunk, TokenLogprob
 from worker.engines.script import Script
 from worker.engines.script_prompt import read_prompt
 from worker.engines.script_scene import Pace, find_cue
@@ -24,21 +25,25 @@ _NOTHING_YET = TokenChunk(())
 class ScriptedEngine:
     """Plays `script`. `pace` overrides what the script says about pace, in all scenes."""
 
+    context_tokens_max = 2**31 - 1
+
     def __init__(self, script: Script, *, pace: Pace | None = None) -> None:
         self._script, self._pace = script, pace
         self._metronome = _Metronome()
         self._is_started = False
+        self._stopped = asyncio.Event()
         self._under_way: set[str] = set()
 
     async def start(self) -> None:
         self._is_started = True
+        self._stopped.clear()
 
     @property
     def requests_under_way(self) -> int:
         return len(self._under_way)
 
     async def generate(
-        self, prompt: Sequence[int], sampling: Sampling, *, request_id: str
+        self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"
     ) -> AsyncGenerator[TokenChunk, None]:
         """What is left of the turn that the prompt calls for; see `Engine.generate`.
 
@@ -58,12 +63,17 @@ class ScriptedEngine:
                     yield TokenChunk((), "abort")
                     return
                 if chunk is not _NOTHING_YET:
-                    yield chunk
+                    yield _measure(chunk, sampling.top_logprobs)
         finally:
             self._under_way.discard(request_id)
 
+    async def wait_until_dead(self) -> None:
+        """It never dies by itself: returns after `stop`."""
+        await self._stopped.wait()
+
     async def stop(self) -> None:
         self._is_started = False
+        self._stopped.set()
         self._metronome.ring_all()
 
     def _admit(self, request_id: str, sampling: Sampling) -> None:
@@ -94,6 +104,14 @@ def _cut(pieces: Pieces, sampling: Sampling, chunk_tokens: int) -> Iterator[Toke
                 yield TokenChunk(tuple(tokens))
                 tokens.clear()
     yield TokenChunk(tuple(tokens), "stop")
+
+
+def _measure(chunk: TokenChunk, top_logprobs: int | None) -> TokenChunk:
+    """What a script says is certain, and nothing else could have been said."""
+    if top_logprobs is None:
+        return chunk
+    certain = (TokenLogprob(0.0, ((token, 0.0),) if top_logprobs else ()) for token in chunk.token_ids)
+    return replace(chunk, logprobs=tuple(certain))
 
 
 class _Timing:

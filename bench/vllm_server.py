@@ -1,0 +1,92 @@
+"""vLLM's own server, to be compared with: its start, and the tokenizer that it asks for.
+
+Nothing of it is changed, and its engine gets the options that the worker's gets.
+"""
+
+import asyncio
+import http.client
+import json
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from bench.processes import started
+from local.ports import HOST, find_free
+from local.supervisor import read_tail
+from worker.harmony import CONTROL_TOKENS, bytes_of
+
+_START_TIMEOUT_S = 600.0
+_LOOK_AGAIN_S = 0.2
+_QUIET = ("--disable-log-stats", "--disable-uvicorn-access-log")
+
+
+@asynccontextmanager
+async def serving(
+    engine_args: tuple[str, ...], log: Path, environment: Mapping[str, str]
+) -> AsyncIterator[tuple[int, int]]:
+    """Port and pid of a server that answers for the model `default`. Raises RuntimeError when it does not."""
+    port = find_free(1)[0]
+    command = (
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", HOST, "--port", str(port)),
+        *("--served-model-name", "default", *_QUIET, *engine_args),
+    )
+    async with started(command, log, environment) as process:
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            while not await asyncio.to_thread(_is_serving, port):
+                _raise_if_ended(process, log)
+                await asyncio.sleep(_LOOK_AGAIN_S)
+        yield port, process.pid
+
+
+def _raise_if_ended(process: Process, log: Path) -> None:
+    if process.returncode is not None:
+        raise RuntimeError(f"vLLM's server ended at its start:\n{read_tail(log)}")
+
+
+def _is_serving(port: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Gives a checkpoint the vocabulary of GPT-OSS in the form that vLLM's server reads.
+
+    It decodes as the published one. It cannot encode, having no merges: prompts are rendered without it.
+    """
+    letters = _letters_of_bytes()
+    words = {"".join(letters[b] for b in bytes_of(token)): token for token in range(CONTROL_TOKENS.start)}
+    markers = [
+        {"id": token, "content": bytes_of(token).decode(), "special": True, "normalized": False}
+        | {"single_word": False, "lstrip": False, "rstrip": False}
+        for token in CONTROL_TOKENS
+    ]
+    by_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": markers,
+        "pre_tokenizer": by_bytes,
+        "decoder": by_bytes,
+        "model": {"type": "BPE", "vocab": words, "merges": []},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    about = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|return|>",
+        "pad_token": "<|endoftext|>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+
+
+def _letters_of_bytes() -> dict[int, str]:
+    """The letter that a byte-level vocabulary writes for each byte, as GPT-2's did first."""
+    as_they_are = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [b for b in range(0x100) if b not in as_they_are]
+    return {b: chr(b) for b in as_they_are} | {b: chr(0x100 + number) for number, b in enumerate(others)}

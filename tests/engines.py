@@ -1,0 +1,47 @@
+"""The engines that tests run: the scripted one, and vLLM with the tiny checkpoint on the CPU."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.engine import Engine
+from worker.engines.script import Script
+from worker.engines.scripted import ScriptedEngine
+
+CPU_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process beside the worker's, not two
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+CPU_ENGINE_ARGS = "--enforce-eager --distributed-executor-backend uni --max-model-len 8192"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An engine under test, and how many of its requests it holds."""
+
+    engine: Engine
+    requests_under_way: Callable[[], int]
+
+
+def make_scripted(_folder: Path) -> Subject:
+    engine = ScriptedEngine(Script.load())
+    return Subject(engine, lambda: engine.requests_under_way)
+
+
+def make_vllm(folder: Path) -> Subject:
+    """With the tiny checkpoint, which is put into `folder`."""
+    from tests.model.checkpoint import expand
+
+    expand(folder)
+    return make_vllm_of(folder)
+
+
+def make_vllm_of(checkpoint: Path) -> Subject:
+    os.environ.update(CPU_ENVIRONMENT)
+    from worker.engines.vllm import VllmEngine, read_engine_args
+
+    engine = VllmEngine(read_engine_args(f"--model {checkpoint} {CPU_ENGINE_ARGS}"))
+    return Subject(engine, lambda: engine.requests_under_way)

@@ -1,0 +1,64 @@
+"""The guard beside an engine: what a killed worker has started ends, and nothing of it is left."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+GUARD = Path(__file__).parents[2] / "worker/engines/guard.py"
+PARENT = """
+import subprocess, sys, time
+guard = subprocess.Popen([sys.executable, sys.argv[1]], start_new_session=True)
+late = "import subprocess as s; child = s.Popen(['sleep', '60']); print(child.pid, flush=True); child.wait()"
+child = subprocess.Popen([sys.executable, "-c", late], stdout=subprocess.PIPE, text=True)
+print(guard.pid, child.pid, child.stdout.readline(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def parent() -> Iterator["subprocess.Popen[str]"]:
+    """A process with a guard, a child and a grandchild, as a worker with its engine."""
+    command = [sys.executable, "-c", PARENT, str(GUARD)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def wait_until_held(guard: int, count: int) -> None:
+    """The guard has a handle of its parent, and of so many others."""
+    while sum("pidfd" in link_of(handle) for handle in Path(f"/proc/{guard}/fd").iterdir()) < 1 + count:
+        time.sleep(0.01)
+
+
+def link_of(path: Path) -> str:
+    try:
+        return os.readlink(path)
+    except FileNotFoundError:  # closed meanwhile
+        return ""
+
+
+def wait_for_end(handle: int) -> None:
+    ended = select.poll()
+    ended.register(handle, select.POLLIN)
+    assert ended.poll(10_000), "a process is still there"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_dead_worker_has_started_ends_and_the_guard_after_it(
+    parent: "subprocess.Popen[str]", number: int
+) -> None:
+    assert parent.stdout is not None
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    handles = [os.pidfd_open(pid) for pid in pids]
+    wait_until_held(pids[0], 2)
+    parent.send_signal(number)
+    for handle in handles:
+        wait_for_end(handle)
+        os.close(handle)

@@ -1,0 +1,133 @@
+"""Log probabilities outlive their worker: what was told of a token is told again, and not measured anew."""
+
+import math
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.events import data_of
+from shared.responses import ResponseRequest
+from shared.settings import Settings
+from shared.store import keys
+from shared.store.compaction import compact
+from shared.store.event_log import Entry, read
+from shared.store.keys import ResponseKey
+from shared.store.redis_client import RedisClient
+from tests.requests import accept, make_request
+from tests.working import finish, keep_journal, leave_behind, working
+from worker.engine import Sampling, TokenChunk, TokenLogprob
+from worker.engines.script import Script
+from worker.engines.scripted import ScriptedEngine
+
+PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
+
+
+def measured(request: ResponseRequest) -> ResponseRequest:
+    return msgspec.structs.replace(request, include=["message.output_text.logprobs"])
+
+
+REQUESTS = {
+    "a tool call": measured(make_request("Call python 1 times", tools=[PYTHON], top_logprobs=2)),
+    "characters of several tokens": measured(make_request("Repeat 𓀀😀é 2 times", top_logprobs=1)),
+    "the limit within a character": measured(make_request("Repeat 𓀀 9 times", max_output_tokens=30)),
+}
+
+
+class MeasuringEngine(ScriptedEngine):
+    """Makes up log probabilities: from what was said before a token, and from `scale`."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__(Script.load(None))
+        self._scale = scale
+
+    async def generate(
+        self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"
+    ) -> AsyncGenerator[TokenChunk, None]:
+        said, others = list(prompt), range(sampling.top_logprobs or 0)
+        async with aclosing(super().generate(prompt, sampling, request_id=request_id)) as chunks:
+            async for chunk in chunks:
+                logprobs = []
+                for token in chunk.token_ids:
+                    said.append(token)
+                    logprob = -self._scale * math.log(sum(said) % 1009 + 2)
+                    top = tuple((token + other, logprob - other / 3) for other in others)
+                    logprobs.append(TokenLogprob(logprob, top))
+                yield replace(chunk, logprobs=tuple(logprobs))
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_whatever_prefix_a_dead_owner_left_the_whole_log_is_that_of_an_undisturbed_run(
+    redis: RedisClient, settings: Settings, name: str
+) -> None:
+    request = REQUESTS[name]
+    async with working(redis, settings, engine=MeasuringEngine()) as worker:
+        key = await accept(redis, settings, request)
+        whole = await finish(redis, worker, key)
+        journal = await keep_journal(redis, key)
+        assert len({told["logprob"] for entry in deltas_in(whole) for told in logprobs_in(entry)}) > 4
+        for length in range(1, len(whole)):
+            await redis.command("FLUSHALL")
+            key = await leave_behind(redis, settings, worker, request, whole[:length])
+            if journal:
+                await redis.command("HSET", keys.tools(key), *journal)
+                await redis.command("EXPIRE", keys.tools(key), 60)
+            again = await finish(redis, worker, key)
+            assert again == whole, length
+
+
+async def test_what_was_told_stands_though_the_next_engine_measures_otherwise(
+    redis: RedisClient, settings: Settings
+) -> None:
+    request = REQUESTS["characters of several tokens"]
+    async with working(redis, settings, engine=MeasuringEngine()) as worker:
+        whole = await finish(redis, worker, await accept(redis, settings, request))
+    deltas = deltas_in(whole)
+    half = deltas[len(deltas) // 2].sequence_number
+    await redis.command("FLUSHALL")
+    async with working(redis, settings, engine=MeasuringEngine(scale=2.0)) as worker:
+        key = await leave_behind(redis, settings, worker, request, whole[:half])
+        again = await finish(redis, worker, key)
+    assert again[:half] == whole[:half]
+    assert again[half].frame != whole[half].frame
+    (done,) = [entry for entry in again if b"output_text.done" in entry.frame]
+    assert logprobs_in(done) == [told for entry in deltas_in(again) for told in logprobs_in(entry)]
+
+
+async def test_a_log_keeps_them_where_they_were_told_and_until_it_is_compacted(
+    redis: RedisClient, settings: Settings
+) -> None:
+    request = REQUESTS["a tool call"]
+    async with working(redis, settings, engine=MeasuringEngine()) as worker:
+        key = await accept(redis, settings, request)
+        entries = await finish(redis, worker, key)
+    assert [entry for entry in entries if entry.logprobs] == deltas_in(entries)
+    assert await compact(redis, key) == "compacted"
+    page = await read(redis, key, -1, with_logprobs=True)
+    assert [(e.frame, e.tokens, e.logprobs) for e in page.entries] == [(e.frame, (), b"") for e in entries]
+
+
+async def test_who_does_not_ask_has_none_in_the_log(redis: RedisClient, settings: Settings) -> None:
+    async with working(redis, settings) as worker:
+        key = await accept(redis, settings, make_request("Hello", top_logprobs=5))
+        entries = await finish(redis, worker, key)
+    assert not any(entry.logprobs for entry in entries)
+    assert all(logprobs_in(entry) == [] for entry in deltas_in(entries))
+    assert await fields_of(redis, key) == {(b"e",), (b"e", b"t")}
+
+
+async def fields_of(redis: RedisClient, key: ResponseKey) -> set[tuple[bytes, ...]]:
+    stored: Any = await redis.command("XRANGE", keys.log(key), "-", "+")
+    return {tuple(fields) for _, fields in stored}
+
+
+def deltas_in(entries: list[Entry]) -> list[Entry]:
+    return [entry for entry in entries if entry.frame.startswith(b"event: response.output_text.delta\n")]
+
+
+def logprobs_in(entry: Entry) -> list[dict[str, Any]]:
+    logprobs: list[dict[str, Any]] = msgspec.json.decode(data_of(entry.frame))["logprobs"]
+    return logprobs

@@ -1,0 +1,108 @@
+"""A worker at work behind the API, on a real Redis, with an engine that plays a script.
+
+Owns the worker's services, and a tool runner that calculates; what is asked for is the test's.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from shared.responses import ResponseRequest
+from shared.settings import Settings
+from shared.store import event_log, job_queue, keys, lease, tool_journal
+from shared.store.appender import Appender
+from shared.store.event_log import Draft, Entry
+from shared.store.keys import ResponseKey
+from shared.store.lease import Acquired
+from shared.store.redis_client import RedisClient
+from shared.store.subscription import Subscription
+from shared.tool_calls import ToolCall, ToolOutput
+from tests.requests import accept
+from worker.app import hear
+from worker.attempt import Resources
+from worker.engine import Engine
+from worker.engines.script import Script
+from worker.engines.scripted import ScriptedEngine
+from worker.remote_tools import RemoteTools
+from worker.runner import Runner
+
+
+@dataclass(frozen=True)
+class Worker:
+    runner: Runner
+    appender: Appender
+
+
+@asynccontextmanager
+async def working(
+    redis: RedisClient, settings: Settings, script: Script | None = None, engine: Engine | None = None
+) -> AsyncIterator[Worker]:
+    """A worker with everything but a queue, and a tool runner that knows one answer for each call."""
+    engine = engine or ScriptedEngine(script or Script.load(None))
+    await engine.start()
+    appender, tools = Appender(redis, settings), RemoteTools(redis, settings)
+    runner = Runner(Resources(settings, redis, appender, engine, tools, lambda: 1_763_769_700))
+    runner.start()
+    listener = RedisClient.connect_listener(settings.redis_url)
+
+    async def run_tool(name: str, index: int) -> None:
+        key = ResponseKey.parse(name)
+        intent = await tool_journal.claim(redis, key, index, "runner")
+        if intent is None:
+            return  # somebody else has it
+        assert isinstance(intent.task, ToolCall)
+        arguments = msgspec.json.decode(intent.task.arguments)
+        answer = eval(arguments["code"]) if "code" in arguments else f"{intent.task.name} ran"
+        await tool_journal.finish(redis, key, index, "runner", ToolOutput(f"{answer}\n"), None)
+
+    services = [
+        asyncio.create_task(flow)
+        for flow in (
+            appender.run(),
+            hear(Subscription(listener), runner.owner, tools, runner),
+            job_queue.serve(settings.redis_url, keys.TOOLS_QUEUE, {"start_tool_call": run_tool}, lambda: 10),
+        )
+    ]
+    try:
+        yield Worker(runner, appender)
+    finally:
+        await runner.drain()
+        for service in services:
+            service.cancel()
+        await asyncio.gather(*services, return_exceptions=True)
+        await engine.stop()
+        await listener.close()
+
+
+async def finish(redis: RedisClient, worker: Worker, key: ResponseKey) -> list[Entry]:
+    """Has the worker own the response; its whole log, once it is closed."""
+    await worker.runner.start_response(str(key))
+    async with asyncio.timeout(20):
+        while True:
+            page = await event_log.read(redis, key, -1, 5_000, with_logprobs=True)
+            if page.is_closed:
+                return page.entries
+            await asyncio.sleep(0.002)
+
+
+async def leave_behind(
+    redis: RedisClient, settings: Settings, worker: Worker, request: ResponseRequest, entries: list[Entry]
+) -> ResponseKey:
+    """What an owner that died after these appends leaves: its entries, and a lease that has lapsed."""
+    key = await accept(redis, settings, request)
+    dead = await lease.acquire(redis, settings, key, "dead")
+    assert isinstance(dead, Acquired)
+    if len(entries) > 1:
+        drafts = [Draft(entry.frame, entry.tokens, entry.logprobs) for entry in entries[1:]]
+        await worker.appender.append(dead.lease, 1, drafts)
+    await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
+    return key
+
+
+async def keep_journal(redis: RedisClient, key: ResponseKey) -> list[bytes]:
+    fields: Any = await redis.command("HGETALL", keys.tools(key))
+    return [part for pair in fields.items() for part in pair]
