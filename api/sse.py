@@ -7,13 +7,16 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 
 from api.hub import LogGone
 from shared.settings import Settings
 from shared.store.redis_client import REDIS_AWAY
 
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_KEEP_ALIVE = b": keep-alive\n"
+"""A line of its own, without an empty line behind it: a well-known client, which keeps the last frame's id,
+takes the empty line for the end of an event without data, and fails on it."""
 _log = logging.getLogger(__name__)
 
 
@@ -23,7 +26,7 @@ def event_stream(frames: AsyncGenerator[bytes, None], settings: Settings) -> Eve
         _until_lost(frames),
         sep="\n",
         ping=settings.keep_alive_s,
-        ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep="\n"),
+        ping_message_factory=lambda: _KEEP_ALIVE,
         headers=_HEADERS,
     )
 

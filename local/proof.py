@@ -4,13 +4,16 @@ Pure; fetches nothing.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+_COMMENT = re.compile(rb"^:[^\n]*\n", re.MULTILINE)
 
 
 def split_frames(stream: bytes) -> list[bytes]:
     """The whole SSE frames, without keep-alive comments; a frame cut off at the end is left out."""
-    return [frame for frame in stream.split(b"\n\n")[:-1] if not frame.startswith(b":")]
+    return _COMMENT.sub(b"", stream).split(b"\n\n")[:-1]
 
 
 def read_number(frame: bytes) -> int:

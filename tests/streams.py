@@ -20,12 +20,19 @@ class Frame:
         return data
 
 
+_COMMENT = re.compile(rb"^:[^\n]*\n", re.MULTILINE)
+
+
+def without_comments(stream: bytes) -> bytes:
+    """Only whole lines go; a keep-alive has no empty line of its own."""
+    return _COMMENT.sub(b"", stream)
+
+
 def read_frames(body: bytes) -> list[Frame]:
     """Every frame of a whole body; keep-alive comments are passed over."""
     frames = []
+    body = without_comments(body)
     for block in body.split(b"\n\n")[:-1]:
-        if block.startswith(b":"):
-            continue
         match = _FRAME.fullmatch(block)
         assert match is not None, block
         frames.append(Frame(match[1].decode(), int(match[2]), match[3]))

@@ -33,6 +33,7 @@ from tests.chaos.history import (
     sha_of_response,
 )
 from tests.chaos.plans import PLANS, Plan, make_key
+from tests.streams import without_comments
 
 CALL_S = 120.0
 """A response that has not ended for its client by then is given up."""
@@ -216,9 +217,7 @@ class Call:
         async for chunk in chunks:
             *frames, waiting = (waiting + chunk).split(b"\n\n")
             for frame in frames:
-                if frame.startswith(b":"):
-                    continue
-                self._take_frame(view, frame + b"\n\n")
+                self._take_frame(view, without_comments(frame + b"\n\n"))
                 count += 1
                 if count == events_max:
                     return True

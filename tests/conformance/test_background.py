@@ -35,6 +35,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
         *("--apis", "3", "--script", str(SCRIPT)),
         ANTIPHON_DISCONNECT_GRACE_S="1",
         ANTIPHON_COMPACT_AFTER_S="2",
+        ANTIPHON_KEEP_ALIVE_S="0.2",  # in every stream that stays anywhere, so that every client meets some
         ANTIPHON_TENANT_RESPONSES_MAX="400",
     )
     yield running
@@ -112,6 +113,25 @@ def test_polling_shows_the_output_so_far(client: OpenAI, other: OpenAI) -> None:
     seen = other.responses.retrieve(created.id)
     assert seen.status == "in_progress"
     assert [item.type for item in seen.output] == ["reasoning", "message"]
+    client.responses.cancel(created.id)
+
+
+def test_keep_alives_disturb_no_client(client: OpenAI, other: OpenAI) -> None:
+    created = client.responses.create(model="default", input="Stay in the final text", background=True)
+    path = f"{other.base_url}responses/{created.id}?stream=true"
+    with httpx.stream("GET", path) as raw:
+        body = b""
+        for chunk in raw.iter_bytes():
+            body += chunk
+            if b"\n\n: keep-alive\nevent: " in body:
+                break
+    with other.responses.retrieve(created.id, stream=True) as stream:
+        begun_s, numbers = time.monotonic(), []
+        for event in stream:
+            numbers.append(event.sequence_number)
+            if time.monotonic() > begun_s + 1:  # there were four keep-alives by then
+                break
+    assert numbers == list(range(len(numbers)))
     client.responses.cancel(created.id)
 
 

@@ -11,7 +11,7 @@ import pytest_asyncio
 from openai import AsyncOpenAI, NotFoundError, OpenAI
 
 from tests.running import RunningCluster
-from tests.streams import read_frames
+from tests.streams import read_frames, without_comments
 
 WEATHER: Any = {
     "type": "function",
@@ -164,7 +164,7 @@ async def test_a_stream_of_one_node_resumes_on_another_from_every_cursor(
     whole = (await nodes[0].post("/v1/responses", json=body)).content
     frames = read_frames(whole)
     response_id = frames[0].data["response"]["id"]
-    blocks = [block + b"\n\n" for block in whole.split(b"\n\n")[:-1] if not block.startswith(b":")]
+    blocks = [block + b"\n\n" for block in without_comments(whole).split(b"\n\n")[:-1]]
     for cursor in range(-1, len(frames) + 1):
         params: dict[str, Any] = {"stream": "true", "starting_after": cursor}
         rest = await nodes[1].get(f"/v1/responses/{response_id}", params=params)

@@ -34,6 +34,7 @@ from shared.store.event_log import Closing, Draft
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
+from tests.streams import without_comments
 
 CREATED_AT_S = 1_763_769_600
 USAGE = Usage(1, InputTokensDetails(), 1, OutputTokensDetails(), 2)
@@ -155,7 +156,7 @@ async def stored_bytes(redis: RedisClient, key: ResponseKey, after: int = -1) ->
 
 def frames_in(stream: bytes) -> list[bytes]:
     """The frames of a stream, without keep-alive comments."""
-    return [frame + b"\n\n" for frame in stream.split(b"\n\n") if frame and not frame.startswith(b":")]
+    return [frame + b"\n\n" for frame in without_comments(stream).split(b"\n\n") if frame]
 
 
 # --- create -------------------------------------------------------------------------------------

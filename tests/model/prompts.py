@@ -190,21 +190,20 @@ def _as_told(conversation: Conversation, step: Step, rng: random.Random) -> list
 def _vary_asked(conversation: Conversation, rng: random.Random) -> tuple[ChatMessage, ...]:
     *before, last = conversation.asked
     if conversation is UNKNOWN:
-        return (ChatMessage("user", make_noise(rng, rng.randint(3, 20))),)
+        return (ChatMessage("user", make_noise(rng, rng.randint(3, 20), 0.1)),)
     if conversation.other_wordings and rng.random() < 0.4:
         last = replace(last, text=rng.choice(conversation.other_wordings))
     return (*before, last)
 
 
-def make_noise(rng: random.Random, words: int) -> str:
-    """Words of no meaning, some of them words of the conversations."""
-    return " ".join(_make_word(rng) for _ in range(words))
+def make_noise(rng: random.Random, words: int, share_known: float = 0.35) -> str:
+    """Words of no meaning, so many of them words of the conversations."""
+    return " ".join(_make_word(rng, share_known) for _ in range(words))
 
 
-def _make_word(rng: random.Random) -> str:
-    kind = rng.random()
-    if kind < 0.35:
+def _make_word(rng: random.Random, share_known: float) -> str:
+    if rng.random() < share_known:
         return rng.choice(_WORDS)
-    if kind < 0.5:
+    if rng.random() < 0.25:
         return str(rng.randint(0, 9999))
     return "".join(rng.choices(string.ascii_lowercase, k=rng.randint(1, 8)))

@@ -28,7 +28,7 @@ def test_a_stream_cut_anywhere_and_resumed_is_the_whole(cut: tuple[list[bytes], 
     frames, cursor, received = cut
     whole = join(frames)
     evidence = Evidence(
-        b": hello\n\n" + whole[:received], cursor, join(frames[cursor + 1 :]), {"a": whole, "b": whole}
+        b": hello\n" + whole[:received], cursor, join(frames[cursor + 1 :]), {"a": whole, "b": whole}
     )
     assert find_faults(evidence) == []
 
@@ -71,4 +71,4 @@ def test_a_stream_that_was_not_cut_or_not_replayed_proves_nothing() -> None:
 
 
 def test_comments_and_a_frame_cut_in_the_middle_are_no_frames() -> None:
-    assert split_frames(b": keep-alive\n\nevent: e\ndata: 1\n\nevent: e\nda") == [b"event: e\ndata: 1"]
+    assert split_frames(b": keep-alive\nevent: e\ndata: 1\n\nevent: e\nda") == [b"event: e\ndata: 1"]
