@@ -83,7 +83,7 @@ async def finish(redis: RedisClient, worker: Worker, key: ResponseKey) -> list[E
     await worker.runner.start_response(str(key))
     async with asyncio.timeout(20):
         while True:
-            page = await event_log.read(redis, key, -1, 5_000, with_logprobs=True)
+            page = await event_log.read(redis, key, -1, 5_000, with_measured=True)
             if page.is_closed:
                 return page.entries
             await asyncio.sleep(0.002)
@@ -97,7 +97,7 @@ async def leave_behind(
     dead = await lease.acquire(redis, settings, key, "dead")
     assert isinstance(dead, Acquired)
     if len(entries) > 1:
-        drafts = [Draft(entry.frame, entry.tokens, entry.logprobs) for entry in entries[1:]]
+        drafts = [Draft(entry.frame, entry.tokens, entry.measured) for entry in entries[1:]]
         await worker.appender.append(dead.lease, 1, drafts)
     await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
     return key

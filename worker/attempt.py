@@ -51,7 +51,7 @@ from worker.harmony import (
 )
 from worker.history import History
 from worker.log_writer import LogWriter
-from worker.logprobs import pack_logprobs
+from worker.measured import UnloggedTokens
 from worker.offer import FUNCTIONS, Offer, make_offer, mcp_servers
 from worker.reader import Reader
 from worker.remote_tools import RemoteTools
@@ -110,12 +110,8 @@ class Attempt:
         self._items = [*self._request.context, *self._request.input]
         self._writer = LogWriter(resources.appender, acquired.lease, history.frames)
         self._reader = Reader(Translation(self._request.response.id, {}))
-        self._logged_logprobs = history.logprobs
         self._offer = Offer({}, {}, {})
-        self._silent: list[int] = []
-        """Tokens that have made no event yet."""
-        self._silent_logprobs: list[TokenLogprob] = []
-        """One for each of them, if logprobs were asked for."""
+        self._unlogged = UnloggedTokens()
         self._tool_calls = 0
         self._refusals = 0
         limits = resources.settings.context_tokens_max, resources.engine.context_tokens_max
@@ -237,8 +233,15 @@ class Attempt:
     async def _replay(self, generated: list[int], budget: int) -> None:
         """Takes the turn's tokens out of the log, as far as they reach."""
         while self._logged_tokens and self._finish_of(generated, budget) is None:
-            token, measured = self._logged_tokens.popleft(), self._logged_logprobs.popleft()
-            await self._read((token,), (measured,) if measured else (), generated)
+            token = self._logged_tokens.popleft()
+            if token.cached_tokens:
+                self._note_cached(token.cached_tokens)
+            await self._read((token.id,), (token.logprob,) if token.logprob else (), generated)
+
+    def _note_cached(self, cached_tokens: int) -> None:
+        """A turn begins: so many of its prompt's tokens were in a cache."""
+        self._reader.turns[-1].cached = cached_tokens
+        self._unlogged.begin_turn(cached_tokens)
 
     def _finish_of(self, generated: list[int], budget: int) -> FinishReason | None:
         """How a turn with these tokens ended, for one that is replayed; None: it goes on."""
@@ -257,7 +260,8 @@ class Attempt:
         finish: FinishReason | None = None
         async with aclosing(chunks):
             async for chunk in chunks:
-                self._reader.turns[-1].cached = chunk.cached_tokens
+                if not generated:
+                    self._note_cached(chunk.cached_tokens)
                 await self._read(chunk.token_ids, chunk.logprobs, generated)
                 finish = "stop" if self._reader.is_waiting else chunk.finish_reason
                 if finish is not None:
@@ -270,30 +274,21 @@ class Attempt:
         self, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...], generated: list[int]
     ) -> None:
         """`logprobs`: one for each token, or none."""
-        silent, measured = self._silent, None
         for place, token in enumerate(token_ids):
             generated.append(token)
-            silent.append(token)
-            if logprobs:
-                measured = logprobs[place]
-                self._silent_logprobs.append(measured)
-            events = self._reader.read(token, measured)
+            logprob = logprobs[place] if logprobs else None
+            self._unlogged.add(token, logprob)
+            events = self._reader.read(token, logprob)
             if events:
                 await self._put(events)
                 if self._reader.is_waiting:
                     return
 
     async def _put(self, events: list[StreamEvent]) -> None:
-        """Tokens that made no event go into the log with the next one that does."""
-        if not events:
-            return
-        tokens, logprobs = tuple(self._silent), b""
-        self._silent.clear()
-        if self._silent_logprobs:
-            if any(isinstance(event, ev.OutputTextDelta) and event.logprobs for event in events):
-                logprobs = pack_logprobs(self._silent_logprobs)
-            self._silent_logprobs.clear()
-        await self._writer.put(events, tokens, logprobs)
+        """With the tokens that made them, and those before that made none."""
+        if events:
+            told = any(isinstance(event, ev.OutputTextDelta) and event.logprobs for event in events)
+            await self._writer.put(events, *self._unlogged.take(with_logprobs=told))
 
     def _sampling(self, budget: int, said: int) -> Sampling:
         """`budget`: of the whole turn; `said`: so many of its tokens an earlier attempt has made."""

@@ -35,7 +35,7 @@ class Sampling:
     """What the turn may say; None: anything."""
     turn_tokens: int = 0
     """So many of the prompt's last tokens are the turn's own, said by an earlier attempt: a constraint
-    and the penalties count from before them."""
+    counts from before them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ from shared.store import event_log
 from shared.store.keys import ResponseKey
 from shared.store.lease import LeaseLost
 from shared.store.redis_client import RedisClient
-from worker.engine import TokenLogprob
-from worker.logprobs import unpack_logprobs
+from worker.measured import LoggedToken, read_logged
 
 
 class Diverged(Exception):
@@ -21,27 +20,22 @@ class Diverged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Entries after number 0, oldest first; the queues empty as they are replayed."""
+    """Entries after number 0, oldest first; both queues empty as they are replayed."""
 
     frames: deque[bytes]
-    tokens: deque[int]
-    logprobs: deque[TokenLogprob | None]
-    """One for each token; None where no event told of it."""
+    tokens: deque[LoggedToken]
 
 
 async def read_history(redis: RedisClient, key: ResponseKey) -> History:
     """Everything after entry 0, which the API wrote. Raises LeaseLost if the log is closed or gone."""
     frames: deque[bytes] = deque()
-    tokens: deque[int] = deque()
-    logprobs: deque[TokenLogprob | None] = deque()
+    tokens: deque[LoggedToken] = deque()
     while True:
-        page = await event_log.read(redis, key, len(frames), with_logprobs=True)
+        page = await event_log.read(redis, key, len(frames), with_measured=True)
         if page.is_closed or page.is_missing:
             raise LeaseLost(f"{key}: closed or gone")
         for entry in page.entries:
             frames.append(entry.frame)
-            tokens.extend(entry.tokens)
-            known = unpack_logprobs(entry.logprobs) if entry.logprobs else [None] * len(entry.tokens)
-            logprobs.extend(known)
+            tokens.extend(read_logged(entry.tokens, entry.measured))
         if not page.has_more:
-            return History(frames, tokens, logprobs)
+            return History(frames, tokens)

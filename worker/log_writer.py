@@ -42,21 +42,21 @@ class LogWriter:
         self._failure: BaseException | None = None
 
     async def put(
-        self, events: Sequence[StreamEvent], tokens: tuple[int, ...] = (), logprobs: bytes = b""
+        self, events: Sequence[StreamEvent], tokens: tuple[int, ...] = (), measured: bytes = b""
     ) -> None:
         """Sends events on their way; `tokens` made them, and stand in the log with the first.
 
         Waits only when the model is far ahead of Redis.
         """
         for event in events:
-            draft = Draft(frame(event, self._next), tokens, logprobs)
+            draft = Draft(frame(event, self._next), tokens, measured)
             if self._logged:
                 _compare(draft.frame, self._logged.popleft())
                 self._recent.append(draft)
             else:
                 self._drafts.append(draft)
             self._next += 1
-            tokens, logprobs = (), b""
+            tokens, measured = (), b""
         if len(self._drafts) > _DRAFTS_MAX:
             await self.settle()
         elif self._under_way is None:

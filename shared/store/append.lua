@@ -3,7 +3,7 @@
 -- KEYS state log secrets active tools open closed_logs conversation items order queue
 -- ARGV channel member response_id fencing_token next_sequence_number closed retention_ms snapshot
 --      compact_after_ms cancelled_channel conversation_ttl_ms
---      entry_count (frame tokens)… item_count (item_id item)… (entry_index logprobs)…
+--      entry_count (frame tokens)… item_count (item_id item)… (entry_index measured)…
 -- -> {'ok', next} | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
 local state, log, secrets, active, tools, open, closed_logs = unpack(KEYS)
 local channel, member, response_id, token, first = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
@@ -16,9 +16,9 @@ if fields[1] ~= token then return {'fenced'} end
 local tail = redis.call('XLEN', log)
 if tail ~= first then return {'gap', tail, fields[5]} end
 
-local logprobs = {}
+local measured = {}
 for i = 14 + 2 * count + 2 * tonumber(ARGV[13 + 2 * count]), #ARGV, 2 do
-  logprobs[tonumber(ARGV[i])] = ARGV[i + 1]
+  measured[tonumber(ARGV[i])] = ARGV[i + 1]
 end
 
 local frames = {}
@@ -27,8 +27,8 @@ for i = 0, count - 1 do
   local id = string.format('%d-0', first + i + 1)
   if tokens == '' then
     redis.call('XADD', log, id, 'e', frame)
-  elseif logprobs[i] then
-    redis.call('XADD', log, id, 'e', frame, 't', tokens, 'l', logprobs[i])
+  elseif measured[i] then
+    redis.call('XADD', log, id, 'e', frame, 't', tokens, 'm', measured[i])
   else
     redis.call('XADD', log, id, 'e', frame, 't', tokens)
   end

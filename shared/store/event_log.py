@@ -1,6 +1,6 @@
 """The log: append under a fencing token, read after a cursor, close for good. Knows bytes only.
 
-An entry is (sequence_number, frame, token ids), and the tokens' logprobs if the frame tells of them; the
+An entry is (sequence_number, frame, token ids), and what the engine measured of the tokens, if anything; the
 Redis entry id is `<sequence_number + 1>-0`, so a cursor is a sequence number and Redis itself refuses a
 repeated or older one. What is appended is published in the same script, for the API's hubs
 (docs/adr/0002-log-ids.md).
@@ -32,8 +32,8 @@ class Draft(msgspec.Struct, frozen=True):
 
     frame: bytes
     tokens: tuple[int, ...] = ()
-    logprobs: bytes = b""
-    """Those of the tokens, packed, where the frame tells of them."""
+    measured: bytes = b""
+    """What the engine told of the tokens besides, packed by its reader (`worker/measured.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Entry:
     frame: bytes
     tokens: tuple[int, ...]
     """Empty once the log is compacted: nobody will continue it."""
-    logprobs: bytes = b""
-    """As in Draft, if they were asked for."""
+    measured: bytes = b""
+    """As in Draft, for who asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ async def read(
     after: int,
     count_max: int = PAGE_ENTRIES,
     *,
-    with_logprobs: bool = False,
+    with_measured: bool = False,
 ) -> Page:
     """Entries with sequence_number > `after` (-1: from the beginning), in order, without a gap.
 
@@ -97,14 +97,14 @@ async def read(
     one chunk holds (`archive.CHUNK_ENTRIES`, `archive.CHUNK_BYTES`). One round trip.
     """
     names = [keys.state(key), keys.log(key), keys.archive(key)]
-    match await redis.run(_READ, names, [after + 1, count_max, PAGE_BYTES, int(with_logprobs)]):
+    match await redis.run(_READ, names, [after + 1, count_max, PAGE_BYTES, int(with_measured)]):
         case [b"log", is_closed, has_more, *rest]:
-            width = 3 if with_logprobs else 2
-            logprobs = rest[2::3] if with_logprobs else repeat(b"", len(rest) // 2)
-            columns = zip(rest[::width], rest[1::width], logprobs, strict=True)
+            width = 3 if with_measured else 2
+            measured = rest[2::3] if with_measured else repeat(b"", len(rest) // 2)
+            columns = zip(rest[::width], rest[1::width], measured, strict=True)
             entries = [
-                Entry(number, frame, unpack_tokens(packed) if packed else (), measured)
-                for number, (frame, packed, measured) in enumerate(columns, after + 1)
+                Entry(number, frame, unpack_tokens(packed) if packed else (), about)
+                for number, (frame, packed, about) in enumerate(columns, after + 1)
             ]
             return Page(entries, bool(is_closed), False, bool(has_more))
         case [b"archive", has_more, first, chunk]:
@@ -178,8 +178,8 @@ def append_call(
     for item_id, item in items:
         args += (item_id, item)
     for offset, draft in enumerate(drafts):
-        if draft.logprobs:
-            args += (offset, draft.logprobs)
+        if draft.measured:
+            args += (offset, draft.measured)
     return [
         keys.state(key),
         keys.log(key),

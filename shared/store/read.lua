@@ -1,7 +1,7 @@
 -- What a log holds from an entry on, at one moment and within bounds: some of its stream, or a chunk of its archive.
 -- A page holds at least one entry, however large, if there is one.
--- KEYS state log archive    ARGV first_sequence_number count_max bytes_max with_logprobs
--- -> {'missing'} | {'log', is_closed, has_more, (frame, tokens[, logprobs])…}
+-- KEYS state log archive    ARGV first_sequence_number count_max bytes_max with_measured
+-- -> {'missing'} | {'log', is_closed, has_more, (frame, tokens[, measured])…}
 --    | {'archive', has_more, chunk_first, chunk}
 local state, log, archive = unpack(KEYS)
 local first, count_max, bytes_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])

@@ -30,7 +30,8 @@ from worker.harmony import (
     bytes_of,
     encode,
 )
-from worker.logprobs import describe_token, pack_logprobs, unpack_logprobs
+from worker.logprobs import describe_token
+from worker.measured import UnloggedTokens, read_logged
 from worker.reader import Reader
 from worker.routing import FunctionTarget, McpTarget, Routing
 from worker.translator import RunningMcpCall, ToolReturned, Translation
@@ -228,9 +229,28 @@ measured_tokens = st.builds(
 )
 
 
-@given(st.lists(measured_tokens, max_size=5))
-def test_what_was_packed_is_told_in_the_same_bytes(measured: list[TokenLogprob]) -> None:
-    kept = unpack_logprobs(pack_logprobs(measured))
-    assert [msgspec.json.encode(describe_token(7, each)) for each in kept] == [
+@given(st.lists(measured_tokens, min_size=1, max_size=5), st.integers(0, 4), st.integers(0, 2**40))
+def test_what_was_logged_is_told_in_the_same_bytes(
+    measured: list[TokenLogprob], begun: int, cached: int
+) -> None:
+    unlogged = UnloggedTokens()
+    for token, each in enumerate(measured):
+        if token == begun:
+            unlogged.begin_turn(cached)
+        unlogged.add(token, each)
+    logged = list(read_logged(*unlogged.take(with_logprobs=True)))
+    assert [token.id for token in logged] == list(range(len(measured)))
+    assert [msgspec.json.encode(describe_token(7, t.logprob)) for t in logged if t.logprob] == [
         msgspec.json.encode(describe_token(7, each)) for each in measured
     ]
+    has_begun = begun < len(measured)
+    assert sum(token.cached_tokens for token in logged) == (cached if has_begun else 0)
+    assert not has_begun or logged[begun].cached_tokens == cached
+    assert unlogged.take(with_logprobs=True) == ((), b"")
+
+
+def test_tokens_of_which_nothing_is_told_are_logged_alone() -> None:
+    unlogged = UnloggedTokens()
+    unlogged.begin_turn(0)
+    unlogged.add(5, TokenLogprob(-1.0))
+    assert unlogged.take(with_logprobs=False) == ((5,), b"")

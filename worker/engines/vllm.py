@@ -28,6 +28,7 @@ from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -52,6 +53,8 @@ from worker.engines.vllm_logits import (
 
 _MODEL = "openai/gpt-oss-20b"
 _LOOK_EVERY_S = 0.25
+_TOP_P_MIN = 1e-6
+"""vLLM takes no 0, which means the likeliest token alone."""
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
 _Loaded = TypeVar("_Loaded")
 
@@ -68,9 +71,10 @@ def read_engine_args(text: str) -> Namespace:
     parser.set_defaults(model=_MODEL, disable_log_stats=True)  # nobody here asks for its statistics
     try:
         options = ["--config", text] if Path(text).suffix in (".yaml", ".yml") else shlex.split(text)
-        return parser.parse_args(options)
+        parsed: Namespace = parser.parse_args(options)
     except (OSError, ValueError) as error:
         raise EngineUnavailable(f"engine_args: {error}") from error
+    return parsed
 
 
 class VllmEngine:
@@ -172,14 +176,20 @@ async def _load(make: Callable[[], _Loaded]) -> _Loaded:
 
 
 def _make_engine(args: AsyncEngineArgs) -> AsyncLLM:
+    """Raises EngineUnavailable. Batches are as large as vLLM's own server makes them."""
     try:
-        config = args.create_engine_config()
+        config = args.create_engine_config(UsageContext.OPENAI_API_SERVER)
     except (OSError, ValueError) as error:
         raise EngineUnavailable(str(error)) from error
     kind = config.model_config.hf_config.model_type
     if kind != "gpt_oss":
         raise EngineUnavailable(f"{args.model} is a {kind} model; only gpt_oss speaks Harmony")
-    return AsyncLLM.from_vllm_config(config, disable_log_stats=args.disable_log_stats)
+    if config.speculative_config is not None:
+        raise EngineUnavailable("speculative decoding does not go together with constraints on what is said")
+    try:
+        return AsyncLLM.from_vllm_config(config, disable_log_stats=args.disable_log_stats)
+    except RuntimeError as error:
+        raise EngineUnavailable(f"vLLM did not start: {error}") from error
 
 
 def _make_params(sampling: Sampling) -> SamplingParams:
@@ -188,7 +198,7 @@ def _make_params(sampling: Sampling) -> SamplingParams:
         return SamplingParams(
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
-            top_p=sampling.top_p,
+            top_p=max(sampling.top_p, _TOP_P_MIN),
             top_k=sampling.top_k or 0,
             min_p=sampling.min_p,
             presence_penalty=sampling.presence_penalty,

@@ -1,4 +1,4 @@
-"""Log probabilities outlive their worker: what was told of a token is told again, and not measured anew."""
+"""What an engine measured outlives its worker: it is told again, and not measured anew."""
 
 import math
 from collections.abc import AsyncGenerator, Sequence
@@ -104,17 +104,17 @@ async def test_a_log_keeps_them_where_they_were_told_and_until_it_is_compacted(
     async with working(redis, settings, engine=MeasuringEngine()) as worker:
         key = await accept(redis, settings, request)
         entries = await finish(redis, worker, key)
-    assert [entry for entry in entries if entry.logprobs] == deltas_in(entries)
+    assert [entry for entry in entries if entry.measured] == deltas_in(entries)
     assert await compact(redis, key) == "compacted"
-    page = await read(redis, key, -1, with_logprobs=True)
-    assert [(e.frame, e.tokens, e.logprobs) for e in page.entries] == [(e.frame, (), b"") for e in entries]
+    page = await read(redis, key, -1, with_measured=True)
+    assert [(e.frame, e.tokens, e.measured) for e in page.entries] == [(e.frame, (), b"") for e in entries]
 
 
 async def test_who_does_not_ask_has_none_in_the_log(redis: RedisClient, settings: Settings) -> None:
     async with working(redis, settings) as worker:
         key = await accept(redis, settings, make_request("Hello", top_logprobs=5))
         entries = await finish(redis, worker, key)
-    assert not any(entry.logprobs for entry in entries)
+    assert not any(entry.measured for entry in entries)
     assert all(logprobs_in(entry) == [] for entry in deltas_in(entries))
     assert await fields_of(redis, key) == {(b"e",), (b"e", b"t")}
 
@@ -131,3 +131,37 @@ def deltas_in(entries: list[Entry]) -> list[Entry]:
 def logprobs_in(entry: Entry) -> list[dict[str, Any]]:
     logprobs: list[dict[str, Any]] = msgspec.json.decode(data_of(entry.frame))["logprobs"]
     return logprobs
+
+
+class CachingEngine(ScriptedEngine):
+    """Says that a third of each prompt was cached."""
+
+    def __init__(self) -> None:
+        super().__init__(Script.load(None))
+
+    async def generate(
+        self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"
+    ) -> AsyncGenerator[TokenChunk, None]:
+        async with aclosing(super().generate(prompt, sampling, request_id=request_id)) as chunks:
+            async for chunk in chunks:
+                yield replace(chunk, cached_tokens=len(prompt) // 3)
+
+
+async def test_what_was_cached_is_counted_as_the_first_owner_found_it(
+    redis: RedisClient, settings: Settings
+) -> None:
+    request = make_request("Call python 2 times", tools=[PYTHON])
+    async with working(redis, settings, engine=CachingEngine()) as worker:
+        key = await accept(redis, settings, request)
+        whole = await finish(redis, worker, key)
+        journal = await keep_journal(redis, key)
+        details = msgspec.json.decode(data_of(whole[-1].frame))["response"]["usage"]["input_tokens_details"]
+        prompts, cached = details["input_tokens_per_turn"], details["cached_tokens_per_turn"]
+        assert cached == [tokens // 3 for tokens in prompts]
+        assert len(cached) == 3
+        for length in range(1, len(whole)):
+            await redis.command("FLUSHALL")
+            key = await leave_behind(redis, settings, worker, request, whole[:length])
+            await redis.command("HSET", keys.tools(key), *journal)
+            await redis.command("EXPIRE", keys.tools(key), 60)
+            assert await finish(redis, worker, key) == whole, length
