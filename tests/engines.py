@@ -14,6 +14,9 @@ CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process beside the worker's, not two
     "VLLM_LOGGING_LEVEL": "WARNING",
+    # One thread: several wait for each other in a loop, which takes for ever where cores are shared.
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 CPU_ENGINE_ARGS = "--enforce-eager --distributed-executor-backend uni --max-model-len 8192"
 

@@ -10,11 +10,12 @@ WORD = {"type": "string", "maxLength": 12}
 TEXT = {"type": "string"}
 
 
-def an_object(*, optional: frozenset[str] = frozenset(), **properties: Any) -> dict[str, Any]:
+def an_object(**properties: Any) -> dict[str, Any]:
+    """Properties whose name ends in an underscore may be missing."""
     return {
         "type": "object",
         "properties": properties,
-        "required": [name for name in properties if name not in optional],
+        "required": [name for name in properties if not name.endswith("_")],
         "additionalProperties": False,
     }
 
@@ -29,9 +30,7 @@ MEETING = an_object(
     guests=a_list(an_object(name=WORD, age={"type": "integer", "minimum": 0, "maximum": 120}), 1),
     is_public={"type": "boolean"},
 )
-_NODE = an_object(
-    optional=frozenset({"left"}), value=DIGIT, left={"anyOf": [{"type": "null"}, {"$ref": "#/$defs/node"}]}
-)
+_NODE = an_object(value=DIGIT, left_={"anyOf": [{"type": "null"}, {"$ref": "#/$defs/node"}]})
 _FORMATS = ("date", "time", "date-time", "ipv4", "uuid")
 _RANGES = ((0, 9), (-5, 5), (10, 99), (1, 1), (-1_000, 1_000), (0, 2**31 - 1))
 _PATTERNS = ("^[a-z]{1,8}$", "^[A-Z]{3}-[0-9]{4}$", "^(red|green|blue)$", "^[0-9a-f]{8}$", "^x.{0,10}y$")
@@ -43,8 +42,8 @@ SCHEMAS: list[Any] = [
     an_object(text=WORD),
     an_object(a=TEXT, b=TEXT, c=TEXT),
     an_object(flag={"type": "boolean"}, nothing={"type": "null"}),
-    an_object(optional=frozenset("ab"), a=DIGIT, b=DIGIT, c=DIGIT),
-    an_object(optional=frozenset("abc"), a=DIGIT, b=WORD, c={"type": "boolean"}),
+    an_object(a_=DIGIT, b_=DIGIT, c=DIGIT),
+    an_object(a_=DIGIT, b_=WORD, c_={"type": "boolean"}),
     an_object(maybe={"type": ["string", "null"]}),
     an_object(maybe={"type": ["integer", "null"], "minimum": 0, "maximum": 9}),
     an_object(either={"anyOf": [DIGIT, WORD, {"type": "boolean"}]}),

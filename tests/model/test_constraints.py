@@ -8,7 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
+import msgspec
 import pytest
 
 from shared.responses import McpTool
@@ -84,19 +85,18 @@ def read(tokens: Sequence[int]) -> list[tuple[str | None, str | None, str]]:
     messages: list[tuple[str | None, str | None, str]] = []
     for token in tokens:
         for segment in parser.feed(token):
-            match segment:
-                case MessageOpened():
-                    messages.append((segment.channel, segment.recipient, ""))
-                case TextDelta(text):
-                    channel, recipient, before = messages[-1]
-                    messages[-1] = channel, recipient, before + text
+            if isinstance(segment, MessageOpened):
+                messages.append((segment.channel, segment.recipient, ""))
+            elif isinstance(segment, TextDelta):
+                channel, recipient, before = messages[-1]
+                messages[-1] = channel, recipient, before + segment.text
     return messages
 
 
 def turn(*, seed: int = 1, has_called: bool = False, temperature: float = 1.0, **response: Any) -> Sampling:
     """`free_tokens_max` is small: a model that knows nothing reasons for ever."""
-    tools = response.pop("tools", TOOLS)
-    request = make_request(tools=tools, **response)
+    request = make_request(tools=response.pop("tools", TOOLS))
+    request = msgspec.structs.replace(request, response=msgspec.structs.replace(request.response, **response))
     constraint = constraint_of(
         request, make_offer(request, LISTED), has_called=has_called, budget=TOKENS_MAX, reserved=1_000
     )
