@@ -61,7 +61,7 @@ test: $(STAMP)  ## run every test that needs no GPU
 	$(BIN)/python -m pytest $(ARGS)
 
 test-model: .venv-vllm/cpu.stamp  ## run the tests of the real engine, vLLM, on a tiny model and without a GPU
-	$(VLLM_BIN)/python -m pytest -m model tests/model $(ARGS)
+	$(VLLM_BIN)/python -m pytest -m model $(ARGS)
 
 chaos: $(STAMP)  ## kill and restart everything under load, check that nothing is lost: [SEED=…] [MINUTES=…] [RESPONSES=…]
 	@exec $(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \

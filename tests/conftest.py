@@ -21,6 +21,20 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("antiphon")
 
 
+_MODEL_RING = Path(__file__).parent / "model"
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs a real engine is marked so, takes its time, and answers for no warning of that engine's."""
+    for item in items:
+        if item.path.is_relative_to(_MODEL_RING):
+            item.add_marker(pytest.mark.model)
+        if item.get_closest_marker("model"):
+            item.add_marker(pytest.mark.timeout(900))
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     with Valkey(Path(tmp_path_factory.mktemp("valkey"))) as server:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
     loop_scope="module",
     params=[
         pytest.param(make_scripted, id="scripted"),
-        pytest.param(make_vllm, id="vllm", marks=[pytest.mark.model, pytest.mark.timeout(600)]),
+        pytest.param(make_vllm, id="vllm", marks=pytest.mark.model),
     ],
 )
 async def subject(
