@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 
 from api.errors import ClientError, invalid_value, model_not_found, unsupported_parameter
 from api.input_items import adopt_items, read_input
+from api.json_schemas import check_schema
 from api.tool_choice import read_choice
 from api.tools import Offer
 from api.validation import Metadata, Shape, check, check_kind
@@ -294,6 +295,7 @@ def _read_format(value: dict[str, Any] | None) -> dict[str, Any]:
     if chosen["type"] != "json_schema":
         return {"type": chosen["type"]}
     schema = check(_JsonSchemaFormat, chosen, ("text", "format"))
+    check_schema(schema.schema_, ("text", "format", "schema"))
     return {
         "type": "json_schema",
         "name": schema.name,

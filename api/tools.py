@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from api.errors import invalid_value, unsupported_parameter
+from api.json_schemas import check_schema
 from api.validation import Label, Name, Path, Shape, check, check_kind, check_list, spell
 from shared.responses import ServerSecrets
 
@@ -113,6 +114,8 @@ def _read_tool(value: object, path: Path) -> dict[str, Any]:
     tool = check_kind(TOOLS, value, path)
     if tool["type"] == "mcp":
         _check_mcp(tool, path)
+    if tool["type"] == "function" and tool.get("strict") and tool.get("parameters") is not None:
+        check_schema(tool["parameters"], (*path, "parameters"))
     return tool
 
 

@@ -135,11 +135,12 @@ def render_rates(results: Results) -> str:
     head = (f"{_MANY} generations at once", "tokens/s", "of `AsyncLLM` alone", "worker's CPU, µs a token")
     alone = results.rates[RawEngine.name]
     rows = []
-    for name, rates in sorted(results.rates.items(), key=lambda pair: -median(pair[1])):
+    for name, rates in results.rates.items():
         shares = [100 * rate / base for rate, base in zip(rates, alone, strict=True)]
         costs = [cost.get("worker", 0.0) for cost in results.costs[name, _MANY]]
         own = "" if name == VllmServer.name else tables.show_spread(costs)
-        rows.append([name, tables.show_spread(rates), f"{tables.show_spread(shares)} %", own])
+        share = "" if name == RawEngine.name else f"{tables.show_spread(shares)} %"
+        rows.append([name, tables.show_spread(rates), share, own])
     return tables.render(head, rows)
 
 

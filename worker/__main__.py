@@ -9,6 +9,8 @@ import logging
 import signal
 import sys
 
+import uvloop
+
 from shared.settings import Settings
 from worker.app import make_engine, run
 from worker.engine import EngineUnavailable
@@ -41,7 +43,8 @@ def main() -> None:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("arq").setLevel(logging.WARNING)
     try:
-        asyncio.run(_main(settings))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_main(settings))
     except (EngineUnavailable, ScriptError) as error:
         sys.exit(f"worker: {error}")
 

@@ -19,7 +19,9 @@ from tests.requests import make_request
 from worker.constraint import constraint_of
 from worker.engine import Engine, Sampling, Unsupported
 from worker.harmony import (
+    CALL,
     NEXT_TURN,
+    RETURN,
     STOP_TOKENS,
     MessageOpened,
     SegmentParser,
@@ -32,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # what vLLM and torch deprec
 
 PROMPT = encode("A prompt of no meaning to a model that has none.") + NEXT_TURN
 TOKENS_MAX = 4_000
-QUOTE = {encode('"')[0]: 9.0}
+ENDS = dict.fromkeys((encode('"')[0], CALL, RETURN), 9.0)
 """Makes the end of a text likely: among 200,000 tokens of the same chance it would be 1,000 tokens away."""
 WEATHER = {"type": "function", "name": "weather", "parameters": MEETING, "strict": True}
 CLOCK = {"type": "function", "name": "clock", "parameters": {"type": "object"}}
@@ -113,7 +115,7 @@ def turn(*, seed: int = 1, has_called: bool = False, temperature: float = 1.0, *
         seed=seed,
         stop_token_ids=STOP_TOKENS,
         constraint=constraint,
-        logit_bias=QUOTE,
+        logit_bias=ENDS,
     )
 
 
