@@ -7,17 +7,22 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from sse_starlette import EventSourceResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.hub import LogGone
 from shared.settings import Settings
 from shared.store.redis_client import REDIS_AWAY
 
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-_KEEP_ALIVE = b": keep-alive\n"
-"""A line of its own, without an empty line behind it: a well-known client, which keeps the last frame's id,
-takes the empty line for the end of an event without data, and fails on it."""
 _log = logging.getLogger(__name__)
+
+
+class _KeepAlive(ServerSentEvent):
+    """A line of its own, without an empty line behind it: a well-known client, which keeps the last frame's
+    id, takes the empty line for the end of an event without data, and fails on it."""
+
+    def encode(self) -> bytes:
+        return b": keep-alive\n"
 
 
 def event_stream(frames: AsyncGenerator[bytes, None], settings: Settings) -> EventSourceResponse:
@@ -26,7 +31,7 @@ def event_stream(frames: AsyncGenerator[bytes, None], settings: Settings) -> Eve
         _until_lost(frames),
         sep="\n",
         ping=settings.keep_alive_s,
-        ping_message_factory=lambda: _KEEP_ALIVE,
+        ping_message_factory=_KeepAlive,
         headers=_HEADERS,
     )
 

@@ -82,6 +82,8 @@ class VllmEngine:
 
     def __init__(self, options: Namespace) -> None:
         args = AsyncEngineArgs.from_cli_args(options)
+        if args.worker_extension_cls:
+            raise EngineUnavailable("engine_args: --worker-extension-cls is taken by what compiles grammars")
         args.skip_tokenizer_init = True
         args.logits_processors = [*(args.logits_processors or ()), PROCESSOR]
         args.worker_extension_cls = WORKER_EXTENSION
