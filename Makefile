@@ -24,7 +24,9 @@ VLLM_BIN := .venv-vllm/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TINY_MODEL := .antiphon/tiny-gpt-oss
 TINY_ARGS := --enforce-eager --distributed-executor-backend uni --max-model-len 8192
-TINY_ENVIRONMENT := HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0
+# One thread: several wait for each other in a loop, which takes for ever where cores are shared.
+TINY_ENVIRONMENT := HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 \
+	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind
 # The model to serve: as told; if the engine's own arguments tell, none; else what the machine can carry.
 SERVED = $(or $(MODEL),$(if $(filter --model --model=% --config --config=% %.yaml %.yml,$(ENGINE_ARGS)),,$(if \
 	$(filter cpu,$(DEVICE)),$(TINY_MODEL),openai/gpt-oss-20b)))
