@@ -89,11 +89,13 @@ class WatchedValkeys:
                 f"sentinel failover-timeout {MASTER_NAME} 1500",
             ]
         lines = ["appendonly yes", 'save ""', "repl-diskless-sync-delay 0"]
+        # As docs/deploy.md has it: in a planned failover the old primary stays a primary for ten seconds.
+        lines += ["min-replicas-to-write 1", "min-replicas-max-lag 2"]
         lines += [f"{name.replace('_', '-')} {value}" for name, value in self._settings.items()]
         return lines if port == primary else [*lines, f"replicaof {HOST} {primary}"]
 
     def is_watched(self) -> bool:
-        """A replica follows, and every Sentinel knows of all and would act (is not in TILT)."""
+        """Both replicas follow, and every Sentinel knows of all and would act (is not in TILT)."""
         for port in self.sentinels:
             try:
                 with connect(port) as sentinel:
@@ -107,7 +109,7 @@ class WatchedValkeys:
                 return False
         with connect(self.primary()) as primary:
             followers: Any = primary.info("replication")
-            return bool(followers.get("slave0", {}).get("state") == "online")
+            return [followers.get(name, {}).get("state") for name in ("slave0", "slave1")] == ["online"] * 2
 
     def __enter__(self) -> Self:
         try:

@@ -81,7 +81,8 @@ class TurnGrammar(Generic[M]):
         self._is_over = False
 
     def accept(self, token: int) -> None:
-        """Raises OutOfGrammar; the grammar is of no use after that."""
+        """Raises OutOfGrammar; the grammar is of no use after that. Takes reasoning beyond its limit, which
+        another worker may have had higher."""
         if self._is_over:
             raise self._refusal(token)
         if self._node.body is None:
