@@ -82,6 +82,8 @@ class Settings(BaseSettings):
     drain_grace_s: float = Field(1.0, gt=0)
     engine: Literal["scripted", "vllm"] = "scripted"
     script: Path | None = None
+    engine_silence_max_s: float = Field(120.0, gt=0)
+    """An engine that was asked for tokens and makes none for so long counts as dead, and its worker ends."""
     engine_args: str = ""
     """What the engine `vllm` is started with: flags as vLLM names them, or the path of a YAML file that
     has them (it ends in `.yaml` or `.yml`). A worker's `--engine-args` goes over it."""

@@ -41,7 +41,7 @@ def make_engine(settings: Settings) -> Engine:
         from worker.engines.vllm import VllmEngine, read_engine_args
     except ModuleNotFoundError as missing:
         raise EngineUnavailable(f"the engine vllm needs the package {missing.name}") from missing
-    return VllmEngine(read_engine_args(settings.engine_args))
+    return VllmEngine(read_engine_args(settings.engine_args), settings.engine_silence_max_s)
 
 
 async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> None:

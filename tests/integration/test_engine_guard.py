@@ -13,8 +13,8 @@ import pytest
 
 GUARD = Path(__file__).parents[2] / "worker/engines/guard.py"
 PARENT = """
-import subprocess, sys, time
-guard = subprocess.Popen([sys.executable, sys.argv[1]], start_new_session=True)
+import os, subprocess, sys
+guard = subprocess.Popen([sys.executable, sys.argv[1], str(os.getpid())], start_new_session=True)
 late = "import subprocess as s; child = s.Popen(['sleep', '60']); print(child.pid, flush=True); child.wait()"
 child = subprocess.Popen([sys.executable, "-c", late], stdout=subprocess.PIPE, text=True)
 print(guard.pid, child.pid, child.stdout.readline(), flush=True)
@@ -62,3 +62,10 @@ def test_what_a_dead_worker_has_started_ends_and_the_guard_after_it(
     for handle in handles:
         wait_for_end(handle)
         os.close(handle)
+
+
+def test_a_guard_whose_worker_has_gone_already_follows_nobody_else() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for pid in (gone.pid, os.getppid()):  # ended, and alive but not the one that started the guard
+        subprocess.run([sys.executable, str(GUARD), str(pid)], timeout=20, check=True)

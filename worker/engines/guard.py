@@ -1,4 +1,4 @@
-"""A process of its own, started by `vllm.py`: ends what an engine has started when its worker is gone.
+"""A process of its own, started with a worker's pid: ends what the engine has started when that is gone.
 
 vLLM's processes outlive a worker that is killed, and hold the GPU's memory until somebody ends them
 (vLLM 0.32). The guard follows its parent's children, from before the engine starts, and kills those
@@ -9,15 +9,22 @@ import contextlib
 import os
 import select
 import signal
+import sys
 from pathlib import Path
 
 _LOOK_EVERY_MS = 250
 
 
 def main() -> None:
-    parent = os.getppid()
+    parent = int(sys.argv[1])
+    try:
+        handle = os.pidfd_open(parent)
+    except ProcessLookupError:
+        return
+    if os.getppid() != parent:  # it ended before this began, and the number may be somebody else's by now
+        return
     gone = select.poll()
-    gone.register(os.pidfd_open(parent), select.POLLIN)
+    gone.register(handle, select.POLLIN)
     held: dict[int, int] = {}
     while not gone.poll(_LOOK_EVERY_MS):
         _hold(_descendants(parent), held)

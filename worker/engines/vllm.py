@@ -5,6 +5,7 @@ death; Harmony, constraints and responses are others'. Measured on vLLM 0.32 (do
 """
 
 import asyncio
+import logging
 import os
 import shlex
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import threading
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -20,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
+import yaml  # type: ignore[import-untyped]
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import LoRAParserAction
@@ -43,6 +45,7 @@ from worker.engine import (
     TokenLogprob,
     Unsupported,
 )
+from worker.engines.pulse import Pulse
 from worker.engines.vllm_logits import (
     PROCESSOR,
     REFUSAL,
@@ -51,6 +54,7 @@ from worker.engines.vllm_logits import (
     to_extra_args,
 )
 
+_log = logging.getLogger(__name__)
 _MODEL = "openai/gpt-oss-20b"
 _LOOK_EVERY_S = 0.25
 _TOP_P_MIN = 1e-6
@@ -72,16 +76,24 @@ def read_engine_args(text: str) -> Namespace:
     try:
         options = ["--config", text] if Path(text).suffix in (".yaml", ".yml") else shlex.split(text)
         parsed: Namespace = parser.parse_args(options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise EngineUnavailable(f"engine_args: {error}") from error
     return parsed
 
 
 class VllmEngine:
-    """`options` as `read_engine_args` gives them; `--lora-modules` name adapters that `model` may choose."""
+    """`options` as `read_engine_args` gives them; `--lora-modules` name adapters that `model` may choose.
 
-    def __init__(self, options: Namespace) -> None:
-        args = AsyncEngineArgs.from_cli_args(options)
+    An engine that has requests and makes no token for `silence_max_s` counts as dead: its process hangs.
+    """
+
+    def __init__(self, options: Namespace, silence_max_s: float = 120.0) -> None:
+        try:
+            args = AsyncEngineArgs.from_cli_args(options)
+        except (OSError, ValueError) as error:
+            raise EngineUnavailable(f"engine_args: {error}") from error
+        if options.lora_modules and not args.enable_lora:
+            raise EngineUnavailable("engine_args: --lora-modules needs --enable-lora")
         if args.worker_extension_cls:
             raise EngineUnavailable("engine_args: --worker-extension-cls is taken by what compiles grammars")
         args.skip_tokenizer_init = True
@@ -95,16 +107,27 @@ class VllmEngine:
         self._engine: AsyncLLM | None = None
         self._grammars: GrammarPreparation | None = None
         self._under_way: set[str] = set()
+        self._pulse = Pulse(silence_max_s)
         self.context_tokens_max = 0
 
     async def start(self) -> None:
         """Loads the model, which takes seconds to minutes. Raises EngineUnavailable."""
-        guard = [sys.executable, str(Path(__file__).with_name("guard.py"))]
+        guard = [sys.executable, str(Path(__file__).with_name("guard.py")), str(os.getpid())]
         subprocess.Popen(guard, start_new_session=True)  # noqa: ASYNC220  it ends itself, after this process
         engine = await _load(lambda: _make_engine(self._args))
+        await self._load_adapters(engine)
         self.context_tokens_max = engine.model_config.max_model_len
         self._grammars = GrammarPreparation(engine.collective_rpc)
         self._engine = engine
+
+    async def _load_adapters(self, engine: AsyncLLM) -> None:
+        """All of them now: one that cannot be loaded would end the engine of whoever asks for it."""
+        for adapter in self._adapters.values():
+            try:
+                await engine.add_lora(adapter)
+            except Exception as error:  # whatever kind vLLM sends from its process
+                await asyncio.to_thread(engine.shutdown)
+                raise EngineUnavailable(f"adapter {adapter.lora_name}: {error}") from error
 
     @property
     def requests_under_way(self) -> int:
@@ -119,18 +142,18 @@ class VllmEngine:
             raise EngineDead("vLLM is not running")
         if request_id in self._under_way:
             raise ValueError(f"request_id {request_id!r} is in use")
+        params = _make_params(sampling)
         self._under_way.add(request_id)
-        outputs = engine.generate(
-            tokens_input(list(prompt)),
-            _make_params(sampling),
-            request_id,
-            lora_request=self._adapters.get(model),
-        )
         try:
             if sampling.constraint is not None:
                 await grammars.prepare(sampling.constraint)
+            self._pulse.begin(request_id)
+            outputs = engine.generate(
+                tokens_input(list(prompt)), params, request_id, lora_request=self._adapters.get(model)
+            )
             async with aclosing(outputs):
                 async for output in outputs:
+                    self._pulse.beat()
                     yield _read_output(output, sampling.top_logprobs)
         except Unfulfillable as refusal:
             raise Unsupported(str(refusal)) from refusal
@@ -139,11 +162,20 @@ class VllmEngine:
         except VLLMClientError as refusal:
             raise Unsupported(str(refusal)) from refusal
         finally:
+            self._pulse.end(request_id)
             self._under_way.discard(request_id)
 
+    @property
+    def _is_dead(self) -> bool:
+        return self._engine is not None and (self._engine.errored or self._pulse.has_stopped)
+
     async def wait_until_dead(self) -> None:
-        while self._engine is None or not self._engine.errored:  # noqa: ASYNC110  vLLM tells nobody by itself
+        while not self._is_dead:  # noqa: ASYNC110  vLLM tells nobody by itself
             await asyncio.sleep(_LOOK_EVERY_S)
+        if self._pulse.has_stopped:
+            _log.error(
+                "vLLM has made no token for %g s, though it was asked for some", self._pulse.silence_max_s
+            )
 
     async def stop(self) -> None:
         engine, self._engine = self._engine, None
@@ -165,13 +197,17 @@ async def _load(make: Callable[[], _Loaded]) -> _Loaded:
         if not loaded.done():
             settling(value)
 
+    def tell(settling: Callable[[Any], None], value: object) -> None:
+        with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            loop.call_soon_threadsafe(settle, settling, value)
+
     def run() -> None:
         try:
             made = make()
         except BaseException as error:  # noqa: BLE001  raised again where it is waited for
-            loop.call_soon_threadsafe(settle, loaded.set_exception, error)
+            tell(loaded.set_exception, error)
         else:
-            loop.call_soon_threadsafe(settle, loaded.set_result, made)
+            tell(loaded.set_result, made)
 
     threading.Thread(target=run, daemon=True, name="vllm-start").start()
     return await loaded
