@@ -180,6 +180,12 @@ UNENFORCEABLE = [
     ({"allOf": [{"type": "string"}, {"maxLength": 3}]}, "allOf"),
     ({"not": {"type": "string"}}, "not"),
     ({"type": "string", "format": "phone"}, "format"),
+    ({"type": "string", "format": "json-pointer"}, "format"),
+    ({"type": "string", "format": "relative-json-pointer"}, "format"),
+    ({"type": "string", "maxLength": 129}, "maxLength"),
+    ({"type": "string", "minLength": 129}, "minLength"),
+    ({"type": "string", "pattern": "^a\tb$"}, "pattern"),
+    ({"type": "string", "pattern": "^((a{100}){100}){100}$"}, "pattern"),
     ({"type": "string", "pattern": "^a$", "minLength": 2}, "minLength"),
     ({"type": "string", "pattern": "a"}, "pattern"),
     ({"type": "string", "pattern": "^(?=a).*$"}, "pattern"),
@@ -213,7 +219,6 @@ def test_what_can_be_enforced_stays_as_it_is() -> None:
             "items": {"type": "array", "items": {"$ref": "#/$defs/n"}, "minItems": 1},
             "either": {"anyOf": [{"const": 1}, {"type": "string", "enum": ["a"]}]},
             "name": {"type": "string", "pattern": "^[a-z]+$"},
-            "long": {"type": "string", "maxLength": 4_000},
         },
         "required": ["not"],
         "additionalProperties": False,
@@ -229,8 +234,106 @@ def test_short_lengths_become_a_pattern() -> None:
 
 
 def test_more_different_lengths_than_can_be_compiled_are_refused_or_left_out() -> None:
-    lengths = {f"p{n}": {"type": "string", "maxLength": 200 + n} for n in range(9)}
+    lengths = {f"p{n}": {"type": "string", "maxLength": 20 + n} for n in range(9)}
     schema = {"type": "object", "properties": lengths}
     with pytest.raises(Unfulfillable, match=r"^#/properties/p8: "):
         make_enforceable(schema, is_strict=True)
     assert make_enforceable(schema, is_strict=False)["properties"]["p8"] == {"type": "string"}
+
+
+def test_a_length_that_can_be_enforced_stays_when_the_other_cannot() -> None:
+    schema = {"type": "string", "minLength": 1, "maxLength": 500}
+    made = {"type": "string", "pattern": r'^[^"\\\x00-\x1f]{1,}$'}
+    assert make_enforceable(schema, is_strict=False) == made
+
+
+@pytest.mark.parametrize(
+    ("schema", "possible"),
+    [
+        ({"type": "string", "enum": ["x", 1, None, True]}, ["x"]),
+        ({"type": ["integer", "null"], "enum": ["x", 1, 1.5, None, True]}, [1, None]),
+        ({"type": "number", "enum": [1, 1.5, True]}, [1, 1.5]),
+        ({"type": "boolean", "enum": [0, False]}, [False]),
+        ({"type": ["array", "object"], "enum": [[1], {"a": 1}, "x"]}, [[1], {"a": 1}]),
+    ],
+    ids=str,
+)
+def test_values_that_the_type_beside_them_excludes_are_taken_out(schema: Any, possible: list[Any]) -> None:
+    assert repr(make_enforceable(schema, is_strict=True)["enum"]) == repr(possible)
+
+
+@pytest.mark.parametrize("values", [{"enum": [1, None]}, {"const": 1}], ids=str)
+def test_a_choice_of_which_the_type_leaves_nothing_is_refused(values: Any) -> None:
+    schema = {"type": "array", "items": {"type": "string", **values}}
+    for is_strict in (True, False):
+        with pytest.raises(Unfulfillable, match=r"^#/items: no value of"):
+            make_enforceable(schema, is_strict=is_strict)
+
+
+NOT_SCHEMAS: list[Any] = [
+    {"type": "string", "minLength": "5"},
+    {"type": "string", "maxLength": None},
+    {"type": "object", "required": [{}]},
+    {"type": "object", "required": "a"},
+    {"type": "object", "properties": ["a"]},
+    {"type": "string", "pattern": 5},
+    {"type": "string", "format": {}},
+    {"type": "array", "items": [{"type": "string"}]},
+    {"type": {}},
+    {"type": [[]]},
+    {"type": "text"},
+    {"enum": 5},
+    {"$ref": 5},
+    {"anyOf": {}},
+    {"anyOf": [5]},
+    5,
+    None,
+]
+
+
+@pytest.mark.parametrize("schema", NOT_SCHEMAS, ids=str)
+@pytest.mark.parametrize("is_strict", [True, False])
+def test_what_is_not_a_json_schema_is_refused_in_words(schema: Any, is_strict: bool) -> None:
+    with pytest.raises(Unfulfillable, match=r"^#/properties/a.* is not a JSON schema"):
+        make_enforceable({"type": "object", "properties": {"a": schema}}, is_strict=is_strict)
+
+
+def an_object(count: int, *, is_required: bool, name: str = "p") -> dict[str, Any]:
+    properties = {f"{name}{n}": {"type": "boolean"} for n in range(count)}
+    return {"type": "object", "properties": properties, "required": list(properties) if is_required else []}
+
+
+@pytest.mark.parametrize(
+    ("largest", "too_large", "bound"),
+    [
+        (an_object(500, is_required=False), an_object(501, is_required=False), "not required"),
+        (an_object(2_000, is_required=True), an_object(2_001, is_required=True), "properties and other"),
+        ({"enum": [*range(1_000)]}, {"enum": [*range(1_001)]}, "'enum'"),
+        ({"const": "x" * 49_000}, {"const": "x" * 50_001}, "characters"),
+        ({"anyOf": [{"type": "null"}] * 2_000}, {"anyOf": [{"type": "null"}] * 2_001}, "other parts"),
+    ],
+    ids=["optional", "required", "enum", "characters", "alternatives"],
+)
+def test_a_schema_too_large_to_compile_is_refused_by_its_size(
+    largest: Any, too_large: Any, bound: str
+) -> None:
+    make_enforceable(largest, is_strict=True)
+    for is_strict in (True, False):
+        with pytest.raises(Unfulfillable, match=rf"^it has [\d,]+ .*{bound}.*; at most"):
+            make_enforceable(too_large, is_strict=is_strict)
+
+
+def test_the_size_of_a_schema_is_that_of_all_its_parts() -> None:
+    halves = {name: an_object(251, is_required=False, name=name) for name in ("a", "b")}
+    with pytest.raises(Unfulfillable, match="not required"):
+        make_enforceable({"type": "array", "prefixItems": [*halves.values()]}, is_strict=True)
+    with pytest.raises(Unfulfillable, match="not required"):
+        make_enforceable({"$ref": "#/$defs/a", "$defs": halves}, is_strict=True)
+
+
+def test_many_repeats_in_different_patterns_are_refused_or_left_out() -> None:
+    patterns = {f"p{n}": {"type": "string", "pattern": f"^[a-z]{{{128 - n}}}$"} for n in range(10)}
+    schema = {"type": "object", "properties": patterns}
+    with pytest.raises(Unfulfillable, match=r"^#/properties/p8: .*repeats"):
+        make_enforceable(schema, is_strict=True)
+    assert make_enforceable(schema, is_strict=False)["properties"]["p9"] == {"type": "string"}

@@ -22,8 +22,9 @@ from worker.harmony import CONTROL_TOKENS, bytes_of
 _ANY_OBJECT = '{"type": "object"}'
 _WHITESPACE_MAX = 16
 """Characters between two elements: a new line and an indentation of seven times two."""
-_GRAMMARS_MAX = 256
-"""Kept in memory; a grammar takes 1 to 10 MB."""
+_GRAMMARS_MAX = 512
+"""Kept in memory, beside those that are in the making; well above what one request may bring. A grammar
+takes 1 to 10 MB."""
 _COMPILED_MAX_BYTES = 256 * 2**20
 """Parts of grammars that xgrammar keeps for the next ones."""
 _SOURCE = re.compile(r"^\[[\d:]+\] \S+: ")
@@ -56,15 +57,24 @@ class JsonGrammars:
         self._grammars: OrderedDict[Body, Compiled] = OrderedDict()
         self.begin(Body(True))
 
+    def __len__(self) -> int:
+        return len(self._grammars)
+
     def begin(self, body: Body) -> Compiled:
         """The grammar, which may still be in the making; its error is Unfulfillable."""
         if body in self._grammars:
             self._grammars.move_to_end(body)
             return self._grammars[body]
-        if len(self._grammars) >= _GRAMMARS_MAX:
-            self._grammars.popitem(last=False)
+        self._make_room()
         compiled = self._grammars[body] = self._threads.submit(self._compile, body)
         return compiled
+
+    def _make_room(self) -> None:
+        """Forgets what was asked for longest ago; never what is unfinished, which would be begun again."""
+        excess = len(self._grammars) - _GRAMMARS_MAX + 1
+        finished = [body for body, grammar in self._grammars.items() if grammar.done()] if excess > 0 else []
+        for body in finished[:excess]:
+            del self._grammars[body]
 
     def fill(self, matchers: Sequence[JsonMatcher], masks: torch.Tensor, rows: Sequence[int]) -> None:
         """Writes what each matcher allows next as bits into its row of `masks` ([n, ids / 32] int32)."""
@@ -75,7 +85,7 @@ class JsonGrammars:
         try:
             schema = make_enforceable(decode(body.schema or _ANY_OBJECT), is_strict=body.is_strict)
             return self._compile_schema(encode(schema).decode())
-        except (RuntimeError, Unfulfillable) as error:
+        except (RuntimeError, ValueError, OverflowError, Unfulfillable) as error:
             if body.is_strict:
                 raise Unfulfillable(f"The JSON schema cannot be enforced: {_reason_in(error)}") from error
             return self._compile_schema(_ANY_OBJECT)

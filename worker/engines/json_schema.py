@@ -6,9 +6,11 @@ ignores what it does not know instead of saying so.
 
 import re
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any
 
 from worker.constraint import Unfulfillable
+from worker.engines.json_schema_form import check_form, check_size
 
 _ANNOTATIONS = frozenset(
     [
@@ -54,21 +56,24 @@ _FORMATS = frozenset(
         "uri",
         "uri-reference",
         "uri-template",
-        "json-pointer",
-        "relative-json-pointer",
     ]
 )
+"""Not the two of JSON pointers: they let quotes out of the string (xgrammar 0.2.8)."""
 _LENGTHS = frozenset({"minLength", "maxLength"})
 _LENGTHS_MAX = 8
 """Each length that a string is bounded by costs seconds of compiling."""
 _PATTERN_LENGTH_MAX = 512
 _UNKNOWN_TO_PATTERNS = re.compile(r"\(\?(?!:)|\\[1-9bBpPkcuU]")
 """Lookaround, named groups, back references, word boundaries, classes of Unicode: ignored or refused."""
-_NEEDS_ESCAPES = re.compile(r'"|\\[\\nrtfvx0]')
+_NEEDS_ESCAPES = re.compile(r'["\x00-\x1f]|\\[\\nrtfvx0]')
 """What a JSON string spells with a backslash; a pattern would write it as it is."""
 _COUNTS = re.compile(r"\{(\d+)(?:,(\d*))?\}")
+_REPEATED_GROUP = re.compile(r"[)}]\{")
 _COUNT_MAX = 128
-"""A class that is repeated more often lets quotes out of the string (xgrammar 0.2.8)."""
+"""A class that is repeated more often lets quotes out of the string, and xgrammar's own lengths above it
+control characters (0.2.8)."""
+_REPEATS_MAX = 1_024
+"""Of all different patterns together; 512 take 1.3 s to compile."""
 
 Schema = dict[str, Any]
 
@@ -77,8 +82,10 @@ def make_enforceable(schema: Any, *, is_strict: bool) -> Any:
     """The schema with nothing in it but what a grammar keeps to.
 
     Raises Unfulfillable naming the keyword and its place if something is left over, or with `is_strict`
-    False leaves it out: what is made then may break it.
+    False leaves it out: what is made then may break it. Either way raises Unfulfillable for what is not a
+    JSON schema, is fulfilled by nothing, or is too large to compile in seconds.
     """
+    check_size(schema)
     return _Walk(is_strict).convert(schema, "#")
 
 
@@ -86,16 +93,20 @@ class _Walk:
     def __init__(self, is_strict: bool) -> None:
         self._is_strict = is_strict
         self._lengths: set[tuple[Any, Any]] = set()
+        self._patterns: dict[str, int] = {}
 
     def convert(self, schema: Any, place: str) -> Any:
         if isinstance(schema, bool):
             return schema
         if not isinstance(schema, dict):
             raise Unfulfillable(f"{place} is not a JSON schema")
+        check_form(schema, place)
         kept = dict(schema)
         for keyword, reason in [*_unknown_in(schema), *_misunderstood_in(schema)]:
             self._leave_out(kept, keyword, f"{place}: {reason}")
+        self._bound_patterns(kept, place)
         self._bound_lengths(kept, place)
+        _keep_possible_values(kept, place)
         return {key: self._convert_within(key, value, place) for key, value in kept.items()}
 
     def _convert_within(self, key: str, value: Any, place: str) -> Any:
@@ -110,7 +121,21 @@ class _Walk:
             case _:
                 return value
 
+    def _bound_patterns(self, schema: Schema, place: str) -> None:
+        if "pattern" not in schema:
+            return
+        patterns = {**self._patterns, schema["pattern"]: _repeats_in(schema["pattern"])}
+        if sum(patterns.values()) > _REPEATS_MAX:
+            reason = f"at most {_REPEATS_MAX} repeats in all 'pattern's together can be enforced"
+            self._leave_out(schema, "pattern", f"{place}: {reason}")
+        else:
+            self._patterns = patterns
+
     def _bound_lengths(self, schema: Schema, place: str) -> None:
+        for keyword in sorted(_LENGTHS & schema.keys()):
+            if schema[keyword] > _COUNT_MAX:
+                reason = f"a {keyword!r} above {_COUNT_MAX} cannot be enforced"
+                self._leave_out(schema, keyword, f"{place}: {reason}")
         if not _LENGTHS & schema.keys():
             return
         lengths = schema.get("minLength"), schema.get("maxLength")
@@ -169,8 +194,6 @@ def _overlooked_in(schema: Mapping[str, Any]) -> Iterator[_Complaint]:
             yield keyword, f"{keyword!r} beside {alone[0]!r} cannot be enforced"
         return
     types = _listed(schema.get("type"))
-    if any(kind not in _KEYWORDS for kind in types):
-        raise Unfulfillable(f"{schema['type']!r} is no type of JSON")
     known = frozenset[str]().union(*(_KEYWORDS[kind] for kind in types))
     for keyword in schema.keys() & (_OF_TYPES - known):
         yield keyword, f"{keyword!r} needs a 'type' that it belongs to"
@@ -191,17 +214,55 @@ def _trouble_with(pattern: Any) -> str | None:
         return "a 'pattern' with quotes, backslashes or control characters cannot be enforced"
     if not (pattern.startswith("^") and pattern.endswith("$")):
         return "a 'pattern' must begin with '^' and end with '$' to be enforced"
-    counts = [int(count) for pair in _COUNTS.findall(pattern) for count in pair if count]
-    if max(counts, default=0) > _COUNT_MAX:
+    if max(_counts_in(pattern), default=0) > _COUNT_MAX:
         return f"a 'pattern' that repeats more than {_COUNT_MAX} times cannot be enforced"
     return None
 
 
+def _counts_in(pattern: str) -> list[int]:
+    return [max(int(least), int(most or 0)) for least, most in _COUNTS.findall(pattern)]
+
+
+def _repeats_in(pattern: str) -> int:
+    """What its counts come to when they are written out, or more: those of a group may multiply others."""
+    counts = [max(1, count) for count in _counts_in(pattern)]
+    return prod(counts) if _REPEATED_GROUP.search(pattern) else sum(counts)
+
+
 def _spell_lengths(schema: Schema) -> None:
-    """Short lengths as a pattern, whose masks take 0.1 ms where those of `maxLength` take up to 30."""
-    shortest, longest = schema.get("minLength") or 0, schema.get("maxLength")
-    if shortest <= _COUNT_MAX and (longest or 0) <= _COUNT_MAX:
-        count = f"{{{shortest},{'' if longest is None else longest}}}"
-        schema["pattern"] = rf'^[^"\\\x00-\x1f]{count}$'
-        schema.pop("minLength", None)
-        schema.pop("maxLength", None)
+    """Lengths as a pattern, whose masks take 0.1 ms where those of `maxLength` take up to 30."""
+    longest = schema.get("maxLength")
+    count = f"{{{schema.get('minLength', 0)},{'' if longest is None else longest}}}"
+    schema["pattern"] = rf'^[^"\\\x00-\x1f]{count}$'
+    schema.pop("minLength", None)
+    schema.pop("maxLength", None)
+
+
+def _keep_possible_values(schema: Schema, place: str) -> None:
+    """Takes out what the `type` beside `enum` or `const` excludes: xgrammar (0.2.8) overlooks that."""
+    types = _listed(schema.get("type"))
+    for keyword in {"enum", "const"} & schema.keys() if types else ():
+        values = schema["enum"] if keyword == "enum" else [schema["const"]]
+        possible = [value for value in values if any(_is_of(kind, value) for kind in types)]
+        if not possible:
+            raise Unfulfillable(f"{place}: no value of {keyword!r} is of the 'type' beside it")
+        if keyword == "enum":
+            schema["enum"] = possible
+
+
+def _is_of(kind: str, value: object) -> bool:
+    match value:
+        case None:
+            return kind == "null"
+        case bool():
+            return kind == "boolean"
+        case int():
+            return kind in ("integer", "number")
+        case float():
+            return kind == "number" or (kind == "integer" and value.is_integer())
+        case str():
+            return kind == "string"
+        case list():
+            return kind == "array"
+        case _:
+            return kind == "object"

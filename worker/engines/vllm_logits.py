@@ -26,7 +26,12 @@ WORKER_EXTENSION = "worker.engines.vllm_logits.GrammarCompiling"
 REFUSAL = CONTROL_TOKENS[-1]
 """A reserved token that a row says whose turn cannot go on; it is to be a stop token of constrained turns."""
 _KEY = "antiphon_turn"
-_REMEMBERED_MAX = 64
+_REMEMBERED_MAX = 256
+_BODIES_MAX = 128
+"""Different JSON texts that one request may have grammars of; far fewer than `JsonGrammars` keeps."""
+_AT_ONCE_MAX = 16
+"""Asked for in one call, so that a request with many waits in turn with those that have one."""
+_ANY_OBJECT = Body(True)
 _WAIT_FIRST_S, _WAIT_MOST_S, _WAIT_S = 0.02, 0.5, 120.0
 
 
@@ -61,10 +66,10 @@ class GrammarPreparation:
 
     async def prepare(self, constraint: Constraint) -> None:
         """Returns when every grammar is there. Raises Unfulfillable."""
-        bodies = _json_bodies_of(constraint)
+        bodies = list(dict.fromkeys(_grammar_bodies_of(constraint).values()))
         missing = [body for body in bodies if body not in self._prepared]
-        if missing:
-            await self._compile(missing)
+        for start in range(0, len(missing), _AT_ONCE_MAX):
+            await self._compile(missing[start : start + _AT_ONCE_MAX])
         for body in bodies:
             self._prepared[body] = None
             self._prepared.move_to_end(body)
@@ -85,11 +90,24 @@ class GrammarPreparation:
                 raise Unfulfillable(state)
 
 
-def _json_bodies_of(constraint: Constraint) -> list[Body]:
-    bodies = [call.arguments for call in constraint.calls]
-    if constraint.final is not None:
-        bodies.append(constraint.final)
-    return [body for body in dict.fromkeys(bodies) if body.is_json]
+def _grammar_bodies_of(constraint: Constraint) -> dict[Body, Body]:
+    """Each JSON body of the turn, and what its grammar is made of: beyond `_BODIES_MAX` different ones those
+    that are not strict share the grammar of any JSON object.
+
+    Raises Unfulfillable if the strict ones alone are more.
+    """
+    bodies = [] if constraint.final is None else [constraint.final]
+    bodies += [call.arguments for call in constraint.calls]
+    different = [body for body in dict.fromkeys(bodies) if body.is_json]
+    if len(different) <= _BODIES_MAX:
+        return {body: body for body in different}
+    first_of_all = sorted(different, key=lambda body: not (body.is_strict and body.schema))
+    kept, others = first_of_all[: _BODIES_MAX - 1], first_of_all[_BODIES_MAX - 1 :]
+    if others[0].is_strict and others[0].schema:
+        raise Unfulfillable(
+            f"At most {_BODIES_MAX - 1} different strict JSON schemas can be enforced in one request"
+        )
+    return {body: body for body in kept} | dict.fromkeys(others, _ANY_OBJECT)
 
 
 # --- in vLLM's processes ------------------------------------------------------------------------
@@ -188,10 +206,15 @@ class _Row:
         self._constraint = constraint
         self._own = own
         self._output = output
-        self._compiled = {body: grammars.begin(body) for body in _json_bodies_of(constraint)}
         self._grammar: TurnGrammar[JsonMatcher] | None = None
         self._read = 0
         self._is_refused = False
+        self._compiled: dict[Body, Compiled] = {}
+        try:
+            bodies = _grammar_bodies_of(constraint)
+            self._compiled = {body: grammars.begin(made_of) for body, made_of in bodies.items()}
+        except Unfulfillable:
+            self._is_refused = True
 
     def allowed(self) -> Only | Text | Json[JsonMatcher]:
         try:
@@ -213,8 +236,7 @@ class _Row:
         return self._grammar
 
     def _matcher_of(self, body: Body, end: int) -> JsonMatcher:
-        compiled: Compiled = self._compiled[body]
-        return JsonMatcher(compiled.result(), end)
+        return JsonMatcher(self._compiled[body].result(), end)
 
 
 def _read_turn(params: SamplingParams) -> _Turn | None:
