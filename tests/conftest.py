@@ -3,6 +3,7 @@
 Owns the promise that no test leaves a key without TTL behind.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest_asyncio
 
 from local.valkey import Valkey
 from shared.settings import Settings
+from shared.store.appender import Appender
 from shared.store.redis_client import RedisClient
 from tests.running import RunningCluster, start_cluster
 
@@ -56,6 +58,14 @@ async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
         assert await keys_without_ttl(client) == []
     finally:
         await client.close()
+
+
+@pytest_asyncio.fixture
+async def appender(redis: RedisClient, settings: Settings) -> AsyncIterator[Appender]:
+    appender = Appender(redis, settings)
+    task = asyncio.create_task(appender.run())
+    yield appender
+    task.cancel()
 
 
 async def keys_without_ttl(client: RedisClient) -> list[str]:

@@ -106,3 +106,10 @@ async def leave_behind(
 async def keep_journal(redis: RedisClient, key: ResponseKey) -> list[bytes]:
     fields: Any = await redis.command("HGETALL", keys.tools(key))
     return [part for pair in fields.items() for part in pair]
+
+
+async def restore_journal(redis: RedisClient, key: ResponseKey, kept: list[bytes]) -> None:
+    """What `keep_journal` has kept, as the tool calls of this response."""
+    if kept:
+        await redis.command("HSET", keys.tools(key), *kept)
+        await redis.command("EXPIRE", keys.tools(key), 60)

@@ -3,10 +3,8 @@
 import asyncio
 import base64
 import random
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -25,14 +23,6 @@ from shared.store.redis_client import BlockingClient, RedisClient, Script
 from tests.conftest import keys_without_ttl
 from tests.requests import accept, make_request
 from worker.sweeper import compact_due
-
-
-@pytest_asyncio.fixture
-async def appender(redis: RedisClient, settings: Settings) -> AsyncIterator[Appender]:
-    appender = Appender(redis, settings)
-    task = asyncio.create_task(appender.run())
-    yield appender
-    task.cancel()
 
 
 async def acquire(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str = "a") -> Lease:

@@ -12,11 +12,10 @@ from shared.events import ResponseCompleted, ResponseFailed, ResponseIncomplete,
 from shared.lifecycle import fold
 from shared.responses import McpCall, McpProtocolError, Message, Reasoning, Response, ResponseRequest
 from shared.settings import Settings
-from shared.store import keys
 from shared.store.event_log import Entry
 from shared.store.redis_client import RedisClient
 from tests.requests import accept, make_request
-from tests.working import finish, keep_journal, leave_behind, working
+from tests.working import finish, keep_journal, leave_behind, restore_journal, working
 from worker.engines.script import Script
 from worker.harmony import encode
 
@@ -272,9 +271,7 @@ async def test_whatever_prefix_a_dead_owner_left_the_mistakes_are_made_and_mende
         for length in range(1, len(whole)):
             await redis.command("FLUSHALL")
             key = await leave_behind(redis, settings, worker, request, whole[:length])
-            if kept:
-                await redis.command("HSET", keys.tools(key), *kept)
-                await redis.command("EXPIRE", keys.tools(key), 60)
+            await restore_journal(redis, key, kept)
             again = await finish(redis, worker, key)
             assert [entry.frame for entry in again] == [entry.frame for entry in whole], length
             assert [t for e in again for t in e.tokens] == [t for e in whole for t in e.tokens], length

@@ -2,10 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from shared.events import ResponseFailed, ResponseInProgress, decode
 from shared.responses import Response
@@ -24,14 +22,6 @@ from worker.engines.scripted import ScriptedEngine
 from worker.log_writer import LogWriter
 from worker.remote_tools import RemoteTools
 from worker.runner import Runner
-
-
-@pytest_asyncio.fixture
-async def appender(redis: RedisClient, settings: Settings) -> AsyncIterator[Appender]:
-    appender = Appender(redis, settings)
-    task = asyncio.create_task(appender.run())
-    yield appender
-    task.cancel()
 
 
 async def own(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str = "a") -> Acquired:

@@ -19,7 +19,7 @@ from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, describe
 from tests.requests import accept, make_request
-from tests.working import finish, keep_journal, leave_behind, working
+from tests.working import finish, keep_journal, leave_behind, restore_journal, working
 from worker.remote_tools import RemoteTools
 
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
@@ -60,9 +60,7 @@ async def test_whatever_prefix_a_dead_owner_left_the_whole_log_is_that_of_an_und
             for_tools = kept if journal == "kept" or is_past_a_result(whole[:length]) else []
             await redis.command("FLUSHALL")
             key = await leave_behind(redis, settings, worker, request, whole[:length])
-            if for_tools:
-                await redis.command("HSET", keys.tools(key), *for_tools)
-                await redis.command("EXPIRE", keys.tools(key), 60)
+            await restore_journal(redis, key, for_tools)
             again = await finish(redis, worker, key)
             assert [entry.frame for entry in again] == [entry.frame for entry in whole], length
             assert [t for e in again for t in e.tokens] == [t for e in whole for t in e.tokens], length

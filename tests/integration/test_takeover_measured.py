@@ -18,7 +18,7 @@ from shared.store.event_log import Entry, read
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient
 from tests.requests import accept, make_request
-from tests.working import finish, keep_journal, leave_behind, working
+from tests.working import finish, keep_journal, leave_behind, restore_journal, working
 from worker.engine import Sampling, TokenChunk, TokenLogprob
 from worker.engines.script import Script
 from worker.engines.scripted import ScriptedEngine
@@ -72,9 +72,7 @@ async def test_whatever_prefix_a_dead_owner_left_the_whole_log_is_that_of_an_und
         for length in range(1, len(whole)):
             await redis.command("FLUSHALL")
             key = await leave_behind(redis, settings, worker, request, whole[:length])
-            if journal:
-                await redis.command("HSET", keys.tools(key), *journal)
-                await redis.command("EXPIRE", keys.tools(key), 60)
+            await restore_journal(redis, key, journal)
             again = await finish(redis, worker, key)
             assert again == whole, length
 
@@ -162,6 +160,5 @@ async def test_what_was_cached_is_counted_as_the_first_owner_found_it(
         for length in range(1, len(whole)):
             await redis.command("FLUSHALL")
             key = await leave_behind(redis, settings, worker, request, whole[:length])
-            await redis.command("HSET", keys.tools(key), *journal)
-            await redis.command("EXPIRE", keys.tools(key), 60)
+            await restore_journal(redis, key, journal)
             assert await finish(redis, worker, key) == whole, length
