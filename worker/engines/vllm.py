@@ -155,11 +155,9 @@ class VllmEngine:
                 async for output in outputs:
                     self._pulse.beat()
                     yield _read_output(output, sampling.top_logprobs)
-        except Unfulfillable as refusal:
-            raise Unsupported(str(refusal)) from refusal
         except EngineDeadError as dead:
             raise EngineDead("vLLM has died") from dead
-        except VLLMClientError as refusal:
+        except (Unfulfillable, VLLMClientError) as refusal:
             raise Unsupported(str(refusal)) from refusal
         finally:
             self._pulse.end(request_id)
