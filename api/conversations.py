@@ -166,9 +166,7 @@ class Conversations:
 
     async def _read_items(self, tenant: str, value: object) -> list[Item]:
         """Items of a body as they will be kept, each with an id of its own, references resolved."""
-        items = read_items(value, "items")
-        if len(items) > ITEMS_MAX:
-            raise invalid_value("items", f"it should hold at most {ITEMS_MAX} items")
+        items = read_items(value, "items", ITEMS_MAX)
         items = adopt_items(items, ids.new_item_origin(self._settings.cell))
         async with self._redis_bound():
             items = await context.resolve_references(self._redis, tenant, items, field="items")

@@ -11,7 +11,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from api.errors import invalid_value, missing_parameter
-from api.validation import Label, Name, Path, Shape, check, check_kind, check_list, check_type, spell
+from api.validation import (
+    Label,
+    Name,
+    Path,
+    Shape,
+    check,
+    check_kind,
+    check_length,
+    check_list,
+    check_type,
+    spell,
+)
 from shared.ids import item_id
 
 Item = dict[str, Any]
@@ -200,7 +211,7 @@ _OUTPUT_PARTS: Mapping[str, type[Shape]] = {
 _MESSAGE_PARTS: Mapping[str, type[Shape]] = {**_OUTPUT_PARTS, "output_text": _Text, "refusal": _Refusal}
 
 
-def read_input(value: object) -> list[Item]:
+def read_input(value: object, items_max: int) -> list[Item]:
     """The checked items, each with its `type`; a bare string becomes one user message."""
     if value is None:
         raise missing_parameter("input")
@@ -210,11 +221,12 @@ def read_input(value: object) -> list[Item]:
         raise invalid_value("input", "it should be a string or a list of items")
     if not value:
         raise invalid_value("input", "it should hold at least one item")
-    return read_items(value, "input")
+    return read_items(value, "input", items_max)
 
 
-def read_items(value: object, field: str) -> list[Item]:
+def read_items(value: object, field: str, items_max: int) -> list[Item]:
     """The checked items of a list, each with its `type`; `field` names the list in complaints."""
+    check_length(value, items_max, (field,))
     return [_read_item(item, (field, index)) for index, item in enumerate(check_list(value, (field,)))]
 
 

@@ -141,6 +141,14 @@ class Creation:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """How many of each a request may have (`shared/settings.py`)."""
+
+    items_max: int
+    tools_max: int
+
+
+@dataclass(frozen=True, slots=True)
 class Birth:
     """What a response gets from the server and not from its request."""
 
@@ -148,14 +156,14 @@ class Birth:
     created_at_s: int
 
 
-def read_create(raw: bytes, birth: Birth, models: Sequence[str]) -> Creation:
+def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Limits) -> Creation:
     """Checks a whole body. Raises ClientError naming the first field that is wrong."""
     body = check(CreateBody, decode_object(raw))
     _refuse_unsupported(body)
     conversation_id = _read_conversation(body)
-    items = adopt_items(read_input(body.input), birth.response_id)
-    offer = Offer.read(body.tools)
-    choice = read_choice(body.tool_choice, offer.tools)
+    items = adopt_items(read_input(body.input, limits.items_max), birth.response_id)
+    offer = Offer.read(body.tools, limits.tools_max)
+    choice = read_choice(body.tool_choice, offer.tools, limits.tools_max)
     response = _echo(body, birth, choose_model(body.model, models), offer, choice)
     request = ResponseRequest(
         response=response,

@@ -24,7 +24,7 @@ from api.errors import (
 )
 from api.folds import Folds
 from api.hub import LogGone
-from api.requests import Birth, Creation, read_create
+from api.requests import Birth, Creation, Limits, read_create
 from api.watchers import Watchers
 from shared import ids
 from shared.events import ResponseCreated, frame
@@ -99,7 +99,8 @@ class Services:
 
     def _read(self, raw: bytes) -> Creation:
         birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))
-        return read_create(raw, birth, self._settings.models)
+        limits = Limits(self._settings.items_max, self._settings.tools_max)
+        return read_create(raw, birth, self._settings.models, limits)
 
     async def _draft(self, tenant: str, creation: Creation, repetition: Repetition | None) -> Draft:
         request = await self._with_context(tenant, creation)

@@ -5,11 +5,12 @@ public OpenAI types, `ToolChoice`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 from api.errors import invalid_value
 from api.tools import TOOLS, Plain
-from api.validation import Path, Shape, check, check_kind, spell
+from api.validation import Path, Shape, check, check_kind, check_length, spell
 
 _PARAM = "tool_choice"
 
@@ -39,8 +40,38 @@ _CHOICES: Mapping[str, type[Shape]] = {
 Tools = Sequence[Mapping[str, Any]]
 
 
-def read_choice(value: object, tools: Tools) -> str | dict[str, Any]:
-    """The checked choice, `auto` where there is none; it may name only what is in `tools`."""
+@dataclass(frozen=True, slots=True)
+class _Offered:
+    """What a choice may name, looked up once for all its entries."""
+
+    functions: frozenset[str]
+    customs: frozenset[str]
+    labels: frozenset[str]
+    families: frozenset[str]
+
+    @classmethod
+    def of(cls, tools: Tools) -> Self:
+        return cls(
+            _names(tools, "function", "name"),
+            _names(tools, "custom", "name"),
+            _names(tools, "mcp", "server_label"),
+            frozenset(_family(tool["type"]) for tool in tools),
+        )
+
+    def holds_hosted(self, kind: str) -> bool:
+        """Under its own type (dated and preview ones are the same), or as the MCP server of that label."""
+        return kind in self.labels or _family(kind) in self.families
+
+
+def _names(tools: Tools, kind: str, key: str) -> frozenset[str]:
+    return frozenset(tool[key] for tool in tools if tool["type"] == kind)
+
+
+def read_choice(value: object, tools: Tools, entries_max: int) -> str | dict[str, Any]:
+    """The checked choice, `auto` where there is none; it may name only what is in `tools`.
+
+    `entries_max` bounds the list of a choice of several.
+    """
     match value:
         case None:
             return "auto"
@@ -51,44 +82,35 @@ def read_choice(value: object, tools: Tools) -> str | dict[str, Any]:
                 raise invalid_value(_PARAM, "'required' needs at least one tool in `tools`")
             return "required"
         case dict():
-            return _read_object(value, tools)
+            return _read_object(value, _Offered.of(tools), entries_max)
         case _:
             raise invalid_value(_PARAM, "it should be 'none', 'auto', 'required' or an object")
 
 
-def _read_object(value: dict[str, Any], tools: Tools) -> dict[str, Any]:
+def _read_object(value: dict[str, Any], offered: _Offered, entries_max: int) -> dict[str, Any]:
     if value.get("type") != "allowed_tools":
-        return _check_chosen(value, tools, (_PARAM,))
+        return _check_chosen(value, offered, (_PARAM,))
+    check_length(value.get("tools"), entries_max, (_PARAM, "tools"))
     allowed = check(_Allowed, value, (_PARAM,))
     for index, entry in enumerate(allowed.tools):
-        _check_chosen(entry, tools, (_PARAM, "tools", index))
+        _check_chosen(entry, offered, (_PARAM, "tools", index))
     return value
 
 
-def _check_chosen(value: object, tools: Tools, path: Path) -> dict[str, Any]:
+def _check_chosen(value: object, offered: _Offered, path: Path) -> dict[str, Any]:
     choice = check_kind(_CHOICES, value, path)
     match choice["type"]:
-        case "function" | "custom" as kind:
-            key, is_offered = "name", _holds(tools, kind, "name", choice["name"])
+        case "function":
+            key, is_offered = "name", choice["name"] in offered.functions
+        case "custom":
+            key, is_offered = "name", choice["name"] in offered.customs
         case "mcp":
-            label = choice["server_label"]
-            key, is_offered = "server_label", _holds(tools, "mcp", "server_label", label)
+            key, is_offered = "server_label", choice["server_label"] in offered.labels
         case kind:
-            key, is_offered = "type", _holds_hosted(tools, kind)
+            key, is_offered = "type", offered.holds_hosted(kind)
     if not is_offered:
         raise invalid_value(spell((*path, key)), f"'{choice[key]}' is not among the tools of this request")
     return choice
-
-
-def _holds(tools: Tools, kind: str, key: str, name: str) -> bool:
-    return any(tool["type"] == kind and tool[key] == name for tool in tools)
-
-
-def _holds_hosted(tools: Tools, kind: str) -> bool:
-    """Under its own type (dated and preview ones are the same tool), or as the MCP server of that label."""
-    return _holds(tools, "mcp", "server_label", kind) or any(
-        _family(tool["type"]) == _family(kind) for tool in tools
-    )
 
 
 def _family(kind: str) -> str:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from api.errors import invalid_value, unsupported_parameter
 from api.json_schemas import check_schema
-from api.validation import Label, Name, Path, Shape, check, check_kind, check_list, spell
+from api.validation import Label, Name, Path, Shape, check, check_kind, check_length, check_list, spell
 from shared.responses import ServerSecrets
 
 _FUNCTIONS_NAMESPACE = "functions"
@@ -95,9 +95,11 @@ class Offer:
     secrets: dict[str, ServerSecrets] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, value: object) -> Self:
+    def read(cls, value: object, tools_max: int) -> Self:
+        """`tools_max`: the members of namespaces count as well."""
         if value is None:
             return cls()
+        _check_number(value, tools_max)
         tools = [
             _read_tool(tool, ("tools", index)) for index, tool in enumerate(check_list(value, ("tools",)))
         ]
@@ -108,6 +110,19 @@ class Offer:
             tuple(_echo(tool) for tool in tools),
             {tool["server_label"]: secrets for tool in tools if (secrets := _secrets_of(tool))},
         )
+
+
+def _check_number(value: object, tools_max: int) -> None:
+    """Before any of them is looked at."""
+    check_length(value, tools_max, ("tools",))
+    number = sum(1 + _members(tool) for tool in check_list(value, ("tools",)))
+    if number > tools_max:
+        raise invalid_value("tools", f"it holds {number} tools with those in namespaces; at most {tools_max}")
+
+
+def _members(tool: object) -> int:
+    members = tool.get("tools") if isinstance(tool, dict) else None
+    return len(members) if isinstance(members, list) else 0
 
 
 def _read_tool(value: object, path: Path) -> dict[str, Any]:

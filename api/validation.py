@@ -69,6 +69,17 @@ def check_list(value: object, path: Path) -> list[Any]:
     return value
 
 
+def check_length(value: object, length_max: int, path: Path) -> None:
+    """A list that is too long is refused before anything of it is looked at; the wording is the vendor's."""
+    if isinstance(value, list) and len(value) > length_max:
+        param = spell(path)
+        message = (
+            f"Invalid '{param}': array too long. Expected an array with maximum length {length_max}, "
+            f"but got an array with length {len(value)} instead."
+        )
+        raise ClientError(400, message, "array_above_max_length", param)
+
+
 def check_kind(shapes: Mapping[str, type[Shape]], value: object, path: Path) -> dict[str, Any]:
     """An object whose `type` is a key of `shapes`, and that fits that shape; returned as it came."""
     item = check_object(value, path)

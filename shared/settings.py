@@ -46,7 +46,14 @@ class Settings(BaseSettings):
     """Accept `background` with `store: false`; such a response lives for `unstored_background_s`."""
     unstored_background_s: int = Field(600, gt=0)
     context_bytes_max: int = Field(16 * 2**20, gt=0)
-    """What earlier responses or a conversation may add to one request."""
+    """The items of one request as JSON: what earlier responses or a conversation add, and its own input with
+    every reference resolved."""
+    items_max: int = Field(10_000, gt=0)
+    """How many items those may be, together."""
+    references_bytes_max: int = Field(64 * 2**20, gt=0)
+    """The records of all responses that a request's item references lead to: what is read to resolve them."""
+    tools_max: int = Field(1_024, gt=0)
+    """Tools of one request, members of namespaces included; and entries of a `tool_choice` of several."""
     conversation_retention_s: int = Field(30 * 86_400, gt=0)
     """A conversation that nobody touches is kept this long."""
     client_buffer_bytes_max: int = Field(2**20, gt=0)

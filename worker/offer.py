@@ -3,7 +3,8 @@
 Owns the routing from recipient to target; what is said to the model besides is `conversation`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,35 @@ _BROWSER_TOOLS = ("search", "open", "find")
 
 
 @dataclass(frozen=True, slots=True)
+class ToolFilter:
+    """Some tools of a server: every part that is given must hold."""
+
+    names: frozenset[str] | None
+    is_read_only: bool
+
+    @classmethod
+    def of(cls, rule: Any) -> "ToolFilter | None":
+        """`rule`: {tool_names, read_only} as sent, or None."""
+        if not isinstance(rule, dict):
+            return None
+        names = rule.get("tool_names")
+        return cls(frozenset(names) if names is not None else None, bool(rule.get("read_only")))
+
+    def admits(self, tool: McpTool) -> bool:
+        if self.names is not None and tool.name not in self.names:
+            return False
+        return not self.is_read_only or _is_read_only(tool)
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Which calls of a server need the client's leave: those of `always`, or all but those of `never`."""
+
+    never: ToolFilter | None
+    always: ToolFilter | None
+
+
+@dataclass(frozen=True, slots=True)
 class McpServer:
     """One `mcp` tool of a request. `allowed`: None means every tool of the server."""
 
@@ -35,8 +65,8 @@ class McpServer:
     description: str | None
     allowed: frozenset[str] | None
     is_read_only: bool
-    approval: Any
-    """`require_approval` as sent; None: the default for this kind of server."""
+    approval: Approval | str | None
+    """`always`, `never`, or which; None: the default for this kind of server."""
 
     @property
     def is_trained(self) -> bool:
@@ -52,12 +82,17 @@ class Offer:
     namespaces: Mapping[str, tuple[str | None, tuple[ToolSignature, ...]]]
     routing: Routing
 
-    def __add__(self, other: "Offer") -> "Offer":
-        return Offer(
-            {**self.trained, **other.trained},
-            {**self.namespaces, **other.namespaces},
-            {**self.routing, **other.routing},
-        )
+    @classmethod
+    def join(cls, offers: Iterable["Offer"]) -> "Offer":
+        """All of them together; a later one goes over an earlier one."""
+        trained: dict[str, str | None] = {}
+        namespaces: dict[str, tuple[str | None, tuple[ToolSignature, ...]]] = {}
+        routing: dict[str, Target] = {}
+        for offer in offers:
+            trained.update(offer.trained)
+            namespaces.update(offer.namespaces)
+            routing.update(offer.routing)
+        return cls(trained, namespaces, routing)
 
 
 def mcp_servers(request: ResponseRequest) -> list[McpServer]:
@@ -86,8 +121,14 @@ def _server_of(tool: Mapping[str, Any]) -> McpServer | None:
         tool.get("server_description"),
         frozenset(allowed) if allowed is not None else None,
         is_read_only,
-        tool.get("require_approval"),
+        _approval_of(tool.get("require_approval")),
     )
+
+
+def _approval_of(value: Any) -> Approval | str | None:
+    if isinstance(value, dict):
+        return Approval(ToolFilter.of(value.get("never")), ToolFilter.of(value.get("always")))
+    return value if isinstance(value, str) else None
 
 
 def make_offer(
@@ -100,13 +141,13 @@ def make_offer(
     `idempotent_tools`: `label.tool` of those that the operator says may be repeated.
     """
     choice = _Choice.of(request.response.tool_choice)
-    offer = Offer({}, {}, {})
-    for server in mcp_servers(request):
-        if server.is_trained:
-            offer += _offer_trained(server, choice, idempotent_tools)
-        else:
-            offer += _offer_listed(server, listed.get(server.label, ()), choice, idempotent_tools)
-    return offer + _offer_functions(request, choice)
+    offers = [
+        _offer_trained(server, choice, idempotent_tools)
+        if server.is_trained
+        else _offer_listed(server, listed.get(server.label, ()), choice, idempotent_tools)
+        for server in mcp_servers(request)
+    ]
+    return Offer.join([*offers, _offer_functions(request, choice)])
 
 
 def _offer_functions(request: ResponseRequest, choice: "_Choice") -> Offer:
@@ -177,24 +218,12 @@ def _needs_approval(server: McpServer, tool: McpTool) -> bool:
             return False
         case "always":
             return True
-        case dict() as rules:
-            if _matches(rules.get("never"), tool):
+        case Approval(never, always):
+            if never is not None and never.admits(tool):
                 return False
-            if "always" in rules and rules["always"] is not None:
-                return _matches(rules["always"], tool)
-            return True
+            return always is None or always.admits(tool)
         case _:
             return server.url is not None and not server.is_trained
-
-
-def _matches(rule: Any, tool: McpTool) -> bool:
-    """A filter {tool_names, read_only}: every part that is given must hold."""
-    if not isinstance(rule, dict):
-        return False
-    names = rule.get("tool_names")
-    if names is not None and tool.name not in names:
-        return False
-    return not rule.get("read_only") or _is_read_only(tool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,14 +255,19 @@ class _Choice:
     @classmethod
     def _of_allowed(cls, tools: list[dict[str, Any]]) -> "_Choice":
         functions: set[str] = set()
-        mcp: dict[str, frozenset[str] | None] = {}
+        whole: set[str] = set()
+        """Servers that are allowed with all their tools."""
+        named: defaultdict[str, set[str]] = defaultdict(set)
         for tool in tools:
             one = cls.of(tool)
             functions |= one.functions or set()
             for label, names in (one.mcp or {}).items():
-                known = mcp.get(label, frozenset())
-                mcp[label] = None if names is None or known is None else known | names
-        return cls(frozenset(functions), mcp)
+                if names is None:
+                    whole.add(label)
+                else:
+                    named[label] |= names
+        mcp: dict[str, frozenset[str] | None] = {label: frozenset(names) for label, names in named.items()}
+        return cls(frozenset(functions), mcp | dict.fromkeys(whole))
 
     def admits_function(self, name: str) -> bool:
         return self.functions is None or name in self.functions

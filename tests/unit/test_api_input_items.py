@@ -14,7 +14,7 @@ LISTED: TypeAdapter[Any] = TypeAdapter(ConversationItem)
 
 
 def adopt(*values: dict[str, Any]) -> list[dict[str, Any]]:
-    return adopt_items(read_items(list(values), "items"), ORIGIN)
+    return adopt_items(read_items(list(values), "items", 100), ORIGIN)
 
 
 def test_an_item_keeps_the_id_that_it_came_with() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from api.errors import ClientError
 from api.json_schemas import check_schema
-from api.requests import Birth, read_create
+from api.requests import Birth, Limits, read_create
 
 RECURSIVE = {
     "$defs": {"a/b": {"type": "object", "properties": {"next": {"$ref": "#/$defs/a~1b"}}}},
@@ -54,7 +54,7 @@ def test_what_is_no_schema_is_refused_where_it_goes_wrong(schema: Any, param: st
 
 def refuse(**body: Any) -> str | None:
     with pytest.raises(ClientError) as refused:
-        read_create(msgspec.json.encode({"input": "Hi", **body}), Birth("resp_1", 0), ["m"])
+        read_create(msgspec.json.encode({"input": "Hi", **body}), Birth("resp_1", 0), ["m"], Limits(1, 1))
     return refused.value.param
 
 

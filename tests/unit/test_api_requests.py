@@ -9,11 +9,12 @@ from openai.types import responses as openai_types
 
 from api.errors import ClientError
 from api.input_items import read_input
-from api.requests import NESTING_MAX, Birth, CreateBody, Creation, decode_object, read_create
+from api.requests import NESTING_MAX, Birth, CreateBody, Creation, Limits, decode_object, read_create
 from api.tools import strip_url
 from shared.responses import Response, ResponseRequest, SamplingOptions, ServerSecrets
 
 BIRTH = Birth("resp_0_" + "0" * 32, 1_763_769_600)
+LIMITS = Limits(items_max=100, tools_max=100)
 MODELS = ["openai/gpt-oss-20b", "openai/gpt-oss-120b"]
 
 SEED_TOOL = {
@@ -32,7 +33,7 @@ FIELDS = st.sampled_from(sorted(CreateBody.model_fields))
 
 
 def create(body: dict[str, Any]) -> Creation:
-    return read_create(json.dumps({"input": "Hello"} | body).encode(), BIRTH, MODELS)
+    return read_create(json.dumps({"input": "Hello"} | body).encode(), BIRTH, MODELS, LIMITS)
 
 
 def echo(body: dict[str, Any]) -> dict[str, Any]:
@@ -206,7 +207,7 @@ def test_stream_is_off_unless_it_is_asked_for() -> None:
 
 
 def items_of(value: object) -> list[dict[str, Any]]:
-    return read_input(value)
+    return read_input(value, LIMITS.items_max)
 
 
 def test_a_string_becomes_one_user_message() -> None:
@@ -439,7 +440,7 @@ def test_a_choice_may_name_what_is_offered(choice: object) -> None:
 def is_accepted_or_refused(raw: bytes) -> bool:
     """Whatever came: a request that can be stored, or an error that says what is wrong."""
     try:
-        request = read_create(raw, BIRTH, MODELS).request
+        request = read_create(raw, BIRTH, MODELS, LIMITS).request
     except ClientError as error:
         return 400 <= error.status < 500 and bool(error.code)
     return msgspec.json.decode(msgspec.json.encode(request), type=ResponseRequest) == request
@@ -499,3 +500,47 @@ def test_the_nesting_that_is_accepted_ends_at_its_bound() -> None:
 @given(st.text(), st.text(alphabet="s3cret", min_size=6))
 def test_what_stands_behind_the_host_is_never_shown(host: str, secret: str) -> None:
     assert strip_url(f"http://h/{host}{secret}") == "http://h"
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"input": [{"role": "user", "content": ""}] * 101}, "input"),
+        ({"tools": [{"type": "web_search"}] * 101}, "tools"),
+        (
+            {
+                "tools": [{"type": "function", "name": "f"}],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "mode": "auto",
+                    "tools": [{"type": "function", "name": "f"}] * 101,
+                },
+            },
+            "tool_choice.tools",
+        ),
+    ],
+)
+def test_a_list_that_is_too_long_is_refused_with_both_lengths(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(ClientError, match="maximum length 100, but got an array with length 101") as refused:
+        create(body)
+    assert (refused.value.status, refused.value.code, refused.value.param) == (
+        400,
+        "array_above_max_length",
+        param,
+    )
+
+
+def test_a_list_that_is_too_long_is_refused_before_its_members_are_looked_at() -> None:
+    with pytest.raises(ClientError) as refused:
+        create({"input": ["not an item"] * 101})
+    assert refused.value.code == "array_above_max_length"
+
+
+def test_members_of_namespaces_count_as_tools() -> None:
+    namespaces = [{"type": "namespace", "name": f"n{i}", "tools": [{}] * 50} for i in range(2)]
+    with pytest.raises(ClientError, match="102 tools") as refused:
+        create({"tools": namespaces})
+    assert refused.value.param == "tools"
