@@ -178,6 +178,8 @@ _PREFIXES = {
 }
 _WITH_STATUS = frozenset({"message", "function_call", "function_call_output"})
 """A listed item of these kinds has a status."""
+_NEVER_NULL = {"reasoning": "encrypted_content", "mcp_list_tools": "error"}
+"""Older items say null where the hosted API says nothing, and clients that validate accept only that."""
 _CALLS = {"function_call_output": "function_call", "custom_tool_call_output": "custom_tool_call"}
 """The kind of call that an output answers."""
 
@@ -319,6 +321,8 @@ def _adopt(item: Item, origin: str, index: int) -> Item:
         return item
     adopted = {"id": item.get("id") or item_id(_PREFIXES[kind], origin, f"i{index}")}
     adopted |= {name: value for name, value in item.items() if name != "id"}
+    if (optional := _NEVER_NULL.get(kind)) and adopted.get(optional) is None:
+        adopted.pop(optional, None)
     if kind in _WITH_STATUS and item.get("status") is None:
         adopted["status"] = "completed"
     if kind == "message" and isinstance(item["content"], str):

@@ -11,6 +11,7 @@ import msgspec
 ItemStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 IncompleteReason = Literal["max_output_tokens", "content_filter"]
+Phase = Literal["commentary", "final_answer"]
 
 TERMINAL: frozenset[str] = frozenset({"completed", "incomplete", "failed", "cancelled"})
 
@@ -50,17 +51,19 @@ class Reasoning(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning"):
     status: ItemStatus
     summary: tuple[Any, ...] = ()
     content: tuple[ReasoningText, ...] = ()
-    encrypted_content: str | None = None
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True):
-    """`phase` is `commentary` for a preamble (what the model says before a call); else absent."""
+    """`phase` is `commentary` for what the model says on the way, and `final_answer` for the answer.
+
+    Absent only in what was kept before there were phases.
+    """
 
     id: str
     status: ItemStatus
     role: Literal["assistant"]
     content: tuple[OutputText, ...]
-    phase: str | None = None
+    phase: Phase | None = None
 
 
 class FunctionCall(msgspec.Struct, frozen=True, tag_field="type", tag="function_call"):
@@ -106,16 +109,23 @@ class McpCall(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_call"):
 
 
 class McpTool(msgspec.Struct, frozen=True):
+    """`annotations` of our own listings are the server's hints, `readOnlyHint` as hosted's `read_only`.
+
+    A listing that a client brings may have either form, or none.
+    """
+
     name: str
     input_schema: dict[str, Any]
     description: str | None = None
     annotations: dict[str, Any] | None = None
 
 
-class McpListTools(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_list_tools"):
+class McpListTools(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_list_tools", omit_defaults=True):
+    """`error` is there only if there was one: clients take the key itself for a failure."""
+
     id: str
     server_label: str
-    tools: tuple[McpTool, ...] = ()
+    tools: tuple[McpTool, ...]
     error: str | None = None
 
 
@@ -129,18 +139,22 @@ class McpApprovalRequest(msgspec.Struct, frozen=True, tag_field="type", tag="mcp
 Item = Reasoning | Message | FunctionCall | McpCall | McpListTools | McpApprovalRequest
 
 
+PerTurn = tuple[int, ...] | msgspec.UnsetType
+"""Sent only with `enable_response_messages`: there are clients that take every detail for a number."""
+
+
 class InputTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
     cache_write_tokens: int = 0
-    input_tokens_per_turn: tuple[int, ...] = ()
-    cached_tokens_per_turn: tuple[int, ...] = ()
+    input_tokens_per_turn: PerTurn = msgspec.UNSET
+    cached_tokens_per_turn: PerTurn = msgspec.UNSET
 
 
 class OutputTokensDetails(msgspec.Struct, frozen=True):
     reasoning_tokens: int = 0
     tool_output_tokens: int = 0
-    output_tokens_per_turn: tuple[int, ...] = ()
-    tool_output_tokens_per_turn: tuple[int, ...] = ()
+    output_tokens_per_turn: PerTurn = msgspec.UNSET
+    tool_output_tokens_per_turn: PerTurn = msgspec.UNSET
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -156,9 +170,23 @@ class Usage(msgspec.Struct, frozen=True):
     total_tokens: int
 
 
+ErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+_ERROR_TYPES: dict[str, str] = {
+    "server_error": "server_error",
+    "rate_limit_exceeded": "rate_limit_error",
+}
+
+
 class ResponseError(msgspec.Struct, frozen=True):
-    code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+    """`type` is the family that `code` belongs to, as in the HTTP envelope; it need not be given."""
+
+    code: ErrorCode
     message: str
+    type: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.type:
+            msgspec.structs.force_setattr(self, "type", _ERROR_TYPES.get(self.code, "invalid_request_error"))
 
 
 class IncompleteDetails(msgspec.Struct, frozen=True):

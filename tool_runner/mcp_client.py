@@ -88,15 +88,18 @@ class Connection:
 
 
 def _read_tool(tool: types.Tool) -> McpTool:
-    annotations = tool.annotations
     return McpTool(
         name=tool.name,
         input_schema=make_encodable(tool.input_schema),
         description=tool.description,
-        annotations=annotations.model_dump(mode="json", by_alias=True, exclude_none=True)
-        if annotations
-        else None,
+        annotations=_read_hints(tool.annotations),
     )
+
+
+def _read_hints(hints: types.ToolAnnotations | None) -> dict[str, Any]:
+    """The hosted API's `read_only`, always; the server's other hints beside it, under MCP's names."""
+    said = hints.model_dump(mode="json", by_alias=True, exclude_none=True) if hints else {}
+    return {"read_only": said.pop("readOnlyHint", False), **said}
 
 
 @asynccontextmanager

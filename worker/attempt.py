@@ -15,7 +15,7 @@ from shared import events as ev
 from shared import lifecycle
 from shared.events import StreamEvent
 from shared.lifecycle import TerminalEvent
-from shared.responses import McpCall, McpProtocolError, Response, ResponseError, ResponseRequest
+from shared.responses import McpCall, McpProtocolError, Response, ResponseError, ResponseRequest, Usage
 from shared.settings import Settings
 from shared.store.appender import Appender
 from shared.store.closing import closing_of
@@ -367,11 +367,13 @@ class Attempt:
 
     def _complete(self, messages: list[HarmonyMessage]) -> TerminalEvent:
         response = self._final_response(messages)
-        return lifecycle.complete(response, usage_of(self._reader.turns), self._resources.now_s())
+        return lifecycle.complete(response, self._usage(), self._resources.now_s())
 
     def _incomplete(self, messages: list[HarmonyMessage]) -> TerminalEvent:
-        usage = usage_of(self._reader.turns)
-        return lifecycle.cut_short(self._final_response(messages), usage, "max_output_tokens")
+        return lifecycle.cut_short(self._final_response(messages), self._usage(), "max_output_tokens")
+
+    def _usage(self) -> Usage:
+        return usage_of(self._reader.turns, with_turns=self._request.enable_response_messages)
 
     def _final_response(self, messages: list[HarmonyMessage]) -> Response:
         wanted: dict[str, Any] = {}

@@ -208,7 +208,9 @@ def _is_repeatable(tool: McpTool) -> bool:
 
 
 def _is_read_only(tool: McpTool) -> bool:
-    return bool((tool.annotations or {}).get("readOnlyHint"))
+    """As our own listings say it, or as MCP does: a client may bring a listing of either form."""
+    hints = tool.annotations or {}
+    return bool(hints.get("read_only", hints.get("readOnlyHint")))
 
 
 def _needs_approval(server: McpServer, tool: McpTool) -> bool:

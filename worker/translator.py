@@ -22,6 +22,7 @@ from shared.responses import (
     McpListTools,
     Message,
     OutputText,
+    Phase,
     Reasoning,
     ReasoningText,
 )
@@ -83,7 +84,7 @@ class OpenReasoning:
 
 @dataclass(frozen=True, slots=True)
 class OpenMessage:
-    phase: str | None
+    phase: Phase
     pieces: _Chain[str] = None
     logprobs: _Chain[tuple[Logprob, ...]] = None
 
@@ -207,7 +208,7 @@ def _item_for(opened: MessageOpened, routing: Routing) -> _Texted:
         case "commentary":
             return OpenMessage("commentary")
         case _:
-            return OpenMessage(None)
+            return OpenMessage("final_answer")
 
 
 def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Events]:
@@ -340,7 +341,7 @@ def _begin_listing(now: Translation, server_label: str) -> tuple[Translation, Ev
     index = now.output_index
     id_ = item_id("mcpl", now.response_id, index)
     return replace(now, open_item=OpenListing(server_label)), [
-        ev.OutputItemAdded(index, McpListTools(id_, server_label)),
+        ev.OutputItemAdded(index, McpListTools(id_, server_label, ())),
         ev.McpListToolsInProgress(index, id_),
     ]
 
@@ -357,7 +358,7 @@ def _end_listing(
             item = McpListTools(id_, server_label, tools)
         case ToolFailure(error):
             announced = ev.McpListToolsFailed(index, id_)
-            item = McpListTools(id_, server_label, error=describe(error))
+            item = McpListTools(id_, server_label, (), describe(error))
     return replace(now, output_index=index + 1, open_item=None), [announced, ev.OutputItemDone(index, item)]
 
 

@@ -150,6 +150,15 @@ def test_usage_tells_each_turn(events: list[dict[str, Any]]) -> None:
     assert len(usage["input_tokens_details"]["cached_tokens_per_turn"]) == 2
 
 
+def test_who_does_not_ask_for_more_gets_numbers_only(client: OpenAI) -> None:
+    """`@openai/agents` refuses a usage with anything else in its details."""
+    request = {k: v for k, v in SEED.items() if k not in ("stream", "enable_response_messages")}
+    usage = client.responses.create(**request).to_dict()["usage"]
+    assert isinstance(usage, dict)
+    for details in ("input_tokens_details", "output_tokens_details"):
+        assert {type(count) for count in usage[details].values()} == {int}
+
+
 def test_header_values_are_not_echoed(frames: list[Frame]) -> None:
     for frame in frames:
         for tool in frame.data.get("response", {}).get("tools", []):

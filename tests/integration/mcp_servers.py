@@ -64,6 +64,7 @@ def make_tools_server() -> MCPServer[None]:
     """Tools that do what tools do, well and badly."""
     server = MCPServer("test tools", log_level="ERROR")
     server.add_tool(add, annotations=ToolAnnotations(read_only_hint=True))
+    server.add_tool(hold, annotations=ToolAnnotations(idempotent_hint=True), structured_output=False)
     for tool in (fail, wait, repeat, die, show_header, draw, count, weigh, say_pid):
         server.add_tool(tool)
     return server
@@ -86,6 +87,14 @@ async def wait(folder: str) -> str:
         return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
     finally:
         add_line(folder, "cancelled")
+
+
+async def hold(folder: str) -> str:
+    """Answers as soon as there is a file `go` in the folder; adds a line to the file `held`."""
+    add_line(folder, "held")
+    while not Path(folder, "go").exists():
+        await asyncio.sleep(0.02)
+    return "held"
 
 
 def add_line(folder: str, name: str) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,16 @@ import httpx
 import pytest
 import redis
 
+from tests.integration.mcp_servers import serving_http
 from tests.running import RunningCluster, start_cluster
 from tests.streams import Frame, read_frames
 
-SLOWLY = {"model": "default", "input": "Count slowly from 1 to 100", "stream": True}
+SLOWLY = {
+    "model": "default",
+    "input": "Count slowly from 1 to 100",
+    "stream": True,
+    "enable_response_messages": True,
+}
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
 
 
@@ -210,6 +217,36 @@ def test_a_killed_tool_runner_fails_the_call_and_the_model_goes_on(
     assert call["status"] == "failed"
     assert call["error"]["type"] == "mcp_protocol_error"
     assert "mcp_call.failed" in "".join(frame.event for frame in frames)
+
+
+def test_a_listing_from_an_earlier_response_still_tells_what_may_be_repeated_and_what_only_reads(
+    fragile: RunningCluster, client: httpx.Client, tmp_path: Path
+) -> None:
+    """The hints travel through the response that listed them, under the names that clients know."""
+
+    def ask(text: str, previous: str | None = None, **server: Any) -> dict[str, Any]:
+        tool = {"type": "mcp", "server_label": "test", "server_url": url, "require_approval": "never"}
+        body = {"input": text, "previous_response_id": previous, "tools": [tool | server]}
+        response: dict[str, Any] = client.post("/v1/responses", json=body).raise_for_status().json()
+        assert response["status"] == "completed", response["error"]
+        return response
+
+    held = tmp_path / "held"
+    with serving_http() as url, ThreadPoolExecutor(1) as aside:
+        first = ask("Hello")
+        hints = {tool["name"]: tool["annotations"] for tool in first["output"][0]["tools"]}
+        assert hints["add"] == {"read_only": True}
+        assert hints["hold"] == {"read_only": False, "idempotentHint": True}
+        call = aside.submit(ask, f'Use test.hold with {{"folder": "{tmp_path}"}}', first["id"])
+        wait_until(held.exists)
+        fragile.kill("tool_runner")
+        wait_until(lambda: len(held.read_text().splitlines()) == 2)
+        (tmp_path / "go").touch()
+        second = call.result()
+        assert [item["type"] for item in second["output"]] == ["reasoning", "mcp_call", "message"]
+        assert second["output"][1]["output"] == "held"
+        third = ask("What can you do?", second["id"], allowed_tools={"read_only": True})
+        assert "Tools offered here: test.add." in third["output"][-1]["content"][0]["text"]
 
 
 def test_an_unreachable_server_fails_its_listing_the_model_is_told_and_the_stream_goes_on(

@@ -70,12 +70,15 @@ async def test_no_turn_and_no_takeover_draws_the_same_numbers_again(
     redis: RedisClient, settings: Settings
 ) -> None:
     request = sampled(make_request("Call python 2 times", tools=[PYTHON]), seed=7)
+    request = msgspec.structs.replace(request, enable_response_messages=True)
     engine = ListeningEngine()
     async with working(redis, settings, engine=engine) as worker:
         whole = await finish(redis, worker, await accept(redis, settings, request))
         usage = decode(whole[-1].frame).response.usage  # type: ignore[union-attr]
         assert usage is not None
-        first, second, _ = usage.output_tokens_details.output_tokens_per_turn
+        turns = usage.output_tokens_details.output_tokens_per_turn
+        assert isinstance(turns, tuple)
+        first, second, _ = turns
         undisturbed = [sampling.seed for _, sampling in engine.asked]
         assert undisturbed == [7, seed_after(7, first), seed_after(7, first + second)]
         await redis.command("FLUSHALL")

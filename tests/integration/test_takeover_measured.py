@@ -149,6 +149,7 @@ async def test_what_was_cached_is_counted_as_the_first_owner_found_it(
     redis: RedisClient, settings: Settings
 ) -> None:
     request = make_request("Call python 2 times", tools=[PYTHON])
+    request = msgspec.structs.replace(request, enable_response_messages=True)
     async with working(redis, settings, engine=CachingEngine()) as worker:
         key = await accept(redis, settings, request)
         whole = await finish(redis, worker, key)

@@ -187,7 +187,7 @@ async def test_the_tool_says_truthfully_that_it_changes_nothing(tools: Tools) ->
     (tool,) = listed.tools
     assert tool.name == "python"
     assert tool.annotations is not None
-    assert tool.annotations["readOnlyHint"] is True
+    assert tool.annotations["read_only"] is True
     assert tool.annotations["idempotentHint"] is True
 
 

@@ -197,7 +197,7 @@ async def test_a_listed_tool_has_schema_description_and_annotations(caller: Call
     add = next(tool for tool in listed.tools if tool.name == "add")
     assert add.description == "Adds two numbers."
     assert add.input_schema["required"] == ["a", "b"]
-    assert add.annotations == {"readOnlyHint": True}
+    assert add.annotations == {"read_only": True}
 
 
 async def test_headers_and_authorization_of_the_request_are_sent_with_the_call(

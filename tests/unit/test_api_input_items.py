@@ -64,6 +64,21 @@ def test_the_public_client_reads_an_adopted_item_strictly(item: dict[str, Any]) 
     assert LISTED.validate_python(adopted).id == adopted["id"]
 
 
+@pytest.mark.parametrize(
+    ("item", "optional"),
+    [
+        ({"type": "reasoning", "summary": [], "encrypted_content": "text"}, "encrypted_content"),
+        ({"type": "mcp_list_tools", "server_label": "s", "tools": [], "error": "text"}, "error"),
+    ],
+)
+def test_what_clients_take_as_text_or_nothing_is_never_listed_as_null(
+    item: dict[str, Any], optional: str
+) -> None:
+    said, unsaid = adopt(item, item | {optional: None})
+    assert said[optional] == "text"
+    assert optional not in unsaid
+
+
 def test_adopted_items_are_taken_again_as_they_are() -> None:
     adopted = adopt({"role": "user", "content": "t"}, CALL, OUTPUT)
     assert adopt(*adopted) == adopted

@@ -67,7 +67,7 @@ def listing_events(index: int, error: str | None = None) -> list[ev.StreamEvent]
     id_ = f"mcpl_{index}"
     tools = () if error else (McpTool("count", {}),)
     return [
-        ev.OutputItemAdded(index, McpListTools(id_, LABEL)),
+        ev.OutputItemAdded(index, McpListTools(id_, LABEL, ())),
         ev.OutputItemDone(index, McpListTools(id_, LABEL, tools, error)),
     ]
 

@@ -203,6 +203,18 @@ def test_tool_choice_narrows_what_is_offered(choice: Any, offered: set[str]) -> 
     assert set(make_offer(request, {}).routing) == offered
 
 
+@pytest.mark.parametrize("hint", ["read_only", "readOnlyHint"])
+def test_a_listing_that_a_client_brings_may_name_its_hints_as_either_api_does(hint: str) -> None:
+    ask = {"name": "ask", "input_schema": {}, "annotations": {hint: True}}
+    edit = {"name": "edit", "input_schema": {}, "annotations": {hint: False, "idempotentHint": True}}
+    listing = {"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "wiki", "tools": [ask, edit]}
+    listed = listings_in([listing])
+    everything = make_offer(make_request(tools=[WIKI]), listed).routing.values()
+    assert [t.is_repeatable for t in everything if isinstance(t, McpTarget)] == [True, True]
+    only_reading = WIKI | {"allowed_tools": {"read_only": True}}
+    assert set(make_offer(make_request(tools=[only_reading]), listed).routing) == {"wiki.ask"}
+
+
 def test_a_listing_in_the_context_is_used_again() -> None:
     item = {"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "wiki"}
     tools = [{"name": "ask", "input_schema": {"type": "object"}, "description": None, "annotations": None}]

@@ -148,7 +148,7 @@ def test_every_prefix_of_it_ends_legally_and_runs_nothing_else(case: Case) -> No
         outcome = read(tokens[:length])
         assert lifecycle.abandon(outcome.events) == []
         folded = lifecycle.fold(outcome.events)
-        end = lifecycle.cut_short(folded, usage_of([Turn(0)]), "max_output_tokens")
+        end = lifecycle.cut_short(folded, usage_of([Turn(0)], with_turns=False), "max_output_tokens")
         whole = lifecycle.fold([*outcome.events, end])
         assert whole.status == "incomplete"
         called = {describe(item) for item in whole.output if is_made_call(item)}

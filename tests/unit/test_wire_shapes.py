@@ -1,0 +1,86 @@
+"""What stands on the wire, key by key, where clients that validate would refuse anything else."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.events import OutputItemAdded, OutputItemDone, data_of, frame
+from shared.responses import McpProtocolError, McpTool, Message, ResponseError
+from shared.tool_calls import ToolFailure, ToolsListed
+from worker.harmony import MessageClosed, MessageOpened, TextDelta
+from worker.translator import ListingBegun, ListingEnded, Translation, step
+from worker.usage import Turn, usage_of
+
+
+def items_of(*segments: Any) -> list[dict[str, Any]]:
+    """The items as `added` and `done` carry them, in the order of their events."""
+    now, items = Translation("resp_0_" + "a" * 32, {}), []
+    for segment in segments:
+        now, events = step(now, segment)
+        items += [
+            msgspec.json.decode(data_of(frame(event, 0)))["item"]
+            for event in events
+            if isinstance(event, OutputItemAdded | OutputItemDone)
+        ]
+    return items
+
+
+def wire(value: object) -> dict[str, Any]:
+    decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    return decoded
+
+
+def test_a_listing_that_worked_has_no_error_not_even_null() -> None:
+    tool = McpTool("ask", {"type": "object"}, "Asks.", {"read_only": True})
+    added, done = items_of(ListingBegun("wiki"), ListingEnded(ToolsListed((tool,))))
+    assert added.keys() == done.keys() == {"id", "type", "server_label", "tools"}
+    assert (added["tools"], done["tools"]) == ([], [wire(tool)])
+
+
+def test_a_listing_that_failed_says_why() -> None:
+    _, done = items_of(ListingBegun("wiki"), ListingEnded(ToolFailure(McpProtocolError(-1, "no"))))
+    assert done["error"] == "The tool call failed: no (code -1)."
+
+
+def test_reasoning_says_nothing_of_an_encrypted_content_that_it_has_not() -> None:
+    items = items_of(MessageOpened("analysis", None, None), TextDelta("Hm."), MessageClosed(False))
+    assert [item.keys() for item in items] == [{"id", "type", "status", "summary", "content"}] * 2
+
+
+@pytest.mark.parametrize(
+    ("channel", "phase"),
+    [("commentary", "commentary"), ("final", "final_answer"), (None, "final_answer"), ("x", "final_answer")],
+)
+def test_a_message_has_its_phase_from_its_first_event_on(channel: str | None, phase: str) -> None:
+    items = items_of(MessageOpened(channel, None, None), TextDelta("Hello"), MessageClosed(False))
+    assert [item["phase"] for item in items] == [phase, phase]
+
+
+def test_a_message_that_was_kept_without_a_phase_is_still_read() -> None:
+    kept = {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": []}
+    assert msgspec.convert(kept, Message).phase is None
+
+
+def test_usage_has_numbers_only_unless_turns_are_asked_for() -> None:
+    turns = [Turn(10, output=3, reasoning=1), Turn(20, tool_output=7, cached=10, output=4)]
+    plain, told = wire(usage_of(turns, with_turns=False)), wire(usage_of(turns, with_turns=True))
+    assert plain["input_tokens_details"] == {"cached_tokens": 10, "cache_write_tokens": 0}
+    assert plain["output_tokens_details"] == {"reasoning_tokens": 1, "tool_output_tokens": 7}
+    assert told["input_tokens_details"]["input_tokens_per_turn"] == [10, 20]
+    assert told["output_tokens_details"]["tool_output_tokens_per_turn"] == [0, 7]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("server_error", "server_error"),
+        ("rate_limit_exceeded", "rate_limit_error"),
+        ("invalid_prompt", "invalid_request_error"),
+    ],
+)
+def test_an_error_names_its_type_also_when_it_was_kept_without(code: Any, kind: str) -> None:
+    error = ResponseError(code, "No.")
+    assert wire(error) == {"code": code, "message": "No.", "type": kind}
+    kept = msgspec.json.encode({"code": code, "message": "No."})
+    assert msgspec.json.decode(kept, type=ResponseError) == error
