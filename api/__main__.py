@@ -14,7 +14,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from api.app import Edge, create_app
-from api.auth import KeyFileInvalid, Keyring
+from api.tenants import FileInvalid, Tenants
 from shared.settings import Settings
 
 _SHUTDOWN_GRACE_S = 5
@@ -31,20 +31,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     try:
         settings = Settings()
-        keyring = Keyring.load(settings.api_keys)
-    except (ValidationError, KeyFileInvalid) as error:
+        tenants = Tenants.load(settings.api_keys)
+    except (ValidationError, FileInvalid) as error:
         return _refuse(str(error))
-    if keyring.is_open and not is_loopback(args.host):
+    if tenants.is_open and not is_loopback(args.host):
         return _refuse(
             "without ANTIPHON_API_KEYS any key is accepted, so the host must be a loopback address, "
             f"not {args.host}"
         )
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if keyring.is_open:
+    if tenants.is_open:
         _log.warning("ANTIPHON_API_KEYS is not set: any key is accepted, and all callers are one tenant")
     # The server ends in order when it is told to, and then raises the signal once more.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    _serve(settings, keyring, args.host, args.port)
+    _serve(settings, tenants, args.host, args.port)
     return 0
 
 
@@ -103,8 +103,8 @@ class DrainingServer(uvicorn.Server):
         super().handle_exit(sig, None)
 
 
-def _serve(settings: Settings, keyring: Keyring, host: str, port: int) -> None:
-    app = create_app(settings, keyring)
+def _serve(settings: Settings, tenants: Tenants, host: str, port: int) -> None:
+    app = create_app(settings, tenants)
     config = uvicorn.Config(
         app,
         host=host,

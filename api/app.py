@@ -16,11 +16,11 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.auth import Keyring
 from api.errors import install_handlers
 from api.hub import Hub
 from api.routes import conversations, health, models, responses
 from api.services import Services
+from api.tenants import Tenants
 from shared.settings import Settings
 from shared.store.redis_client import RedisClient
 from shared.store.sweeper import sweep
@@ -60,7 +60,7 @@ class Edge(FastAPI):
         return AnswerHeaders(super().build_middleware_stack())
 
 
-def build(settings: Settings, keyring: Keyring, lifespan: Lifespan | None = None) -> Edge:
+def build(settings: Settings, tenants: Tenants, lifespan: Lifespan | None = None) -> Edge:
     """The app without anything behind it; `app.state.services` is set by whoever runs it.
 
     No pages of documentation: theirs fetch scripts from elsewhere.
@@ -74,7 +74,7 @@ def build(settings: Settings, keyring: Keyring, lifespan: Lifespan | None = None
         redirect_slashes=False,
     )
     app.state.settings = settings
-    app.state.keyring = keyring
+    app.state.tenants = tenants
     app.state.is_draining = app.state.has_ended = False
     install_handlers(app)
     for router in (responses.router, conversations.router, models.router, health.router):
@@ -82,7 +82,7 @@ def build(settings: Settings, keyring: Keyring, lifespan: Lifespan | None = None
     return app
 
 
-def create_app(settings: Settings, keyring: Keyring, clock: Callable[[], float] = time.time) -> Edge:
+def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] = time.time) -> Edge:
     """The app as it is served: its lifespan connects to Redis and runs the hub."""
 
     @asynccontextmanager
@@ -92,7 +92,7 @@ def create_app(settings: Settings, keyring: Keyring, clock: Callable[[], float] 
         )
         listener = RedisClient.connect_listener(settings.redis_url)
         hub = Hub(redis, listener, settings)
-        services = app.state.services = Services(redis, hub, settings, clock)
+        services = app.state.services = Services(redis, hub, settings, clock, tenants)
 
         def end_streams() -> None:
             app.state.has_ended = True
@@ -105,6 +105,8 @@ def create_app(settings: Settings, keyring: Keyring, clock: Callable[[], float] 
             # Workers sweep for speed; this only keeps alive what waits while there is none.
             asyncio.create_task(sweep(redis, settings, settings.ring_again_s), name="sweeper"),
         ]
+        if tenants.is_in_file:
+            running.append(asyncio.create_task(tenants.run(), name="reader of the tenants file"))
         for task in running:
             task.add_done_callback(_end_with)
         try:
@@ -116,7 +118,7 @@ def create_app(settings: Settings, keyring: Keyring, clock: Callable[[], float] 
             await listener.close()
             await redis.close()
 
-    return build(settings, keyring, lifespan)
+    return build(settings, tenants, lifespan)
 
 
 def _end_with(task: "asyncio.Task[None]") -> None:

@@ -25,6 +25,7 @@ from api.errors import (
 from api.folds import Folds
 from api.hub import LogGone
 from api.requests import Birth, Creation, Limits, read_create
+from api.tenants import Tenants
 from api.watchers import Watchers
 from shared import ids
 from shared.events import ResponseCreated, frame
@@ -63,13 +64,19 @@ class Readiness:
 
 class Services:
     def __init__(
-        self, redis: RedisClient, follower: Follower, settings: Settings, clock: Callable[[], float]
+        self,
+        redis: RedisClient,
+        follower: Follower,
+        settings: Settings,
+        clock: Callable[[], float],
+        tenants: Tenants,
     ) -> None:
         """`clock` tells seconds since the epoch."""
         self._redis = redis
         self._follower = follower
         self._settings = settings
         self._clock = clock
+        self._tenants = tenants
         self._name = ids.new_owner("api")
         self._folds = Folds(redis, settings)
         self.watchers = Watchers(redis, self._hear_last_reader_left)
@@ -93,8 +100,9 @@ class Services:
             if known is not None:
                 return Created(known, creation.is_streamed, response.background)
         draft = await self._draft(tenant, creation, repetition)
+        own_settings = self._tenants.limits_of(tenant).over(self._settings)
         async with self._redis_bound():
-            key = await response_store.create(self._redis, self._settings, draft)
+            key = await response_store.create(self._redis, own_settings, draft)
         return Created(key, creation.is_streamed, response.background)
 
     def _read(self, raw: bytes) -> Creation:

@@ -40,7 +40,7 @@ hash="$(printf '%s' "$key" | sha256_hex)"
 
 printf 'requirepass %s\n' "$password" >"$folder/redis_password.conf"
 printf 'redis://:%s@redis:6379/0' "$password" >"$folder/redis_url"
-printf '{"%s": "%s"}\n' "$hash" "$tenant" >"$folder/api_keys.json"
+printf '{"tenants": {"%s": {"keys": ["%s"]}}}\n' "$tenant" "$hash" >"$folder/api_keys.json"
 head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\n' >"$folder/secrets_key"
 printf '{}\n' >"$folder/mcp_servers.json"
 

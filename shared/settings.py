@@ -32,7 +32,8 @@ class Settings(BaseSettings):
 
     # API
     api_keys: Path | None = None
-    """A JSON file {sha256 hex of the key: tenant}. None: any key, one tenant, loopback only."""
+    """A JSON file of tenants, with their keys and limits (`api/tenants.py`). None: any key, one tenant,
+    loopback only."""
     models: list[str] = Field(["default"], min_length=1)
     """Names that a request may use for the model; the first is the one that `default` means."""
     body_bytes_max: int = Field(8 * 2**20, gt=0)

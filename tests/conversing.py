@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from api.app import create_app
-from api.auth import Keyring
+from api.tenants import Tenants
 from shared.settings import Settings
 
 CREATED_AT_S = 1_763_769_600
@@ -31,7 +31,7 @@ async def serving(settings: Settings, folder: Path) -> AsyncIterator[Client]:
     digests = {hashlib.sha256(key.encode()).hexdigest(): key for key in ("one", "other")}
     key_file = folder / "keys.json"
     key_file.write_text(json.dumps(digests))
-    app = create_app(settings, Keyring.load(key_file), lambda: CREATED_AT_S)
+    app = create_app(settings, Tenants.load(key_file), lambda: CREATED_AT_S)
     async with (
         app.router.lifespan_context(app),
         Client(

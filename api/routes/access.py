@@ -9,9 +9,9 @@ from typing import Annotated, cast
 from fastapi import Depends
 from starlette.requests import Request
 
-from api.auth import Keyring
 from api.errors import ClientError, NodeEnding
 from api.services import Services
+from api.tenants import Tenants
 from shared.settings import Settings
 
 # All of them `async`: FastAPI sends a plain function to a thread, for each request.
@@ -29,8 +29,8 @@ async def _settings(request: Request) -> Settings:
 
 
 async def _tenant(request: Request) -> str:
-    keyring = cast(Keyring, request.app.state.keyring)
-    return keyring.tenant_of(request.headers.get("authorization"))
+    tenants = cast(Tenants, request.app.state.tenants)
+    return tenants.tenant_of(request.headers.get("authorization"))
 
 
 BODY_TIMEOUT_S = 60.0

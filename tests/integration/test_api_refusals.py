@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from api.app import create_app
-from api.auth import Keyring
+from api.tenants import Tenants
 from shared.settings import Settings
 from shared.store.redis_client import RedisClient
 
@@ -305,7 +305,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest_asyncio.fixture
 async def client(redis: RedisClient, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings, Keyring())
+    app = create_app(settings, Tenants())
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ import pytest_asyncio
 from openai.types import responses as openai_types
 
 from api.app import Edge, create_app
-from api.auth import OPEN_TENANT, Keyring
+from api.tenants import OPEN_TENANT, Roster, Tenants
 from shared import events, lifecycle
 from shared.responses import (
     InputTokensDetails,
@@ -125,7 +126,7 @@ async def serving(app: Edge, **options: Any) -> AsyncIterator[httpx.AsyncClient]
 
 @pytest_asyncio.fixture
 async def client(redis: RedisClient, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(create_app(settings, Keyring(), lambda: CREATED_AT_S + 0.9)) as client:
+    async with serving(create_app(settings, Tenants(), lambda: CREATED_AT_S + 0.9)) as client:
         yield client
 
 
@@ -224,13 +225,34 @@ async def test_a_streamed_create_call_sends_the_bytes_of_the_log(
 
 async def test_a_full_queue_refuses_and_writes_nothing(redis: RedisClient, settings: Settings) -> None:
     small = settings.model_copy(update={"queue_depth_max": 1})
-    async with serving(create_app(small, Keyring())) as client:
+    async with serving(create_app(small, Tenants())) as client:
         first = await client.post("/v1/responses", json={"input": "Hello", "background": True})
         assert first.status_code == 200
         size = await redis.command("DBSIZE")
         answer = await client.post("/v1/responses", json={"input": "Hello"})
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
         assert await redis.command("DBSIZE") == size
+
+
+async def test_a_tenant_is_held_to_the_limits_that_the_file_gives_it(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    hashes = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("small", "plain")}
+    file = {
+        "tenants": {
+            "small": {"keys": [hashes["small"]], "limits": {"responses_max": 1}},
+            "plain": {"keys": [hashes["plain"]]},
+        }
+    }
+    path = tmp_path / "tenants.json"
+    path.write_text(json.dumps(file))
+    body = {"input": "Hello", "background": True}
+    async with serving(create_app(settings, Tenants.load(path))) as client:
+        answers = [
+            (await client.post("/v1/responses", json=body, headers={"authorization": f"Bearer {name}"}))
+            for name in ("small", "small", "plain", "plain")
+        ]
+    assert [answer.status_code for answer in answers] == [200, 429, 200, 200]
 
 
 # --- retrieve -----------------------------------------------------------------------------------
@@ -338,8 +360,8 @@ async def test_a_response_that_is_not_stored_cannot_be_retrieved(
 async def test_the_id_of_another_tenant_is_unknown(
     redis: RedisClient, settings: Settings, worker: PlayedWorker
 ) -> None:
-    keyring = Keyring({hashlib.sha256(name.encode()).hexdigest(): f"tenant-{name}" for name in "ab"})
-    async with serving(create_app(settings, keyring), headers={"authorization": "Bearer a"}) as client:
+    tenants = Tenants(Roster({hashlib.sha256(name.encode()).hexdigest(): f"tenant-{name}" for name in "ab"}))
+    async with serving(create_app(settings, tenants), headers={"authorization": "Bearer a"}) as client:
         async with creating(client, redis) as (key, call):
             await worker.serve(key)
             await call
@@ -388,7 +410,7 @@ async def deaf_server() -> AsyncIterator[int]:
 async def test_without_redis_every_call_is_answered_soon(is_refused: bool) -> None:
     async with deaf_server() as port:
         url = f"redis://127.0.0.1:{1 if is_refused else port}/0"
-        app = create_app(Settings(redis_url=url, redis_timeout_s=0.3), Keyring())
+        app = create_app(Settings(redis_url=url, redis_timeout_s=0.3), Tenants())
         async with serving(app) as client, asyncio.timeout(5):
             answers = [
                 await client.post("/v1/responses", json={"input": "Hello", "stream": True}),

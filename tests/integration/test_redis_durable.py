@@ -10,7 +10,7 @@ import pytest_asyncio
 import redis as plain_redis
 
 from api.app import create_app
-from api.auth import Keyring
+from api.tenants import Tenants
 from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store import event_log, lease
@@ -107,7 +107,7 @@ async def test_a_server_that_keeps_no_file_refuses_and_says_why(
     server.config_set("appendonly", "no")
     with pytest.raises(REDIS_AWAY, match=r"cannot be confirmed.*appendonly"):
         await accept(durable, Settings())
-    app = create_app(Settings(redis_url=own.url, durable_writes="aof"), Keyring())
+    app = create_app(Settings(redis_url=own.url, durable_writes="aof"), Tenants())
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

@@ -15,11 +15,11 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from api.app import Edge, build
-from api.auth import Keyring
 from api.errors import ClientError
 from api.hub import LogGone
 from api.routes.access import read_body
 from api.services import Services
+from api.tenants import Roster, Tenants
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import REDIS_AWAY, Argument, RedisClient, Script
@@ -79,12 +79,15 @@ class ScriptedFollower:
 def edge(
     redis: RedisClient,
     follower: ScriptedFollower | None = None,
-    keyring: Keyring | None = None,
+    tenants: Tenants | None = None,
     **settings: Any,
 ) -> Edge:
     chosen = Settings(**settings)
-    app = build(chosen, keyring or Keyring())
-    app.state.services = Services(redis, follower or ScriptedFollower(), chosen, lambda: 1_763_769_600.5)
+    callers = tenants or Tenants()
+    app = build(chosen, callers)
+    app.state.services = Services(
+        redis, follower or ScriptedFollower(), chosen, lambda: 1_763_769_600.5, callers
+    )
     return app
 
 
@@ -240,8 +243,8 @@ async def test_a_body_of_just_the_size_that_is_accepted_is_read(client: httpx.As
 
 async def test_a_key_is_asked_for_where_keys_are_configured() -> None:
     redis = ScriptedRedis([b"ok", 1])
-    keyring = Keyring({hashlib.sha256(b"k").hexdigest(): "t"})
-    async with client_of(edge(redis, keyring=keyring)) as client:
+    tenants = Tenants(Roster({hashlib.sha256(b"k").hexdigest(): "t"}))
+    async with client_of(edge(redis, tenants=tenants)) as client:
         answers = [
             await client.post("/v1/responses", json=HELLO),
             await client.get(f"/v1/responses/{ID}", headers={"authorization": "Bearer other"}),
