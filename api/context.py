@@ -1,38 +1,199 @@
 """What stands before a request's own input: the items of the responses or the conversation it continues.
 
-Owns resolving names to items, and the bound on them. Each response keeps its whole context, so one read
-is enough however long the chain (docs/adr/0009-context-kept-whole.md).
+Owns resolving names to items, and the bounds on them. Each response keeps its whole context, so one read
+is enough however long the chain (docs/adr/0009-context-kept-whole.md). Reading and composing are apart:
+what is read stays bytes until all of it is put together, off the loop where it is large (`offload`).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
 from api.errors import ClientError, invalid_value, item_not_found
 from api.input_items import Item, check_outputs
+from api.offload import Offload
 from api.validation import spell
 from shared import lifecycle
-from shared.responses import Response
+from shared.responses import Response, ResponseRequest
 from shared.settings import Settings
-from shared.store import response_store
+from shared.store import archive, response_store
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient
+from shared.store.response_store import Stored
 
 _ITEM_ID = re.compile(r"[a-z]+_([a-z0-9]{1,8}_[0-9a-f]{32})_i?\d+")
+_BATCH_BYTES, _BATCH_RECORDS = 4 * 2**20, 100
+"""So much is read at once for references, but at least one record."""
 
 
-async def read_parent(redis: RedisClient, parent: ResponseKey) -> list[Item]:
-    """All items up to the end of a response. Raises ClientError if it is unknown or still open."""
-    record = await response_store.read_record(redis, parent)
-    if record is None or not record.state.is_stored:
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a request's items are made of, as Redis keeps it; all of it JSON."""
+
+    parent: Stored | None = None
+    """The response that it continues."""
+    conversation: Sequence[bytes] = ()
+    """The items of its conversation."""
+    referenced: Mapping[str, bytes] = field(default_factory=dict)
+    """Item id -> the item that an `item_reference` stands for."""
+
+    @property
+    def size_bytes(self) -> int:
+        parent = self.parent.size_bytes if self.parent else 0
+        return parent + sum(map(len, self.conversation)) + sum(map(len, self.referenced.values()))
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+async def read_parent(redis: RedisClient, parent: ResponseKey) -> Stored:
+    """Raises ClientError if it is unknown or still open."""
+    stored = await response_store.read_stored(redis, parent)
+    if stored is None or not stored.state.is_stored:
         message = f"Previous response with id '{parent.response_id}' not found."
         raise ClientError(404, message, "previous_response_not_found", "previous_response_id")
-    if not record.state.closed:
+    if not stored.state.closed:
         raise invalid_value("previous_response_id", f"response '{parent.response_id}' is still in progress")
+    return stored
+
+
+async def read_references(
+    redis: RedisClient, offload: Offload, settings: Settings, tenant: str, items: Sequence[Item], name: str
+) -> dict[str, bytes]:
+    """Item id -> JSON of every item that is referred to and found; `name` is the list's.
+
+    Each record is read once, some at a time, and only what is referred to is kept of it. Raises ClientError
+    when the records, or the items, are more than one request may have.
+    """
+    wanted = {item["id"] for item in items if item["type"] == "item_reference"}
+    found: dict[str, bytes] = {}
+    async for records in _read_records(redis, settings, _homes(tenant, wanted), name):
+        size_bytes = sum(record.size_bytes for record in records)
+        found |= await offload.run(size_bytes, lambda records=records: _pick(records, wanted))  # type: ignore[misc]
+        if sum(map(len, found.values())) > settings.context_bytes_max:
+            raise _too_large(settings.context_bytes_max, name)
+    return found
+
+
+def _homes(tenant: str, item_ids: Collection[str]) -> list[ResponseKey]:
+    """The responses that the items belong to."""
+    matches = (_ITEM_ID.fullmatch(item_id) for item_id in item_ids)
+    return [ResponseKey(tenant, name) for name in sorted({f"resp_{match[1]}" for match in matches if match})]
+
+
+async def _read_records(
+    redis: RedisClient, settings: Settings, asked: Sequence[ResponseKey], name: str
+) -> AsyncIterator[list[Stored]]:
+    """What is kept of the responses, in batches of bounded size."""
+    left_bytes = settings.references_bytes_max
+    async for batch in _batches(redis, asked, left_bytes, name):
+        records = [
+            record
+            for record in await response_store.read_all_stored(redis, batch)
+            if record is not None and record.state.is_stored
+        ]
+        left_bytes -= sum(record.size_bytes for record in records)  # open: an archive may hold far more
+        if left_bytes < 0:
+            raise _too_much_to_read(settings.references_bytes_max, name)
+        yield records
+
+
+async def _batches(
+    redis: RedisClient, asked: Sequence[ResponseKey], bytes_max: int, name: str
+) -> AsyncIterator[list[ResponseKey]]:
+    """Responses to be read together; refused as a whole where their sizes alone tell."""
+    sizes: list[int] = []
+    for i in range(0, len(asked), _BATCH_RECORDS):
+        sizes += await response_store.read_sizes(redis, asked[i : i + _BATCH_RECORDS])
+        if sum(sizes) > bytes_max:
+            raise _too_much_to_read(bytes_max, name)
+    batch: list[ResponseKey] = []
+    batch_bytes = 0
+    for key, size in zip(asked, sizes, strict=True):
+        if batch and (batch_bytes + size > _BATCH_BYTES or len(batch) == _BATCH_RECORDS):
+            yield batch
+            batch, batch_bytes = [], 0
+        batch.append(key)
+        batch_bytes += size
+    if batch:
+        yield batch
+
+
+class _Inputs(msgspec.Struct):
+    input: list[msgspec.Raw] = []
+
+
+class _Outputs(msgspec.Struct):
+    output: list[msgspec.Raw] = []
+
+
+class _Named(msgspec.Struct):
+    id: str | None = None
+
+
+def _pick(records: Sequence[Stored], wanted: Collection[str]) -> dict[str, bytes]:
+    """The wanted items of the records; nothing else of them is decoded."""
+    found: dict[str, bytes] = {}
+    for record in records:
+        for raw in _items_of(record.unpack()):
+            item_id = msgspec.json.decode(raw, type=_Named).id
+            if item_id is not None and item_id in wanted:
+                found.setdefault(item_id, bytes(raw))
+    return found
+
+
+def _items_of(record: archive.Record) -> list[msgspec.Raw]:
+    inputs = msgspec.json.decode(record.request, type=_Inputs).input
+    return inputs + (msgspec.json.decode(record.snapshot, type=_Outputs).output if record.snapshot else [])
+
+
+# --- composing ----------------------------------------------------------------------------------
+
+
+def compose(request: ResponseRequest, sources: Sources, settings: Settings) -> ResponseRequest:
+    """The request with all that stands before its input, and with items in the place of references.
+
+    Pure. Raises ClientError for what is unknown, does not go together, or is too much.
+    """
+    before = _items_before(sources)
+    items = resolve(request.input, sources.referenced, "input", before)
+    before = without_old_reasoning(before)
+    is_continued = request.response.conversation is not None
+    param = "conversation" if is_continued else "previous_response_id" if sources.parent else "input"
+    _check_sizes(before, items, settings, param)
+    check_outputs(items, before, "input")
+    return msgspec.structs.replace(request, input=items, context=before)
+
+
+def _items_before(sources: Sources) -> list[Item]:
+    if sources.parent is None:
+        return [msgspec.json.decode(item) for item in sources.conversation]
+    record = sources.parent.open()
     response = msgspec.json.decode(record.snapshot, type=Response)
     output: list[Item] = msgspec.to_builtins(lifecycle.lasting(response.output))
     return [*record.request.context, *record.request.input, *output]
+
+
+def resolve(
+    items: Sequence[Item], referenced: Mapping[str, bytes], name: str, before: Sequence[Item] = ()
+) -> list[Item]:
+    """Puts the items themselves in the place of references to them, be they `before` or elsewhere.
+
+    Raises ClientError for unknown ones. An item that is referred to twice is decoded once.
+    """
+    known = {item_id: msgspec.json.decode(raw) for item_id, raw in referenced.items()}
+    known |= {item["id"]: item for item in before if "id" in item}
+    resolved: list[Item] = []
+    for i, item in enumerate(items):
+        if item["type"] != "item_reference":
+            resolved.append(item)
+        elif item["id"] in known:
+            resolved.append(known[item["id"]])
+        else:
+            raise item_not_found(item["id"], spell((name, i, "id")))
+    return resolved
 
 
 def without_old_reasoning(items: Sequence[Item]) -> list[Item]:
@@ -46,41 +207,23 @@ def without_old_reasoning(items: Sequence[Item]) -> list[Item]:
     return [item for i, item in enumerate(items) if i > last or item.get("type") != "reasoning"]
 
 
-async def resolve_references(
-    redis: RedisClient, tenant: str, items: Sequence[Item], before: Sequence[Item] = (), field: str = "input"
-) -> list[Item]:
-    """Puts the items themselves in the place of references to them, be they `before` or in any response.
-
-    Raises ClientError for unknown ones; `field` names the list.
-    """
-    near = {item.get("id"): item for item in before}
-    return [
-        near.get(item["id"]) or await _find_item(redis, tenant, item["id"], spell((field, i, "id")))
-        if item["type"] == "item_reference"
-        else item
-        for i, item in enumerate(items)
-    ]
+def _check_sizes(context: Sequence[Item], items: Sequence[Item], settings: Settings, param: str) -> None:
+    """`param` names where most of the items come from."""
+    if len(context) + len(items) > settings.items_max:
+        reason = f"with what comes before it, the input has {len(context) + len(items)} items"
+        raise invalid_value(param, f"{reason}; at most {settings.items_max} are read")
+    size_bytes = 0
+    for item in (*context, *items):
+        size_bytes += len(msgspec.json.encode(item))
+        if size_bytes > settings.context_bytes_max:
+            raise _too_large(settings.context_bytes_max, param)
 
 
-async def _find_item(redis: RedisClient, tenant: str, item_id: str, param: str) -> Item:
-    match = _ITEM_ID.fullmatch(item_id)
-    record = None
-    if match is not None:
-        record = await response_store.read_record(redis, ResponseKey(tenant, f"resp_{match[1]}"))
-    if record is not None and record.state.is_stored:
-        output = msgspec.json.decode(record.snapshot)["output"] if record.snapshot else []
-        for item in (*record.request.input, *output):
-            if item.get("id") == item_id:
-                return dict(item)
-    raise item_not_found(item_id, param)
+def _too_large(bytes_max: int, param: str) -> ClientError:
+    message = f"The input, with what comes before it and what it refers to, has more than {bytes_max} bytes."
+    return ClientError(400, message, "context_too_large", param)
 
 
-def check_context(context: Sequence[Item], items: Sequence[Item], settings: Settings, param: str) -> None:
-    """Raises ClientError when the context is too large (`param` names where it comes from), or an output
-    answers a call that is not there."""
-    size_bytes = len(msgspec.json.encode(context))
-    if size_bytes > settings.context_bytes_max:
-        limit = settings.context_bytes_max
-        message = f"What comes before the input has {size_bytes} bytes; at most {limit} are read."
-        raise ClientError(400, message, "context_too_large", param)
-    check_outputs(items, context, "input")
+def _too_much_to_read(bytes_max: int, name: str) -> ClientError:
+    message = f"The item references in '{name}' lead to responses of more than {bytes_max} bytes together."
+    return ClientError(400, message, "context_too_large", name)

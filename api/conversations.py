@@ -13,6 +13,7 @@ import msgspec
 from api import context
 from api.errors import ClientError, conversation_not_found, invalid_value, item_not_found, missing_parameter
 from api.input_items import Item, adopt_items, check_outputs, find_orphan, read_items
+from api.offload import Offload
 from api.paging import Page, list_of, unknown_after
 from api.requests import decode_object
 from api.validation import Metadata, Shape, check, spell
@@ -48,9 +49,12 @@ class _AddBody(Shape):
 class Conversations:
     """All methods raise ClientError for what is not there or not right, and REDIS_AWAY."""
 
-    def __init__(self, redis: RedisClient, settings: Settings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, redis: RedisClient, offload: Offload, settings: Settings, clock: Callable[[], float]
+    ) -> None:
         """`clock` tells seconds since the epoch."""
         self._redis = redis
+        self._offload = offload
         self._settings = settings
         self._clock = clock
 
@@ -108,7 +112,7 @@ class Conversations:
             raise invalid_value("items", "it should hold at least one item")
         items = await self._read_items(tenant, body.items)
         if find_orphan(items) is not None:
-            check_outputs(items, await self.read_context(key, _ID), "items")
+            check_outputs(items, _decode(await self.read_context(key, _ID)), "items")
         await self._add(key, items)
         return list_of(items)
 
@@ -148,8 +152,8 @@ class Conversations:
             case reply:
                 raise RuntimeError(f"conversation_remove answered {reply!r}")
 
-    async def read_context(self, key: ConversationKey, param: str = "conversation") -> list[Item]:
-        """All items, oldest first. `param` names the conversation in the complaint that there is none."""
+    async def read_context(self, key: ConversationKey, param: str = "conversation") -> list[bytes]:
+        """All items as JSON, oldest first. `param` names the conversation where there is none."""
         if not ids.is_conversation_id(key.conversation_id):
             raise conversation_not_found(key.conversation_id, param)
         is_known, order, items, *_ = await self._read(
@@ -160,7 +164,7 @@ class Conversations:
         )
         if not is_known:
             raise conversation_not_found(key.conversation_id, param)
-        return _decode([items[item_id] for item_id in order])
+        return [items[item_id] for item_id in order]
 
     # --- beneath --------------------------------------------------------------------------------
 
@@ -168,8 +172,10 @@ class Conversations:
         """Items of a body as they will be kept, each with an id of its own, references resolved."""
         items = read_items(value, "items", ITEMS_MAX)
         items = adopt_items(items, ids.new_item_origin(self._settings.cell))
-        async with self._redis_bound():
-            items = await context.resolve_references(self._redis, tenant, items, field="items")
+        referenced = await context.read_references(
+            self._redis, self._offload, self._settings, tenant, items, "items"
+        )
+        items = context.resolve(items, referenced, "items")
         seen: set[str] = set()
         for index, item in enumerate(items):
             if item["id"] in seen:

@@ -8,11 +8,12 @@ import hashlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from api import context
+from api.context import Sources, compose
 from api.conversations import Conversations
 from api.errors import (
     NodeEnding,
@@ -24,6 +25,7 @@ from api.errors import (
 )
 from api.folds import Folds
 from api.hub import LogGone
+from api.offload import Offload
 from api.requests import Birth, Creation, Limits, read_create
 from api.tenants import Tenants
 from api.watchers import Watchers
@@ -37,6 +39,8 @@ from shared.store.redis_client import REDIS_AWAY, RedisClient
 from shared.store.response_store import Draft, Repetition, State
 
 FROM_THE_START = -1
+
+T = TypeVar("T")
 
 
 class Follower(Protocol):
@@ -78,9 +82,10 @@ class Services:
         self._clock = clock
         self._tenants = tenants
         self._name = ids.new_owner("api")
+        self._offload = Offload()
         self._folds = Folds(redis, settings)
         self.watchers = Watchers(redis, self._hear_last_reader_left)
-        self.conversations = Conversations(redis, settings, clock)
+        self.conversations = Conversations(redis, self._offload, settings, clock)
 
     # --- creating -------------------------------------------------------------------------------
 
@@ -89,56 +94,59 @@ class Services:
 
         Raises ClientError, QueueFull, TenantBusy, KeyReused, REDIS_AWAY.
         """
-        creation = self._read(raw)
+        creation = await self._read(raw)
         response = creation.request.response
         self._check_background(response.background, response.store)
         repetition = None
         if idempotency_key is not None:
-            repetition = Repetition(idempotency_key, hashlib.sha256(raw).hexdigest())
+            digest = await self._offload.run(len(raw), lambda: hashlib.sha256(raw).hexdigest())
+            repetition = Repetition(idempotency_key, digest)
             async with self._redis_bound():
                 known = await response_store.find_repeated(self._redis, tenant, repetition)
             if known is not None:
                 return Created(known, creation.is_streamed, response.background)
-        draft = await self._draft(tenant, creation, repetition)
+        draft = await self._compose(
+            tenant, creation, len(raw), lambda request: _draft(tenant, request, creation, repetition)
+        )
         own_settings = self._tenants.limits_of(tenant).over(self._settings)
         async with self._redis_bound():
             key = await response_store.create(self._redis, own_settings, draft)
         return Created(key, creation.is_streamed, response.background)
 
-    def _read(self, raw: bytes) -> Creation:
+    async def _read(self, raw: bytes) -> Creation:
         birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))
         limits = Limits(self._settings.items_max, self._settings.tools_max)
-        return read_create(raw, birth, self._settings.models, limits)
+        models = self._settings.models
+        return await self._offload.run(len(raw), lambda: read_create(raw, birth, models, limits))
 
-    async def _draft(self, tenant: str, creation: Creation, repetition: Repetition | None) -> Draft:
-        request = await self._with_context(tenant, creation)
-        response = request.response
-        parent = None
-        if response.previous_response_id is not None:
-            parent = ResponseKey(tenant, response.previous_response_id)
-        key = ResponseKey(tenant, response.id)
-        first = frame(ResponseCreated(response), 0)
-        return Draft(key, request, first, creation.secrets, parent, repetition)
-
-    async def _with_context(self, tenant: str, creation: Creation) -> ResponseRequest:
-        """The request with all that stands before its input."""
+    async def _compose(
+        self, tenant: str, creation: Creation, raw_bytes: int, finish: Callable[[ResponseRequest], T]
+    ) -> T:
+        """What `finish` makes of the request with all that stands before its input."""
+        sources = await self._read_sources(tenant, creation)
         request = creation.request
-        response = request.response
-        before: list[dict[str, Any]] = []
+        if creation.conversation_id is not None:
+            reference = ConversationReference(creation.conversation_id)
+            response = msgspec.structs.replace(request.response, conversation=reference)
+            request = msgspec.structs.replace(request, response=response)
+        return await self._offload.run(
+            raw_bytes + sources.size_bytes, lambda: finish(compose(request, sources, self._settings))
+        )
+
+    async def _read_sources(self, tenant: str, creation: Creation) -> Sources:
+        request = creation.request
+        parent, items = None, []
         async with self._redis_bound():
             if creation.conversation_id is not None:
                 conversation = ConversationKey(tenant, creation.conversation_id)
-                before = await self.conversations.read_context(conversation)
-                reference = ConversationReference(creation.conversation_id)
-                response = msgspec.structs.replace(response, conversation=reference)
-            elif response.previous_response_id is not None:
-                parent = ResponseKey(tenant, response.previous_response_id)
-                before = await context.read_parent(self._redis, parent)
-            items = await context.resolve_references(self._redis, tenant, request.input, before)
-        before = context.without_old_reasoning(before)
-        param = "conversation" if creation.conversation_id else "previous_response_id"
-        context.check_context(before, items, self._settings, param)
-        return msgspec.structs.replace(request, response=response, input=items, context=before)
+                items = await self.conversations.read_context(conversation)
+            elif request.response.previous_response_id is not None:
+                key = ResponseKey(tenant, request.response.previous_response_id)
+                parent = await context.read_parent(self._redis, key)
+        referenced = await context.read_references(
+            self._redis, self._offload, self._settings, tenant, request.input, "input"
+        )
+        return Sources(parent, items, referenced)
 
     def _check_background(self, background: bool, store: bool) -> None:
         if background and not store and not self._settings.allow_unstored_background:
@@ -146,8 +154,9 @@ class Services:
 
     async def count_input_tokens(self, tenant: str, raw: bytes) -> int:
         """How many tokens the model would read. Raises ClientError, and REDIS_AWAY if no worker answers."""
-        request = await self._with_context(tenant, self._read(raw))
-        return await token_count.ask(self._redis, self._settings, request)
+        creation = await self._read(raw)
+        record = await self._compose(tenant, creation, len(raw), msgspec.json.encode)
+        return await token_count.ask(self._redis, self._settings, record)
 
     # --- finding --------------------------------------------------------------------------------
 
@@ -196,9 +205,10 @@ class Services:
         """Everything the response was given to read, oldest first."""
         key, _ = await self.find(tenant, response_id)
         async with self._redis_bound():
-            record = await response_store.read_record(self._redis, key)
-        if record is None:
+            stored = await response_store.read_stored(self._redis, key)
+        if stored is None:
             raise response_not_found(response_id)
+        record = await self._offload.run(stored.size_bytes, stored.open)
         return [*record.request.context, *record.request.input]
 
     # --- reading --------------------------------------------------------------------------------
@@ -236,10 +246,10 @@ class Services:
 
     async def _snapshot(self, key: ResponseKey) -> bytes:
         async with self._redis_bound():
-            record = await response_store.read_record(self._redis, key)
-        if record is None or not record.state.closed:
+            stored = await response_store.read_stored(self._redis, key)
+        if stored is None or not stored.state.closed:
             raise ResponseLost(key.response_id)
-        return record.snapshot
+        return (await self._offload.run(len(stored.packed), stored.unpack)).snapshot
 
     # --- ending ---------------------------------------------------------------------------------
 
@@ -277,3 +287,12 @@ class Services:
     def _redis_bound(self) -> asyncio.Timeout:
         """However often the client tries again beneath: an answer within this time, or REDIS_AWAY."""
         return asyncio.timeout(self._settings.redis_timeout_s)
+
+
+def _draft(tenant: str, request: ResponseRequest, creation: Creation, repetition: Repetition | None) -> Draft:
+    response = request.response
+    parent = None
+    if response.previous_response_id is not None:
+        parent = ResponseKey(tenant, response.previous_response_id)
+    key, first = ResponseKey(tenant, response.id), frame(ResponseCreated(response), 0)
+    return Draft.of(key, request, first, creation.secrets, parent, repetition)

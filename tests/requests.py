@@ -32,6 +32,6 @@ async def accept(
     request = request or make_request()
     key = ResponseKey(tenant, request.response.id)
     created = frame(ResponseCreated(request.response), 0)
-    draft = Draft(key, request, created, {})
+    draft = Draft.of(key, request, created, {})
     assert await response_store.create(redis, settings, draft) == key
     return key

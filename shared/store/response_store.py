@@ -4,8 +4,9 @@ Owns the record beside the log. A response is the fold of its log; the snapshot 
 reader the folding once the log is closed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import msgspec
 
@@ -47,11 +48,28 @@ class Draft:
     """A response about to be accepted. `parent` is the response it continues, if any."""
 
     key: ResponseKey
-    request: ResponseRequest
+    is_stored: bool
+    is_background: bool
+    record: bytes
+    """JSON of its ResponseRequest."""
     first_frame: bytes
     secrets: Mapping[str, ServerSecrets]
     parent: ResponseKey | None = None
     repetition: Repetition | None = None
+
+    @classmethod
+    def of(
+        cls,
+        key: ResponseKey,
+        request: ResponseRequest,
+        first_frame: bytes,
+        secrets: Mapping[str, ServerSecrets],
+        parent: ResponseKey | None = None,
+        repetition: Repetition | None = None,
+    ) -> Self:
+        """Encodes the request: where it is large, that takes a while."""
+        response, record = request.response, msgspec.json.encode(request)
+        return cls(key, response.store, response.background, record, first_frame, secrets, parent, repetition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +80,32 @@ class State:
     is_background: bool
     closed: str
     """The status it closed with; empty while it is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A record as it is kept: cheap to have, and where it is large, long to open."""
+
+    state: State
+    request: bytes
+    snapshot: bytes
+    packed: bytes
+    """The record within an archive; then the two before are empty."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its JSON."""
+        return archive.record_bytes(self.packed) if self.packed else len(self.request) + len(self.snapshot)
+
+    def unpack(self) -> archive.Record:
+        """Both JSONs."""
+        return (
+            archive.open_record(self.packed) if self.packed else archive.Record(self.request, self.snapshot)
+        )
+
+    def open(self) -> "Record":
+        kept = self.unpack()
+        return Record(self.state, _decode_request.decode(kept.request), kept.snapshot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +174,7 @@ def _create_keys(draft: Draft) -> list[str]:
 
 
 def _create_arguments(settings: Settings, draft: Draft) -> list[str | bytes | int | float]:
-    key, response = draft.key, draft.request.response
+    key = draft.key
     return [
         str(key),
         key.response_id,
@@ -140,9 +184,9 @@ def _create_arguments(settings: Settings, draft: Draft) -> list[str | bytes | in
         settings.queue_depth_max,
         settings.tenant_responses_max,
         int(settings.ring_again_s * 1000),
-        msgspec.json.encode(draft.request),
-        int(response.store),
-        int(response.background),
+        draft.record,
+        int(draft.is_stored),
+        int(draft.is_background),
         draft.first_frame,
         seal(settings, msgspec.json.encode(draft.secrets)) if draft.secrets else b"",
         draft.repetition.body_digest if draft.repetition else "",
@@ -155,20 +199,44 @@ async def read_state(redis: RedisClient, key: ResponseKey) -> State | None:
     return _state(await redis.command("HMGET", keys.state(key), *_STATE_FIELDS))
 
 
-async def read_record(redis: RedisClient, key: ResponseKey) -> Record | None:
+async def read_stored(redis: RedisClient, key: ResponseKey) -> Stored | None:
     """The whole record, wherever it is kept. None: no such response, or it has expired."""
-    fields, packed = await redis.transaction(
-        ("HMGET", keys.state(key), *_STATE_FIELDS, "request", "snapshot"),
-        ("HGET", keys.archive(key), archive.RECORD_FIELD),
-    )
+    (stored,) = await read_all_stored(redis, [key])
+    return stored
+
+
+async def read_record(redis: RedisClient, key: ResponseKey) -> Record | None:
+    """As `read_stored`, and opened at once."""
+    stored = await read_stored(redis, key)
+    return stored.open() if stored is not None else None
+
+
+async def read_all_stored(redis: RedisClient, asked: Sequence[ResponseKey]) -> list[Stored | None]:
+    """As `read_stored`, for several at one moment."""
+    commands: list[tuple[str, ...]] = []
+    for key in asked:
+        commands.append(("HMGET", keys.state(key), *_STATE_FIELDS, "request", "snapshot"))
+        commands.append(("HGET", keys.archive(key), archive.RECORD_FIELD))
+    replies = await redis.transaction(*commands)
+    return [_stored(*replies[i : i + 2]) for i in range(0, len(replies), 2)]
+
+
+def _stored(fields: list[bytes | None], packed: bytes | None) -> Stored | None:
     state = _state(fields[:3])
     if state is None:
         return None
     request, snapshot = fields[3:]
-    if packed is not None:
-        kept = archive.open_record(packed)
-        request, snapshot = kept.request, kept.snapshot
-    return Record(state, _decode_request.decode(request), snapshot or b"")
+    return Stored(state, request or b"", snapshot or b"", packed or b"")
+
+
+async def read_sizes(redis: RedisClient, asked: Sequence[ResponseKey]) -> list[int]:
+    """Bytes that `read_all_stored` would bring for each; those of an archive are packed."""
+    commands: list[tuple[str, ...]] = []
+    for key in asked:
+        commands += [("HSTRLEN", keys.state(key), field) for field in ("request", "snapshot")]
+        commands.append(("HSTRLEN", keys.archive(key), archive.RECORD_FIELD))
+    lengths = await redis.transaction(*commands)
+    return [sum(lengths[i : i + 3]) for i in range(0, len(lengths), 3)]
 
 
 _STATE_FIELDS = ("store", "background", "closed")

@@ -6,9 +6,6 @@ Owns question and answer; counting is the worker's. Nothing is kept beyond the w
 import asyncio
 import secrets
 
-import msgspec
-
-from shared.responses import ResponseRequest
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.redis_client import RedisClient, Script
@@ -18,11 +15,14 @@ _COUNT = Script("count")
 _ANSWER_WITHIN_S = 10
 
 
-async def ask(redis: RedisClient, settings: Settings, request: ResponseRequest) -> int:
-    """Tokens of the rendered input. Raises TimeoutError when no worker answers in time."""
+async def ask(redis: RedisClient, settings: Settings, record: bytes) -> int:
+    """Tokens of the rendered input of a ResponseRequest, given as JSON.
+
+    Raises TimeoutError when no worker answers in time.
+    """
     name = secrets.token_hex(8)
     job_id = f"count/{name}"
-    job = job_queue.count_job(name, msgspec.json.encode(request).decode())
+    job = job_queue.count_job(name, record.decode())
     await redis.run(
         _COUNT,
         [keys.RESPONSES_QUEUE, keys.doorbell(keys.RESPONSES_QUEUE), keys.job(job_id)],

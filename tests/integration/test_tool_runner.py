@@ -62,7 +62,7 @@ class Response:
         key = keys.ResponseKey("tenant", request.response.id)
         created = frame(ResponseCreated(request.response), 0)
         await response_store.create(
-            redis, settings, response_store.Draft(key, request, created, secrets or {})
+            redis, settings, response_store.Draft.of(key, request, created, secrets or {})
         )
         acquired = await lease.acquire(redis, settings, key, OWNER)
         assert isinstance(acquired, Acquired)

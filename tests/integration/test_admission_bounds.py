@@ -1,0 +1,99 @@
+"""What one create call may make an API node read, keep and write, over a real Valkey."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.offload import INLINE_BYTES_MAX, Offload
+from shared.settings import Settings
+from shared.store import compaction
+from shared.store.keys import ResponseKey
+from shared.store.redis_client import RedisClient
+from tests.conversing import Client, error_of, say, serving
+
+
+async def leave_behind(client: Client, *items: dict[str, Any]) -> tuple[str, list[str]]:
+    """A closed response and the ids of its input items."""
+    body = {"input": list(items), "background": True}
+    made = (await client.post("/responses", json=body)).json()["id"]
+    assert (await client.post(f"/responses/{made}/cancel")).status_code == 200
+    listed = await client.get(f"/responses/{made}/input_items", params={"order": "asc"})
+    return made, [item["id"] for item in listed.json()["data"]]
+
+
+def refer(*item_ids: str) -> list[dict[str, Any]]:
+    return [{"type": "item_reference", "id": item_id} for item_id in item_ids]
+
+
+async def keys_of(redis: RedisClient) -> set[bytes]:
+    return set(await redis.command("KEYS", "*"))
+
+
+async def calls_of(redis: RedisClient, command: str) -> int:
+    stats = await redis.command("INFO", "commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+async def test_references_that_multiply_an_item_are_refused_before_anything_is_written(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    async with serving(settings, tmp_path) as client:
+        _, (large,) = await leave_behind(client, say("x" * 2**20))
+        _, (small,) = await leave_behind(client, say("y"))
+        before = await keys_of(redis)
+        answer = await client.post("/responses", json={"input": refer(*[large] * 200, small)})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "input"
+        assert await keys_of(redis) == before
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+async def test_references_may_lead_to_so_many_bytes_of_records(
+    redis: RedisClient, settings: Settings, tmp_path: Path, is_compacted: bool
+) -> None:
+    """Also where an archive holds them, and packed they are small."""
+    small = settings.model_copy(update={"references_bytes_max": 500_000})
+    async with serving(small, tmp_path) as client:
+        named: list[str] = []
+        for _ in range(3):
+            response, (_, short) = await leave_behind(client, say("x" * 200_000), say("short"))
+            named.append(short)
+            if is_compacted:
+                assert await compaction.compact(redis, ResponseKey("one", response)) == "compacted"
+        accepted = await client.post("/responses", json={"input": refer(*named[:2]), "background": True})
+        assert accepted.status_code == 200
+        before = await keys_of(redis)
+        refused = await client.post("/responses", json={"input": refer(*named), "background": True})
+        assert error_of(refused) == (400, "input", "context_too_large")
+        assert await keys_of(redis) == before
+
+
+async def test_references_to_items_of_one_response_read_it_once(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    async with serving(settings, tmp_path) as client:
+        _, item_ids = await leave_behind(client, *(say(str(number)) for number in range(20)))
+        before = await calls_of(redis, "hmget")
+        body = {"input": refer(*item_ids), "background": True}
+        assert (await client.post("/responses", json=body)).status_code == 200
+        assert await calls_of(redis, "hmget") - before <= 4
+
+
+async def test_items_before_the_input_count_as_well(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    few = settings.model_copy(update={"items_max": 10})
+    async with serving(few, tmp_path) as client:
+        parent, _ = await leave_behind(client, *(say(str(number)) for number in range(8)))
+        body = {"previous_response_id": parent, "background": True}
+        assert (await client.post("/responses", json=body | {"input": [say("a")] * 2})).status_code == 200
+        refused = await client.post("/responses", json=body | {"input": [say("a")] * 3})
+        assert error_of(refused) == (400, "previous_response_id", "invalid_value")
+
+
+async def test_work_on_a_large_body_is_done_in_another_thread() -> None:
+    offload, here = Offload(), threading.get_ident()
+    assert await offload.run(INLINE_BYTES_MAX, threading.get_ident) == here
+    assert await offload.run(INLINE_BYTES_MAX + 1, threading.get_ident) != here
