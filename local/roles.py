@@ -19,6 +19,9 @@ from local.supervisor import Role
 STOP_ORDER = (("api",), ("worker", "tool_runner"), ("valkey",))
 """What takes new work ends first, what holds the log last."""
 
+LOOPBACK = '["127.0.0.0/8","::1"]'
+"""What a `server_url` may reach here beside the public internet: servers on the developer's machine."""
+
 _PACKAGES = (
     *("redis", "arq", "pydantic_settings", "msgspec"),
     *("fastapi", "uvicorn", "sse_starlette"),
@@ -76,6 +79,7 @@ def make_environment(user: Mapping[str, str], settings: Mapping[str, str]) -> di
     """
     environment = {"ANTIPHON_ENGINE": "scripted", **user, "PYTHONUNBUFFERED": "1", **settings}
     environment.setdefault("ANTIPHON_SECRETS_KEY", base64.urlsafe_b64encode(os.urandom(32)).decode())
+    environment.setdefault("ANTIPHON_EGRESS_NETWORKS", LOOPBACK)
     if environment["ANTIPHON_ENGINE"] == "scripted":
         environment.setdefault("ANTIPHON_MODELS", '["default","scripted"]')
         environment.setdefault("ANTIPHON_CONTEXT_TOKENS_MAX", "1000000")  # it counts further than a model

@@ -68,6 +68,7 @@ async def _run(cluster: Cluster) -> None:
 
 def _announce(cluster: Cluster) -> None:
     print(f"ready {cluster.urls[0]}", flush=True)
+    say("a request's server_url may lead to this machine here; elsewhere ANTIPHON_EGRESS_NETWORKS says so")
     say(f"logs are in {cluster.logs}; Ctrl-C ends everything; try:\n\n{make_curl(cluster.urls[0])}\n")
 
 

@@ -5,12 +5,23 @@ Owns defaults and bounds; each role reads the same class, so one environment fit
 
 import base64
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.redis_url import read_sentinel_url
+
+
+def _check_range(text: str) -> str:
+    ports = [int(end) for end in text.split("-")]
+    if not 1 <= ports[0] <= ports[-1] <= 65_535:
+        raise ValueError("ports are 1 to 65535, the lower one first")
+    return text
+
+
+_PortRange = Annotated[str, Field(pattern=r"^[0-9]{1,5}(-[0-9]{1,5})?$"), AfterValidator(_check_range)]
+"""A port, or the first and the last of a range: `443`, `1024-65535`."""
 
 
 class Settings(BaseSettings):
@@ -114,6 +125,14 @@ class Settings(BaseSettings):
     tool_session_bytes_max: int = Field(2**20, gt=0)
     mcp_servers: Path | None = None
     """A JSON file {label: {"url": …, "headers": …} | {"command": …, "args": […], "env": …}}."""
+
+    # Egress: where the `server_url` of a request may lead; `mcp_servers` is not subject to it
+    egress_hosts: list[str] = []
+    """Host names that may be called wherever they lead: whoever answers for their DNS is trusted."""
+    egress_networks: list[IPvAnyNetwork] = []
+    """Networks and addresses that may be called although they are not public (loopback, private …)."""
+    egress_ports: list[_PortRange] = ["80", "443", "1024-65535"]
+    egress_schemes: list[Literal["https", "http"]] = ["https", "http"]
 
     @field_validator("redis_url")
     @classmethod

@@ -20,12 +20,15 @@ from mcp.client.streamable_http import streamable_http_client
 from pydantic import TypeAdapter, ValidationError
 
 from shared.responses import HttpError, McpProtocolError, McpTool
-from tool_runner.answers import CONNECTION_CLOSED, INTERNAL_ERROR, Answer, make_encodable
+from tool_runner.answers import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_PARAMS, Answer, make_encodable
+from tool_runner.egress import Egress, GuardedTransport, NotAllowed
 from tool_runner.servers import HttpServer, StdioServer
 
 ANSWER_BYTES_MAX = 16 * 2**20
 """More than this of one HTTP answer is not read: a text that long is refused, not cut."""
 _PAGES_MAX = 100
+_CONNECT_TIMEOUT_S = 10.0
+"""For one address of a server that a request named."""
 
 _ANSWER: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
@@ -34,12 +37,19 @@ _STAND_INS = frozenset({"Server returned an error response", "Not Found", "Sessi
 """What the SDK puts in the place of an HTTP error; the status itself it does not tell."""
 
 
-class ServerFailed(Exception):
-    """A server could not be reached, or not be talked to; `error` says how."""
+NO_ANSWER = HttpError(0, "no answer from the server")
+"""Of every server that cannot be talked to, however: who may call what they like must not learn from
+our words what refuses, what is silent, what is closed, and what is not allowed."""
 
-    def __init__(self, error: HttpError | McpProtocolError) -> None:
+
+class ServerFailed(Exception):
+    """A server could not be reached, or not be talked to; `error` says how, as far as others may know."""
+
+    def __init__(self, error: HttpError | McpProtocolError, cause: str = "") -> None:
         super().__init__(error.message)
         self.error = error
+        self.cause = cause
+        """For the operator's log, where `error` says less."""
 
 
 class Connection:
@@ -48,7 +58,7 @@ class Connection:
     Cancelling a call cancels it on the server.
     """
 
-    def __init__(self, client: Client, status: "_LastStatus") -> None:
+    def __init__(self, client: Client, status: "LastStatus") -> None:
         self._client = client
         self._status = status
 
@@ -103,11 +113,15 @@ def _read_hints(hints: types.ToolAnnotations | None) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def open_http(server: HttpServer, timeout_s: float) -> AsyncIterator[Connection]:
-    """Streamable HTTP. `timeout_s` bounds every single read and write; raises ServerFailed."""
-    status = _LastStatus()
+async def open_http(
+    server: HttpServer, egress: Egress, timeout_s: float, status: "LastStatus"
+) -> AsyncIterator[Connection]:
+    """Streamable HTTP. `timeout_s` bounds every single read and write; raises ServerFailed.
+
+    `status` is told the status of each answer.
+    """
     headers = {**server.headers, "accept-encoding": "identity"}  # nothing small unpacks to something huge
-    http = httpx2.AsyncClient(headers=headers, timeout=timeout_s, verify=_tls())
+    http = _make_client(server, egress, headers, timeout_s)
     http.event_hooks = {"response": [status.note, _bound]}
     with _told_as_failures(status):
         async with http:
@@ -116,6 +130,26 @@ async def open_http(server: HttpServer, timeout_s: float) -> AsyncIterator[Conne
             )
             async with Client(transport, cache=None) as client:
                 yield Connection(client, status)
+
+
+def _make_client(
+    server: HttpServer, egress: Egress, headers: Mapping[str, str], timeout_s: float
+) -> httpx2.AsyncClient:
+    """No redirect is followed. A proxy of the environment's is for the operator's own servers only: it
+    would do the looking up and the connecting that `egress` answers for."""
+    if not server.is_of_request:
+        return httpx2.AsyncClient(headers=headers, timeout=timeout_s, verify=_tls())
+    try:
+        egress.check(httpx2.URL(server.url))
+    except NotAllowed as refused:
+        raise ServerFailed(McpProtocolError(INVALID_PARAMS, str(refused))) from None
+    except httpx2.InvalidURL:
+        message = "server_url must be an http or https URL"
+        raise ServerFailed(McpProtocolError(INVALID_PARAMS, message)) from None
+    way_out = httpx2.AsyncHTTPTransport(verify=_tls(), trust_env=False)
+    timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S))
+    transport = GuardedTransport(egress, way_out)
+    return httpx2.AsyncClient(headers=headers, timeout=timeout, transport=transport, trust_env=False)
 
 
 @asynccontextmanager
@@ -127,7 +161,7 @@ async def open_stdio(server: StdioServer, has_ended: asyncio.Event) -> AsyncIter
         env=dict(server.env),
         encoding_error_handler="replace",
     )
-    status = _LastStatus()
+    status = LastStatus()
     with _told_as_failures(status):
         async with Client(_watched(parameters, has_ended), cache=None) as client:
             yield Connection(client, status)
@@ -139,8 +173,8 @@ def _tls() -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
-class _LastStatus:
-    """The HTTP status that answered the last message of ours."""
+class LastStatus:
+    """The HTTP status that answered the last message of ours; 0: none has come."""
 
     def __init__(self) -> None:
         self.code = 0
@@ -231,14 +265,16 @@ _FAILURES = (
 
 
 @contextmanager
-def _told_as_failures(status: _LastStatus) -> Iterator[None]:
+def _told_as_failures(status: LastStatus) -> Iterator[None]:
     """Raises ServerFailed for what a server, or the way there, did; a bug of ours stays itself."""
     try:
         yield
     except* _FAILURES as group:
-        failures = [_read_failure(leaf, status.code) for leaf in _leaves(group)]
+        failures = [(_read_failure(leaf, status.code), leaf) for leaf in _leaves(group)]
         # A broken connection breaks other things too: the first cause is the one on the wire.
-        raise ServerFailed(next((f for f in failures if isinstance(f, HttpError)), failures[0])) from None
+        on_the_wire = (each for each in failures if isinstance(each[0], HttpError))
+        failure, cause = next(on_the_wire, failures[0])
+        raise ServerFailed(failure, type(cause).__name__) from None
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -259,7 +295,7 @@ def _read_failure(error: BaseException, status: int) -> HttpError | McpProtocolE
         case MCPError():
             return McpProtocolError(error.code, error.message)
         case httpx2.HTTPError() | httpx2.InvalidURL():
-            return HttpError(0, f"no answer from the server ({type(error).__name__}: {error})")
+            return NO_ANSWER
         case ValidationError():
             return McpProtocolError(INTERNAL_ERROR, "the server's answer is not what MCP allows")
         case OSError():

@@ -17,7 +17,8 @@ from shared.settings import Settings
 from shared.tool_calls import SESSION_META_KEY, ToolCall, ToolFailure, ToolListing, ToolResult, ToolTask
 from tool_runner import answers, mcp_client, servers
 from tool_runner.answers import Answer
-from tool_runner.mcp_client import Connection, ServerFailed
+from tool_runner.egress import Egress, Resolve
+from tool_runner.mcp_client import Connection, LastStatus, ServerFailed
 from tool_runner.servers import HttpServer, NoServer, Server, StdioServer
 from tool_runner.stdio_servers import StdioServers
 
@@ -37,8 +38,16 @@ class Outcome:
 class Tools:
     """Runs tasks, many at a time, on the servers that are configured and on those that requests name."""
 
-    def __init__(self, settings: Settings, configured: Mapping[str, Server], stdio: StdioServers) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        configured: Mapping[str, Server],
+        stdio: StdioServers,
+        resolve: Resolve | None = None,
+    ) -> None:
+        """`resolve`: how names become addresses, if not as the system does it."""
         self._settings = settings
+        self._egress = Egress.of(settings, resolve)
         self._configured = configured
         self._stdio = stdio
         self._unwinding: set[asyncio.Task[None]] = set()
@@ -60,6 +69,8 @@ class Tools:
                 unwinding.add_done_callback(self._unwinding.discard)
         if running.done():
             return running.result()
+        if run.is_unheard:
+            return Outcome(ToolFailure(mcp_client.NO_ANSWER))
         message = f"the server {task.server_label!r} did not answer within {timeout_s:g} s"
         return Outcome(answers.make_failure(answers.TIMED_OUT, message))
 
@@ -79,13 +90,16 @@ class Tools:
             except (NoServer, BadArguments) as refused:
                 return Outcome(answers.make_failure(answers.INVALID_PARAMS, str(refused)))
             except ServerFailed as failed:
+                _log.info("%s: %s (%s)", task.server_label, failed, failed.cause)
                 return Outcome(ToolFailure(answers.cut_message(failed.error)))
         return _GIVEN_UP
 
     async def _run_on(self, server: Server, question: "_Question", run: "_Run") -> Outcome:
         match server:
             case HttpServer():
-                async with mcp_client.open_http(server, self._settings.tool_timeout_s) as connection:
+                timeout_s = self._settings.tool_timeout_s
+                run.status = status = LastStatus()
+                async with mcp_client.open_http(server, self._egress, timeout_s, status) as connection:
                     return await self._ask(connection, question, run)
             case StdioServer():
                 return await self._ask(await self._stdio.connect(server), question, run)
@@ -118,12 +132,19 @@ _GIVEN_UP = Outcome(answers.make_failure(answers.TIMED_OUT, "the call was given 
 """What a cancelled run returns; nobody waits for it any more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Run:
     """Where a run can be cut off. First only the asking: its connection then still tells the server."""
 
     asking: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     whole: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    status: LastStatus | None = None
+    """Of a server over HTTP."""
+
+    @property
+    def is_unheard(self) -> bool:
+        """Nothing came over HTTP: perhaps nobody is there."""
+        return self.status is not None and self.status.code == 0
 
 
 async def _unwind(run: _Run, running: asyncio.Task[Outcome]) -> None:

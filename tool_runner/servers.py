@@ -38,6 +38,8 @@ class HttpServer:
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    is_of_request: bool = False
+    """A request named it, not the operator: it is called within the rule of `egress` only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ def choose(
             raise NoServer(f"no MCP server is configured as {label!r}, and the request gave no server_url")
         case None:
             _check_url(server_url, "server_url")
-            return HttpServer(server_url, _headers_of(secrets))
+            return HttpServer(server_url, _headers_of(secrets), is_of_request=True)
 
 
 def _check_url(url: str, name: str) -> None:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import redis
 
+from local.ports import find_free
 from tests.integration.mcp_servers import serving_http
 from tests.running import RunningCluster, start_cluster
 from tests.streams import Frame, read_frames
@@ -255,7 +256,7 @@ def test_an_unreachable_server_fails_its_listing_the_model_is_told_and_the_strea
     server = {
         "type": "mcp",
         "server_label": "nowhere",
-        "server_url": "http://127.0.0.1:9/mcp",
+        "server_url": f"http://127.0.0.1:{find_free(1)[0]}/mcp",
         "require_approval": "never",
     }
     body = {

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ async def test_python_keeps_its_variables_from_runner_to_runner(
 async def test_failures_are_results_and_the_runner_goes_on(redis: RedisClient, with_pipe: Settings) -> None:
     async with serving(with_pipe):
         response = await Response.begin(redis, with_pipe)
-        nowhere = call("add", {}, "http://127.0.0.1:1/mcp", label="away")
+        nowhere = call("add", {}, "http://127.0.0.1:1025/mcp", label="away")
         for task, kind in ((nowhere, HttpError), (call("add", {}, label="unknown"), McpProtocolError)):
             result = await response.run(task)
             assert isinstance(result, ToolFailure)
@@ -180,7 +181,7 @@ async def test_the_secrets_of_a_request_are_sent_to_its_server_alone(
     redis: RedisClient, settings: Settings
 ) -> None:
     with serving_http("--require-header", "authorization=Bearer hunter2") as url:
-        async with serving(settings):
+        async with serving(settings, egress_networks=[ip_network("127.0.0.0/8")]):
             secrets = {"mine": ServerSecrets({}, "hunter2")}
             response = await Response.begin(redis, settings, secrets)
             add = {"a": 1, "b": 1}

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from shared.settings import Settings
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
 from tests.integration.mcp_servers import serving_http, stdio_entry
 from tool_runner import servers
+from tool_runner.mcp_client import NO_ANSWER
 from tool_runner.run_tool import Outcome, Tools
 from tool_runner.stdio_servers import StdioServers
 
 Writer = asyncio.StreamWriter
+LOOPBACK = [ip_network("127.0.0.0/8")]
 
 
 class Caller:
@@ -47,9 +50,14 @@ class Caller:
 
 
 @asynccontextmanager
-async def calling(folder: Path, *, timeout_s: float = 20.0, **limits: Any) -> AsyncIterator[Caller]:
+async def calling(
+    folder: Path, *, timeout_s: float = 20.0, configured: str | None = None, **limits: Any
+) -> AsyncIterator[Caller]:
+    """`configured`: the URL of the operator's server `ours`. Requests may name servers on loopback."""
     path = folder / "servers.json"
-    path.write_text(json.dumps({"pipe": stdio_entry(), "missing": {"command": "/nowhere/to/be/found"}}))
+    entries: dict[str, Any] = {"pipe": stdio_entry(), "missing": {"command": "/nowhere/to/be/found"}}
+    path.write_text(json.dumps(entries | ({"ours": {"url": configured}} if configured else {})))
+    limits = {"egress_networks": LOOPBACK} | limits
     settings = Settings(mcp_servers=path, tool_timeout_s=timeout_s, **limits)
     stdio = StdioServers(settings.tool_timeout_s)
     tools = Tools(settings, servers.load(settings), stdio)
@@ -223,10 +231,7 @@ async def test_a_server_that_wants_a_header_refuses_with_401_and_serves_with_it(
 async def test_a_server_that_nobody_serves_is_an_http_error_without_a_status(caller: Caller) -> None:
     async with answering(lambda *_: asyncio.sleep(0)) as url:
         pass
-    failed = error_of(await caller.call("add", {}, url))
-    assert isinstance(failed, HttpError)
-    assert failed.code == 0
-    assert "ConnectError" in failed.message
+    assert error_of(await caller.call("add", {}, url)) == NO_ANSWER
 
 
 async def test_a_label_and_url_that_lead_nowhere_are_a_protocol_error(caller: Caller) -> None:
@@ -362,4 +367,81 @@ async def test_a_server_that_says_nothing_at_all_fails_in_time(tmp_path: Path) -
 
     async with calling(tmp_path, timeout_s=0.5) as caller, answering(say_nothing) as url:
         failed = error_of(await caller.call("add", {}, url))
-    assert failed == McpProtocolError(-32001, "the server 'here' did not answer within 0.5 s")
+    assert failed == NO_ANSWER
+
+
+@asynccontextmanager
+async def counting() -> AsyncIterator[tuple[str, list[object]]]:
+    """A server on loopback that hangs up, and who has connected to it."""
+    connections: list[object] = []
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: Writer) -> None:
+        connections.append(writer.get_extra_info("peername"))
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, HOST, 0)
+    try:
+        yield f"http://{HOST}:{server.sockets[0].getsockname()[1]}/mcp", connections
+    finally:
+        server.close()
+
+
+async def test_a_request_reaches_loopback_only_where_the_operator_says_so(tmp_path: Path) -> None:
+    async with counting() as (url, connections):
+        async with calling(tmp_path, egress_networks=[]) as caller:
+            assert error_of(await caller.call("add", {}, url)) == NO_ANSWER
+            assert error_of(await caller.list(url)) == NO_ANSWER
+        assert connections == []
+        async with calling(tmp_path) as caller:
+            assert error_of(await caller.call("add", {}, url)) == NO_ANSWER
+        assert connections != []
+
+
+async def test_a_server_of_the_operators_may_lie_anywhere(tmp_path: Path, modern_url: str) -> None:
+    async with calling(tmp_path, configured=modern_url, egress_networks=[], egress_ports=["443"]) as caller:
+        assert (await caller.call("add", {"a": 2, "b": 3}, label="ours")).result == ToolOutput("5")
+
+
+async def test_a_port_or_scheme_that_is_not_allowed_is_named(tmp_path: Path) -> None:
+    async with counting() as (url, connections):
+        async with calling(tmp_path, egress_schemes=["https"]) as caller:
+            failed = error_of(await caller.call("add", {}, url))
+            assert failed == McpProtocolError(-32602, "server_url: http is not allowed here")
+        async with calling(tmp_path, egress_ports=["443"]) as caller:
+            failed = error_of(await caller.call("add", {}, "https://127.0.0.1:444/mcp"))
+            assert failed == McpProtocolError(-32602, "server_url: port 444 is not allowed here")
+    assert connections == []
+
+
+async def test_a_proxy_of_the_environment_is_no_way_around_the_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with counting() as (proxy, asked), counting() as (url, connections):
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.removesuffix("/mcp"))
+        for networks in (LOOPBACK, []):
+            async with calling(tmp_path, egress_networks=networks) as caller:
+                assert error_of(await caller.call("add", {}, url)) == NO_ANSWER
+        assert asked == []
+        assert connections != []
+
+
+async def test_nothing_tells_a_port_that_refuses_from_one_that_is_silent_or_speaks_no_http(
+    tmp_path: Path,
+) -> None:
+    over = asyncio.Event()
+
+    async def be_silent(_request: bytes, _writer: Writer) -> None:
+        await over.wait()
+
+    async with counting() as (closed, _):
+        pass
+    async with (
+        calling(tmp_path, timeout_s=1.0) as caller,
+        answering(be_silent) as silent,
+        answering(_say_garbage) as garbled,
+        counting() as (hung_up, _),
+    ):
+        for url in (closed, silent, garbled, hung_up, "http://[::1]:9999/mcp"):
+            assert error_of(await caller.call("add", {}, url)) == NO_ANSWER
+        over.set()

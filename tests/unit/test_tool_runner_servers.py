@@ -38,7 +38,7 @@ def test_a_configured_label_wins_over_the_url_of_the_request(tmp_path: Path) -> 
 
 def test_the_url_of_the_request_is_used_for_an_unknown_label() -> None:
     assert choose({}, "mine", URL, SECRETS) == HttpServer(
-        URL, {"x-key": "from request", "x-other": "o", "authorization": "Bearer token"}
+        URL, {"x-key": "from request", "x-other": "o", "authorization": "Bearer token"}, is_of_request=True
     )
 
 
