@@ -3,6 +3,7 @@
 Exists to be compared with; there is no such switch in the worker itself.
 """
 
+import sys
 from typing import Any
 
 from arq.worker import Worker
@@ -25,4 +26,4 @@ class _PollingWorker(job_queue._DoorbellWorker):
 
 if __name__ == "__main__":
     job_queue._DoorbellWorker = _PollingWorker  # type: ignore[misc]
-    worker.__main__.main()
+    sys.exit(worker.__main__.main())

@@ -10,6 +10,7 @@ import signal
 import sys
 
 import uvloop
+from pydantic import ValidationError
 
 from shared.settings import Settings
 from worker.app import make_engine, run
@@ -38,16 +39,23 @@ def read_settings(arguments: list[str]) -> Settings:
     return Settings() if chosen.engine_args is None else Settings(engine_args=chosen.engine_args)
 
 
-def main() -> None:
-    settings = read_settings(sys.argv[1:])
+def main() -> int:
+    """0: told to stop. 1: the engine cannot start, or died. 2: a setting is wrong; stderr says which."""
+    try:
+        settings = read_settings(sys.argv[1:])
+    except ValidationError as error:
+        print(f"worker: {error}", file=sys.stderr)
+        return 2
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("arq").setLevel(logging.WARNING)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_main(settings))
     except (EngineUnavailable, ScriptError) as error:
-        sys.exit(f"worker: {error}")
+        print(f"worker: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
