@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from api.errors import ClientError, invalid_value, item_not_found
-from api.input_items import Item, check_outputs
+from api import item_relations
+from api.errors import ClientError, invalid_value, previous_not_found, reference_not_found
+from api.input_items import Item
 from api.offload import Offload
-from api.validation import spell
 from shared import lifecycle
 from shared.responses import Response, ResponseRequest
 from shared.settings import Settings
@@ -22,6 +22,7 @@ from shared.store import archive, response_store
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient
 from shared.store.response_store import Stored
+from shared.turns import without_old_reasoning
 
 _ITEM_ID = re.compile(r"[a-z]+_([a-z0-9]{1,8}_[0-9a-f]{32})_i?\d+")
 _BATCH_BYTES, _BATCH_RECORDS = 4 * 2**20, 100
@@ -52,8 +53,7 @@ async def read_parent(redis: RedisClient, parent: ResponseKey) -> Stored:
     """Raises ClientError if it is unknown or still open."""
     stored = await response_store.read_stored(redis, parent)
     if stored is None or not stored.state.is_stored:
-        message = f"Previous response with id '{parent.response_id}' not found."
-        raise ClientError(404, message, "previous_response_not_found", "previous_response_id")
+        raise previous_not_found(parent.response_id)
     if not stored.state.closed:
         raise invalid_value("previous_response_id", f"response '{parent.response_id}' is still in progress")
     return stored
@@ -158,12 +158,15 @@ def compose(request: ResponseRequest, sources: Sources, settings: Settings) -> R
     Pure. Raises ClientError for what is unknown, does not go together, or is too much.
     """
     before = _items_before(sources)
-    items = resolve(request.input, sources.referenced, "input", before)
-    before = without_old_reasoning(before)
+    item_relations.check_unique(request.input, before, "input")
+    items = resolve(request.input, sources.referenced, "input")
+    before = without_old_reasoning(before, items)
     is_continued = request.response.conversation is not None
     param = "conversation" if is_continued else "previous_response_id" if sources.parent else "input"
     _check_sizes(before, items, settings, param)
-    check_outputs(items, before, "input")
+    item_relations.check_answers(items, before, "input")
+    item_relations.check_calls([*before, *items], "input")
+    item_relations.check_readable([*before, *items])
     return msgspec.structs.replace(request, input=items, context=before)
 
 
@@ -176,35 +179,15 @@ def _items_before(sources: Sources) -> list[Item]:
     return [*record.request.context, *record.request.input, *output]
 
 
-def resolve(
-    items: Sequence[Item], referenced: Mapping[str, bytes], name: str, before: Sequence[Item] = ()
-) -> list[Item]:
-    """Puts the items themselves in the place of references to them, be they `before` or elsewhere.
+def resolve(items: Sequence[Item], referenced: Mapping[str, bytes], name: str) -> list[Item]:
+    """Puts the items themselves in the place of references to them. Raises ClientError for unknown ones."""
 
-    Raises ClientError for unknown ones. An item that is referred to twice is decoded once.
-    """
-    known = {item_id: msgspec.json.decode(raw) for item_id, raw in referenced.items()}
-    known |= {item["id"]: item for item in before if "id" in item}
-    resolved: list[Item] = []
-    for i, item in enumerate(items):
-        if item["type"] != "item_reference":
-            resolved.append(item)
-        elif item["id"] in known:
-            resolved.append(known[item["id"]])
-        else:
-            raise item_not_found(item["id"], spell((name, i, "id")))
-    return resolved
+    def find(item_id: str) -> Item:
+        if item_id not in referenced:
+            raise reference_not_found(item_id, name)
+        return dict(msgspec.json.decode(referenced[item_id]))
 
-
-def without_old_reasoning(items: Sequence[Item]) -> list[Item]:
-    """Reasoning before the last answer is over: no model reads it again, so it is not kept."""
-    answers = [
-        i
-        for i, item in enumerate(items)
-        if item.get("role") == "assistant" and item.get("phase") != "commentary"
-    ]
-    last = answers[-1] if answers else -1
-    return [item for i, item in enumerate(items) if i > last or item.get("type") != "reasoning"]
+    return [find(item["id"]) if item["type"] == "item_reference" else item for item in items]
 
 
 def _check_sizes(context: Sequence[Item], items: Sequence[Item], settings: Settings, param: str) -> None:

@@ -5,18 +5,26 @@ with the log's last entry (`shared/store/append.lua`); what the items mean to th
 """
 
 import asyncio
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from api import context
-from api.errors import ClientError, conversation_not_found, invalid_value, item_not_found, missing_parameter
-from api.input_items import Item, adopt_items, check_outputs, find_orphan, read_items
+from api import context, item_relations
+from api.errors import (
+    ClientError,
+    after_not_found,
+    conversation_not_found,
+    invalid_value,
+    item_not_found,
+    missing_parameter,
+)
+from api.input_items import Item, adopt_items, read_items
 from api.offload import Offload
-from api.paging import Page, list_of, unknown_after
+from api.paging import Page, list_of
 from api.requests import decode_object
-from api.validation import Metadata, Shape, check, spell
+from api.validation import Metadata, Shape, check
 from shared import ids
 from shared.settings import Settings
 from shared.store import keys
@@ -31,6 +39,7 @@ _LIST, _REMOVE = Script("conversation_list"), Script("conversation_remove")
 
 _ID, _ITEM_ID = "conversation_id", "item_id"
 """What the API calls the parts of an address."""
+_TAKEN = "item_already_in_conversation"
 
 
 class _CreateBody(Shape):
@@ -66,7 +75,7 @@ class Conversations:
         items: list[Item] = []
         if body.items is not None:
             items = await self._read_items(tenant, body.items)
-            check_outputs(items, (), "items")
+            item_relations.check_answers(items, (), "items")
         key = ConversationKey(tenant, ids.new_conversation_id(self._settings.cell))
         created_at, metadata = int(self._clock()), msgspec.json.encode(body.metadata or {})
         await self._add(key, items, created_at, metadata)
@@ -111,8 +120,8 @@ class Conversations:
         if body.items == []:
             raise invalid_value("items", "it should hold at least one item")
         items = await self._read_items(tenant, body.items)
-        if find_orphan(items) is not None:
-            check_outputs(items, _decode(await self.read_context(key, _ID)), "items")
+        if item_relations.find_orphan(items) is not None:
+            item_relations.check_answers(items, _decode(await self.read_context(key, _ID)), "items")
         await self._add(key, items)
         return list_of(items)
 
@@ -124,7 +133,7 @@ class Conversations:
             case [b"missing"]:
                 raise conversation_not_found(conversation_id, _ID)
             case [b"unknown"]:
-                raise unknown_after(page.after or "")
+                raise after_not_found(page.after or "")
             case reply:
                 raise RuntimeError(f"conversation_list answered {reply!r}")
 
@@ -172,16 +181,11 @@ class Conversations:
         """Items of a body as they will be kept, each with an id of its own, references resolved."""
         items = read_items(value, "items", ITEMS_MAX)
         items = adopt_items(items, ids.new_item_origin(self._settings.cell))
+        item_relations.check_unique(items, (), "items")
         referenced = await context.read_references(
             self._redis, self._offload, self._settings, tenant, items, "items"
         )
-        items = context.resolve(items, referenced, "items")
-        seen: set[str] = set()
-        for index, item in enumerate(items):
-            if item["id"] in seen:
-                raise _taken(index, "another of these items has this id")
-            seen.add(item["id"])
-        return items
+        return context.resolve(items, referenced, "items")
 
     async def _add(
         self,
@@ -192,6 +196,7 @@ class Conversations:
     ) -> None:
         """Adds items; with `created_at`, to a conversation that is made for them."""
         args: list[Argument] = [
+            secrets.token_hex(8),
             self._settings.context_bytes_max,
             "" if created_at is None else created_at,
             metadata,
@@ -204,8 +209,8 @@ class Conversations:
                 return
             case [b"missing"]:
                 raise conversation_not_found(key.conversation_id, _ID)
-            case [b"taken", index]:
-                raise _taken(index, "the conversation has another item with this id")
+            case [b"taken"]:
+                raise ClientError(400, "Item already in conversation", _TAKEN, "items")
             case [b"full"]:
                 limit = self._settings.context_bytes_max
                 message = f"A conversation holds at most {limit} bytes of items."
@@ -253,7 +258,3 @@ def _tell(key: ConversationKey, created_at: int | bytes, metadata: bytes) -> dic
 
 def _decode(items: Sequence[bytes]) -> list[Item]:
     return [msgspec.json.decode(item) for item in items]
-
-
-def _taken(index: int, reason: str) -> ClientError:
-    return invalid_value(spell(("items", index, "id")), reason)

@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 RETRY_AFTER = {"retry-after": "1"}
 _CLIENT_CLOSED_REQUEST = 499
+_SHOWN_MAX = 200
 
 
 class ClientError(Exception):
@@ -28,10 +29,11 @@ class ClientError(Exception):
         self,
         status: int,
         message: str,
-        code: str,
+        code: str | None,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        """`code` is null where the public API's is."""
         super().__init__(message)
         self.status = status
         self.code = code
@@ -69,8 +71,55 @@ def conversation_not_found(conversation_id: str, param: str) -> ClientError:
     return ClientError(404, message, "conversation_not_found", param)
 
 
+def previous_not_found(response_id: str) -> ClientError:
+    """400, as the public API has it: clients test for the code below that status."""
+    message = f"Previous response with id '{_shown(response_id)}' not found."
+    return ClientError(400, message, "previous_response_not_found", "previous_response_id")
+
+
+def invalid_prefix(param: str, value: str, prefix: str, code: str = "invalid_value") -> ClientError:
+    message = f"Invalid '{param}': '{_shown(value)}'. Expected an ID that begins with '{prefix}'."
+    return ClientError(400, message, code, param)
+
+
 def item_not_found(item_id: str, param: str) -> ClientError:
-    return ClientError(404, f"Item with id '{item_id}' not found.", "item_not_found", param)
+    return ClientError(404, f"Item with id '{_shown(item_id)}' not found.", "item_not_found", param)
+
+
+def reference_not_found(item_id: str, param: str) -> ClientError:
+    message = f"Item with id '{_shown(item_id)}' not found. Items are not kept when `store` is set to false."
+    return ClientError(404, message, None, param)
+
+
+def after_not_found(item_id: str) -> ClientError:
+    return ClientError(404, f"No item found with id '{_shown(item_id)}'", None, "after")
+
+
+def duplicate_item(item_id: str, param: str) -> ClientError:
+    """The wording is the vendor's, which clients match; so is that of the three below."""
+    message = f"Duplicate item found with id {_shown(item_id)}."
+    return ClientError(400, f"{message} Remove duplicate items from your input and try again.", None, param)
+
+
+def no_call_found(kind: str, call_id: str, param: str) -> ClientError:
+    return ClientError(
+        400, f"No tool call found for {kind} output with call_id {_shown(call_id)}.", None, param
+    )
+
+
+def no_output_found(kind: str, call_id: str, param: str) -> ClientError:
+    return ClientError(400, f"No tool output found for {kind} {_shown(call_id)}.", None, param)
+
+
+def unreadable_content(encrypted: str) -> ClientError:
+    """What another service has encrypted: only that service could tell what it stands for."""
+    message = f"The encrypted content {encrypted[:4]}... could not be verified."
+    return ClientError(400, message, "invalid_encrypted_content")
+
+
+def _shown(text: str) -> str:
+    """Of what a client sent, as much as helps it to find the place."""
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}..."
 
 
 def cannot_cancel(closed: str, is_background: bool) -> ClientError:
@@ -91,7 +140,7 @@ def model_not_found(model: str) -> ClientError:
 def envelope(
     status: int,
     message: str,
-    code: str,
+    code: str | None,
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from api.errors import invalid_value, missing_parameter
+from api.errors import invalid_prefix, invalid_value, missing_parameter, unreadable_content
 from api.validation import (
     Label,
     Name,
@@ -176,12 +176,14 @@ _PREFIXES = {
     "custom_tool_call_output": "ctco",
     "compaction": "cmp",
 }
+_ID_PREFIXES = {
+    kind: prefix for kind, prefix in _PREFIXES.items() if not kind.endswith(("_output", "_response"))
+} | {"function_call_output": "fc"}
+"""What an id that a client brings begins with, where the public API holds it to that."""
 _WITH_STATUS = frozenset({"message", "function_call", "function_call_output"})
 """A listed item of these kinds has a status."""
 _NEVER_NULL = {"reasoning": "encrypted_content", "mcp_list_tools": "error"}
 """Older items say null where the hosted API says nothing, and clients that validate accept only that."""
-_CALLS = {"function_call_output": "function_call", "custom_tool_call_output": "custom_tool_call"}
-"""The kind of call that an output answers."""
 
 
 class _Text(Shape):
@@ -213,8 +215,13 @@ _OUTPUT_PARTS: Mapping[str, type[Shape]] = {
 _MESSAGE_PARTS: Mapping[str, type[Shape]] = {**_OUTPUT_PARTS, "output_text": _Text, "refusal": _Refusal}
 
 
-def read_input(value: object, items_max: int) -> list[Item]:
-    """The checked items, each with its `type`; a bare string becomes one user message."""
+def read_input(value: object, items_max: int, *, is_continuing: bool) -> list[Item]:
+    """The checked items, each with its `type`; a bare string becomes one user message.
+
+    `is_continuing`: something stands before them, so that there may be none.
+    """
+    if is_continuing and (value is None or value == []):
+        return []
     if value is None:
         raise missing_parameter("input")
     if isinstance(value, str):
@@ -238,6 +245,7 @@ def _user_message(text: str) -> dict[str, Any]:
 
 def _read_item(value: object, path: Path) -> dict[str, Any]:
     item = check_kind(_ITEMS, _with_type(value), path)
+    _check_id(item, path)
     match item["type"]:
         case "message":
             _check_content(item["content"], _MESSAGE_PARTS, (*path, "content"))
@@ -245,9 +253,18 @@ def _read_item(value: object, path: Path) -> dict[str, Any]:
             _check_output(item, path)
         case "reasoning":
             _check_reasoning(item, path)
+        case "compaction":  # none is made here
+            raise unreadable_content(item["encrypted_content"])
         case "mcp_call" if not isinstance(item.get("error"), str | None):  # older clients keep it as text
             check(_McpError, item["error"], (*path, "error"))
     return item
+
+
+def _check_id(item: Mapping[str, Any], path: Path) -> None:
+    """An id of another kind would be mistaken for it by whoever reads the item back."""
+    prefix = _ID_PREFIXES.get(item["type"])
+    if prefix and item.get("id") and not item["id"].startswith(prefix):
+        raise invalid_prefix(spell((*path, "id")), item["id"], prefix)
 
 
 def _with_type(value: object) -> object:
@@ -283,33 +300,6 @@ def _check_output(item: Mapping[str, Any], path: Path) -> None:
         raise missing_parameter(spell((*path, "call_id")))
 
 
-def check_outputs(items: Sequence[Item], context: Sequence[Item], field: str) -> None:
-    """Raises ClientError for an answer to a call or a question neither in the context nor among the items.
-
-    An output without its call says nothing: the model would not know what answered. One that names its
-    function needs no call.
-    """
-    index = find_orphan(items, context)
-    if index is not None:
-        reason = f"no tool call found for function call output with call_id {items[index]['call_id']}"
-        raise invalid_value(spell((field, index, "call_id")), reason)
-    asked = {item.get("id") for item in (*context, *items) if item["type"] == "mcp_approval_request"}
-    for index, item in enumerate(items):
-        if item["type"] == "mcp_approval_response" and item["approval_request_id"] not in asked:
-            reason = f"no approval request found with id {item['approval_request_id']}"
-            raise invalid_value(spell((field, index, "approval_request_id")), reason)
-
-
-def find_orphan(items: Sequence[Item], context: Sequence[Item] = ()) -> int | None:
-    """Where the first output stands that `check_outputs` would refuse."""
-    calls = {(item["type"], item.get("call_id")) for item in (*context, *items)}
-    for index, item in enumerate(items):
-        call = _CALLS.get(item["type"])
-        if call is not None and item.get("name") is None and (call, item["call_id"]) not in calls:
-            return index
-    return None
-
-
 def adopt_items(items: Sequence[Item], origin: str) -> list[Item]:
     """The items as they are listed later; those without an id get one, `origin` being part of it."""
     return [_adopt(item, origin, index) for index, item in enumerate(items)]
@@ -325,12 +315,17 @@ def _adopt(item: Item, origin: str, index: int) -> Item:
         adopted.pop(optional, None)
     if kind in _WITH_STATUS and item.get("status") is None:
         adopted["status"] = "completed"
-    if kind == "message" and isinstance(item["content"], str):
-        adopted["content"] = [_text_part(item["role"], item["content"])]
+    if kind == "message":
+        adopted["content"] = _parts_of(item["role"], item["content"])
     return adopted
 
 
-def _text_part(role: str, text: str) -> dict[str, Any]:
-    if role == "assistant":
-        return {"type": "output_text", "text": text, "annotations": []}
-    return {"type": "input_text", "text": text}
+_OUTPUT_TEXT = {"type": "output_text", "annotations": [], "logprobs": []}
+"""What every part of the assistant's text has, whoever wrote it."""
+
+
+def _parts_of(role: str, content: str | list[Item]) -> list[Item]:
+    if isinstance(content, str):
+        kind = "output_text" if role == "assistant" else "input_text"
+        content = [{"type": kind, "text": content}]
+    return [_OUTPUT_TEXT | part if part["type"] == "output_text" else part for part in content]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from api.errors import ClientError, invalid_value
+from api.errors import after_not_found, invalid_value
 
 LIMIT_MAX = 100
 _LIMIT_DEFAULT = 20
@@ -38,7 +38,7 @@ class Page:
         if self.after is not None:
             start = 1 + next((i for i, item in enumerate(listed) if item["id"] == self.after), len(listed))
             if start > len(listed):
-                raise unknown_after(self.after)
+                raise after_not_found(self.after)
         end = start + self.limit
         return list_of(listed[start:end], has_more=end < len(listed))
 
@@ -74,7 +74,3 @@ def list_of(items: Sequence[Item], *, has_more: bool = False) -> dict[str, Any]:
         "last_id": items[-1]["id"] if items else None,
         "has_more": has_more,
     }
-
-
-def unknown_after(item_id: str) -> ClientError:
-    return invalid_value("after", f"the list has no item '{item_id}'")

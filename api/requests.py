@@ -4,6 +4,7 @@ Pure. Owns checking and the echo; items are `input_items`, tools are `tools`. No
 anywhere before all of it has passed. Source: the public OpenAI types, `ResponseCreateParams`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
@@ -11,7 +12,13 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from pydantic import AfterValidator, Field
 
-from api.errors import ClientError, invalid_value, model_not_found, unsupported_parameter
+from api.errors import (
+    ClientError,
+    invalid_prefix,
+    invalid_value,
+    model_not_found,
+    unsupported_parameter,
+)
 from api.input_items import adopt_items, read_input
 from api.json_schemas import check_schema
 from api.tool_choice import read_choice
@@ -36,6 +43,8 @@ Include = Literal[
     "message.output_text.logprobs",
 ]
 T = TypeVar("T")
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 _TOKENS = 201_088
 """Token ids of the vocabulary, 0 and up."""
@@ -161,7 +170,10 @@ def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Limits)
     body = check(CreateBody, decode_object(raw))
     _refuse_unsupported(body)
     conversation_id = _read_conversation(body)
-    items = adopt_items(read_input(body.input, limits.items_max), birth.response_id)
+    _check_parent(body.previous_response_id)
+    is_continuing = conversation_id is not None or body.previous_response_id is not None
+    items = read_input(body.input, limits.items_max, is_continuing=is_continuing)
+    items = adopt_items(items, birth.response_id)
     offer = Offer.read(body.tools, limits.tools_max)
     choice = read_choice(body.tool_choice, offer.tools, limits.tools_max)
     response = _echo(body, birth, choose_model(body.model, models), offer, choice)
@@ -195,6 +207,18 @@ def _read_conversation(body: CreateBody) -> str | None:
     if isinstance(body.conversation, str):
         return body.conversation
     return check(_ConversationReference, body.conversation, ("conversation",)).id
+
+
+def _check_parent(response_id: str | None) -> None:
+    """Raises ClientError for what cannot be a response's id, whoever has made it."""
+    param = "previous_response_id"
+    if response_id is None:
+        return
+    if not response_id.startswith("resp"):
+        raise invalid_prefix(param, response_id, "resp", "invalid_id_prefix")
+    if not _ID.fullmatch(response_id):
+        reason = "an ID contains letters, numbers, underscores, or dashes, and nothing else"
+        raise invalid_value(param, reason)
 
 
 def decode_object(raw: bytes) -> dict[str, Any]:

@@ -69,6 +69,6 @@ async def texts(client: Client, conversation: str) -> list[str]:
     return [item["content"][0]["text"] for item in await read(client, conversation)]
 
 
-def error_of(answer: httpx.Response) -> tuple[int, str, str]:
+def error_of(answer: httpx.Response) -> tuple[int, str | None, str | None]:
     error = answer.json()["error"]
     return answer.status_code, error["param"], error["code"]

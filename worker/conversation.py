@@ -22,6 +22,7 @@ from shared.responses import (
     ResponseRequest,
 )
 from shared.tool_calls import TRAINED_NAMESPACES, describe
+from shared.turns import answers_in
 from worker.harmony import ChatMessage, DeveloperPart, HarmonyMessage, SystemPart
 from worker.offer import FUNCTIONS, Offer
 
@@ -146,15 +147,20 @@ def _tell(items: Sequence[Item]) -> list[ChatMessage]:
         if item.get("type") in ("function_call", "custom_tool_call")
     }
     requests = {item["id"]: item for item in items if item.get("type") == "mcp_approval_request"}
-    return [message for item in items for message in _tell_one(item, functions, requests)]
+    answers = set(answers_in(items))
+    return [
+        message
+        for index, item in enumerate(items)
+        for message in _tell_one(item, functions, requests, is_answer=index in answers)
+    ]
 
 
 def _tell_one(
-    item: Item, functions: Mapping[str, str], requests: Mapping[str, Item]
+    item: Item, functions: Mapping[str, str], requests: Mapping[str, Item], *, is_answer: bool
 ) -> Sequence[ChatMessage]:
     match item.get("type"):
         case "message":
-            return [_tell_message(item)]
+            return _tell_message(item, is_answer=is_answer)
         case "reasoning":
             text = _text_of(item.get("content") or item.get("summary") or ())
             return [ChatMessage("assistant", text, "analysis")] if text else []
@@ -177,17 +183,15 @@ def _tell_one(
             return ()  # listings and approvals are told by what follows from them
 
 
-def _tell_message(item: Item) -> ChatMessage:
+def _tell_message(item: Item, *, is_answer: bool) -> Sequence[ChatMessage]:
     text = _text_of(item["content"])
     match item["role"]:
         case "assistant":
-            return ChatMessage(
-                "assistant", text, "commentary" if item.get("phase") == "commentary" else "final"
-            )
+            return [ChatMessage("assistant", text, "final" if is_answer else "commentary")] if text else []
         case "user":
-            return ChatMessage("user", text)
+            return [ChatMessage("user", text)]
         case _:
-            return ChatMessage("developer", text)
+            return [ChatMessage("developer", text)]
 
 
 def _tell_refusal(item: Item, request: Item | None) -> Sequence[ChatMessage]:

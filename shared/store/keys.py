@@ -97,7 +97,8 @@ def idempotency(tenant: str, idempotency_key: str) -> str:
 
 
 def conversation(key: ConversationKey) -> str:
-    """Hash: created_at, metadata (JSON), next (the last item's place), bytes (of all items)."""
+    """Hash: created_at, metadata (JSON), next (the last item's place), bytes (of all items), calls (names of
+    the last calls that added items)."""
     return f"antiphon:{{{key}}}:conversation"
 
 

@@ -521,19 +521,31 @@ def test_many_children_of_one_parent_know_nothing_of_each_other(client: OpenAI, 
 
 def test_function_calls_and_their_outputs_are_kept_in_the_chain(client: OpenAI) -> None:
     call: Any = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
-    first = client.responses.create(model="default", input=[{"role": "user", "content": "Hi"}, call])
     output: Any = {"type": "function_call_output", "call_id": "c1", "output": "42"}
+    with pytest.raises(BadRequestError, match=r"No tool output found for function call c1\."):
+        client.responses.create(model="default", input=[call, {"role": "user", "content": "Hi"}])
+    first = client.responses.create(model="default", input=[call, output])
+    # A second output for the call that stands in the chain.
     second = client.responses.create(model="default", input=[output], previous_response_id=first.id)
     assert second.status == "completed"
-    with pytest.raises(BadRequestError, match=r"(?i)no tool call found"):
+    with pytest.raises(BadRequestError, match=r"No tool call found for .* with call_id c1\."):
         client.responses.create(model="default", input=[output])
 
 
 def test_parents_that_cannot_be_continued_are_named(client: OpenAI) -> None:
     unknown = "resp_0_" + "f" * 32
-    with pytest.raises(NotFoundError) as missing:
+    with pytest.raises(BadRequestError) as missing:
         client.responses.create(model="default", input="Hi", previous_response_id=unknown)
-    assert missing.value.param == "previous_response_id"
+    assert (missing.value.param, missing.value.code) == (
+        "previous_response_id",
+        "previous_response_not_found",
+    )
+    unstored = client.responses.create(model="default", input="Hi", store=False)
+    with pytest.raises(BadRequestError, match=f"Previous response with id '{unstored.id}' not found."):
+        client.responses.create(model="default", input="Hi", previous_response_id=unstored.id)
+    with pytest.raises(BadRequestError) as malformed:
+        client.responses.create(model="default", input="Hi", previous_response_id="foo")
+    assert malformed.value.code == "invalid_id_prefix"
     running = client.responses.create(model="default", input="Stay in the final text", background=True)
     with pytest.raises(BadRequestError) as early:
         client.responses.create(model="default", input="Hi", previous_response_id=running.id)

@@ -119,11 +119,6 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     (with_input({"type": "function_call_output", "output": "o"}), "input[0].call_id", MISSING),
     (with_input({"type": "function_call_output", "call_id": "c", "output": 5}), "input[0].output", INVALID),
     (
-        with_input({"type": "function_call_output", "call_id": "c", "output": "o"}),
-        "input[0].call_id",
-        INVALID,
-    ),
-    (
         with_input({"type": "function_call_output", "name": "f", "output": [{"type": "output_text"}]}),
         "input[0].output[0].type",
         INVALID,
@@ -295,6 +290,10 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     (with_field("background", True) | {"store": False}, "background", UNSUPPORTED),
     (with_field("background", "yes"), "background", INVALID),
     (with_field("previous_response_id", 5), "previous_response_id", INVALID),
+    (with_field("previous_response_id", "foo"), "previous_response_id", "invalid_id_prefix"),
+    (with_field("previous_response_id", ""), "previous_response_id", "invalid_id_prefix"),
+    (with_field("previous_response_id", "resp_{x}"), "previous_response_id", INVALID),
+    (with_message(id="item_1"), "input[0].id", INVALID),
     (with_field("conversation", 5), "conversation", INVALID),
     (with_field("conversation", {}), "conversation.id", MISSING),
     (with_field("conversation", {"id": 5}), "conversation.id", INVALID),
@@ -352,16 +351,41 @@ async def test_a_bad_field_is_named_and_nothing_is_written(
         (b'{"input": "Hello", "model": ""}', 404, "model", "model_not_found"),
         (
             b'{"input": "Hello", "previous_response_id": "resp_1"}',
-            404,
+            400,
             "previous_response_id",
             "previous_response_not_found",
+        ),
+        (
+            b'{"input": [{"type": "function_call_output", "call_id": "c", "output": "o"}]}',
+            400,
+            "input",
+            None,
+        ),
+        (
+            b'{"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": ""},'
+            b'{"role": "user", "content": "also"}]}',
+            400,
+            "input",
+            None,
+        ),
+        (b'{"input": [{"type": "item_reference", "id": "msg_1"}]}', 404, "input", None),
+        (
+            b'{"input": [{"type": "compaction", "encrypted_content": "gAAAA"}]}',
+            400,
+            None,
+            "invalid_encrypted_content",
         ),
         (b'{"input": "Hello", "conversation": "conv_1"}', 404, "conversation", "conversation_not_found"),
     ],
     ids=lambda value: value[:24] if isinstance(value, bytes) else None,
 )
 async def test_a_bad_body_is_refused_and_nothing_is_written(
-    client: httpx.AsyncClient, redis: RedisClient, raw: bytes, status: int, param: str | None, code: str
+    client: httpx.AsyncClient,
+    redis: RedisClient,
+    raw: bytes,
+    status: int,
+    param: str | None,
+    code: str | None,
 ) -> None:
     answer = await client.post("/v1/responses", content=raw)
     assert answer.status_code == status

@@ -17,6 +17,8 @@ from shared.responses import (
     Message,
     OutputText,
     OutputTokensDetails,
+    Reasoning,
+    ReasoningText,
     Response,
     ResponseError,
     ResponseRequest,
@@ -154,7 +156,7 @@ async def test_an_output_may_answer_a_call_of_an_earlier_response(
     refused = await client.post(
         "/responses", json={"input": [OUTPUT | {"call_id": "d"}], "conversation": conversation}
     )
-    assert error_of(refused) == (400, "input[0].call_id", "invalid_value")
+    assert error_of(refused) == (400, "input", None)
 
 
 async def test_a_reference_to_a_responses_item_becomes_the_item(client: Client, worker: PlayedWorker) -> None:
@@ -185,12 +187,76 @@ async def test_a_response_without_a_conversation_to_join_is_refused_and_not_writ
     assert await redis.command("DBSIZE") == 0
 
 
-async def test_an_item_that_is_in_the_conversation_already_is_not_there_twice(
+async def test_an_item_that_the_server_has_already_is_refused_and_not_read_twice(
+    client: Client, worker: PlayedWorker, redis: RedisClient
+) -> None:
+    conversation = await create(client, say("a", id="msg_m"), say("b"))
+    acquired, request = await worker.take(await ask(client, input=[say("c", id="msg_n")]))
+    await worker.close(acquired, request, complete(request.response))
+    parent, output = request.response.id, f"msg_{request.response.id}"
+    before = await redis.command("DBSIZE")
+    for fields, twice in (
+        ({"conversation": conversation, "input": [say("a", id="msg_m"), say("c")]}, "msg_m"),
+        ({"conversation": conversation, "input": [{"id": "msg_m"}]}, "msg_m"),
+        ({"previous_response_id": parent, "input": [say("c", id="msg_n")]}, "msg_n"),
+        ({"previous_response_id": parent, "input": [{"type": "item_reference", "id": output}]}, output),
+        ({"input": [say("c", id="msg_n"), say("d", id="msg_n")]}, "msg_n"),
+        ({"input": [{"id": output}, {"id": output}]}, output),
+    ):
+        refused = await client.post("/responses", json=fields)
+        assert error_of(refused) == (400, "input", None)
+        assert refused.json()["error"]["message"] == (
+            f"Duplicate item found with id {twice}. Remove duplicate items from your input and try again."
+        )
+        counted = await client.post("/responses/input_tokens", json=fields)
+        assert error_of(counted) == error_of(refused)
+    assert await redis.command("DBSIZE") == before
+
+
+@pytest.mark.parametrize("nothing", [{}, {"input": None}, {"input": []}])
+async def test_a_response_that_continues_something_needs_no_input(
+    client: Client, worker: PlayedWorker, nothing: dict[str, Any]
+) -> None:
+    conversation = await create(client, say("a"))
+    acquired, request = await worker.take(await ask(client, conversation=conversation, **nothing))
+    assert [item["content"][0]["text"] for item in request.context] == ["a"]
+    await worker.close(acquired, request, complete(request.response))
+    assert await texts(client, conversation) == ["a", "answer"]
+    chained = await ask(client, previous_response_id=request.response.id, **nothing)
+    _, request = await worker.take(chained)
+    assert [item["content"][0]["text"] for item in request.context] == ["a", "answer"]
+    assert request.input == []
+    refused = await client.post("/responses", json=nothing)
+    assert error_of(refused)[:2] == (400, "input")
+
+
+async def test_a_call_that_was_left_without_its_output_stops_what_follows(
     client: Client, worker: PlayedWorker
 ) -> None:
-    conversation = await create(client, say("a", id="m"), say("b"))
-    acquired, request = await worker.take(
-        await ask(client, input=[say("a", id="m"), say("c")], conversation=conversation)
+    conversation = await create(client)
+    acquired, request = await worker.take(await ask(client, input="b", conversation=conversation))
+    call = FunctionCall("fc_1", "completed", "c", "f", "{}")
+    calling = msgspec.structs.replace(request.response, output=(call,))
+    await worker.close(acquired, request, lifecycle.complete(calling, USAGE, CREATED_AT_S))
+    for place in ({"conversation": conversation}, {"previous_response_id": request.response.id}):
+        for items in ({}, {"input": "also"}):
+            refused = await client.post("/responses", json={**place, **items})
+            assert error_of(refused) == (400, "input", None)
+            assert refused.json()["error"]["message"] == "No tool output found for function call c."
+        await ask(client, input=[OUTPUT, say("also")], **place)
+
+
+async def test_reasoning_of_a_turn_that_goes_on_is_kept_whatever_was_said_before_the_call(
+    client: Client, worker: PlayedWorker
+) -> None:
+    acquired, request = await worker.take(await ask(client, input="b"))
+    thought = Reasoning("rs_1", "completed", content=(ReasoningText("thinking"),))
+    said = Message("msg_1", "completed", "assistant", (OutputText("I look."),))
+    call = FunctionCall("fc_1", "completed", "c", "f", "{}")
+    calling = msgspec.structs.replace(request.response, output=(thought, said, call))
+    await worker.close(acquired, request, lifecycle.complete(calling, USAGE, CREATED_AT_S))
+    _, going_on = await worker.take(
+        await ask(client, input=[OUTPUT], previous_response_id=request.response.id)
     )
-    await worker.close(acquired, request, complete(request.response))
-    assert sorted(await texts(client, conversation)) == ["a", "answer", "b", "c"]
+    kinds = ["message", "reasoning", "message", "function_call"]
+    assert [item["type"] for item in going_on.context] == kinds

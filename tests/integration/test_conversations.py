@@ -10,7 +10,9 @@ import pytest
 import pytest_asyncio
 
 from shared.settings import Settings
-from shared.store.redis_client import RedisClient
+from shared.store import keys
+from shared.store.keys import ConversationKey
+from shared.store.redis_client import Argument, RedisClient, Script
 from tests.conversing import (
     CALL,
     CREATED_AT_S,
@@ -134,7 +136,7 @@ async def test_who_pages_sees_every_item_once(client: Client, order: str | None,
     assert seen == (oldest_first if order == "asc" else oldest_first[::-1])
 
 
-@pytest.mark.parametrize("item_id", ["msg_1", "a/b", "%41", "ü?x=y#z", "..", "a b"])
+@pytest.mark.parametrize("item_id", ["msg_1", "msg/b", "msg%41", "msgü?x=y#z", "msg..", "msg a"])
 async def test_an_item_is_found_and_taken_out_by_its_id(client: Client, item_id: str) -> None:
     conversation = await create(client, say("a"), say("b", id=item_id), say("c"), metadata={"m": "n"})
     path = httpx.URL(
@@ -152,24 +154,37 @@ async def test_an_item_is_found_and_taken_out_by_its_id(client: Client, item_id:
 
 
 async def test_an_item_that_was_taken_out_can_come_back_at_the_end(client: Client) -> None:
-    conversation = await create(client, say("a", id="m"), say("b"))
-    await client.delete(f"/conversations/{conversation}/items/m")
-    await add(client, conversation, say("c", id="m"))
+    conversation = await create(client, say("a", id="msg_m"), say("b"))
+    await client.delete(f"/conversations/{conversation}/items/msg_m")
+    await add(client, conversation, say("c", id="msg_m"))
     assert await texts(client, conversation) == ["b", "c"]
 
 
 async def test_a_call_adds_all_its_items_or_none(client: Client) -> None:
-    conversation = await create(client, say("a", id="m"))
-    refused = await add(client, conversation, say("b"), say("other", id="m"))
-    assert error_of(refused) == (400, "items[1].id", "invalid_value")
+    conversation = await create(client, say("a", id="msg_m"))
+    refused = await add(client, conversation, say("b"), say("other", id="msg_m"))
+    assert error_of(refused) == (400, "items", "item_already_in_conversation")
+    assert refused.json()["error"]["message"] == "Item already in conversation"
     assert await texts(client, conversation) == ["a"]
 
 
-async def test_a_repeated_call_adds_nothing_twice(client: Client) -> None:
-    conversation = await create(client, say("a", id="m"), say("b", id="n"))
-    again = await add(client, conversation, say("a", id="m"), say("c", id="o"))
-    assert [item["id"] for item in again.json()["data"]] == ["m", "o"]
-    assert await texts(client, conversation) == ["a", "b", "c"]
+async def test_an_item_is_not_added_twice_to_a_conversation(client: Client) -> None:
+    conversation = await create(client, say("a", id="msg_m"), say("b", id="msg_n"))
+    again = await add(client, conversation, say("c"), say("a", id="msg_m"))
+    assert error_of(again) == (400, "items", "item_already_in_conversation")
+    assert await texts(client, conversation) == ["a", "b"]
+
+
+async def test_an_addition_whose_reply_was_lost_is_not_made_twice(
+    client: Client, redis: RedisClient, settings: Settings
+) -> None:
+    conversation = ConversationKey("one", await create(client))
+    names = [keys.conversation(conversation), keys.conversation_items(conversation)]
+    names.append(keys.conversation_order(conversation))
+    for call in ("0" * 16, "1" * 16, "0" * 16):  # the first comes again after another one's
+        args: list[Argument] = [60_000, call, 10_000, "", "", 1, f"msg_{call}", b'{"id": "msg"}']
+        assert await redis.run(Script("conversation_add"), names, args) == [b"ok"]
+    assert len(await read(client, conversation.conversation_id)) == 2
 
 
 async def test_items_of_calls_at_the_same_time_do_not_mix(client: Client) -> None:
@@ -189,18 +204,22 @@ async def test_an_output_may_answer_a_call_that_is_in_the_conversation(client: C
     assert (await add(client, conversation, OUTPUT)).status_code == 200
     assert [item["type"] for item in await read(client, conversation)] == [CALL["type"], OUTPUT["type"]]
     refused = await add(client, conversation, OUTPUT | {"call_id": "d"})
-    assert error_of(refused) == (400, "items[0].call_id", "invalid_value")
+    assert error_of(refused) == (400, "items", None)
 
 
-REFUSALS: list[tuple[str, dict[str, Any], str, str]] = [
+TOO_MANY = "array_above_max_length"
+REFUSALS: list[tuple[str, dict[str, Any], str | None, str | None]] = [
     ("", {"items": "text"}, "items", "invalid_value"),
     ("", {"items": {}}, "items", "invalid_value"),
-    ("", {"items": [say(str(number)) for number in range(21)]}, "items", "array_above_max_length"),
+    ("", {"items": [say(str(number)) for number in range(21)]}, "items", TOO_MANY),
     ("", {"items": [say("a"), "text"]}, "items[1]", "invalid_value"),
     ("", {"items": [{"role": "user"}]}, "items[0].content", "missing_required_parameter"),
-    ("", {"items": [say("a", id="m"), say("a", id="m")]}, "items[1].id", "invalid_value"),
-    ("", {"items": [OUTPUT]}, "items[0].call_id", "invalid_value"),
-    ("", {"items": [say("a"), {"id": "msg_0_" + "a" * 32 + "_0"}]}, "items[1].id", "item_not_found"),
+    ("", {"items": [say("a", id="msg_m"), say("a", id="msg_m")]}, "items", None),
+    ("", {"items": [say("a", id="item_1")]}, "items[0].id", "invalid_value"),
+    ("/KNOWN/items", {"items": [say("a", id="item_1")]}, "items[0].id", "invalid_value"),
+    ("", {"items": [{"type": "compaction", "encrypted_content": "x"}]}, None, "invalid_encrypted_content"),
+    ("", {"items": [OUTPUT]}, "items", None),
+    ("", {"items": [say("a"), {"id": "msg_0_" + "a" * 32 + "_0"}]}, "items", None),
     ("", {"metadata": []}, "metadata", "invalid_value"),
     ("", {"metadata": {"k": 1}}, "metadata.k", "invalid_value"),
     ("", {"metadata": {str(number): "v" for number in range(17)}}, "metadata", "invalid_value"),
@@ -208,34 +227,43 @@ REFUSALS: list[tuple[str, dict[str, Any], str, str]] = [
     ("/KNOWN", {"metadata": {"k": "v" * 513}}, "metadata.k", "invalid_value"),
     ("/KNOWN/items", {}, "items", "missing_required_parameter"),
     ("/KNOWN/items", {"items": []}, "items", "invalid_value"),
-    (
-        "/KNOWN/items",
-        {"items": [say(str(number)) for number in range(21)]},
-        "items",
-        "array_above_max_length",
-    ),
+    ("/KNOWN/items", {"items": [say(str(number)) for number in range(21)]}, "items", TOO_MANY),
     ("/KNOWN/items", {"items": [say("a"), {"type": "x"}]}, "items[1].type", "invalid_value"),
 ]
 
 
 @pytest.mark.parametrize(("path", "body", "param", "code"), REFUSALS)
 async def test_a_bad_body_is_refused_by_name_and_nothing_is_written(
-    client: Client, redis: RedisClient, path: str, body: dict[str, Any], param: str, code: str
+    client: Client,
+    redis: RedisClient,
+    path: str,
+    body: dict[str, Any],
+    param: str | None,
+    code: str | None,
 ) -> None:
     known = await create(client, metadata={"a": "b"})
     before = await redis.command("DBSIZE")
     answer = await client.post("/conversations" + path.replace("KNOWN", known), json=body)
-    assert error_of(answer) == (404 if code == "item_not_found" else 400, param, code)
+    is_reference = any(set(item) == {"id"} for item in body.get("items", ()) if isinstance(item, dict))
+    assert error_of(answer) == (404 if is_reference else 400, param, code)
     assert await redis.command("DBSIZE") == before
     assert (await client.get(f"/conversations/{known}")).json()["metadata"] == {"a": "b"}
     assert await read(client, known) == []
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "order=up", "after=unknown"])
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "order=up"])
 async def test_a_bad_query_is_refused_by_name(client: Client, query: str) -> None:
     conversation = await create(client, say("a"))
     answer = await client.get(f"/conversations/{conversation}/items?{query}")
     assert error_of(answer) == (400, query.partition("=")[0], "invalid_value")
+
+
+async def test_a_list_after_an_item_that_is_gone_says_that_it_is_gone(client: Client) -> None:
+    conversation = await create(client, say("a", id="msg_m"), say("b"))
+    await client.delete(f"/conversations/{conversation}/items/msg_m")
+    answer = await client.get(f"/conversations/{conversation}/items?after=msg_m")
+    assert error_of(answer) == (404, "after", None)
+    assert answer.json()["error"]["message"] == "No item found with id 'msg_m'"
 
 
 async def test_a_full_conversation_takes_no_more_until_there_is_room(
@@ -243,11 +271,11 @@ async def test_a_full_conversation_takes_no_more_until_there_is_room(
 ) -> None:
     small = settings.model_copy(update={"context_bytes_max": 2_000})
     async with serving(small, tmp_path) as client:
-        conversation = await create(client, say("a" * 1_500, id="m"))
+        conversation = await create(client, say("a" * 1_500, id="msg_m"))
         refused = await add(client, conversation, say("b" * 300), say("c" * 300))
         assert error_of(refused) == (400, "items", "conversation_too_large")
         assert len(await read(client, conversation)) == 1
-        await client.delete(f"/conversations/{conversation}/items/m")
+        await client.delete(f"/conversations/{conversation}/items/msg_m")
         assert (await add(client, conversation, say("b" * 1_500))).status_code == 200
         too_large = {"items": [say("d" * 2_000)]}
         answer = await client.post("/conversations", json=too_large)
@@ -264,14 +292,14 @@ async def test_a_full_conversation_takes_no_more_until_there_is_room(
         ("POST", "", {"metadata": {"c": "d"}}),
         ("POST", "/items", {"items": [say("c")]}),
         ("GET", "/items", None),
-        ("GET", "/items/m", None),
-        ("DELETE", "/items/m", None),
+        ("GET", "/items/msg_m", None),
+        ("DELETE", "/items/msg_m", None),
     ],
 )
 async def test_every_touch_keeps_a_conversation_for_the_whole_retention(
     client: Client, redis: RedisClient, settings: Settings, method: str, path: str, body: Any
 ) -> None:
-    conversation = await create(client, say("a", id="m"), say("b"))
+    conversation = await create(client, say("a", id="msg_m"), say("b"))
     names = [name.decode() for name in await redis.command("KEYS", "*")]
     assert len(names) == 3
     for name in names:

@@ -5,7 +5,7 @@ from openai.types.conversations import ConversationItem
 from pydantic import TypeAdapter
 
 from api.errors import ClientError
-from api.input_items import adopt_items, check_outputs, find_orphan, read_items
+from api.input_items import adopt_items, read_items
 
 ORIGIN = "0_" + "a" * 32
 CALL: dict[str, Any] = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
@@ -18,7 +18,7 @@ def adopt(*values: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_an_item_keeps_the_id_that_it_came_with() -> None:
-    assert adopt({"id": "mine", "role": "user", "content": "t"})[0]["id"] == "mine"
+    assert adopt({"id": "msg-mine", "role": "user", "content": "t"})[0]["id"] == "msg-mine"
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
@@ -30,7 +30,7 @@ def test_an_item_without_an_id_gets_one_of_its_kind_and_place(nothing: object) -
 def test_text_becomes_a_part_that_fits_the_role() -> None:
     asked, answered = adopt({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
     assert asked["content"] == [{"type": "input_text", "text": "a"}]
-    assert answered["content"] == [{"type": "output_text", "text": "b", "annotations": []}]
+    assert answered["content"] == [{"type": "output_text", "text": "b", "annotations": [], "logprobs": []}]
 
 
 def test_a_status_that_came_with_an_item_is_kept() -> None:
@@ -55,7 +55,6 @@ def test_a_reference_is_left_as_it_is() -> None:
         {"type": "mcp_call", "arguments": "{}", "name": "t", "server_label": "s", "output": "1"},
         {"type": "custom_tool_call", "call_id": "c", "input": "i", "name": "n"},
         {"type": "custom_tool_call_output", "call_id": "c", "output": "o"},
-        {"type": "compaction", "encrypted_content": "x"},
     ],
     ids=lambda item: item.get("type", item.get("role")),
 )
@@ -84,29 +83,35 @@ def test_adopted_items_are_taken_again_as_they_are() -> None:
     assert adopt(*adopted) == adopted
 
 
-# --- outputs and their calls --------------------------------------------------------------------
+def test_a_part_of_the_assistants_text_lists_its_annotations_and_logprobs() -> None:
+    cited = {"type": "output_text", "text": "b", "annotations": [{"type": "file_path"}]}
+    (message,) = adopt({"role": "assistant", "content": [cited, {"type": "refusal", "refusal": "no"}]})
+    assert message["content"] == [cited | {"logprobs": []}, {"type": "refusal", "refusal": "no"}]
 
 
 @pytest.mark.parametrize(
-    ("items", "context", "orphan"),
+    ("item", "prefix"),
     [
-        ([OUTPUT], [], 0),
-        ([CALL, OUTPUT], [], None),
-        ([OUTPUT], [CALL], None),
-        ([CALL, OUTPUT, OUTPUT | {"call_id": "d"}], [], 2),
-        ([OUTPUT], [{"type": "custom_tool_call", "call_id": "c", "input": "i", "name": "f"}], 0),
-        ([{"type": "function_call_output", "name": "f", "output": "o"}], [], None),
-        ([{"type": "custom_tool_call_output", "call_id": "c", "output": "o"}], [CALL], 0),
+        ({"id": "item_1", "role": "user", "content": "t"}, "msg"),
+        (CALL | {"id": "call_1"}, "fc"),
+        (OUTPUT | {"id": "out_1"}, "fc"),
+        ({"type": "reasoning", "id": "r", "summary": []}, "rs"),
+        (
+            {"type": "mcp_approval_request", "id": "q", "arguments": "", "name": "n", "server_label": "s"},
+            "mcpr",
+        ),
     ],
 )
-def test_an_output_without_its_call_is_found(
-    items: list[dict[str, Any]], context: list[dict[str, Any]], orphan: int | None
-) -> None:
-    assert find_orphan(items, context) == orphan
-
-
-def test_the_complaint_names_the_output_and_the_call() -> None:
+def test_an_id_that_says_another_kind_is_refused(item: dict[str, Any], prefix: str) -> None:
     with pytest.raises(ClientError) as refused:
-        check_outputs([CALL | {"call_id": "d"}, OUTPUT], [], "items")
-    assert refused.value.param == "items[1].call_id"
-    assert "call_id c" in str(refused.value)
+        adopt({"role": "user", "content": "t"}, item)
+    message = f"Invalid 'items[1].id': '{item['id']}'. Expected an ID that begins with '{prefix}'."
+    assert (str(refused.value), refused.value.code) == (message, "invalid_value")
+    assert refused.value.param == "items[1].id"
+
+
+def test_what_another_service_has_compacted_is_refused_by_name() -> None:
+    with pytest.raises(ClientError) as refused:
+        adopt({"type": "compaction", "encrypted_content": "gAAAAABsecret"})
+    assert (refused.value.status, refused.value.code) == (400, "invalid_encrypted_content")
+    assert "secret" not in str(refused.value)

@@ -68,7 +68,7 @@ def test_the_bounds_of_the_limit_are_within(limit: int) -> None:
 def test_a_cursor_that_the_list_does_not_hold_is_refused() -> None:
     with pytest.raises(ClientError) as refused:
         Page(after="c").cut(items_of("a", "b"))
-    assert (refused.value.status, refused.value.param) == (400, "after")
+    assert (refused.value.status, refused.value.param) == (404, "after")
 
 
 @given(

@@ -207,7 +207,7 @@ def test_stream_is_off_unless_it_is_asked_for() -> None:
 
 
 def items_of(value: object) -> list[dict[str, Any]]:
-    return read_input(value, LIMITS.items_max)
+    return read_input(value, LIMITS.items_max, is_continuing=False)
 
 
 def test_a_string_becomes_one_user_message() -> None:
@@ -292,7 +292,6 @@ ACCEPTED_ITEMS: list[dict[str, Any]] = [
     {"type": "item_reference", "id": "msg_1"},
     {"type": "custom_tool_call", "call_id": "c", "input": "i", "name": "n"},
     {"type": "custom_tool_call_output", "call_id": "c", "output": "o"},
-    {"type": "compaction", "encrypted_content": "x"},
     {"type": "function_call_output", "name": "f", "output": "o"},
 ]
 
@@ -319,9 +318,9 @@ def test_an_output_may_belong_to_a_referenced_call() -> None:
 
 def test_every_item_of_a_request_has_an_id() -> None:
     items = create(
-        {"input": [{"role": "user", "content": "Hi"}, {"id": "mine", "role": "user", "content": "t"}]}
+        {"input": [{"role": "user", "content": "Hi"}, {"id": "msg-mine", "role": "user", "content": "t"}]}
     )
-    assert [item["id"] for item in items.request.input] == ["msg_0_" + "0" * 32 + "_i0", "mine"]
+    assert [item["id"] for item in items.request.input] == ["msg_0_" + "0" * 32 + "_i0", "msg-mine"]
 
 
 # --- tools --------------------------------------------------------------------------------------

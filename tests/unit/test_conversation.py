@@ -112,6 +112,24 @@ def test_reasoning_before_the_last_final_answer_is_dropped_and_calls_stay() -> N
     assert messages[2].name == "functions.f"
 
 
+def test_what_is_said_before_a_call_of_the_same_turn_is_commentary_and_the_turns_reasoning_stays() -> None:
+    thought: dict[str, Any] = {"type": "reasoning", "id": "rs_1", "summary": []}
+    thought |= {"content": [{"type": "reasoning_text", "text": "thinking"}]}
+    call = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "c1", "output": "4"}
+    phases: list[dict[str, Any]] = [{}, {"phase": None}, {"phase": "final_answer"}]
+    for phase in phases:
+        messages = told([user("a"), thought, assistant("I look.") | phase, call, output])
+        assert [m.text for m in messages] == ["a", "thinking", "I look.", "{}", "4"]
+        assert messages[2].channel == "commentary"
+
+
+def test_an_empty_message_of_the_assistant_is_nothing() -> None:
+    thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "t"}]}
+    messages = told([user("a"), thought, assistant(""), user("b"), {**assistant(""), "content": ""}])
+    assert [m.text for m in messages] == ["a", "t", "b"]
+
+
 def test_an_mcp_call_is_told_with_its_outcome() -> None:
     call = {"type": "mcp_call", "id": "m", "server_label": "wiki", "name": "ask", "arguments": "{}"}
     good = told([user("a"), call | {"output": "yes"}])

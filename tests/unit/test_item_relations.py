@@ -1,0 +1,111 @@
+"""What must hold among items: each once, answers with their questions, nothing that nobody can read."""
+
+from typing import Any
+
+import pytest
+
+from api.errors import ClientError
+from api.item_relations import check_answers, check_calls, check_readable, check_unique, find_orphan
+
+Item = dict[str, Any]
+
+CALL: Item = {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"}
+OUTPUT: Item = {"type": "function_call_output", "id": "fco_1", "call_id": "c", "output": "o"}
+CUSTOM: Item = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "c", "input": "i", "name": "f"}
+CUSTOM_OUTPUT: Item = {"type": "custom_tool_call_output", "id": "ctco_1", "call_id": "c", "output": "o"}
+NAMED: Item = {"type": "function_call_output", "id": "fco_2", "name": "f", "output": "o"}
+ASKED: Item = {"type": "message", "id": "msg_1", "role": "user", "content": "t"}
+ANSWERED: Item = {"type": "message", "id": "msg_2", "role": "assistant", "content": "t"}
+OPAQUE: Item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA12"}
+
+
+def complaint(check: Any, *args: Any) -> tuple[int, str | None, str | None, str]:
+    with pytest.raises(ClientError) as refused:
+        check(*args)
+    error = refused.value
+    return error.status, error.code, error.param, str(error)
+
+
+@pytest.mark.parametrize(
+    ("items", "context", "twice"),
+    [
+        ([ASKED, CALL], [ANSWERED], None),
+        ([ASKED, CALL, ASKED], [], "msg_1"),
+        ([ASKED | {"content": "other"}], [ASKED], "msg_1"),
+        ([{"type": "item_reference", "id": "msg_1"}], [ASKED], "msg_1"),
+        ([{"type": "item_reference", "id": "msg_9"}] * 2, [], "msg_9"),
+        ([ASKED, {"type": "item_reference", "id": "msg_1"}], [], "msg_1"),
+    ],
+)
+def test_an_item_stands_once_in_a_prompt(items: list[Item], context: list[Item], twice: str | None) -> None:
+    if twice is None:
+        check_unique(items, context, "input")
+        return
+    message = f"Duplicate item found with id {twice}. Remove duplicate items from your input and try again."
+    assert complaint(check_unique, items, context, "input") == (400, None, "input", message)
+
+
+@pytest.mark.parametrize(
+    ("items", "context", "orphan"),
+    [
+        ([OUTPUT], [], OUTPUT),
+        ([CALL, OUTPUT], [], None),
+        ([OUTPUT], [CALL], None),
+        ([CALL, OUTPUT, OUTPUT | {"call_id": "d"}], [], OUTPUT | {"call_id": "d"}),
+        ([OUTPUT], [CUSTOM], OUTPUT),
+        ([NAMED], [], None),
+        ([CUSTOM_OUTPUT], [CALL], CUSTOM_OUTPUT),
+    ],
+)
+def test_an_output_without_its_call_is_found(
+    items: list[Item], context: list[Item], orphan: Item | None
+) -> None:
+    assert find_orphan(items, context) == orphan
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (OUTPUT, "No tool call found for function call output with call_id c."),
+        (CUSTOM_OUTPUT, "No tool call found for custom tool call output with call_id c."),
+    ],
+)
+def test_an_output_without_its_call_is_refused_in_the_vendors_words(output: Item, message: str) -> None:
+    assert complaint(check_answers, [output], [], "items") == (400, None, "items", message)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([CALL, OUTPUT, ASKED], None),
+        ([CALL, OUTPUT, OUTPUT, ASKED], None),
+        ([CALL, NAMED], None),
+        ([CUSTOM, CUSTOM_OUTPUT], None),
+        ([CALL, ASKED], "No tool output found for function call c."),
+        ([CALL], "No tool output found for function call c."),
+        ([CALL, CUSTOM, CUSTOM_OUTPUT], "No tool output found for function call c."),
+        ([CALL, CALL | {"call_id": "d"}, OUTPUT], "No tool output found for function call d."),
+        ([CUSTOM, OUTPUT, CALL], "No tool output found for custom tool call c."),
+    ],
+)
+def test_a_call_without_its_output_is_refused_in_the_vendors_words(
+    prompt: list[Item], message: str | None
+) -> None:
+    if message is None:
+        check_calls(prompt, "input")
+    else:
+        assert complaint(check_calls, prompt, "input") == (400, None, "input", message)
+
+
+def test_reasoning_that_only_another_service_can_read_is_refused_unless_it_is_over() -> None:
+    for prompt in ([ASKED, OPAQUE, CALL, OUTPUT], [OPAQUE], [ANSWERED, ASKED, OPAQUE]):
+        assert complaint(check_readable, prompt)[1] == "invalid_encrypted_content"
+    summed_up = OPAQUE | {"summary": [{"type": "summary_text", "text": "s"}]}
+    open_text = OPAQUE | {"content": [{"type": "reasoning_text", "text": "t"}]}
+    for prompt in ([ASKED, OPAQUE, ANSWERED, ASKED], [summed_up], [open_text]):
+        check_readable(prompt)
+
+
+def test_a_complaint_repeats_little_of_a_long_id() -> None:
+    huge = OUTPUT | {"call_id": "c" * 100_000}
+    assert len(complaint(check_answers, [huge], [], "input")[3]) < 400
