@@ -147,6 +147,8 @@ class Creation:
     secrets: Mapping[str, ServerSecrets]
     is_streamed: bool
     conversation_id: str | None = None
+    secret_param: str | None = None
+    """Where the first of the secrets stood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,7 @@ def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Limits)
         include=list(body.include or ()),
         sampling=_read_sampling(body),
     )
-    return Creation(request, offer.secrets, bool(body.stream), conversation_id)
+    return Creation(request, offer.secrets, bool(body.stream), conversation_id, offer.secret_param)
 
 
 def _read_sampling(body: CreateBody) -> SamplingOptions:

@@ -97,6 +97,7 @@ class Services:
         creation = await self._read(raw)
         response = creation.request.response
         self._check_background(response.background, response.store)
+        self._check_secrets(creation.secret_param)
         repetition = None
         if idempotency_key is not None:
             digest = await self._offload.run(len(raw), lambda: hashlib.sha256(raw).hexdigest())
@@ -151,6 +152,12 @@ class Services:
     def _check_background(self, background: bool, store: bool) -> None:
         if background and not store and not self._settings.allow_unstored_background:
             raise unsupported_parameter("background", "background can only be used when `store` is true.")
+
+    def _check_secrets(self, param: str | None) -> None:
+        """What could not be sealed is not taken; on a developer's own machine it may lie open."""
+        if param is not None and self._settings.secrets_key is None and not self._tenants.is_open:
+            reason = "This server keeps no secrets for tool servers: its operator has set no secrets_key."
+            raise unsupported_parameter(param, reason)
 
     async def count_input_tokens(self, tenant: str, raw: bytes) -> int:
         """How many tokens the model would read. Raises ClientError, and REDIS_AWAY if no worker answers."""

@@ -5,7 +5,7 @@ worker's matter. Source: the public OpenAI types, `Tool`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -21,6 +21,8 @@ _FUNCTIONS_NAMESPACE = "functions"
 _HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$")]
 _HeaderValue = Annotated[str, Field(pattern=r"^[\x20-\x7e\t]*$", max_length=16_384)]
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)?(?P<authority>[^/?#\\]*)")
+_USUAL_PATHS = frozenset({"", "/", "/mcp", "/mcp/", "/sse", "/sse/"})
+"""Where everybody's tool server is; any other path may be a secret."""
 
 
 class Plain(Shape):
@@ -93,6 +95,8 @@ class Offer:
     tools: list[dict[str, Any]] = field(default_factory=list)
     echoed: tuple[dict[str, Any], ...] = ()
     secrets: dict[str, ServerSecrets] = field(default_factory=dict)
+    secret_param: str | None = None
+    """Where the first of them stood."""
 
     @classmethod
     def read(cls, value: object, tools_max: int) -> Self:
@@ -109,7 +113,17 @@ class Offer:
             [_without_secrets(tool) for tool in tools],
             tuple(_echo(tool) for tool in tools),
             {tool["server_label"]: secrets for tool in tools if (secrets := _secrets_of(tool))},
+            _find_secret(tools),
         )
+
+
+def _find_secret(tools: Sequence[Mapping[str, Any]]) -> str | None:
+    for index, tool in enumerate(tools):
+        if secrets := _secrets_of(tool):
+            values = {"headers": secrets.headers, "authorization": secrets.authorization}
+            name = next((name for name, value in values.items() if value), "server_url")
+            return spell(("tools", index, name))
+    return None
 
 
 def _check_number(value: object, tools_max: int) -> None:
@@ -141,6 +155,7 @@ def _check_mcp(tool: Mapping[str, Any], path: Path) -> None:
         if tool.get(name) is not None:
             raise unsupported_parameter(spell((*path, name)), "Give the server's `server_url` instead.")
     _check_url(tool.get("server_url"), (*path, "server_url"))
+    _check_authorization(tool, path)
     _check_allowed(tool.get("allowed_tools"), (*path, "allowed_tools"))
     _check_approval(tool.get("require_approval"), (*path, "require_approval"))
 
@@ -181,6 +196,16 @@ def _check_url(url: str | None, path: Path) -> None:
         raise invalid_value(spell(path), "it should be an http or https address")
 
 
+def _check_authorization(tool: Mapping[str, Any], path: Path) -> None:
+    """One word on who is asking: of two, servers and HTTP clients choose differently."""
+    in_headers = any(name.lower() == "authorization" for name in tool.get("headers") or {})
+    in_url = "@" in _authority_of(tool.get("server_url") or "")
+    if in_headers + in_url + (tool.get("authorization") is not None) > 1:
+        name = "authorization" if tool.get("authorization") is not None else "server_url"
+        reason = "give it once: in `authorization`, in `headers`, or in the user part of `server_url`"
+        raise invalid_value(spell((*path, name)), reason)
+
+
 def _check_unique(tools: list[dict[str, Any]], kind: str, key: str) -> None:
     seen: set[str] = set()
     for index, tool in enumerate(tools):
@@ -192,15 +217,21 @@ def _check_unique(tools: list[dict[str, Any]], kind: str, key: str) -> None:
 
 
 def _secrets_of(tool: Mapping[str, Any]) -> ServerSecrets | None:
-    if tool["type"] != "mcp" or not (tool.get("headers") or tool.get("authorization")):
+    if tool["type"] != "mcp":
         return None
-    return ServerSecrets(tool.get("headers") or {}, tool.get("authorization"))
+    url = tool.get("server_url") or ""
+    secrets = ServerSecrets(
+        tool.get("headers") or {}, tool.get("authorization"), url if _may_hold_secret(url) else None
+    )
+    return secrets if secrets != ServerSecrets() else None
 
 
 def _without_secrets(tool: Mapping[str, Any]) -> dict[str, Any]:
     match tool["type"]:
         case "mcp":
-            return {name: value for name, value in tool.items() if name not in ("headers", "authorization")}
+            kept = {name: value for name, value in tool.items() if name not in ("headers", "authorization")}
+            url = tool.get("server_url") or ""
+            return kept | ({"server_url": strip_url(url)} if _may_hold_secret(url) else {})
         case "code_interpreter" | "shell":
             return {name: _without_domain_secrets(value) for name, value in tool.items()}
         case _:
@@ -239,3 +270,14 @@ def strip_url(url: str) -> str:
     if match is None:
         return ""
     return (match["scheme"] or "") + match["authority"].rpartition("@")[2]
+
+
+def _may_hold_secret(url: str) -> bool:
+    """A user part, a query, a fragment, or a path of its own."""
+    match = _ADDRESS.match(url)
+    return match is None or "@" in match["authority"] or url[match.end() :] not in _USUAL_PATHS
+
+
+def _authority_of(url: str) -> str:
+    match = _ADDRESS.match(url)
+    return match["authority"] if match else ""

@@ -254,7 +254,8 @@ class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What one create call asked for, checked and complete: the API writes it, the worker reads it.
 
     `input` holds input items as dicts (a bare string has become one user message). `tools` are
-    the tools as sent, without any secret: headers and authorization travel apart.
+    the tools as sent, without any secret: headers, authorization and what of a `server_url` may be one
+    travel apart.
     """
 
     response: Response
@@ -274,3 +275,5 @@ class ServerSecrets(msgspec.Struct, frozen=True):
 
     headers: dict[str, str] = {}
     authorization: str | None = None
+    url: str | None = None
+    """The whole `server_url`, where what is kept with the request is only its scheme, host and port."""

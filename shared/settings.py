@@ -36,7 +36,8 @@ class Settings(BaseSettings):
     server's disk (WAITAOF), or the memory of a replica (WAIT)."""
     secrets_key: SecretStr | None = None
     """32 random bytes in URL-safe base64. What requests bring for their MCP servers (headers,
-    authorization) is kept in Redis sealed with it while the response runs; without it, in the clear."""
+    authorization, a `server_url` that may hold a secret) is kept in Redis sealed with it while the response
+    runs; without it, such a request is refused, or on a developer's machine (no `api_keys`) kept as it is."""
     cell: str = Field("0", pattern=r"^[a-z0-9]{1,8}$")
     """Names the Redis primary (with its replicas) that holds a response; part of every id."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 _RETRY_S = 0.05
 _UNWIND_S = 2.0
+_UNREADABLE = "what the request brought for its tool servers is sealed with a key that is not here"
+"""Without it a call would go to another address than the request gave, or without its authorization."""
 
 _T = TypeVar("_T")
 
@@ -120,8 +122,10 @@ class CallsInFlight:
         session = await _until_redis_answers(
             lambda: tool_journal.read_session(self._redis, call.key, label), outage_max_s
         )
+        if secrets is None and intent.task.server_url is not None:
+            return Outcome(answers.make_failure(answers.INTERNAL_ERROR, _UNREADABLE))
         try:
-            return await self._tools.run(intent.task, secrets.get(label), session)
+            return await self._tools.run(intent.task, (secrets or {}).get(label), session)
         except Exception:  # noqa: BLE001  the top of one call: a bug of ours must not silence the stream
             _log.exception("%s: a bug in the tool runner", call)
             return Outcome(answers.make_failure(answers.INTERNAL_ERROR, "the tool runner failed"))

@@ -130,7 +130,7 @@ def choose(
     """The server to call, with the headers to send. Raises NoServer.
 
     What a request brought as secrets goes to HTTP servers only, and never replaces a header that
-    the operator set.
+    the operator set. `server_url` is what the request's record has of it; the secrets may have the whole.
     """
     match configured.get(label):
         case StdioServer() as server:
@@ -140,8 +140,9 @@ def choose(
         case None if server_url is None:
             raise NoServer(f"no MCP server is configured as {label!r}, and the request gave no server_url")
         case None:
-            _check_url(server_url, "server_url")
-            return HttpServer(server_url, _headers_of(secrets), is_of_request=True)
+            url = secrets.url if secrets is not None and secrets.url is not None else server_url
+            _check_url(url, "server_url")
+            return HttpServer(url, _headers_of(secrets), is_of_request=True)
 
 
 def _check_url(url: str, name: str) -> None:

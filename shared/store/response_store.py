@@ -259,8 +259,18 @@ async def delete(redis: RedisClient, key: ResponseKey) -> str:
     return str(reply.decode())
 
 
-async def read_secrets(redis: RedisClient, settings: Settings, key: ResponseKey) -> dict[str, ServerSecrets]:
-    """server_label -> what the request brought for it; nothing once the response is closed."""
+async def read_secrets(
+    redis: RedisClient, settings: Settings, key: ResponseKey
+) -> dict[str, ServerSecrets] | None:
+    """server_label -> what the request brought for it; nothing once the response is closed.
+
+    None: they are there, and this process cannot read them.
+    """
     sealed = await redis.command("GET", keys.secrets(key))
-    raw = unseal(settings, sealed) if sealed else None
-    return msgspec.json.decode(raw, type=dict[str, ServerSecrets]) if raw else {}
+    if sealed is None:
+        return {}
+    raw = unseal(settings, sealed)
+    try:
+        return msgspec.json.decode(raw, type=dict[str, ServerSecrets]) if raw is not None else None
+    except msgspec.DecodeError:  # sealed, and no key here
+        return None

@@ -20,14 +20,14 @@ def seal(settings: Settings, plain: bytes) -> bytes:
 
 
 def unseal(settings: Settings, sealed: bytes) -> bytes | None:
-    """None: sealed with another key, as after this deployment's key was changed."""
+    """None: sealed with another key, as after this deployment's key was changed. Without a key, as it is."""
     fernet = _fernet(settings)
     if fernet is None:
         return sealed
     try:
         return fernet.decrypt(sealed)
     except InvalidToken:
-        _log.warning("secrets were sealed with another key; the call goes without them")
+        _log.warning("secrets were sealed with another key")
         return None
 
 

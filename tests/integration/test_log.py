@@ -180,7 +180,8 @@ async def test_secrets_are_sealed_with_the_deployments_key_and_lost_without_it(
     await response_store.create(redis, ours, response_store.Draft.of(key, request, b"frame", secrets))
     assert b"swordfish" not in await redis.command("GET", keys.secrets(key))
     assert await response_store.read_secrets(redis, ours, key) == secrets
-    assert await response_store.read_secrets(redis, others, key) == {}
+    assert await response_store.read_secrets(redis, others, key) is None
+    assert await response_store.read_secrets(redis, settings, key) is None  # no key at all
 
 
 async def test_secrets_are_gone_when_the_response_is_closed(

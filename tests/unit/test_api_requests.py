@@ -352,7 +352,49 @@ def test_the_echoed_server_shows_neither_headers_nor_the_path_of_its_address() -
             "authorization": None,
         },
     )
-    assert creation.request.tools[0]["server_url"] == url
+    assert creation.request.tools[0]["server_url"] == "https://host.example:8443"
+    assert creation.secrets == {"s": ServerSecrets({"a": "s3cret"}, url=url)}
+    assert b"s3cret" not in msgspec.json.encode(creation.request)
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://h:8443", None),
+        ("https://h/", None),
+        ("https://h/mcp", None),
+        ("https://h/sse/", None),
+        ("IGNORED", None),
+        ("https://h/mcp/", None),
+        ("https://h/s3cret/mcp", "https://h"),
+        ("https://h/mcp?key=s3cret", "https://h"),
+        ("https://h/mcp#s3cret", "https://h"),
+        ("https://s3cret@h/mcp", "https://h"),
+        ("https://u:s3cret@h:81/mcp", "https://h:81"),
+        ("h/s3cret", "h"),
+        ("https://h?s3cret", "https://h"),
+    ],
+)
+def test_what_of_an_address_may_be_secret_is_kept_apart(url: str, kept: str | None) -> None:
+    creation = create({"tools": [{"type": "mcp", "server_label": "s", "server_url": url}]})
+    assert creation.request.tools[0]["server_url"] == (kept or url)
+    assert creation.secrets == ({"s": ServerSecrets(url=url)} if kept else {})
+    assert creation.secret_param == ("tools[0].server_url" if kept else None)
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"authorization": "t", "server_url": "https://u:p@h/mcp"}, "tools[0].authorization"),
+        ({"authorization": "t", "headers": {"AUTHORIZATION": "Bearer t"}}, "tools[0].authorization"),
+        ({"headers": {"Authorization": "t"}, "server_url": "https://u@h/mcp"}, "tools[0].server_url"),
+    ],
+)
+def test_two_words_on_who_is_asking_are_refused(more: dict[str, Any], param: str) -> None:
+    tool = {"type": "mcp", "server_label": "s", "server_url": "https://h/mcp"} | more
+    with pytest.raises(ClientError) as refused:
+        create({"tools": [tool]})
+    assert (refused.value.status, refused.value.param) == (400, param)
 
 
 @pytest.mark.parametrize(

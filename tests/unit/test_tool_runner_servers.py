@@ -42,6 +42,11 @@ def test_the_url_of_the_request_is_used_for_an_unknown_label() -> None:
     )
 
 
+def test_the_whole_url_of_the_request_comes_with_its_secrets() -> None:
+    server = choose({}, "mine", "https://mcp.example.org", ServerSecrets(url=URL + "?key=1"))
+    assert server == HttpServer(URL + "?key=1", is_of_request=True)
+
+
 def test_an_operators_header_is_never_replaced_by_the_request(tmp_path: Path) -> None:
     servers = load_file(
         tmp_path, {"crm": {"url": URL, "headers": {"x-KEY": "operator's", "Authorization": "Basic x"}}}

@@ -1,0 +1,175 @@
+"""What requests bring for their tool servers: used for the call, and open nowhere."""
+
+import base64
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from ipaddress import ip_network
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from pydantic import SecretStr
+
+from api.app import create_app
+from api.tenants import Roster, Tenants
+from shared.responses import McpProtocolError
+from shared.settings import Settings
+from shared.store import event_log, keys, lease, tool_journal
+from shared.store.event_log import Closing, Draft
+from shared.store.keys import ResponseKey
+from shared.store.lease import Acquired, Lease
+from shared.store.redis_client import RedisClient
+from shared.tool_calls import (
+    ToolCall,
+    ToolFailure,
+    ToolListing,
+    ToolOutput,
+    ToolResult,
+    ToolsListed,
+    ToolTask,
+)
+from tests.integration.mcp_servers import serving_http
+from tests.integration.test_tool_runner import serving, until
+
+SECRET = "s3cret"
+
+
+def with_key(settings: Settings, byte: int) -> Settings:
+    key = SecretStr(base64.urlsafe_b64encode(bytes([byte] * 32)).decode())
+    return settings.model_copy(
+        update={"secrets_key": key, "egress_networks": [ip_network("127.0.0.0/8")], "tool_timeout_s": 20.0}
+    )
+
+
+@pytest.fixture
+def sealing(settings: Settings) -> Settings:
+    return with_key(settings, 1)
+
+
+@pytest_asyncio.fixture
+async def client(redis: RedisClient, sealing: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(sealing, Tenants())
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+    ):
+        yield client
+
+
+async def everything_in(redis: RedisClient) -> bytes:
+    """Every key with what it holds."""
+    found: list[Any] = []
+    for name in await redis.command("KEYS", "*"):
+        match await redis.command("TYPE", name):
+            case b"string":
+                found.append((name, await redis.command("GET", name)))
+            case b"hash":
+                found.append((name, await redis.command("HGETALL", name)))
+            case b"stream":
+                found.append((name, await redis.command("XRANGE", name, "-", "+")))
+            case b"zset":
+                found.append((name, await redis.command("ZRANGE", name, 0, -1)))
+            case b"set":
+                found.append((name, await redis.command("SMEMBERS", name)))
+            case b"list":
+                found.append((name, await redis.command("LRANGE", name, 0, -1)))
+            case kind:
+                raise AssertionError(f"a key of the kind {kind!r}")
+    return repr(found).encode()
+
+
+async def begin(client: httpx.AsyncClient, redis: RedisClient, settings: Settings, tool: Any) -> Lease:
+    """A response with that tool, owned by this test."""
+    body = {"input": "Hello", "background": True, "tools": [tool]}
+    answer = await client.post("/v1/responses", json=body, headers={"idempotency-key": "once"})
+    assert answer.status_code == 200, answer.text
+    assert SECRET not in answer.text
+    key = ResponseKey("default", answer.json()["id"])
+    acquired = await lease.acquire(redis, settings, key, "worker-test")
+    assert isinstance(acquired, Acquired)
+    assert SECRET.encode() not in acquired.request
+    return acquired.lease
+
+
+async def run(redis: RedisClient, settings: Settings, held: Lease, index: int, task: ToolTask) -> ToolResult:
+    await tool_journal.submit(redis, settings, held, index, task)
+
+    async def is_in() -> bool:
+        return (await tool_journal.look(redis, held.key, index)).result is not None
+
+    await until(is_in)
+    result = (await tool_journal.look(redis, held.key, index)).result
+    assert result is not None
+    return result
+
+
+async def test_no_secret_of_a_request_lies_open_in_redis(
+    client: httpx.AsyncClient, redis: RedisClient, sealing: Settings
+) -> None:
+    basic = base64.b64encode(f"user:{SECRET}".encode()).decode()
+    with serving_http("--require-header", f"authorization=Basic {basic}") as url:
+        origin = url.removesuffix("/mcp")
+        whole = url.replace("://", f"://user:{SECRET}@") + f"?key={SECRET}"
+        tool = {"type": "mcp", "server_label": "mine", "server_url": whole, "headers": {"x-key": SECRET}}
+        held = await begin(client, redis, sealing, tool)
+        async with serving(sealing):
+            listed = await run(redis, sealing, held, 0, ToolListing("mine", origin))
+            assert isinstance(listed, ToolsListed), listed
+            asked = ToolCall("mine", "add", json.dumps({"a": 2, "b": 3}), origin)
+            assert await run(redis, sealing, held, 1, asked) == ToolOutput("5")
+            assert SECRET.encode() not in await everything_in(redis)
+    closing = Closing("cancelled", b"{}", 60)
+    await event_log.append(redis, sealing, held, 1, [Draft(b"data: {}\n\n")], closing)
+    assert await redis.command("EXISTS", keys.secrets(held.key)) == 0
+    assert SECRET.encode() not in await everything_in(redis)
+
+
+async def test_a_call_whose_secrets_cannot_be_read_is_not_made(
+    client: httpx.AsyncClient, redis: RedisClient, sealing: Settings
+) -> None:
+    with serving_http() as url:
+        tool = {"type": "mcp", "server_label": "mine", "server_url": url, "authorization": SECRET}
+        held = await begin(client, redis, sealing, tool)
+        for index, other in enumerate(
+            (with_key(sealing, 2), sealing.model_copy(update={"secrets_key": None}))
+        ):
+            async with serving(other):
+                result = await run(redis, other, held, index, ToolListing("mine", url))
+            assert isinstance(result, ToolFailure)
+            assert isinstance(result.error, McpProtocolError)
+            assert "a key that is not here" in result.error.message
+
+
+TOOL = {"type": "mcp", "server_label": "mine", "server_url": "https://h/mcp"}
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"headers": {"x-key": SECRET}}, "tools[1].headers"),
+        ({"authorization": SECRET}, "tools[1].authorization"),
+        ({"server_url": f"https://h/{SECRET}"}, "tools[1].server_url"),
+    ],
+)
+async def test_without_a_key_a_request_with_secrets_is_refused(
+    redis: RedisClient, settings: Settings, more: dict[str, Any], param: str
+) -> None:
+    digest = hashlib.sha256(b"a-key").hexdigest()
+    app = create_app(settings, Tenants(Roster({digest: "acme"})))
+    body: dict[str, Any] = {"input": "Hello", "background": True}
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        headers = {"authorization": "Bearer a-key"}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://127.0.0.1", headers=headers
+        ) as client:
+            refused = await client.post(
+                "/v1/responses", json=body | {"tools": [{"type": "web_search"}, TOOL | more]}
+            )
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+            assert SECRET not in refused.text
+            assert await redis.command("KEYS", "*state") == []
+            assert (await client.post("/v1/responses", json=body | {"tools": [TOOL]})).status_code == 200
