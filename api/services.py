@@ -109,10 +109,12 @@ class Services:
         draft = await self._compose(
             tenant, creation, len(raw), lambda request: _draft(tenant, request, creation, repetition)
         )
-        own_settings = self._tenants.limits_of(tenant).over(self._settings)
         async with self._redis_bound():
-            key = await response_store.create(self._redis, own_settings, draft)
+            key = await response_store.create(self._redis, self._settings_of(tenant), draft)
         return Created(key, creation.is_streamed, response.background)
+
+    def _settings_of(self, tenant: str) -> Settings:
+        return self._tenants.limits_of(tenant).over(self._settings)
 
     async def _read(self, raw: bytes) -> Creation:
         birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))
@@ -163,7 +165,7 @@ class Services:
         """How many tokens the model would read. Raises ClientError, and REDIS_AWAY if no worker answers."""
         creation = await self._read(raw)
         record = await self._compose(tenant, creation, len(raw), msgspec.json.encode)
-        return await token_count.ask(self._redis, self._settings, record)
+        return await token_count.ask(self._redis, self._settings_of(tenant), tenant, record)
 
     # --- finding --------------------------------------------------------------------------------
 

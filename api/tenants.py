@@ -39,6 +39,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a tenant may have at a time; None: what the setting `tenant_…` of this name says."""
 
     responses_max: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    bytes_max: Annotated[int, msgspec.Meta(gt=0)] | None = None
 
     def over(self, settings: Settings) -> Settings:
         """The settings as they are for this tenant."""

@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     queue_depth_max: int = Field(10_000, gt=0)
     tenant_responses_max: int = Field(1_000, gt=0)
     """Open responses of one tenant, waiting ones included."""
+    tenant_bytes_max: int = Field(2**30, gt=0)
+    """Requests of one tenant that Redis holds unpacked: of open responses, and of closed ones until their
+    compaction. What is echoed counts as often as it is kept."""
     idempotency_retention_s: int = Field(86_400, gt=0)
     disconnect_grace_s: float = Field(5.0, ge=0)
     """A foreground response whose last reader has left is cancelled after this; 0: at once."""

@@ -1,6 +1,7 @@
 -- Appends entries under a fencing token and publishes them; with a status, closes the log too.
 -- Everything or nothing: refused entries are never visible.
 -- KEYS state log secrets active tools open closed_logs conversation items order queue
+--      held
 -- ARGV channel member response_id fencing_token next_sequence_number closed retention_ms snapshot
 --      compact_after_ms cancelled_channel conversation_ttl_ms
 --      entry_count (frame tokens)… item_count (item_id item)… (entry_index measured)…
@@ -59,10 +60,13 @@ if closed ~= '' then
   redis.call('ZREM', active, member)
   redis.call('SREM', open, response_id)
   if fields[3] == '1' then
-    redis.call('ZADD', closed_logs, now_ms() + tonumber(ARGV[9]), member)
+    -- One that failed is packed at once: clients repeat what fails, and nothing is read of it.
+    redis.call('ZADD', closed_logs, now_ms() + (closed == 'failed' and 0 or tonumber(ARGV[9])), member)
     if redis.call('PTTL', closed_logs) < retention_ms then
       redis.call('PEXPIRE', closed_logs, retention_ms)
     end
+  else
+    redis.call('ZADD', KEYS[12], 'XX', now_ms() + retention_ms, response_id)  -- it is never packed
   end
   join_conversation(13 + 2 * count)
   if closed == 'cancelled' then redis.call('PUBLISH', ARGV[10], member) end

@@ -1,8 +1,9 @@
 -- Puts a closed log's archive in its place; whoever reads on finds the same bytes there.
 -- `changed`: the log is open, or is not what was packed; nothing was done then.
--- KEYS state log tools archive closed_logs packing    ARGV member entry_count chunk_count index record
+-- KEYS state log tools archive closed_logs packing held held_bytes
+-- ARGV member entry_count chunk_count index record response_id
 -- -> 'compacted' | 'changed' | 'gone'
-local state, log, tools, archive, closed_logs, packing = unpack(KEYS)
+local state, log, tools, archive, closed_logs, packing, held, held_bytes = unpack(KEYS)
 local member, entry_count, chunk_count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local function leave(outcome, is_settled)
@@ -23,6 +24,7 @@ redis.call('PEXPIRE', archive, redis.call('PTTL', state))
 redis.call('HSET', state, 'compacted', '1')
 redis.call('HDEL', state, 'request', 'snapshot')
 redis.call('UNLINK', log)
+let_go(held, held_bytes, ARGV[6])
 for _, field in ipairs(redis.call('HKEYS', tools)) do
   if string.sub(field, 1, 8) ~= 'session:' then redis.call('HDEL', tools, field) end
 end

@@ -38,8 +38,17 @@ async def compact(redis: RedisClient, key: ResponseKey) -> str:
         starts = await _pack_chunks(redis, key, packing)
     reply = await redis.run(
         _COMPACT,
-        [keys.state(key), keys.log(key), keys.tools(key), keys.archive(key), keys.CLOSED, packing],
-        [str(key), starts[-1], len(starts) - 1, archive.pack_index(starts), record],
+        [
+            keys.state(key),
+            keys.log(key),
+            keys.tools(key),
+            keys.archive(key),
+            keys.CLOSED,
+            packing,
+            keys.held(key.tenant),
+            keys.held_bytes(key.tenant),
+        ],
+        [str(key), starts[-1], len(starts) - 1, archive.pack_index(starts), record, key.response_id],
     )
     return str(reply.decode())
 

@@ -1,9 +1,12 @@
 -- Accepts a response: record, log entry 0, secrets, job and doorbell, or nothing at all.
 -- KEYS state log secrets tools active queue doorbell job open idempotency parent_tools
+--      held held_bytes
 -- ARGV member response_id job_id job ttl_ms queue_depth_max open_max ring_again_ms
---      request store background frame secrets body_digest idempotency_ttl_ms
--- -> {'ok', created_ms} | {'exists'} | {'full', depth} | {'busy', open} | {'known', response_id} | {'conflict'}
-local state, log, secrets, tools, active, queue, doorbell, job_key, open, idempotency, parent_tools = unpack(KEYS)
+--      request store background frame secrets body_digest idempotency_ttl_ms bytes bytes_max
+-- -> {'ok', created_ms} | {'exists'} | {'full', depth} | {'busy', open} | {'heavy', bytes}
+--    | {'known', response_id} | {'conflict'}
+local state, log, secrets, tools, active, queue, doorbell, job_key, open, idempotency, parent_tools, held,
+  held_bytes = unpack(KEYS)
 local member, response_id, job_id, job, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local body_digest = ARGV[14]
 
@@ -22,8 +25,10 @@ local depth = redis.call('ZCARD', queue)
 if depth >= tonumber(ARGV[6]) then return {'full', depth} end
 local running = redis.call('SCARD', open)
 if running >= tonumber(ARGV[7]) then return {'busy', running} end
-
 local now = now_ms()
+local kept_bytes = held_total(held, held_bytes, now)
+if kept_bytes + tonumber(ARGV[16]) > tonumber(ARGV[17]) then return {'heavy', kept_bytes} end
+
 redis.call('HSET', state, 'request', ARGV[9], 'store', ARGV[10], 'background', ARGV[11],
   'created_ms', now, 'attempt', 0, 'owner', '', 'lease_until_ms', 0, 'alone_since_ms', now,
   'rings', 0, 'job', job_id, 'closed', '')
@@ -39,6 +44,7 @@ for _, field in ipairs(redis.call('HKEYS', parent_tools)) do
   end
 end
 redis.call('SADD', open, response_id)
+hold(held, held_bytes, response_id, ARGV[16], now, ttl_ms)
 redis.call('PEXPIRE', open, ttl_ms)
 if body_digest ~= '' then
   redis.call('SET', idempotency, response_id .. ' ' .. body_digest, 'PX', ARGV[15])

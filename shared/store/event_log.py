@@ -192,6 +192,7 @@ def append_call(
         keys.conversation_items(conversation),
         keys.conversation_order(conversation),
         keys.RESPONSES_QUEUE,
+        keys.held(key.tenant),
     ], args
 
 

@@ -90,6 +90,16 @@ def open_responses(tenant: str) -> str:
     return f"antiphon:{{queue}}:open:{tenant}"
 
 
+def held(tenant: str) -> str:
+    """Sorted set: what of a tenant is open or not packed yet, by when (Redis, ms) it ceases to count."""
+    return f"antiphon:{{queue}}:held:{tenant}"
+
+
+def held_bytes(tenant: str) -> str:
+    """Hash: the bytes of each of those, and `total`."""
+    return f"antiphon:{{queue}}:held_bytes:{tenant}"
+
+
 def idempotency(tenant: str, idempotency_key: str) -> str:
     """String `<response_id> <sha256 of the body>`: what a create call with this key has made."""
     digest = hashlib.sha256(idempotency_key.encode()).hexdigest()

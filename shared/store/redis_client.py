@@ -59,7 +59,7 @@ Durability = Literal["no", "aof", "replica"]
 Argument = str | bytes | int | float
 
 _FOLDER = Path(__file__).parent
-_PRELUDE = (_FOLDER / "enqueue.lua").read_text()
+_PRELUDE = "".join((_FOLDER / f"{name}.lua").read_text() for name in ("enqueue", "held"))
 
 
 class Script:

@@ -17,9 +17,13 @@ from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient, Script
 from shared.store.sealing import seal, unseal
 
-_CREATE, _DELETE = Script("create", is_confirmed=True), Script("delete")
+_CREATE, _DELETE = Script("create", is_confirmed=True), Script("delete", allows_full=True)
 
 _decode_request = msgspec.json.Decoder(ResponseRequest)
+
+
+_ECHOES = 4
+"""So often the echo of a request is kept: at its birth, at its start, at its end and in the snapshot."""
 
 
 class QueueFull(Exception):
@@ -27,7 +31,7 @@ class QueueFull(Exception):
 
 
 class TenantBusy(Exception):
-    """The tenant has `tenant_responses_max` open responses already; nothing was written."""
+    """The tenant has `tenant_responses_max` open responses, or holds so many bytes; nothing was written."""
 
 
 class KeyReused(Exception):
@@ -56,6 +60,11 @@ class Draft:
     secrets: Mapping[str, ServerSecrets]
     parent: ResponseKey | None = None
     repetition: Repetition | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        """What Redis will hold of the request until its log is packed."""
+        return len(self.record) + _ECHOES * len(self.first_frame)
 
     @classmethod
     def of(
@@ -133,6 +142,8 @@ async def create(redis: RedisClient, settings: Settings, draft: Draft) -> Respon
             raise QueueFull(f"{depth} responses wait already")
         case [b"busy", count]:
             raise TenantBusy(f"{count} responses are open already")
+        case [b"heavy", size_bytes]:
+            raise TenantBusy(f"its requests hold {size_bytes} bytes already")
         case [b"conflict"]:
             raise KeyReused
         case reply:
@@ -170,6 +181,8 @@ def _create_keys(draft: Draft) -> list[str]:
         keys.open_responses(key.tenant),
         keys.idempotency(key.tenant, repeated),
         keys.tools(draft.parent or key),
+        keys.held(key.tenant),
+        keys.held_bytes(key.tenant),
     ]
 
 
@@ -191,6 +204,8 @@ def _create_arguments(settings: Settings, draft: Draft) -> list[str | bytes | in
         seal(settings, msgspec.json.encode(draft.secrets)) if draft.secrets else b"",
         draft.repetition.body_digest if draft.repetition else "",
         settings.idempotency_retention_s * 1000,
+        draft.kept_bytes,
+        settings.tenant_bytes_max,
     ]
 
 
@@ -253,8 +268,16 @@ async def delete(redis: RedisClient, key: ResponseKey) -> str:
     """Deletes a closed response with all its keys: `deleted`, or `open` or `missing` and nothing done."""
     reply = await redis.run(
         _DELETE,
-        [keys.state(key), keys.log(key), keys.tools(key), keys.archive(key), keys.CLOSED],
-        [str(key)],
+        [
+            keys.state(key),
+            keys.log(key),
+            keys.tools(key),
+            keys.archive(key),
+            keys.CLOSED,
+            keys.held(key.tenant),
+            keys.held_bytes(key.tenant),
+        ],
+        [str(key), key.response_id],
     )
     return str(reply.decode())
 

@@ -9,25 +9,36 @@ import secrets
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.redis_client import RedisClient, Script
+from shared.store.response_store import QueueFull, TenantBusy
 
 _COUNT = Script("count")
 
 _ANSWER_WITHIN_S = 10
 
 
-async def ask(redis: RedisClient, settings: Settings, record: bytes) -> int:
+async def ask(redis: RedisClient, settings: Settings, tenant: str, record: bytes) -> int:
     """Tokens of the rendered input of a ResponseRequest, given as JSON.
 
-    Raises TimeoutError when no worker answers in time.
+    Raises TimeoutError when no worker answers in time; QueueFull, TenantBusy, and nothing was written then.
     """
     name = secrets.token_hex(8)
     job_id = f"count/{name}"
     job = job_queue.count_job(name, record.decode())
-    await redis.run(
+    outcome = await redis.run(
         _COUNT,
-        [keys.RESPONSES_QUEUE, keys.doorbell(keys.RESPONSES_QUEUE), keys.job(job_id)],
-        [job_id, job, _ANSWER_WITHIN_S * 1000],
+        [
+            keys.RESPONSES_QUEUE,
+            keys.doorbell(keys.RESPONSES_QUEUE),
+            keys.job(job_id),
+            keys.held(tenant),
+            keys.held_bytes(tenant),
+        ],
+        [job_id, job, _ANSWER_WITHIN_S * 1000, settings.queue_depth_max, settings.tenant_bytes_max],
     )
+    if outcome == b"full":
+        raise QueueFull("the queue is full")
+    if outcome == b"heavy":
+        raise TenantBusy("its requests have more bytes than may be kept")
     async with asyncio.timeout(_ANSWER_WITHIN_S):
         while True:
             reply = await redis.command("BLPOP", keys.counts(name), settings.redis_timeout_s / 2)

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from api.offload import INLINE_BYTES_MAX, Offload
+from shared import lifecycle
+from shared.responses import ResponseError
 from shared.settings import Settings
-from shared.store import compaction
+from shared.store import closing, compaction, keys
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient
 from tests.conversing import Client, error_of, say, serving
+from tests.requests import accept, make_request
 
 
 async def leave_behind(client: Client, *items: dict[str, Any]) -> tuple[str, list[str]]:
@@ -97,3 +100,97 @@ async def test_work_on_a_large_body_is_done_in_another_thread() -> None:
     offload, here = Offload(), threading.get_ident()
     assert await offload.run(INLINE_BYTES_MAX, threading.get_ident) == here
     assert await offload.run(INLINE_BYTES_MAX + 1, threading.get_ident) != here
+
+
+# --- a tenant's bytes -----------------------------------------------------------------------------
+
+
+async def held(redis: RedisClient) -> int:
+    return int(await redis.command("HGET", keys.held_bytes("one"), "total") or 0)
+
+
+async def test_a_tenant_holds_so_many_bytes_until_its_logs_are_packed(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    small = settings.model_copy(update={"tenant_bytes_max": 500_000})
+    body = {"input": "x" * 200_000, "background": True}
+    async with serving(small, tmp_path) as client:
+        made = [(await client.post("/responses", json=body)).json()["id"] for _ in range(2)]
+        before = await keys_of(redis)
+        refused = await client.post("/responses", json=body)
+        assert error_of(refused) == (429, None, "rate_limit_exceeded")
+        assert refused.headers["retry-after"]
+        assert await keys_of(redis) == before
+        other = {"authorization": "Bearer other"}
+        assert (await client.post("/responses", json=body, headers=other)).status_code == 200
+        assert (await client.post(f"/responses/{made[0]}/cancel")).status_code == 200
+        assert (await client.post("/responses", json=body)).status_code == 429  # closed, but not packed
+        assert await compaction.compact(redis, ResponseKey("one", made[0])) == "compacted"
+        assert (await client.post("/responses", json=body)).status_code == 200
+
+
+async def test_what_is_echoed_counts_as_often_as_it_is_kept(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    async with serving(settings, tmp_path) as client:
+        body = {"input": "x", "instructions": "y" * 100_000, "background": True}
+        made = (await client.post("/responses", json=body)).json()["id"]
+        assert (await client.post(f"/responses/{made}/cancel")).status_code == 200
+        key, kept_bytes = ResponseKey("one", made), 0
+        for name in (keys.state(key), keys.log(key)):
+            kept_bytes += await redis.command("MEMORY", "USAGE", name, "SAMPLES", 0)
+        assert 0.7 * kept_bytes < await held(redis) < 1.5 * kept_bytes
+
+
+@pytest.mark.parametrize("way", ["deleted", "compacted"])
+async def test_nothing_is_held_of_what_is_gone(
+    redis: RedisClient, settings: Settings, tmp_path: Path, way: str
+) -> None:
+    async with serving(settings, tmp_path) as client:
+        made, _ = await leave_behind(client, say("x"))
+        assert await held(redis) > 0
+        if way == "deleted":
+            assert (await client.delete(f"/responses/{made}")).status_code == 200
+        else:
+            assert await compaction.compact(redis, ResponseKey("one", made)) == "compacted"
+        assert await held(redis) == 0
+
+
+async def test_what_lapses_unpacked_is_let_go_of_by_the_next_request(
+    redis: RedisClient, settings: Settings
+) -> None:
+    for _ in range(3):
+        await accept(redis, settings, tenant="one")
+    three = await held(redis)
+    (oldest,) = await redis.command("ZRANGE", keys.held("one"), 0, 0)
+    await redis.command("ZADD", keys.held("one"), "XX", 1, oldest)
+    await accept(redis, settings, tenant="one")
+    assert await held(redis) == three
+    assert await redis.command("ZSCORE", keys.held("one"), oldest) is None
+
+
+async def test_an_unstored_response_counts_no_longer_than_its_log_is_kept(
+    redis: RedisClient, settings: Settings
+) -> None:
+    key = await accept(redis, settings, make_request(store=False), "one")
+    assert await closing.cancel(redis, settings, key, "api") == "ended"
+    lapses_ms = float(await redis.command("ZSCORE", keys.held("one"), key.response_id))
+    seconds, _ = await redis.command("TIME")
+    assert lapses_ms / 1000 - int(seconds) <= settings.unstored_grace_s + 1
+
+
+async def test_a_failed_response_is_due_to_be_packed_at_once(redis: RedisClient, settings: Settings) -> None:
+    key = await accept(redis, settings, tenant="one")
+    error = ResponseError("server_error", "no")
+    await closing.end_at_once(redis, settings, key, "api", lambda born: lifecycle.fail(born, error))
+    assert await compaction.claim_due(redis, 10) == [key]
+
+
+async def test_a_question_for_a_count_is_held_to_the_same_bounds(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    small = settings.model_copy(update={"tenant_bytes_max": 100_000})
+    async with serving(small, tmp_path) as client:
+        refused = await client.post("/responses/input_tokens", json={"input": "x" * 200_000})
+        assert error_of(refused) == (429, None, "rate_limit_exceeded")
+        assert await redis.command("DBSIZE") == 0
