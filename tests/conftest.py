@@ -24,6 +24,7 @@ hypothesis.settings.load_profile("antiphon")
 
 
 _MODEL_RING = Path(__file__).parent / "model"
+_CLIENTS_RING = Path(__file__).parent / "clients"
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
@@ -32,6 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_MODEL_RING):
             item.add_marker(pytest.mark.model)
+        if item.path.is_relative_to(_CLIENTS_RING):
+            item.add_marker(pytest.mark.clients)
         if item.get_closest_marker("model"):
             item.add_marker(pytest.mark.timeout(900))
             item.add_marker(pytest.mark.filterwarnings("ignore"))

@@ -1,0 +1,73 @@
+// Vercel's AI SDK with `@ai-sdk/openai`, which validates every object it gets.
+
+import { generateText, stepCountIs, streamText, tool } from 'ai';
+import { createOpenAI } from '@ai-sdk/openai';
+import { z } from 'zod';
+
+const connect = ({ url }) => createOpenAI({ baseURL: url, apiKey: 'any' });
+
+export const weather = tool({
+  description: 'The weather of a city.',
+  inputSchema: z.object({ city: z.string() }),
+  execute: async ({ city }) => `-31 degrees, snow in ${city}`,
+});
+
+// Both ways to ask; an error within a stream is thrown.
+export async function ask(isStreamed, options) {
+  if (!isStreamed) {
+    const result = await generateText({ ...options, maxRetries: 0 });
+    return { text: result.text, content: result.content, steps: result.steps.length, messages: result.response.messages, usage: result.totalUsage };
+  }
+  const result = streamText({ ...options, maxRetries: 0, onError: () => {} });
+  for await (const part of result.fullStream) if (part.type === 'error') throw part.error;
+  return {
+    text: await result.text,
+    content: await result.content,
+    steps: (await result.steps).length,
+    messages: (await result.response).messages,
+    usage: await result.totalUsage,
+  };
+}
+
+export async function count(known) {
+  const model = connect(known).responses('default');
+  const { text, usage } = await ask(known.stream, { model, prompt: 'Count from 1 to 20' });
+  return { text, sums: usage.inputTokens + usage.outputTokens === usage.totalTokens };
+}
+
+export async function tool_loop(known) {
+  const { text, steps } = await ask(known.stream, {
+    model: connect(known).responses('default'),
+    prompt: 'What is the weather in Oslo?',
+    tools: { get_weather: weather },
+    stopWhen: stepCountIs(3),
+  });
+  return { text, steps };
+}
+
+export async function hosted_mcp(known) {
+  const openai = connect(known);
+  const tools = { mcp: openai.tools.mcp({ serverLabel: 'test', serverUrl: known.mcp, requireApproval: known.approval }) };
+  const options = { model: openai.responses('default'), tools };
+  const messages = [{ role: 'user', content: 'Use test.add with {"a": 2, "b": 3}' }];
+  const first = await ask(known.stream, { ...options, messages });
+  const asked = first.content.filter((part) => part.type === 'tool-approval-request');
+  if (!asked.length) return { asked: 0, text: first.text };
+  const answers = asked.map(({ approvalId }) => ({
+    type: 'tool-approval-response',
+    approvalId,
+    approved: known.approves,
+    providerExecuted: true,
+  }));
+  messages.push(...first.messages, { role: 'tool', content: answers });
+  const { text } = await ask(known.stream, { ...options, messages });
+  return { asked: asked.length, text };
+}
+
+export async function failure(known) {
+  try {
+    await ask(known.stream, { model: connect(known).responses('default'), prompt: 'Please fail' });
+  } catch (error) {
+    return error.message ?? JSON.stringify(error);
+  }
+}

@@ -1,0 +1,63 @@
+// Runs of `@openai/agents`, which validates every usage, and its state when that becomes text.
+
+import { Agent, RunState, hostedMcpTool, run, setDefaultOpenAIClient, setTracingDisabled, tool } from '@openai/agents';
+import OpenAI from 'openai';
+import { z } from 'zod';
+
+function connect({ url }) {
+  setTracingDisabled(true);
+  setDefaultOpenAIClient(new OpenAI({ baseURL: url, apiKey: 'any', maxRetries: 0 }));
+}
+
+const weather = tool({
+  name: 'get_weather',
+  description: 'The weather of a city.',
+  parameters: z.object({ city: z.string() }),
+  execute: async ({ city }) => `-31 degrees, snow in ${city}`,
+});
+
+const withMcp = (known, requireApproval) =>
+  new Agent({
+    name: 'Adder',
+    model: 'default',
+    tools: [hostedMcpTool({ serverLabel: 'test', serverUrl: known.mcp, requireApproval })],
+  });
+
+const ADD = 'Use test.add with {"a": 2, "b": 3}';
+
+async function runStreamed(agent, input, options) {
+  const result = await run(agent, input, { ...options, stream: true });
+  for await (const _event of result);
+  await result.completed;
+  return result;
+}
+
+export async function streamed_run(known) {
+  connect(known);
+  const agent = new Agent({ name: 'Reporter', model: 'default', instructions: 'Be brief.', tools: [weather] });
+  const result = await runStreamed(agent, 'What is the weather in Oslo?');
+  const restored = await RunState.fromString(agent, result.state.toString());
+  const { usage } = restored;
+  return { text: result.finalOutput, turns: usage.requests, sums: usage.totalTokens === usage.inputTokens + usage.outputTokens };
+}
+
+export async function chained_runs(known) {
+  connect(known);
+  const agent = withMcp(known, 'never');
+  const first = await runStreamed(agent, ADD);
+  const second = await run(agent, ADD, { previousResponseId: first.lastResponseId });
+  const third = await run(agent, [...first.history, { role: 'user', content: ADD }]);
+  return [first.finalOutput, second.finalOutput, third.finalOutput];
+}
+
+// An approval may take days: the state is text meanwhile, and the run goes on from it.
+export async function approval(known) {
+  connect(known);
+  const agent = withMcp(known, 'always');
+  const asked = await runStreamed(agent, ADD);
+  const kept = asked.state.toString();
+  const state = await RunState.fromString(agent, kept);
+  for (const interruption of state.getInterruptions()) state.approve(interruption);
+  const done = await runStreamed(agent, state);
+  return { asked: asked.interruptions.length, text: done.finalOutput };
+}

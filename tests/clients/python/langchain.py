@@ -1,0 +1,60 @@
+"""Chat models of `langchain-openai` on the Responses API."""
+
+from typing import Any
+
+from langchain_core.messages import HumanMessage
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+
+Known = dict[str, Any]
+
+
+def connect(known: Known) -> Any:
+    return ChatOpenAI(
+        model="default",
+        base_url=known["url"],
+        api_key="any",
+        use_responses_api=True,
+        max_retries=0,
+        **known.get("options", {}),
+    )
+
+
+def get_weather(city: str) -> str:
+    """The weather of a city."""
+    return f"-31 degrees, snow in {city}"
+
+
+def collect(chunks: Any) -> Any:
+    whole = None
+    for chunk in chunks:
+        whole = chunk if whole is None else whole + chunk
+    return whole
+
+
+def count(known: Known) -> object:
+    model = connect(known)
+    question = "Count from 1 to 20"
+    answer = collect(model.stream(question)) if known["stream"] else model.invoke(question)
+    return {"text": answer.text, "tokens": answer.usage_metadata["output_tokens"] > 0}
+
+
+def tool_loop(known: Known) -> object:
+    """The tool's answer, and one more question on the whole history."""
+    weather = tool(get_weather)
+    model = connect(known).bind_tools([weather])
+    messages: list[Any] = [HumanMessage("What is the weather in Oslo?")]
+    asked = collect(model.stream(messages)) if known["stream"] else model.invoke(messages)
+    messages += [asked, *(weather.invoke(call) for call in asked.tool_calls)]
+    messages.append(model.invoke(messages))
+    again = model.invoke([*messages, HumanMessage("Count from 1 to 3")])
+    return {"calls": [call["args"] for call in asked.tool_calls], "texts": [messages[-1].text, again.text]}
+
+
+def hosted_mcp(known: Known) -> object:
+    server = {"type": "mcp", "server_label": "test", "server_url": known["mcp"], "require_approval": "never"}
+    model = connect(known).bind_tools([server])
+    question = 'Use test.add with {"a": 2, "b": 3}'
+    answer = collect(model.stream(question)) if known["stream"] else model.invoke(question)
+    again = model.invoke([HumanMessage(question), answer, HumanMessage(question)])
+    return {"kinds": [part["type"] for part in answer.content], "texts": [answer.text, again.text]}

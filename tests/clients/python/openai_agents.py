@@ -1,0 +1,71 @@
+"""Runs of `openai-agents` on the Responses API."""
+
+from typing import Any
+
+from agents import (
+    Agent,
+    HostedMCPTool,
+    OpenAIConversationsSession,
+    OpenAIResponsesModel,
+    Runner,
+    function_tool,
+    set_tracing_disabled,
+)
+from openai import AsyncOpenAI
+
+Known = dict[str, Any]
+
+
+def connect(known: Known) -> Any:
+    set_tracing_disabled(True)
+    return AsyncOpenAI(base_url=known["url"], api_key="any", max_retries=0)
+
+
+def get_weather(city: str) -> str:
+    """The weather of a city."""
+    return f"-31 degrees, snow in {city}"
+
+
+async def run(agent: Any, known: Known, question: Any, **more: Any) -> Any:
+    if not known["stream"]:
+        return await Runner.run(agent, question, **more)
+    result = Runner.run_streamed(agent, question, **more)
+    async for _ in result.stream_events():
+        pass
+    return result
+
+
+async def tool_loop(known: Known) -> object:
+    """The tool's answer, and one more question on the whole history."""
+    model = OpenAIResponsesModel("default", connect(known))
+    agent = Agent(name="Reporter", model=model, instructions="Be brief.", tools=[function_tool(get_weather)])
+    first = await run(agent, known, "What is the weather in Oslo?")
+    question = {"role": "user", "content": "Count from 1 to 3"}
+    second = await run(agent, known, [*first.to_input_list(), question])
+    return [first.final_output, second.final_output]
+
+
+async def hosted_mcp(known: Known) -> object:
+    """`approves`: what is answered when the server's tool needs leave; None: it needs none."""
+    approves = known["approves"]
+    server = {
+        "type": "mcp",
+        "server_label": "test",
+        "server_url": known["mcp"],
+        "require_approval": "never" if approves is None else "always",
+    }
+    tool = HostedMCPTool(
+        tool_config=server,
+        on_approval_request=lambda _: {"approve": approves} if approves is not None else None,
+    )
+    agent = Agent(name="Adder", model=OpenAIResponsesModel("default", connect(known)), tools=[tool])
+    return (await run(agent, known, 'Use test.add with {"a": 2, "b": 3}')).final_output
+
+
+async def conversation(known: Known) -> object:
+    """Two runs in a session that is a conversation on the server."""
+    client = connect(known)
+    session = OpenAIConversationsSession(openai_client=client)
+    agent = Agent(name="Counter", model=OpenAIResponsesModel("default", client))
+    texts = [(await run(agent, known, f"Count from 1 to {n}", session=session)).final_output for n in (3, 4)]
+    return {"texts": texts, "roles": [item["role"] for item in await session.get_items()]}

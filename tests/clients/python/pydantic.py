@@ -1,0 +1,51 @@
+"""Agents of `pydantic-ai` on the Responses API."""
+
+from typing import Any
+
+from pydantic_ai import Agent
+from pydantic_ai.capabilities import NativeTool
+from pydantic_ai.models.openai import OpenAIResponsesModel, OpenAIResponsesModelSettings
+from pydantic_ai.native_tools import MCPServerTool
+from pydantic_ai.providers.openai import OpenAIProvider
+
+Known = dict[str, Any]
+
+
+def connect(known: Known) -> Any:
+    return OpenAIResponsesModel("default", provider=OpenAIProvider(base_url=known["url"], api_key="any"))
+
+
+def get_weather(city: str) -> str:
+    """The weather of a city."""
+    return f"-31 degrees, snow in {city}"
+
+
+async def run(agent: Any, known: Known, question: str, **more: Any) -> tuple[str, list[Any]]:
+    """The output and the whole history."""
+    if not known["stream"]:
+        result = await agent.run(question, **more)
+        return result.output, result.all_messages()
+    async with agent.run_stream(question, **more) as stream:
+        return await stream.get_output(), stream.all_messages()
+
+
+async def count(known: Known) -> object:
+    return (await run(Agent(connect(known)), known, "Count from 1 to 20"))[0]
+
+
+async def tool_loop(known: Known) -> object:
+    """The tool's answer, and one more question on the history: in full, and by the previous response's id."""
+    agent = Agent(connect(known), tools=[get_weather])
+    text, history = await run(agent, known, "What is the weather in Oslo?")
+    chained = OpenAIResponsesModelSettings(openai_previous_response_id="auto")
+    in_full, _ = await run(agent, known, "Count from 1 to 3", message_history=history)
+    by_id, _ = await run(agent, known, "Count from 1 to 3", message_history=history, model_settings=chained)
+    return [text, in_full, by_id]
+
+
+async def hosted_mcp(known: Known) -> object:
+    agent = Agent(connect(known), capabilities=[NativeTool(MCPServerTool(id="test", url=known["mcp"]))])
+    question = 'Use test.add with {"a": 2, "b": 3}'
+    text, history = await run(agent, known, question)
+    again, _ = await run(agent, known, question, message_history=history)
+    return [text, again]

@@ -1,0 +1,43 @@
+"""The `openai` package for node."""
+
+from tests.clients.answers import GREETING, counted
+from tests.clients.conftest import Ask
+
+
+def test_a_whole_answer(node: Ask) -> None:
+    assert node("openai_node", "whole") == {"text": counted(20), "status": "completed"}
+
+
+def test_a_stream_event_by_event(node: Ask) -> None:
+    report = node("openai_node", "streamed")
+    assert report["text"] == counted(20)
+    assert report["numbers"] == list(range(len(report["numbers"])))
+    assert report["last"] == "response.completed"
+
+
+def test_its_accumulator_reaches_the_final_response(node: Ask) -> None:
+    report = node("openai_node", "accumulated")
+    assert report["kinds"] == ["reasoning", "mcp_call", "message"]
+    assert report["text"] == r"The product of \(123 \times 456\) is **56,088**."
+
+
+def test_a_function_is_called_and_its_output_goes_on(node: Ask) -> None:
+    report = node("openai_node", "function_loop")
+    assert report["arguments"] == {"city": "Oslo"}
+    assert "-31 degrees, snow" in report["text"]
+
+
+def test_a_background_stream_is_resumed_where_it_was_left(node: Ask) -> None:
+    assert node("openai_node", "resumed") == {"text": counted(40), "status": "completed"}
+
+
+def test_a_conversation_is_listed_as_it_was_said(node: Ask) -> None:
+    (_, hello), (_, greeting), (_, count), (_, numbers) = told = node("openai_node", "conversation")
+    assert [role for role, _ in told] == ["user", "assistant", "user", "assistant"]
+    assert (hello, count, numbers) == ("Hello", "Count from 1 to 3", counted(3))
+    assert greeting.startswith(GREETING)
+
+
+def test_a_mistake_is_an_error_of_its_own_kind(node: Ask) -> None:
+    report = node("openai_node", "refused")
+    assert report == {"kind": "BadRequestError", "status": 400, "param": "temperature"}
