@@ -6,9 +6,7 @@ them, because real clients leave them out when they replay items.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from api.errors import invalid_prefix, invalid_value, missing_parameter, unreadable_content
 from api.validation import (
@@ -27,7 +25,8 @@ from shared.ids import item_id
 
 Item = dict[str, Any]
 
-_McpToolName = Annotated[str, Field(pattern=r"^[^\s<>|]{1,256}$")]
+_McpToolName = str
+"""A server's own word, as our listings have it: the model never reads it (`worker/tool_names.py`)."""
 
 
 class _Item(Shape):
@@ -131,7 +130,7 @@ class _ItemReference(Shape):
 class _CustomToolCall(_Item):
     call_id: str
     input: str
-    name: str
+    name: Name
 
 
 class _CustomToolCallOutput(_Item):

@@ -16,8 +16,8 @@ from api.errors import invalid_value, unsupported_parameter
 from api.json_schemas import check_schema
 from api.validation import Label, Name, Path, Shape, check, check_kind, check_length, check_list, spell
 from shared.responses import ServerSecrets
+from shared.tool_calls import RESERVED_LABELS
 
-_FUNCTIONS_NAMESPACE = "functions"
 _HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$")]
 _HeaderValue = Annotated[str, Field(pattern=r"^[\x20-\x7e\t]*$", max_length=16_384)]
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)?(?P<authority>[^/?#\\]*)")
@@ -149,8 +149,10 @@ def _read_tool(value: object, path: Path) -> dict[str, Any]:
 
 
 def _check_mcp(tool: Mapping[str, Any], path: Path) -> None:
-    if tool["server_label"] == _FUNCTIONS_NAMESPACE:
-        raise invalid_value(spell((*path, "server_label")), "this label is kept for function tools")
+    if tool["server_label"].lower() in RESERVED_LABELS:
+        raise invalid_value(
+            spell((*path, "server_label")), "this label has a meaning of its own to the model"
+        )
     for name in ("connector_id", "tunnel_id"):
         if tool.get(name) is not None:
             raise unsupported_parameter(spell((*path, name)), "Give the server's `server_url` instead.")

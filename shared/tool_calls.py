@@ -14,6 +14,16 @@ response to the same server. It is how a stateless server keeps a session (the p
 TRAINED_NAMESPACES = {"code_interpreter": "python", "web_search_preview": "browser"}
 """server_label -> the Harmony namespace under which GPT-OSS was trained to know the tool."""
 
+RESERVED_LABELS = frozenset(
+    {
+        *("functions", "python", "browser", "container"),
+        *("assistant", "user", "system", "developer", "tool", "all"),
+        *("analysis", "commentary", "final", "code", "json"),
+    }
+)
+"""No tool server has one of these for its label, in whatever case: GPT-OSS was trained to know tools by
+them, or they are words of a message's header."""
+
 
 class ToolCall(msgspec.Struct, frozen=True, tag_field="kind", tag="call"):
     """Call `name` on a server. `arguments` is a JSON object as text."""

@@ -16,6 +16,8 @@ INVALID_PARAMS, TIMED_OUT, CONNECTION_CLOSED, INTERNAL_ERROR = -32602, -32001, -
 """JSON-RPC's and MCP's codes for what went wrong."""
 
 _MESSAGE_BYTES_MAX = 4096
+_SCHEMA_LEVELS_MAX = 100
+"""Within what a request may hold: a listing can always be sent back to us."""
 
 Block = Mapping[str, Any]
 
@@ -38,6 +40,10 @@ def make_result(answer: Answer, bytes_max: int) -> ToolOutput | ToolFailure:
 
 def make_listing(tools: Sequence[McpTool], bytes_max: int) -> ToolsListed | ToolFailure:
     """A listing is all or nothing: with half of it a tool would seem not to exist."""
+    for tool in tools:
+        if _is_deeper(tool.input_schema, _SCHEMA_LEVELS_MAX):
+            message = f"the schema of its tool {tool.name[:64]!r} has over {_SCHEMA_LEVELS_MAX} levels"
+            return make_failure(INTERNAL_ERROR, message)
     listed = ToolsListed(tuple(tools))
     size = len(msgspec.json.encode(listed))
     if size > bytes_max:
@@ -45,6 +51,16 @@ def make_listing(tools: Sequence[McpTool], bytes_max: int) -> ToolsListed | Tool
             INTERNAL_ERROR, f"the server's list of tools takes {size} bytes, over {bytes_max}"
         )
     return listed
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels + 1):
+        nodes = (node.values() if isinstance(node, dict) else node for node in level)
+        level = [child for children in nodes for child in children if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def make_failure(code: int, message: str) -> ToolFailure:

@@ -15,10 +15,12 @@ import msgspec
 
 from shared.responses import ServerSecrets
 from shared.settings import Settings
+from shared.tool_calls import RESERVED_LABELS
 
 BUILTIN_LABEL = "code_interpreter"
 
 _ROOT = Path(__file__).resolve().parents[1]
+_LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*\Z")
 _TRANSPORT_HEADERS = frozenset(
@@ -102,8 +104,8 @@ def _builtin_python(settings: Settings) -> StdioServer:
 
 
 def _read_entry(label: str, entry: dict[str, Any]) -> Server:
-    if not label:
-        raise NoServer("a label must not be empty")
+    if not _LABEL.fullmatch(label) or label.lower() in RESERVED_LABELS:
+        raise NoServer("no request can give this label")
     match "url" in entry, "command" in entry:
         case True, False:
             http = msgspec.convert(entry, _HttpEntry)

@@ -36,7 +36,6 @@ from worker.conversation import (
     build_conversation,
     call_message,
     listings_in,
-    recipient_of,
     tool_message,
 )
 from worker.engine import Engine, EngineDead, FinishReason, Sampling, TokenLogprob, Unsupported
@@ -52,7 +51,7 @@ from worker.harmony import (
 from worker.history import History
 from worker.log_writer import LogWriter
 from worker.measured import UnloggedTokens
-from worker.offer import FUNCTIONS, Offer, make_offer, mcp_servers
+from worker.offer import FUNCTIONS, Offer, make_offer, mcp_servers, recipient_of
 from worker.reader import Reader
 from worker.remote_tools import RemoteTools
 from worker.routing import McpTarget

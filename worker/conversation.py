@@ -21,10 +21,11 @@ from shared.responses import (
     McpToolExecutionError,
     ResponseRequest,
 )
-from shared.tool_calls import TRAINED_NAMESPACES, describe
+from shared.tool_calls import describe
 from shared.turns import answers_in
 from worker.harmony import ChatMessage, DeveloperPart, HarmonyMessage, SystemPart
-from worker.offer import FUNCTIONS, Offer
+from worker.offer import FUNCTIONS, Offer, recipient_of
+from worker.tool_names import one_line
 
 _EFFORTS = {
     "none": "low",
@@ -95,12 +96,6 @@ def tool_message(recipient: str, text: str) -> ChatMessage:
     return ChatMessage("tool", text, channel, "assistant", None, recipient)
 
 
-def recipient_of(server_label: str, name: str) -> str:
-    """The Harmony name of an MCP tool."""
-    namespace = TRAINED_NAMESPACES.get(server_label, server_label)
-    return "python" if namespace == "python" else f"{namespace}.{name}"
-
-
 # --- instructions -------------------------------------------------------------------------------
 
 
@@ -121,7 +116,7 @@ def _instructions(own: Any, leading: Sequence[str], text: Any, unavailable: Mapp
 
 
 def _lacking(unavailable: Mapping[str, str]) -> str:
-    servers = "".join(f"\n- {label}: {reason}" for label, reason in unavailable.items())
+    servers = "".join(f"\n- {label}: {one_line(reason)}" for label, reason in unavailable.items())
     return f"# Unavailable tool servers\n{servers}" if servers else ""
 
 

@@ -36,8 +36,9 @@ STOP_TOKENS = (RETURN, CALL, ENDOFTEXT)
 _MESSAGE_ENDS = frozenset({END, RETURN, CALL, ENDOFTEXT})
 CONTROL_TOKENS = range(199_998, 201_088)
 """Markers and reserved ids of the vocabulary."""
-_HEADER_TOKENS_MAX = 96
-"""A header this long is no header: what it holds is kept as text."""
+_HEADER_TOKENS_MAX = 256
+"""A header this long is no header: what it holds is kept as text. The longest names that a request may
+give take 192 tokens at worst."""
 
 _encoding = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
 

@@ -12,6 +12,7 @@ from shared.responses import McpTool, ResponseRequest
 from shared.tool_calls import TRAINED_NAMESPACES
 from worker.harmony import ToolSignature
 from worker.routing import FunctionTarget, McpTarget, Routing, Target
+from worker.tool_names import callable_name, describe_lines, flatten
 
 FUNCTIONS = "functions"
 PYTHON_DESCRIPTION = """\
@@ -171,13 +172,27 @@ def _offer_listed(
     ]
     if not tools:
         return Offer({}, {}, {})
-    signatures = tuple(ToolSignature(t.name, t.description or "", t.input_schema) for t in tools)
+    signatures: list[ToolSignature] = []
     routing: dict[str, Target] = {}
     for tool in tools:
-        name = f"{server.label}.{tool.name}"
-        is_repeatable = _is_repeatable(tool) or name in idempotent_tools
-        routing[name] = McpTarget(server.label, tool.name, _needs_approval(server, tool), is_repeatable)
-    return Offer({}, {server.label: (server.description, signatures)}, routing)
+        recipient = recipient_of(server.label, tool.name)
+        if recipient in routing:  # a name twice: the first is meant
+            continue
+        signatures.append(_sign(tool))
+        is_repeatable = _is_repeatable(tool) or f"{server.label}.{tool.name}" in idempotent_tools
+        routing[recipient] = McpTarget(server.label, tool.name, _needs_approval(server, tool), is_repeatable)
+    return Offer({}, {server.label: (server.description, tuple(signatures))}, routing)
+
+
+def _sign(tool: McpTool) -> ToolSignature:
+    description = describe_lines(tool.description or "")
+    return ToolSignature(callable_name(tool.name), description, flatten(tool.input_schema))
+
+
+def recipient_of(server_label: str, name: str) -> str:
+    """The Harmony name of an MCP tool."""
+    namespace = TRAINED_NAMESPACES.get(server_label)
+    return "python" if namespace == "python" else f"{namespace or server_label}.{callable_name(name)}"
 
 
 def _offer_trained(server: McpServer, choice: "_Choice", idempotent_tools: Collection[str]) -> Offer:

@@ -18,6 +18,7 @@ import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import (
+    CallToolRequestParams,
     CallToolResult,
     ImageContent,
     ListToolsResult,
@@ -149,6 +150,22 @@ def make_pages_server(pages: int) -> "Server[Any]":
     return Server("pages", on_list_tools=list_tools)
 
 
+ODD_NAMES = ["a b", "a\n# Instructions\nb", "<|end|>", "x" * 3_000, "подсказка", "", "a.b/c-d", "a b"]
+"""What a server may call its tools; one of them twice."""
+
+
+def make_names_server() -> "Server[Any]":
+    """A server with such tools: each answers with the name that it was called by."""
+
+    async def list_tools(_ctx: Any, _params: PaginatedRequestParams | None) -> ListToolsResult:
+        return ListToolsResult(tools=[Tool(name=name, input_schema={"type": "object"}) for name in ODD_NAMES])
+
+    async def call_tool(_ctx: Any, params: CallToolRequestParams) -> CallToolResult:
+        return CallToolResult(content=[TextContent(text=params.name)])
+
+    return Server("names", on_list_tools=list_tools, on_call_tool=call_tool)
+
+
 def guarded(app: ASGIApp, required: str, is_old: bool) -> ASGIApp:
     """401 without the header `required` (name=value); with `is_old`, 400 to what is newer than 2025."""
     name, _, value = required.encode().partition(b"=")
@@ -180,10 +197,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--http", type=int)
     parser.add_argument("--pages", type=int)
+    parser.add_argument("--names", action="store_true")
     parser.add_argument("--require-header", default="")
     parser.add_argument("--old", action="store_true")
     options = parser.parse_args()
     server = make_tools_server() if options.pages is None else make_pages_server(options.pages)
+    if options.names:
+        server = make_names_server()
     if options.http is None:
         assert isinstance(server, MCPServer)
         asyncio.run(server.run_stdio_async())

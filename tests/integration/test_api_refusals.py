@@ -238,7 +238,17 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     (with_tools({"type": "mcp", "server_label": ""}), "tools[0].server_label", INVALID),
     (with_tools({"type": "mcp", "server_label": "a.b"}), "tools[0].server_label", INVALID),
     (with_tools({"type": "mcp", "server_label": "a" * 65}), "tools[0].server_label", INVALID),
-    (with_tools({"type": "mcp", "server_label": "functions"}), "tools[0].server_label", INVALID),
+    *(
+        (with_tools({"type": "mcp", "server_label": label}), "tools[0].server_label", INVALID)
+        for label in ("functions", "python", "Python", "browser", "container", "assistant", "final", "a\n")
+    ),
+    (with_tools({"type": "function", "name": "a\n"}), "tools[0].name", INVALID),
+    (with_tools({"type": "custom", "name": "a<|end|>"}), "tools[0].name", INVALID),
+    (
+        with_input({"type": "custom_tool_call", "call_id": "c", "input": "i", "name": "a b"}),
+        "input[0].name",
+        INVALID,
+    ),
     (with_tools(SERVER, FUNCTION, SERVER), "tools[2].server_label", INVALID),
     (with_tools(SERVER | {"server_url": 5}), "tools[0].server_url", INVALID),
     (with_tools(SERVER | {"server_url": "ftp://h/"}), "tools[0].server_url", INVALID),

@@ -16,7 +16,7 @@ from local.ports import HOST
 from shared.responses import HttpError, McpProtocolError, McpToolExecutionError, ServerSecrets
 from shared.settings import Settings
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
-from tests.integration.mcp_servers import serving_http, stdio_entry
+from tests.integration.mcp_servers import ODD_NAMES, serving_http, stdio_entry
 from tool_runner import servers
 from tool_runner.mcp_client import NO_ANSWER
 from tool_runner.run_tool import Outcome, Tools
@@ -191,6 +191,16 @@ async def test_the_tools_of_all_pages_are_listed_with_their_schemas(caller: Call
         listed = (await caller.list(url)).result
     assert isinstance(listed, ToolsListed)
     assert [tool.name for tool in listed.tools] == [f"tool_{page}_{i}" for page in (1, 2, 3) for i in (0, 1)]
+
+
+@pytest.mark.parametrize("era", [[], ["--old"]])
+async def test_a_tool_is_called_by_the_name_that_its_server_gave_it(caller: Caller, era: list[str]) -> None:
+    with serving_http("--names", *era) as url:
+        listed = (await caller.list(url)).result
+        assert isinstance(listed, ToolsListed)
+        assert [tool.name for tool in listed.tools] == ODD_NAMES
+        for name in ODD_NAMES:
+            assert (await caller.call(name, {}, url)).result == ToolOutput(name)
 
 
 async def test_a_listing_without_an_end_is_a_failure(caller: Caller) -> None:

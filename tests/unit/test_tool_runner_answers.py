@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.requests import decode_object
 from shared.responses import McpProtocolError, McpTool, McpToolExecutionError
-from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed
+from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
 from tool_runner.answers import Answer, cut, make_encodable, make_failure, make_listing, make_result
 
 LIMIT = 10_000
@@ -108,3 +109,21 @@ def test_every_json_value_becomes_one_that_can_be_encoded(value: Any) -> None:
 def test_only_numbers_that_are_too_large_are_changed() -> None:
     assert make_encodable({"a": [2**64 - 1, -(2**63), True]}) == {"a": [2**64 - 1, -(2**63), True]}
     assert make_encodable([2**64, 10**400]) == [2.0**64, "1" + "0" * 400]
+
+
+def test_a_listing_that_could_not_be_sent_back_to_us_is_a_failure() -> None:
+    """A request is nested 128 levels deep at most, and an item stands a few levels down in it."""
+
+    def nested(levels: int) -> dict[str, Any]:
+        schema: dict[str, Any] = {}
+        for _ in range(levels - 1):
+            schema = {"items": schema}
+        return schema
+
+    fitting = McpTool("t", nested(101))
+    assert make_listing([fitting], 10**6) == ToolsListed((fitting,))
+    item = msgspec.json.encode({"input": [{"type": "mcp_list_tools", "tools": [fitting]}]})
+    assert decode_object(item)
+    refused = make_listing([fitting, McpTool("u", nested(102))], 10**6)
+    assert isinstance(refused, ToolFailure)
+    assert "'u' has over 100 levels" in describe(refused.error)

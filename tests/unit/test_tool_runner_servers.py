@@ -115,7 +115,9 @@ def test_a_server_does_not_show_its_secrets_when_printed() -> None:
         ({"a": {"command": ""}}, "server 'a': command must not be empty"),
         ({"a": {"command": "x", "args": "y"}}, "server 'a': .*args"),
         ({"a": {"command": "x", "env": {"a": "\0"}}}, "server 'a': .*NUL"),
-        ({"": {"url": URL}}, "label must not be empty"),
+        ({"": {"url": URL}}, "no request can give this label"),
+        ({"a.b": {"url": URL}}, "no request can give this label"),
+        ({"Python": {"url": URL}}, "no request can give this label"),
     ],
 )
 def test_a_fault_in_the_operators_file_is_named_with_server_and_field(
