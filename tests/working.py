@@ -4,7 +4,7 @@ Owns the worker's services, and a tool runner that calculates; what is asked for
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
 from shared.store.subscription import Subscription
-from shared.tool_calls import ToolCall, ToolOutput
+from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
 from tests.requests import accept
 from worker.app import hear
 from worker.attempt import Resources
@@ -37,9 +37,23 @@ class Worker:
     appender: Appender
 
 
+Answer = ToolOutput | ToolFailure | ToolsListed
+
+
+def calculate(task: ToolCall | ToolListing) -> Answer:
+    assert isinstance(task, ToolCall)
+    arguments = msgspec.json.decode(task.arguments)
+    answer = eval(arguments["code"]) if "code" in arguments else f"{task.name} ran"
+    return ToolOutput(f"{answer}\n")
+
+
 @asynccontextmanager
 async def working(
-    redis: RedisClient, settings: Settings, script: Script | None = None, engine: Engine | None = None
+    redis: RedisClient,
+    settings: Settings,
+    script: Script | None = None,
+    engine: Engine | None = None,
+    answer: Callable[[ToolCall | ToolListing], Answer] = calculate,
 ) -> AsyncIterator[Worker]:
     """A worker with everything but a queue, and a tool runner that knows one answer for each call."""
     engine = engine or ScriptedEngine(script or Script.load(None))
@@ -54,10 +68,7 @@ async def working(
         intent = await tool_journal.claim(redis, key, index, "runner")
         if intent is None:
             return  # somebody else has it
-        assert isinstance(intent.task, ToolCall)
-        arguments = msgspec.json.decode(intent.task.arguments)
-        answer = eval(arguments["code"]) if "code" in arguments else f"{intent.task.name} ran"
-        await tool_journal.finish(redis, key, index, "runner", ToolOutput(f"{answer}\n"), None)
+        await tool_journal.finish(redis, key, index, "runner", answer(intent.task), None)
 
     services = [
         asyncio.create_task(flow)

@@ -107,7 +107,7 @@ class Attempt:
         self._logged_tokens = history.tokens
         self._request = msgspec.json.decode(acquired.request, type=ResponseRequest)
         self._items = [*self._request.context, *self._request.input]
-        self._writer = LogWriter(resources.appender, acquired.lease, history.frames)
+        self._writer = LogWriter(resources.appender, acquired.lease, history.frames, acquired.format)
         self._reader = Reader(Translation(self._request.response.id, {}))
         self._offer = Offer({}, {}, {})
         self._unlogged = UnloggedTokens()

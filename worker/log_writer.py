@@ -8,7 +8,8 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from shared.events import StreamEvent, frame
+from shared.events import StreamEvent, decode, frame
+from shared.record_format import RECORD_FORMAT
 from shared.store.appender import Appender
 from shared.store.event_log import Closing, Draft, TailLost
 from shared.store.lease import Lease
@@ -28,9 +29,13 @@ class LogWriter:
     still kept is appended again, the same bytes under the same numbers.
     """
 
-    def __init__(self, appender: Appender, lease: Lease, logged: deque[bytes]) -> None:
+    def __init__(
+        self, appender: Appender, lease: Lease, logged: deque[bytes], record_format: int = RECORD_FORMAT
+    ) -> None:
         """`logged`: frames that stand in the log after entry 0; they are compared, not written."""
         self._appender = appender
+        self._is_older = record_format < RECORD_FORMAT
+        """Events are compared instead of bytes: an earlier version wrote the same event otherwise."""
         self._lease = lease
         self._logged = logged
         self._next = 1
@@ -51,8 +56,9 @@ class LogWriter:
         for event in events:
             draft = Draft(frame(event, self._next), tokens, measured)
             if self._logged:
-                _compare(draft.frame, self._logged.popleft())
-                self._recent.append(draft)
+                logged = self._logged.popleft()
+                self._compare(event, draft.frame, logged)
+                self._recent.append(Draft(logged, tokens, measured))
             else:
                 self._drafts.append(draft)
             self._next += 1
@@ -106,7 +112,8 @@ class LogWriter:
         if self._failure is not None:
             raise self._failure
 
-
-def _compare(made: bytes, logged: bytes) -> None:
-    if made != logged:
+    def _compare(self, event: StreamEvent, made: bytes, logged: bytes) -> None:
+        """What stands in the log stands: what is made anew must tell the same."""
+        if made == logged or (self._is_older and decode(logged) == event):
+            return
         raise Diverged(f"the replay made {made!r}, the log has {logged!r}")

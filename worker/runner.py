@@ -11,6 +11,7 @@ from shared import lifecycle
 from shared.events import ResponseFailed, StreamEvent, decode, frame
 from shared.ids import new_owner
 from shared.lifecycle import abandon, fold
+from shared.record_format import RECORD_FORMAT_OLDEST
 from shared.responses import Response, ResponseError
 from shared.store import event_log, lease
 from shared.store.closing import cancel, closing_of, end_at_once
@@ -83,6 +84,9 @@ class Runner:
             self._beat.discard(held)
 
     async def _drive(self, acquired: Acquired) -> None:
+        if acquired.format < RECORD_FORMAT_OLDEST:
+            reason = "The response was begun by a version that is too old to be continued by this one."
+            return await self._fail(acquired.lease, ResponseError("server_error", reason))
         if acquired.deaths >= self._settings.attempts_max:
             reason = f"The response was given up: {acquired.deaths} workers were lost while they had it."
             return await self._fail(acquired.lease, ResponseError("server_error", reason))

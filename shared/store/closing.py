@@ -75,7 +75,7 @@ async def end_at_once(
                 return "ended"
             case "closed" | "missing":
                 return acquired
-            case "held":
+            case "held" | "newer":
                 raise RuntimeError(f"{key}: a lease was not to be seized")
 
 

@@ -2,7 +2,7 @@
 -- KEYS state log secrets tools active queue doorbell job open idempotency parent_tools
 --      held held_bytes
 -- ARGV member response_id job_id job ttl_ms queue_depth_max open_max ring_again_ms
---      request store background frame secrets body_digest idempotency_ttl_ms bytes bytes_max
+--      request store background frame secrets body_digest idempotency_ttl_ms bytes bytes_max format
 -- -> {'ok', created_ms} | {'exists'} | {'full', depth} | {'busy', open} | {'heavy', bytes}
 --    | {'known', response_id} | {'conflict'}
 local state, log, secrets, tools, active, queue, doorbell, job_key, open, idempotency, parent_tools, held,
@@ -31,7 +31,7 @@ if kept_bytes + tonumber(ARGV[16]) > tonumber(ARGV[17]) then return {'heavy', ke
 
 redis.call('HSET', state, 'request', ARGV[9], 'store', ARGV[10], 'background', ARGV[11],
   'created_ms', now, 'attempt', 0, 'owner', '', 'lease_until_ms', 0, 'alone_since_ms', now,
-  'rings', 0, 'job', job_id, 'closed', '')
+  'rings', 0, 'job', job_id, 'closed', '', 'format', ARGV[18])
 redis.call('PEXPIRE', state, ttl_ms)
 redis.call('XADD', log, '1-0', 'e', ARGV[12])
 redis.call('PEXPIRE', log, ttl_ms)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from shared.record_format import RECORD_FORMAT
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
@@ -40,9 +41,12 @@ class Acquired:
     """JSON of a `ResponseRequest`."""
     deaths: int
     """How many owners were lost before, each with its lease still held."""
+    format: int
+    """What the record was begun in (`shared/record_format.py`)."""
 
 
-Refusal = Literal["held", "closed", "missing"]
+Refusal = Literal["held", "newer", "closed", "missing"]
+"""`newer`: only a process of a later version can replay it; it waits for one."""
 
 
 async def acquire(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str) -> Acquired | Refusal:
@@ -51,7 +55,7 @@ async def acquire(redis: RedisClient, settings: Settings, key: ResponseKey, owne
 
 
 async def seize(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str) -> Acquired | Refusal:
-    """Takes the lease from whoever holds it; from then on their token is stale. Never `held`."""
+    """Takes the lease from whoever holds it; from then on their token is stale. Never `held` or `newer`."""
     return await _acquire(redis, settings, key, owner, force=True)
 
 
@@ -61,13 +65,15 @@ async def _acquire(
     reply = await redis.run(
         _ACQUIRE,
         [keys.state(key), keys.log(key), keys.ACTIVE],
-        [str(key), owner, int(settings.lease_ttl_s * 1000), int(force)],
+        [str(key), owner, int(settings.lease_ttl_s * 1000), int(force), RECORD_FORMAT],
     )
     match reply:
-        case [b"acquired", token, next_sequence_number, request, deaths]:
-            return Acquired(Lease(key, owner, token), next_sequence_number, request, deaths)
+        case [b"acquired", token, next_sequence_number, request, deaths, format_]:
+            return Acquired(Lease(key, owner, token), next_sequence_number, request, deaths, format_)
         case [b"held"]:
             return "held"
+        case [b"newer"]:
+            return "newer"
         case [b"closed"]:
             return "closed"
         case _:

@@ -10,6 +10,7 @@ from typing import Self
 
 import msgspec
 
+from shared.record_format import RECORD_FORMAT
 from shared.responses import ResponseRequest, ServerSecrets
 from shared.settings import Settings
 from shared.store import archive, job_queue, keys
@@ -206,6 +207,7 @@ def _create_arguments(settings: Settings, draft: Draft) -> list[str | bytes | in
         settings.idempotency_retention_s * 1000,
         draft.kept_bytes,
         settings.tenant_bytes_max,
+        RECORD_FORMAT,
     ]
 
 
