@@ -6,7 +6,7 @@ numbers the log writer's, items and events the reader's.
 
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -108,7 +108,8 @@ class Attempt:
         self._request = msgspec.json.decode(acquired.request, type=ResponseRequest)
         self._items = [*self._request.context, *self._request.input]
         self._writer = LogWriter(resources.appender, acquired.lease, history.frames, acquired.format)
-        self._reader = Reader(Translation(self._request.response.id, {}))
+        first = Translation(self._request.response.id, {}, record_format=acquired.format)
+        self._reader = Reader(first)
         self._offer = Offer({}, {}, {})
         self._unlogged = UnloggedTokens()
         self._tool_calls = 0
@@ -159,8 +160,7 @@ class Attempt:
                     unavailable[server.label] = describe(error)
         offer = make_offer(self._request, listed, self._resources.settings.idempotent_tools)
         self._offer = offer
-        index = self._reader.translation.output_index
-        self._reader.translation = Translation(self._request.response.id, offer.routing, index)
+        self._reader.translation = replace(self._reader.translation, routing=offer.routing)
         self._reader.parallel_calls = self._request.response.parallel_tool_calls
         return build_conversation(self._request, offer, unavailable)
 

@@ -13,6 +13,7 @@ from msgspec import structs
 from shared import events as ev
 from shared.events import StreamEvent
 from shared.ids import call_id, item_id
+from shared.record_format import RECORD_FORMAT
 from shared.responses import (
     FunctionCall,
     ItemStatus,
@@ -84,7 +85,8 @@ class OpenReasoning:
 
 @dataclass(frozen=True, slots=True)
 class OpenMessage:
-    phase: Phase
+    phase: Phase | None
+    """None: the record was begun before answers had one."""
     pieces: _Chain[str] = None
     logprobs: _Chain[tuple[Logprob, ...]] = None
 
@@ -125,6 +127,8 @@ class Translation:
     routing: Routing
     output_index: int = 0
     open_item: OpenItem | None = None
+    record_format: int = RECORD_FORMAT
+    """What the record was begun in: a response keeps to the shapes that it began with."""
 
 
 class OutOfOrder(Exception):
@@ -163,7 +167,7 @@ def step(now: Translation, segment: Segment) -> tuple[Translation, Events]:
 
 def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]:
     index, response_id = now.output_index, now.response_id
-    match _item_for(opened, now.routing):
+    match _item_for(opened, now):
         case OpenReasoning() as item:
             id_ = item_id("rs", response_id, index)
             return replace(now, open_item=item), [
@@ -192,10 +196,10 @@ def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]
             assert_never(never)
 
 
-def _item_for(opened: MessageOpened, routing: Routing) -> _Texted:
+def _item_for(opened: MessageOpened, now: Translation) -> _Texted:
     """What a message becomes. A call to nobody known is kept as reasoning; nothing runs."""
     if opened.recipient is not None and opened.recipient not in TEXT_RECIPIENTS:
-        match find_target(routing, opened.recipient):
+        match find_target(now.routing, opened.recipient):
             case FunctionTarget(name):
                 return OpenFunctionCall(name)
             case McpTarget() as target:
@@ -208,7 +212,7 @@ def _item_for(opened: MessageOpened, routing: Routing) -> _Texted:
         case "commentary":
             return OpenMessage("commentary")
         case _:
-            return OpenMessage("final_answer")
+            return OpenMessage("final_answer" if now.record_format > 1 else None)
 
 
 def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Events]:
@@ -231,7 +235,7 @@ def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Ev
             events = []
             if not target.needs_approval:
                 events = [ev.McpCallArgumentsDelta(index, item_id("mcp", response_id, index), text)]
-    return Translation(response_id, now.routing, index, after), events
+    return Translation(response_id, now.routing, index, after, now.record_format), events
 
 
 def _extend_measured(now: Translation, item: OpenMessage, delta: MeasuredText) -> tuple[Translation, Events]:
