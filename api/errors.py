@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from shared.context_length import TOO_LONG, TOO_LONG_PARAM
 from shared.store.redis_client import REDIS_AWAY
 from shared.store.response_store import KeyReused, QueueFull, TenantBusy
 
@@ -109,6 +110,10 @@ def no_call_found(kind: str, call_id: str, param: str) -> ClientError:
 
 def no_output_found(kind: str, call_id: str, param: str) -> ClientError:
     return ClientError(400, f"No tool output found for {kind} {_shown(call_id)}.", None, param)
+
+
+def context_length_exceeded() -> ClientError:
+    return ClientError(400, TOO_LONG.message, TOO_LONG.code, TOO_LONG_PARAM)
 
 
 def unreadable_content(encrypted: str) -> ClientError:

@@ -20,18 +20,21 @@ from api.errors import (
     ResponseLost,
     cannot_cancel,
     cannot_delete,
+    context_length_exceeded,
     response_not_found,
     unsupported_parameter,
 )
 from api.folds import Folds
 from api.hub import LogGone
 from api.offload import Offload
+from api.prompt_length import check_prompt_length
 from api.requests import Birth, Creation, Limits, read_create
 from api.tenants import Tenants
 from api.watchers import Watchers
 from shared import ids
+from shared.context_length import TOO_LONG
 from shared.events import ResponseCreated, frame
-from shared.responses import ConversationReference, ResponseRequest
+from shared.responses import ConversationReference, ResponseError, ResponseRequest
 from shared.settings import Settings
 from shared.store import closing, presence, response_store, token_count
 from shared.store.keys import ConversationKey, ResponseKey
@@ -107,7 +110,7 @@ class Services:
             if known is not None:
                 return Created(known, creation.is_streamed, response.background)
         draft = await self._compose(
-            tenant, creation, len(raw), lambda request: _draft(tenant, request, creation, repetition)
+            tenant, creation, len(raw), lambda request: self._draft(tenant, request, creation, repetition)
         )
         async with self._redis_bound():
             key = await response_store.create(self._redis, self._settings_of(tenant), draft)
@@ -115,6 +118,19 @@ class Services:
 
     def _settings_of(self, tenant: str) -> Settings:
         return self._tenants.limits_of(tenant).over(self._settings)
+
+    def _draft(
+        self, tenant: str, request: ResponseRequest, creation: Creation, repetition: Repetition | None
+    ) -> Draft:
+        """A stream that is too long is accepted: what is wrong with it is told in its own events."""
+        if not creation.is_streamed:
+            check_prompt_length(request, self._settings.context_tokens_max)
+        response = request.response
+        parent = None
+        if response.previous_response_id is not None:
+            parent = ResponseKey(tenant, response.previous_response_id)
+        key, first = ResponseKey(tenant, response.id), frame(ResponseCreated(response), 0)
+        return Draft.of(key, request, first, creation.secrets, parent, repetition)
 
     async def _read(self, raw: bytes) -> Creation:
         birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))
@@ -239,7 +255,10 @@ class Services:
             await closing.cancel(self._redis, self._settings, key, self._name)
 
     async def finish(self, key: ResponseKey) -> bytes:
-        """Waits for the end of a response; JSON of how it ended. Raises ResponseLost, NodeEnding."""
+        """Waits for the end of a response; JSON of how it ended.
+
+        Raises ResponseLost, NodeEnding; ClientError for one that turned out to be too long for the model.
+        """
         try:
             frames = self.follow(key, FROM_THE_START, is_watched=True)
             async with aclosing(frames):
@@ -251,7 +270,12 @@ class Services:
             state = await response_store.read_state(self._redis, key)
         if state is not None and not state.closed:
             raise NodeEnding
-        return await self._snapshot(key)
+        snapshot = await self._snapshot(key)
+        if state is not None and state.closed == "failed":
+            ending = await self._offload.run(len(snapshot), lambda: _read_ending(snapshot))
+            if ending.error == TOO_LONG:
+                raise context_length_exceeded()
+        return snapshot
 
     async def _snapshot(self, key: ResponseKey) -> bytes:
         async with self._redis_bound():
@@ -298,10 +322,8 @@ class Services:
         return asyncio.timeout(self._settings.redis_timeout_s)
 
 
-def _draft(tenant: str, request: ResponseRequest, creation: Creation, repetition: Repetition | None) -> Draft:
-    response = request.response
-    parent = None
-    if response.previous_response_id is not None:
-        parent = ResponseKey(tenant, response.previous_response_id)
-    key, first = ResponseKey(tenant, response.id), frame(ResponseCreated(response), 0)
-    return Draft.of(key, request, first, creation.secrets, parent, repetition)
+class _Ending(msgspec.Struct):
+    error: ResponseError | None
+
+
+_read_ending = msgspec.json.Decoder(_Ending).decode

@@ -42,6 +42,28 @@ class ResponseFailed(_Event, frozen=True, tag="response.failed"):
     response: Response
 
 
+class ErrorBody(msgspec.Struct, frozen=True):
+    """The error as HTTP's envelope has it."""
+
+    type: str
+    code: str
+    message: str
+    param: str | None
+
+
+class Error(_Event, frozen=True, tag="error"):
+    """Told before `response.failed` when the request itself cannot be served.
+
+    The public types have its fields at the top, the hosted service sends them within `error`: clients of
+    either find them.
+    """
+
+    code: str
+    message: str
+    param: str | None
+    error: ErrorBody
+
+
 class OutputItemAdded(_Event, frozen=True, tag="response.output_item.added"):
     output_index: int
     item: Item
@@ -176,7 +198,7 @@ ItemEvent = (
     | McpListToolsCompleted
     | McpListToolsFailed
 )
-StreamEvent = LifecycleEvent | ItemEvent | TextDelta
+StreamEvent = LifecycleEvent | ItemEvent | TextDelta | Error
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[StreamEvent] = msgspec.json.Decoder(StreamEvent)

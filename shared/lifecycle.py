@@ -10,6 +10,7 @@ from itertools import chain
 import msgspec
 
 from shared import events as ev
+from shared.context_length import TOO_LONG, TOO_LONG_PARAM
 from shared.events import StreamEvent
 from shared.responses import (
     TERMINAL,
@@ -83,6 +84,8 @@ def apply(response: Response, event: StreamEvent) -> Response:
             if after.status not in TRANSITIONS[response.status]:
                 raise IllegalEvent(f"from {response.status} to {after.status}")
             return after
+        case ev.Error():
+            return response  # the event that follows says it of the response
         case ev.OutputItemAdded(output_index, item):
             if output_index != len(response.output):
                 raise IllegalEvent(f"item {output_index} added after {len(response.output)}")
@@ -232,6 +235,14 @@ def cut_short(response: Response, usage: Usage, reason: IncompleteReason) -> ev.
 
 def fail(response: Response, error: ResponseError, usage: Usage | None = None) -> ev.ResponseFailed:
     return ev.ResponseFailed(msgspec.structs.replace(response, status="failed", error=error, usage=usage))
+
+
+def tell_error(error: ResponseError) -> list[StreamEvent]:
+    """What a stream says before it fails: an event of its own where the hosted API has one."""
+    if error != TOO_LONG:
+        return []
+    body = ev.ErrorBody(error.type, error.code, error.message, TOO_LONG_PARAM)
+    return [ev.Error(error.code, error.message, TOO_LONG_PARAM, body)]
 
 
 def cancel(response: Response) -> ev.ResponseFailed:

@@ -170,7 +170,7 @@ class Usage(msgspec.Struct, frozen=True):
     total_tokens: int
 
 
-ErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+ErrorCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt", "context_length_exceeded"]
 _ERROR_TYPES: dict[str, str] = {
     "server_error": "server_error",
     "rate_limit_exceeded": "rate_limit_error",

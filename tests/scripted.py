@@ -14,10 +14,10 @@ from worker.harmony import (
     DeveloperPart,
     HarmonyMessage,
     SystemPart,
-    ToolSignature,
     decode,
     render,
 )
+from worker.signatures import ToolSignature
 
 SCRIPT = Script.load()
 SEED = "Multiply 123*456 using the mcp.code_interpreter tool."

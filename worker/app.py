@@ -9,25 +9,21 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import msgspec
-
 from shared.ids import new_owner
-from shared.responses import ResponseRequest
 from shared.settings import Settings
-from shared.store import job_queue, keys, presence, token_count
+from shared.store import job_queue, keys, presence
 from shared.store.appender import Appender
 from shared.store.redis_client import RedisClient
 from shared.store.subscription import Subscription
 from shared.store.sweeper import sweep
 from worker.attempt import Resources
-from worker.conversation import build_conversation, listings_in
+from worker.counting import TokenCounter
 from worker.engine import Engine, EngineUnavailable
 from worker.engines.script import Script
 from worker.engines.scripted import ScriptedEngine
-from worker.harmony import render
-from worker.offer import make_offer
 from worker.remote_tools import RemoteTools
 from worker.runner import Runner
+from worker.stepper import Stepper
 from worker.sweeper import compact_due
 
 _log = logging.getLogger(__name__)
@@ -58,7 +54,8 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
     listener = RedisClient.connect_listener(settings.redis_url)
     appender = Appender(redis, settings)
     tools = RemoteTools(redis, settings)
-    runner = Runner(Resources(settings, redis, appender, engine, tools, lambda: int(time.time())), owner)
+    resources = Resources(settings, redis, appender, engine, tools, lambda: int(time.time()), Stepper())
+    runner, counter = Runner(resources, owner), TokenCounter(redis, resources.stepper)
     runner.start()
     services: list[Coroutine[Any, Any, None]] = [
         appender.run(),
@@ -72,7 +69,7 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
         keys.RESPONSES_QUEUE,
         {
             "start_response": runner.start_response,
-            "count_input_tokens": lambda name, request: count_input_tokens(redis, name, request),
+            "count_input_tokens": counter.count_input_tokens,
         },
         runner.room,
     )
@@ -85,23 +82,17 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
             if not stopped.is_set():
                 runner.engine_died.set()
             queue.cancel()
+            await counter.stop()
             await runner.drain()
             for task in tasks:
                 task.cancel()
     finally:
         await engine.stop()
+        resources.stepper.close()
         await listener.close()
         await redis.close()
     if runner.engine_died.is_set():
         raise SystemExit("the engine died")
-
-
-async def count_input_tokens(redis: RedisClient, name: str, request: str) -> None:
-    """Answers how long the prompt of a request is, without the tools of MCP servers not yet listed."""
-    asked = msgspec.json.decode(request, type=ResponseRequest)
-    listed = listings_in([*asked.context, *asked.input])
-    prompt = render(build_conversation(asked, make_offer(asked, listed)))
-    await token_count.answer(redis, name, len(prompt))
 
 
 async def hear(subscription: Subscription, owner: str, tools: RemoteTools, runner: Runner) -> None:

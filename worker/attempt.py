@@ -6,20 +6,21 @@ numbers the log writer's, items and events the reader's.
 
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import msgspec
 
 from shared import events as ev
 from shared import lifecycle
+from shared.context_length import TOO_LONG
 from shared.events import StreamEvent
 from shared.lifecycle import TerminalEvent
-from shared.responses import McpCall, McpProtocolError, Response, ResponseError, ResponseRequest, Usage
+from shared.responses import McpCall, McpProtocolError, Response, ResponseError, Usage
 from shared.settings import Settings
 from shared.store.appender import Appender
 from shared.store.closing import closing_of
-from shared.store.lease import Acquired
+from shared.store.lease import Lease
 from shared.store.redis_client import RedisClient
 from shared.tool_calls import (
     ToolCall,
@@ -44,18 +45,18 @@ from worker.harmony import (
     STOP_TOKENS,
     ChatMessage,
     HarmonyMessage,
-    render,
-    render_message,
     to_wire,
 )
-from worker.history import History
+from worker.history import History, Record
 from worker.log_writer import LogWriter
 from worker.measured import UnloggedTokens
-from worker.offer import FUNCTIONS, Offer, make_offer, mcp_servers, recipient_of
+from worker.offer import Offer, make_offer, mcp_servers, recipient_of
+from worker.prompt import TooLong, encode_message, fit
 from worker.reader import Reader
 from worker.remote_tools import RemoteTools
-from worker.routing import McpTarget
+from worker.routing import FUNCTIONS, McpTarget
 from worker.sampling import make_sampling
+from worker.stepper import Stepper
 from worker.translator import (
     CallApproved,
     ListingBegun,
@@ -70,6 +71,8 @@ _REFUSALS_MAX = 3
 """So often in a row the model is told that a call was not made; after that the response fails."""
 _INVALID_PARAMS, _REFUSED = -32602, -32000
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
@@ -82,6 +85,7 @@ class Resources:
     tools: RemoteTools
     now_s: Callable[[], int]
     """Whole seconds since the epoch, for `completed_at` only."""
+    stepper: Stepper = field(default_factory=Stepper)
 
 
 class Hopeless(Exception):
@@ -100,16 +104,15 @@ class Attempt:
     is a bug or an engine that does not repeat itself).
     """
 
-    def __init__(self, resources: Resources, acquired: Acquired, history: History) -> None:
+    def __init__(self, resources: Resources, lease: Lease, record: Record, history: History) -> None:
         """`history` is replayed first: same prompt, logged tokens, journaled results; then it goes on."""
         self._resources = resources
-        self._lease = acquired.lease
+        self._lease = lease
         self._logged_tokens = history.tokens
-        self._request = msgspec.json.decode(acquired.request, type=ResponseRequest)
+        self._request, self._size = record.request, record.size
         self._items = [*self._request.context, *self._request.input]
-        self._writer = LogWriter(resources.appender, acquired.lease, history.frames, acquired.format)
-        first = Translation(self._request.response.id, {}, record_format=acquired.format)
-        self._reader = Reader(first)
+        self._writer = LogWriter(resources.appender, lease, history.frames, record.format)
+        self._reader = Reader(Translation(self._request.response.id, {}, record_format=record.format))
         self._offer = Offer({}, {}, {})
         self._unlogged = UnloggedTokens()
         self._tool_calls = 0
@@ -119,8 +122,7 @@ class Attempt:
 
     async def run(self) -> None:
         await self._begin()
-        messages = await self._prepare()
-        prompt = self._fit(messages)
+        messages, prompt = await self._fit(await self._prepare())
         prompt += await self._run_approved_calls()
         tool_output = 0
         while True:
@@ -148,7 +150,7 @@ class Attempt:
 
     async def _prepare(self) -> list[HarmonyMessage]:
         """Lists tools, decides what is offered, and builds what the model reads first."""
-        listed = dict(listings_in(self._items))
+        listed = await self._call(lambda: listings_in(self._items))
         unavailable: dict[str, str] = {}
         for server in mcp_servers(self._request):
             if server.is_trained or server.label in listed:
@@ -158,11 +160,12 @@ class Attempt:
                     listed[server.label] = tools
                 case ToolFailure(error):
                     unavailable[server.label] = describe(error)
-        offer = make_offer(self._request, listed, self._resources.settings.idempotent_tools)
+        idempotent = self._resources.settings.idempotent_tools
+        offer = await self._call(lambda: make_offer(self._request, listed, idempotent))
         self._offer = offer
         self._reader.translation = replace(self._reader.translation, routing=offer.routing)
         self._reader.parallel_calls = self._request.response.parallel_tool_calls
-        return build_conversation(self._request, offer, unavailable)
+        return await self._call(lambda: build_conversation(self._request, offer, unavailable))
 
     async def _list_tools(self, label: str, url: str | None) -> ToolsListed | ToolFailure:
         index = self._reader.translation.output_index
@@ -175,32 +178,36 @@ class Attempt:
         await self._writer.put(self._reader.advance(ListingEnded(result)))
         return result
 
-    def _fit(self, messages: list[HarmonyMessage]) -> list[int]:
-        """The prompt. Too long: an error, or with `truncation: auto` without its oldest messages."""
-        limit = self._context_tokens_max
-        prompt = render(messages)
-        oldest = next((i for i, m in enumerate(messages) if isinstance(m, ChatMessage)), len(messages))
-        while len(prompt) >= limit and self._request.response.truncation == "auto":
-            if oldest >= len(messages) - 1:
-                break
-            del messages[oldest]
-            prompt = render(messages)
-        if len(prompt) >= limit:
-            message = f"The input has {len(prompt)} tokens; the model's context is {limit}."
-            raise Hopeless(ResponseError("invalid_prompt", message))
-        return prompt
+    async def _fit(self, messages: list[HarmonyMessage]) -> tuple[list[HarmonyMessage], list[int]]:
+        """What is told to the model, and its tokens. Too long: an error, or with `truncation: auto` without
+        its oldest messages."""
+        may_drop = self._request.response.truncation == "auto"
+        steps = fit(messages, self._context_tokens_max - 1, may_drop=may_drop)
+        try:
+            prompt = await self._resources.stepper.run(steps, self._size)
+        except TooLong:
+            raise Hopeless(TOO_LONG) from None
+        return prompt.messages, prompt.tokens
+
+    async def _call(self, work: Callable[[], _T]) -> _T:
+        """Work that takes the longer the longer the request is."""
+        return await self._resources.stepper.call(work, self._size)
+
+    async def _encode(self, message: ChatMessage) -> list[int]:
+        steps = encode_message(message)
+        return await self._resources.stepper.run(steps, len(message.text))
 
     async def _run_approved_calls(self) -> list[int]:
         """Calls that the client has approved run first; tokens of the calls and their answers."""
         tokens: list[int] = []
-        for label, name, arguments, request_id in approved_calls_in(self._items):
+        for label, name, arguments, request_id in await self._call(lambda: approved_calls_in(self._items)):
             call = call_message(recipient_of(label, name), arguments)
             self._reader.messages.append(call)
             approved = CallApproved(McpTarget(label, name), arguments, request_id)
             await self._writer.put(self._reader.advance(approved))
             answer = await self._answer_call()
             # The prompt ends with the start of the assistant's message already.
-            tokens += render_message(call)[len(NEXT_TURN) :] + (answer or [])
+            tokens += (await self._encode(call))[len(NEXT_TURN) :] + (answer or [])
         return tokens
 
     # --- turns ----------------------------------------------------------------------------------
@@ -312,24 +319,24 @@ class Attempt:
             result = await self._run_tool(recipient, call)
             await self._writer.put(self._reader.advance(ToolReturned(result)))
             text = result.output if isinstance(result, ToolOutput) else describe(result.error)
-            return self._tell(recipient, text)
+            return await self._tell(recipient, text)
         if self._reader.unknown_recipient is not None:
-            return self._refuse_call(self._reader.unknown_recipient)
+            return await self._refuse_call(self._reader.unknown_recipient)
         return None
 
-    def _refuse_call(self, recipient: str) -> list[int]:
+    async def _refuse_call(self, recipient: str) -> list[int]:
         """Tells the model that nothing was run. `recipient`: "" if it named none that could be read."""
         known = ", ".join(sorted(self._reader.translation.routing)) or "none"
         if not recipient:
             self._refuse("The model kept making calls that name no tool.")
-            return self._tell(FUNCTIONS, f"This call names no tool; nothing was run. Tools: {known}.")
+            return await self._tell(FUNCTIONS, f"This call names no tool; nothing was run. Tools: {known}.")
         self._refuse(f"The model kept calling {recipient!r}, which does not exist.")
-        return self._tell(recipient, f"There is no tool {recipient!r}. Tools: {known}.")
+        return await self._tell(recipient, f"There is no tool {recipient!r}. Tools: {known}.")
 
-    def _tell(self, recipient: str, text: str) -> list[int]:
+    async def _tell(self, recipient: str, text: str) -> list[int]:
         message = tool_message(recipient, text)
         self._reader.messages.append(message)
-        return render_message(message) + NEXT_TURN
+        return await self._encode(message) + NEXT_TURN
 
     def _refuse(self, reason: str) -> None:
         self._refusals += 1

@@ -12,7 +12,8 @@ from typing import Any
 from shared.responses import ResponseRequest
 from worker.conversation import call_message
 from worker.harmony import MESSAGE, NEXT_TURN, render_message
-from worker.offer import FUNCTIONS, Offer
+from worker.offer import Offer
+from worker.routing import FUNCTIONS
 
 _BROWSER: Mapping[str, Mapping[str, Any]] = {
     "browser.search": {

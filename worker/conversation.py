@@ -24,7 +24,8 @@ from shared.responses import (
 from shared.tool_calls import describe
 from shared.turns import answers_in
 from worker.harmony import ChatMessage, DeveloperPart, HarmonyMessage, SystemPart
-from worker.offer import FUNCTIONS, Offer, recipient_of
+from worker.offer import Offer, recipient_of
+from worker.routing import FUNCTIONS
 from worker.tool_names import one_line
 
 _EFFORTS = {

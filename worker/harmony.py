@@ -5,10 +5,10 @@ events or tools. Source: the published Harmony format guide; docs/adr/0007-harmo
 """
 
 import codecs
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Literal
 
 from openai_harmony import (
@@ -18,7 +18,6 @@ from openai_harmony import (
     HarmonyError,
     Message,
     ReasoningEffort,
-    RenderOptions,
     Role,
     SystemContent,
     ToolDescription,
@@ -27,6 +26,9 @@ from openai_harmony import (
 )
 
 from worker.headers import Header, Marker, Piece, read_header, read_text
+from worker.pieces import PIECE_CHARS_MAX, divide
+from worker.routing import FUNCTIONS
+from worker.signatures import Namespaces, ToolSignature, write_developer, write_system
 
 START, END, MESSAGE, CHANNEL, CONSTRAIN = 200006, 200007, 200008, 200005, 200003
 RETURN, CALL, ENDOFTEXT = 200002, 200012, 199999
@@ -40,19 +42,12 @@ _HEADER_TOKENS_MAX = 256
 """A header this long is no header: what it holds is kept as text. The longest names that a request may
 give take 192 tokens at worst."""
 
+_KNOWN_CHARS_MAX = 128
+
 _encoding = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
 
 
 # --- text to tokens ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ToolSignature:
-    """A tool as the model is told of it; `parameters` is a JSON schema or None."""
-
-    name: str
-    description: str
-    parameters: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +64,7 @@ class DeveloperPart:
     """`namespaces`: name -> (description, tools); `functions` are the tools that the client runs."""
 
     instructions: str | None
-    namespaces: Mapping[str, tuple[str | None, tuple[ToolSignature, ...]]]
+    namespaces: Namespaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +82,21 @@ class ChatMessage:
 HarmonyMessage = SystemPart | DeveloperPart | ChatMessage
 
 
-_RUN_LENGTH_MAX = 512
-_LONG_RUN = re.compile(rf"\S{{{_RUN_LENGTH_MAX}}}|\s{{{_RUN_LENGTH_MAX}}}")
-
-
 def encode(text: str) -> list[int]:
-    """Ordinary tokens only: text that looks like a special token stays text.
+    """Ordinary tokens only: text that looks like a special token stays text."""
+    return list(chain.from_iterable(encode_steps([text])))
 
-    Merging takes quadratic time in an unbroken run (10 s for 100,000 letters), so a run is divided;
-    text as people write it has none so long.
-    """
-    tokens: list[int] = []
-    start = 0
-    for run in _LONG_RUN.finditer(text):
-        tokens += _encoding.encode(text[start : run.end()], disallowed_special=())
-        start = run.end()
-    return tokens + list(_encoding.encode(text[start:], disallowed_special=()))
+
+def encode_steps(texts: Iterable[str]) -> Iterator[list[int]]:
+    """Tokens of the texts joined, piece by piece: the encoder lets nothing else run meanwhile."""
+    for piece in divide(texts):
+        yield encode_piece(piece)
+
+
+def encode_piece(piece: str) -> list[int]:
+    """One call of the library, which takes the longer the longer the piece is."""
+    tokens: list[int] = _encoding.encode(piece, disallowed_special=())
+    return tokens
 
 
 def decode(tokens: Sequence[int]) -> str:
@@ -112,61 +106,102 @@ def decode(tokens: Sequence[int]) -> str:
 
 def render(messages: Sequence[HarmonyMessage]) -> list[int]:
     """The conversation's tokens, up to where the assistant's next message begins."""
-    has_functions = any(
-        isinstance(message, DeveloperPart) and "functions" in message.namespaces for message in messages
-    )
-    tokens: list[int] = []
-    for message in messages:
-        match message:
-            case SystemPart() | DeveloperPart():
-                tokens += _encoding.render(
-                    to_library(message), RenderOptions(conversation_has_function_tools=has_functions)
-                )
-            case ChatMessage():
-                tokens += render_message(message)
-    return tokens + NEXT_TURN
+    steps = chain.from_iterable(render_steps(message, messages) for message in messages)
+    return [*chain.from_iterable(steps), *NEXT_TURN]
 
 
 def render_message(message: ChatMessage) -> list[int]:
-    """One message in the published form; the model's own calls as the model writes them.
+    """One message in the published form; the model's own calls as the model writes them."""
+    return list(chain.from_iterable(_render_chat(message)))
 
-    Not the library's rendering: it puts a recipient elsewhere than the guide and the model do.
+
+def render_steps(message: HarmonyMessage, conversation: Sequence[HarmonyMessage]) -> Iterator[list[int]]:
+    """A message's tokens in short steps. What tools `conversation` has is said in its system message.
+
+    Nothing of it is the library's rendering: that one encodes at once however much there is, and puts a
+    recipient elsewhere than the guide and the model do.
     """
-    tokens = [START, *encode(message.name or message.role)]
+    match message:
+        case SystemPart():
+            has_functions = any(
+                isinstance(m, DeveloperPart) and FUNCTIONS in m.namespaces for m in conversation
+            )
+            return _render_texts("system", _write_system(message, has_functions))
+        case DeveloperPart():
+            return _render_texts("developer", write_developer(message.instructions, message.namespaces))
+        case ChatMessage():
+            return _render_chat(message)
+
+
+def _render_texts(role: str, texts: Iterable[str]) -> Iterator[list[int]]:
+    yield [START, *_encode_word(role), MESSAGE]
+    yield from encode_steps(texts)
+    yield [END]
+
+
+def _write_system(part: SystemPart, has_functions: bool) -> Iterator[str]:
+    content = _system_of(part)
+    assert content.channel_config is not None
+    about = f"{content.model_identity}\nKnowledge cutoff: {content.knowledge_cutoff}\n"
+    trained = {
+        name: (tool.description, [ToolSignature(t.name, t.description, t.parameters) for t in tool.tools])
+        for name, tool in (content.tools or {}).items()
+    }
+    called_in_commentary = FUNCTIONS if has_functions else None
+    channels = content.channel_config.valid_channels
+    return write_system(
+        f"{about}Current date: {part.date}\n\nReasoning: {part.effort}",
+        trained,
+        channels,
+        called_in_commentary,
+    )
+
+
+def _render_chat(message: ChatMessage) -> Iterator[list[int]]:
+    tokens = [START, *_encode_word(message.name or message.role)]
     recipient = f" to={message.recipient}" if message.recipient else ""
     if message.role == "assistant":
         after_channel = recipient
     else:
-        tokens += encode(recipient) if recipient else []
+        tokens += _encode_word(recipient) if recipient else ()
         after_channel = ""
     if message.channel:
-        tokens += [CHANNEL, *encode(message.channel + after_channel)]
+        tokens += [CHANNEL, *_encode_word(message.channel + after_channel)]
     match message.content_type:
         case None:
             pass
         case "json":
-            tokens += [*encode(" "), CONSTRAIN, *encode("json")]
+            tokens += [*_encode_word(" "), CONSTRAIN, *_encode_word("json")]
         case plain:
-            tokens += encode(f" {plain}")
+            tokens += _encode_word(f" {plain}")
     is_call = message.role == "assistant" and message.recipient is not None
-    return [*tokens, MESSAGE, *encode(message.text), CALL if is_call else END]
+    end = CALL if is_call else END
+    if len(message.text) <= PIECE_CHARS_MAX:
+        yield [*tokens, MESSAGE, *encode(message.text), end]
+        return
+    yield [*tokens, MESSAGE]
+    yield from encode_steps([message.text])
+    yield [end]
+
+
+def _encode_word(word: str) -> Sequence[int]:
+    """What stands in a header: nearly always what stood in one before."""
+    return _encode_known(word) if len(word) <= _KNOWN_CHARS_MAX else encode(word)
+
+
+@lru_cache(maxsize=4_096)
+def _encode_known(word: str) -> tuple[int, ...]:
+    return tuple(encode(word))
 
 
 NEXT_TURN = [START, *encode("assistant")]
 
 
 def to_library(message: HarmonyMessage) -> Message:
-    """The same message as openai_harmony's own type: for its renderer, and for `messages` on the wire."""
+    """The same message as openai_harmony's own type: for `messages` on the wire."""
     match message:
-        case SystemPart(effort, date, trained_tools):
-            system = SystemContent.new().with_conversation_start_date(date)
-            system = system.with_reasoning_effort(ReasoningEffort(effort.capitalize()))
-            for tool, description in trained_tools.items():
-                config = ToolNamespaceConfig.python() if tool == "python" else ToolNamespaceConfig.browser()
-                system = system.with_tools(
-                    config.model_copy(update={"description": description or config.description})
-                )
-            return Message.from_role_and_content(Role.SYSTEM, system)
+        case SystemPart():
+            return Message.from_role_and_content(Role.SYSTEM, _system_of(message))
         case DeveloperPart(instructions, namespaces):
             developer = DeveloperContent.new()
             if instructions:
@@ -181,6 +216,17 @@ def to_library(message: HarmonyMessage) -> Message:
             chat = Message.from_author_and_content(Author(role=Role(role), name=name), text)
             chat.channel, chat.recipient, chat.content_type = channel, recipient, content_type
             return chat
+
+
+def _system_of(part: SystemPart) -> SystemContent:
+    system = SystemContent.new().with_conversation_start_date(part.date)
+    system = system.with_reasoning_effort(ReasoningEffort(part.effort.capitalize()))
+    for tool, description in part.trained_tools.items():
+        config = ToolNamespaceConfig.python() if tool == "python" else ToolNamespaceConfig.browser()
+        system = system.with_tools(
+            config.model_copy(update={"description": description or config.description})
+        )
+    return system
 
 
 def to_wire(message: HarmonyMessage) -> dict[str, Any]:

@@ -7,11 +7,17 @@ the journal's results instead of the tools'; the log writer compares what comes 
 from collections import deque
 from dataclasses import dataclass
 
+import msgspec
+
+from shared.responses import ResponseRequest
 from shared.store import event_log
 from shared.store.keys import ResponseKey
-from shared.store.lease import LeaseLost
+from shared.store.lease import Acquired, LeaseLost
 from shared.store.redis_client import RedisClient
 from worker.measured import LoggedToken, read_logged
+from worker.stepper import Stepper
+
+_decoder = msgspec.json.Decoder(ResponseRequest)
 
 
 class Diverged(Exception):
@@ -24,6 +30,22 @@ class History:
 
     frames: deque[bytes]
     tokens: deque[LoggedToken]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What was asked for. `size`: bytes of its JSON; `format`: of the log that is made of it."""
+
+    request: ResponseRequest
+    size: int
+    format: int
+
+
+async def read_record(stepper: Stepper, acquired: Acquired) -> Record:
+    """Raises msgspec.DecodeError."""
+    stored, decode = acquired.request, _decoder.decode
+    request = await stepper.call(lambda: decode(stored), len(stored))
+    return Record(request, len(stored), acquired.format)
 
 
 async def read_history(redis: RedisClient, key: ResponseKey) -> History:

@@ -10,11 +10,10 @@ from typing import Any
 
 from shared.responses import McpTool, ResponseRequest
 from shared.tool_calls import TRAINED_NAMESPACES
-from worker.harmony import ToolSignature
-from worker.routing import FunctionTarget, McpTarget, Routing, Target
+from worker.routing import FUNCTIONS, FunctionTarget, McpTarget, Routing, Target
+from worker.signatures import ToolSignature
 from worker.tool_names import callable_name, describe_lines, flatten
 
-FUNCTIONS = "functions"
 PYTHON_DESCRIPTION = """\
 Use this tool to execute Python code in your chain of thought. The code will not be shown to the \
 user. This tool should be used for internal reasoning, but not for code that is intended to be \

@@ -6,7 +6,8 @@ Pure. Owns which recipients are calls of offered tools; which tools are offered 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_FUNCTIONS = "functions."
+FUNCTIONS = "functions"
+"""The namespace of the tools that the client runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def find_target(routing: Routing, recipient: str) -> Target | None:
     """
     if recipient in routing:
         return routing[recipient]
-    if recipient.startswith(_FUNCTIONS):
-        return routing.get(recipient.removeprefix(_FUNCTIONS))
+    if recipient.startswith(f"{FUNCTIONS}."):
+        return routing.get(recipient.removeprefix(f"{FUNCTIONS}."))
     named = [target for name, target in routing.items() if name.partition(".")[2] == recipient]
     return named[0] if len(named) == 1 else None

@@ -22,7 +22,7 @@ from shared.store.lease import Acquired, Lease, LeaseLost, Loss
 from shared.store.redis_client import REDIS_AWAY
 from worker.attempt import Attempt, Hopeless, Resources
 from worker.engine import EngineDead
-from worker.history import Diverged, read_history
+from worker.history import Diverged, read_history, read_record
 from worker.lease_beat import LeaseBeat
 
 _log = logging.getLogger(__name__)
@@ -90,10 +90,11 @@ class Runner:
         if acquired.deaths >= self._settings.attempts_max:
             reason = f"The response was given up: {acquired.deaths} workers were lost while they had it."
             return await self._fail(acquired.lease, ResponseError("server_error", reason))
+        record = await read_record(self._resources.stepper, acquired)
         history = await read_history(self._resources.redis, acquired.lease.key)
         if history.frames:
             _log.info("%s: goes on after %d events", acquired.lease.key, len(history.frames) + 1)
-        attempt = Attempt(self._resources, acquired, history)
+        attempt = Attempt(self._resources, acquired.lease, record, history)
         try:
             await attempt.run()
         except Hopeless as hopeless:
@@ -123,7 +124,8 @@ class Runner:
         for event in ending:
             response = lifecycle.apply(response, event)
         failed = lifecycle.fail(response, error)
-        drafts = [Draft(frame(event, len(events) + i)) for i, event in enumerate([*ending, failed])]
+        told = [*ending, *lifecycle.tell_error(error), failed]
+        drafts = [Draft(frame(event, len(events) + i)) for i, event in enumerate(told)]
         closing = closing_of(failed, held.key.tenant, self._settings)
         await self._resources.appender.append(held, len(events), drafts, closing)
 

@@ -28,7 +28,8 @@ async def create(
 ) -> Response:
     """Accepts a response; answers with its stream, or at its end, or in the background at once.
 
-    The status is 200 also for one that failed: the call was served, the response tells the rest.
+    The status is 200 also for one that failed: the call was served, the response tells the rest. Only one
+    that is too long for the model is answered with 400, which is what clients shorten their input for.
     """
     body = await read_body(request, settings.body_bytes_max)
     created = await services.create(tenant, body, request.headers.get("idempotency-key"))

@@ -13,7 +13,7 @@ from shared.store.response_store import QueueFull, TenantBusy
 
 _COUNT = Script("count")
 
-_ANSWER_WITHIN_S = 10
+ANSWER_WITHIN_S = 10
 
 
 async def ask(redis: RedisClient, settings: Settings, tenant: str, record: bytes) -> int:
@@ -33,13 +33,13 @@ async def ask(redis: RedisClient, settings: Settings, tenant: str, record: bytes
             keys.held(tenant),
             keys.held_bytes(tenant),
         ],
-        [job_id, job, _ANSWER_WITHIN_S * 1000, settings.queue_depth_max, settings.tenant_bytes_max],
+        [job_id, job, ANSWER_WITHIN_S * 1000, settings.queue_depth_max, settings.tenant_bytes_max],
     )
     if outcome == b"full":
         raise QueueFull("the queue is full")
     if outcome == b"heavy":
         raise TenantBusy("its requests have more bytes than may be kept")
-    async with asyncio.timeout(_ANSWER_WITHIN_S):
+    async with asyncio.timeout(ANSWER_WITHIN_S):
         while True:
             reply = await redis.command("BLPOP", keys.counts(name), settings.redis_timeout_s / 2)
             if reply is not None:
@@ -49,5 +49,5 @@ async def ask(redis: RedisClient, settings: Settings, tenant: str, record: bytes
 async def answer(redis: RedisClient, name: str, tokens: int) -> None:
     """Called by the worker; an answer that nobody waits for expires."""
     await redis.transaction(
-        ("RPUSH", keys.counts(name), tokens), ("EXPIRE", keys.counts(name), _ANSWER_WITHIN_S)
+        ("RPUSH", keys.counts(name), tokens), ("EXPIRE", keys.counts(name), ANSWER_WITHIN_S)
     )

@@ -28,10 +28,10 @@ from worker.harmony import (
     ChatMessage,
     DeveloperPart,
     SystemPart,
-    ToolSignature,
     render,
 )
 from worker.offer import PYTHON_DESCRIPTION
+from worker.signatures import ToolSignature
 
 _EFFORTS = ("low", "medium", "high")
 _RESPONSE_FORMAT = f"# Response Formats\n\n## person\n\n{json.dumps(PERSON_SCHEMA)}"

@@ -13,10 +13,10 @@ from worker.harmony import (
     DeveloperPart,
     HarmonyMessage,
     SystemPart,
-    ToolSignature,
     decode,
     render,
 )
+from worker.signatures import ToolSignature
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scripted_engine.md").read_text("utf-8")
 BLOCK = re.compile(r"^```(toml|play)\n(.*?)^```$", re.M | re.S)

@@ -27,11 +27,11 @@ from worker.harmony import (
     MessageOpened,
     SegmentParser,
     TextDelta,
-    ToolSignature,
     decode,
     encode,
     render,
 )
+from worker.signatures import ToolSignature
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.scene}: {case.message[:30]}")
