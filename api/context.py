@@ -21,7 +21,7 @@ from shared.settings import Settings
 from shared.store import archive, response_store
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient
-from shared.store.response_store import Stored
+from shared.store.response_store import Membership, Stored
 from shared.turns import without_old_reasoning
 
 _ITEM_ID = re.compile(r"[a-z]+_([a-z0-9]{1,8}_[0-9a-f]{32})_i?\d+")
@@ -39,6 +39,8 @@ class Sources:
     """The items of its conversation."""
     referenced: Mapping[str, bytes] = field(default_factory=dict)
     """Item id -> the item that an `item_reference` stands for."""
+    membership: Membership | None = None
+    """Where and when the conversation was read."""
 
     @property
     def size_bytes(self) -> int:

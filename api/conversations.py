@@ -121,7 +121,8 @@ class Conversations:
             raise invalid_value("items", "it should hold at least one item")
         items = await self._read_items(tenant, body.items)
         if item_relations.find_orphan(items) is not None:
-            item_relations.check_answers(items, _decode(await self.read_context(key, _ID)), "items")
+            kept, _ = await self.read_context(key, _ID)
+            item_relations.check_answers(items, _decode(kept), "items")
         await self._add(key, items)
         return list_of(items)
 
@@ -161,19 +162,24 @@ class Conversations:
             case reply:
                 raise RuntimeError(f"conversation_remove answered {reply!r}")
 
-    async def read_context(self, key: ConversationKey, param: str = "conversation") -> list[bytes]:
-        """All items as JSON, oldest first. `param` names the conversation where there is none."""
+    async def read_context(
+        self, key: ConversationKey, param: str = "conversation"
+    ) -> tuple[list[bytes], bytes]:
+        """All items as JSON, oldest first, and the place of the last that joined it.
+
+        `param` names the conversation where there is none.
+        """
         if not ids.is_conversation_id(key.conversation_id):
             raise conversation_not_found(key.conversation_id, param)
-        is_known, order, items, *_ = await self._read(
+        place, order, items, *_ = await self._read(
             key,
-            ("EXISTS", keys.conversation(key)),
+            ("HGET", keys.conversation(key), "next"),
             ("ZRANGE", keys.conversation_order(key), 0, -1),
             ("HGETALL", keys.conversation_items(key)),
         )
-        if not is_known:
+        if place is None:
             raise conversation_not_found(key.conversation_id, param)
-        return [items[item_id] for item_id in order]
+        return [items[item_id] for item_id in order], place
 
     # --- beneath --------------------------------------------------------------------------------
 

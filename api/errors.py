@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from shared.context_length import TOO_LONG, TOO_LONG_PARAM
 from shared.store.redis_client import REDIS_AWAY
-from shared.store.response_store import KeyReused, QueueFull, TenantBusy
+from shared.store.response_store import ConversationLocked, KeyReused, QueueFull, TenantBusy
 
 _log = logging.getLogger(__name__)
 
@@ -167,6 +167,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(QueueFull, _defer_full)
     app.add_exception_handler(TenantBusy, _defer_full)
     app.add_exception_handler(KeyReused, _refuse_reuse)
+    app.add_exception_handler(ConversationLocked, _refuse_second)
     app.add_exception_handler(NodeEnding, _defer_ending)
     app.add_exception_handler(ResponseLost, _admit_loss)
     app.add_exception_handler(Exception, _admit_fault)
@@ -210,6 +211,12 @@ async def _defer_full(_request: Request, error: Exception) -> Response:
 async def _refuse_reuse(_request: Request, _error: Exception) -> Response:
     message = "This Idempotency-Key was used for a request with another body."
     return envelope(409, message, "idempotency_key_reused", "Idempotency-Key")
+
+
+async def _refuse_second(_request: Request, _error: Exception) -> Response:
+    """400 and not 409, as the public API has it: clients try again on exactly this code."""
+    message = "Another process is currently operating on this conversation. Please retry in a few seconds."
+    return envelope(400, message, "conversation_locked", "conversation", RETRY_AFTER)
 
 
 async def _defer_away(request: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -33,15 +33,23 @@ from api.tenants import Tenants
 from api.watchers import Watchers
 from shared import ids
 from shared.context_length import TOO_LONG
-from shared.events import ResponseCreated, frame
 from shared.responses import ConversationReference, ResponseError, ResponseRequest
 from shared.settings import Settings
 from shared.store import closing, presence, response_store, token_count
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.redis_client import REDIS_AWAY, RedisClient
-from shared.store.response_store import Draft, Repetition, State
+from shared.store.response_store import (
+    ConversationLocked,
+    ConversationMoved,
+    Draft,
+    Membership,
+    Repetition,
+    State,
+)
 
 FROM_THE_START = -1
+_READINGS_MAX = 3
+"""So often a conversation is read for one create call, if others add items to it at that moment."""
 
 T = TypeVar("T")
 
@@ -109,12 +117,28 @@ class Services:
                 known = await response_store.find_repeated(self._redis, tenant, repetition)
             if known is not None:
                 return Created(known, creation.is_streamed, response.background)
-        draft = await self._compose(
-            tenant, creation, len(raw), lambda request: self._draft(tenant, request, creation, repetition)
-        )
-        async with self._redis_bound():
-            key = await response_store.create(self._redis, self._settings_of(tenant), draft)
+        key = await self._accept(tenant, creation, len(raw), repetition)
         return Created(key, creation.is_streamed, response.background)
+
+    async def _accept(
+        self, tenant: str, creation: Creation, raw_bytes: int, repetition: Repetition | None
+    ) -> ResponseKey:
+        """Writes the response with what it is to read, which is read again if that has moved on meanwhile."""
+        for _ in range(_READINGS_MAX):
+            sources = await self._read_sources(tenant, creation)
+            draft = await self._compose(
+                creation,
+                sources,
+                raw_bytes,
+                lambda request: self._draft(tenant, request, creation, repetition),
+            )
+            draft = replace(draft, membership=sources.membership)
+            try:
+                async with self._redis_bound():
+                    return await response_store.create(self._redis, self._settings_of(tenant), draft)
+            except ConversationMoved:
+                pass
+        raise ConversationLocked
 
     def _settings_of(self, tenant: str) -> Settings:
         return self._tenants.limits_of(tenant).over(self._settings)
@@ -129,8 +153,7 @@ class Services:
         parent = None
         if response.previous_response_id is not None:
             parent = ResponseKey(tenant, response.previous_response_id)
-        key, first = ResponseKey(tenant, response.id), frame(ResponseCreated(response), 0)
-        return Draft.of(key, request, first, creation.secrets, parent, repetition)
+        return Draft.of(ResponseKey(tenant, response.id), request, creation.secrets, parent, repetition)
 
     async def _read(self, raw: bytes) -> Creation:
         birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))
@@ -139,10 +162,13 @@ class Services:
         return await self._offload.run(len(raw), lambda: read_create(raw, birth, models, limits))
 
     async def _compose(
-        self, tenant: str, creation: Creation, raw_bytes: int, finish: Callable[[ResponseRequest], T]
+        self,
+        creation: Creation,
+        sources: Sources,
+        raw_bytes: int,
+        finish: Callable[[ResponseRequest], T],
     ) -> T:
         """What `finish` makes of the request with all that stands before its input."""
-        sources = await self._read_sources(tenant, creation)
         request = creation.request
         if creation.conversation_id is not None:
             reference = ConversationReference(creation.conversation_id)
@@ -154,18 +180,20 @@ class Services:
 
     async def _read_sources(self, tenant: str, creation: Creation) -> Sources:
         request = creation.request
-        parent, items = None, []
+        parent, membership = None, None
+        items: list[bytes] = []
         async with self._redis_bound():
             if creation.conversation_id is not None:
                 conversation = ConversationKey(tenant, creation.conversation_id)
-                items = await self.conversations.read_context(conversation)
+                items, place = await self.conversations.read_context(conversation)
+                membership = Membership(conversation, place)
             elif request.response.previous_response_id is not None:
                 key = ResponseKey(tenant, request.response.previous_response_id)
                 parent = await context.read_parent(self._redis, key)
         referenced = await context.read_references(
             self._redis, self._offload, self._settings, tenant, request.input, "input"
         )
-        return Sources(parent, items, referenced)
+        return Sources(parent, items, referenced, membership)
 
     def _check_background(self, background: bool, store: bool) -> None:
         if background and not store and not self._settings.allow_unstored_background:
@@ -180,7 +208,8 @@ class Services:
     async def count_input_tokens(self, tenant: str, raw: bytes) -> int:
         """How many tokens the model would read. Raises ClientError, and REDIS_AWAY if no worker answers."""
         creation = await self._read(raw)
-        record = await self._compose(tenant, creation, len(raw), msgspec.json.encode)
+        sources = await self._read_sources(tenant, creation)
+        record = await self._compose(creation, sources, len(raw), msgspec.json.encode)
         return await token_count.ask(self._redis, self._settings_of(tenant), tenant, record)
 
     # --- finding --------------------------------------------------------------------------------
@@ -189,12 +218,12 @@ class Services:
         """A response of this tenant that is kept. Raises ClientError where there is none: somebody else's
         id, or that of a response that is not kept, is like one that never was."""
         key, state = await self.find_log(tenant, response_id)
-        if not (state.is_stored or state.is_background):
+        if not state.is_kept:
             raise response_not_found(response_id)
         return key, state
 
     async def find_log(self, tenant: str, response_id: str) -> tuple[ResponseKey, State]:
-        """As `find`, also for one that is not kept: its own reader may come back, and may stop it."""
+        """As `find`, also for one that is not kept: its own reader may come back."""
         if not ids.is_response_id(response_id):
             raise response_not_found(response_id)
         key = ResponseKey(tenant, response_id)
@@ -288,11 +317,11 @@ class Services:
 
     async def cancel(self, tenant: str, response_id: str) -> bytes:
         """JSON of the cancelled response. Raises ClientError if it has ended in another way."""
-        key, state = await self.find_log(tenant, response_id)
+        key, state = await self.find(tenant, response_id)
         if not state.closed:
             async with self._redis_bound():
                 await closing.cancel(self._redis, self._settings, key, self._name)
-            key, state = await self.find_log(tenant, response_id)
+            key, state = await self.find(tenant, response_id)
         if state.closed != "cancelled":
             raise cannot_cancel(state.closed, state.is_background)
         return await self._snapshot(key)

@@ -219,6 +219,11 @@ def frame(event: StreamEvent, sequence_number: int) -> bytes:
     )
 
 
+def is_queued(stored: bytes) -> bool:
+    """Whether a stored frame is `response.queued`, which only the API writes."""
+    return stored.startswith(b"event: response.queued\n")
+
+
 def data_of(stored: bytes) -> bytes:
     """The JSON within a stored frame, for those who fold a log; a relay never calls it."""
     start = stored.index(b"\ndata: ") + 7

@@ -45,6 +45,13 @@ class IllegalEvent(Exception):
     """The event cannot follow what came before it: a bug in whoever made it."""
 
 
+def begin(response: Response) -> list[StreamEvent]:
+    """What a log begins with, before any worker has seen the response."""
+    if response.status == "queued":
+        return [ev.ResponseCreated(response), ev.ResponseQueued(response)]
+    return [ev.ResponseCreated(response)]
+
+
 def fold(events: Iterable[StreamEvent]) -> Response:
     """The response that a log tells of, from its entry 0 to wherever it ends.
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from shared.events import ResponseCreated, frame
 from shared.ids import new_response_id
 from shared.responses import Response, ResponseRequest
 from shared.settings import Settings
@@ -31,7 +30,6 @@ async def accept(
     """Writes a response as an accepted create call does; returns its key."""
     request = request or make_request()
     key = ResponseKey(tenant, request.response.id)
-    created = frame(ResponseCreated(request.response), 0)
-    draft = Draft.of(key, request, created, {})
+    draft = Draft.of(key, request, {})
     assert await response_store.create(redis, settings, draft) == key
     return key

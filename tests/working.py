@@ -101,15 +101,30 @@ async def finish(redis: RedisClient, worker: Worker, key: ResponseKey) -> list[E
 
 
 async def leave_behind(
-    redis: RedisClient, settings: Settings, worker: Worker, request: ResponseRequest, entries: list[Entry]
+    redis: RedisClient,
+    settings: Settings,
+    worker: Worker,
+    request: ResponseRequest,
+    entries: list[Entry],
+    *,
+    born_with: int | None = None,
 ) -> ResponseKey:
-    """What an owner that died after these appends leaves: its entries, and a lease that has lapsed."""
+    """What an owner that died after these appends leaves: its entries, and a lease that has lapsed.
+
+    `born_with`: so many entries of the log were written by the API, if another version accepted the response.
+    """
     key = await accept(redis, settings, request)
+    if born_with is not None:
+        await redis.command("DEL", keys.log(key))
+        for number, entry in enumerate(entries[:born_with], 1):
+            await redis.command("XADD", keys.log(key), f"{number}-0", "e", entry.frame)
+        await redis.command("EXPIRE", keys.log(key), 60)
     dead = await lease.acquire(redis, settings, key, "dead")
     assert isinstance(dead, Acquired)
-    if len(entries) > 1:
-        drafts = [Draft(entry.frame, entry.tokens, entry.measured) for entry in entries[1:]]
-        await worker.appender.append(dead.lease, 1, drafts)
+    first = dead.next_sequence_number
+    if len(entries) > first:
+        drafts = [Draft(entry.frame, entry.tokens, entry.measured) for entry in entries[first:]]
+        await worker.appender.append(dead.lease, first, drafts)
     await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
     return key
 

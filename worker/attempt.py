@@ -111,7 +111,7 @@ class Attempt:
         self._logged_tokens = history.tokens
         self._request, self._size = record.request, record.size
         self._items = [*self._request.context, *self._request.input]
-        self._writer = LogWriter(resources.appender, lease, history.frames, record.format)
+        self._writer = LogWriter(resources.appender, lease, history, record.format)
         self._reader = Reader(Translation(self._request.response.id, {}, record_format=record.format))
         self._offer = Offer({}, {}, {})
         self._unlogged = UnloggedTokens()

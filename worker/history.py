@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from shared.events import is_queued
 from shared.responses import ResponseRequest
 from shared.store import event_log
 from shared.store.keys import ResponseKey
@@ -26,10 +27,12 @@ class Diverged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Entries after number 0, oldest first; both queues empty as they are replayed."""
+    """What workers have written, oldest first; both queues empty as they are replayed."""
 
     frames: deque[bytes]
     tokens: deque[LoggedToken]
+    first: int = 1
+    """The number of the first event that is a worker's; those before are the API's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ async def read_record(stepper: Stepper, acquired: Acquired) -> Record:
 
 
 async def read_history(redis: RedisClient, key: ResponseKey) -> History:
-    """Everything after entry 0, which the API wrote. Raises LeaseLost if the log is closed or gone."""
+    """Everything after what the API wrote at its birth. Raises LeaseLost if the log is closed or gone."""
     frames: deque[bytes] = deque()
     tokens: deque[LoggedToken] = deque()
     while True:
@@ -60,4 +63,8 @@ async def read_history(redis: RedisClient, key: ResponseKey) -> History:
             frames.append(entry.frame)
             tokens.extend(read_logged(entry.tokens, entry.measured))
         if not page.has_more:
-            return History(frames, tokens)
+            break
+    if frames and is_queued(frames[0]):
+        frames.popleft()
+        return History(frames, tokens, first=2)
+    return History(frames, tokens)

@@ -13,7 +13,7 @@ from shared.record_format import RECORD_FORMAT
 from shared.store.appender import Appender
 from shared.store.event_log import Closing, Draft, TailLost
 from shared.store.lease import Lease
-from worker.history import Diverged
+from worker.history import Diverged, History
 
 _DRAFTS_MAX = 2_000
 """More than these wait: the model is ahead of Redis, and `add` waits too."""
@@ -30,15 +30,15 @@ class LogWriter:
     """
 
     def __init__(
-        self, appender: Appender, lease: Lease, logged: deque[bytes], record_format: int = RECORD_FORMAT
+        self, appender: Appender, lease: Lease, history: History, record_format: int = RECORD_FORMAT
     ) -> None:
-        """`logged`: frames that stand in the log after entry 0; they are compared, not written."""
+        """`history`: its frames are compared, not written."""
         self._appender = appender
         self._is_older = record_format < RECORD_FORMAT
         """Events are compared instead of bytes: an earlier version wrote the same event otherwise."""
         self._lease = lease
-        self._logged = logged
-        self._next = 1
+        self._logged = history.frames
+        self._next = history.first
         """Number of the next event to be encoded."""
         self._drafts: list[Draft] = []
         self._recent: deque[Draft] = deque(maxlen=_RECENT_MAX)

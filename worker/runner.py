@@ -93,7 +93,7 @@ class Runner:
         record = await read_record(self._resources.stepper, acquired)
         history = await read_history(self._resources.redis, acquired.lease.key)
         if history.frames:
-            _log.info("%s: goes on after %d events", acquired.lease.key, len(history.frames) + 1)
+            _log.info("%s: goes on after %d events", acquired.lease.key, history.first + len(history.frames))
         attempt = Attempt(self._resources, acquired.lease, record, history)
         try:
             await attempt.run()

@@ -24,10 +24,12 @@ from shared.store.redis_client import RedisClient
 def closing_of(
     event: TerminalEvent, tenant: str, settings: Settings, input_items: Sequence[dict[str, Any]] = ()
 ) -> Closing:
-    """Input and output join the conversation; a cancelled or failed response leaves it as it was."""
+    """Input and output join the conversation; a response that is cancelled or failed, or that is not kept,
+    leaves it as it was."""
     response = event.response
     conversation, items = None, []
-    if response.conversation is not None and response.status in ("completed", "incomplete"):
+    has_answer = response.status in ("completed", "incomplete")
+    if response.conversation is not None and response.store and has_answer:
         conversation = ConversationKey(tenant, response.conversation.id)
         items = [(item["id"], msgspec.json.encode(item)) for item in input_items]
         items += [(item.id, msgspec.json.encode(item)) for item in lifecycle.lasting(response.output)]

@@ -108,7 +108,7 @@ def idempotency(tenant: str, idempotency_key: str) -> str:
 
 def conversation(key: ConversationKey) -> str:
     """Hash: created_at, metadata (JSON), next (the last item's place), bytes (of all items), calls (names of
-    the last calls that added items)."""
+    the last calls that added items), response (the last one that was created in it)."""
     return f"antiphon:{{{key}}}:conversation"
 
 

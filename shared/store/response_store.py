@@ -10,11 +10,13 @@ from typing import Self
 
 import msgspec
 
+from shared.events import frame
+from shared.lifecycle import begin
 from shared.record_format import RECORD_FORMAT
 from shared.responses import ResponseRequest, ServerSecrets
 from shared.settings import Settings
 from shared.store import archive, job_queue, keys
-from shared.store.keys import ResponseKey
+from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.redis_client import RedisClient, Script
 from shared.store.sealing import seal, unseal
 
@@ -39,6 +41,23 @@ class KeyReused(Exception):
     """The idempotency key belongs to a create call with another body; nothing was written."""
 
 
+class ConversationLocked(Exception):
+    """Another response of the conversation is open; nothing was written."""
+
+
+class ConversationMoved(Exception):
+    """Items have joined the conversation since it was read, or it is gone; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The conversation that a response is created in, and how much of it was read."""
+
+    conversation: ConversationKey
+    place: bytes
+    """Of the last item that had joined it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Repetition:
     """What tells a repeated create call from a new one."""
@@ -57,29 +76,33 @@ class Draft:
     is_background: bool
     record: bytes
     """JSON of its ResponseRequest."""
-    first_frame: bytes
+    frames: Sequence[bytes]
+    """What its log begins with."""
     secrets: Mapping[str, ServerSecrets]
     parent: ResponseKey | None = None
     repetition: Repetition | None = None
+    membership: Membership | None = None
 
     @property
     def kept_bytes(self) -> int:
         """What Redis will hold of the request until its log is packed."""
-        return len(self.record) + _ECHOES * len(self.first_frame)
+        return len(self.record) + _ECHOES * len(self.frames[0])
 
     @classmethod
     def of(
         cls,
         key: ResponseKey,
         request: ResponseRequest,
-        first_frame: bytes,
         secrets: Mapping[str, ServerSecrets],
         parent: ResponseKey | None = None,
         repetition: Repetition | None = None,
+        membership: Membership | None = None,
     ) -> Self:
         """Encodes the request: where it is large, that takes a while."""
         response, record = request.response, msgspec.json.encode(request)
-        return cls(key, response.store, response.background, record, first_frame, secrets, parent, repetition)
+        frames = [frame(event, number) for number, event in enumerate(begin(response))]
+        stored, background = response.store, response.background
+        return cls(key, stored, background, record, frames, secrets, parent, repetition, membership)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +113,13 @@ class State:
     is_background: bool
     closed: str
     """The status it closed with; empty while it is open."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the API tells of it. A response with `store: false` is as unknown as one that never was, to
+        every call but its own stream's resume; one in the background (`allow_unstored_background`) can be
+        polled and cancelled, for how else would anybody hear of it."""
+        return self.is_stored or self.is_background
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +158,10 @@ class Record:
 
 
 async def create(redis: RedisClient, settings: Settings, draft: Draft) -> ResponseKey:
-    """Writes record, entry 0, secrets and job in one script; returns whose response answers the call.
+    """Writes record, first entries, secrets and job in one script; returns whose response answers the call.
 
-    That is another one's if the call repeats an earlier one. Raises QueueFull, TenantBusy or
-    KeyReused, and writes nothing then.
+    That is another one's if the call repeats an earlier one. Raises QueueFull, TenantBusy, KeyReused,
+    ConversationLocked or ConversationMoved, and writes nothing then.
     """
     key = draft.key
     match await redis.run(_CREATE, _create_keys(draft), _create_arguments(settings, draft)):
@@ -147,6 +177,10 @@ async def create(redis: RedisClient, settings: Settings, draft: Draft) -> Respon
             raise TenantBusy(f"its requests hold {size_bytes} bytes already")
         case [b"conflict"]:
             raise KeyReused
+        case [b"locked"]:
+            raise ConversationLocked
+        case [b"moved"]:
+            raise ConversationMoved
         case reply:
             raise RuntimeError(f"create answered {reply!r}")
 
@@ -170,6 +204,7 @@ def _job_id(key: ResponseKey) -> str:
 def _create_keys(draft: Draft) -> list[str]:
     key = draft.key
     repeated = draft.repetition.idempotency_key if draft.repetition else ""
+    conversation = draft.membership.conversation if draft.membership else ConversationKey(key.tenant, "")
     return [
         keys.state(key),
         keys.log(key),
@@ -184,6 +219,7 @@ def _create_keys(draft: Draft) -> list[str]:
         keys.tools(draft.parent or key),
         keys.held(key.tenant),
         keys.held_bytes(key.tenant),
+        keys.conversation(conversation),
     ]
 
 
@@ -201,13 +237,14 @@ def _create_arguments(settings: Settings, draft: Draft) -> list[str | bytes | in
         draft.record,
         int(draft.is_stored),
         int(draft.is_background),
-        draft.first_frame,
         seal(settings, msgspec.json.encode(draft.secrets)) if draft.secrets else b"",
         draft.repetition.body_digest if draft.repetition else "",
         settings.idempotency_retention_s * 1000,
         draft.kept_bytes,
         settings.tenant_bytes_max,
         RECORD_FORMAT,
+        draft.membership.place if draft.membership else "",
+        *draft.frames,
     ]
 
 

@@ -107,6 +107,44 @@ def test_a_background_response_answers_at_once_and_is_polled_to_its_end(
     assert "56,088" in ended.output_text
 
 
+def test_a_background_stream_tells_that_it_waits_before_it_begins(client: OpenAI, other: OpenAI) -> None:
+    events = list(client.responses.create(model="default", input="Hello", background=True, stream=True))
+    born = [(event.type, event.sequence_number, event.response.status) for event in events[:3]]  # type: ignore[union-attr]
+    assert born == [
+        ("response.created", 0, "queued"),
+        ("response.queued", 1, "queued"),
+        ("response.in_progress", 2, "in_progress"),
+    ]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    response_id = events[0].response.id  # type: ignore[union-attr]
+    resumed = list(other.responses.retrieve(response_id, stream=True, starting_after=0))
+    assert resumed == events[1:]
+
+
+async def test_a_response_that_waits_polls_as_queued_and_its_stream_says_so(
+    nodes: list[httpx.AsyncClient], three: RunningCluster
+) -> None:
+    pid = three.kill("worker", signal.SIGSTOP)
+    try:
+        body = {"model": "default", "input": "Hello", "background": True}
+        created = (await nodes[0].post("/v1/responses", json=body)).json()
+        path = f"/v1/responses/{created['id']}"
+        assert await status_of(nodes[1], created["id"]) == "queued"
+        async with nodes[2].stream("GET", path, params={"stream": "true"}) as stream:
+            seen = b""
+            async with asyncio.timeout(20):
+                async for chunk in stream.aiter_bytes():
+                    seen += chunk
+                    if seen.count(b"event: ") == 2 and seen.endswith(b"\n\n"):
+                        break
+        told = [(frame.id, frame.event) for frame in read_frames(seen)]
+        assert told == [(0, "response.created"), (1, "response.queued")]
+        assert (await nodes[1].get(path)).json()["output"] == []
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await wait_for_status(nodes[0], created["id"], "completed")
+
+
 def test_polling_shows_the_output_so_far(client: OpenAI, other: OpenAI) -> None:
     created = client.responses.create(model="default", input="Stay in the final text", background=True)
     wait_until(lambda: "goes on" in other.responses.retrieve(created.id).output_text)
@@ -307,7 +345,11 @@ async def test_a_queued_response_is_cancelled_before_any_worker_has_it(
             assert cancelled["status"] == "cancelled"
             async with asyncio.timeout(5):
                 frames = await reader
-        assert [frame.event for frame in frames] == ["response.created", "response.failed"]
+        assert [frame.event for frame in frames] == [
+            "response.created",
+            "response.queued",
+            "response.failed",
+        ]
     finally:
         os.kill(pid, signal.SIGCONT)
     hello = (await nodes[0].post("/v1/responses", json={"model": "default", "input": "Hello"})).json()
@@ -438,7 +480,20 @@ async def test_an_unstored_foreground_response_lets_its_own_reader_back_in_and_n
     async with nodes[1].stream("GET", path, params={"stream": "true", "starting_after": "0"}) as stream:
         assert read_frames((await anext(stream.aiter_bytes())).rpartition(b"\n\n")[0] + b"\n\n")[0].id == 1
         assert (await nodes[1].get(path)).status_code == 404
-        assert (await nodes[2].post(f"{path}/cancel")).json()["status"] == "cancelled"
+        for method, other_path in (
+            ("POST", f"{path}/cancel"),
+            ("DELETE", path),
+            ("GET", f"{path}/input_items"),
+        ):
+            assert (await nodes[2].request(method, other_path)).status_code == 404
+        input_id = f"msg_{created['response']['id'].removeprefix('resp_')}_i0"
+        for fields in (
+            {"previous_response_id": created["response"]["id"]},
+            {"input": [{"type": "item_reference", "id": input_id}]},
+        ):
+            answer = await nodes[2].post("/v1/responses", json={"input": "Hi", **fields})
+            assert answer.status_code in (400, 404)
+            assert "not found" in answer.json()["error"]["message"]
 
 
 # --- deleting, listing, counting ----------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What responses read from their conversation and add to it; the test plays the worker."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,12 @@ from shared.responses import (
     Usage,
 )
 from shared.settings import Settings
-from shared.store import event_log, keys, lease
+from shared.store import closing, event_log, keys, lease, response_store
 from shared.store.closing import closing_of
-from shared.store.event_log import Draft
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
+from shared.store.response_store import ConversationMoved, Draft, Membership
 from tests.conversing import (
     CREATED_AT_S,
     OUTPUT,
@@ -44,6 +45,7 @@ from tests.conversing import (
     serving,
     texts,
 )
+from tests.requests import make_request
 
 USAGE = Usage(1, InputTokensDetails(), 1, OutputTokensDetails(), 2)
 
@@ -68,9 +70,9 @@ class PlayedWorker:
 
     async def close(self, acquired: Acquired, request: ResponseRequest, event: TerminalEvent) -> None:
         first = acquired.next_sequence_number
-        closing = closing_of(event, "one", self._settings, request.input)
-        drafts = [Draft(frame(event, first))]
-        await event_log.append(self._redis, self._settings, acquired.lease, first, drafts, closing)
+        ending = closing_of(event, "one", self._settings, request.input)
+        drafts = [event_log.Draft(frame(event, first))]
+        await event_log.append(self._redis, self._settings, acquired.lease, first, drafts, ending)
 
 
 @pytest.fixture
@@ -117,15 +119,127 @@ async def test_a_response_reads_what_was_in_the_conversation_when_it_was_created
     client: Client, worker: PlayedWorker
 ) -> None:
     conversation = await create(client, say("a"))
-    first, second = [await ask(client, input=text, conversation=conversation) for text in ("b", "c")]
-    await add(client, conversation, say("d"))
-    third = await ask(client, input="e", conversation=conversation)
-    for response_id in (first, second, third):
-        acquired, request = await worker.take(response_id)
-        expected = ["a", "d"] if response_id == third else ["a"]
+    first = await ask(client, input="b", conversation=conversation)
+    await add(client, conversation, say("c"))
+    for response_id, expected in ((first, ["a"]), ("", ["a", "c", "b", "answer"])):
+        acquired, request = await worker.take(
+            response_id or await ask(client, input="d", conversation=conversation)
+        )
         assert [item["content"][0]["text"] for item in request.context] == expected
         await worker.close(acquired, request, complete(request.response))
-    assert await texts(client, conversation) == ["a", "d", "b", "answer", "c", "answer", "e", "answer"]
+    assert await texts(client, conversation) == ["a", "c", "b", "answer", "d", "answer"]
+
+
+# --- one at a time ----------------------------------------------------------------------------------
+
+
+async def refused_as_second(client: Client, conversation: str, **fields: object) -> bool:
+    answer = await client.post("/responses", json={"input": "x", "conversation": conversation, **fields})
+    if answer.status_code == 200:
+        return False
+    assert error_of(answer) == (400, "conversation", "conversation_locked")
+    message = "Another process is currently operating on this conversation. Please retry in a few seconds."
+    assert answer.json()["error"]["message"] == message
+    return True
+
+
+@pytest.mark.parametrize("store", [True, False])
+@pytest.mark.parametrize("end", ["complete", "cut_short", "fail", "cancel", "abandon", "lose"])
+async def test_a_second_response_of_a_conversation_waits_for_the_end_of_the_first_whatever_that_is(
+    client: Client, worker: PlayedWorker, redis: RedisClient, settings: Settings, end: str, store: bool
+) -> None:
+    conversation = await create(client, say("a"))
+    first = await ask(client, input="b", conversation=conversation)
+    key = ResponseKey("one", first)
+    assert await refused_as_second(client, conversation)  # it waits in the queue
+    acquired, request = await worker.take(first)
+    assert await refused_as_second(client, conversation, store=store)
+    match end:
+        case "cancel":
+            assert (await client.post(f"/responses/{first}/cancel")).status_code == 200
+        case "abandon":
+            assert await closing.cancel(redis, settings, key, "another worker") == "ended"
+        case "lose":  # a failover that takes back its acceptance, or an outage longer than it is kept
+            await redis.command("DEL", keys.state(key), keys.log(key))
+        case _:
+            event = {"complete": complete, "cut_short": cut_short, "fail": fail}[end](request.response)
+            await worker.close(acquired, request, event)
+    assert not await refused_as_second(client, conversation, background=True)
+    assert await refused_as_second(client, conversation)
+
+
+async def test_a_deleted_response_leaves_its_conversation_free(client: Client, worker: PlayedWorker) -> None:
+    conversation = await create(client)
+    acquired, request = await worker.take(await ask(client, input="b", conversation=conversation))
+    await worker.close(acquired, request, complete(request.response))
+    assert (await client.delete(f"/responses/{request.response.id}")).status_code == 200
+    await ask(client, input="c", conversation=conversation)
+
+
+async def test_of_many_at_once_one_is_accepted_and_the_others_write_nothing(
+    client: Client, redis: RedisClient
+) -> None:
+    conversation = await create(client, say("a"))
+    body = {"input": "b", "conversation": conversation, "background": True}
+    answers = await asyncio.gather(*[client.post("/responses", json=body) for _ in range(20)])
+    assert sorted(answer.status_code for answer in answers) == [200, *[400] * 19]
+    assert len(await redis.command("KEYS", "*:state")) == 1
+
+
+async def test_a_repeated_call_gets_its_response_however_long_that_runs(client: Client) -> None:
+    conversation = await create(client)
+    body = {"input": "b", "conversation": conversation, "background": True}
+    made = [
+        (await client.post("/responses", json=body, headers={"idempotency-key": "k"})).json()["id"]
+        for _ in range(3)
+    ]
+    assert len(set(made)) == 1
+    assert await refused_as_second(client, conversation)
+
+
+async def test_other_conversations_and_branches_are_not_locked(client: Client, worker: PlayedWorker) -> None:
+    one, other = await create(client), await create(client)
+    acquired, request = await worker.take(await ask(client, input="b", conversation=one))
+    await worker.close(acquired, request, complete(request.response))
+    await ask(client, input="c", conversation=one)
+    await ask(client, input="d", conversation=other)
+    await ask(client, input="e", previous_response_id=request.response.id)
+    counted = await client.get(f"/conversations/{one}/items")
+    assert counted.status_code == 200
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_a_conversation_that_moved_on_while_it_was_read_is_not_answered_from_what_it_was(
+    client: Client, redis: RedisClient, settings: Settings, is_gone: bool
+) -> None:
+    conversation = await create(client, say("a"))
+    key = ConversationKey("one", conversation)
+    place = await redis.command("HGET", keys.conversation(key), "next")
+    if is_gone:
+        await client.delete(f"/conversations/{conversation}")
+    else:
+        await add(client, conversation, say("b"))
+    before = await redis.command("DBSIZE")
+    request = make_request()
+    draft = Draft.of(ResponseKey("one", request.response.id), request, {}, membership=Membership(key, place))
+    with pytest.raises(ConversationMoved):
+        await response_store.create(redis, settings, draft)
+    assert await redis.command("DBSIZE") == before
+
+
+async def test_a_response_that_is_not_kept_reads_its_conversation_and_leaves_it_as_it_was(
+    worker: PlayedWorker, settings: Settings, tmp_path: Path
+) -> None:
+    allowing = settings.model_copy(update={"allow_unstored_background": True})
+    async with serving(allowing, tmp_path) as client:
+        conversation = await create(client, say("a"))
+        acquired, request = await worker.take(
+            await ask(client, input="b", conversation=conversation, store=False)
+        )
+        assert [item["content"][0]["text"] for item in request.context] == ["a"]
+        assert request.response.conversation is not None
+        await worker.close(acquired, request, complete(request.response))
+        assert await texts(client, conversation) == ["a"]
 
 
 async def test_deleting_the_conversation_of_a_running_response_loses_nothing_else(

@@ -177,7 +177,7 @@ async def test_secrets_are_sealed_with_the_deployments_key_and_lost_without_it(
     request = make_request()
     key = ResponseKey("default", request.response.id)
     secrets = {"label": ServerSecrets({"x-key": "swordfish"}, "token")}
-    await response_store.create(redis, ours, response_store.Draft.of(key, request, b"frame", secrets))
+    await response_store.create(redis, ours, response_store.Draft.of(key, request, secrets))
     assert b"swordfish" not in await redis.command("GET", keys.secrets(key))
     assert await response_store.read_secrets(redis, ours, key) == secrets
     assert await response_store.read_secrets(redis, others, key) is None
@@ -190,7 +190,7 @@ async def test_secrets_are_gone_when_the_response_is_closed(
     request = make_request()
     key = ResponseKey("default", request.response.id)
     secrets = {"label": ServerSecrets({"x-key": "k"}, "token")}
-    await response_store.create(redis, settings, response_store.Draft.of(key, request, b"frame", secrets))
+    await response_store.create(redis, settings, response_store.Draft.of(key, request, secrets))
     assert await response_store.read_secrets(redis, settings, key) == secrets
     held = await acquire(redis, settings, key)
     await appender.append(held, 1, [draft("end")], CLOSING)
@@ -472,7 +472,7 @@ async def test_the_same_idempotency_key_and_body_give_the_same_response(
         request = make_request()
         key = ResponseKey("default", request.response.id)
         repetition = response_store.Repetition(name, body)
-        draft = response_store.Draft.of(key, request, b"frame", {}, None, repetition)
+        draft = response_store.Draft.of(key, request, {}, None, repetition)
         return await response_store.create(redis, settings, draft)
 
     first = await create("digest")

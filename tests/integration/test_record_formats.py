@@ -35,7 +35,7 @@ async def test_a_log_of_the_first_format_goes_on_from_every_prefix(
     async with working(redis, settings, load_script(tmp_path), answer=answer) as worker:
         for length in range(1, len(whole)):
             await redis.command("FLUSHALL")
-            key = await leave_behind(redis, settings, worker, logged.request, whole[:length])
+            key = await leave_behind(redis, settings, worker, logged.request, whole[:length], born_with=1)
             await set_format(redis, key, None)
             await restore_journal(redis, key, logged.journal)
             again = await finish(redis, worker, key)

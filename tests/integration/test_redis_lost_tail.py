@@ -19,6 +19,7 @@ from worker import log_writer
 from worker.attempt import Resources
 from worker.engines.script import Script
 from worker.engines.scripted import ScriptedEngine
+from worker.history import History
 from worker.log_writer import LogWriter
 from worker.remote_tools import RemoteTools
 from worker.runner import Runner
@@ -50,7 +51,7 @@ async def test_what_redis_has_lost_is_appended_again_byte_for_byte(
     redis: RedisClient, settings: Settings, appender: Appender
 ) -> None:
     key = await accept(redis, settings)
-    writer = LogWriter(appender, (await own(redis, settings, key)).lease, deque())
+    writer = LogWriter(appender, (await own(redis, settings, key)).lease, History(deque(), deque()))
     response = make_request("Hello").response
     await put_some(writer, response, 5)
     past = await remember(redis, key)
@@ -69,7 +70,7 @@ async def test_more_than_is_kept_cannot_be_appended_again(
 ) -> None:
     monkeypatch.setattr(log_writer, "_RECENT_MAX", 3)
     key = await accept(redis, settings)
-    writer = LogWriter(appender, (await own(redis, settings, key)).lease, deque())
+    writer = LogWriter(appender, (await own(redis, settings, key)).lease, History(deque(), deque()))
     response = make_request("Hello").response
     past = await remember(redis, key)
     await put_some(writer, response, 4)
@@ -86,12 +87,12 @@ async def test_an_owner_whose_acquiring_was_lost_mends_nothing_of_the_next_one(
     key = await accept(redis, settings)
     past = await remember(redis, key)
     first, response = await own(redis, settings, key, "a"), make_request("Hello").response
-    writer = LogWriter(appender, first.lease, deque())
+    writer = LogWriter(appender, first.lease, History(deque(), deque()))
     await put_some(writer, response, 5)
     await go_back(redis, past)
     second = await own(redis, settings, key, "b")
     assert second.lease.fencing_token == first.lease.fencing_token
-    await put_some(LogWriter(appender, second.lease, deque()), response, 2)
+    await put_some(LogWriter(appender, second.lease, History(deque(), deque())), response, 2)
     before = (await event_log.read(redis, key, -1)).entries
     with pytest.raises(LeaseLost):
         await put_some(writer, response, 1)

@@ -122,7 +122,7 @@ async def test_no_secret_of_a_request_lies_open_in_redis(
             assert await run(redis, sealing, held, 1, asked) == ToolOutput("5")
             assert SECRET.encode() not in await everything_in(redis)
     closing = Closing("cancelled", b"{}", 60)
-    await event_log.append(redis, sealing, held, 1, [Draft(b"data: {}\n\n")], closing)
+    await event_log.append(redis, sealing, held, 2, [Draft(b"data: {}\n\n")], closing)
     assert await redis.command("EXISTS", keys.secrets(held.key)) == 0
     assert SECRET.encode() not in await everything_in(redis)
 

@@ -39,6 +39,7 @@ REQUESTS = {
     "a header that never ends": make_request("Emit malformed Harmony: endless header"),
     "the token limit": make_request("Count from 1 to 1000", max_output_tokens=23),
     "the limit within a call": make_request("Multiply 123*456", tools=[PYTHON], max_output_tokens=20),
+    "in the background": make_request("Hello", background=True, status="queued"),
     "Harmony messages": msgspec.structs.replace(
         make_request("Multiply 3*4", tools=[PYTHON]), enable_response_messages=True
     ),

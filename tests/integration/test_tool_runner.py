@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from local.valkey import Valkey
-from shared.events import ResponseCreated, ResponseFailed, frame
+from shared.events import ResponseFailed, frame
 from shared.responses import HttpError, McpProtocolError, ServerSecrets
 from shared.settings import Settings
 from shared.store import event_log, job_queue, keys, lease, presence, response_store, tool_journal
@@ -61,10 +61,7 @@ class Response:
     ) -> "Response":
         request = make_request()
         key = keys.ResponseKey("tenant", request.response.id)
-        created = frame(ResponseCreated(request.response), 0)
-        await response_store.create(
-            redis, settings, response_store.Draft.of(key, request, created, secrets or {})
-        )
+        await response_store.create(redis, settings, response_store.Draft.of(key, request, secrets or {}))
         acquired = await lease.acquire(redis, settings, key, OWNER)
         assert isinstance(acquired, Acquired)
         return cls(redis, settings, acquired.lease)
