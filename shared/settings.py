@@ -124,6 +124,12 @@ class Settings(BaseSettings):
 
     # Tool runner
     tool_calls_in_flight_max: int = Field(256, gt=0)
+    tool_calls_waiting_max: int = Field(4_096, gt=0)
+    """Calls that one tool runner has taken beside those, and that wait for a share or a sandbox."""
+    tenant_share_max: float = Field(0.5, gt=0, le=1)
+    """What part of a tool runner's calls in flight, and of its sandboxes, one tenant may have at a time."""
+    sandboxes_max: int = Field(0, ge=0)
+    """Processes of the built-in python on one tool runner; 0: two for each CPU, at least four."""
     tool_timeout_s: float = Field(120.0, gt=0)
     tool_output_bytes_max: int = Field(256 * 1024, gt=0)
     tool_session_bytes_max: int = Field(2**20, gt=0)

@@ -17,8 +17,9 @@ from shared.store.keys import ResponseKey
 from shared.store.redis_client import REDIS_AWAY, RedisClient
 from shared.store.tool_journal import CLAIM_TTL_S
 from shared.tool_calls import ToolIntent
-from tool_runner import answers
+from tool_runner import answers, servers
 from tool_runner.run_tool import Outcome, Tools
+from tool_runner.shares import Shares
 
 _log = logging.getLogger(__name__)
 
@@ -52,10 +53,16 @@ class CallsInFlight:
         self._tools = tools
         self._calls: dict[tuple[ResponseKey, int], _Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._calling = Shares(settings.tool_calls_in_flight_max, settings.tenant_share_max)
+        self._sandboxes = Shares(servers.count_sandboxes(settings), settings.tenant_share_max)
 
     def room(self) -> int:
-        """How many more calls may be taken now."""
-        return self._settings.tool_calls_in_flight_max - len(self._calls)
+        """How many more calls may be taken now: waiting ones have taken none of the room, nor have cells."""
+        waiting = self._calling.waiting + self._sandboxes.waiting
+        calling = len(self._calls) - waiting - self._sandboxes.taken
+        return min(
+            self._settings.tool_calls_in_flight_max - calling, self._settings.tool_calls_waiting_max - waiting
+        )
 
     async def start(self, key: str, call_index: int) -> None:
         """The queue's handler: claims the call and returns; the call itself runs on.
@@ -114,6 +121,12 @@ class CallsInFlight:
             del self._calls[call.key, call.index]
 
     async def _run(self, call: _Call, intent: ToolIntent) -> Outcome:
+        """In turn: one tenant's calls must not take all there is from the others."""
+        shares = self._sandboxes if self._tools.runs_in_sandbox(intent.task) else self._calling
+        async with shares.turn(call.key.tenant):
+            return await self._run_now(call, intent)
+
+    async def _run_now(self, call: _Call, intent: ToolIntent) -> Outcome:
         label = intent.task.server_label
         outage_max_s = self._settings.redis_outage_max_s
         secrets = await _until_redis_answers(

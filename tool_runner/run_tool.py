@@ -52,6 +52,10 @@ class Tools:
         self._stdio = stdio
         self._unwinding: set[asyncio.Task[None]] = set()
 
+    def runs_in_sandbox(self, task: ToolTask) -> bool:
+        """Whether it is a cell for the built-in python."""
+        return servers.is_builtin(self._configured.get(task.server_label))
+
     async def run(self, task: ToolTask, secrets: ServerSecrets | None, session: str | None) -> Outcome:
         """Runs the task within `tool_timeout_s`. Cancelled itself, it cancels the call on the server.
 

@@ -3,6 +3,7 @@
 What the operator configured wins over what a request says, label by label.
 """
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from shared.settings import Settings
 from shared.tool_calls import RESERVED_LABELS
 
 BUILTIN_LABEL = "code_interpreter"
+_BUILTIN_MODULE = "tool_runner.builtin.python"
 
 _ROOT = Path(__file__).resolve().parents[1]
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -99,8 +101,19 @@ def load(settings: Settings) -> dict[str, Server]:
 def _builtin_python(settings: Settings) -> StdioServer:
     limits = ("--output-bytes-max", settings.tool_output_bytes_max)
     state = ("--state-bytes-max", settings.tool_session_bytes_max)
-    args = ("-m", "tool_runner.builtin.python", *map(str, limits), *map(str, state))
+    processes = ("--processes", count_sandboxes(settings))
+    args = ("-m", _BUILTIN_MODULE, *map(str, (*limits, *state, *processes)))
     return StdioServer(sys.executable, args, (("PYTHONPATH", str(_ROOT)),))
+
+
+def count_sandboxes(settings: Settings) -> int:
+    """How many cells of the built-in python run at a time."""
+    return settings.sandboxes_max or max(4, 2 * (os.cpu_count() or 1))
+
+
+def is_builtin(server: Server | None) -> bool:
+    """Not what the operator has put in the place of the built-in python."""
+    return isinstance(server, StdioServer) and _BUILTIN_MODULE in server.args
 
 
 def _read_entry(label: str, entry: dict[str, Any]) -> Server:

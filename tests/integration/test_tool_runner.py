@@ -57,10 +57,14 @@ class Response:
 
     @classmethod
     async def begin(
-        cls, redis: RedisClient, settings: Settings, secrets: Mapping[str, ServerSecrets] | None = None
+        cls,
+        redis: RedisClient,
+        settings: Settings,
+        secrets: Mapping[str, ServerSecrets] | None = None,
+        tenant: str = "tenant",
     ) -> "Response":
         request = make_request()
-        key = keys.ResponseKey("tenant", request.response.id)
+        key = keys.ResponseKey(tenant, request.response.id)
         await response_store.create(redis, settings, response_store.Draft.of(key, request, secrets or {}))
         acquired = await lease.acquire(redis, settings, key, OWNER)
         assert isinstance(acquired, Acquired)
@@ -274,7 +278,7 @@ async def test_a_hundred_calls_at_once_are_all_answered(
 async def test_no_more_calls_run_than_the_limit_allows(
     redis: RedisClient, with_pipe: Settings, tmp_path: Path
 ) -> None:
-    async with serving(with_pipe, tool_calls_in_flight_max=3):
+    async with serving(with_pipe, tool_calls_in_flight_max=3, tenant_share_max=1.0):
         response = await Response.begin(redis, with_pipe)
         for _ in range(8):
             await response.submit(call("wait", {"folder": str(tmp_path)}))
@@ -289,6 +293,69 @@ async def test_no_more_calls_run_than_the_limit_allows(
         assert await redis.command("ZCARD", keys.TOOLS_QUEUE) == 5
         await response.close()
         await until(_has_lines(tmp_path / "cancelled", 3))
+
+
+async def have_ended(response: Response) -> int:
+    """How many of its calls have a result."""
+    states = [await tool_journal.look(response._redis, response.lease.key, i) for i in range(response.calls)]
+    return sum(state.result is not None for state in states)
+
+
+async def test_one_tenants_endless_loops_leave_sandboxes_to_the_others(
+    redis: RedisClient, settings: Settings
+) -> None:
+    async with serving(settings, sandboxes_max=4):
+        greedy = [await Response.begin(redis, settings, tenant="greedy") for _ in range(8)]
+        for response in greedy:
+            await response.submit(
+                ToolCall("code_interpreter", "python", '{"code": "while True: pass"}', "IGNORED")
+            )
+
+        async def are_taken() -> bool:
+            return bool(await redis.command("ZCARD", keys.TOOLS_QUEUE) == 0)
+
+        await until(are_taken)
+        other = await Response.begin(redis, settings, tenant="other")
+        assert await other.python("1 + 1") == "2\n"
+        assert [await have_ended(response) for response in greedy] == [0] * 8
+        for response in greedy:
+            await response.close()
+
+
+async def test_one_tenants_slow_calls_leave_room_to_the_others(
+    redis: RedisClient, with_pipe: Settings, tmp_path: Path
+) -> None:
+    async with serving(with_pipe, tool_calls_in_flight_max=4):
+        greedy = await Response.begin(redis, with_pipe, tenant="greedy")
+        for _ in range(12):
+            await greedy.submit(call("wait", {"folder": str(tmp_path)}))
+        await until(_has_lines(tmp_path / "started", 2))
+        other = await Response.begin(redis, with_pipe, tenant="other")
+        assert await other.run(call("add", {"a": 1, "b": 1})) == ToolOutput("2")
+        assert await _has_lines(tmp_path / "started", 2)()
+        assert await have_ended(greedy) == 0
+        await greedy.close()
+
+
+async def test_a_call_that_waits_for_its_turn_is_claimed_and_can_be_cancelled(
+    redis: RedisClient, with_pipe: Settings, tmp_path: Path
+) -> None:
+    async with serving(with_pipe, tool_calls_in_flight_max=2):
+        first = await Response.begin(redis, with_pipe)
+        await first.submit(call("wait", {"folder": str(tmp_path)}))
+        await until(_has_lines(tmp_path / "started", 1))
+        second, third = [await Response.begin(redis, with_pipe) for _ in range(2)]
+        for response in (second, third):
+            await response.submit(call("add", {"a": 1, "b": 1}))
+
+        async def is_claimed() -> bool:
+            return bool(await redis.command("HEXISTS", keys.tools(third.lease.key), "0:claim"))
+
+        await until(is_claimed)
+        await second.close()
+        await first.close()
+        assert await third.result(0) == ToolOutput("2")
+        assert await have_ended(second) == 0
 
 
 async def test_a_runner_is_seen_while_it_lives(redis: RedisClient, settings: Settings) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
+from ipaddress import ip_network
 
 import pytest
 import pytest_asyncio
@@ -19,7 +20,12 @@ from tool_runner.builtin.python import LIMITS, Ran, Sandbox
 from tool_runner.run_tool import Outcome, Tools
 from tool_runner.stdio_servers import StdioServers
 
-SETTINGS = Settings(tool_timeout_s=60.0, tool_session_bytes_max=10_000, tool_output_bytes_max=20_000)
+SETTINGS = Settings(
+    egress_networks=[ip_network("127.0.0.0/8")],
+    tool_timeout_s=60.0,
+    tool_session_bytes_max=10_000,
+    tool_output_bytes_max=20_000,
+)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -128,6 +134,36 @@ async def test_code_that_never_ends_is_ended_with_its_call_and_others_go_on(tool
         task.cancel()
     await asyncio.gather(*endless, return_exceptions=True)
     assert await show(tools, "'free again'") == "'free again'\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("print('a')\nraise SystemExit('bye')\nprint('b')", "a\nTraceback"),
+        ("print('a')\nraise SystemExit(3)\nprint('b')", "a\n[The code was ended by an exception of its own"),
+        ("print('a')\nraise ValueError('x', 2)\nprint('b')", "a\n[The code was ended by an exception"),
+    ],
+)
+async def test_code_that_ends_itself_says_what_it_had_printed_and_what_ended_it(
+    tools: Tools, code: str, shown: str
+) -> None:
+    outcome = await run(tools, f"x = 1\n{code}")
+    assert isinstance(outcome.result, ToolOutput)
+    assert outcome.result.output.startswith(shown)
+    assert "SystemExit" in outcome.result.output
+    assert "Internal error" not in outcome.result.output
+    assert (await run(tools, "x", outcome.session)).result == ToolOutput("1\n")
+
+
+async def test_code_sleeps_as_long_as_it_says_or_fails_saying_so() -> None:
+    """Not for ten seconds only, which is what the sandbox would do by itself."""
+    async with AsyncMonty(max_processes=1) as pool:
+        sandbox = Sandbox(pool, 10_000, 10_000, ResourceLimits(max_total_sleep_secs=0.2))
+        ran = await sandbox.run("import time\nprint('begun')\ntime.sleep(25)\nprint('over')", None)
+        assert (ran.has_failed, ran.state) == (True, None)
+        assert ran.text.startswith("begun\n[TimeoutError: sleep limit exceeded: 25s > 200ms.")
+        slept = "import time\nt = time.monotonic()\ntime.sleep(0.1)\ntime.monotonic() - t >= 0.1"
+        assert (await sandbox.run(slept, None)).text == "True\n"
 
 
 async def run_endless(limits: ResourceLimits, request_timeout_s: float) -> Ran:

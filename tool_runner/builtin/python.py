@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import logging
+import math
 import os
 import zlib
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from pydantic_monty import (
     MontyError,
     MontyRuntimeError,
     MontySyntaxError,
+    OSPolicy,
     ResourceLimits,
 )
 
@@ -35,9 +37,17 @@ expression. Variables, functions and imports stay for the next calls. Plain Pyth
 standard library; no files, no network, no packages."""
 
 LIMITS = ResourceLimits(max_feed_duration_secs=30.0, max_memory=256 * 2**20, max_total_sleep_secs=30.0)
+_OS_POLICY = OSPolicy(sleep="system", sleep_system_max=math.inf)
+"""`time.sleep` sleeps as long as it says, or fails at its limit; it would end after ten seconds otherwise."""
 _REQUEST_TIMEOUT_S = 75.0
 """A sandbox process that does not answer for so long is killed: above all its own limits together."""
 _NOTES_BYTES = 512
+_EXCEPTION_ARGUMENTS = "exceptions can only be called with zero or one string argument"
+"""What the sandbox says of `SystemExit(1)`, as an internal error and without a traceback."""
+_ENDED_BY_EXCEPTION = (
+    "The code was ended by an exception of its own, as SystemExit(1) or ValueError(2) is: its argument is no "
+    "string, or there are several. This sandbox cannot show such an exception. What was done before stands."
+)
 _UNCHANGED = "The variables are as they were before this call."
 
 
@@ -124,7 +134,7 @@ class Sandbox:
 
     async def _run(self, code: str, state: str | None, shown: _Shown) -> Ran:
         try:
-            async with self._pool.checkout(limits=self._limits) as session:
+            async with self._pool.checkout(limits=self._limits, os_policy=_OS_POLICY) as session:
                 if state is not None:
                     await _load(session, state)
                 await _feed(session, make_cell(code), shown)
@@ -160,6 +170,9 @@ async def _feed(session: AsyncMontySession, cell: Cell, shown: _Shown) -> None:
     except (MontyRuntimeError, MontySyntaxError) as error:
         if _is_limit(error):
             raise
+        if _EXCEPTION_ARGUMENTS in str(error):
+            shown.add_note(_ENDED_BY_EXCEPTION)
+            return
         shown.add_last(mend_traceback(cell, error.display()))
 
 
@@ -188,10 +201,9 @@ def _pack(dump: bytes) -> str:
     return base64.b64encode(zlib.compress(dump, 1)).decode()
 
 
-def make_server(output_bytes_max: int, state_bytes_max: int) -> MCPServer[Sandbox]:
+def make_server(output_bytes_max: int, state_bytes_max: int, processes: int) -> MCPServer[Sandbox]:
     @asynccontextmanager
     async def lifespan(_: MCPServer[Sandbox]) -> AsyncIterator[Sandbox]:
-        processes = max(4, 2 * (os.cpu_count() or 1))
         async with AsyncMonty(max_processes=processes, request_timeout=_REQUEST_TIMEOUT_S) as pool:
             yield Sandbox(pool, output_bytes_max, state_bytes_max)
 
@@ -230,9 +242,10 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address for --http (default: %(default)s)")
     parser.add_argument("--output-bytes-max", type=int, default=256 * 1024)
     parser.add_argument("--state-bytes-max", type=int, default=2**20)
+    parser.add_argument("--processes", type=int, default=max(4, 2 * (os.cpu_count() or 1)))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    server = make_server(arguments.output_bytes_max, arguments.state_bytes_max)
+    server = make_server(arguments.output_bytes_max, arguments.state_bytes_max, arguments.processes)
     if arguments.http is None:
         asyncio.run(server.run_stdio_async())
     else:
