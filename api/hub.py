@@ -18,6 +18,9 @@ from shared.store.subscription import Subscription
 
 _LOOK_EVERY_S = 2.0
 """A reader that hears nothing looks into the log this often: messages are hints."""
+_READS_MAX = 16
+"""So many pages are read at once, a quarter of the connections to Redis: a thousand readers that come
+together wait for each other, and other calls do not wait for them."""
 _SLICE_BYTES = 64 * 1024
 """What is joined and handed on at once, unless a single frame or message is larger."""
 
@@ -107,6 +110,7 @@ class Hub:
         self._readers: dict[str, set[_Reader]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._is_ending = False
+        self._reading = asyncio.Semaphore(_READS_MAX)
 
     async def run(self) -> None:
         """Passes messages to readers until cancelled, through any number of Redis restarts."""
@@ -172,7 +176,8 @@ class Hub:
         deadline = asyncio.get_running_loop().time() + self._settings.redis_outage_max_s
         while True:
             try:
-                page = await event_log.read(self._redis, key, after)
+                async with self._reading:
+                    page = await event_log.read(self._redis, key, after)
             except REDIS_AWAY:
                 if asyncio.get_running_loop().time() > deadline:
                     raise

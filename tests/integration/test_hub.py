@@ -77,6 +77,30 @@ async def stored(redis: RedisClient, key: ResponseKey) -> bytes:
             return b"".join(whole)
 
 
+# --- what many readers take -------------------------------------------------------------------------
+
+
+async def test_readers_that_come_together_leave_most_connections_to_other_calls(
+    settings: Settings, redis: RedisClient
+) -> None:
+    """Connections are opened as they are needed: how many there are tells how many were used at once."""
+    held = await begin(redis, settings)
+    await event_log.append(redis, settings, held, 1, [fat_draft(0)], CLOSING)
+    whole = await stored(redis, held.key)
+    client = RedisClient.connect(settings.redis_url, timeout_s=30.0)
+    listener = RedisClient.connect_listener(settings.redis_url)
+    node = Hub(client, listener, settings)
+    try:
+        before = (await redis.command("CLIENT", "LIST")).count(b"\n")
+        read = await asyncio.gather(*(read_rest(node.follow(held.key, -1)) for _ in range(200)))
+        opened = (await redis.command("CLIENT", "LIST")).count(b"\n") - before
+        assert set(read) == {whole}
+        assert opened <= hub._READS_MAX + 1
+    finally:
+        await listener.close()
+        await client.close()
+
+
 # --- what a reader holds ----------------------------------------------------------------------------
 
 
