@@ -240,8 +240,9 @@ def cut_short(response: Response, usage: Usage, reason: IncompleteReason) -> ev.
     )
 
 
-def fail(response: Response, error: ResponseError, usage: Usage | None = None) -> ev.ResponseFailed:
-    return ev.ResponseFailed(msgspec.structs.replace(response, status="failed", error=error, usage=usage))
+def fail(response: Response, error: ResponseError) -> ev.ResponseFailed:
+    """With the usage that the response has: whoever ends it knows what was counted."""
+    return ev.ResponseFailed(msgspec.structs.replace(response, status="failed", error=error))
 
 
 def tell_error(error: ResponseError) -> list[StreamEvent]:

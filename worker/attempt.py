@@ -111,7 +111,7 @@ class Attempt:
         self._logged_tokens = history.tokens
         self._request, self._size = record.request, record.size
         self._items = [*self._request.context, *self._request.input]
-        self._writer = LogWriter(resources.appender, lease, history, record.format)
+        self._writer = LogWriter(resources.appender, lease, history, record.format, self._count)
         self._reader = Reader(Translation(self._request.response.id, {}, record_format=record.format))
         self._offer = Offer({}, {}, {})
         self._unlogged = UnloggedTokens()
@@ -377,6 +377,11 @@ class Attempt:
 
     def _incomplete(self, messages: list[HarmonyMessage]) -> TerminalEvent:
         return lifecycle.cut_short(self._final_response(messages), self._usage(), "max_output_tokens")
+
+    def _count(self) -> bytes:
+        """For whoever ends the response in this attempt's place; nothing while no token was made."""
+        is_begun = any(turn.output for turn in self._reader.turns)
+        return msgspec.json.encode(self._usage()) if is_begun else b""
 
     def _usage(self) -> Usage:
         return usage_of(self._reader.turns, with_turns=self._request.enable_response_messages)

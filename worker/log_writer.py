@@ -6,7 +6,7 @@ events are, and when the log is closed, is the attempt's business.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shared.events import StreamEvent, decode, frame
 from shared.record_format import RECORD_FORMAT
@@ -30,13 +30,19 @@ class LogWriter:
     """
 
     def __init__(
-        self, appender: Appender, lease: Lease, history: History, record_format: int = RECORD_FORMAT
+        self,
+        appender: Appender,
+        lease: Lease,
+        history: History,
+        record_format: int = RECORD_FORMAT,
+        count: Callable[[], bytes] = bytes,
     ) -> None:
-        """`history`: its frames are compared, not written."""
+        """`history`: its frames are compared, not written. `count`: JSON of the usage so far, or nothing."""
         self._appender = appender
         self._is_older = record_format < RECORD_FORMAT
         """Events are compared instead of bytes: an earlier version wrote the same event otherwise."""
         self._lease = lease
+        self._count = count
         self._logged = history.frames
         self._next = history.first
         """Number of the next event to be encoded."""
@@ -92,7 +98,9 @@ class LogWriter:
         self._append(self._next - len(drafts), drafts, closing)
 
     def _append(self, first: int, drafts: list[Draft], closing: Closing | None) -> None:
-        self._under_way = self._appender.append(self._lease, first, drafts, closing)
+        self._under_way = self._appender.append(
+            self._lease, first, drafts, closing, b"" if closing else self._count()
+        )
         self._under_way.add_done_callback(lambda append: self._go_on(append, first, drafts, closing))
 
     def _go_on(

@@ -13,8 +13,8 @@ from shared.ids import new_owner
 from shared.lifecycle import abandon, fold
 from shared.record_format import RECORD_FORMAT_OLDEST
 from shared.responses import Response, ResponseError
-from shared.store import event_log, lease
-from shared.store.closing import cancel, closing_of, end_at_once
+from shared.store import event_log, lease, response_store
+from shared.store.closing import cancel, closing_of, end_at_once, with_usage
 from shared.store.event_log import Draft, TailLost
 from shared.store.job_queue import ring_again
 from shared.store.keys import ResponseKey
@@ -119,7 +119,8 @@ class Runner:
             events += [decode(entry.frame) for entry in page.entries]
             if not page.entries:
                 break
-        response = fold(events)
+        usage = await response_store.read_usage(self._resources.redis, held.key)
+        response = with_usage(fold(events), usage)
         ending = abandon(events)
         for event in ending:
             response = lifecycle.apply(response, event)

@@ -4,12 +4,13 @@
 -- nor one that its owner takes again (Redis was away for longer than the lease).
 -- `format`: the newest that the owner can replay. `format_needed` is what the record was begun in, or what an
 -- owner since has written: a record that needs a newer owner is left for one.
--- -> {'acquired', fencing_token, next_sequence_number, request, deaths, format}
+-- -> {'acquired', fencing_token, next_sequence_number, request, deaths, format, usage}
 --    | {'held'} | {'newer'} | {'closed'} | {'missing'}
 local state, log, active = unpack(KEYS)
 local member, owner, lease_ttl_ms, force, known = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 
-local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'request', 'owner', 'format', 'format_needed')
+local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'request', 'owner', 'format', 'format_needed',
+  'usage')
 if not fields[1] then
   redis.call('ZREM', active, member)
   return {'missing'}
@@ -31,4 +32,4 @@ local deaths = redis.call('HINCRBY', state, 'deaths', has_lapsed and 1 or 0)
 redis.call('HSET', state, 'owner', owner, 'lease_until_ms', now + lease_ttl_ms,
   'format_needed', math.max(needed, known))
 redis.call('ZADD', active, now + lease_ttl_ms, member)
-return {'acquired', token, redis.call('XLEN', log), fields[3], deaths, format}
+return {'acquired', token, redis.call('XLEN', log), fields[3], deaths, format, fields[7] or ''}

@@ -3,12 +3,12 @@
 -- KEYS state log secrets active tools open closed_logs conversation items order queue
 --      held
 -- ARGV channel member response_id fencing_token next_sequence_number closed retention_ms snapshot
---      compact_after_ms cancelled_channel conversation_ttl_ms
+--      compact_after_ms cancelled_channel conversation_ttl_ms usage
 --      entry_count (frame tokens)… item_count (item_id item)… (entry_index measured)…
 -- -> {'ok', next} | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
 local state, log, secrets, active, tools, open, closed_logs = unpack(KEYS)
 local channel, member, response_id, token, first = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local closed, retention_ms, count = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[12])
+local closed, retention_ms, count = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[13])
 
 local fields = redis.call('HMGET', state, 'attempt', 'closed', 'store', 'job', 'owner')
 if not fields[1] then return {'missing'} end
@@ -18,13 +18,13 @@ local tail = redis.call('XLEN', log)
 if tail ~= first then return {'gap', tail, fields[5]} end
 
 local measured = {}
-for i = 14 + 2 * count + 2 * tonumber(ARGV[13 + 2 * count]), #ARGV, 2 do
+for i = 15 + 2 * count + 2 * tonumber(ARGV[14 + 2 * count]), #ARGV, 2 do
   measured[tonumber(ARGV[i])] = ARGV[i + 1]
 end
 
 local frames = {}
 for i = 0, count - 1 do
-  local frame, tokens = ARGV[13 + 2 * i], ARGV[14 + 2 * i]
+  local frame, tokens = ARGV[14 + 2 * i], ARGV[15 + 2 * i]
   local id = string.format('%d-0', first + i + 1)
   if tokens == '' then
     redis.call('XADD', log, id, 'e', frame)
@@ -36,6 +36,8 @@ for i = 0, count - 1 do
   frames[i + 1] = frame
 end
 tail = first + count
+-- For whoever ends the response without having counted its tokens.
+if ARGV[12] ~= '' then redis.call('HSET', state, 'usage', ARGV[12]) end
 
 -- A closed response's input and output join its conversation, if that still exists.
 local function join_conversation(at)
@@ -54,6 +56,7 @@ end
 
 if closed ~= '' then
   redis.call('HSET', state, 'closed', closed, 'snapshot', ARGV[8], 'lease_until_ms', 0)
+  redis.call('HDEL', state, 'usage')
   for _, key in ipairs({state, log, tools}) do redis.call('PEXPIRE', key, retention_ms) end
   redis.call('DEL', secrets, 'arq:job:' .. fields[4], 'arq:retry:' .. fields[4])
   redis.call('ZREM', KEYS[11], fields[4])  -- one that was closed before a worker took it
@@ -68,7 +71,7 @@ if closed ~= '' then
   else
     redis.call('ZADD', KEYS[12], 'XX', now_ms() + retention_ms, response_id)  -- it is never packed
   end
-  join_conversation(13 + 2 * count)
+  join_conversation(14 + 2 * count)
   if closed == 'cancelled' then redis.call('PUBLISH', ARGV[10], member) end
 end
 redis.call('PUBLISH', channel,

@@ -44,10 +44,15 @@ class Appender:
         self._wake = asyncio.Event()
 
     def append(
-        self, lease: Lease, first: int, drafts: Sequence[Draft], closing: Closing | None = None
+        self,
+        lease: Lease,
+        first: int,
+        drafts: Sequence[Draft],
+        closing: Closing | None = None,
+        usage: bytes = b"",
     ) -> asyncio.Future[None]:
         """As `event_log.append`; one response has one append under way at a time."""
-        call = append_call(self._settings, lease, first, drafts, closing)
+        call = append_call(self._settings, lease, first, drafts, closing, usage)
         append = _Append(lease, first, len(drafts), call)
         self._pending.append(append)
         self._wake.set()

@@ -12,7 +12,7 @@ import msgspec
 from shared import lifecycle
 from shared.events import frame
 from shared.lifecycle import TerminalEvent
-from shared.responses import Response, ResponseRequest
+from shared.responses import Response, ResponseRequest, Usage
 from shared.settings import Settings
 from shared.store import event_log, lease
 from shared.store.event_log import Closing, Draft
@@ -42,6 +42,12 @@ def closing_of(
     )
 
 
+def with_usage(response: Response, usage: bytes) -> Response:
+    """`usage`: as in `lease.Acquired`."""
+    counted = msgspec.json.decode(usage, type=Usage) if usage else None
+    return msgspec.structs.replace(response, usage=counted)
+
+
 def _retention_s(response: Response, tenant: str, settings: Settings) -> float:
     if response.store:
         return settings.tenant_retention_s.get(tenant, settings.response_retention_s)
@@ -62,7 +68,8 @@ async def end_at_once(
     owner: str,
     make_event: Callable[[Response], TerminalEvent],
 ) -> Literal["ended", "closed", "missing"]:
-    """Ends a response without a look into its log; `make_event` is given the response as it was born.
+    """Ends a response without a look into its log; `make_event` is given the response as it was born, and
+    what it has used since.
 
     `closed`: it had ended before, in whatever way. `owner` names the process that ends it.
     """
@@ -88,7 +95,7 @@ async def _close(
     make_event: Callable[[Response], TerminalEvent],
 ) -> None:
     request = msgspec.json.decode(acquired.request, type=ResponseRequest)
-    event = make_event(request.response)
+    event = make_event(with_usage(request.response, acquired.usage))
     held, first = acquired.lease, acquired.next_sequence_number
     closing = closing_of(event, held.key.tenant, settings)
     await event_log.append(redis, settings, held, first, [Draft(frame(event, first))], closing)

@@ -152,9 +152,14 @@ async def append(
 
 
 def append_call(
-    settings: Settings, lease: Lease, first: int, drafts: Sequence[Draft], closing: Closing | None
+    settings: Settings,
+    lease: Lease,
+    first: int,
+    drafts: Sequence[Draft],
+    closing: Closing | None,
+    usage: bytes = b"",
 ) -> tuple[list[str], list[Argument]]:
-    """Keys and arguments of the script."""
+    """Keys and arguments of the script. `usage`: as in `lease.Acquired`, when the drafts are in the log."""
     key = lease.key
     conversation = (closing and closing.conversation) or ConversationKey(key.tenant, "")
     args: list[Argument] = [
@@ -169,6 +174,7 @@ def append_call(
         int(settings.compact_after_s * 1000),
         keys.CANCELLED,
         settings.conversation_retention_s * 1000,
+        usage,
         len(drafts),
     ]
     for draft in drafts:

@@ -46,7 +46,8 @@ class ConversationKey(NamedTuple):
 
 def state(key: ResponseKey) -> str:
     """Hash: store, background, created_ms, attempt, deaths, owner, lease_until_ms, alone_since_ms, rings,
-    job, closed; until compaction also request, and once closed snapshot; afterwards compacted."""
+    job, closed; while open usage, as far as tokens are in the log; until compaction also request, and once
+    closed snapshot; afterwards compacted."""
     return f"antiphon:{{{key}}}:state"
 
 

@@ -43,6 +43,8 @@ class Acquired:
     """How many owners were lost before, each with its lease still held."""
     format: int
     """What the record was begun in (`shared/record_format.py`)."""
+    usage: bytes = b""
+    """JSON of the Usage that its owners have counted, as far as the log goes; empty if nothing was made."""
 
 
 Refusal = Literal["held", "newer", "closed", "missing"]
@@ -68,8 +70,8 @@ async def _acquire(
         [str(key), owner, int(settings.lease_ttl_s * 1000), int(force), RECORD_FORMAT],
     )
     match reply:
-        case [b"acquired", token, next_sequence_number, request, deaths, format_]:
-            return Acquired(Lease(key, owner, token), next_sequence_number, request, deaths, format_)
+        case [b"acquired", token, *rest]:
+            return Acquired(Lease(key, owner, token), *rest)
         case [b"held"]:
             return "held"
         case [b"newer"]:

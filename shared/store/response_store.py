@@ -253,6 +253,11 @@ async def read_state(redis: RedisClient, key: ResponseKey) -> State | None:
     return _state(await redis.command("HMGET", keys.state(key), *_STATE_FIELDS))
 
 
+async def read_usage(redis: RedisClient, key: ResponseKey) -> bytes:
+    """What the owners of an open response have counted, as in `lease.Acquired`."""
+    return await redis.command("HGET", keys.state(key), "usage") or b""
+
+
 async def read_stored(redis: RedisClient, key: ResponseKey) -> Stored | None:
     """The whole record, wherever it is kept. None: no such response, or it has expired."""
     (stored,) = await read_all_stored(redis, [key])

@@ -1,0 +1,111 @@
+"""A response that is cancelled or failed says what it has used, whoever ends it, and whoever made it."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from shared import lifecycle
+from shared.responses import Response, ResponseError, Usage
+from shared.settings import Settings
+from shared.store import closing, event_log, keys, response_store
+from shared.store.keys import ResponseKey
+from shared.store.redis_client import RedisClient
+from tests.requests import accept, make_request
+from tests.working import Worker, finish, leave_behind, working
+
+ENOUGH = 40
+"""So many tokens are in the log when a response is ended."""
+
+
+async def tokens_of(redis: RedisClient, key: ResponseKey) -> int:
+    """What the log holds of the model's tokens."""
+    page = await event_log.read(redis, key, -1, 5_000)
+    return sum(len(entry.tokens) for entry in page.entries)
+
+
+async def run_to_the_middle(redis: RedisClient, worker: Worker, key: ResponseKey) -> None:
+    await worker.runner.start_response(str(key))
+    async with asyncio.timeout(30):
+        while await tokens_of(redis, key) < ENOUGH:
+            await asyncio.sleep(0.002)
+
+
+async def snapshot_of(redis: RedisClient, key: ResponseKey) -> Response:
+    record = await response_store.read_record(redis, key)
+    assert record is not None
+    assert record.state.closed
+    return msgspec.json.decode(record.snapshot, type=Response)
+
+
+def check(usage: Usage | None, at_least: int, at_most: int) -> None:
+    """Tokens that have made no event yet may be counted: they were made."""
+    assert usage is not None
+    assert at_least <= usage.output_tokens <= at_most + 16
+    assert usage.output_tokens_details.reasoning_tokens <= usage.output_tokens
+    assert usage.input_tokens > 10
+    assert usage.total_tokens == usage.input_tokens + usage.output_tokens
+
+
+async def test_a_response_that_the_api_cancels_says_what_it_has_used(
+    redis: RedisClient, settings: Settings
+) -> None:
+    request = make_request("Count slowly to 100")
+    async with working(redis, settings) as worker:
+        key = await accept(redis, settings, request)
+        await run_to_the_middle(redis, worker, key)
+        assert await closing.cancel(redis, settings, key, "api") == "ended"
+        ended = await snapshot_of(redis, key)
+        assert (ended.status, ended.output) == ("cancelled", ())
+        made = await tokens_of(redis, key)
+        check(ended.usage, made, made)
+        assert await redis.command("HGET", keys.state(key), "usage") is None
+
+
+async def test_what_a_dead_owner_has_made_is_counted_once_and_not_left_out(
+    redis: RedisClient, settings: Settings
+) -> None:
+    request = make_request("Count slowly to 30")
+    async with working(redis, settings) as worker:
+        whole = await finish(redis, worker, await accept(redis, settings, request))
+        half = len(whole) // 2
+        await redis.command("FLUSHALL")
+        key = await leave_behind(redis, settings, worker, request, whole[:half])
+        before = await tokens_of(redis, key)
+        await worker.runner.start_response(str(key))
+        async with asyncio.timeout(30):
+            while await tokens_of(redis, key) <= before:
+                await asyncio.sleep(0.002)
+        await closing.cancel(redis, settings, key, "api")
+        made = await tokens_of(redis, key)
+        assert made > before
+        check((await snapshot_of(redis, key)).usage, made, made)
+
+
+async def test_a_response_that_is_given_up_says_what_its_owners_have_used(
+    redis: RedisClient, settings: Settings
+) -> None:
+    async with working(redis, settings) as worker:
+        key = await accept(redis, settings, make_request("Count slowly to 100"))
+        await run_to_the_middle(redis, worker, key)
+    await redis.command("HSET", keys.state(key), "deaths", settings.attempts_max)
+    async with working(redis, settings) as worker:
+        await finish(redis, worker, key)
+    ended = await snapshot_of(redis, key)
+    assert ended.status == "failed"
+    made = await tokens_of(redis, key)
+    check(ended.usage, ENOUGH, made)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
+async def test_a_response_for_which_nothing_was_made_has_no_usage(
+    redis: RedisClient, settings: Settings, end: str
+) -> None:
+    key = await accept(redis, settings)
+    if end == "cancelled":
+        await closing.cancel(redis, settings, key, "api")
+    else:
+        error = ResponseError("server_error", "no")
+        await closing.end_at_once(redis, settings, key, "api", lambda born: lifecycle.fail(born, error))
+    ended = await snapshot_of(redis, key)
+    assert (ended.status, ended.usage) == (end, None)
