@@ -16,6 +16,7 @@ from shared.settings import Settings
 from shared.store.appender import Appender
 from shared.store.redis_client import RedisClient
 from tests.running import RunningCluster, start_cluster
+from tests.stalls import STALLS, TABLE_HEAD
 
 hypothesis.settings.register_profile(
     "antiphon", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -74,6 +75,15 @@ async def appender(redis: RedisClient, settings: Settings) -> AsyncIterator[Appe
 async def keys_without_ttl(client: RedisClient) -> list[str]:
     names = [name.decode() for name in await client.command("KEYS", "*")]
     return [name for name in names if await client.command("PTTL", name) == -1]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of the stalls' ring: what it measures besides what it asserts."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    lines = [value for report in reports for name, value in report.user_properties if name == STALLS]
+    if lines:
+        terminalreporter.section("beside a streaming neighbour")
+        terminalreporter.write("\n".join([TABLE_HEAD, *map(str, lines), ""]))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from worker.harmony import STOP_TOKENS
 _TICK_S = 0.002
 _TOKENS_BETWEEN_PAUSES = 32
 """After so many tokens without a wait, the loop's other tasks get their turn."""
+_TOKENS_READ_AT_ONCE_MAX = 4_096
+"""A longer prompt is read in a thread: no other request waits for that."""
 _NOTHING_YET = TokenChunk(())
 
 
@@ -53,7 +55,8 @@ class ScriptedEngine:
         self._admit(request_id, sampling)
         try:
             tokens = list(prompt)
-            seen = read_prompt(tokens)
+            is_long = len(tokens) > _TOKENS_READ_AT_ONCE_MAX
+            seen = await asyncio.to_thread(read_prompt, tokens) if is_long else read_prompt(tokens)
             cue = find_cue(self._script.scenes, seen)
             pace = self._pace or cue.scene.pace
             timing = _Timing(pace, self._metronome)

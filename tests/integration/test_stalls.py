@@ -1,0 +1,35 @@
+"""No request stops another: hard ones, each beside a stream that goes on (`tests/stalls.py`).
+
+What is asserted no load of the machine can change: how much is encoded, and for how long a loop's thread has
+the processor at a stretch. The neighbour's longest gap is told, as a ratio to its longest when alone.
+"""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.stalls import ROWS, STALLS, Cluster, Row, watched_cluster, write_line
+from worker.pieces import PIECE_CHARS_MAX
+
+HELD_MAX_S = 0.25
+"""Of the processor's time, with a wide margin: before, the least was 0.3 s, the most 100 s."""
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with watched_cluster(tmp_path_factory.mktemp("watched")) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+async def test_no_request_stops_another(
+    watched: Cluster, row: Row, record_property: Callable[[str, object], None]
+) -> None:
+    measured = await watched.measure(row)
+    record_property(STALLS, write_line(measured))
+    assert measured.status in row.statuses
+    assert measured.api.held_s < HELD_MAX_S
+    assert measured.worker.held_s < HELD_MAX_S
+    assert measured.worker.chars_at_once <= PIECE_CHARS_MAX
+    # Each text once, be it said in a few more words; the neighbour's script adds a little.
+    assert measured.worker.chars <= 4 * measured.body_bytes + 100_000

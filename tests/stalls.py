@@ -1,0 +1,320 @@
+"""Requests that are hard on a node, beside a streaming neighbour: `python -m tests.stalls` prints the table.
+
+Owns the requests and what is measured of an API node and a worker that serve them; what may be is the tests'.
+A row is added to `ROWS`. Needs nothing of the code that it measures but its HTTP interface, so that other
+commits can be measured with it as well.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from local.ports import find_free
+from local.valkey import Valkey
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTEXT_TOKENS = 131_072
+_SETTINGS = {
+    "ANTIPHON_CONTEXT_TOKENS_MAX": str(CONTEXT_TOKENS),
+    # Far beyond the defaults: what is refused for its number alone would show nothing.
+    "ANTIPHON_ITEMS_MAX": "200000",
+    "ANTIPHON_TOOLS_MAX": "50000",
+}
+_NEIGHBOUR = {"model": "default", "input": "Count from 1 to 100000", "stream": True}
+_ALONE_S = 2.0
+_WITHIN_S = 240.0
+
+
+_Maker = Callable[[httpx.AsyncClient], Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`make` gives the body of a POST to `path`; what it needs before may be asked of the client."""
+
+    name: str
+    make: _Maker
+    statuses: tuple[int, ...] = (200,)
+    path: str = "/v1/responses"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one process told of a row. `chars_at_once`: of the longest text that was encoded in one call."""
+
+    held_s: float
+    encodes: int
+    chars: int
+    chars_at_once: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    row: Row
+    status: int
+    body_bytes: int
+    took_s: float
+    api: Held
+    worker: Held
+    gap_ratio: float
+    """The neighbour's longest gap between two pieces of its stream, to the longest when it was alone."""
+
+
+# --- the requests -------------------------------------------------------------------------------
+
+
+def _message(text: str, role: str = "user") -> dict[str, Any]:
+    return {"type": "message", "role": role, "content": text}
+
+
+def _simply(**body: Any) -> _Maker:
+    async def make(_client: httpx.AsyncClient) -> dict[str, Any]:
+        return {"model": "default", "input": "Hello!", **body}
+
+    return make
+
+
+def _function(name: str = "f", **more: Any) -> dict[str, Any]:
+    return {"type": "function", "name": name, "parameters": {"type": "object"}, **more}
+
+
+def _with_schema(schema: dict[str, Any]) -> _Maker:
+    return _simply(tools=[_function(parameters={"type": "object", **schema})])
+
+
+def _nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema, "b": {"type": "string"}}}
+    return schema
+
+
+def _listed(description: str) -> _Maker:
+    tool = {"name": "ask", "input_schema": {"type": "object"}, "description": description}
+    listing = {"type": "mcp_list_tools", "server_label": "wiki", "tools": [tool]}
+    server = {"type": "mcp", "server_label": "wiki", "server_url": "http://127.0.0.1:9/mcp"}
+    return _simply(tools=[server], input=[listing, _message("Hello!")])
+
+
+async def _references(client: httpx.AsyncClient) -> dict[str, Any]:
+    answer = await client.post("/v1/conversations", json={"items": [_message("word " * 200_000)]})
+    items = await client.get(f"/v1/conversations/{answer.json()['id']}/items")
+    reference = {"type": "item_reference", "id": items.json()["data"][0]["id"]}
+    return {"model": "default", "input": [reference] * 200}
+
+
+_CHOICE = {"type": "allowed_tools", "mode": "auto"}
+_LETTERS = "a" * 100_000
+_NAMES = [f"p{i}" for i in range(20_000)]
+_ENUM = {"type": "string", "enum": [_LETTERS]}
+
+ROWS = (
+    Row(
+        "`truncation: auto`, 1,000 messages of 1 KB",
+        _simply(input=[_message("word " * 200)] * 1_000, truncation="auto"),
+    ),
+    Row(
+        "`truncation: auto`, 6,000 calls with outputs",
+        _simply(
+            input=[
+                _message("Hello!"),
+                *(
+                    item
+                    for i in range(6_000)
+                    for item in (
+                        {"type": "function_call", "call_id": f"c{i}", "name": "f", "arguments": "{}"},
+                        {"type": "function_call_output", "call_id": f"c{i}", "output": "word " * 50},
+                    )
+                ),
+            ],
+            truncation="auto",
+        ),
+    ),
+    Row("a message of 7.9 MB", _simply(input="word " * 1_580_000), (200, 400)),
+    Row("the same, streamed", _simply(input="word " * 1_580_000, stream=True)),
+    Row("the same, counted", _simply(input="word " * 1_580_000), path="/v1/responses/input_tokens"),
+    Row("100,000 letters in `instructions`", _simply(instructions=_LETTERS)),
+    Row("40,000 letters of Thai in `instructions`", _simply(instructions="ก" * 40_000)),
+    Row("40,000 letters of Chinese in `instructions`", _simply(instructions="中" * 40_000)),
+    Row("100,000 blanks in `instructions`", _simply(instructions=f"a{' ' * 100_000}b")),
+    Row("100,000 letters in a developer message", _simply(input=[_message(_LETTERS, "developer")])),
+    Row("100,000 letters in a tool's description", _simply(tools=[_function(description=_LETTERS)])),
+    Row("100,000 letters in a schema's description", _with_schema({"description": _LETTERS})),
+    Row("100,000 letters in a schema's enumeration", _with_schema({"properties": {"a": _ENUM}})),
+    Row("100,000 letters in a property's name", _with_schema({"properties": {_LETTERS: {}}})),
+    Row("100,000 letters in a listed tool's description", _listed(_LETTERS)),
+    Row(
+        "a schema of 20,000 properties",
+        _with_schema({"properties": {name: {"type": "string"} for name in _NAMES}, "required": _NAMES}),
+    ),
+    Row(
+        "schemas nested as deep as is allowed, 500 times",
+        _simply(tools=[_function(name, parameters=_nested(9)) for name in _NAMES[:500]]),
+    ),
+    Row("200 references to an item of 1 MB", _references, (200, 400)),
+    Row(
+        "20,000 tools, 20,000 of them allowed",
+        _simply(
+            tools=[_function(name) for name in _NAMES],
+            tool_choice={**_CHOICE, "tools": [{"type": "function", "name": name} for name in _NAMES]},
+        ),
+        (200, 400),
+    ),
+    Row("100,000 empty messages", _simply(input=[_message("")] * 100_000), (200, 400)),
+    Row(
+        "the same, `truncation: auto`", _simply(input=[_message("")] * 100_000, truncation="auto"), (200, 400)
+    ),
+    Row(
+        "an output of 400 KB of a function",
+        _simply(
+            input=[
+                _message("Hello!"),
+                {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "c", "output": "ก" * 130_000},
+            ]
+        ),
+        (200, 400),
+    ),
+)
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+class Cluster:
+    """An API node and a worker, both watched; and how a stream goes on while there is nothing else."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._url = url
+        self._folder = folder
+        self._alone_s: float | None = None
+
+    async def measure(self, row: Row) -> Measured:
+        headers = {"authorization": "Bearer any"}
+        async with httpx.AsyncClient(base_url=self._url, headers=headers, timeout=_WITHIN_S) as client:
+            if self._alone_s is None:
+                async with _neighbour(client) as gaps:
+                    await asyncio.sleep(_ALONE_S)
+                    self._alone_s = max(gaps)
+            return await self._measure(client, row, self._alone_s)
+
+    async def _measure(self, client: httpx.AsyncClient, row: Row, alone_s: float) -> Measured:
+        body = json.dumps(await row.make(client), ensure_ascii=False).encode()
+        async with _neighbour(client) as gaps:
+            await self._ask("api")
+            await self._ask("worker")
+            gaps.clear()
+            begun = time.monotonic()
+            answer = await client.post(row.path, content=body, headers={"content-type": "application/json"})
+            took_s = time.monotonic() - begun
+            api, worker = await self._ask("api"), await self._ask("worker")
+            longest_s = max(gaps, default=took_s)
+        return Measured(row, answer.status_code, len(body), took_s, api, worker, longest_s / alone_s)
+
+    async def _ask(self, role: str) -> Held:
+        report = self._folder / role
+        report.with_suffix(".ask").touch()
+        async with asyncio.timeout(_WITHIN_S):
+            while not report.exists():
+                await asyncio.sleep(0.01)
+        told = Held(**json.loads(report.read_text()))
+        report.unlink()
+        return told
+
+
+@asynccontextmanager
+async def _neighbour(client: httpx.AsyncClient) -> AsyncIterator[list[float]]:
+    """The gaps in a stream that goes on meanwhile."""
+    gaps: list[float] = []
+
+    async def listen() -> None:
+        async with client.stream("POST", "/v1/responses", json=_NEIGHBOUR) as answer:
+            before = time.monotonic()
+            async for _ in answer.aiter_raw():
+                now = time.monotonic()
+                gaps.append(now - before)
+                before = now
+
+    reading = asyncio.create_task(listen())
+    try:
+        while not gaps and not reading.done():
+            await asyncio.sleep(0.01)
+        yield gaps
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+@contextmanager
+def watched_cluster(folder: Path) -> Iterator[Cluster]:
+    with Valkey(folder) as valkey, ExitStack() as processes:
+        (port,) = find_free(1)
+        environment = {**os.environ, **_SETTINGS, "ANTIPHON_REDIS_URL": valkey.url}
+        for role, arguments in {"api": ["--port", str(port)], "worker": []}.items():
+            command = [sys.executable, "-m", "tests.watched", str(folder / role), role, *arguments]
+            log = processes.enter_context((folder / f"{role}.log").open("w"))
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+            processes.callback(process.wait)
+            processes.callback(process.terminate)
+        url = f"http://127.0.0.1:{port}"
+        _wait_until_ready(url)
+        yield Cluster(url, folder)
+
+
+def _wait_until_ready(url: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if httpx.get(f"{url}/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < deadline, "the cluster does not get ready"
+        time.sleep(0.05)
+
+
+STALLS = "stalls"
+"""The property of a test's report that holds its line."""
+TABLE_HEAD = (
+    "| request | status | took (s) | loop held: API (ms) | worker (ms) | calls of the encoder "
+    "| longest text (characters) | neighbour's longest gap (times its own) |\n" + 8 * "|---" + "|"
+)
+
+
+def write_line(measured: Measured) -> str:
+    """A line of the table in docs/performance.md."""
+    api, worker = measured.api, measured.worker
+    return (
+        f"| {measured.row.name} | {measured.status} | {measured.took_s:.1f} | {1000 * api.held_s:.0f} "
+        f"| {1000 * worker.held_s:.0f} | {worker.encodes:,} | {worker.chars_at_once:,} "
+        f"| {measured.gap_ratio:.0f} |"
+    )
+
+
+def main(names: list[str]) -> None:
+    """Prints a line for each row whose name has one of these in it, or for every row."""
+    sys.stdout.write(f"{TABLE_HEAD}\n")
+    for row in ROWS:
+        if names and not any(name in row.name for name in names):
+            continue
+        try:  # a cluster for each: what breaks one is no other's matter
+            with tempfile.TemporaryDirectory() as folder, watched_cluster(Path(folder)) as cluster:
+                sys.stdout.write(f"{write_line(asyncio.run(cluster.measure(row)))}\n")
+        except (httpx.HTTPError, TimeoutError) as error:
+            sys.stdout.write(f"| {row.name} | {type(error).__name__} |\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,88 @@
+"""A role whose event loop is watched: `python -m tests.watched REPORT ROLE …` runs `python -m ROLE …`.
+
+Owns what it measures: the longest time for which the loop's thread had the processor without a turn for
+anybody else, which no other load of the machine lengthens, and what the Harmony library was asked to encode.
+When REPORT.ask appears, REPORT is written and everything begins at zero.
+"""
+
+import asyncio
+import json
+import runpy
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+_BEAT_S = 0.001
+_BEATS_BETWEEN_LOOKS = 20
+
+
+class Watch:
+    def __init__(self, report: Path) -> None:
+        self._report = report
+        self._ask = report.with_suffix(".ask")
+        self._beats = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.encodes = self.chars = self.chars_at_once = 0
+        self._held_s = 0.0
+        self._had_s = time.thread_time()
+
+    def beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Whatever the thread did since the last beat, it did while this one waited for its turn."""
+        had_s = time.thread_time()
+        self._held_s = max(self._held_s, had_s - self._had_s)
+        self._beats += 1
+        if self._beats % _BEATS_BETWEEN_LOOKS == 0 and self._ask.exists():
+            self._tell()
+        self._had_s = time.thread_time()
+        loop.call_later(_BEAT_S, self.beat, loop)
+
+    def _tell(self) -> None:
+        told = {
+            "held_s": self._held_s,
+            "encodes": self.encodes,
+            "chars": self.chars,
+            "chars_at_once": self.chars_at_once,
+        }
+        self._ask.unlink()
+        being_written = self._report.with_suffix(".new")
+        being_written.write_text(json.dumps(told))
+        being_written.rename(self._report)
+        self._begin()
+
+    def counting(self, encode: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(encoding: Any, first: Any, *args: Any, **options: Any) -> Any:
+            length = len(first) if isinstance(first, str) else 0  # a message: its library knows how long
+            self.encodes += 1
+            self.chars += length
+            self.chars_at_once = max(self.chars_at_once, length)
+            return encode(encoding, first, *args, **options)
+
+        return counted
+
+
+def main(report: str, role: str) -> None:
+    watch, new_event_loop = Watch(Path(report)), uvloop.new_event_loop
+
+    def watched_loop() -> asyncio.AbstractEventLoop:
+        loop = new_event_loop()
+        loop.call_soon(watch.beat, loop)
+        return loop
+
+    uvloop.new_event_loop = watched_loop  # type: ignore[assignment]
+    if role == "worker":
+        from openai_harmony import HarmonyEncoding
+
+        for name in ("encode", "render"):
+            setattr(HarmonyEncoding, name, watch.counting(getattr(HarmonyEncoding, name)))
+    sys.argv = [role, *sys.argv[3:]]
+    runpy.run_module(role, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
