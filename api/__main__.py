@@ -5,6 +5,7 @@ import asyncio
 import gc
 import ipaddress
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -15,15 +16,16 @@ import uvicorn
 from pydantic import ValidationError
 
 from api.app import Edge, create_app
+from api.http_protocol import make_protocol
 from api.tenants import FileInvalid, Tenants
 from shared.settings import Settings
 
 _SHUTDOWN_GRACE_S = 5
 """Calls that are under way when the streams have ended have this long."""
 _LAST_FRAMES_S = 0.1
-_KEEP_ALIVE_S = 75
-"""Longer than the idle time of usual proxies (60 s), so that it is they who close connections."""
 _USAGE_ERROR = 2
+_OTHER_FILES = 512
+"""Connections to Redis, those that are being refused, and whatever else is open."""
 
 _log = logging.getLogger("api")
 
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if tenants.is_open:
         _log.warning("ANTIPHON_API_KEYS is not set: any key is accepted, and all callers are one tenant")
+    settings = _fit_connections(settings)
     # The server ends in order when it is told to, and then raises the signal once more.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # A large body makes a million objects; with the default threshold they are walked 1,400 times.
@@ -71,6 +74,20 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _fit_connections(settings: Settings) -> Settings:
+    """Raises this process's limit of open files to what its connections need, or lowers their number."""
+    wanted = settings.http_connections_max + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed == wanted:
+        return settings
+    fitting = max(1, allowed - _OTHER_FILES)
+    _log.warning("the limit of open files (%d) leaves room for %d connections", allowed, fitting)
+    return settings.model_copy(update={"http_connections_max": fitting})
 
 
 class DrainingServer(uvicorn.Server):
@@ -114,14 +131,14 @@ def _serve(settings: Settings, tenants: Tenants, host: str, port: int) -> None:
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=make_protocol(settings),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_keep_alive=settings.http_idle_timeout_s,
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
     )
     DrainingServer(config, app, settings.drain_grace_s).run()

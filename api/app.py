@@ -6,7 +6,6 @@ Owns the lifespan and the headers that every answer carries; routes and rules li
 import asyncio
 import logging
 import os
-import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +20,7 @@ from api.hub import Hub
 from api.routes import conversations, health, models, responses
 from api.services import Services
 from api.tenants import Tenants
+from shared.ids import new_request_id
 from shared.settings import Settings
 from shared.store.redis_client import RedisClient
 from shared.store.sweeper import sweep
@@ -31,7 +31,10 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 class AnswerHeaders:
-    """Puts `x-request-id` and `openai-processing-ms` on every answer. Pure ASGI: streams pass untouched."""
+    """Puts `x-request-id` and `openai-processing-ms` on every answer, and `connection: close` before the end.
+
+    Pure ASGI: streams pass untouched.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -40,7 +43,7 @@ class AnswerHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = f"req_{secrets.token_hex(16)}"
+        request_id = new_request_id()
         begun_s = time.perf_counter()
 
         async def send_with_headers(message: Message) -> None:
@@ -48,6 +51,8 @@ class AnswerHeaders:
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["openai-processing-ms"] = str(int((time.perf_counter() - begun_s) * 1000))
+                if scope["app"].state.is_draining:
+                    headers["connection"] = "close"  # the client's next call finds a node that stays
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

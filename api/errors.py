@@ -20,7 +20,9 @@ _log = logging.getLogger(__name__)
 
 RETRY_AFTER = {"retry-after": "1"}
 _CLIENT_CLOSED_REQUEST = 499
-_SHOWN_MAX = 200
+_QUOTED_MAX = 200
+_MESSAGE_MAX = 1_000
+"""Characters of a whole message: what it repeats may be a client's own megabytes."""
 
 
 class ClientError(Exception):
@@ -46,8 +48,18 @@ class NodeEnding(Exception):
     """This node stops before the response has ended; another one answers."""
 
 
+class StreamCut(Exception):
+    """An answer has begun and cannot be finished, and why. Its connection ends without the mark of an end, so
+    that no client takes what it has for the whole (`api/http_protocol.py`)."""
+
+
 class ResponseLost(Exception):
     """A response that was accepted is gone from Redis before it was closed; a fault of ours."""
+
+
+def shorten(text: str) -> str:
+    """What was sent, as far as a complaint repeats it."""
+    return text if len(text) <= _QUOTED_MAX else f"{text[:_QUOTED_MAX]}…"
 
 
 def missing_parameter(param: str) -> ClientError:
@@ -63,53 +75,53 @@ def unsupported_parameter(param: str, reason: str) -> ClientError:
 
 
 def response_not_found(response_id: str) -> ClientError:
-    message = f"Response with id '{response_id}' not found."
+    message = f"Response with id '{shorten(response_id)}' not found."
     return ClientError(404, message, "response_not_found", "response_id")
 
 
 def conversation_not_found(conversation_id: str, param: str) -> ClientError:
-    message = f"Conversation with id '{conversation_id}' not found."
+    message = f"Conversation with id '{shorten(conversation_id)}' not found."
     return ClientError(404, message, "conversation_not_found", param)
 
 
 def previous_not_found(response_id: str) -> ClientError:
     """400, as the public API has it: clients test for the code below that status."""
-    message = f"Previous response with id '{_shown(response_id)}' not found."
+    message = f"Previous response with id '{shorten(response_id)}' not found."
     return ClientError(400, message, "previous_response_not_found", "previous_response_id")
 
 
 def invalid_prefix(param: str, value: str, prefix: str, code: str = "invalid_value") -> ClientError:
-    message = f"Invalid '{param}': '{_shown(value)}'. Expected an ID that begins with '{prefix}'."
+    message = f"Invalid '{param}': '{shorten(value)}'. Expected an ID that begins with '{prefix}'."
     return ClientError(400, message, code, param)
 
 
 def item_not_found(item_id: str, param: str) -> ClientError:
-    return ClientError(404, f"Item with id '{_shown(item_id)}' not found.", "item_not_found", param)
+    return ClientError(404, f"Item with id '{shorten(item_id)}' not found.", "item_not_found", param)
 
 
 def reference_not_found(item_id: str, param: str) -> ClientError:
-    message = f"Item with id '{_shown(item_id)}' not found. Items are not kept when `store` is set to false."
+    message = f"Item with id '{shorten(item_id)}' not found. Items are not kept when `store` is set to false."
     return ClientError(404, message, None, param)
 
 
 def after_not_found(item_id: str) -> ClientError:
-    return ClientError(404, f"No item found with id '{_shown(item_id)}'", None, "after")
+    return ClientError(404, f"No item found with id '{shorten(item_id)}'", None, "after")
 
 
 def duplicate_item(item_id: str, param: str) -> ClientError:
     """The wording is the vendor's, which clients match; so is that of the three below."""
-    message = f"Duplicate item found with id {_shown(item_id)}."
+    message = f"Duplicate item found with id {shorten(item_id)}."
     return ClientError(400, f"{message} Remove duplicate items from your input and try again.", None, param)
 
 
 def no_call_found(kind: str, call_id: str, param: str) -> ClientError:
     return ClientError(
-        400, f"No tool call found for {kind} output with call_id {_shown(call_id)}.", None, param
+        400, f"No tool call found for {kind} output with call_id {shorten(call_id)}.", None, param
     )
 
 
 def no_output_found(kind: str, call_id: str, param: str) -> ClientError:
-    return ClientError(400, f"No tool output found for {kind} {_shown(call_id)}.", None, param)
+    return ClientError(400, f"No tool output found for {kind} {shorten(call_id)}.", None, param)
 
 
 def context_length_exceeded() -> ClientError:
@@ -122,11 +134,6 @@ def unreadable_content(encrypted: str) -> ClientError:
     return ClientError(400, message, "invalid_encrypted_content")
 
 
-def _shown(text: str) -> str:
-    """Of what a client sent, as much as helps it to find the place."""
-    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}..."
-
-
 def cannot_cancel(closed: str, is_background: bool) -> ClientError:
     """The wording is the vendor's, which clients match."""
     what = f"a {closed}" if is_background else "a synchronous"
@@ -134,12 +141,19 @@ def cannot_cancel(closed: str, is_background: bool) -> ClientError:
     return ClientError(400, message, "invalid_value", "response_id")
 
 
+def cursor_beyond_end(param: str, last: str) -> ClientError:
+    message = (
+        f"The events of this response end at {last}: there is nothing after '{param}'. Retrieve it instead."
+    )
+    return ClientError(400, message, "cursor_beyond_end", param)
+
+
 def cannot_delete() -> ClientError:
     return ClientError(400, "Cannot delete an in-flight response.", "invalid_value", "response_id")
 
 
 def model_not_found(model: str) -> ClientError:
-    return ClientError(404, f"The model '{model}' does not exist.", "model_not_found", "model")
+    return ClientError(404, f"The model '{shorten(model)}' does not exist.", "model_not_found", "model")
 
 
 def envelope(
@@ -149,7 +163,9 @@ def envelope(
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    body = {"message": message, "type": _type_of(status), "param": param, "code": code}
+    if len(message) > _MESSAGE_MAX:
+        message = f"{message[:_MESSAGE_MAX]}…"
+    body = {"message": message, "type": _type_of(status), "param": param and shorten(param), "code": code}
     return JSONResponse({"error": body}, status, headers)
 
 
@@ -195,7 +211,7 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
 
 def _place_of(request: Request) -> str:
     """Not from `request.url`: that fails on a `host` header that makes no address."""
-    return f"{request.method} {request.scope['path']}"
+    return f"{request.method} {shorten(request.scope['path'])}"
 
 
 async def _forget(_request: Request, _error: Exception) -> Response:

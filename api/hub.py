@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
 
+from api.errors import NodeEnding
 from shared.settings import Settings
 from shared.store import event_log, keys
 from shared.store.event_log import Entry, Published
@@ -27,6 +28,10 @@ _SLICE_BYTES = 64 * 1024
 
 class LogGone(Exception):
     """The response has vanished while it was followed: it expired or was deleted."""
+
+
+class LogShorter(Exception):
+    """The log is closed, and its last entry, whose number this is, comes before what the reader has seen."""
 
 
 class _Reader:
@@ -117,7 +122,7 @@ class Hub:
         await self._subscription.listen(self._hear, self._miss)
 
     def end_streams(self) -> None:
-        """Every stream ends between two frames; its client resumes on another node."""
+        """Every reader stops between two frames, with NodeEnding; its client resumes on another node."""
         self._is_ending = True
         self._miss()
 
@@ -135,14 +140,15 @@ class Hub:
     async def follow(self, key: ResponseKey, after: int) -> AsyncGenerator[bytes, None]:
         """Stored frames with sequence_number > `after`, one or more at a time, until the log closes.
 
-        Also ends, wherever it is, when this node does (`end_streams`).
-        Raises LogGone, or REDIS_AWAY when the log could not be read for `redis_outage_max_s`.
+        Raises NodeEnding, wherever it is, when this node ends (`end_streams`), LogGone, LogShorter, or
+        REDIS_AWAY when the log could not be read for `redis_outage_max_s`: who comes to the end has it all.
         """
         reader = _Reader(self._settings.client_buffer_bytes_max)
         following = after + 1
         try:
             await self._join(key, reader)
-            while not self._is_ending:
+            while True:
+                self._check_ending()
                 # The log first: whoever subscribed before reading can miss nothing.
                 page = await self._read(key, following - 1)
                 following += len(page.entries)
@@ -151,15 +157,15 @@ class Hub:
                 del page  # what was sent is not kept until the next page
                 while frames := reader.take_frames():
                     yield frames
-                    if self._is_ending:
-                        return
+                    self._check_ending()
                 if is_closed:
                     return
                 if has_more:
                     continue
                 # Then what is published, for as long as it carries on.
-                while not self._is_ending:
+                while True:
                     await reader.wait()
+                    self._check_ending()
                     messages = reader.take_messages(following)
                     if not messages:
                         break
@@ -171,6 +177,10 @@ class Hub:
                         return
         finally:
             self._part(key, reader)
+
+    def _check_ending(self) -> None:
+        if self._is_ending:
+            raise NodeEnding
 
     async def _read(self, key: ResponseKey, after: int) -> event_log.Page:
         deadline = asyncio.get_running_loop().time() + self._settings.redis_outage_max_s
@@ -185,6 +195,8 @@ class Hub:
                 continue
             if page.is_missing:
                 raise LogGone(str(key))
+            if page.beyond is not None:
+                raise LogShorter(page.beyond - 1)
             return page
 
     async def _join(self, key: ResponseKey, reader: _Reader) -> None:

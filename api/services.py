@@ -16,16 +16,16 @@ from api import context
 from api.context import Sources, compose
 from api.conversations import Conversations
 from api.errors import (
-    NodeEnding,
     ResponseLost,
     cannot_cancel,
     cannot_delete,
     context_length_exceeded,
+    cursor_beyond_end,
     response_not_found,
     unsupported_parameter,
 )
 from api.folds import Folds
-from api.hub import LogGone
+from api.hub import LogGone, LogShorter
 from api.offload import Offload
 from api.prompt_length import check_prompt_length
 from api.requests import Birth, Creation, Limits, read_create
@@ -50,6 +50,17 @@ from shared.store.response_store import (
 FROM_THE_START = -1
 _READINGS_MAX = 3
 """So often a conversation is read for one create call, if others add items to it at that moment."""
+
+Frames = AsyncGenerator[bytes, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The sequence number of the last event that a reader has seen, and where it has said so."""
+
+    after: int = FROM_THE_START
+    param: str = "starting_after"
+
 
 T = TypeVar("T")
 
@@ -278,6 +289,22 @@ class Services:
             async for some in frames:
                 yield some
 
+    async def resume(self, key: ResponseKey, state: State, cursor: Cursor) -> Frames | None:
+        """As `follow`, for a reader that comes back. None: it has read to the end already.
+
+        Raises ClientError where the log has ended before what the reader says it has seen.
+        """
+        frames = self.follow(key, cursor.after, is_watched=not state.is_background and not state.closed)
+        if not state.closed:
+            return frames
+        try:
+            first = await anext(frames, None)
+        except LogGone:
+            raise response_not_found(key.response_id) from None
+        except LogShorter as last:
+            raise cursor_beyond_end(cursor.param, str(last)) from None
+        return None if first is None else _chain(first, frames)
+
     async def _hear_last_reader_left(self, key: ResponseKey) -> None:
         """With a grace, the owner's beat decides later; it also does when this node dies."""
         if self._settings.disconnect_grace_s == 0:
@@ -295,23 +322,25 @@ class Services:
                     pass
         except LogGone:
             raise ResponseLost(key.response_id) from None
-        async with self._redis_bound():
-            state = await response_store.read_state(self._redis, key)
-        if state is not None and not state.closed:
-            raise NodeEnding
-        snapshot = await self._snapshot(key)
-        if state is not None and state.closed == "failed":
+        closed, snapshot = await self._read_end(key)
+        if closed == "failed":
             ending = await self._offload.run(len(snapshot), lambda: _read_ending(snapshot))
             if ending.error == TOO_LONG:
                 raise context_length_exceeded()
         return snapshot
 
     async def _snapshot(self, key: ResponseKey) -> bytes:
+        _, snapshot = await self._read_end(key)
+        return snapshot
+
+    async def _read_end(self, key: ResponseKey) -> tuple[str, bytes]:
+        """The status that a response closed with, and its snapshot. Raises ResponseLost."""
         async with self._redis_bound():
             stored = await response_store.read_stored(self._redis, key)
         if stored is None or not stored.state.closed:
             raise ResponseLost(key.response_id)
-        return (await self._offload.run(len(stored.packed), stored.unpack)).snapshot
+        record = await self._offload.run(len(stored.packed), stored.unpack)
+        return stored.state.closed, record.snapshot
 
     # --- ending ---------------------------------------------------------------------------------
 
@@ -349,6 +378,13 @@ class Services:
     def _redis_bound(self) -> asyncio.Timeout:
         """However often the client tries again beneath: an answer within this time, or REDIS_AWAY."""
         return asyncio.timeout(self._settings.redis_timeout_s)
+
+
+async def _chain(first: bytes, rest: Frames) -> Frames:
+    async with aclosing(rest):
+        yield first
+        async for some in rest:
+            yield some
 
 
 class _Ending(msgspec.Struct):

@@ -3,18 +3,17 @@
 Owns headers, keep-alive comments and how a stream ends; frames pass through unread.
 """
 
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from api.hub import LogGone
+from api.errors import NodeEnding, StreamCut
+from api.hub import LogGone, LogShorter
 from shared.settings import Settings
 from shared.store.redis_client import REDIS_AWAY
 
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-_log = logging.getLogger(__name__)
 
 
 class _KeepAlive(ServerSentEvent):
@@ -37,12 +36,16 @@ def event_stream(frames: AsyncGenerator[bytes, None], settings: Settings) -> Eve
 
 
 async def _until_lost(frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """A log that cannot be read on ends the stream between two frames; the client resumes or asks."""
+    """Raises StreamCut, between two frames, when the log cannot be read to its end here."""
     async with aclosing(frames):
         try:
             async for frame in frames:
                 yield frame
-        except LogGone as gone:
-            _log.info("%s vanished while it was streamed", gone)
+        except NodeEnding:
+            raise StreamCut("this node is ending") from None
+        except LogGone:
+            raise StreamCut("its log has vanished") from None
+        except LogShorter as last:
+            raise StreamCut(f"its log has ended at {last} already") from None
         except REDIS_AWAY as away:
-            _log.warning("a stream ended early, Redis is away (%s)", away)
+            raise StreamCut(f"Redis is away ({away})") from None

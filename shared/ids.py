@@ -47,3 +47,8 @@ def call_id(response_id: str, output_index: int) -> str:
 def new_owner(role: str) -> str:
     """A name for one process life of a worker or tool runner; never used twice."""
     return f"{role}-{secrets.token_hex(6)}"
+
+
+def new_request_id() -> str:
+    """`req_<32 hex>`, for the header of one answer."""
+    return f"req_{secrets.token_hex(16)}"

@@ -75,6 +75,19 @@ class Settings(BaseSettings):
     client_buffer_bytes_max: int = Field(2**20, gt=0)
     keep_alive_s: float = Field(15.0, gt=0)
     """A comment line goes out on a silent stream this often."""
+    http_line_bytes_max: int = Field(16 * 2**10, gt=0)
+    """Of an address with its query."""
+    http_head_bytes_max: int = Field(64 * 2**10, gt=0)
+    """Of all headers of one request, and of whatever else frames its body."""
+    http_headers_max: int = Field(100, gt=0)
+    http_connections_max: int = Field(10_000, gt=0)
+    http_head_timeout_s: float = Field(10.0, gt=0)
+    """From a connection, or the first byte of a further request, to the end of the headers."""
+    http_body_timeout_s: float = Field(60.0, gt=0)
+    http_idle_timeout_s: int = Field(75, gt=0)
+    """Longer than the idle time of usual proxies (60 s), so that it is they who close connections."""
+    http_send_timeout_s: float = Field(120.0, gt=0)
+    """A client that takes nothing of what waits for it is cut off after this."""
     redis_timeout_s: float = Field(2.0, gt=0)
     """How long one command may wait for Redis; a request then answers 503."""
 

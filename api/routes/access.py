@@ -9,7 +9,7 @@ from typing import Annotated, cast
 from fastapi import Depends
 from starlette.requests import Request
 
-from api.errors import ClientError, NodeEnding
+from api.errors import ClientError, NodeEnding, shorten
 from api.services import Services
 from api.tenants import Tenants
 from shared.settings import Settings
@@ -33,8 +33,6 @@ async def _tenant(request: Request) -> str:
     return tenants.tenant_of(request.headers.get("authorization"))
 
 
-BODY_TIMEOUT_S = 60.0
-
 _CLOSE = {"connection": "close"}
 """The rest of the body is on its way: no other request can be read from this connection."""
 
@@ -43,13 +41,17 @@ SettingsDep = Annotated[Settings, Depends(_settings)]
 TenantDep = Annotated[str, Depends(_tenant)]
 
 
-async def read_body(request: Request, bytes_max: int, timeout_s: float = BODY_TIMEOUT_S) -> bytes:
-    """The whole body. Raises ClientError when it is too large, or too long in coming."""
+async def read_body(request: Request, settings: Settings) -> bytes:
+    """The whole body. Raises ClientError when it is packed, too large, or too long in coming."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        message = f"Content-Encoding '{shorten(encoding)}' is not read: send the body as it is."
+        raise ClientError(415, message, "unsupported_content_encoding", headers=_CLOSE)
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _read_bounded(request, bytes_max)
+        async with asyncio.timeout(settings.http_body_timeout_s):
+            return await _read_bounded(request, settings.body_bytes_max)
     except TimeoutError:
-        message = f"The body did not come within {timeout_s:g} seconds."
+        message = f"The body did not come within {settings.http_body_timeout_s:g} seconds."
         raise ClientError(408, message, "request_timeout", headers=_CLOSE) from None
 
 

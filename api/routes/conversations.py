@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/conversations")
 async def create(
     request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
-    body = await read_body(request, settings.body_bytes_max)
+    body = await read_body(request, settings)
     return JSONResponse(await services.conversations.create(tenant, body))
 
 
@@ -29,7 +29,7 @@ async def retrieve(conversation_id: str, tenant: TenantDep, services: ServicesDe
 async def update(
     request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
-    body = await read_body(request, settings.body_bytes_max)
+    body = await read_body(request, settings)
     return JSONResponse(await services.conversations.update(tenant, conversation_id, body))
 
 
@@ -43,7 +43,7 @@ async def delete(conversation_id: str, tenant: TenantDep, services: ServicesDep)
 async def add_items(
     request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
-    body = await read_body(request, settings.body_bytes_max)
+    body = await read_body(request, settings)
     return JSONResponse(await services.conversations.add_items(tenant, conversation_id, body))
 
 

@@ -12,12 +12,13 @@ from starlette.responses import JSONResponse, Response
 from api.errors import invalid_value
 from api.paging import read_page
 from api.routes.access import ServicesDep, SettingsDep, TenantDep, read_body
-from api.services import FROM_THE_START
+from api.services import FROM_THE_START, Cursor, Frames
 from api.sse import event_stream
 
 router = APIRouter(prefix="/v1/responses")
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
+_LAST_EVENT_ID = "Last-Event-ID"
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _CLIENT_CLOSED_REQUEST = 499
 
@@ -31,7 +32,7 @@ async def create(
     The status is 200 also for one that failed: the call was served, the response tells the rest. Only one
     that is too long for the model is answered with 400, which is what clients shorten their input for.
     """
-    body = await read_body(request, settings.body_bytes_max)
+    body = await read_body(request, settings)
     created = await services.create(tenant, body, request.headers.get("idempotency-key"))
     key, is_watched = created.key, not created.is_background
     if created.is_streamed:
@@ -47,7 +48,7 @@ async def count_input_tokens(
     request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
     """How many tokens a create call with this body would have as input."""
-    tokens = await services.count_input_tokens(tenant, await read_body(request, settings.body_bytes_max))
+    tokens = await services.count_input_tokens(tenant, await read_body(request, settings))
     return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
 
 
@@ -57,14 +58,19 @@ async def retrieve(
 ) -> Response:
     """The response as it is; with `stream=true` its events after `starting_after`, as first sent.
 
-    `include` and `include_obfuscation` are accepted and change nothing.
+    204 where an EventSource has read to the end already. `include` and `include_obfuscation` are accepted
+    and change nothing.
     """
-    after = _cursor(request)
+    cursor = _cursor(request)
     if not _flag(request, "stream"):
         return _json(await services.retrieve(tenant, response_id))
     key, state = await services.find_log(tenant, response_id)
-    is_watched = not state.is_background and not state.closed
-    return event_stream(services.follow(key, after, is_watched=is_watched), settings)
+    frames = await services.resume(key, state, cursor)
+    if frames is not None:
+        return event_stream(frames, settings)
+    if cursor.param == _LAST_EVENT_ID:
+        return Response(status_code=204)  # what tells an EventSource not to come back
+    return event_stream(_nothing(), settings)
 
 
 @router.post("/{response_id}/cancel")
@@ -100,18 +106,23 @@ def _flag(request: Request, name: str) -> bool:
     return _FLAGS[text.lower()]
 
 
-def _cursor(request: Request) -> int:
+def _cursor(request: Request) -> Cursor:
     """The sequence number after which to go on: asked for, or what a browser's EventSource saw last."""
     for name, text in (
         ("starting_after", request.query_params.get("starting_after")),
-        ("Last-Event-ID", request.headers.get("last-event-id")),
+        (_LAST_EVENT_ID, request.headers.get("last-event-id")),
     ):
         if text is None:
             continue
         if not _INTEGER.fullmatch(text):
             raise invalid_value(name, "it should be an integer")
-        return max(FROM_THE_START, int(text))
-    return FROM_THE_START
+        return Cursor(max(FROM_THE_START, int(text)), name)
+    return Cursor()
+
+
+async def _nothing() -> Frames:
+    return
+    yield b""
 
 
 async def _unless_disconnected(request: Request, answer: Coroutine[Any, Any, bytes]) -> bytes | None:

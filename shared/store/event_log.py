@@ -69,6 +69,9 @@ class Page:
     is_missing: bool
     has_more: bool
     """The page is full: what follows is there and can be read at once."""
+    beyond: int | None = None
+    """The log is closed and shorter than the cursor says: how many entries it has. Redis has gone back, and
+    another owner has ended the response with fewer; or the cursor was never one."""
 
 
 def pack_tokens(tokens: Sequence[int]) -> bytes:
@@ -111,6 +114,8 @@ async def read(
             numbered = archive.open_chunk(chunk, first) if chunk else []
             entries = [Entry(number, frame, ()) for number, frame in numbered if number > after]
             return Page(entries, not has_more, False, bool(has_more))
+        case [b"beyond", count]:
+            return Page([], is_closed=True, is_missing=False, has_more=False, beyond=count)
         case _:
             return Page([], is_closed=False, is_missing=True, has_more=False)
 

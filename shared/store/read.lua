@@ -1,7 +1,7 @@
 -- What a log holds from an entry on, at one moment and within bounds: some of its stream, or a chunk of its archive.
 -- A page holds at least one entry, however large, if there is one.
 -- KEYS state log archive    ARGV first_sequence_number count_max bytes_max with_measured
--- -> {'missing'} | {'log', is_closed, has_more, (frame, tokens[, measured])…}
+-- -> {'missing'} | {'beyond', entries} | {'log', is_closed, has_more, (frame, tokens[, measured])…}
 --    | {'archive', has_more, chunk_first, chunk}
 local state, log, archive = unpack(KEYS)
 local first, count_max, bytes_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -12,7 +12,8 @@ local function read_archive()
   if not index then return {'missing'} end
   local function first_of(chunk) return (struct.unpack('<I4', index, 4 * chunk + 1)) end
   local low, high = 0, #index / 4 - 1
-  if first >= first_of(high) then return {'archive', 0, first, ''} end
+  if first > first_of(high) then return {'beyond', first_of(high)} end
+  if first == first_of(high) then return {'archive', 0, first, ''} end
   local last = high - 1
   while high - low > 1 do
     local middle = math.floor((low + high) / 2)
@@ -26,6 +27,7 @@ if not fields[1] then return {'missing'} end
 if fields[2] then return read_archive() end
 
 local tail = redis.call('XLEN', log)
+if first > tail and fields[1] ~= '' then return {'beyond', tail} end
 local at, bytes, is_full = first, 0, false
 local reply = {'log', 0, 0}
 local step = 32  -- entries fetched at once; then as many as should fit

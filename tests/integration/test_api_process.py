@@ -2,65 +2,16 @@
 
 import asyncio
 import os
-import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
-import httpx
 import openai
 import pytest
 
-from local.ports import find_free
 from shared.ids import is_response_id
 from shared.settings import Settings
 from shared.store.redis_client import RedisClient
-
-
-@dataclass
-class Node:
-    process: asyncio.subprocess.Process
-    port: int
-    client: httpx.AsyncClient
-
-    async def stop(self) -> tuple[int, str]:
-        """Its exit status, and all that it has said."""
-        if self.process.returncode is None:
-            self.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(15):
-            _, said = await self.process.communicate()
-        assert self.process.returncode is not None
-        return self.process.returncode, said.decode()
-
-
-@asynccontextmanager
-async def node(settings: Settings) -> AsyncIterator[Node]:
-    port = find_free(1)[0]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "api", "--port", str(port)),
-        env=os.environ | {"ANTIPHON_REDIS_URL": settings.redis_url},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-        try:
-            await wait_until_healthy(client)
-            yield Node(process, port, client)
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
-
-
-async def wait_until_healthy(client: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                if (await client.get("/health")).status_code == 200:
-                    return
-            except httpx.ConnectError:
-                await asyncio.sleep(0.05)
+from tests.nodes import node
 
 
 async def test_a_node_says_that_any_key_will_do_and_ends_in_order(
@@ -73,20 +24,6 @@ async def test_a_node_says_that_any_key_will_do_and_ends_in_order(
     assert "any key is accepted" in said
     assert "Traceback" not in said
     assert "GET /" not in said
-
-
-async def test_an_open_stream_ends_cleanly_with_the_node_and_without_a_terminal_event(
-    redis: RedisClient, settings: Settings
-) -> None:
-    async with node(settings) as api:
-        body = {"input": "Hello", "stream": True}
-        async with api.client.stream("POST", "/v1/responses", json=body) as answer:
-            chunks = answer.aiter_raw()
-            assert (await anext(chunks)).startswith(b"event: response.created\n")
-            status, said = await api.stop()
-            assert [chunk async for chunk in chunks] == []
-    assert status == 0
-    assert "Traceback" not in said
 
 
 async def test_the_public_client_meets_errors_it_knows(redis: RedisClient, settings: Settings) -> None:

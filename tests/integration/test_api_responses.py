@@ -15,6 +15,7 @@ import pytest_asyncio
 from openai.types import responses as openai_types
 
 from api.app import Edge, create_app
+from api.errors import StreamCut
 from api.tenants import OPEN_TENANT, Roster, Tenants
 from shared import events, lifecycle
 from shared.responses import (
@@ -29,7 +30,7 @@ from shared.responses import (
     Usage,
 )
 from shared.settings import Settings
-from shared.store import event_log, keys, lease, presence, response_store
+from shared.store import compaction, event_log, keys, lease, presence, response_store
 from shared.store.appender import Appender
 from shared.store.event_log import Closing, Draft
 from shared.store.keys import ResponseKey
@@ -300,11 +301,58 @@ async def test_every_cursor_gets_the_rest_of_the_log_and_nothing_else(
         await call
     path = f"/v1/responses/{key.response_id}?stream=true"
     count = len((await event_log.read(redis, key, -1)).entries)
-    for after in (*range(-2, count + 1), 10**17):
+    for after in range(-2, count - 1):
         rest = await stored_bytes(redis, key, max(after, -1))
         assert (await client.get(f"{path}&starting_after={after}")).content == rest
         assert (await client.get(path, headers={"last-event-id": str(after)})).content == rest
     assert (await client.get(path)).content == await stored_bytes(redis, key)
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+async def test_a_reader_that_comes_back_to_a_closed_log_learns_that_it_is_over(
+    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker, is_compacted: bool
+) -> None:
+    async with creating(client, redis) as (key, call):
+        await worker.serve(key)
+        await call
+    last = len((await event_log.read(redis, key, -1)).entries) - 1
+    if is_compacted:
+        assert await compaction.compact(redis, key) == "compacted"
+    path = f"/v1/responses/{key.response_id}?stream=true"
+    at_the_end = await client.get(f"{path}&starting_after={last}")
+    assert (at_the_end.status_code, at_the_end.content) == (200, b"")
+    assert at_the_end.headers["content-type"].startswith("text/event-stream")
+    # An EventSource comes back for ever to whatever is 200.
+    as_event_source = await client.get(path, headers={"last-event-id": str(last)})
+    assert (as_event_source.status_code, as_event_source.content) == (204, b"")
+    for after in (last + 1, 10**17):
+        for answer, param in (
+            (await client.get(f"{path}&starting_after={after}"), "starting_after"),
+            (await client.get(path, headers={"last-event-id": str(after)}), "Last-Event-ID"),
+        ):
+            assert answer.status_code == 400
+            error = answer.json()["error"]
+            assert (error["code"], error["param"]) == ("cursor_beyond_end", param)
+            assert f" {last}:" in error["message"]
+
+
+async def test_a_stream_whose_log_vanishes_is_cut(
+    client: httpx.AsyncClient, redis: RedisClient, settings: Settings, worker: PlayedWorker
+) -> None:
+    async with creating(client, redis) as (key, call):
+        await worker.begin(key)
+        reading = asyncio.create_task(client.get(f"/v1/responses/{key.response_id}?stream=true"))
+        await until_watched(redis, key, 2)
+        await redis.command("DEL", keys.state(key), keys.log(key))
+        with pytest.raises(StreamCut, match="vanished"):
+            await reading
+        assert (await call).status_code == 500
+
+
+async def until_watched(redis: RedisClient, key: ResponseKey, readers: int) -> None:
+    async with asyncio.timeout(20):
+        while await redis.command("ZCARD", keys.readers(key)) < readers:
+            await asyncio.sleep(0.01)
 
 
 async def test_starting_after_goes_before_last_event_id(

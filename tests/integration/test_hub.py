@@ -11,8 +11,9 @@ import pytest
 import pytest_asyncio
 
 from api import folds, hub
+from api.errors import NodeEnding
 from api.folds import Folds
-from api.hub import Hub
+from api.hub import Hub, LogShorter
 from shared import events as ev
 from shared.events import StreamEvent, decode, frame
 from shared.lifecycle import fold
@@ -164,10 +165,27 @@ async def test_frames_leave_in_slices_and_a_stream_that_ends_ends_between_two_fr
     slices = [await anext(reader), await anext(reader)]
     assert all(hub._SLICE_BYTES / 2 < len(some) <= hub._SLICE_BYTES for some in slices)
     node.end_streams()
-    seen = b"".join(slices) + await read_rest(reader)
+    with pytest.raises(NodeEnding):
+        await anext(reader)
+    seen = b"".join(slices)
     whole = await stored(redis, held.key)
     assert whole.partition(b"\n\n")[2].startswith(seen)
     assert seen.endswith(b"\n\n")
+
+
+async def test_a_reader_that_is_ahead_of_a_log_that_closes_shorter_learns_so(
+    redis: RedisClient, settings: Settings, appender: Appender, node: Hub
+) -> None:
+    held = await begin(redis, settings)
+    ahead, at_the_end = node.follow(held.key, 7), node.follow(held.key, 2)
+    reading = [asyncio.create_task(read_rest(frames)) for frames in (ahead, at_the_end)]
+    await appender.append(held, 1, [Draft(b"event: x\ndata: 1\n\n")])
+    closing = Closing("failed", b"{}", 60)
+    await event_log.append(redis, settings, held, 2, [Draft(b"event: x\ndata: 2\n\n")], closing)
+    async with asyncio.timeout(20):
+        with pytest.raises(LogShorter, match=r"^2$"):
+            await reading[0]
+        assert await reading[1] == b""
 
 
 async def test_a_reader_that_is_as_fast_as_the_writer_hears_everything_once(

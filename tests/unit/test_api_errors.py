@@ -231,7 +231,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
         return await never
 
     with pytest.raises(ClientError) as refused:
-        await read_body(Request({"type": "http", "headers": []}, receive), 1000, timeout_s=0.01)
+        await read_body(Request({"type": "http", "headers": []}, receive), Settings(http_body_timeout_s=0.01))
     assert (refused.value.status, refused.value.code) == (408, "request_timeout")
 
 

@@ -1,0 +1,369 @@
+"""HTTP/1.1 as this server speaks it: what a client may send and how long it may take, and how an answer ends.
+
+Owns the bounds of a connection, what is refused before there is a request, and the cut of an answer that
+cannot be finished (docs/adr/0019-bounds-and-cuts-of-http.md). It is a thin class over uvicorn's protocol on
+httptools: uvicorn's cycle writes the answers, and its upgrade to a WebSocket stays. It knows nothing of what
+is asked and said.
+"""
+
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import httptools
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from api.errors import RETRY_AFTER, StreamCut, envelope
+from shared.ids import new_request_id
+from shared.settings import Settings
+
+_PIPELINED_MAX = 16
+"""Requests of one connection that may wait for the one before them; of more, none is read."""
+_REFUSED_MAX = 256
+"""Connections above the bound that are told so at a time; further ones are only closed."""
+_FRAMING_MAX = 8
+"""So many bytes may carry one byte of a body; a client that sends chunks of one byte each uses six."""
+_LINGER_S = 2.0
+"""A client that still sends when it has been answered has this long to read the answer: what is closed on
+unread data is reset, and a reset may take the answer with it."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """As the settings `http_…` have them."""
+
+    line_bytes_max: int
+    head_bytes_max: int
+    headers_max: int
+    connections_max: int
+    head_timeout_s: float
+    body_timeout_s: float
+    send_timeout_s: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(**{name: getattr(settings, f"http_{name}") for name in cls.__dataclass_fields__})
+
+
+def make_protocol(settings: Settings) -> type[HttpToolsProtocol]:
+    """What uvicorn takes as `http`: it makes one of these for each connection."""
+    return type("BoundedProtocol", (Protocol,), {"bounds": Bounds.of(settings)})
+
+
+class _Refused(Exception):
+    """What was sent never reaches the app."""
+
+    def __init__(self, status: int, message: str, code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class _Enough(Exception):
+    """Nothing more is read from this connection; what it has asked for already is answered."""
+
+
+def _too_large(what: str, bytes_max: int) -> _Refused:
+    return _Refused(
+        431, f"{what} too large: at most {bytes_max} bytes are read.", "request_headers_too_large"
+    )
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection, within its bounds."""
+
+    bounds: Bounds
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes = self._headers = 0
+        self._framing_bytes = 0
+        """Received of a message beside its body and what may frame that: head, chunk extensions, trailers."""
+        self._is_in_head = self._has_body_to_come = self._is_passed_over = self._is_deaf = False
+        self._reading: asyncio.TimerHandle | None = None
+        self._writing: asyncio.TimerHandle | None = None
+
+    # --- the connection -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        excess = len(self.connections) - self.bounds.connections_max
+        if excess > _REFUSED_MAX:
+            transport.abort()
+        elif excess > 0:
+            self._refuse(_Refused(503, "This node has too many connections.", "service_unavailable"))
+        else:
+            self._expect_within(self.bounds.head_timeout_s, self._end_late_head)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect_nothing()
+        self._stop_watching_writes()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            return
+        self._framing_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._expect_nothing()
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+            else:
+                self._pass_over_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._hear_fault(error.__context__)
+        else:
+            if self._framing_bytes > self.bounds.head_bytes_max:
+                self._refuse(_too_large("What frames the request is", self.bounds.head_bytes_max))
+
+    def _pass_over_upgrade(self, rest: bytes) -> None:
+        """Reads a request again as if it had not wished for a protocol that is not spoken here, as clients in
+        Java wish for HTTP/2: the parser takes it for the last one, and one without a body."""
+        self.parser = httptools.HttpRequestParser(self)
+        lines = [b"%s %s HTTP/1.1" % (self.scope["method"].encode(), self.url)]
+        for name, value in self.headers:
+            if name == b"connection" and b"close" in value.lower():
+                lines.append(b"connection: close")
+            elif name not in (b"connection", b"upgrade", b"http2-settings"):
+                lines.append(b"%s: %s" % (name, value))
+        self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+
+    def _hear_fault(self, cause: BaseException | None) -> None:
+        match cause:
+            case _Enough():
+                self._is_deaf = True
+                self._expect_nothing()
+            case _Refused():
+                self._refuse(cause)
+            case _:
+                self._refuse(_Refused(400, "This is no request of HTTP/1.1.", "invalid_http"))
+
+    def shutdown(self) -> None:
+        """Called when the node ends: a request that has not come whole is not waited for."""
+        if self._has_body_to_come:
+            self._refuse(_Refused(503, "This node is stopping. Try again.", "service_unavailable"))
+        else:
+            super().shutdown()
+
+    # --- what the parser finds ------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._unset_keepalive_if_required()
+        self._head_bytes = self._headers = self._framing_bytes = 0
+        self._is_in_head = True
+        self._expect_within(self.bounds.head_timeout_s, self._end_late_head)
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > self.bounds.line_bytes_max:
+            message = f"The address is too long: at most {self.bounds.line_bytes_max} bytes are read."
+            raise _Refused(414, message, "uri_too_long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers += 1
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self.bounds.head_bytes_max:
+            raise _too_large("The headers are", self.bounds.head_bytes_max)
+        if self._headers > self.bounds.headers_max:
+            message = f"The request has too many headers: at most {self.bounds.headers_max} are read."
+            raise _Refused(431, message, "request_headers_too_large")
+        if self._is_in_head:  # else it is a trailer, and comes too late to say anything
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        if len(self.pipeline) >= _PIPELINED_MAX:
+            self.pipeline[0][0].keep_alive = False  # the last of those that are answered
+            raise _Enough
+        self.scope["method"] = self.parser.get_method().decode()
+        self._is_passed_over = self.parser.should_upgrade() and not self._should_upgrade()
+        if self._is_passed_over:
+            if self.scope["method"] == "CONNECT":
+                raise _Refused(400, "This is no proxy.", "invalid_http")
+            return
+        self._has_body_to_come = True
+        self._expect_within(self.bounds.body_timeout_s, self._end_late_body)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._framing_bytes = max(0, self._framing_bytes - _FRAMING_MAX * len(body))
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._is_passed_over:
+            return
+        self._has_body_to_come = False
+        self._expect_nothing()
+        super().on_message_complete()
+
+    # --- answers --------------------------------------------------------------------------------
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        super()._start_asgi_task(cycle, _Answer(cycle, app, self))  # type: ignore[arg-type]
+
+    def is_still_sent(self, cycle: RequestResponseCycle) -> bool:
+        """Whether this request's body is not whole yet."""
+        return cycle is self.cycle and self._has_body_to_come
+
+    def end_after_answer(self) -> None:
+        """Says that nothing follows, and leaves the client time to read what was said."""
+        self._is_deaf = True
+        self._expect_nothing()
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._expect_within(_LINGER_S, self.close)
+
+    def close(self) -> None:
+        """What was written is still sent, as long as the client takes it."""
+        self.transport.close()
+        self._watch_writes(self.transport.get_write_buffer_size())
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.close()
+
+    def _refuse(self, refusal: _Refused) -> None:
+        """Answers instead of the app, unless an answer is on its way already: that one is cut."""
+        if self.transport.is_closing():
+            return
+        cycle = self.cycle
+        is_idle = cycle is None or cycle.response_complete
+        if self.pipeline or (not is_idle and cycle.response_started):
+            self.close()
+            return
+        if not is_idle:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.write(self._encode(refusal))
+        self.end_after_answer()
+
+    def _encode(self, refusal: _Refused) -> bytes:
+        headers = RETRY_AFTER if refusal.status == 503 else None
+        answer = envelope(refusal.status, str(refusal), refusal.code, None, headers)
+        fields = [
+            *self.server_state.default_headers,
+            *answer.raw_headers,
+            (b"x-request-id", new_request_id().encode()),
+            (b"connection", b"close"),
+        ]
+        head = b"".join(b"%s: %s\r\n" % field for field in fields)
+        return STATUS_LINE[refusal.status] + head + b"\r\n" + bytes(answer.body)
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def _expect_within(self, limit_s: float, end: Callable[[], None]) -> None:
+        self._expect_nothing()
+        self._reading = self.loop.call_later(limit_s, end)
+
+    def _expect_nothing(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _end_late_head(self) -> None:
+        if self._is_in_head:
+            message = f"The headers did not come within {self.bounds.head_timeout_s:g} seconds."
+            self._refuse(_Refused(408, message, "request_timeout"))
+        else:  # it has never asked for anything
+            self.close()
+
+    def _end_late_body(self) -> None:
+        if self.cycle.response_complete:
+            self.close()
+        else:
+            message = f"The body did not come within {self.bounds.body_timeout_s:g} seconds."
+            self._refuse(_Refused(408, message, "request_timeout"))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writes(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._stop_watching_writes()
+        super().resume_writing()
+
+    def _watch_writes(self, left_bytes: int) -> None:
+        self._stop_watching_writes()
+        self._writing = self.loop.call_later(self.bounds.send_timeout_s, self._look_at_writes, left_bytes)
+
+    def _look_at_writes(self, left_bytes: int) -> None:
+        """A client that has taken nothing of what waits for it is gone, whatever its kernel says."""
+        now_left = self.transport.get_write_buffer_size()
+        if now_left < left_bytes:
+            self._watch_writes(now_left)
+        else:
+            _log.info("a client has read nothing for %g s and is cut off", self.bounds.send_timeout_s)
+            self.transport.abort()
+
+    def _stop_watching_writes(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+
+
+_RESET_AT_END, _NO_RESET = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
+
+
+class _Answer:
+    """The app, for one request. An answer that it breaks off is cut, never ended as if it were whole."""
+
+    def __init__(self, cycle: RequestResponseCycle, app: ASGIApp, protocol: Protocol) -> None:
+        self._cycle = cycle
+        self._app = app
+        self._protocol = protocol
+        self._is_unframed = self._lingers = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_framed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = self._begin(scope, message)
+            elif not message.get("more_body", False):
+                self._prepare_end(message)
+            if self._is_unframed:
+                self._cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+            if self._lingers:
+                self._protocol.end_after_answer()
+            elif self._cycle.transport.is_closing():
+                self._protocol.close()
+
+        try:
+            await self._app(scope, receive, send_framed)
+        except StreamCut as cut:
+            _log.info("%s was cut: %s", scope["path"], cut)
+            self._cycle.disconnected = True
+            self._protocol.close()  # what was sent arrives; the chunk that would end the answer does not
+
+    def _begin(self, scope: Scope, message: Message) -> Message:
+        """Whether a connection is kept is not for the app to promise."""
+        headers = [field for field in message["headers"] if field != (b"connection", b"keep-alive")]
+        is_framed = any(name == b"content-length" for name, _ in headers)
+        has_body = scope["method"] != "HEAD" and message["status"] not in (204, 304)
+        if scope["http_version"] == "1.0" and has_body and not is_framed:
+            # Its client knows no chunks: where the connection ends, the answer ends. Until that is so, any
+            # end is a reset, even if this process is killed.
+            self._is_unframed = True
+            self._cycle.chunked_encoding = False
+            self._set_linger(_RESET_AT_END)
+        return {**message, "headers": headers}
+
+    def _prepare_end(self, message: Message) -> None:
+        if self._is_unframed:
+            self._set_linger(_NO_RESET)
+        if not self._cycle.keep_alive and self._protocol.is_still_sent(self._cycle):
+            self._lingers = self._cycle.keep_alive = True  # the cycle does not close; `end_after_answer` will
+
+    def _set_linger(self, how: bytes) -> None:
+        connection = self._cycle.transport.get_extra_info("socket")
+        if connection is not None and not self._cycle.transport.is_closing():
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)

@@ -1,0 +1,66 @@
+"""An API node as a process of its own, for tests that come in over a real socket.
+
+Owns its process: it ends with the block that it is used in.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from local.ports import find_free
+from shared.settings import Settings
+
+
+@dataclass
+class Node:
+    process: asyncio.subprocess.Process
+    port: int
+    client: httpx.AsyncClient
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def stop(self) -> tuple[int, str]:
+        """Its exit status, and all that it has said."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(15):
+            _, said = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode, said.decode()
+
+
+@asynccontextmanager
+async def node(settings: Settings, **environment: str) -> AsyncIterator[Node]:
+    """Started, healthy, on a free port; `environment` goes over that of the tests."""
+    port = find_free(1)[0]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "api", "--port", str(port)),
+        env=os.environ | {"ANTIPHON_REDIS_URL": settings.redis_url} | environment,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+        try:
+            await wait_until_healthy(client)
+            yield Node(process, port, client)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+
+async def wait_until_healthy(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                if (await client.get("/health")).status_code == 200:
+                    return
+            except httpx.ConnectError:
+                await asyncio.sleep(0.05)
