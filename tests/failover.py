@@ -17,12 +17,13 @@ from local.ports import HOST, find_free
 from local.processes import identify
 from local.valkey import find_server
 from local.warden import Warden
+from tests.patience import PATIENCE_S
 
 MASTER_NAME = "main"
 DOWN_AFTER_MS = 500
 
 
-def wait_until(is_so: Callable[[], bool], within_s: float = 20.0) -> None:
+def wait_until(is_so: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + within_s
     while not is_so():
         assert time.monotonic() < deadline
@@ -115,7 +116,7 @@ class WatchedValkeys:
         try:
             for port in self.servers + self.sentinels:
                 self.start(port)
-            wait_until(self.is_watched, within_s=60)
+            wait_until(self.is_watched, within_s=PATIENCE_S)
         except BaseException:
             self.__exit__()
             raise

@@ -15,6 +15,7 @@ import httpx
 
 from local.ports import find_free
 from shared.settings import Settings
+from tests.patience import PATIENCE_S
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Node:
         """Its exit status, and all that it has said."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             _, said = await self.process.communicate()
         assert self.process.returncode is not None
         return self.process.returncode, said.decode()
@@ -46,7 +47,7 @@ async def node(settings: Settings, **environment: str) -> AsyncIterator[Node]:
         env=os.environ | {"ANTIPHON_REDIS_URL": settings.redis_url} | environment,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:
         try:
             await wait_until_healthy(client)
             yield Node(process, port, client)
@@ -57,7 +58,7 @@ async def node(settings: Settings, **environment: str) -> AsyncIterator[Node]:
 
 
 async def wait_until_healthy(client: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 if (await client.get("/health")).status_code == 200:

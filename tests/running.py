@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -44,7 +46,7 @@ class RunningCluster:
 
     def stop(self) -> None:
         self.launcher.terminate()
-        self.launcher.communicate(timeout=30)
+        self.launcher.communicate(timeout=PATIENCE_S)
 
 
 def start_cluster(data: Path, *options: str, **environment: str) -> RunningCluster:

@@ -21,6 +21,7 @@ from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
 from shared.store.subscription import Subscription
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
+from tests.patience import PATIENCE_S
 from tests.requests import accept
 from worker.app import hear
 from worker.attempt import Resources
@@ -92,7 +93,7 @@ async def working(
 async def finish(redis: RedisClient, worker: Worker, key: ResponseKey) -> list[Entry]:
     """Has the worker own the response; its whole log, once it is closed."""
     await worker.runner.start_response(str(key))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             page = await event_log.read(redis, key, -1, 5_000, with_measured=True)
             if page.is_closed:

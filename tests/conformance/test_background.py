@@ -19,6 +19,7 @@ import pytest_asyncio
 import redis
 from openai import AsyncOpenAI, BadRequestError, ConflictError, NotFoundError, OpenAI
 
+from tests.patience import PATIENCE_S
 from tests.running import RunningCluster, start_cluster
 from tests.streams import Frame, read_frames
 
@@ -52,7 +53,7 @@ def open_responses(cluster: RunningCluster) -> list[Any]:
         return list(active)
 
 
-def wait_until(is_so: Callable[[], bool], within_s: float = 15.0) -> None:
+def wait_until(is_so: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + within_s
     while not is_so():
         assert time.monotonic() < deadline
@@ -74,7 +75,7 @@ def other(three: RunningCluster) -> Iterator[OpenAI]:
 @pytest_asyncio.fixture
 async def nodes(three: RunningCluster) -> AsyncIterator[list[httpx.AsyncClient]]:
     limits = httpx.Limits(max_connections=500)
-    clients = [httpx.AsyncClient(base_url=url, timeout=60, limits=limits) for url in three.urls]
+    clients = [httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, limits=limits) for url in three.urls]
     yield clients
     for one in clients:
         await one.aclose()
@@ -322,7 +323,7 @@ async def test_cancel_stops_a_response_in_every_phase_and_its_readers_end(
         assert cancelled.status_code == 200
         response = cancelled.json()
         assert (response["status"], response["output"], response["completed_at"]) == ("cancelled", [], None)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             frames = await first
             assert await second == frames
     assert frames[-1].event == "response.failed"
@@ -343,7 +344,7 @@ async def test_a_queued_response_is_cancelled_before_any_worker_has_it(
         async with reading(nodes[1], path) as reader:
             cancelled = (await nodes[2].post(f"{path}/cancel")).json()
             assert cancelled["status"] == "cancelled"
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 frames = await reader
         assert [frame.event for frame in frames] == [
             "response.created",
@@ -399,7 +400,7 @@ async def status_of(node: httpx.AsyncClient, response_id: str) -> str:
 
 
 async def wait_for_status(node: httpx.AsyncClient, response_id: str, status: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while await status_of(node, response_id) != status:
             await asyncio.sleep(0.02)
 
@@ -443,7 +444,7 @@ async def test_a_background_response_is_never_touched_by_a_disconnect(nodes: lis
         created = await read_created(stream)
     response_id = created["response"]["id"]
     before = len((await nodes[1].get(f"/v1/responses/{response_id}")).content)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while len((await nodes[1].get(f"/v1/responses/{response_id}")).content) < before + 1_500:
             await asyncio.sleep(0.05)
     assert await status_of(nodes[1], response_id) == "in_progress"
@@ -666,7 +667,7 @@ async def test_a_tenant_with_too_many_open_responses_is_asked_to_wait(
         start_cluster, data, "--script", str(SCRIPT), ANTIPHON_TENANT_RESPONSES_MAX="2"
     )
     try:
-        async with httpx.AsyncClient(base_url=narrow.urls[0], timeout=30) as node:
+        async with httpx.AsyncClient(base_url=narrow.urls[0], timeout=PATIENCE_S) as node:
             body = {"model": "default", "input": "Stay in the final text", "background": True}
             answers = [await node.post("/v1/responses", json=body) for _ in range(3)]
             assert [answer.status_code for answer in answers] == [200, 200, 429]

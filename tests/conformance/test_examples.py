@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.running import ROOT, RunningCluster
 from tests.streams import Frame, read_frames
 
@@ -101,7 +102,7 @@ async def run(*command: str) -> tuple[str, str]:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             out, err = await process.communicate()
     finally:
         if process.returncode is None:
@@ -124,7 +125,7 @@ async def run_node(script: str) -> str:
 
 
 async def replay(cluster: RunningCluster, response_id: str) -> list[Frame]:
-    async with httpx.AsyncClient(base_url=cluster.urls[0], timeout=30) as node:
+    async with httpx.AsyncClient(base_url=cluster.urls[0], timeout=PATIENCE_S) as node:
         return read_frames(
             (await node.get(f"/v1/responses/{response_id}", params={"stream": "true"})).content
         )
@@ -213,7 +214,7 @@ async def serving_the_page(api_url: str) -> AsyncIterator[str]:
     )
     try:
         assert server.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             line = (await server.stdout.readline()).decode()
         yield line.removeprefix("open ").strip().rstrip("/")
     finally:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.conformance.test_background import open_responses, wait_until
+from tests.patience import PATIENCE_S
 from tests.running import RunningCluster, start_cluster
 from tests.streams import Frame, read_frames
 
@@ -100,7 +101,7 @@ class Wanderer:
 
 async def wander(cluster: RunningCluster, count: int, body_of: Any) -> list[tuple[Wanderer, list[Frame]]]:
     limits = httpx.Limits(max_connections=2 * count)
-    nodes = [httpx.AsyncClient(base_url=url, limits=limits, timeout=60) for url in cluster.urls]
+    nodes = [httpx.AsyncClient(base_url=url, limits=limits, timeout=PATIENCE_S) for url in cluster.urls]
     try:
         wanderers = [Wanderer(nodes, seed) for seed in range(count)]
         async with asyncio.timeout(100):

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI, NotFoundError, OpenAI
 
+from tests.patience import PATIENCE_S
 from tests.running import RunningCluster
 from tests.streams import read_frames, without_comments
 
@@ -31,7 +32,7 @@ def client(cluster: RunningCluster) -> Iterator[OpenAI]:
 @pytest_asyncio.fixture
 async def nodes(cluster: RunningCluster) -> AsyncIterator[list[httpx.AsyncClient]]:
     headers = {"authorization": "Bearer any"}
-    clients = [httpx.AsyncClient(base_url=url, headers=headers, timeout=60) for url in cluster.urls]
+    clients = [httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE_S) for url in cluster.urls]
     yield clients
     for one in clients:
         await one.aclose()

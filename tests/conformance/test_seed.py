@@ -14,6 +14,7 @@ from openai import OpenAI
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from tests.patience import PATIENCE_S
 from tests.running import RunningCluster
 from tests.streams import Frame, read_frames
 
@@ -60,7 +61,7 @@ ORDER = [
 @pytest.fixture(scope="module")
 def frames(cluster: RunningCluster) -> list[Frame]:
     headers = {"authorization": "Bearer dummy-api-key"}
-    with httpx.Client(base_url=cluster.urls[0], headers=headers, timeout=30) as client:
+    with httpx.Client(base_url=cluster.urls[0], headers=headers, timeout=PATIENCE_S) as client:
         return read_frames(client.post("/v1/responses", json=SEED).content)
 
 

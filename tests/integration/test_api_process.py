@@ -12,6 +12,7 @@ from shared.ids import is_response_id
 from shared.settings import Settings
 from shared.store.redis_client import RedisClient
 from tests.nodes import node
+from tests.patience import PATIENCE_S
 
 
 async def test_a_node_says_that_any_key_will_do_and_ends_in_order(
@@ -54,7 +55,7 @@ async def test_a_body_that_is_too_large_is_refused_before_it_was_sent_whole(
     async with node(settings) as api:
         reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
         writer.write(b"POST /v1/responses HTTP/1.1\r\nhost: h\r\ncontent-length: 99999999\r\n\r\n{")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             head = await reader.readuntil(b"\r\n\r\n")
         writer.close()
         await writer.wait_closed()
@@ -71,7 +72,7 @@ async def test_a_taken_port_is_told(settings: Settings) -> None:
             env=os.environ | {"ANTIPHON_REDIS_URL": settings.redis_url},
             stderr=asyncio.subprocess.PIPE,
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             _, said = await process.communicate()
     assert process.returncode != 0
     assert b"address already in use" in said

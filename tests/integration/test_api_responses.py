@@ -36,6 +36,7 @@ from shared.store.event_log import Closing, Draft
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
+from tests.patience import PATIENCE_S
 from tests.streams import without_comments
 
 CREATED_AT_S = 1_763_769_600
@@ -459,7 +460,7 @@ async def test_without_redis_every_call_is_answered_soon(is_refused: bool) -> No
     async with deaf_server() as port:
         url = f"redis://127.0.0.1:{1 if is_refused else port}/0"
         app = create_app(Settings(redis_url=url, redis_timeout_s=0.3), Tenants())
-        async with serving(app) as client, asyncio.timeout(5):
+        async with serving(app) as client, asyncio.timeout(PATIENCE_S):
             answers = [
                 await client.post("/v1/responses", json={"input": "Hello", "stream": True}),
                 await client.get(f"/v1/responses/{UNKNOWN_ID}"),

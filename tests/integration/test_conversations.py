@@ -27,6 +27,7 @@ from tests.conversing import (
     serving,
     texts,
 )
+from tests.patience import PATIENCE_S
 
 
 @pytest_asyncio.fixture
@@ -312,7 +313,7 @@ async def test_every_touch_keeps_a_conversation_for_the_whole_retention(
 
 async def test_without_redis_every_call_is_answered_soon(settings: Settings, tmp_path: Path) -> None:
     away = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "redis_timeout_s": 0.3})
-    async with serving(away, tmp_path) as client, asyncio.timeout(10):
+    async with serving(away, tmp_path) as client, asyncio.timeout(PATIENCE_S):
         answers = [await client.post("/conversations", json={"items": [say("a")]})]
         for method, path, body in CALLS:
             answers.append(await client.request(method, f"/conversations/{UNKNOWN}{path}", json=body))

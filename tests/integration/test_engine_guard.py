@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 GUARD = Path(__file__).parents[2] / "worker/engines/guard.py"
 PARENT = """
 import os, subprocess, sys
@@ -68,4 +70,4 @@ def test_a_guard_whose_worker_has_gone_already_follows_nobody_else() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     for pid in (gone.pid, os.getppid()):  # ended, and alive but not the one that started the guard
-        subprocess.run([sys.executable, str(GUARD), str(pid)], timeout=20, check=True)
+        subprocess.run([sys.executable, str(GUARD), str(pid)], timeout=PATIENCE_S, check=True)

@@ -14,6 +14,7 @@ import redis
 
 from local.ports import find_free
 from tests.integration.mcp_servers import serving_http
+from tests.patience import PATIENCE_S
 from tests.running import RunningCluster, start_cluster
 from tests.streams import Frame, read_frames
 
@@ -38,7 +39,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
 
 @pytest.fixture
 def client(fragile: RunningCluster) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=fragile.urls[0], timeout=60) as client:
+    with httpx.Client(base_url=fragile.urls[0], timeout=PATIENCE_S) as client:
         yield client
 
 
@@ -70,7 +71,7 @@ def field_of(fragile: RunningCluster, response_id: str, part: str, field: str) -
     return value
 
 
-def wait_until(is_so: Callable[[], bool], within_s: float = 10.0) -> None:
+def wait_until(is_so: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + within_s
     while not is_so():
         assert time.monotonic() < deadline
@@ -151,13 +152,13 @@ def test_an_api_node_that_is_told_to_stop_ends_its_streams_between_two_frames(
     fragile: RunningCluster,
 ) -> None:
     urls = fragile.urls
-    with httpx.stream("POST", f"{urls[1]}/v1/responses", json=SLOWLY, timeout=60) as stream:
+    with httpx.stream("POST", f"{urls[1]}/v1/responses", json=SLOWLY, timeout=PATIENCE_S) as stream:
         reading = Reading(stream)
         reading.until(b"output_text.delta")
         fragile.kill("api", signal.SIGTERM, 1)
         head = reading.to_the_end()
     assert head[-1].event == "response.output_text.delta"
-    with httpx.Client(base_url=urls[0], timeout=60) as client:
+    with httpx.Client(base_url=urls[0], timeout=PATIENCE_S) as client:
         params = {"stream": "true", "starting_after": str(head[-1].id)}
         rest = read_frames(client.get(f"/v1/responses/{reading.response_id}", params=params).content)
     check_whole_count(head + rest)
@@ -185,7 +186,7 @@ def test_a_stream_goes_on_after_redis_has_restarted(fragile: RunningCluster, cli
 def test_without_redis_a_request_is_deferred_and_not_left_hanging(fragile: RunningCluster) -> None:
     pid = fragile.kill("valkey", signal.SIGSTOP)
     try:
-        with httpx.Client(base_url=fragile.urls[1], timeout=20) as client:
+        with httpx.Client(base_url=fragile.urls[1], timeout=PATIENCE_S) as client:
             answer = client.post("/v1/responses", json={"model": "default", "input": "Hello"})
             ready = client.get("/ready")
             health = client.get("/health")

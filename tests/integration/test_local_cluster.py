@@ -26,6 +26,7 @@ from local.record import FolderInUse
 from local.supervisor import DeadOnArrival
 from local.valkey import Valkey, is_serving, read_port, write_configuration
 from shared.store.redis_client import RedisClient
+from tests.patience import PATIENCE_S
 
 API = """
     import http.server, json, os, sys
@@ -70,7 +71,7 @@ TOOL_RUNNER = """
 """
 
 
-def wait_until(is_so: Callable[[], bool], what: str, within_s: float = 30.0) -> None:
+def wait_until(is_so: Callable[[], bool], what: str, within_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + within_s
     while not is_so():
         assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
@@ -130,7 +131,7 @@ class Launcher:
         return self.process.stdout.readline()
 
     def finish(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=60)
+        out, err = self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode, out, err
 
 
@@ -145,7 +146,7 @@ def launch(root: Path) -> Iterator[Callable[..., Launcher]]:
     yield start
     for launcher in started:
         launcher.process.terminate()
-        launcher.process.communicate(timeout=30)
+        launcher.process.communicate(timeout=PATIENCE_S)
 
 
 def find_warden(launcher_pid: int) -> int:

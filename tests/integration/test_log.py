@@ -21,6 +21,7 @@ from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired, Lease, LeaseLost
 from shared.store.redis_client import BlockingClient, RedisClient, Script
 from tests.conftest import keys_without_ttl
+from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
 from worker.sweeper import compact_due
 
@@ -361,7 +362,7 @@ async def test_a_log_that_cannot_be_compacted_stays_and_stops_no_other(
         await redis.command("ZADD", keys.CLOSED, place, str(key))
     compacting = asyncio.create_task(compact_due(redis, settings))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not await redis.command("EXISTS", keys.archive(sound)):
                 assert not compacting.done()
     finally:

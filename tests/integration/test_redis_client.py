@@ -14,6 +14,7 @@ from shared.store import lease
 from shared.store.lease import Acquired
 from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient
 from shared.store.subscription import Subscription
+from tests.patience import PATIENCE_S
 from tests.requests import accept
 
 
@@ -28,7 +29,7 @@ async def test_a_task_that_is_cancelled_at_any_step_of_a_command_ends(redis: Red
         for _ in range(steps % 40):
             await asyncio.sleep(0)
         asking.cancel()
-        ended, _ = await asyncio.wait([asking], timeout=5)
+        ended, _ = await asyncio.wait([asking], timeout=PATIENCE_S)
         assert ended, f"it goes on after a cancellation at step {steps % 40}"
         assert asking.cancelled()
 
@@ -38,7 +39,7 @@ async def test_a_redis_that_accepts_but_does_not_answer_is_away_after_the_timeou
         client = RedisClient.connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", timeout_s=0.2)
         for ask in (client.command("TIME"), client.transaction(("TIME",))):
             with pytest.raises(REDIS_AWAY):
-                await asyncio.wait_for(ask, timeout=5)
+                await asyncio.wait_for(ask, timeout=PATIENCE_S)
         await client.close()
 
 
@@ -97,7 +98,7 @@ async def test_a_subscription_notices_a_server_that_hangs_and_listens_again(
         listening = asyncio.create_task(
             subscription.listen(lambda _, payload: heard.put_nowait(payload), missed.set)
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await client.command("PUBLISH", "news", "before")
             assert await heard.get() == b"before"
             os.kill(server.pid, signal.SIGSTOP)

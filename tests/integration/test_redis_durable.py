@@ -17,6 +17,7 @@ from shared.store import event_log, lease
 from shared.store.event_log import APPEND, Draft, append_call
 from shared.store.lease import Acquired, Lease
 from shared.store.redis_client import REDIS_AWAY, RedisClient
+from tests.patience import PATIENCE_S
 from tests.requests import accept
 from tests.running import start_cluster
 from tests.streams import read_frames
@@ -129,7 +130,7 @@ def test_a_stream_whose_events_are_all_confirmed_outlives_the_servers_death(tmp_
     try:
         body = {"model": "default", "input": "Count slowly from 1 to 40", "stream": True}
         received = b""
-        with httpx.stream("POST", f"{cluster.urls[0]}/v1/responses", json=body, timeout=60) as stream:
+        with httpx.stream("POST", f"{cluster.urls[0]}/v1/responses", json=body, timeout=PATIENCE_S) as stream:
             chunks = stream.iter_bytes()
             while received.count(b"output_text.delta") < 20:
                 received += next(chunks)

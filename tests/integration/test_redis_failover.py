@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from shared.store import job_queue, keys
 from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient, Script
 from shared.store.subscription import Subscription
 from tests.failover import WatchedValkeys, connect, wait_until
+from tests.patience import PATIENCE_S
 from tests.requests import accept
 from tests.running import RunningCluster, start_cluster
 from tests.streams import Frame, read_frames
@@ -34,7 +34,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedValkeys
 @pytest.fixture
 def valkeys(watched: WatchedValkeys) -> WatchedValkeys:
     """The primary can be lost."""
-    wait_until(watched.is_watched, within_s=60)
+    wait_until(watched.is_watched, within_s=PATIENCE_S)
     return watched
 
 
@@ -52,7 +52,7 @@ def read_through(cluster: RunningCluster, strike: Callable[[], None]) -> list[Fr
     """A stream's frames; in the middle of it something happens."""
     body, is_struck = b"", False
     url = f"{cluster.urls[0]}/v1/responses"
-    with httpx.stream("POST", url, json=SLOWLY, timeout=60) as stream:
+    with httpx.stream("POST", url, json=SLOWLY, timeout=PATIENCE_S) as stream:
         for chunk in stream.iter_bytes():
             body += chunk
             if not is_struck and body.count(b"output_text.delta") > 20:
@@ -68,7 +68,7 @@ def check_whole(cluster: RunningCluster, frames: list[Frame]) -> None:
     assert response["status"] == "completed", response["error"]
     text = ", ".join(str(number) for number in range(1, 101))
     assert response["output"][-1]["content"][0]["text"] == text
-    with httpx.Client(base_url=cluster.urls[1], timeout=60) as client:
+    with httpx.Client(base_url=cluster.urls[1], timeout=PATIENCE_S) as client:
         again = client.get(f"/v1/responses/{response['id']}", params={"stream": "true"})
         assert [f.raw_data for f in read_frames(again.content)] == [f.raw_data for f in frames]
         next_one = client.post("/v1/responses", json={"model": "default", "input": "Multiply 3*4"})
@@ -166,7 +166,7 @@ async def test_a_job_that_was_being_taken_when_redis_went_away_is_soon_taken_aga
     )
     try:
         assert await job_queue.ring_again(redis, settings, key) == "waiting"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await taken.wait()
     finally:
         serving.cancel()
@@ -187,11 +187,10 @@ async def test_no_client_waits_for_ever_when_every_sentinel_is_gone() -> None:
     )
     ended, _ = await asyncio.wait([serving, listening], timeout=1.5)
     assert not ended  # they try again
-    begun = time.monotonic()
     for task in (serving, listening):
         task.cancel()
-    await asyncio.wait([serving, listening])
-    assert time.monotonic() - begun < 2
+    ended, _ = await asyncio.wait([serving, listening], timeout=PATIENCE_S)
+    assert len(ended) == 2
     await client.close()
 
 

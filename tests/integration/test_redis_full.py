@@ -14,6 +14,7 @@ from shared.store.event_log import Draft
 from shared.store.lease import Acquired
 from shared.store.redis_client import BlockingClient, RedisClient
 from tests.failover import wait_until
+from tests.patience import PATIENCE_S
 from tests.requests import accept
 from tests.running import RunningCluster, start_cluster
 from tests.streams import read_frames
@@ -81,7 +82,7 @@ async def test_a_lease_is_kept_in_a_full_redis(redis: RedisClient, settings: Set
 @pytest.mark.parametrize("is_long", [False, True])
 def test_a_stream_waits_for_room_and_goes_on(cluster: RunningCluster, small: Valkey, is_long: bool) -> None:
     """Shorter or longer than a worker holds what it cannot append."""
-    with httpx.Client(base_url=cluster.urls[0], timeout=60) as client:
+    with httpx.Client(base_url=cluster.urls[0], timeout=PATIENCE_S) as client:
         done = client.post("/v1/responses", json={"model": "default", "input": "Hello"}).json()
         with client.stream("POST", "/v1/responses", json=SLOWLY) as stream:
             chunks = stream.iter_bytes()

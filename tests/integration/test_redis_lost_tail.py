@@ -14,6 +14,7 @@ from shared.store.event_log import TailLost
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired, LeaseLost
 from shared.store.redis_client import RedisClient
+from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
 from worker import log_writer
 from worker.attempt import Resources
@@ -114,7 +115,7 @@ async def test_a_response_that_cannot_be_mended_fails_and_says_why(
         past = await remember(redis, key)
         await wait_for_entries(redis, key, 30)
         await go_back(redis, past)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not (page := await event_log.read(redis, key, -1)).is_closed:
                 await asyncio.sleep(0.01)
     finally:
@@ -130,6 +131,6 @@ async def test_a_response_that_cannot_be_mended_fails_and_says_why(
 
 
 async def wait_for_entries(redis: RedisClient, key: ResponseKey, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while await redis.command("XLEN", keys.log(key)) < count:
             await asyncio.sleep(0.01)

@@ -18,6 +18,7 @@ from shared.store.event_log import Draft, Entry
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, describe
+from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
 from tests.working import finish, keep_journal, leave_behind, restore_journal, working
 from worker.remote_tools import RemoteTools
@@ -92,7 +93,7 @@ async def test_a_tool_that_still_runs_when_its_worker_dies_is_waited_for_and_not
         claimed = await tool_journal.claim(redis, key, 1, "runner")
         await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
         finishing = asyncio.create_task(finish(redis, worker, key))
-        async with asyncio.timeout(5):  # the next owner has it, and waits
+        async with asyncio.timeout(PATIENCE_S):  # the next owner has it, and waits
             while await redis.command("HGET", keys.state(key), "owner") == b"dead":
                 await asyncio.sleep(0.002)
         assert claimed is not None
@@ -133,7 +134,7 @@ async def test_a_replay_that_comes_out_otherwise_fails_with_a_reason_and_tells_n
         ]
         key = await leave_behind(redis, settings, worker, request, other)
         await worker.runner.start_response(str(key))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not (state := await response_store.read_state(redis, key)) or not state.closed:
                 await asyncio.sleep(0.002)
         assert state.closed == "failed"

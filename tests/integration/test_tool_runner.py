@@ -32,13 +32,14 @@ from shared.tool_calls import (
     ToolTask,
 )
 from tests.integration.mcp_servers import ROOT, serving_http, stdio_entry
+from tests.patience import PATIENCE_S
 from tests.requests import make_request
 from tool_runner import app
 
 OWNER = "worker-test"
 
 
-async def until(is_so: Callable[[], Awaitable[bool]], timeout_s: float = 30.0) -> None:
+async def until(is_so: Callable[[], Awaitable[bool]], timeout_s: float = PATIENCE_S) -> None:
     async with asyncio.timeout(timeout_s):
         for _ in range(1_000_000):
             if await is_so():
@@ -109,7 +110,7 @@ async def serving(settings: Settings, **changes: Any) -> AsyncIterator[Settings]
         yield settings
     finally:
         stop.set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             await running
 
 
@@ -150,7 +151,7 @@ async def test_a_call_comes_back_with_its_output_and_its_worker_is_told(
     async with hearing(with_pipe.redis_url, keys.results(OWNER)) as heard, serving(with_pipe):
         response = await Response.begin(redis, with_pipe)
         assert await response.run(call("add", {"a": 2, "b": 3})) == ToolOutput("5")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             assert await heard.get() == f"{response.lease.key} 0".encode()
 
 
@@ -202,25 +203,29 @@ async def test_a_runner_lists_the_tools_of_a_server(redis: RedisClient, with_pip
 async def test_a_call_without_an_answer_fails_in_time(
     redis: RedisClient, with_pipe: Settings, tmp_path: Path
 ) -> None:
-    async with serving(with_pipe, tool_timeout_s=3.0):
+    async with serving(with_pipe, tool_timeout_s=10.0):  # the server's start is within it
         response = await Response.begin(redis, with_pipe)
         result = await response.run(call("wait", {"folder": str(tmp_path)}))
-    assert result == ToolFailure(McpProtocolError(-32001, "the server 'pipe' did not answer within 3 s"))
+    assert result == ToolFailure(McpProtocolError(-32001, "the server 'pipe' did not answer within 10 s"))
 
 
 async def test_a_call_that_outlives_its_claim_keeps_it(
     redis: RedisClient, with_pipe: Settings, tmp_path: Path
 ) -> None:
-    async with serving(with_pipe, tool_timeout_s=5.0):
+    async with serving(with_pipe):
         response = await Response.begin(redis, with_pipe)
-        index = await response.submit(call("wait", {"folder": str(tmp_path)}))
+        index = await response.submit(call("hold", {"folder": str(tmp_path)}))
+        await until(_has_lines(tmp_path / "held", 1))
         states = []
+        ends_ms = await lease.now_ms(redis) + int(3 * tool_journal.CLAIM_TTL_S * 1000)
 
         async def is_over() -> bool:
             states.append(await tool_journal.look(redis, response.lease.key, index))
-            return states[-1].result is not None
+            return await lease.now_ms(redis) > ends_ms
 
         await until(is_over)
+        (tmp_path / "go").touch()
+        assert await response.result(index) == ToolOutput("held")
     assert not any(state.lost_claim is not None for state in states)
 
 
@@ -239,14 +244,16 @@ async def test_a_closed_response_cancels_its_calls_on_their_servers(
 async def test_a_call_whose_job_comes_twice_runs_once(
     redis: RedisClient, with_pipe: Settings, tmp_path: Path
 ) -> None:
-    async with serving(with_pipe, tool_timeout_s=3.0), serving(with_pipe, tool_timeout_s=3.0):
+    async with serving(with_pipe), serving(with_pipe):
         response = await Response.begin(redis, with_pipe)
-        index = await response.submit(call("wait", {"folder": str(tmp_path)}))
-        await until(_has_lines(tmp_path / "started", 1))
+        index = await response.submit(call("hold", {"folder": str(tmp_path)}))
+        await until(_has_lines(tmp_path / "held", 1))
         for again in range(4):
             await ring_for(redis, response.lease, index, again)
-        await response.result(index)
-    assert await _has_lines(tmp_path / "started", 1)()
+        await until(_is_empty(redis, keys.TOOLS_QUEUE))
+        (tmp_path / "go").touch()
+        assert await response.result(index) == ToolOutput("held")
+    assert await _has_lines(tmp_path / "held", 1)()
 
 
 async def ring_for(redis: RedisClient, held: Lease, index: int, again: int) -> None:
@@ -380,6 +387,15 @@ async def test_a_runner_goes_on_when_redis_comes_back(tmp_path: Path) -> None:
         await redis.close()
 
 
+def _is_empty(redis: RedisClient, queue: str) -> Callable[[], Awaitable[bool]]:
+    """Whether every job has been taken."""
+
+    async def ask() -> bool:
+        return bool(await redis.command("ZCARD", queue) == 0)
+
+    return ask
+
+
 def _has_lines(path: Path, count: int) -> Callable[[], Awaitable[bool]]:
     """Whether the file has exactly so many lines."""
 
@@ -409,7 +425,7 @@ async def test_a_runner_that_ends_leaves_no_process_behind(
     said = await response.run(call("say_pid", {}))
     assert isinstance(said, ToolOutput)
     runner.send_signal(ending)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         assert await runner.wait() == (0 if ending is not signal.SIGKILL else -ending)
 
     async def is_gone() -> bool:

@@ -15,6 +15,7 @@ from shared.responses import McpToolExecutionError
 from shared.settings import Settings
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
 from tests.integration.mcp_servers import ROOT
+from tests.patience import PATIENCE_S
 from tool_runner import servers
 from tool_runner.builtin.python import LIMITS, Ran, Sandbox
 from tool_runner.run_tool import Outcome, Tools
@@ -233,7 +234,7 @@ async def test_the_server_also_serves_http(tools: Tools) -> None:
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT)
     try:
         call = ToolCall("mine", "python", '{"code": "6*7"}', f"http://{HOST}:{port}/mcp")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while isinstance((outcome := await tools.run(call, None, None)).result, ToolFailure):
                 assert process.returncode is None
     finally:

@@ -23,6 +23,7 @@ from api.tenants import Roster, Tenants
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import REDIS_AWAY, Argument, RedisClient, Script
+from tests.patience import PATIENCE_S
 
 HELLO = {"input": "Hello"}
 ID = "resp_0_" + "a" * 32
@@ -132,7 +133,7 @@ async def test_without_redis_a_call_is_asked_to_come_again(away: type[Exception]
 
 async def test_a_redis_that_does_not_answer_holds_nobody_up() -> None:
     app = edge(HangingRedis(None), redis_timeout_s=0.05)
-    async with asyncio.timeout(5), client_of(app) as client:
+    async with asyncio.timeout(PATIENCE_S), client_of(app) as client:
         assert (await client.post("/v1/responses", json=HELLO)).status_code == 503
         assert (await client.get(f"/v1/responses/{ID}")).status_code == 503
         ready = await client.get("/ready")
@@ -296,7 +297,7 @@ async def test_a_client_that_leaves_is_not_waited_for() -> None:
     async def send(_message: Any) -> None:
         pass
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await app(scope, receive, send)
     assert follower.closed.is_set()
 

@@ -10,6 +10,7 @@ from api.__main__ import is_loopback, main
 from api.errors import ClientError
 from api.tenants import OPEN_TENANT, FileInvalid, Limits, Roster, Tenants
 from shared.settings import Settings
+from tests.patience import PATIENCE_S
 
 
 def digest(key: str) -> str:
@@ -144,7 +145,7 @@ def is_known(tenants: Tenants, key: str) -> bool:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not is_so():
             await asyncio.sleep(0.01)
 

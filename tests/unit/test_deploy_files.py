@@ -13,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from api.tenants import Roster
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
@@ -90,7 +91,7 @@ def direct_dependencies(group: str) -> set[str]:
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("name", COMPOSE_FILES)

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.engines import Subject, make_scripted, make_vllm
+from tests.patience import PATIENCE_S
 from worker.engine import EngineDead, FinishReason, Sampling, TokenChunk
 from worker.harmony import CALL, RETURN, STOP_TOKENS, ChatMessage, SystemPart, render
 
@@ -72,7 +73,7 @@ async def generate(
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not holds():
             await asyncio.sleep(0.001)
 

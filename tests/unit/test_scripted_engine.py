@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.patience import PATIENCE_S
 from tests.scripted import (
     CASES,
     NO_PYTHON,
@@ -181,7 +182,7 @@ async def test_it_is_alive_until_it_is_stopped() -> None:
     await play(engine, LONG_PROMPT, max_tokens=10)
     assert not waiting.done()
     await engine.stop()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await waiting
 
 
@@ -257,7 +258,7 @@ async def test_stop_wakes_what_waits_for_its_first_token() -> None:
     engine = await started(Pace(first_token_s=3600))
     chunks = engine.generate(LONG_PROMPT, Sampling(10), request_id="r")
     waiting = asyncio.ensure_future(anext(chunks))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await asyncio.sleep(0)  # it begins, and waits
         assert engine.requests_under_way == 1
         await engine.stop()
