@@ -16,7 +16,7 @@ from shared import lifecycle
 from shared.context_length import TOO_LONG
 from shared.events import StreamEvent
 from shared.lifecycle import TerminalEvent
-from shared.responses import McpCall, McpProtocolError, Response, ResponseError, Usage
+from shared.responses import McpCall, Response, ResponseError, Usage
 from shared.settings import Settings
 from shared.store.appender import Appender
 from shared.store.closing import closing_of
@@ -30,6 +30,7 @@ from shared.tool_calls import (
     ToolsListed,
     describe,
 )
+from worker import refusals
 from worker.arguments import read_arguments
 from worker.constraint import Unfulfillable, constraint_of
 from worker.conversation import (
@@ -69,7 +70,6 @@ from worker.usage import Turn, usage_of
 
 _REFUSALS_MAX = 3
 """So often in a row the model is told that a call was not made; after that the response fails."""
-_INVALID_PARAMS, _REFUSED = -32602, -32000
 
 _T = TypeVar("_T")
 
@@ -116,6 +116,8 @@ class Attempt:
         self._offer = Offer({}, {}, {})
         self._unlogged = UnloggedTokens()
         self._tool_calls = 0
+        asked = self._request.response.max_tool_calls
+        self._calls_max = min(asked or 2**31, resources.settings.tool_calls_max)
         self._refusals = 0
         limits = resources.settings.context_tokens_max, resources.engine.context_tokens_max
         self._context_tokens_max = min(limits)
@@ -174,7 +176,7 @@ class Attempt:
             self._lease, index, ToolListing(label, url), is_repeatable=True
         )
         if isinstance(result, ToolOutput):
-            result = ToolFailure(McpProtocolError(_INVALID_PARAMS, "the server listed no tools"))
+            result = refusals.nothing_listed()
         await self._writer.put(self._reader.advance(ListingEnded(result)))
         return result
 
@@ -203,9 +205,12 @@ class Attempt:
         for label, name, arguments, request_id in await self._call(lambda: approved_calls_in(self._items)):
             call = call_message(recipient_of(label, name), arguments)
             self._reader.messages.append(call)
-            approved = CallApproved(McpTarget(label, name), arguments, request_id)
-            await self._writer.put(self._reader.advance(approved))
-            answer = await self._answer_call()
+            if self._are_calls_spent:
+                answer: list[int] | None = await self._refuse_beyond(McpTarget(label, name))
+            else:
+                approved = CallApproved(McpTarget(label, name), arguments, request_id)
+                await self._writer.put(self._reader.advance(approved))
+                answer = await self._answer_call()
             # The prompt ends with the start of the assistant's message already.
             tokens += (await self._encode(call))[len(NEXT_TURN) :] + (answer or [])
         return tokens
@@ -223,7 +228,7 @@ class Attempt:
     async def _generate(self, prompt: list[int], budget: int, tool_output: int) -> tuple[list[int], bool]:
         """One turn of the model: its tokens, and whether it was cut by the budget."""
         turn = Turn(len(prompt), tool_output)
-        self._reader.begin_turn(turn)
+        self._reader.begin_turn(turn, are_calls_spent=self._are_calls_spent)
         generated: list[int] = []
         await self._replay(generated, budget)
         finish = self._finish_of(generated, budget)
@@ -287,8 +292,8 @@ class Attempt:
             events = self._reader.read(token, logprob)
             if events:
                 await self._put(events)
-                if self._reader.is_waiting:
-                    return
+            if self._reader.is_waiting:
+                return
 
     async def _put(self, events: list[StreamEvent]) -> None:
         """With the tokens that made them, and those before that made none."""
@@ -320,21 +325,35 @@ class Attempt:
             await self._writer.put(self._reader.advance(ToolReturned(result)))
             text = result.output if isinstance(result, ToolOutput) else describe(result.error)
             return await self._tell(recipient, text)
+        if self._reader.refused is not None:
+            return await self._refuse_beyond(self._reader.refused)
         if self._reader.unknown_recipient is not None:
             return await self._refuse_call(self._reader.unknown_recipient)
         return None
 
     async def _refuse_call(self, recipient: str) -> list[int]:
         """Tells the model that nothing was run. `recipient`: "" if it named none that could be read."""
-        known = ", ".join(sorted(self._reader.translation.routing)) or "none"
         if not recipient:
             self._refuse("The model kept making calls that name no tool.")
-            return await self._tell(FUNCTIONS, f"This call names no tool; nothing was run. Tools: {known}.")
-        self._refuse(f"The model kept calling {recipient!r}, which does not exist.")
-        return await self._tell(recipient, f"There is no tool {recipient!r}. Tools: {known}.")
+        else:
+            self._refuse(f"The model kept calling {recipient!r}, which does not exist.")
+        text = refusals.describe_unknown(recipient, self._reader.translation.routing)
+        return await self._tell(recipient or FUNCTIONS, text)
+
+    @property
+    def _are_calls_spent(self) -> bool:
+        """In a response of an earlier format, the call beyond the limit has an item, and fails."""
+        return self._tool_calls >= self._calls_max and self._reader.translation.record_format > 1
+
+    async def _refuse_beyond(self, target: McpTarget) -> list[int]:
+        """A call beyond the limit is no item: it was never made. The model is told."""
+        self._refuse(f"The model kept calling tools after {self._calls_max} calls.")
+        text = describe(refusals.beyond(self._calls_max).error)
+        return await self._tell(recipient_of(target.server_label, target.name), text)
 
     async def _tell(self, recipient: str, text: str) -> list[int]:
-        message = tool_message(recipient, text)
+        """Answers the call that was said last, on its channel."""
+        message = tool_message(recipient, text, self._reader.messages[-1].channel)
         self._reader.messages.append(message)
         return await self._encode(message) + NEXT_TURN
 
@@ -344,17 +363,16 @@ class Attempt:
             raise Hopeless(ResponseError("server_error", reason))
 
     async def _run_tool(self, recipient: str, call: McpCall) -> ToolOutput | ToolFailure:
-        limit = min(self._request.response.max_tool_calls or 2**31, self._resources.settings.tool_calls_max)
-        if self._tool_calls >= limit:
-            self._refuse(f"The model kept calling tools after {limit} calls.")
-            return _refused(f"no more than {limit} tool calls are allowed in this response", _REFUSED)
+        if self._tool_calls >= self._calls_max:
+            self._refuse(f"The model kept calling tools after {self._calls_max} calls.")
+            return refusals.beyond(self._calls_max)
         label = call.server_label
         if recipient not in self._reader.translation.routing:  # approved, but not offered this time
-            return _refused("the tool is not offered in this request", _REFUSED)
+            return refusals.not_offered()
         arguments = read_arguments(label, call.arguments)
         if arguments is None:
             self._refuse(f"The model kept calling {recipient!r} with arguments that are not a JSON object.")
-            return _refused("the arguments are not a JSON object", _INVALID_PARAMS)
+            return refusals.not_an_object()
         self._tool_calls += 1
         self._refusals = 0
         url = next((s.url for s in mcp_servers(self._request) if s.label == label), None)
@@ -366,7 +384,7 @@ class Attempt:
             is_repeatable=isinstance(target, McpTarget) and target.is_repeatable,
         )
         if isinstance(result, ToolsListed):
-            return _refused("the server answered a call with a listing", _INVALID_PARAMS)
+            return refusals.listed_for_a_call()
         return result
 
     # --- the end --------------------------------------------------------------------------------
@@ -396,7 +414,3 @@ class Attempt:
     async def _close(self, event: TerminalEvent) -> None:
         settings, tenant = self._resources.settings, self._lease.key.tenant
         await self._writer.close(event, closing_of(event, tenant, settings, self._request.input))
-
-
-def _refused(message: str, code: int) -> ToolFailure:
-    return ToolFailure(McpProtocolError(code, message))

@@ -38,6 +38,8 @@ _EFFORTS = {
 }
 """GPT-OSS knows three efforts; the others of the API are the nearest of them."""
 
+_CALL_CHANNELS = ("analysis", "commentary")
+
 Item = Mapping[str, Any]
 
 
@@ -91,9 +93,14 @@ def call_message(recipient: str, arguments: str) -> ChatMessage:
     return ChatMessage("assistant", arguments, channel, recipient, "json")
 
 
-def tool_message(recipient: str, text: str) -> ChatMessage:
-    """A tool's answer to the call that was made to `recipient`, on the channel of the call."""
-    channel = "analysis" if recipient == "python" or recipient.startswith("browser.") else "commentary"
+def tool_message(recipient: str, text: str, channel: str | None = None) -> ChatMessage:
+    """A tool's answer to the call that was made to `recipient`, on the channel of the call.
+
+    `channel`: as the model wrote it; a call that comes from a history, or has none of a call's channels,
+    is on the one that the guide gives it.
+    """
+    if channel not in _CALL_CHANNELS:
+        channel = call_message(recipient, "").channel
     return ChatMessage("tool", text, channel, "assistant", None, recipient)
 
 

@@ -4,7 +4,7 @@ Owns what one response has said so far (items, messages, counts); drives nothing
 nothing. `attempt` feeds it and decides what comes next.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shared import events as ev
 from shared.events import StreamEvent
@@ -22,7 +22,7 @@ from worker.harmony import (
 from worker.harmony import Segment as HarmonySegment
 from worker.headers import TEXT_RECIPIENTS
 from worker.logprobs import describe_token
-from worker.routing import find_target
+from worker.routing import McpTarget, find_target
 from worker.translator import MeasuredText, OpenMessage, RunningMcpCall, Segment, Translation, step
 from worker.usage import Turn
 
@@ -39,6 +39,8 @@ class Reader:
     turns: list[Turn] = field(default_factory=list)
     unknown_recipient: str | None = None
     """Recipient of a call that nobody is known for, "" if it names nobody: the model is to be told."""
+    refused: McpTarget | None = None
+    """What the model has called once too often: nothing was run, and the model is to be told."""
     _parser: SegmentParser = field(default_factory=SegmentParser)
     _opened: MessageOpened | None = None
     _text: list[str] = field(default_factory=list)
@@ -48,7 +50,7 @@ class Reader:
     @property
     def is_waiting(self) -> bool:
         """The turn is over, whatever else the model would say: a call or a question stands."""
-        if isinstance(self.translation.open_item, RunningMcpCall):
+        if isinstance(self.translation.open_item, RunningMcpCall) or self.refused is not None:
             return True
         if self.translation.open_item is not None or not self.items:
             return False
@@ -62,9 +64,11 @@ class Reader:
         """A call was made in this response, or the client is asked whether it may be."""
         return any(isinstance(item, FunctionCall | McpCall | McpApprovalRequest) for item in self.items)
 
-    def begin_turn(self, turn: Turn) -> None:
+    def begin_turn(self, turn: Turn, *, are_calls_spent: bool = False) -> None:
+        """`are_calls_spent`: a further call of a tool is not made, and leaves no item."""
         self.turns.append(turn)
-        self.unknown_recipient = None
+        self.unknown_recipient, self.refused = None, None
+        self.translation = replace(self.translation, are_calls_spent=are_calls_spent)
         self._parser.begin_turn()
 
     def read(self, token: int, measured: TokenLogprob | None = None) -> list[StreamEvent]:
@@ -127,6 +131,7 @@ class Reader:
         )
         if isinstance(end, MessageClosed):
             self.unknown_recipient = self._unknown_in(opened, end.is_call)
+            self.refused = self._refused_in(opened)
 
     def _unknown_in(self, opened: MessageOpened, is_call: bool) -> str | None:
         """A final message is an answer, however it ends; any other `<|call|>` waits for one."""
@@ -134,3 +139,11 @@ class Reader:
             return "" if is_call and opened.channel != "final" else None
         is_known = find_target(self.translation.routing, opened.recipient) is not None
         return None if is_known else opened.recipient
+
+    def _refused_in(self, opened: MessageOpened) -> McpTarget | None:
+        if opened.recipient is None or opened.recipient in TEXT_RECIPIENTS:
+            return None
+        target = find_target(self.translation.routing, opened.recipient)
+        if isinstance(target, McpTarget) and self.translation.refuses(target):
+            return target
+        return None

@@ -6,7 +6,7 @@ numbers, neither Redis nor tools at work. Ids derive from (response_id, output_i
 
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TypeVar, assert_never
+from typing import assert_never
 
 from msgspec import structs
 
@@ -28,6 +28,7 @@ from shared.responses import (
     ReasoningText,
 )
 from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
+from worker.chains import Chain, in_order, join
 from worker.harmony import MessageClosed, MessageCut, MessageOpened, TextDelta
 from worker.harmony import Segment as HarmonySegment
 from worker.headers import TEXT_RECIPIENTS
@@ -73,34 +74,37 @@ Segment = HarmonySegment | MeasuredText | ListingBegun | ListingEnded | CallAppr
 
 # --- the open item: at most one at a time ---------------------------------------------------------
 
-T = TypeVar("T")
-_Chain = tuple["_Chain[T]", T] | None
-"""What the deltas of a text brought, newest first: a delta costs the same at any length."""
-
 
 @dataclass(frozen=True, slots=True)
 class OpenReasoning:
-    pieces: _Chain[str] = None
+    pieces: Chain[str] = None
 
 
 @dataclass(frozen=True, slots=True)
 class OpenMessage:
     phase: Phase | None
     """None: the record was begun before answers had one."""
-    pieces: _Chain[str] = None
-    logprobs: _Chain[tuple[Logprob, ...]] = None
+    pieces: Chain[str] = None
+    logprobs: Chain[tuple[Logprob, ...]] = None
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFunctionCall:
     name: str
-    pieces: _Chain[str] = None
+    pieces: Chain[str] = None
 
 
 @dataclass(frozen=True, slots=True)
 class OpenMcpCall:
     target: McpTarget
-    pieces: _Chain[str] = None
+    pieces: Chain[str] = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRefusedCall:
+    """A call beyond `max_tool_calls`: it is not made and leaves no item; the model is told."""
+
+    pieces: Chain[str] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ class OpenListing:
     server_label: str
 
 
-_Texted = OpenReasoning | OpenMessage | OpenFunctionCall | OpenMcpCall
+_Texted = OpenReasoning | OpenMessage | OpenFunctionCall | OpenMcpCall | OpenRefusedCall
 OpenItem = _Texted | RunningMcpCall | OpenListing
 
 
@@ -129,6 +133,12 @@ class Translation:
     open_item: OpenItem | None = None
     record_format: int = RECORD_FORMAT
     """What the record was begun in: a response keeps to the shapes that it began with."""
+    are_calls_spent: bool = False
+    """No further call is made in this response."""
+
+    def refuses(self, target: McpTarget) -> bool:
+        """A call of this tool is one too many; of one that needs leave the client is only asked."""
+        return self.are_calls_spent and not target.needs_approval
 
 
 class OutOfOrder(Exception):
@@ -141,17 +151,23 @@ Events = list[StreamEvent]
 def step(now: Translation, segment: Segment) -> tuple[Translation, Events]:
     """One segment further. Raises OutOfOrder; never for anything that a model writes."""
     match segment, now.open_item:
-        case TextDelta(text), (OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall()) as item:
+        case TextDelta(text), (
+            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall() | OpenRefusedCall()
+        ) as item:
             return _extend(now, item, text)
         case MeasuredText() as measured, OpenMessage() as item:
             return _extend_measured(now, item, measured)
         case MessageOpened() as opened, None:
             return _open(now, opened)
-        case MessageClosed(), (OpenReasoning() | OpenMessage() | OpenFunctionCall()) as item:
+        case MessageClosed(), (
+            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenRefusedCall()
+        ) as item:
             return _close(now, item, "completed")
         case MessageClosed(), OpenMcpCall() as item:
             return _close_arguments(now, item)
-        case MessageCut(), (OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall()) as item:
+        case MessageCut(), (
+            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall() | OpenRefusedCall()
+        ) as item:
             return _close(now, item, "incomplete")
         case ToolReturned(result), RunningMcpCall(item):
             return _finish_call(now, item, result)
@@ -184,6 +200,8 @@ def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]
             return replace(now, open_item=item), [
                 ev.OutputItemAdded(index, _function_call(now, item, "", "in_progress"))
             ]
+        case OpenRefusedCall() as item:
+            return replace(now, open_item=item), []
         case OpenMcpCall(target) as item if target.needs_approval:
             return replace(now, open_item=item), []
         case OpenMcpCall() as item:
@@ -203,7 +221,7 @@ def _item_for(opened: MessageOpened, now: Translation) -> _Texted:
             case FunctionTarget(name):
                 return OpenFunctionCall(name)
             case McpTarget() as target:
-                return OpenMcpCall(target)
+                return OpenRefusedCall() if now.refuses(target) else OpenMcpCall(target)
             case None:
                 return OpenReasoning()
     match opened.channel:
@@ -230,12 +248,15 @@ def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Ev
         case OpenFunctionCall(name):
             after = OpenFunctionCall(name, pieces)
             events = [ev.FunctionCallArgumentsDelta(index, item_id("fc", response_id, index), text)]
+        case OpenRefusedCall():
+            after, events = item, []
         case OpenMcpCall(target):
             after = OpenMcpCall(target, pieces)
             events = []
             if not target.needs_approval:
                 events = [ev.McpCallArgumentsDelta(index, item_id("mcp", response_id, index), text)]
-    return Translation(response_id, now.routing, index, after, now.record_format), events
+    extended = Translation(response_id, now.routing, index, after, now.record_format, now.are_calls_spent)
+    return extended, events
 
 
 def _extend_measured(now: Translation, item: OpenMessage, delta: MeasuredText) -> tuple[Translation, Events]:
@@ -246,7 +267,7 @@ def _extend_measured(now: Translation, item: OpenMessage, delta: MeasuredText) -
 
 
 def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Translation, Events]:
-    index, text = now.output_index, _join(item.pieces)
+    index, text = now.output_index, join(item.pieces)
     closed = replace(now, output_index=index + 1, open_item=None)
     match item:
         case OpenReasoning():
@@ -259,7 +280,7 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
             ]
         case OpenMessage(phase):
             id_ = item_id("msg", now.response_id, index)
-            logprobs = tuple(chain.from_iterable(_in_order(item.logprobs)))
+            logprobs = tuple(chain.from_iterable(in_order(item.logprobs)))
             output = OutputText(text, logprobs=logprobs)
             return closed, [
                 ev.OutputTextDone(index, 0, id_, text, logprobs),
@@ -272,6 +293,8 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
                 ev.FunctionCallArgumentsDone(index, call.id, name, text),
                 ev.OutputItemDone(index, call),
             ]
+        case OpenRefusedCall():
+            return replace(now, open_item=None), []
         case OpenMcpCall(target) if target.needs_approval:
             return _keep_unmade_request(replace(now, open_item=None), text)
         case OpenMcpCall():
@@ -296,7 +319,7 @@ def _keep_unmade_request(now: Translation, arguments: str) -> tuple[Translation,
 
 def _close_arguments(now: Translation, item: OpenMcpCall) -> tuple[Translation, Events]:
     """The call is written. It runs, or the client is asked."""
-    index, text, target = now.output_index, _join(item.pieces), item.target
+    index, text, target = now.output_index, join(item.pieces), item.target
     if target.needs_approval:
         request = McpApprovalRequest(
             item_id("mcpr", now.response_id, index), target.server_label, target.name, text
@@ -364,19 +387,6 @@ def _end_listing(
             announced = ev.McpListToolsFailed(index, id_)
             item = McpListTools(id_, server_label, (), describe(error))
     return replace(now, output_index=index + 1, open_item=None), [announced, ev.OutputItemDone(index, item)]
-
-
-def _join(pieces: _Chain[str]) -> str:
-    return "".join(_in_order(pieces))
-
-
-def _in_order(pieces: _Chain[T]) -> list[T]:
-    found: list[T] = []
-    while pieces is not None:
-        pieces, piece = pieces
-        found.append(piece)
-    found.reverse()
-    return found
 
 
 def _function_call(now: Translation, item: OpenFunctionCall, text: str, status: ItemStatus) -> FunctionCall:

@@ -33,6 +33,7 @@ WEATHER: Any = {
 REQUESTS = {
     "a tool call": make_request("Multiply 123*456", tools=[PYTHON]),
     "several tool calls": make_request("Call python 3 times", tools=[PYTHON]),
+    "calls beyond the limit": make_request("Call python 3 times", tools=[PYTHON], max_tool_calls=1),
     "characters of several tokens": make_request("Repeat 𓀀😀é 4 times"),
     "a function call": make_request("What is the weather in Oslo?", tools=[WEATHER]),
     "an unknown tool": make_request("Emit malformed Harmony: unknown tool"),
