@@ -61,6 +61,13 @@ class _Mcp(Shape):
     require_approval: Any = None
 
 
+_KEPT = frozenset(
+    {*("type", "connector_id", "tunnel_id", "defer_loading", "allowed_callers"), *_Mcp.model_fields}
+    - {"headers", "authorization"}
+)
+"""What of an `mcp` tool is kept and echoed. Anything else nobody reads, and it may be a secret."""
+
+
 TOOLS: Mapping[str, type[Shape]] = {
     "function": _Function,
     "mcp": _Mcp,
@@ -231,7 +238,7 @@ def _secrets_of(tool: Mapping[str, Any]) -> ServerSecrets | None:
 def _without_secrets(tool: Mapping[str, Any]) -> dict[str, Any]:
     match tool["type"]:
         case "mcp":
-            kept = {name: value for name, value in tool.items() if name not in ("headers", "authorization")}
+            kept = {name: value for name, value in tool.items() if name in _KEPT}
             url = tool.get("server_url") or ""
             return kept | ({"server_url": strip_url(url)} if _may_hold_secret(url) else {})
         case "code_interpreter" | "shell":
@@ -259,7 +266,7 @@ def _echo(tool: Mapping[str, Any]) -> dict[str, Any]:
             url = tool.get("server_url")
             shown = {"server_url": strip_url(url) if url else url, "headers": None, "authorization": None}
             defaults = dict.fromkeys(("server_description", "allowed_tools", "require_approval"))
-            return {**defaults, **tool, **shown}
+            return {**defaults, **_without_secrets(tool), **shown}
         case "code_interpreter":
             return {"container": {"type": "auto"}, **_without_secrets(tool)}
         case _:

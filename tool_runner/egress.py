@@ -7,7 +7,9 @@ subject to it. Knows nothing of MCP. Source: IANA's special-purpose address regi
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Self
 
@@ -22,6 +24,10 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 _ADDRESSES_MAX = 4
 """So many of a name's addresses are tried, one after the other."""
+_LOOKUPS_MAX = 256
+_lookups = ThreadPoolExecutor(_LOOKUPS_MAX, thread_name_prefix="lookup")
+"""Apart from everybody else's: a name whose servers are silent holds a thread for as long as the system
+asks them, and there are only a few for the operator's own names."""
 
 _NOT_PUBLIC_4 = tuple(
     IPv4Network(network)
@@ -153,6 +159,6 @@ def _read_range(text: str) -> tuple[int, int]:
 
 async def _resolve(host: str, port: int) -> list[str]:
     """Also `127.1`, `0x7f000001` and `2130706433`, which the system reads as addresses."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_lookups, look_up)
     return [str(address[0]).partition("%")[0] for *_, address in found]

@@ -94,7 +94,8 @@ class Tools:
             except (NoServer, BadArguments) as refused:
                 return Outcome(answers.make_failure(answers.INVALID_PARAMS, str(refused)))
             except ServerFailed as failed:
-                _log.info("%s: %s (%s)", task.server_label, failed, failed.cause)
+                # Not the server's own words: they may be long, and forge lines of the log.
+                _log.info("%s: error %d (%s)", task.server_label, failed.error.code, failed.cause)
                 return Outcome(ToolFailure(answers.cut_message(failed.error)))
         return _GIVEN_UP
 

@@ -382,6 +382,11 @@ def test_what_of_an_address_may_be_secret_is_kept_apart(url: str, kept: str | No
     assert creation.secret_param == ("tools[0].server_url" if kept else None)
 
 
+def test_what_of_a_tool_server_nobody_reads_is_neither_kept_nor_echoed() -> None:
+    tool = {"type": "mcp", "server_label": "s", "server_url": "https://h/mcp", "oauth": {"token": "s3cret"}}
+    assert b"s3cret" not in msgspec.json.encode(create({"tools": [tool]}).request)
+
+
 @pytest.mark.parametrize(
     ("more", "param"),
     [

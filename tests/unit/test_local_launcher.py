@@ -1,6 +1,7 @@
 """The launcher's decisions: when to start again, what is missing, what it is told, what it shows."""
 
 from importlib.util import find_spec
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from local.roles import STOP_ORDER, make_environment, ready_within_s
 from local.status import lay_out, redact
 from local.supervisor import BACK_OFF_MAX_S, SETTLED_AFTER_S, describe_exit, next_delay_s, read_last_line
 from local.warden import decode_stages
+from shared.settings import Settings
 
 
 def test_a_role_that_keeps_dying_waits_twice_as_long_up_to_ten_seconds() -> None:
@@ -71,6 +73,18 @@ def test_the_users_variables_reach_the_roles_and_the_arguments_go_over_them() ->
     assert seen["ANTIPHON_LOG_LEVEL"] == "DEBUG"
     assert seen["ANTIPHON_SCRIPT"] == "new"
     assert seen["HOME"] == "/h"
+
+
+def test_a_local_cluster_seals_secrets_and_reaches_tool_servers_on_this_machine_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in make_environment({}, {}).items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.secrets_key is not None
+    assert settings.egress_networks == [ip_network("127.0.0.0/8"), ip_network("::1/128")]
+    for variable, own in (("EGRESS_NETWORKS", "[]"), ("SECRETS_KEY", "mine")):
+        assert make_environment({f"ANTIPHON_{variable}": own}, {})[f"ANTIPHON_{variable}"] == own
 
 
 @pytest.mark.parametrize(
