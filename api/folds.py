@@ -8,9 +8,7 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-import msgspec
-
-from shared.events import decode
+from shared.events import decode, encode
 from shared.lifecycle import fold, fold_on
 from shared.responses import Response
 from shared.settings import Settings
@@ -92,8 +90,8 @@ class Folds:
                 kept.response = fold_on(kept.response, events) if kept.response else fold(events)
                 kept.following += len(events)
             kept.is_closed, has_more = page.is_closed, page.has_more
-        if kept.told_up_to != kept.following:
-            kept.told, kept.told_up_to = msgspec.json.encode(kept.response), kept.following
+        if kept.response is not None and kept.told_up_to != kept.following:
+            kept.told, kept.told_up_to = encode(kept.response), kept.following
 
     def _drop_oldest(self) -> None:
         size_bytes = sum(len(kept.told) for kept in self._folds.values())

@@ -200,8 +200,25 @@ ItemEvent = (
 )
 StreamEvent = LifecycleEvent | ItemEvent | TextDelta | Error
 
+_LINE_ENDS = tuple((end.encode(), rb"\u%04x" % ord(end)) for end in "\x85\u2028\u2029")
+"""Next line, line separator, paragraph separator: the line ends of Unicode that may stand raw in JSON."""
+
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[StreamEvent] = msgspec.json.Decoder(StreamEvent)
+
+
+def encode(value: StreamEvent | Response) -> bytes:
+    """JSON that is one line for every reader: some end a line at characters that JSON need not escape."""
+    body = _encoder.encode(value)
+    return body if body.isascii() else _escape_line_ends(body)
+
+
+def _escape_line_ends(body: bytes) -> bytes:
+    """In UTF-8 the bytes of a character stand for nothing else, so bytes may be replaced."""
+    for raw, escaped in _LINE_ENDS:
+        if raw[-1] in body:  # one byte is found many times as fast as three, and mostly is not there
+            body = body.replace(raw, escaped)
+    return body
 
 
 def frame(event: StreamEvent, sequence_number: int) -> bytes:
@@ -210,7 +227,7 @@ def frame(event: StreamEvent, sequence_number: int) -> bytes:
     Lines end in `\\n`; `id:` repeats the number for clients that resume by Last-Event-ID.
     """
     name = event.__struct_config__.tag
-    body = _encoder.encode(event)
+    body = encode(event)
     return b'event: %b\nid: %d\ndata: %b,"sequence_number":%d}\n\n' % (
         str(name).encode(SSE_ENCODING),
         sequence_number,

@@ -108,10 +108,11 @@ class McpCall(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_call"):
     approval_request_id: str | None = None
 
 
-class McpTool(msgspec.Struct, frozen=True):
-    """`annotations` of our own listings are the server's hints, `readOnlyHint` as hosted's `read_only`.
+class McpTool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What its server does not say has no key.
 
-    A listing that a client brings may have either form, or none.
+    `annotations` of our own listings are the server's hints, `readOnlyHint` as hosted's `read_only`; a
+    listing that a client brings may have either form.
     """
 
     name: str

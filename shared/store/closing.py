@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from shared import lifecycle
-from shared.events import frame
+from shared.events import encode, frame
 from shared.lifecycle import TerminalEvent
 from shared.responses import Response, ResponseRequest, Usage
 from shared.settings import Settings
@@ -35,7 +35,7 @@ def closing_of(
         items += [(item.id, msgspec.json.encode(item)) for item in lifecycle.lasting(response.output)]
     return Closing(
         response.status,
-        msgspec.json.encode(response),
+        encode(response),
         _retention_s(response, tenant, settings),
         conversation,
         items,

@@ -174,6 +174,22 @@ def test_keep_alives_disturb_no_client(client: OpenAI, other: OpenAI) -> None:
     client.responses.cancel(created.id)
 
 
+def test_keep_alives_as_events_are_none_of_the_log(client: OpenAI, other: OpenAI) -> None:
+    """Without them a stream has the very bytes of one that never had any."""
+    created = client.responses.create(model="default", input="Stay in the final text", background=True)
+    path = f"{other.base_url}responses/{created.id}?stream=true"
+    event = b'event: keepalive\ndata: {"type":"keepalive"}\n\n'
+    with httpx.stream("GET", path, headers={"Antiphon-Keep-Alive": "event"}) as raw:
+        body, is_cancelled = b"", False
+        for chunk in raw.iter_bytes():
+            body += chunk
+            if event in body and not is_cancelled:
+                client.responses.cancel(created.id)
+                is_cancelled = True
+    assert b"\n:" not in body
+    assert read_frames(body.replace(event, b"")) == read_frames(httpx.get(path).content)
+
+
 def test_a_client_that_leaves_right_after_created_changes_nothing(client: OpenAI, other: OpenAI) -> None:
     stream = client.responses.create(model="default", input="Hello", background=True, stream=True)
     created = next(iter(stream))

@@ -4,9 +4,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from shared.events import OutputItemAdded, OutputItemDone, data_of, frame
-from shared.responses import McpProtocolError, McpTool, Message, ResponseError
+from shared.events import OutputItemAdded, OutputItemDone, OutputTextDelta, data_of, decode, frame
+from shared.lifecycle import cancel
+from shared.responses import McpProtocolError, McpTool, Message, Response, ResponseError
+from shared.settings import Settings
+from shared.store.closing import closing_of
 from shared.tool_calls import ToolFailure, ToolsListed
 from worker.harmony import MessageClosed, MessageOpened, TextDelta
 from worker.translator import ListingBegun, ListingEnded, Translation, step
@@ -26,6 +31,26 @@ def items_of(*segments: Any) -> list[dict[str, Any]]:
     return items
 
 
+LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+"""All that Python's own `splitlines`, and with it many a client, takes for the end of a line."""
+
+
+@given(st.text(st.sampled_from(LINE_ENDS + "aé\x05¨©…—“一😀")))
+@example(LINE_ENDS)
+def test_a_frame_has_three_lines_for_every_reader_whatever_it_says(text: str) -> None:
+    event = OutputTextDelta(0, 0, "msg_1", text)
+    stored = frame(event, 7)
+    assert [line.split(":")[0] for line in stored.decode().splitlines()] == ["event", "id", "data", ""]
+    assert decode(stored) == event
+
+
+def test_a_snapshot_is_one_line_for_every_reader() -> None:
+    born = Response(id="resp_1", created_at=1, status="in_progress", model="m", instructions=LINE_ENDS)
+    snapshot = closing_of(cancel(born), "default", Settings()).snapshot
+    assert len(snapshot.decode().splitlines()) == 1
+    assert msgspec.json.decode(snapshot)["instructions"] == LINE_ENDS
+
+
 def wire(value: object) -> dict[str, Any]:
     decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
     return decoded
@@ -36,6 +61,10 @@ def test_a_listing_that_worked_has_no_error_not_even_null() -> None:
     added, done = items_of(ListingBegun("wiki"), ListingEnded(ToolsListed((tool,))))
     assert added.keys() == done.keys() == {"id", "type", "server_label", "tools"}
     assert (added["tools"], done["tools"]) == ([], [wire(tool)])
+
+
+def test_a_tool_of_which_its_server_says_little_has_no_null() -> None:
+    assert wire(McpTool("ask", {})) == {"name": "ask", "input_schema": {}}
 
 
 def test_a_listing_that_failed_says_why() -> None:
