@@ -1,6 +1,6 @@
 """Stored frames as a server-sent event stream over HTTP.
 
-Owns headers, keep-alive comments and how a stream ends; frames pass through unread.
+Owns headers, keep-alives and how a stream ends; frames pass through unread.
 """
 
 from collections.abc import AsyncGenerator
@@ -10,7 +10,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.errors import NodeEnding, StreamCut
 from api.hub import LogGone, LogShorter
-from shared.settings import Settings
+from shared.settings import KeepAliveForm, Settings
 from shared.store.redis_client import REDIS_AWAY
 
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -24,13 +24,26 @@ class _KeepAlive(ServerSentEvent):
         return b": keep-alive\n"
 
 
-def event_stream(frames: AsyncGenerator[bytes, None], settings: Settings) -> EventSourceResponse:
+class _KeepAliveEvent(ServerSentEvent):
+    """For clients whose watchdogs see events only. It is none of the log: it has no number and no `id`, and
+    so leaves what a client resumes from as it was."""
+
+    def encode(self) -> bytes:
+        return b'event: keepalive\ndata: {"type":"keepalive"}\n\n'
+
+
+_KEEP_ALIVES: dict[KeepAliveForm, type[ServerSentEvent]] = {"comment": _KeepAlive, "event": _KeepAliveEvent}
+
+
+def event_stream(
+    frames: AsyncGenerator[bytes, None], settings: Settings, form: KeepAliveForm
+) -> EventSourceResponse:
     """200 with `text/event-stream`; lines end in `\\n`, as one well-known parser needs."""
     return EventSourceResponse(
         _until_lost(frames),
         sep="\n",
         ping=settings.keep_alive_s,
-        ping_message_factory=_KeepAlive,
+        ping_message_factory=_KEEP_ALIVES[form],
         headers=_HEADERS,
     )
 

@@ -24,6 +24,9 @@ _PortRange = Annotated[str, Field(pattern=r"^[0-9]{1,5}(-[0-9]{1,5})?$"), AfterV
 """A port, or the first and the last of a range: `443`, `1024-65535`."""
 
 
+KeepAliveForm = Literal["comment", "event"]
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="ANTIPHON_", frozen=True, extra="ignore", hide_input_in_errors=True
@@ -74,7 +77,9 @@ class Settings(BaseSettings):
     """A conversation that nobody touches is kept this long."""
     client_buffer_bytes_max: int = Field(2**20, gt=0)
     keep_alive_s: float = Field(15.0, gt=0)
-    """A comment line goes out on a silent stream this often."""
+    """A keep-alive goes out on a stream this often."""
+    keep_alive_form: KeepAliveForm = "comment"
+    """A comment line, which no parser shows to a client; or an event `keepalive`, which has no number."""
     http_line_bytes_max: int = Field(16 * 2**10, gt=0)
     """Of an address with its query."""
     http_head_bytes_max: int = Field(64 * 2**10, gt=0)
@@ -144,9 +149,6 @@ class Settings(BaseSettings):
     sandboxes_max: int = Field(0, ge=0)
     """Processes of the built-in python on one tool runner; 0: two for each CPU, at least four."""
     tool_timeout_s: float = Field(120.0, gt=0)
-    tool_claim_ttl_s: float = Field(1.5, gt=0)
-    """A runner that has not renewed its claim on a call for so long, although Redis was there, counts as
-    lost. It renews three times as often."""
     tool_output_bytes_max: int = Field(256 * 1024, gt=0)
     tool_session_bytes_max: int = Field(2**20, gt=0)
     mcp_servers: Path | None = None

@@ -14,6 +14,7 @@ from api.paging import read_page
 from api.routes.access import ServicesDep, SettingsDep, TenantDep, read_body
 from api.services import FROM_THE_START, Cursor, Frames
 from api.sse import event_stream
+from shared.settings import KeepAliveForm, Settings
 
 router = APIRouter(prefix="/v1/responses")
 
@@ -21,6 +22,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _LAST_EVENT_ID = "Last-Event-ID"
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _CLIENT_CLOSED_REQUEST = 499
+_KEEP_ALIVE_HEADER = "Antiphon-Keep-Alive"
 
 
 @router.post("")
@@ -32,11 +34,13 @@ async def create(
     The status is 200 also for one that failed: the call was served, the response tells the rest. Only one
     that is too long for the model is answered with 400, which is what clients shorten their input for.
     """
+    keep_alive = _keep_alive(request, settings)
     body = await read_body(request, settings)
     created = await services.create(tenant, body, request.headers.get("idempotency-key"))
     key, is_watched = created.key, not created.is_background
     if created.is_streamed:
-        return event_stream(services.follow(key, FROM_THE_START, is_watched=is_watched), settings)
+        frames = services.follow(key, FROM_THE_START, is_watched=is_watched)
+        return event_stream(frames, settings, keep_alive)
     if created.is_background:
         return _json(await services.tell(key))
     snapshot = await _unless_disconnected(request, services.finish(key))
@@ -61,16 +65,16 @@ async def retrieve(
     204 where an EventSource has read to the end already. `include` and `include_obfuscation` are accepted
     and change nothing.
     """
-    cursor = _cursor(request)
+    cursor, keep_alive = _cursor(request), _keep_alive(request, settings)
     if not _flag(request, "stream"):
         return _json(await services.retrieve(tenant, response_id))
     key, state = await services.find_log(tenant, response_id)
     frames = await services.resume(key, state, cursor)
     if frames is not None:
-        return event_stream(frames, settings)
+        return event_stream(frames, settings, keep_alive)
     if cursor.param == _LAST_EVENT_ID:
         return Response(status_code=204)  # what tells an EventSource not to come back
-    return event_stream(_nothing(), settings)
+    return event_stream(_nothing(), settings, keep_alive)
 
 
 @router.post("/{response_id}/cancel")
@@ -123,6 +127,15 @@ def _cursor(request: Request) -> Cursor:
 async def _nothing() -> Frames:
     return
     yield b""
+
+
+def _keep_alive(request: Request, settings: Settings) -> KeepAliveForm:
+    """As the client asks for it; what it does not say, the operator's setting does."""
+    match request.headers.get(_KEEP_ALIVE_HEADER, settings.keep_alive_form):
+        case ("comment" | "event") as form:
+            return form
+        case _:
+            raise invalid_value(_KEEP_ALIVE_HEADER, "it should be 'comment' or 'event'")
 
 
 async def _unless_disconnected(request: Request, answer: Coroutine[Any, Any, bytes]) -> bytes | None:

@@ -1,4 +1,4 @@
-"""What the script answers to the questions that the clients ask."""
+"""What the clients ask, and what the scripts answer."""
 
 
 def counted(last: int) -> str:
@@ -10,3 +10,17 @@ GREETING = "Hello! I am Antiphon's scripted engine"
 WEATHER = "The weather in Oslo, as `get_weather` reports it: -31 degrees, snow in Oslo"
 ADDED = "The tool `test.add` answered:\n\n5"
 REFUSED = "The tool `test.add` answered:\n\nThe user did not approve this call; it was not made."
+
+COMMENTS = {"Antiphon-Keep-Alive": "comment"}
+"""Asks for keep-alives that are comments; the awkward cluster's are events."""
+SILENCE = "That was a silence."
+SEPARATORS = "One line.\u2028The same line.\u2029Still the same."
+AWKWARD = [
+    {"question": "Keep silent", "headers": {}, "stream": True},
+    {"question": "Keep silent", "headers": COMMENTS, "stream": True},
+    {"question": "Say separators", "headers": {}, "stream": True},
+    {"question": "Say separators", "headers": {}, "stream": False},
+]
+"""What the awkward cluster is asked: silence, in which it keeps the stream alive, and characters that are
+line ends to some."""
+AWKWARD_ANSWERS = [SILENCE, SILENCE, SEPARATORS, SEPARATORS]

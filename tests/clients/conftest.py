@@ -1,21 +1,42 @@
-"""What every client's tests need: a cluster, an MCP server, and one call for a scenario."""
+"""What every client's tests need: clusters, an MCP server, and a way to have a client play a scenario."""
 
-import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.clients import scenarios
+from tests.clients.scenarios import Known
 from tests.integration.mcp_servers import serving_http
 from tests.running import RunningCluster, start_cluster
 
 _SCRIPT = Path(__file__).parent / "script.toml"
 
-Ask = Callable[..., Any]
-"""(client, scenario, **known) -> report"""
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Has a client play a scenario, and returns what it reports. `known`: what every scenario is told."""
+
+    run: Callable[[str, str, Sequence[Known], Path], list[Any]]
+    home: Path
+    known: Known
+
+    def at(self, url: str) -> "Ask":
+        return replace(self, known={**self.known, "url": url})
+
+    def one(self, client: str, scenario: str, **known: Any) -> Any:
+        (report,) = self.each(client, scenario, [known])
+        return report
+
+    def both(self, client: str, scenario: str, **known: Any) -> list[Any]:
+        """Whole, and then streamed."""
+        return self.each(client, scenario, [{**known, "stream": stream} for stream in (False, True)])
+
+    def each(self, client: str, scenario: str, cases: Sequence[Known]) -> list[Any]:
+        return self.run(client, scenario, [{**self.known, **case} for case in cases], self.home)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,28 +47,40 @@ def _environments() -> None:
         assert made.exists(), f"{made} is missing; `make test-clients` makes it"
 
 
+@pytest.fixture
+def url(cluster: RunningCluster) -> str:
+    return f"{cluster.urls[0]}/v1"
+
+
 @pytest.fixture(scope="session")
-def awkward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    """A cluster that plays what clients must live with, and says every half second that it is there."""
+def awkward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a cluster that plays what clients must live with; it keeps streams alive by events."""
     data = tmp_path_factory.mktemp("awkward") / "data"
-    running = start_cluster(data, "--script", str(_SCRIPT), ANTIPHON_KEEP_ALIVE_S="0.5")
-    yield running
+    running = start_cluster(
+        data, "--script", str(_SCRIPT), ANTIPHON_KEEP_ALIVE_S="0.5", ANTIPHON_KEEP_ALIVE_FORM="event"
+    )
+    yield f"{running.urls[0]}/v1"
     running.stop()
 
 
 @pytest.fixture(scope="session")
 def mcp() -> Iterator[str]:
-    with serving_http() as url:
-        yield url
+    with serving_http() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def sparse() -> Iterator[str]:
+    """An MCP server whose tools have a name and a schema, and nothing else."""
+    with serving_http("--pages", "1") as address:
+        yield address
 
 
 @pytest.fixture
-def node(cluster: RunningCluster, mcp: str, tmp_path: Path) -> Ask:
-    url = f"{cluster.urls[0]}/v1"
-    return functools.partial(scenarios.run_node, home=tmp_path, url=url, mcp=mcp)
+def node(url: str, mcp: str, tmp_path: Path) -> Ask:
+    return Ask(scenarios.run_node, tmp_path, {"url": url, "mcp": mcp})
 
 
 @pytest.fixture
-def python(cluster: RunningCluster, mcp: str, tmp_path: Path) -> Ask:
-    url = f"{cluster.urls[0]}/v1"
-    return functools.partial(scenarios.run_python, home=tmp_path, url=url, mcp=mcp)
+def python(url: str, mcp: str, tmp_path: Path) -> Ask:
+    return Ask(scenarios.run_python, tmp_path, {"url": url, "mcp": mcp})

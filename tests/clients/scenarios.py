@@ -7,6 +7,7 @@ tests. Nothing but loopback is reached from here.
 import json
 import os
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +30,30 @@ def isolated(home: Path) -> dict[str, str]:
     }
 
 
-def run_node(client: str, scenario: str, home: Path, **known: Any) -> Any:
-    """The report of `scenario` of `node/CLIENT.mjs`."""
-    return _run(["node", "run.mjs", client, scenario], NODE, home, known)
+Known = Mapping[str, Any]
 
 
-def run_python(client: str, scenario: str, home: Path, **known: Any) -> Any:
-    """The report of `scenario` of `python/CLIENT.py`."""
-    command = [str(PYTHON), "-m", "tests.clients.python.run", client, scenario]
-    return _run(command, ROOT, home, known)
+def run_node(client: str, scenario: str, cases: Sequence[Known], home: Path) -> list[Any]:
+    """What `scenario` of `node/CLIENT.mjs` reports of each case, in one process: its start takes long."""
+    return _run(["node", "run.mjs", client, scenario], NODE, cases, home)
 
 
-def _run(command: list[str], folder: Path, home: Path, known: dict[str, Any]) -> Any:
+def run_python(client: str, scenario: str, cases: Sequence[Known], home: Path) -> list[Any]:
+    """The same of `python/CLIENT.py`."""
+    return _run([str(PYTHON), "-m", "tests.clients.python.run", client, scenario], ROOT, cases, home)
+
+
+def _run(command: list[str], folder: Path, cases: Sequence[Known], home: Path) -> list[Any]:
     done = subprocess.run(
         command,
         cwd=folder,
         env=isolated(home),
-        input=json.dumps(known),
+        input=json.dumps(cases),
         capture_output=True,
         text=True,
         timeout=_TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    reports: list[Any] = json.loads(done.stdout)
+    return reports

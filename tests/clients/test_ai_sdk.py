@@ -2,19 +2,22 @@
 
 import pytest
 
-from tests.clients.answers import ADDED, REFUSED, WEATHER, counted
+from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, REFUSED, WEATHER, counted
 from tests.clients.conftest import Ask
-from tests.running import RunningCluster
-
-pytestmark = pytest.mark.parametrize("stream", [False, True], ids=["generate", "stream"])
 
 
-def test_text(node: Ask, stream: bool) -> None:
-    assert node("ai_sdk", "count", stream=stream) == {"text": counted(20), "sums": True}
+def test_text(node: Ask) -> None:
+    reports = node.both("ai_sdk", "text", question="Count from 1 to 20")
+    assert reports == [{"text": counted(20), "sums": True}] * 2
 
 
-def test_a_tool_loop(node: Ask, stream: bool) -> None:
-    assert node("ai_sdk", "tool_loop", stream=stream) == {"text": WEATHER, "steps": 2}
+def test_silence_and_awkward_characters(node: Ask, awkward: str) -> None:
+    reports = node.at(awkward).each("ai_sdk", "text", AWKWARD)
+    assert [report["text"] for report in reports] == AWKWARD_ANSWERS
+
+
+def test_a_tool_loop(node: Ask) -> None:
+    assert node.both("ai_sdk", "tool_loop") == [{"text": WEATHER, "steps": 2}] * 2
 
 
 @pytest.mark.parametrize(
@@ -25,13 +28,23 @@ def test_a_tool_loop(node: Ask, stream: bool) -> None:
         ("always", False, {"asked": 1, "text": REFUSED}),
     ],
 )
-def test_hosted_mcp(node: Ask, stream: bool, approval: str, approves: bool | None, answer: object) -> None:
-    report = node("ai_sdk", "hosted_mcp", stream=stream, approval=approval, approves=approves)
-    assert report == answer
+def test_hosted_mcp(node: Ask, approval: str, approves: bool | None, answer: object) -> None:
+    assert node.both("ai_sdk", "hosted_mcp", approval=approval, approves=approves) == [answer] * 2
 
 
-def test_a_response_that_fails_is_an_error_with_our_words(
-    node: Ask, awkward: RunningCluster, stream: bool
-) -> None:
-    report = node("ai_sdk", "failure", url=f"{awkward.urls[0]}/v1", stream=stream)
-    assert "The model kept calling 'nowhere.nothing'" in report
+def test_a_server_whose_tools_say_little_of_themselves(node: Ask, sparse: str) -> None:
+    """A tool without a description, and a listing that fails."""
+    nowhere = "http://127.0.0.1:9/mcp"
+    cases = [
+        {"mcp": server, "approval": "never", "stream": s}
+        for server in (sparse, nowhere)
+        for s in (False, True)
+    ]
+    reports = node.each("ai_sdk", "hosted_mcp", cases)
+    assert [report["asked"] for report in reports] == [0] * 4
+
+
+def test_a_response_that_fails_is_an_error_with_our_words(node: Ask, awkward: str) -> None:
+    whole, streamed = node.at(awkward).both("ai_sdk", "failure")
+    assert "The model kept calling 'nowhere.nothing'" in whole
+    assert "The model kept calling 'nowhere.nothing'" in streamed

@@ -1,28 +1,29 @@
 """`langchain-openai` on the Responses API."""
 
-from typing import Any
-
-import pytest
-
-from tests.clients.answers import ADDED, WEATHER, counted
+from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, WEATHER, counted
 from tests.clients.conftest import Ask
 
-pytestmark = pytest.mark.parametrize("stream", [False, True], ids=["invoke", "stream"])
+STYLES = [{}, {"output_version": "responses/v1"}, {"use_previous_response_id": True}]
+"""How a chat model tells its answers, and how it goes on from one."""
 
 
-def test_text(python: Ask, stream: bool) -> None:
-    assert python("langchain", "count", stream=stream) == {"text": counted(20), "tokens": True}
+def test_text(python: Ask) -> None:
+    reports = python.both("langchain", "text", question="Count from 1 to 20")
+    assert reports == [{"text": counted(20), "tokens": True}] * 2
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"output_version": "responses/v1"}, {"use_previous_response_id": True}], ids=str
-)
-def test_a_tool_loop_and_what_follows(python: Ask, stream: bool, options: dict[str, Any]) -> None:
-    report = python("langchain", "tool_loop", stream=stream, options=options)
-    assert report == {"calls": [{"city": "Oslo"}], "texts": [WEATHER, counted(3)]}
+def test_silence_and_awkward_characters(python: Ask, awkward: str) -> None:
+    reports = python.at(awkward).each("langchain", "text", AWKWARD)
+    assert [report["text"] for report in reports] == AWKWARD_ANSWERS
 
 
-def test_hosted_mcp_and_what_follows(python: Ask, stream: bool) -> None:
-    report = python("langchain", "hosted_mcp", stream=stream)
-    assert report["kinds"] == ["mcp_list_tools", "reasoning", "mcp_call", "text"]
-    assert report["texts"] == [ADDED, ADDED]
+def test_a_tool_loop_and_what_follows(python: Ask) -> None:
+    cases = [{"options": style, "stream": stream} for style in STYLES for stream in (False, True)]
+    reports = python.each("langchain", "tool_loop", cases)
+    assert reports == [{"calls": [{"city": "Oslo"}], "texts": [WEATHER, counted(3)]}] * 6
+
+
+def test_hosted_mcp_and_what_follows(python: Ask) -> None:
+    for report in python.both("langchain", "hosted_mcp"):
+        assert report["kinds"] == ["mcp_list_tools", "reasoning", "mcp_call", "text"]
+        assert report["texts"] == [ADDED, ADDED]

@@ -1,23 +1,23 @@
 """`openai-agents` for Python."""
 
-import pytest
-
-from tests.clients.answers import ADDED, REFUSED, WEATHER, counted
+from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, REFUSED, WEATHER, counted
 from tests.clients.conftest import Ask
 
-pytestmark = pytest.mark.parametrize("stream", [False, True], ids=["run", "stream"])
+
+def test_silence_and_awkward_characters(python: Ask, awkward: str) -> None:
+    assert python.at(awkward).each("openai_agents", "text", AWKWARD) == AWKWARD_ANSWERS
 
 
-def test_a_tool_loop_and_what_follows(python: Ask, stream: bool) -> None:
-    assert python("openai_agents", "tool_loop", stream=stream) == [WEATHER, counted(3)]
+def test_a_tool_loop_and_what_follows(python: Ask) -> None:
+    assert python.both("openai_agents", "tool_loop") == [[WEATHER, counted(3)]] * 2
 
 
-@pytest.mark.parametrize(("approves", "answer"), [(None, ADDED), (True, ADDED), (False, REFUSED)])
-def test_hosted_mcp(python: Ask, stream: bool, approves: bool | None, answer: str) -> None:
-    assert python("openai_agents", "hosted_mcp", stream=stream, approves=approves) == answer
+def test_hosted_mcp(python: Ask) -> None:
+    cases = [{"approves": approves, "stream": s} for approves in (None, True, False) for s in (False, True)]
+    assert python.each("openai_agents", "hosted_mcp", cases) == [ADDED] * 4 + [REFUSED] * 2
 
 
-def test_a_session_that_is_a_conversation(python: Ask, stream: bool) -> None:
-    report = python("openai_agents", "conversation", stream=stream)
-    assert report["texts"] == [counted(3), counted(4)]
-    assert report["roles"] == ["user", "assistant", "user", "assistant"]
+def test_a_session_that_is_a_conversation(python: Ask) -> None:
+    for report in python.both("openai_agents", "conversation"):
+        assert report["texts"] == [counted(3), counted(4)]
+        assert report["roles"] == ["user", "assistant", "user", "assistant"]

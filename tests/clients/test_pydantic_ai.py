@@ -1,20 +1,20 @@
 """`pydantic-ai` on the Responses API."""
 
-import pytest
-
-from tests.clients.answers import ADDED, WEATHER, counted
+from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, WEATHER, counted
 from tests.clients.conftest import Ask
 
-pytestmark = pytest.mark.parametrize("stream", [False, True], ids=["run", "stream"])
+
+def test_text(python: Ask) -> None:
+    assert python.both("pydantic", "text", question="Count from 1 to 20") == [counted(20)] * 2
 
 
-def test_text(python: Ask, stream: bool) -> None:
-    assert python("pydantic", "count", stream=stream) == counted(20)
+def test_silence_and_awkward_characters(python: Ask, awkward: str) -> None:
+    assert python.at(awkward).each("pydantic", "text", AWKWARD) == AWKWARD_ANSWERS
 
 
-def test_a_tool_loop_and_what_follows(python: Ask, stream: bool) -> None:
-    assert python("pydantic", "tool_loop", stream=stream) == [WEATHER, counted(3), counted(3)]
+def test_a_tool_loop_and_what_follows(python: Ask) -> None:
+    assert python.both("pydantic", "tool_loop") == [[WEATHER, counted(3), counted(3)]] * 2
 
 
-def test_hosted_mcp_and_what_follows(python: Ask, stream: bool) -> None:
-    assert python("pydantic", "hosted_mcp", stream=stream) == [ADDED, ADDED]
+def test_hosted_mcp_and_what_follows(python: Ask) -> None:
+    assert python.both("pydantic", "hosted_mcp") == [[ADDED, ADDED]] * 2

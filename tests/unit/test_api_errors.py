@@ -204,9 +204,10 @@ async def test_a_query_parameter_that_makes_no_sense_is_named(client: httpx.Asyn
     assert error_of(answer)["param"] == query.partition("=")[0]
 
 
-async def test_a_last_event_id_that_is_no_number_is_named(client: httpx.AsyncClient) -> None:
-    answer = await client.get(f"/v1/responses/{ID}?stream=true", headers={"last-event-id": "x"})
-    assert (answer.status_code, error_of(answer)["param"]) == (400, "Last-Event-ID")
+@pytest.mark.parametrize("name", ["Last-Event-ID", "Antiphon-Keep-Alive"])
+async def test_a_header_that_makes_no_sense_is_named(client: httpx.AsyncClient, name: str) -> None:
+    answer = await client.get(f"/v1/responses/{ID}?stream=true", headers={name: "x"})
+    assert (answer.status_code, error_of(answer)["param"]) == (400, name)
 
 
 async def pieces(count: int) -> AsyncIterator[bytes]:

@@ -4,7 +4,7 @@ import { generateText, stepCountIs, streamText, tool } from 'ai';
 import { createOpenAI } from '@ai-sdk/openai';
 import { z } from 'zod';
 
-const connect = ({ url }) => createOpenAI({ baseURL: url, apiKey: 'any' });
+const connect = ({ url, headers }) => createOpenAI({ baseURL: url, apiKey: 'any', headers });
 
 export const weather = tool({
   description: 'The weather of a city.',
@@ -29,9 +29,9 @@ export async function ask(isStreamed, options) {
   };
 }
 
-export async function count(known) {
+export async function text(known) {
   const model = connect(known).responses('default');
-  const { text, usage } = await ask(known.stream, { model, prompt: 'Count from 1 to 20' });
+  const { text, usage } = await ask(known.stream, { model, prompt: known.question });
   return { text, sums: usage.inputTokens + usage.outputTokens === usage.totalTokens };
 }
 

@@ -4,10 +4,11 @@ import { createOpenResponses } from '@ai-sdk/open-responses';
 import { stepCountIs } from 'ai';
 import { ask, weather } from './ai_sdk.mjs';
 
-const connect = ({ url }) => createOpenResponses({ name: 'antiphon', url: `${url}/responses`, apiKey: 'any' });
+const connect = ({ url, headers }) =>
+  createOpenResponses({ name: 'antiphon', url: `${url}/responses`, apiKey: 'any', headers });
 
-export async function greet(known) {
-  const { text, content } = await ask(known.stream, { model: connect(known)('default'), prompt: 'Hello' });
+export async function text(known) {
+  const { text, content } = await ask(known.stream, { model: connect(known)('default'), prompt: known.question });
   return { text, reasoning: content.filter((part) => part.type === 'reasoning').map((part) => part.text) };
 }
 

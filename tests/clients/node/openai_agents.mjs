@@ -4,9 +4,9 @@ import { Agent, RunState, hostedMcpTool, run, setDefaultOpenAIClient, setTracing
 import OpenAI from 'openai';
 import { z } from 'zod';
 
-function connect({ url }) {
+function connect({ url, headers }) {
   setTracingDisabled(true);
-  setDefaultOpenAIClient(new OpenAI({ baseURL: url, apiKey: 'any', maxRetries: 0 }));
+  setDefaultOpenAIClient(new OpenAI({ baseURL: url, apiKey: 'any', maxRetries: 0, defaultHeaders: headers }));
 }
 
 const weather = tool({
@@ -30,6 +30,13 @@ async function runStreamed(agent, input, options) {
   for await (const _event of result);
   await result.completed;
   return result;
+}
+
+export async function text(known) {
+  connect(known);
+  const agent = new Agent({ name: 'Speaker', model: 'default' });
+  const result = await (known.stream ? runStreamed : run)(agent, known.question);
+  return result.finalOutput;
 }
 
 export async function streamed_run(known) {

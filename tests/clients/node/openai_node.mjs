@@ -14,26 +14,30 @@ const WEATHER = {
   },
 };
 
-const connect = ({ url }) => new OpenAI({ baseURL: url, apiKey: 'any', maxRetries: 0 });
+const connect = ({ url, headers }) =>
+  new OpenAI({ baseURL: url, apiKey: 'any', maxRetries: 0, defaultHeaders: headers });
 
 export async function whole(known) {
   const response = await connect(known).responses.create({ model: 'default', input: 'Count from 1 to 20' });
   return { text: response.output_text, status: response.status };
 }
 
+// What comes besides the log's own events has no number.
 export async function streamed(known) {
-  const stream = await connect(known).responses.create({
-    model: 'default',
-    input: 'Count from 1 to 20',
-    stream: true,
-  });
+  const stream = await connect(known).responses.create({ model: 'default', input: known.question, stream: true });
   const events = [];
   for await (const event of stream) events.push(event);
   return {
     text: events.filter((e) => e.type === 'response.output_text.delta').map((e) => e.delta).join(''),
-    numbers: events.map((e) => e.sequence_number),
+    numbers: events.map((e) => e.sequence_number).filter((number) => number !== undefined),
+    besides: [...new Set(events.filter((e) => e.sequence_number === undefined).map((e) => e.type))],
     last: events.at(-1).type,
   };
+}
+
+export async function accumulated_text(known) {
+  const stream = connect(known).responses.stream({ model: 'default', input: known.question });
+  return (await stream.finalResponse()).output_text;
 }
 
 export async function accumulated(known) {

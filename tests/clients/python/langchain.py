@@ -16,6 +16,7 @@ def connect(known: Known) -> Any:
         api_key="any",
         use_responses_api=True,
         max_retries=0,
+        default_headers=known.get("headers"),
         **known.get("options", {}),
     )
 
@@ -32,9 +33,9 @@ def collect(chunks: Any) -> Any:
     return whole
 
 
-def count(known: Known) -> object:
+def text(known: Known) -> object:
     model = connect(known)
-    question = "Count from 1 to 20"
+    question = known["question"]
     answer = collect(model.stream(question)) if known["stream"] else model.invoke(question)
     return {"text": answer.text, "tokens": answer.usage_metadata["output_tokens"] > 0}
 

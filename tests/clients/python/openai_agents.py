@@ -18,7 +18,9 @@ Known = dict[str, Any]
 
 def connect(known: Known) -> Any:
     set_tracing_disabled(True)
-    return AsyncOpenAI(base_url=known["url"], api_key="any", max_retries=0)
+    return AsyncOpenAI(
+        base_url=known["url"], api_key="any", max_retries=0, default_headers=known.get("headers")
+    )
 
 
 def get_weather(city: str) -> str:
@@ -33,6 +35,11 @@ async def run(agent: Any, known: Known, question: Any, **more: Any) -> Any:
     async for _ in result.stream_events():
         pass
     return result
+
+
+async def text(known: Known) -> object:
+    agent = Agent(name="Speaker", model=OpenAIResponsesModel("default", connect(known)))
+    return (await run(agent, known, known["question"])).final_output
 
 
 async def tool_loop(known: Known) -> object:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from openai import AsyncOpenAI
 from pydantic_ai import Agent
 from pydantic_ai.capabilities import NativeTool
 from pydantic_ai.models.openai import OpenAIResponsesModel, OpenAIResponsesModelSettings
@@ -12,7 +13,10 @@ Known = dict[str, Any]
 
 
 def connect(known: Known) -> Any:
-    return OpenAIResponsesModel("default", provider=OpenAIProvider(base_url=known["url"], api_key="any"))
+    client = AsyncOpenAI(
+        base_url=known["url"], api_key="any", max_retries=0, default_headers=known.get("headers")
+    )
+    return OpenAIResponsesModel("default", provider=OpenAIProvider(openai_client=client))
 
 
 def get_weather(city: str) -> str:
@@ -29,8 +33,8 @@ async def run(agent: Any, known: Known, question: str, **more: Any) -> tuple[str
         return await stream.get_output(), stream.all_messages()
 
 
-async def count(known: Known) -> object:
-    return (await run(Agent(connect(known)), known, "Count from 1 to 20"))[0]
+async def text(known: Known) -> object:
+    return (await run(Agent(connect(known)), known, known["question"]))[0]
 
 
 async def tool_loop(known: Known) -> object:

@@ -1,6 +1,7 @@
 """Runs one scenario and prints its report as JSON: `python -m tests.clients.python.run CLIENT SCENARIO`.
 
-What the scenario is to know comes as JSON on stdin. Runs in `.venv-clients`, where nothing of Antiphon's is.
+What the scenario is to know comes as JSON on stdin, in a list: once for each time that it is to run. Runs in
+`.venv-clients`, where nothing of Antiphon's is.
 """
 
 import asyncio
@@ -8,20 +9,18 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Awaitable
 
 
 def main() -> None:
     client, scenario = sys.argv[1:]
     module = importlib.import_module(f"tests.clients.python.{client}")
-    report = getattr(module, scenario)(json.load(sys.stdin))
-    if inspect.isawaitable(report):
-        report = asyncio.run(_wait(report))
-    json.dump(report, sys.stdout)
+    play = getattr(module, scenario)
+    reports = [asyncio.run(_wait(play(known))) for known in json.load(sys.stdin)]
+    json.dump(reports, sys.stdout)
 
 
-async def _wait(report: Awaitable[object]) -> object:
-    return await report
+async def _wait(report: object) -> object:
+    return await report if inspect.isawaitable(report) else report
 
 
 if __name__ == "__main__":
