@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import gc
-import ipaddress
 import logging
 import resource
 import signal
@@ -16,6 +15,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from api.app import Edge, create_app
+from api.door import is_loopback
 from api.http_protocol import make_protocol
 from api.tenants import FileInvalid, Tenants
 from shared.settings import Settings
@@ -37,10 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         tenants = Tenants.load(settings.api_keys)
     except (ValidationError, FileInvalid) as error:
         return _refuse(str(error))
-    if tenants.is_open and not is_loopback(args.host):
+    if tenants.is_open and not settings.open_hosts and not is_loopback(args.host):
         return _refuse(
-            "without ANTIPHON_API_KEYS any key is accepted, so the host must be a loopback address, "
-            f"not {args.host}"
+            "without ANTIPHON_API_KEYS anybody who reaches this node is served, so the host must be "
+            f"a loopback address, not {args.host}; set ANTIPHON_API_KEYS, or, if the network keeps others "
+            "out, name the hosts by which this node is called in ANTIPHON_OPEN_HOSTS (docs/configuration.md)"
         )
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if tenants.is_open:
@@ -65,15 +66,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _refuse(reason: str) -> int:
     print(f"api: {reason}", file=sys.stderr)
     return _USAGE_ERROR
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _fit_connections(settings: Settings) -> Settings:

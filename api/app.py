@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.door import Door
 from api.errors import install_handlers
 from api.hub import Hub
 from api.routes import conversations, health, models, responses
@@ -59,10 +61,11 @@ class AnswerHeaders:
 
 
 class Edge(FastAPI):
-    """FastAPI with our headers outside everything, so that a fault's answer has them too."""
+    """FastAPI behind the door, with our headers outside everything, so that every refusal has them too."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        return AnswerHeaders(super().build_middleware_stack())
+        routes = super().build_middleware_stack()
+        return AnswerHeaders(Door(routes, self.state.settings, is_open=self.state.tenants.is_open))
 
 
 def build(settings: Settings, tenants: Tenants, lifespan: Lifespan | None = None) -> Edge:
@@ -84,6 +87,9 @@ def build(settings: Settings, tenants: Tenants, lifespan: Lifespan | None = None
     install_handlers(app)
     for router in (responses.router, conversations.router, models.router, health.router):
         app.include_router(router)
+    for route in app.routes:
+        if isinstance(route, APIRoute) and "GET" in route.methods:
+            route.methods.add("HEAD")  # the same without its body, which the server leaves out
     return app
 
 

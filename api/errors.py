@@ -191,9 +191,13 @@ def install_handlers(app: FastAPI) -> None:
         app.add_exception_handler(away, _defer_away)
 
 
+def refuse(error: ClientError) -> Response:
+    return envelope(error.status, str(error), error.code, error.param, error.headers)
+
+
 async def _refuse(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ClientError)
-    return envelope(error.status, str(error), error.code, error.param, error.headers)
+    return refuse(error)
 
 
 async def _refuse_route(request: Request, error: Exception) -> Response:

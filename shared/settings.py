@@ -4,6 +4,7 @@ Owns defaults and bounds; each role reads the same class, so one environment fit
 """
 
 import base64
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -49,6 +50,10 @@ class Settings(BaseSettings):
     api_keys: Path | None = None
     """A JSON file of tenants, with their keys and limits (`api/tenants.py`). None: any key, one tenant,
     loopback only."""
+    open_hosts: list[str] = []
+    """Without `api_keys`: names and addresses, beside loopback, by which this node may be called."""
+    cors_origins: list[str] = []
+    """Origins whose pages may call this node from a browser, as browsers write them: `https://app.example`."""
     models: list[str] = Field(["default"], min_length=1)
     """Names that a request may use for the model; the first is the one that `default` means."""
     body_bytes_max: int = Field(8 * 2**20, gt=0)
@@ -167,6 +172,16 @@ class Settings(BaseSettings):
     def _names_a_server(cls, url: str) -> str:
         read_sentinel_url(url)
         return url
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if not re.fullmatch(
+                r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?", origin
+            ):
+                raise ValueError("an origin is scheme://host or scheme://host:port, in lower case")
+        return origins
 
     @field_validator("secrets_key")
     @classmethod

@@ -36,7 +36,7 @@ async def serving(settings: Settings, folder: Path) -> AsyncIterator[Client]:
         app.router.lifespan_context(app),
         Client(
             transport=httpx.ASGITransport(app),
-            base_url="http://edge/v1",
+            base_url="http://localhost/v1",
             headers={"authorization": "Bearer one"},
         ) as client,
     ):

@@ -54,7 +54,8 @@ async def test_a_body_that_is_too_large_is_refused_before_it_was_sent_whole(
 ) -> None:
     async with node(settings) as api:
         reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
-        writer.write(b"POST /v1/responses HTTP/1.1\r\nhost: h\r\ncontent-length: 99999999\r\n\r\n{")
+        head = b"POST /v1/responses HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        writer.write(head + b"content-length: 99999999\r\n\r\n{")
         async with asyncio.timeout(PATIENCE_S):
             head = await reader.readuntil(b"\r\n\r\n")
         writer.close()

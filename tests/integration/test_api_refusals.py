@@ -15,6 +15,7 @@ from shared.store.redis_client import RedisClient
 
 MISSING, INVALID, UNSUPPORTED = "missing_required_parameter", "invalid_value", "unsupported_parameter"
 
+JSON = {"content-type": "application/json"}
 FUNCTION = {"type": "function", "name": "f"}
 SERVER = {"type": "mcp", "server_label": "s"}
 SCHEMA = {"type": "json_schema", "name": "n", "schema": {}}
@@ -318,7 +319,7 @@ async def client(redis: RedisClient, settings: Settings) -> AsyncIterator[httpx.
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://edge") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         yield client
 
@@ -397,7 +398,7 @@ async def test_a_bad_body_is_refused_and_nothing_is_written(
     param: str | None,
     code: str | None,
 ) -> None:
-    answer = await client.post("/v1/responses", content=raw)
+    answer = await client.post("/v1/responses", content=raw, headers=JSON)
     assert answer.status_code == status
     error = answer.json()["error"]
     assert (error["param"], error["code"]) == (param, code)
@@ -406,6 +407,6 @@ async def test_a_bad_body_is_refused_and_nothing_is_written(
 
 async def test_a_secret_is_not_repeated_in_a_complaint(client: httpx.AsyncClient) -> None:
     tool = SERVER | {"headers": {"Authorization": "s3cret\n"}, "authorization": "s3cret\n"}
-    answer = await client.post("/v1/responses", content=json.dumps(with_tools(tool)))
+    answer = await client.post("/v1/responses", content=json.dumps(with_tools(tool)), headers=JSON)
     assert answer.status_code == 400
     assert "s3cret" not in answer.text

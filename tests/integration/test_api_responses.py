@@ -121,7 +121,7 @@ async def serving(app: Edge, **options: Any) -> AsyncIterator[httpx.AsyncClient]
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://edge", **options) as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", **options) as client,
     ):
         yield client
 

@@ -141,7 +141,7 @@ async def test_who_pages_sees_every_item_once(client: Client, order: str | None,
 async def test_an_item_is_found_and_taken_out_by_its_id(client: Client, item_id: str) -> None:
     conversation = await create(client, say("a"), say("b", id=item_id), say("c"), metadata={"m": "n"})
     path = httpx.URL(
-        f"http://edge/v1/conversations/{conversation}/items/",
+        f"http://localhost/v1/conversations/{conversation}/items/",
         raw_path=f"/v1/conversations/{conversation}/items/".encode()
         + "".join(f"%{byte:02X}" for byte in item_id.encode()).encode(),
     )

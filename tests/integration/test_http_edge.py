@@ -195,6 +195,27 @@ async def test_a_body_in_chunks_of_one_byte_is_read(api: Node) -> None:
         assert json.loads(answer.body)["status"] == "queued"
 
 
+async def test_head_tells_what_get_would_without_its_body(api: Node, redis: RedisClient) -> None:
+    made = await api.client.post("/v1/responses", json={"input": "Hello", "background": True})
+    response = f"/v1/responses/{made.json()['id']}"
+    async with connected(api) as connection:
+        for path, status in (("/health", 200), ("/v1/models", 200), ("/nowhere", 404), (response, 200)):
+            await connection.send(f"HEAD {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
+            async with asyncio.timeout(WITHIN_S):
+                head = await connection.reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 %d " % status), head
+            assert b"\r\ncontent-type: application/json\r\n" in head
+        # A stream's too, which opens none.
+        await connection.send(f"HEAD {response}?stream=true HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
+        await connection.send(HEALTH)
+        async with asyncio.timeout(WITHIN_S):
+            assert b"text/event-stream" in await connection.reader.readuntil(b"\r\n\r\n")
+        assert (await connection.answer()).body == b'{"status":"ok"}'
+        await connection.send(b"HEAD /v1/responses HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        async with asyncio.timeout(WITHIN_S):
+            assert (await connection.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 405 ")
+
+
 # --- time ---------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from api.__main__ import is_loopback, main
+from api.__main__ import main
+from api.door import is_loopback
 from api.errors import ClientError
 from api.tenants import OPEN_TENANT, FileInvalid, Limits, Roster, Tenants
 from shared.settings import Settings

@@ -1,0 +1,127 @@
+"""Who may speak to this node, from where: hosts, origins, the forms of an address, what browsers are told.
+
+Owns what is decided before a route is looked for, by headers alone; keys are `tenants`, bytes are
+`http_protocol`. Pure ASGI: streams pass untouched. Source of the browsers' part: the Fetch standard, CORS.
+"""
+
+import ipaddress
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import ClientError, refuse, shorten
+from shared.settings import Settings
+
+_METHODS = "GET, HEAD, POST, DELETE"
+_EXPOSED = "x-request-id, retry-after, openai-processing-ms"
+_REMEMBERED_S = "600"
+_ITEM = "/items/"
+
+
+class Door:
+    """`is_open`: there are no keys, so whoever reaches the node is served, and it matters who that can be."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, *, is_open: bool) -> None:
+        self._app = app
+        self._is_open = is_open
+        self._origins = frozenset(settings.cors_origins)
+        self._hosts = frozenset(host.lower() for host in settings.open_hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        is_known = origin in self._origins
+
+        async def send_to_browser(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._origins:
+                self._tell_browser(MutableHeaders(scope=message), origin if is_known else None)
+            await send(message)
+
+        app: ASGIApp = self._app
+        try:
+            if self._is_open:
+                self._check_open(scope, headers)
+            if scope["method"] == "OPTIONS" and origin and "access-control-request-method" in headers:
+                app = _answer_preflight(headers, origin, is_known=is_known)
+        except ClientError as error:
+            app = refuse(error)
+        await app(_without_slash(scope), receive, send_to_browser)
+
+    def _check_open(self, scope: Scope, headers: Headers) -> None:
+        """Raises ClientError for what a page of somebody else's could make a browser here send."""
+        host = headers.get("host", "")
+        if host and not self._is_own(_name_of(host)):
+            message = (
+                f"Without API keys this node answers to loopback hosts only, not to '{shorten(host)}': "
+                "set ANTIPHON_API_KEYS, or name the host in ANTIPHON_OPEN_HOSTS."
+            )
+            raise ClientError(403, message, "host_not_allowed", "Host")
+        origin = headers.get("origin")
+        if origin is not None and origin not in self._origins and origin != f"http://{host}":
+            raise _foreign(origin)
+        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        if scope["method"] == "POST" and has_body and not _is_json(headers.get("content-type", "")):
+            message = "Without API keys a body must come with 'Content-Type: application/json'."
+            raise ClientError(415, message, "unsupported_content_type", "Content-Type")
+
+    def _is_own(self, name: str) -> bool:
+        return is_loopback(name) or name in self._hosts
+
+    def _tell_browser(self, headers: MutableHeaders, origin: str | None) -> None:
+        headers.add_vary_header("origin")
+        if origin is not None:
+            headers["access-control-allow-origin"] = origin
+            headers["access-control-expose-headers"] = _EXPOSED
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _name_of(host: str) -> str:
+    """`[::1]:8000` -> `::1`; `LocalHost:80` -> `localhost`."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+def _is_json(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == "application/json"
+
+
+def _foreign(origin: str) -> ClientError:
+    message = (
+        f"Pages of '{shorten(origin)}' may not call this node: name their origin in ANTIPHON_CORS_ORIGINS."
+    )
+    return ClientError(403, message, "origin_not_allowed", "Origin")
+
+
+def _answer_preflight(headers: Headers, origin: str, *, is_known: bool) -> Response:
+    """Answered without a key, because browsers send none. Raises ClientError."""
+    if not is_known:
+        raise _foreign(origin)
+    allowed = {
+        "access-control-allow-methods": _METHODS,
+        "access-control-allow-headers": headers.get("access-control-request-headers", "*"),
+        "access-control-max-age": _REMEMBERED_S,
+    }
+    if "access-control-request-private-network" in headers:
+        allowed["access-control-allow-private-network"] = "true"
+    return Response(status_code=204, headers=allowed)
+
+
+def _without_slash(scope: Scope) -> Scope:
+    """`/v1/responses/` is `/v1/responses`; only an item's id may end in a slash of its own."""
+    path = scope["path"]
+    if len(path) < 2 or not path.endswith("/") or _ITEM in path[:-1]:
+        return scope
+    return {**scope, "path": path[:-1]}
