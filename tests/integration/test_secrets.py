@@ -1,5 +1,6 @@
 """What requests bring for their tool servers: used for the call, and open nowhere."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -14,6 +15,7 @@ from pydantic import SecretStr
 
 from api.app import create_app
 from api.tenants import Roster, Tenants
+from local.ports import HOST, find_free
 from shared.responses import McpProtocolError
 from shared.settings import Settings
 from shared.store import event_log, keys, lease, tool_journal
@@ -31,7 +33,7 @@ from shared.tool_calls import (
     ToolTask,
 )
 from tests.integration.mcp_servers import serving_http
-from tests.integration.test_tool_runner import serving, until
+from tests.integration.test_tool_runner import serving, start_process, until
 
 SECRET = "s3cret"
 
@@ -81,9 +83,9 @@ async def everything_in(redis: RedisClient) -> bytes:
     return repr(found).encode()
 
 
-async def begin(client: httpx.AsyncClient, redis: RedisClient, settings: Settings, tool: Any) -> Lease:
-    """A response with that tool, owned by this test."""
-    body = {"input": "Hello", "background": True, "tools": [tool]}
+async def begin(client: httpx.AsyncClient, redis: RedisClient, settings: Settings, *tools: Any) -> Lease:
+    """A response with those tools, owned by this test."""
+    body = {"input": "Hello", "background": True, "tools": tools}
     answer = await client.post("/v1/responses", json=body, headers={"idempotency-key": "once"})
     assert answer.status_code == 200, answer.text
     assert SECRET not in answer.text
@@ -141,6 +143,58 @@ async def test_a_call_whose_secrets_cannot_be_read_is_not_made(
             assert isinstance(result, ToolFailure)
             assert isinstance(result.error, McpProtocolError)
             assert "a key that is not here" in result.error.message
+
+
+async def _redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """To a place that has the secret in it, as servers do that only add a slash."""
+    asked = (await reader.readuntil(b"\r\n")).decode().split(" ")[1]
+    where = f"location: http://other.invalid{asked}/\r\n"
+    writer.write(f"HTTP/1.1 307 Temporary Redirect\r\n{where}content-length: 0\r\n\r\n".encode())
+    await writer.drain()
+    writer.close()
+
+
+async def test_no_log_of_a_tool_runner_repeats_a_secret(
+    client: httpx.AsyncClient, redis: RedisClient, sealing: Settings
+) -> None:
+    """At the level of debugging; whether the server serves, refuses, redirects or is not there."""
+    assert sealing.secrets_key is not None
+    runner = await start_process(
+        sealing,
+        ANTIPHON_LOG_LEVEL="DEBUG",
+        ANTIPHON_SECRETS_KEY=sealing.secrets_key.get_secret_value(),
+        ANTIPHON_EGRESS_NETWORKS='["127.0.0.0/8"]',
+    )
+    redirecting = await asyncio.start_server(_redirect, HOST, 0)
+    ports = [redirecting.sockets[0].getsockname()[1], *find_free(1)]
+    try:
+        with serving_http() as serves, serving_http("--require-header", "x-a=b") as refuses:
+            urls = [serves, refuses, *(f"http://{HOST}:{port}/mcp" for port in ports)]
+            tools = [
+                {
+                    "type": "mcp",
+                    "server_label": f"s{place}",
+                    "server_url": url.replace("://", f"://user:{SECRET}@") + f"?key={SECRET}",
+                    "headers": {"x-key": SECRET},
+                }
+                for place, url in enumerate(urls)
+            ]
+            held = await begin(client, redis, sealing, *tools)
+            results = [
+                await run(redis, sealing, held, place, ToolListing(f"s{place}", url.removesuffix("/mcp")))
+                for place, url in enumerate(urls)
+            ]
+    finally:
+        redirecting.close()
+        runner.terminate()
+        _, said = await runner.communicate()
+    assert isinstance(results[0], ToolsListed), results[0]
+    assert all(isinstance(result, ToolFailure) for result in results[1:])
+    assert SECRET not in repr(results)
+    assert b"tool_runner" in said
+    basic = base64.b64encode(f"user:{SECRET}".encode())
+    assert SECRET.encode() not in said
+    assert basic not in said
 
 
 TOOL = {"type": "mcp", "server_label": "mine", "server_url": "https://h/mcp"}

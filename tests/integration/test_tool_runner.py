@@ -324,7 +324,8 @@ async def test_one_tenants_endless_loops_leave_sandboxes_to_the_others(
         await until(are_taken)
         other = await Response.begin(redis, settings, tenant="other")
         assert await other.python("1 + 1") == "2\n"
-        assert [await have_ended(response) for response in greedy] == [0] * 8
+        # A cell may run for 30 s. In the order of their coming, five of them would have ended first.
+        assert sum([await have_ended(response) for response in greedy]) <= 2
         for response in greedy:
             await response.close()
 
