@@ -24,18 +24,20 @@ from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, To
 from tests.patience import PATIENCE_S
 from tests.requests import accept
 from worker.app import hear
-from worker.attempt import Resources
 from worker.engine import Engine
 from worker.engines.script import Script
 from worker.engines.scripted import ScriptedEngine
 from worker.remote_tools import RemoteTools
+from worker.resources import Resources
 from worker.runner import Runner
+from worker.stepper import Stepper
 
 
 @dataclass(frozen=True)
 class Worker:
     runner: Runner
     appender: Appender
+    stepper: Stepper
 
 
 Answer = ToolOutput | ToolFailure | ToolsListed
@@ -60,7 +62,8 @@ async def working(
     engine = engine or ScriptedEngine(script or Script.load(None))
     await engine.start()
     appender, tools = Appender(redis, settings), RemoteTools(redis, settings)
-    runner = Runner(Resources(settings, redis, appender, engine, tools, lambda: 1_763_769_700))
+    stepper = Stepper()
+    runner = Runner(Resources(settings, redis, appender, engine, tools, lambda: 1_763_769_700, stepper))
     runner.start()
     listener = RedisClient.connect_listener(settings.redis_url)
 
@@ -80,13 +83,14 @@ async def working(
         )
     ]
     try:
-        yield Worker(runner, appender)
+        yield Worker(runner, appender, stepper)
     finally:
         await runner.drain()
         for service in services:
             service.cancel()
         await asyncio.gather(*services, return_exceptions=True)
         await engine.stop()
+        stepper.close()
         await listener.close()
 
 

@@ -16,12 +16,12 @@ from shared.store.appender import Appender
 from shared.store.redis_client import RedisClient
 from shared.store.subscription import Subscription
 from shared.store.sweeper import sweep
-from worker.attempt import Resources
 from worker.counting import TokenCounter
 from worker.engine import Engine, EngineUnavailable
 from worker.engines.script import Script
 from worker.engines.scripted import ScriptedEngine
 from worker.remote_tools import RemoteTools
+from worker.resources import Resources
 from worker.runner import Runner
 from worker.stepper import Stepper
 from worker.sweeper import compact_due

@@ -4,9 +4,10 @@ Owns the order of things within an attempt. Leases and their end are the runner'
 numbers the log writer's, items and events the reader's.
 """
 
+import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,11 +18,8 @@ from shared.context_length import TOO_LONG
 from shared.events import StreamEvent
 from shared.lifecycle import TerminalEvent
 from shared.responses import McpCall, Response, ResponseError, Usage
-from shared.settings import Settings
-from shared.store.appender import Appender
 from shared.store.closing import closing_of
 from shared.store.lease import Lease
-from shared.store.redis_client import RedisClient
 from shared.tool_calls import (
     ToolCall,
     ToolFailure,
@@ -40,7 +38,7 @@ from worker.conversation import (
     listings_in,
     tool_message,
 )
-from worker.engine import Engine, EngineDead, FinishReason, Sampling, TokenLogprob, Unsupported
+from worker.engine import EngineDead, FinishReason, Sampling, TokenLogprob, Unsupported
 from worker.harmony import (
     NEXT_TURN,
     STOP_TOKENS,
@@ -54,10 +52,9 @@ from worker.measured import UnloggedTokens
 from worker.offer import Offer, make_offer, mcp_servers, recipient_of
 from worker.prompt import TooLong, encode_message, fit
 from worker.reader import Reader
-from worker.remote_tools import RemoteTools
+from worker.resources import Resources
 from worker.routing import FUNCTIONS, McpTarget
 from worker.sampling import make_sampling
-from worker.stepper import Stepper
 from worker.translator import (
     CallApproved,
     ListingBegun,
@@ -70,22 +67,10 @@ from worker.usage import Turn, usage_of
 
 _REFUSALS_MAX = 3
 """So often in a row the model is told that a call was not made; after that the response fails."""
+_REPLAYED_AT_ONCE_MAX = 128
+"""So many logged tokens are read before it is another response's turn."""
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What every attempt of a worker shares."""
-
-    settings: Settings
-    redis: RedisClient
-    appender: Appender
-    engine: Engine
-    tools: RemoteTools
-    now_s: Callable[[], int]
-    """Whole seconds since the epoch, for `completed_at` only."""
-    stepper: Stepper = field(default_factory=Stepper)
 
 
 class Hopeless(Exception):
@@ -130,13 +115,13 @@ class Attempt:
         while True:
             budget = self._token_budget(len(prompt))
             if budget <= 0:
-                return await self._close(self._incomplete(messages))
+                return await self._end(messages, is_cut=True)
             generated, is_cut = await self._generate(prompt, budget, tool_output)
             if is_cut:
-                return await self._close(self._incomplete(messages))
+                return await self._end(messages, is_cut=True)
             answer = await self._answer_call()
             if answer is None:
-                return await self._close(self._complete(messages))
+                return await self._end(messages, is_cut=False)
             prompt += generated + answer
             tool_output = len(answer)
 
@@ -242,12 +227,14 @@ class Attempt:
         return generated, finish == "length"
 
     async def _replay(self, generated: list[int], budget: int) -> None:
-        """Takes the turn's tokens out of the log, as far as they reach."""
+        """Takes the turn's tokens out of the log, as far as they reach; nothing in it waits by itself."""
         while self._logged_tokens and self._finish_of(generated, budget) is None:
             token = self._logged_tokens.popleft()
             if token.cached_tokens:
                 self._note_cached(token.cached_tokens)
             await self._read((token.id,), (token.logprob,) if token.logprob else (), generated)
+            if len(generated) % _REPLAYED_AT_ONCE_MAX == 0:
+                await asyncio.sleep(0)
 
     def _note_cached(self, cached_tokens: int) -> None:
         """A turn begins: so many of its prompt's tokens were in a cache."""
@@ -264,7 +251,7 @@ class Attempt:
         """Has the engine go on from here."""
         chunks = self._resources.engine.generate(
             prompt + generated,
-            self._sampling(budget, len(generated)),
+            await self._sampling(budget, len(generated)),
             request_id=f"{self._lease.key}:{self._lease.fencing_token}:{len(self._reader.turns)}",
             model=self._request.response.model,
         )
@@ -301,14 +288,14 @@ class Attempt:
             told = any(isinstance(event, ev.OutputTextDelta) and event.logprobs for event in events)
             await self._writer.put(events, *self._unlogged.take(with_logprobs=told))
 
-    def _sampling(self, budget: int, said: int) -> Sampling:
+    async def _sampling(self, budget: int, said: int) -> Sampling:
         """`budget`: of the whole turn; `said`: so many of its tokens an earlier attempt has made."""
-        constraint = constraint_of(
-            self._request,
-            self._offer,
-            has_called=self._reader.has_called,
-            budget=budget,
-            reserved=self._resources.settings.answer_tokens_reserved,
+        reserved = self._resources.settings.answer_tokens_reserved
+        has_called = self._reader.has_called
+        constraint = await self._call(
+            lambda: constraint_of(
+                self._request, self._offer, has_called=has_called, budget=budget, reserved=reserved
+            )
         )
         made = sum(turn.output for turn in self._reader.turns)
         return make_sampling(self._request, constraint, max_tokens=budget - said, made=made, turn_tokens=said)
@@ -389,12 +376,16 @@ class Attempt:
 
     # --- the end --------------------------------------------------------------------------------
 
-    def _complete(self, messages: list[HarmonyMessage]) -> TerminalEvent:
-        response = self._final_response(messages)
-        return lifecycle.complete(response, self._usage(), self._resources.now_s())
-
-    def _incomplete(self, messages: list[HarmonyMessage]) -> TerminalEvent:
-        return lifecycle.cut_short(self._final_response(messages), self._usage(), "max_output_tokens")
+    async def _end(self, messages: list[HarmonyMessage], *, is_cut: bool) -> None:
+        response = await self._call(lambda: self._final_response(messages))
+        event: TerminalEvent = (
+            lifecycle.cut_short(response, self._usage(), "max_output_tokens")
+            if is_cut
+            else lifecycle.complete(response, self._usage(), self._resources.now_s())
+        )
+        settings, tenant = self._resources.settings, self._lease.key.tenant
+        closing = await self._call(lambda: closing_of(event, tenant, settings, self._request.input))
+        await self._writer.close(event, closing)
 
     def _count(self) -> bytes:
         """For whoever ends the response in this attempt's place; nothing while no token was made."""
@@ -410,7 +401,3 @@ class Attempt:
             wanted["input_messages"] = [to_wire(message) for message in messages]
             wanted["output_messages"] = [to_wire(message) for message in self._reader.messages]
         return msgspec.structs.replace(self._request.response, output=tuple(self._reader.items), **wanted)
-
-    async def _close(self, event: TerminalEvent) -> None:
-        settings, tenant = self._resources.settings, self._lease.key.tenant
-        await self._writer.close(event, closing_of(event, tenant, settings, self._request.input))

@@ -11,10 +11,10 @@ import msgspec
 
 from shared.events import is_queued
 from shared.responses import ResponseRequest
-from shared.store import event_log
+from shared.store import event_log, response_store
 from shared.store.keys import ResponseKey
-from shared.store.lease import Acquired, LeaseLost
-from shared.store.redis_client import RedisClient
+from shared.store.lease import Acquired, LeaseLost, now_ms
+from shared.store.redis_client import REDIS_AWAY, RedisClient
 from worker.measured import LoggedToken, read_logged
 from worker.stepper import Stepper
 
@@ -44,11 +44,32 @@ class Record:
     format: int
 
 
-async def read_record(stepper: Stepper, acquired: Acquired) -> Record:
-    """Raises msgspec.DecodeError."""
-    stored, decode = acquired.request, _decoder.decode
-    request = await stepper.call(lambda: decode(stored), len(stored))
+class Unloadable(Exception):
+    """This worker cannot read the record: it is too long to come in time, or not what this version writes."""
+
+
+async def load_record(redis: RedisClient, stepper: Stepper, acquired: Acquired) -> Record:
+    """Raises Unloadable; LeaseLost if it is gone; REDIS_AWAY if Redis does not answer at all."""
+    stored = await _read_request(redis, acquired.lease.key)
+    try:
+        request = await stepper.call(lambda: _decoder.decode(stored), len(stored))
+    except msgspec.DecodeError as error:
+        raise Unloadable(f"it cannot be decoded: {error}") from error
     return Record(request, len(stored), acquired.format)
+
+
+async def _read_request(redis: RedisClient, key: ResponseKey) -> bytes:
+    """Twice, if Redis answers in between: an outage is not the record's fault."""
+    for _ in range(2):
+        try:
+            stored = await response_store.read_request(redis, key)
+        except REDIS_AWAY:
+            await now_ms(redis)
+            continue
+        if not stored:
+            raise LeaseLost(f"{key}: gone")
+        return stored
+    raise Unloadable("it does not come in time, though Redis answers")
 
 
 async def read_history(redis: RedisClient, key: ResponseKey) -> History:

@@ -6,6 +6,7 @@ Owns how many are in flight and what an attempt's end means. What happens within
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from shared import lifecycle
 from shared.events import ResponseFailed, StreamEvent, decode, frame
@@ -20,10 +21,11 @@ from shared.store.job_queue import ring_again
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired, Lease, LeaseLost, Loss
 from shared.store.redis_client import REDIS_AWAY
-from worker.attempt import Attempt, Hopeless, Resources
+from worker.attempt import Attempt, Hopeless
 from worker.engine import EngineDead
-from worker.history import Diverged, read_history, read_record
+from worker.history import Diverged, Unloadable, load_record, read_history
 from worker.lease_beat import LeaseBeat
+from worker.resources import Resources
 
 _log = logging.getLogger(__name__)
 
@@ -88,9 +90,13 @@ class Runner:
             reason = "The response was begun by a version that is too old to be continued by this one."
             return await self._fail(acquired.lease, ResponseError("server_error", reason))
         if acquired.deaths >= self._settings.attempts_max:
-            reason = f"The response was given up: {acquired.deaths} workers were lost while they had it."
+            lost = f"{acquired.deaths} workers were lost while they had it, or could not load it"
+            reason = f"The response was given up: {lost}."
             return await self._fail(acquired.lease, ResponseError("server_error", reason))
-        record = await read_record(self._resources.stepper, acquired)
+        try:
+            record = await load_record(self._resources.redis, self._resources.stepper, acquired)
+        except Unloadable as unloadable:
+            return await self._lose(acquired.lease, unloadable)
         history = await read_history(self._resources.redis, acquired.lease.key)
         if history.frames:
             _log.info("%s: goes on after %d events", acquired.lease.key, history.first + len(history.frames))
@@ -109,26 +115,28 @@ class Runner:
             reason = "The response could not be continued exactly after its worker was lost."
             await self._fail(acquired.lease, ResponseError("server_error", reason))
 
+    async def _lose(self, held: Lease, reason: Unloadable) -> None:
+        """Another worker may be able to; when `attempts_max` were not, the response fails."""
+        _log.error("%s: its record was not loaded: %s", held.key, reason)
+        await lease.lose(self._resources.redis, held)
+        await ring_again(self._resources.redis, self._settings, held.key)
+
     async def _fail(self, held: Lease, error: ResponseError) -> None:
         """Ends a response from what its log says, whoever wrote it so far."""
-        events: list[StreamEvent] = []
+        frames: list[bytes] = []
         while True:
-            page = await event_log.read(self._resources.redis, held.key, len(events) - 1)
+            page = await event_log.read(self._resources.redis, held.key, len(frames) - 1)
             if page.is_closed or page.is_missing:
                 raise LeaseLost(f"{held}: closed already")
-            events += [decode(entry.frame) for entry in page.entries]
+            frames += [entry.frame for entry in page.entries]
             if not page.entries:
                 break
         usage = await response_store.read_usage(self._resources.redis, held.key)
-        response = with_usage(fold(events), usage)
-        ending = abandon(events)
-        for event in ending:
-            response = lifecycle.apply(response, event)
-        failed = lifecycle.fail(response, error)
-        told = [*ending, *lifecycle.tell_error(error), failed]
-        drafts = [Draft(frame(event, len(events) + i)) for i, event in enumerate(told)]
+        drafts, failed = await self._resources.stepper.call(
+            lambda: _fail_after(frames, usage, error), sum(map(len, frames))
+        )
         closing = closing_of(failed, held.key.tenant, self._settings)
-        await self._resources.appender.append(held, len(events), drafts, closing)
+        await self._resources.appender.append(held, len(frames), drafts, closing)
 
     async def _fail_if_possible(self, held: Lease, reason: str) -> None:
         error = ResponseError("server_error", reason)
@@ -197,3 +205,17 @@ class Runner:
             await ring_again(self._resources.redis, self._settings, held.key)
         except REDIS_AWAY as away:
             _log.warning("%s: its lease lapses, Redis is away (%s)", held.key, away)
+
+
+def _fail_after(
+    frames: Sequence[bytes], usage: bytes, error: ResponseError
+) -> tuple[list[Draft], ResponseFailed]:
+    """What is appended to a log of these frames, the terminal event last."""
+    events: list[StreamEvent] = [decode(stored) for stored in frames]
+    response = with_usage(fold(events), usage)
+    ending = abandon(events)
+    for event in ending:
+        response = lifecycle.apply(response, event)
+    failed = lifecycle.fail(response, error)
+    told = [*ending, *lifecycle.tell_error(error), failed]
+    return [Draft(frame(event, len(events) + i)) for i, event in enumerate(told)], failed

@@ -4,13 +4,13 @@
 -- nor one that its owner takes again (Redis was away for longer than the lease).
 -- `format`: the newest that the owner can replay. `format_needed` is what the record was begun in, or what an
 -- owner since has written: a record that needs a newer owner is left for one.
--- -> {'acquired', fencing_token, next_sequence_number, request, deaths, format, usage}
+-- `born`: entry 0, for who takes the lease by force; the request, which may be long, is read apart.
+-- -> {'acquired', fencing_token, next_sequence_number, deaths, format, usage, born}
 --    | {'held'} | {'newer'} | {'closed'} | {'missing'}
 local state, log, active = unpack(KEYS)
 local member, owner, lease_ttl_ms, force, known = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 
-local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'request', 'owner', 'format', 'format_needed',
-  'usage')
+local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'owner', 'format', 'format_needed', 'usage')
 if not fields[1] then
   redis.call('ZREM', active, member)
   return {'missing'}
@@ -23,13 +23,14 @@ local now = now_ms()
 -- A time further off than any lease lasts was written by another clock, before a failover.
 local lease_until = tonumber(fields[2])
 if force ~= '1' and lease_until > now and lease_until <= now + 2 * lease_ttl_ms then return {'held'} end
-local format = tonumber(fields[5] or 1)  -- records had no number at first
-local needed = tonumber(fields[6] or format)
+local format = tonumber(fields[4] or 1)  -- records had no number at first
+local needed = tonumber(fields[5] or format)
 if force ~= '1' and needed > known then return {'newer'} end
 local token = redis.call('HINCRBY', state, 'attempt', 1)
-local has_lapsed = force ~= '1' and tonumber(fields[2]) > 0 and fields[4] ~= owner
+local has_lapsed = force ~= '1' and tonumber(fields[2]) > 0 and fields[3] ~= owner
 local deaths = redis.call('HINCRBY', state, 'deaths', has_lapsed and 1 or 0)
 redis.call('HSET', state, 'owner', owner, 'lease_until_ms', now + lease_ttl_ms,
   'format_needed', math.max(needed, known))
 redis.call('ZADD', active, now + lease_ttl_ms, member)
-return {'acquired', token, redis.call('XLEN', log), fields[3], deaths, format, fields[7] or ''}
+local first = force == '1' and redis.call('XRANGE', log, '1-0', '1-0')[1]
+return {'acquired', token, redis.call('XLEN', log), deaths, format, fields[6] or '', first and first[2][2] or ''}

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import msgspec
 
 from shared import lifecycle
-from shared.events import encode, frame
+from shared.events import ResponseCreated, decode, encode, frame
 from shared.lifecycle import TerminalEvent
-from shared.responses import Response, ResponseRequest, Usage
+from shared.responses import Response, Usage
 from shared.settings import Settings
 from shared.store import event_log, lease
 from shared.store.event_log import Closing, Draft
@@ -94,8 +94,15 @@ async def _close(
     acquired: Acquired,
     make_event: Callable[[Response], TerminalEvent],
 ) -> None:
-    request = msgspec.json.decode(acquired.request, type=ResponseRequest)
-    event = make_event(with_usage(request.response, acquired.usage))
+    event = make_event(with_usage(_born(acquired), acquired.usage))
     held, first = acquired.lease, acquired.next_sequence_number
     closing = closing_of(event, held.key.tenant, settings)
     await event_log.append(redis, settings, held, first, [Draft(frame(event, first))], closing)
+
+
+def _born(acquired: Acquired) -> Response:
+    """The response as it was accepted, without a look at the request, however long that is."""
+    event = decode(acquired.born)
+    if not isinstance(event, ResponseCreated):
+        raise RuntimeError(f"{acquired.lease.key}: its log begins with {type(event).__name__}")
+    return event.response

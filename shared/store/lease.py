@@ -17,6 +17,7 @@ from shared.store.redis_client import Argument, BlockingClient, RedisClient, Scr
 
 _ACQUIRE = Script("acquire")
 _RENEW = Script("renew", allows_full=True)
+_LOSE = Script("lose", allows_full=True)
 
 
 class LeaseLost(Exception):
@@ -37,14 +38,14 @@ class Acquired:
     lease: Lease
     next_sequence_number: int
     """How many entries the log has already."""
-    request: bytes
-    """JSON of a `ResponseRequest`."""
     deaths: int
     """How many owners were lost before, each with its lease still held."""
     format: int
     """What the record was begun in (`shared/record_format.py`)."""
     usage: bytes = b""
     """JSON of the Usage that its owners have counted, as far as the log goes; empty if nothing was made."""
+    born: bytes = b""
+    """The frame of entry 0, for who has seized the lease."""
 
 
 Refusal = Literal["held", "newer", "closed", "missing"]
@@ -85,6 +86,11 @@ async def _acquire(
 async def release(redis: RedisClient, settings: Settings, lease: Lease) -> None:
     """Lets go at once: the sweeper rings for the response at its next look."""
     await redis.run(_RENEW, *_renewal(lease, 0.0, settings))
+
+
+async def lose(redis: RedisClient, lease: Lease) -> None:
+    """Lets go of a response with which its owner can do nothing, which counts as the loss of an owner."""
+    await redis.run(_LOSE, [keys.state(lease.key), keys.ACTIVE], [str(lease.key), lease.fencing_token])
 
 
 Loss = Literal["lost", "abandoned"]

@@ -253,6 +253,11 @@ async def read_state(redis: RedisClient, key: ResponseKey) -> State | None:
     return _state(await redis.command("HMGET", keys.state(key), *_STATE_FIELDS))
 
 
+async def read_request(redis: RedisClient, key: ResponseKey) -> bytes:
+    """JSON of the ResponseRequest of an open response; empty if there is none."""
+    return await redis.command("HGET", keys.state(key), "request") or b""
+
+
 async def read_usage(redis: RedisClient, key: ResponseKey) -> bytes:
     """What the owners of an open response have counted, as in `lease.Acquired`."""
     return await redis.command("HGET", keys.state(key), "usage") or b""

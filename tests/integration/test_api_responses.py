@@ -65,7 +65,8 @@ class PlayedWorker:
         assert isinstance(acquired, Acquired)
         self._leases[key] = acquired
         self._tails[key] = acquired.next_sequence_number
-        return msgspec.json.decode(acquired.request, type=ResponseRequest)
+        stored = await response_store.read_request(self._redis, key)
+        return msgspec.json.decode(stored, type=ResponseRequest)
 
     async def append(
         self, key: ResponseKey, *told: events.StreamEvent, closing: Closing | None = None

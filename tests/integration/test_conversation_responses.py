@@ -66,7 +66,8 @@ class PlayedWorker:
     async def take(self, response_id: str) -> tuple[Acquired, ResponseRequest]:
         acquired = await lease.acquire(self._redis, self._settings, ResponseKey("one", response_id), "played")
         assert isinstance(acquired, Acquired)
-        return acquired, msgspec.json.decode(acquired.request, type=ResponseRequest)
+        stored = await response_store.read_request(self._redis, acquired.lease.key)
+        return acquired, msgspec.json.decode(stored, type=ResponseRequest)
 
     async def close(self, acquired: Acquired, request: ResponseRequest, event: TerminalEvent) -> None:
         first = acquired.next_sequence_number

@@ -17,12 +17,12 @@ from shared.store.redis_client import RedisClient
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
 from worker import log_writer
-from worker.attempt import Resources
 from worker.engines.script import Script
 from worker.engines.scripted import ScriptedEngine
 from worker.history import History
 from worker.log_writer import LogWriter
 from worker.remote_tools import RemoteTools
+from worker.resources import Resources
 from worker.runner import Runner
 
 

@@ -18,7 +18,7 @@ from api.tenants import Roster, Tenants
 from local.ports import HOST, find_free
 from shared.responses import McpProtocolError
 from shared.settings import Settings
-from shared.store import event_log, keys, lease, tool_journal
+from shared.store import event_log, keys, lease, response_store, tool_journal
 from shared.store.event_log import Closing, Draft
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired, Lease
@@ -92,7 +92,7 @@ async def begin(client: httpx.AsyncClient, redis: RedisClient, settings: Setting
     key = ResponseKey("default", answer.json()["id"])
     acquired = await lease.acquire(redis, settings, key, "worker-test")
     assert isinstance(acquired, Acquired)
-    assert SECRET.encode() not in acquired.request
+    assert SECRET.encode() not in await response_store.read_request(redis, key)
     return acquired.lease
 
 
