@@ -50,6 +50,10 @@ class NotAllowed(Exception):
     """The operator's rule refuses what a URL says of itself; the message is fit for a model."""
 
 
+class RefusedByRule(httpx2.ConnectError):
+    """Told to the outside like any connection that does not come about; the operator's log has the name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Egress:
     """The operator's rule. `ports`: ranges, both ends included."""
@@ -130,8 +134,10 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         try:
             async with asyncio.timeout(request.extensions.get("timeout", {}).get("connect")):
                 return await self._egress.find(request.url)
-        except (NotAllowed, OSError, UnicodeError, ValueError) as refused:  # TimeoutError is an OSError
-            raise httpx2.ConnectError(f"{type(refused).__name__}: {refused}") from None
+        except NotAllowed as refused:
+            raise RefusedByRule(str(refused)) from None
+        except (OSError, ValueError) as error:  # no such name, no answer in time, no address at all
+            raise httpx2.ConnectError(str(error)) from None
 
     async def aclose(self) -> None:
         await self._way_out.aclose()

@@ -135,7 +135,8 @@ async def open_http(
 def _make_client(
     server: HttpServer, egress: Egress, headers: Mapping[str, str], timeout_s: float
 ) -> httpx2.AsyncClient:
-    """No redirect is followed. A proxy of the environment's is for the operator's own servers only: it
+    """For a request's server every connection goes through `egress`, redirects (which the SDK follows
+    within one origin) among them. A proxy of the environment's is for the operator's own servers only: it
     would do the looking up and the connecting that `egress` answers for."""
     if not server.is_of_request:
         return httpx2.AsyncClient(headers=headers, timeout=timeout_s, verify=_tls())

@@ -19,6 +19,7 @@ from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, To
 from tests.integration.mcp_servers import ODD_NAMES, serving_http, stdio_entry
 from tests.patience import PATIENCE_S
 from tool_runner import servers
+from tool_runner.egress import Resolve
 from tool_runner.mcp_client import NO_ANSWER
 from tool_runner.run_tool import Outcome, Tools
 from tool_runner.stdio_servers import StdioServers
@@ -52,7 +53,12 @@ class Caller:
 
 @asynccontextmanager
 async def calling(
-    folder: Path, *, timeout_s: float = 20.0, configured: str | None = None, **limits: Any
+    folder: Path,
+    *,
+    timeout_s: float = 20.0,
+    configured: str | None = None,
+    resolve: Resolve | None = None,
+    **limits: Any,
 ) -> AsyncIterator[Caller]:
     """`configured`: the URL of the operator's server `ours`. Requests may name servers on loopback."""
     path = folder / "servers.json"
@@ -61,7 +67,7 @@ async def calling(
     limits = {"egress_networks": LOOPBACK} | limits
     settings = Settings(mcp_servers=path, tool_timeout_s=timeout_s, **limits)
     stdio = StdioServers(settings.tool_timeout_s)
-    tools = Tools(settings, servers.load(settings), stdio)
+    tools = Tools(settings, servers.load(settings), stdio, resolve)
     try:
         yield Caller(tools)
     finally:
@@ -406,6 +412,30 @@ async def test_a_request_reaches_loopback_only_where_the_operator_says_so(tmp_pa
         async with calling(tmp_path) as caller:
             assert error_of(await caller.call("add", {}, url)) == NO_ANSWER
         assert connections != []
+
+
+async def test_a_name_is_called_where_it_was_checked_and_is_checked_each_time(tmp_path: Path) -> None:
+    """A stand-in answers for it: first with an address that is allowed, then with one that is not."""
+    heard: list[bytes] = []
+    leads_to = [HOST]
+
+    async def resolve(host: str, _port: int) -> list[str]:
+        assert host == "tools.example"
+        return leads_to
+
+    async def refuse(request: bytes, writer: Writer) -> None:
+        heard.append(request)
+        writer.write(head("text/html", "content-length: 0", status="403 Forbidden"))
+
+    async with answering(refuse) as url, calling(tmp_path, resolve=resolve) as caller:
+        named = url.replace(HOST, "tools.example")
+        refused = HttpError(403, "the server answered 403 Forbidden")
+        assert error_of(await caller.call("add", {}, named)) == refused
+        requests = len(heard)
+        leads_to = ["10.0.0.1", "169.254.169.254"]
+        assert error_of(await caller.call("add", {}, named)) == NO_ANSWER
+    assert len(heard) == requests > 0
+    assert all(f"host: {named.split('/')[2]}\r\n".encode() in request.lower() for request in heard)
 
 
 async def test_a_server_of_the_operators_may_lie_anywhere(tmp_path: Path, modern_url: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from shared.settings import Settings
-from tool_runner.egress import Egress, GuardedTransport, NotAllowed, Resolve, is_public
+from tool_runner.egress import Egress, GuardedTransport, NotAllowed, RefusedByRule, Resolve, is_public
 
 PUBLIC = "93.184.215.14"
 PUBLIC_6 = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
@@ -128,7 +128,7 @@ async def test_the_address_that_was_checked_is_the_one_that_is_connected_to() ->
     way_out = Recording()
     async with client(egress(rebind), way_out) as http:
         await http.post("https://tools.example:8443/mcp?key=1", content=b"{}")
-        with pytest.raises(httpx2.ConnectError):
+        with pytest.raises(RefusedByRule):
             await http.post("https://tools.example:8443/mcp?key=1", content=b"{}")
     [sent] = way_out.requests
     assert str(sent.url) == f"https://{PUBLIC}:8443/mcp?key=1"
