@@ -22,8 +22,9 @@ from api.hub import Hub
 from api.routes import conversations, health, models, responses
 from api.services import Services
 from api.tenants import Tenants
-from shared.ids import new_request_id
+from shared.ids import new_owner, new_request_id
 from shared.settings import Settings
+from shared.store import presence
 from shared.store.redis_client import RedisClient
 from shared.store.sweeper import sweep
 
@@ -113,8 +114,9 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
         running = [
             asyncio.create_task(hub.run(), name="hub"),
             asyncio.create_task(services.watchers.run(), name="watchers"),
-            # Workers sweep for speed; this only keeps alive what waits while there is none.
-            asyncio.create_task(sweep(redis, settings, settings.ring_again_s), name="sweeper"),
+            # Workers sweep, too; this keeps alive what waits while there is none, and feels Redis's pulse.
+            asyncio.create_task(sweep(redis, settings, settings.sweep_interval_s), name="sweeper"),
+            asyncio.create_task(presence.stay(redis, "api", new_owner("api")), name="presence"),
         ]
         if tenants.is_in_file:
             running.append(asyncio.create_task(tenants.run(), name="reader of the tenants file"))

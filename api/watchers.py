@@ -17,7 +17,7 @@ from shared.store.redis_client import REDIS_AWAY, RedisClient, Script
 _WATCH = Script("watch", allows_full=True)
 _log = logging.getLogger(__name__)
 
-_READER_TTL_S = 3.0
+_READER_TTL_S = keys.PRESENCE_TTL_S
 """A reader that was not announced for so long has gone with its node."""
 
 

@@ -154,6 +154,9 @@ class Settings(BaseSettings):
     sandboxes_max: int = Field(0, ge=0)
     """Processes of the built-in python on one tool runner; 0: two for each CPU, at least four."""
     tool_timeout_s: float = Field(120.0, gt=0)
+    tool_claim_ttl_s: float = Field(1.5, gt=0)
+    """A runner that has not renewed its claim on a call for so long, although Redis was there, counts as
+    lost. It renews three times as often."""
     tool_output_bytes_max: int = Field(256 * 1024, gt=0)
     tool_session_bytes_max: int = Field(2**20, gt=0)
     mcp_servers: Path | None = None

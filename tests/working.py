@@ -20,6 +20,7 @@ from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
 from shared.store.subscription import Subscription
+from shared.store.tool_journal import Claim
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
 from tests.patience import PATIENCE_S
 from tests.requests import accept
@@ -69,10 +70,11 @@ async def working(
 
     async def run_tool(name: str, index: int) -> None:
         key = ResponseKey.parse(name)
-        intent = await tool_journal.claim(redis, key, index, "runner")
+        intent = await tool_journal.claim(redis, settings, key, index, "runner")
         if intent is None:
             return  # somebody else has it
-        await tool_journal.finish(redis, key, index, "runner", answer(intent.task), None)
+        claim = Claim(key, index, "runner", intent)
+        await tool_journal.finish(redis, claim, answer(intent.task), None)
 
     services = [
         asyncio.create_task(flow)

@@ -34,6 +34,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     stdio = StdioServers(settings.tool_timeout_s)
     tools = Tools(settings, configured, stdio)
     calls = CallsInFlight(redis, settings, name, tools)
+    beating = asyncio.create_task(calls.run())
     _log.info("%s serves %s", name, ", ".join(sorted(configured)))
     try:
         stdio.start(configured)
@@ -44,9 +45,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             presence.stay(redis, ROLE, name),
             _hear(Subscription(listener), calls),
             stop.wait(),
+            asyncio.shield(beating),
         )
         await calls.drain(settings.drain_grace_s)
     finally:
+        beating.cancel()
+        await calls.close()
         await tools.close()
         await stdio.close()
         await listener.close()
@@ -59,9 +63,9 @@ async def _hear(subscription: Subscription, calls: CallsInFlight) -> None:
     await subscription.listen(lambda _channel, name: calls.hear_of_cancel(name), lambda: None)
 
 
-async def _until_first(*flows: Coroutine[Any, Any, Any]) -> None:
+async def _until_first(*flows: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> None:
     """Runs all; whoever returns or fails first ends the others. Raises what it raised."""
-    tasks = [asyncio.create_task(flow) for flow in flows]
+    tasks = [asyncio.ensure_future(flow) for flow in flows]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

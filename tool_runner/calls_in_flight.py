@@ -1,6 +1,7 @@
 """The calls that this process runs: taken from the queue, claimed, kept alive, journaled.
 
-Owns how many there are and how one ends early; what a call does is `run_tool`'s business.
+Owns how many there are and how one ends early; what a call does is `run_tool`'s business, renewing is the
+beat's.
 """
 
 import asyncio
@@ -15,9 +16,10 @@ from shared.settings import Settings
 from shared.store import response_store, tool_journal
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import REDIS_AWAY, RedisClient
-from shared.store.tool_journal import CLAIM_TTL_S
+from shared.store.tool_journal import Claim
 from shared.tool_calls import ToolIntent
 from tool_runner import answers, servers
+from tool_runner.claim_beat import ClaimBeat
 from tool_runner.run_tool import Outcome, Tools
 from tool_runner.shares import Shares
 
@@ -37,7 +39,10 @@ class _Call:
     index: int
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     """Cancelled when nobody wants the result any more."""
-    is_over: asyncio.Event = field(default_factory=asyncio.Event)
+    has_begun: bool = False
+    """Its server may have heard of it."""
+    has_answer: bool = False
+    """It only remains to be journaled."""
 
     def __str__(self) -> str:
         return f"{self.key} call {self.index}"
@@ -51,7 +56,10 @@ class CallsInFlight:
         self._settings = settings
         self._runner = runner
         self._tools = tools
+        self._beat = ClaimBeat(settings, self._hear_of_loss)
         self._calls: dict[tuple[ResponseKey, int], _Call] = {}
+        self._unsure: dict[tuple[ResponseKey, int], _Call] = {}
+        """Redis did not say whether they were claimed: they are given back, should they be."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._calling = Shares(settings.tool_calls_in_flight_max, settings.tenant_share_max)
         self._sandboxes = Shares(servers.count_sandboxes(settings), settings.tenant_share_max)
@@ -64,19 +72,31 @@ class CallsInFlight:
             self._settings.tool_calls_in_flight_max - calling, self._settings.tool_calls_waiting_max - waiting
         )
 
+    async def run(self) -> None:
+        """Keeps the claims until cancelled; they are kept while calls are drained, too."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._beat.run())
+            group.create_task(self._return_unsure())
+
+    async def close(self) -> None:
+        await self._beat.close()
+
     async def start(self, key: str, call_index: int) -> None:
         """The queue's handler: claims the call and returns; the call itself runs on.
 
-        While Redis is away the job stays the queue's, so that it is not lost.
+        Raises REDIS_AWAY: the job stays the queue's then, so that it is not lost.
         """
         call = _Call(ResponseKey.parse(key), call_index)
         name = (call.key, call.index)
-        if name in self._calls:
+        if name in self._calls or name in self._unsure:
             return
         self._calls[name] = call
         intent: ToolIntent | None = None
         try:
-            intent = await _until_redis_answers(lambda: self._claim(call), None)
+            intent = await tool_journal.claim(self._redis, self._settings, call.key, call.index, self._runner)
+        except (asyncio.CancelledError, *REDIS_AWAY):
+            self._unsure[name] = call
+            raise
         finally:
             if intent is None:
                 del self._calls[name]
@@ -92,32 +112,57 @@ class CallsInFlight:
                 call.scope.cancel()
 
     async def drain(self, grace_s: float) -> None:
-        """Gives the calls that run some time to end, then abandons them.
+        """Gives the calls that run some time to end, then stops them and gives them back.
 
-        An abandoned call's claim lapses: whether to try it again is its worker's decision.
+        What becomes of one is its worker's decision, who hears of it at once and need not wait for the claim
+        to lapse. It is given back when its server has been told that it is cancelled: it can be made again
+        then without running twice at once.
         """
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)
-        for call in self._calls.values():
-            _log.warning("%s: abandoned, this tool runner stops", call)
-            call.scope.cancel()
+        stopped = list(self._calls.values())
+        for call in stopped:
+            if not call.has_answer:
+                _log.warning("%s: stopped and given back, this tool runner ends", call)
+                call.scope.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_UNWIND_S)
+        for call in self._calls.values():
+            call.scope.cancel()
+        await self._tools.close()
+        await self._give_back([*stopped, *self._unsure.values()])
 
-    async def _claim(self, call: _Call) -> ToolIntent | None:
-        return await tool_journal.claim(self._redis, call.key, call.index, self._runner)
+    async def _give_back(self, calls: list[_Call]) -> bool:
+        """Whether Redis has heard of it. A call whose result is in is left alone."""
+        claims = [(call.key, call.index, self._runner, call.has_begun) for call in calls]
+        try:
+            if claims:
+                await tool_journal.release(self._redis, claims)
+        except REDIS_AWAY as away:
+            _log.warning("%d claims not given back, Redis is away (%s)", len(claims), away)
+            return False
+        return True
+
+    async def _return_unsure(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.tool_claim_ttl_s / 3)
+            unsure = dict(self._unsure)
+            if unsure and await self._give_back(list(unsure.values())):
+                for name in unsure:
+                    del self._unsure[name]
 
     async def _serve(self, call: _Call, intent: ToolIntent) -> None:
-        keeper = asyncio.create_task(self._keep_claim(call))
+        claim = Claim(call.key, call.index, self._runner, intent)
+        self._beat.add(claim)
         try:
             with call.scope:
                 outcome = await self._run(call, intent)
-                await self._finish(call, intent, outcome)
+                call.has_answer = True
+                await self._finish(claim, outcome)
         except REDIS_AWAY as away:
             _log.error("%s: its result is lost, Redis is away (%s)", call, away)
         finally:
-            call.is_over.set()
-            await keeper
+            self._beat.discard(claim)
             del self._calls[call.key, call.index]
 
     async def _run(self, call: _Call, intent: ToolIntent) -> Outcome:
@@ -128,58 +173,47 @@ class CallsInFlight:
 
     async def _run_now(self, call: _Call, intent: ToolIntent) -> Outcome:
         label = intent.task.server_label
-        outage_max_s = self._settings.redis_outage_max_s
-        secrets = await _until_redis_answers(
-            lambda: response_store.read_secrets(self._redis, self._settings, call.key), outage_max_s
-        )
-        session = await _until_redis_answers(
-            lambda: tool_journal.read_session(self._redis, call.key, label), outage_max_s
+        secrets, session = await _until_redis_answers(
+            lambda: asyncio.gather(
+                response_store.read_secrets(self._redis, self._settings, call.key),
+                tool_journal.read_session(self._redis, call.key, label),
+            ),
+            self._settings.redis_outage_max_s,
         )
         if secrets is None and intent.task.server_url is not None:
             return Outcome(answers.make_failure(answers.INTERNAL_ERROR, _UNREADABLE))
+        call.has_begun = True
         try:
             return await self._tools.run(intent.task, (secrets or {}).get(label), session)
         except Exception:  # noqa: BLE001  the top of one call: a bug of ours must not silence the stream
             _log.exception("%s: a bug in the tool runner", call)
             return Outcome(answers.make_failure(answers.INTERNAL_ERROR, "the tool runner failed"))
 
-    async def _finish(self, call: _Call, intent: ToolIntent, outcome: Outcome) -> None:
-        session = None if outcome.session is None else (intent.task.server_label, outcome.session)
+    async def _finish(self, claim: Claim, outcome: Outcome) -> None:
+        label = claim.intent.task.server_label
+        session = None if outcome.session is None else (label, outcome.session)
         is_wanted = await _until_redis_answers(
-            lambda: tool_journal.finish(
-                self._redis, call.key, call.index, self._runner, outcome.result, session
-            ),
+            lambda: tool_journal.finish(self._redis, claim, outcome.result, session),
             self._settings.redis_outage_max_s,
         )
         if not is_wanted:
-            _log.info("%s: nobody wants its result any more", call)
+            _log.info("%s call %d: nobody wants its result any more", claim.key, claim.call_index)
 
-    async def _keep_claim(self, call: _Call) -> None:
-        """Renews the claim until the call is over; cancels the call when the claim is lost."""
-        while True:
-            try:
-                async with asyncio.timeout(CLAIM_TTL_S / 3):
-                    await call.is_over.wait()
-                return
-            except TimeoutError:
-                pass
-            try:
-                if await self._claim(call) is None and not call.is_over.is_set():
-                    _log.info("%s: cancelled, its response is closed or the claim is lost", call)
-                    call.scope.cancel()
-                    return
-            except REDIS_AWAY as away:
-                _log.warning("%s: claim not renewed, Redis is away (%s)", call, away)
+    def _hear_of_loss(self, claim: Claim) -> None:
+        call = self._calls.get((claim.key, claim.call_index))
+        if call is not None:
+            _log.info("%s: cancelled, its response is closed or the claim is lost", call)
+            call.scope.cancel()
 
 
-async def _until_redis_answers(ask: Callable[[], Awaitable[_T]], outage_max_s: float | None) -> _T:
-    """Asks again while Redis is away; raises REDIS_AWAY after `outage_max_s` (None: never)."""
+async def _until_redis_answers(ask: Callable[[], Awaitable[_T]], outage_max_s: float) -> _T:
+    """Asks again while Redis is away; raises REDIS_AWAY after `outage_max_s`."""
     loop = asyncio.get_running_loop()
-    deadline = None if outage_max_s is None else loop.time() + outage_max_s
+    deadline = loop.time() + outage_max_s
     while True:
         try:
             return await ask()
         except REDIS_AWAY:
-            if deadline is not None and loop.time() > deadline:
+            if loop.time() > deadline:
                 raise
         await asyncio.sleep(_RETRY_S)

@@ -1,13 +1,14 @@
 -- Takes the lease if it is free, or by force, and with it the next fencing token.
--- KEYS state log active    ARGV member owner lease_ttl_ms force format
--- A lease that lapsed was lost with its owner, which counts as a death; one that was released was not,
--- nor one that its owner takes again (Redis was away for longer than the lease).
+-- KEYS state log active pulse    ARGV member owner lease_ttl_ms force format
+-- A lease that lapsed was lost with its owner, which counts as a death; one that was released was not, nor one
+-- that its owner takes again. While Redis was away no owner could renew: until it has been there for as long as
+-- a lease lasts, one that lapsed is held.
 -- `format`: the newest that the owner can replay. `format_needed` is what the record was begun in, or what an
 -- owner since has written: a record that needs a newer owner is left for one.
 -- `born`: entry 0, for who takes the lease by force; the request, which may be long, is read apart.
 -- -> {'acquired', fencing_token, next_sequence_number, deaths, format, usage, born}
 --    | {'held'} | {'newer'} | {'closed'} | {'missing'}
-local state, log, active = unpack(KEYS)
+local state, log, active, pulse = unpack(KEYS)
 local member, owner, lease_ttl_ms, force, known = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 
 local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'owner', 'format', 'format_needed', 'usage')
@@ -23,11 +24,12 @@ local now = now_ms()
 -- A time further off than any lease lasts was written by another clock, before a failover.
 local lease_until = tonumber(fields[2])
 if force ~= '1' and lease_until > now and lease_until <= now + 2 * lease_ttl_ms then return {'held'} end
+if force ~= '1' and lease_until > 0 and not is_steady(pulse, now, lease_ttl_ms) then return {'held'} end
 local format = tonumber(fields[4] or 1)  -- records had no number at first
 local needed = tonumber(fields[5] or format)
 if force ~= '1' and needed > known then return {'newer'} end
 local token = redis.call('HINCRBY', state, 'attempt', 1)
-local has_lapsed = force ~= '1' and tonumber(fields[2]) > 0 and fields[3] ~= owner
+local has_lapsed = force ~= '1' and lease_until > 0 and fields[3] ~= owner
 local deaths = redis.call('HINCRBY', state, 'deaths', has_lapsed and 1 or 0)
 redis.call('HSET', state, 'owner', owner, 'lease_until_ms', now + lease_ttl_ms,
   'format_needed', math.max(needed, known))

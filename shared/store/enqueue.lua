@@ -1,10 +1,20 @@
--- Prelude of every script that rings a doorbell: puts an arq job into its queue and a token
--- into the doorbell's list. Scores count up, so that order is the order of arrival and no
--- machine's wall clock decides what is due (arq takes scores up to its own `now`).
+-- Prelude of every script.
 local function now_ms()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
+
+-- Whether Redis has been there for `ttl_ms` without a break, as far as sweepers can tell (`lapsed.lua`): only
+-- then has whoever did not renew something in that time lost it. Where nobody sweeps, nothing speaks against it.
+local function is_steady(pulse, now, ttl_ms)
+  local since, heard = unpack(redis.call('HMGET', pulse, 'since_ms', 'heard_ms'))
+  if not since then return true end
+  local silence_ms = now - tonumber(heard)
+  return silence_ms >= 0 and silence_ms <= ttl_ms / 2 and now - tonumber(since) >= ttl_ms
+end
+
+-- Puts an arq job into its queue and a token into the doorbell's list. Scores count up, so that order is the
+-- order of arrival and no machine's wall clock decides what is due (arq takes scores up to its own `now`).
 
 local DOORBELL_LENGTH_MAX = 1024
 

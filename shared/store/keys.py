@@ -13,6 +13,8 @@ ACTIVE = "antiphon:{queue}:active"
 """Sorted set: `tenant/response_id` of every open response, by the time (Redis, ms) it lapses."""
 CLOSED = "antiphon:{queue}:closed"
 """Sorted set: `tenant/response_id` of closed logs that are still to be compacted, by when (Redis, ms)."""
+PULSE = "antiphon:{queue}:pulse"
+"""Hash `since_ms`, `heard_ms` (Redis, ms): since when sweepers were answered without a break, and last."""
 CONFIRMED = "antiphon:{confirmed}"
 """String of no meaning, written before a confirmation is asked for (`durable_writes`)."""
 CANCELLED = "antiphon:cancelled"
@@ -72,7 +74,7 @@ def secrets(key: ResponseKey) -> str:
 
 
 def tools(key: ResponseKey) -> str:
-    """Hash, the tool journal: `<call_index>:intent`, `:claim`, `:result`, and `session:<label>`."""
+    """Hash, the tool journal: `<call_index>:intent`, `:job`, `:claim`, `:result`, and `session:<label>`."""
     return f"antiphon:{{{key}}}:tools"
 
 
@@ -133,6 +135,11 @@ def counts(name: str) -> str:
     return f"antiphon:{{count/{name}}}:answer"
 
 
+def takers(queue: str) -> str:
+    """The presence of those who serve a queue."""
+    return presence("tool_runner" if queue == TOOLS_QUEUE else "worker")
+
+
 def doorbell(queue: str) -> str:
     """List of wake-up tokens for one queue; hints only, trimmed and expiring."""
     return f"{queue}:doorbell"
@@ -141,6 +148,10 @@ def doorbell(queue: str) -> str:
 def job(job_id: str) -> str:
     """arq's key for a queued job; arq fixes the prefix."""
     return f"arq:job:{job_id}"
+
+
+PRESENCE_TTL_S = 3.0
+"""A process, and whoever reads a foreground response, is announced three times as often."""
 
 
 def presence(role: str) -> str:

@@ -18,6 +18,7 @@ from shared.store.redis_client import Argument, BlockingClient, RedisClient, Scr
 _ACQUIRE = Script("acquire")
 _RENEW = Script("renew", allows_full=True)
 _LOSE = Script("lose", allows_full=True)
+_LAPSED = Script("lapsed", allows_full=True)
 
 
 class LeaseLost(Exception):
@@ -67,7 +68,7 @@ async def _acquire(
 ) -> Acquired | Refusal:
     reply = await redis.run(
         _ACQUIRE,
-        [keys.state(key), keys.log(key), keys.ACTIVE],
+        [keys.state(key), keys.log(key), keys.ACTIVE, keys.PULSE],
         [str(key), owner, int(settings.lease_ttl_s * 1000), int(force), RECORD_FORMAT],
     )
     match reply:
@@ -83,9 +84,9 @@ async def _acquire(
             return "missing"
 
 
-async def release(redis: RedisClient, settings: Settings, lease: Lease) -> None:
-    """Lets go at once: the sweeper rings for the response at its next look."""
-    await redis.run(_RENEW, *_renewal(lease, 0.0, settings))
+async def release(redis: RedisClient, settings: Settings, *leases: Lease) -> None:
+    """Lets go at once, of all in one round trip: the sweeper rings for the responses at its next look."""
+    await redis.run_many(_RENEW, [_renewal(lease, 0.0, settings) for lease in leases])
 
 
 async def lose(redis: RedisClient, lease: Lease) -> None:
@@ -120,6 +121,8 @@ def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> tuple[list[str],
             keys.ACTIVE,
             keys.open_responses(key.tenant),
             keys.readers(key),
+            keys.presence("api"),
+            keys.PULSE,
         ],
         [
             str(key),
@@ -127,6 +130,7 @@ def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> tuple[list[str],
             int(ttl_s * 1000),
             settings.live_ttl_s * 1000,
             int(settings.disconnect_grace_s * 1000),
+            int(keys.PRESENCE_TTL_S * 1000),
         ],
     )
 
@@ -134,15 +138,20 @@ def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> tuple[list[str],
 async def lapsed(redis: RedisClient, settings: Settings, count_max: int) -> list[ResponseKey]:
     """Open responses that nobody holds, those longest without an owner first.
 
-    Also those whose time lies further off than any lease lasts: another clock wrote it, before a failover.
+    None while Redis has just been away. Asked at least six times in a lease, by one process or another: the
+    asking is how that is known.
     """
-    now = await now_ms(redis)
-    beyond = now + int(2000 * max(settings.lease_ttl_s, settings.ring_again_s))
-    found: list[list[bytes]] = await redis.transaction(
-        ("ZRANGEBYSCORE", keys.ACTIVE, "-inf", now, "LIMIT", 0, count_max),
-        ("ZRANGEBYSCORE", keys.ACTIVE, f"({beyond}", "+inf", "LIMIT", 0, count_max),
+    found: list[bytes] = await redis.run(
+        _LAPSED,
+        [keys.ACTIVE, keys.PULSE],
+        [
+            int(settings.lease_ttl_s * 1000),
+            int(settings.ring_again_s * 1000),
+            count_max,
+            settings.live_ttl_s * 1000,
+        ],
     )
-    return [ResponseKey.parse(member.decode()) for members in found for member in members]
+    return [ResponseKey.parse(member.decode()) for member in found]
 
 
 async def now_ms(redis: RedisClient) -> int:

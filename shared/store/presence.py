@@ -1,13 +1,13 @@
-"""Which processes of a role are alive. A hint for readiness; no decision about work rests on it."""
+"""Which processes of a role are alive.
+
+A hint for readiness and for fair shares; and it tells whether clients could reach any API node (`renew.lua`).
+"""
 
 import asyncio
 
 from shared.store import keys
 from shared.store.lease import now_ms
 from shared.store.redis_client import REDIS_AWAY, RedisClient
-
-PRESENCE_TTL_S = 3.0
-"""A process announces itself three times as often."""
 
 
 async def stay(redis: RedisClient, role: str, name: str) -> None:
@@ -18,7 +18,7 @@ async def stay(redis: RedisClient, role: str, name: str) -> None:
                 await announce(redis, role, name)
             except REDIS_AWAY:
                 pass  # readiness tells of it
-            await asyncio.sleep(PRESENCE_TTL_S / 3)
+            await asyncio.sleep(keys.PRESENCE_TTL_S / 3)
     finally:
         try:
             await redis.command("ZREM", keys.presence(role), name)
@@ -28,7 +28,7 @@ async def stay(redis: RedisClient, role: str, name: str) -> None:
 
 async def announce(redis: RedisClient, role: str, name: str) -> None:
     key = keys.presence(role)
-    until_ms = await now_ms(redis) + int(PRESENCE_TTL_S * 1000)
+    until_ms = await now_ms(redis) + int(keys.PRESENCE_TTL_S * 1000)
     await redis.transaction(
         ("ZADD", key, until_ms, name),
         ("ZREMRANGEBYSCORE", key, "-inf", until_ms - 60_000),

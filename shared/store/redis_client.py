@@ -22,7 +22,6 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as _ConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as _TimeoutError
-from redis.exceptions import WatchError as WatchError  # noqa: PLC0414  for the queue, which watches keys
 
 from shared.redis_url import SentinelUrl, read_sentinel_url
 from shared.store.keys import CONFIRMED

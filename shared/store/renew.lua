@@ -1,10 +1,12 @@
 -- Keeps a lease, and the keys of its response alive. A release is a renewal by nothing: ttl 0.
--- A foreground response that nobody has read for the grace is abandoned by its client.
--- KEYS state log tools secrets active open readers
--- ARGV member fencing_token lease_ttl_ms live_ttl_ms disconnect_grace_ms
+-- A foreground response that nobody has read for the grace is abandoned by its client, unless its client could
+-- not read: with no API node there, or Redis away. The grace then begins when readers have had time to come back.
+-- KEYS state log tools secrets active open readers api_nodes pulse
+-- ARGV member fencing_token lease_ttl_ms live_ttl_ms disconnect_grace_ms presence_ttl_ms
 -- -> 'ok' | 'lost' | 'abandoned'
-local state, log, tools, secrets, active, open, readers = unpack(KEYS)
+local state, log, tools, secrets, active, open, readers, api_nodes, pulse = unpack(KEYS)
 local member, token, lease_ttl_ms, live_ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local grace_ms, presence_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local fields = redis.call('HMGET', state, 'attempt', 'closed', 'background', 'alone_since_ms')
 if fields[1] ~= token or fields[2] ~= '' then return 'lost' end
@@ -12,12 +14,20 @@ local now = now_ms()
 redis.call('HSET', state, 'lease_until_ms', lease_ttl_ms > 0 and now + lease_ttl_ms or 0)
 for _, key in ipairs({state, log, tools, secrets, active, open}) do redis.call('PEXPIRE', key, live_ttl_ms) end
 redis.call('ZADD', active, now + lease_ttl_ms, member)
-if fields[3] == '1' then return 'ok' end
+if fields[3] == '1' or lease_ttl_ms == 0 then return 'ok' end
+
 if redis.call('ZCOUNT', readers, now, '+inf') > 0 then
   if fields[4] ~= '' then redis.call('HSET', state, 'alone_since_ms', '') end
-elseif fields[4] == '' then
+  return 'ok'
+end
+local present_until = tonumber(redis.call('ZREVRANGE', api_nodes, 0, 0, 'WITHSCORES')[2] or 0)
+local alone_since = tonumber(fields[4])
+if present_until < now or not is_steady(pulse, now, lease_ttl_ms) then
+  redis.call('HSET', state, 'alone_since_ms', now + presence_ttl_ms)
+elseif not alone_since then
   redis.call('HSET', state, 'alone_since_ms', now)
-elseif now - tonumber(fields[4]) >= tonumber(ARGV[5]) then
+-- A node that was there since, and nobody came through it.
+elseif now - alone_since >= grace_ms and present_until - presence_ttl_ms >= alone_since then
   return 'abandoned'
 end
 return 'ok'

@@ -1,4 +1,4 @@
--- A runner takes a call, or keeps one it has taken, for `claim_ttl_ms`.
+-- A runner takes a call for `claim_ttl_ms`; `tool_renew` keeps it then.
 -- A call is run once: a claim of somebody else, even a lapsed one, is never taken over here.
 -- KEYS state tools    ARGV call_index runner claim_ttl_ms
 -- -> {'claimed', intent} | {'taken'} | {'done'} | {'gone'}

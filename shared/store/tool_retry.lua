@@ -1,4 +1,4 @@
--- Queues a call again whose runner was lost; only its worker may decide that it can be repeated.
+-- Queues a call again whose runner was lost, or whose job was ('' as its claim); only its worker may decide that.
 -- KEYS state tools queue doorbell job    ARGV fencing_token call_index lost_claim ttl_ms job_id job
 -- -> 'queued' | 'moved' (somebody has it, or has finished it) | 'fenced'
 local state, tools, queue, doorbell, job_key = unpack(KEYS)
@@ -7,7 +7,8 @@ local token, index, lost_claim, ttl_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARG
 local fields = redis.call('HMGET', state, 'attempt', 'closed')
 if fields[1] ~= token or fields[2] ~= '' then return 'fenced' end
 if redis.call('HEXISTS', tools, index .. ':result') == 1 then return 'moved' end
-if redis.call('HGET', tools, index .. ':claim') ~= lost_claim then return 'moved' end
+if (redis.call('HGET', tools, index .. ':claim') or '') ~= lost_claim then return 'moved' end
 redis.call('HDEL', tools, index .. ':claim')
+redis.call('HSET', tools, index .. ':job', ARGV[5])
 enqueue(queue, doorbell, job_key, ARGV[5], ARGV[6], ttl_ms)
 return 'queued'

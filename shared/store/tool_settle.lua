@@ -1,9 +1,17 @@
--- Journals the worker's own verdict on a call that never answered, unless a result came first.
--- KEYS state tools    ARGV fencing_token call_index result    -> {'stands', result} | {'fenced'}
+-- Journals the worker's own verdict on a call that never answered, unless a result came first or the call has
+-- moved on: its claim must still be the one that was judged, or still be of that runner ('<runner> '), or none ('').
+-- KEYS state tools    ARGV fencing_token call_index result claim
+-- -> {'stands', result} | {'moved'} | {'fenced'}
 local state, tools = unpack(KEYS)
 local token, index, result = ARGV[1], ARGV[2], ARGV[3]
 
 local fields = redis.call('HMGET', state, 'attempt', 'closed')
 if fields[1] ~= token or fields[2] ~= '' then return {'fenced'} end
-redis.call('HSETNX', tools, index .. ':result', result)
-return {'stands', redis.call('HGET', tools, index .. ':result')}
+local known = redis.call('HGET', tools, index .. ':result')
+if known then return {'stands', known} end
+local claim, judged = redis.call('HGET', tools, index .. ':claim') or '', ARGV[4]
+local is_of_runner = string.sub(judged, -1) == ' ' and string.sub(claim, 1, #judged) == judged
+if claim ~= judged and not is_of_runner then return {'moved'} end
+redis.call('HSET', tools, index .. ':result', result)
+if redis.call('PTTL', tools) == -1 then redis.call('PEXPIRE', tools, redis.call('PTTL', state)) end
+return {'stands', result}

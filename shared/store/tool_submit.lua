@@ -9,6 +9,7 @@ if fields[1] ~= token or fields[2] ~= '' then return {'fenced'} end
 if redis.call('HSETNX', tools, index .. ':intent', intent) == 0 then
   return {'known', redis.call('HGET', tools, index .. ':result') or ''}
 end
+redis.call('HSET', tools, index .. ':job', ARGV[5])
 redis.call('PEXPIRE', tools, ttl_ms)
 enqueue(queue, doorbell, job_key, ARGV[5], ARGV[6], ttl_ms)
 return {'queued'}

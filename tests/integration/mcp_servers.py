@@ -66,7 +66,7 @@ def make_tools_server() -> MCPServer[None]:
     server = MCPServer("test tools", log_level="ERROR")
     server.add_tool(add, annotations=ToolAnnotations(read_only_hint=True))
     server.add_tool(hold, annotations=ToolAnnotations(idempotent_hint=True), structured_output=False)
-    for tool in (fail, wait, repeat, die, show_header, draw, count, weigh, say_pid):
+    for tool in (fail, wait, dwell, repeat, die, show_header, draw, count, weigh, say_pid):
         server.add_tool(tool)
     return server
 
@@ -96,6 +96,19 @@ async def hold(folder: str) -> str:
     while not Path(folder, "go").exists():
         await asyncio.sleep(0.02)
     return "held"
+
+
+async def dwell(folder: str) -> str:
+    """Answers when there is a file `go` in the folder; adds lines to `started`, `ended` and `cancelled`."""
+    add_line(folder, "started")
+    try:
+        while not Path(folder, "go").exists():
+            await asyncio.sleep(0.01)
+    except asyncio.CancelledError:
+        add_line(folder, "cancelled")
+        raise
+    add_line(folder, "ended")
+    return "done"
 
 
 def add_line(folder: str, name: str) -> None:

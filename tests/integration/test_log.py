@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from shared.events import ResponseFailed, decode
 from shared.responses import ServerSecrets
 from shared.settings import Settings
-from shared.store import archive, compaction, event_log, job_queue, keys, lease, response_store
+from shared.store import archive, compaction, event_log, job_queue, keys, lease, presence, response_store
 from shared.store.appender import Appender
 from shared.store.closing import cancel
 from shared.store.event_log import Closing, Draft
@@ -493,6 +493,7 @@ async def test_a_foreground_response_is_abandoned_when_its_last_reader_has_been_
     watched = await acquire(redis, hasty, await accept(redis, hasty))
     background = await acquire(redis, hasty, await accept(redis, hasty, make_request(background=True)))
     await redis.run(Script("watch"), [keys.readers(watched.key), keys.state(watched.key)], ["reader", 60_000])
+    await presence.announce(redis, "api", "node")
     beat = BlockingClient(settings.redis_url, timeout_s=1.0)
     assert lease.renew_all(beat, hasty, [foreground, watched, background]) == [(foreground, "abandoned")]
     assert lease.renew_all(beat, settings, [foreground, watched, background]) == []

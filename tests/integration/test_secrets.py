@@ -99,11 +99,15 @@ async def begin(client: httpx.AsyncClient, redis: RedisClient, settings: Setting
 async def run(redis: RedisClient, settings: Settings, held: Lease, index: int, task: ToolTask) -> ToolResult:
     await tool_journal.submit(redis, settings, held, index, task)
 
+    async def look() -> ToolResult | None:
+        (state,) = await tool_journal.look(redis, settings, [(held.key, index)])
+        return state.result
+
     async def is_in() -> bool:
-        return (await tool_journal.look(redis, held.key, index)).result is not None
+        return await look() is not None
 
     await until(is_in)
-    result = (await tool_journal.look(redis, held.key, index)).result
+    result = await look()
     assert result is not None
     return result
 

@@ -17,6 +17,7 @@ from shared.store import job_queue, keys, lease, response_store, tool_journal
 from shared.store.event_log import Draft, Entry
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
+from shared.store.tool_journal import Claim
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, describe
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
@@ -91,14 +92,15 @@ async def test_a_tool_that_still_runs_when_its_worker_dies_is_waited_for_and_not
         task = ToolCall("code_interpreter", "python", '{"code": "123*456\\n"}')
         await redis.command("DEL", keys.TOOLS_QUEUE)
         await tool_journal.submit(redis, settings, dead.lease, 1, task)
-        claimed = await tool_journal.claim(redis, key, 1, "runner")
+        intent = await tool_journal.claim(redis, settings, key, 1, "runner")
+        assert intent is not None
         await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
         finishing = asyncio.create_task(finish(redis, worker, key))
         async with asyncio.timeout(PATIENCE_S):  # the next owner has it, and waits
             while await redis.command("HGET", keys.state(key), "owner") == b"dead":
                 await asyncio.sleep(0.002)
-        assert claimed is not None
-        await tool_journal.finish(redis, key, 1, "runner", ToolOutput("56088\n"), None)
+        claim = Claim(key, 1, "runner", intent)
+        await tool_journal.finish(redis, claim, ToolOutput("56088\n"), None)
         assert [entry.frame for entry in await finishing] == [entry.frame for entry in whole]
 
 

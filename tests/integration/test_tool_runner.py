@@ -22,6 +22,7 @@ from shared.store.event_log import Closing, Draft
 from shared.store.lease import Acquired, Lease
 from shared.store.redis_client import RedisClient
 from shared.store.subscription import Subscription
+from shared.store.tool_journal import CallState
 from shared.tool_calls import (
     ToolCall,
     ToolFailure,
@@ -79,12 +80,16 @@ class Response:
 
     async def result(self, index: int) -> ToolResult:
         async def is_in() -> bool:
-            return (await tool_journal.look(self._redis, self.lease.key, index)).result is not None
+            return (await self.look(index)).result is not None
 
         await until(is_in)
-        result = (await tool_journal.look(self._redis, self.lease.key, index)).result
+        result = (await self.look(index)).result
         assert result is not None
         return result
+
+    async def look(self, index: int) -> CallState:
+        (state,) = await tool_journal.look(self._redis, self._settings, [(self.lease.key, index)])
+        return state
 
     async def run(self, task: ToolTask) -> ToolResult:
         return await self.result(await self.submit(task))
@@ -217,16 +222,16 @@ async def test_a_call_that_outlives_its_claim_keeps_it(
         index = await response.submit(call("hold", {"folder": str(tmp_path)}))
         await until(_has_lines(tmp_path / "held", 1))
         states = []
-        ends_ms = await lease.now_ms(redis) + int(3 * tool_journal.CLAIM_TTL_S * 1000)
+        ends_ms = await lease.now_ms(redis) + int(3 * with_pipe.tool_claim_ttl_s * 1000)
 
         async def is_over() -> bool:
-            states.append(await tool_journal.look(redis, response.lease.key, index))
+            states.append(await response.look(index))
             return await lease.now_ms(redis) > ends_ms
 
         await until(is_over)
         (tmp_path / "go").touch()
         assert await response.result(index) == ToolOutput("held")
-    assert not any(state.lost_claim is not None for state in states)
+    assert {state.standing for state in states} == {"running"}
 
 
 async def test_a_closed_response_cancels_its_calls_on_their_servers(
@@ -238,7 +243,7 @@ async def test_a_closed_response_cancels_its_calls_on_their_servers(
         await until(_has_lines(tmp_path / "started", 1))
         await response.close()
         await until(_has_lines(tmp_path / "cancelled", 1))
-        assert (await tool_journal.look(redis, response.lease.key, index)).result is None
+        assert (await response.look(index)).result is None
 
 
 async def test_a_call_whose_job_comes_twice_runs_once(
@@ -304,7 +309,7 @@ async def test_no_more_calls_run_than_the_limit_allows(
 
 async def have_ended(response: Response) -> int:
     """How many of its calls have a result."""
-    states = [await tool_journal.look(response._redis, response.lease.key, i) for i in range(response.calls)]
+    states = [await response.look(i) for i in range(response.calls)]
     return sum(state.result is not None for state in states)
 
 

@@ -1,0 +1,20 @@
+-- A look of a sweeper: open responses that nobody holds, those longest without an owner first. None while Redis
+-- has not been there for as long as a lease lasts: their owners could not keep them. The looks are Redis's pulse.
+-- KEYS active pulse    ARGV lease_ttl_ms ring_again_ms count_max live_ttl_ms    -> members
+local active, pulse = unpack(KEYS)
+local lease_ttl_ms, ring_again_ms, count_max = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+
+local now = now_ms()
+local heard = tonumber(redis.call('HGET', pulse, 'heard_ms'))
+local is_break = heard and (heard > now or now - heard > lease_ttl_ms / 2)
+if is_break or not heard then redis.call('HSET', pulse, 'since_ms', is_break and now or 0) end
+redis.call('HSET', pulse, 'heard_ms', now)
+redis.call('PEXPIRE', pulse, ARGV[4])
+if not is_steady(pulse, now, lease_ttl_ms) then return {} end
+local found = redis.call('ZRANGEBYSCORE', active, '-inf', now, 'LIMIT', 0, count_max)
+-- A time further off than any lease lasts was written by another clock, before a failover.
+local beyond = now + 2 * math.max(lease_ttl_ms, ring_again_ms)
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', active, '(' .. beyond, '+inf', 'LIMIT', 0, count_max)) do
+  found[#found + 1] = member
+end
+return found

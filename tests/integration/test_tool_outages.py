@@ -1,0 +1,231 @@
+"""A tool call whose Redis is away, or whose runner ends: who lives goes on, who is lost is soon missed."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from local.valkey import Valkey
+from shared.settings import Settings
+from shared.store import keys, tool_journal
+from shared.store.redis_client import RedisClient
+from shared.store.tool_journal import Claim
+from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, describe
+from tests.integration.mcp_servers import stdio_entry
+from tests.integration.test_tool_runner import OWNER, Response, hearing, serving, until
+from tests.proxy import Proxy, proxying
+from worker.remote_tools import RemoteTools
+
+CLAIM_TTL_S = 0.9
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Settings:
+    """Settings without an address: claims that lapse soon, and a server `pipe`."""
+    path = tmp_path / "servers.json"
+    path.write_text(json.dumps({"pipe": stdio_entry()}))
+    return Settings(mcp_servers=path, tool_claim_ttl_s=CLAIM_TTL_S, redis_timeout_s=1.0)
+
+
+def dwell(folder: Path) -> ToolCall:
+    return ToolCall("pipe", "dwell", json.dumps({"folder": str(folder)}))
+
+
+def lines(folder: Path, name: str) -> int:
+    path = folder / name
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+async def has_started(folder: Path, times: int = 1) -> None:
+    async def is_so() -> bool:
+        return lines(folder, "started") >= times
+
+    await until(is_so)
+
+
+async def outlast_two_claims() -> None:
+    loop = asyncio.get_running_loop()
+    begun_s = loop.time()
+
+    async def is_over() -> bool:
+        return loop.time() > begun_s + 2 * CLAIM_TTL_S
+
+    await until(is_over)
+
+
+async def hang(valkey: Valkey, _proxy: Proxy) -> None:
+    os.kill(valkey.pid, signal.SIGSTOP)
+    await outlast_two_claims()
+    os.kill(valkey.pid, signal.SIGCONT)
+
+
+async def restart(valkey: Valkey, _proxy: Proxy) -> None:
+    valkey.stop()
+    await outlast_two_claims()
+    valkey.start()
+
+
+async def cut_off(_valkey: Valkey, proxy: Proxy) -> None:
+    proxy.cut()
+    await outlast_two_claims()
+    proxy.heal()
+
+
+OUTAGES: dict[str, Callable[[Valkey, Proxy], Awaitable[None]]] = {
+    "it hangs": hang,
+    "it restarts": restart,
+    "nothing reaches it": cut_off,
+}
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+@pytest.mark.parametrize("is_repeatable", [True, False])
+async def test_a_call_outlives_an_outage_of_redis_that_is_longer_than_its_claim(
+    own: Settings, tmp_path: Path, outage: str, is_repeatable: bool
+) -> None:
+    with Valkey(tmp_path) as valkey:
+        async with proxying(valkey.port) as proxy:
+            settings = own.model_copy(update={"redis_url": proxy.url})
+            redis = RedisClient.connect(settings.redis_url, timeout_s=1.0)
+            async with serving(settings), serving(settings):
+                response = await Response.begin(redis, settings)
+                calling = asyncio.create_task(
+                    RemoteTools(redis, settings).call(
+                        response.lease, 0, dwell(tmp_path), is_repeatable=is_repeatable
+                    )
+                )
+                await has_started(tmp_path)
+                await OUTAGES[outage](valkey, proxy)
+                await outlast_two_claims()  # whoever would be missed has been
+                (tmp_path / "go").touch()
+                async with asyncio.timeout(30):
+                    assert await calling == ToolOutput("done")
+            await redis.close()
+    assert [lines(tmp_path, name) for name in ("started", "ended", "cancelled")] == [1, 1, 0]
+
+
+@pytest.fixture
+def stopping(own: Settings, settings: Settings) -> Settings:
+    """Claims last longer than any test: what goes on at once did not wait for one to lapse."""
+    return own.model_copy(update={"redis_url": settings.redis_url, "tool_claim_ttl_s": 600.0})
+
+
+@asynccontextmanager
+async def listening(redis: RedisClient, settings: Settings) -> AsyncIterator[RemoteTools]:
+    """A worker's tools that hear what runners say, and would look too late for any test otherwise."""
+    tools = RemoteTools(redis, settings)
+    async with hearing(settings.redis_url, keys.results(OWNER)) as heard:
+
+        async def pass_on() -> None:
+            while True:
+                tools.hear(await heard.get())
+
+        passing = asyncio.create_task(pass_on())
+        yield tools
+        passing.cancel()
+
+
+@pytest.mark.parametrize("is_repeatable", [True, False])
+async def test_a_runner_that_is_told_to_stop_gives_its_calls_back_at_once(
+    redis: RedisClient, stopping: Settings, tmp_path: Path, is_repeatable: bool
+) -> None:
+    response = await Response.begin(redis, stopping)
+    async with listening(redis, stopping) as tools:
+        async with serving(stopping, drain_grace_s=0.05):
+            call = tools.call(response.lease, 0, dwell(tmp_path), is_repeatable=is_repeatable)
+            calling = asyncio.create_task(call)
+            await has_started(tmp_path)
+        assert lines(tmp_path, "cancelled") == 1  # its server was told before anybody could call again
+        (tmp_path / "go").touch()
+        async with serving(stopping), asyncio.timeout(30):
+            result = await calling
+    if is_repeatable:
+        assert result == ToolOutput("done")
+    else:
+        assert isinstance(result, ToolFailure)
+        assert "unknown" in describe(result.error)
+    assert lines(tmp_path, "started") == (2 if is_repeatable else 1)
+
+
+async def test_a_call_that_was_given_back_before_it_began_is_made_whatever_it_is(
+    redis: RedisClient, stopping: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "go").touch()
+    response = await Response.begin(redis, stopping)
+    await response.submit(dwell(tmp_path))
+    key = response.lease.key
+    assert await tool_journal.claim(redis, stopping, key, 0, "stopped") is not None
+    await tool_journal.release(redis, [(key, 0, "stopped", False)])
+    async with listening(redis, stopping) as tools, serving(stopping), asyncio.timeout(30):
+        result = await tools.call(response.lease, 0, dwell(tmp_path), is_repeatable=False)
+    assert result == ToolOutput("done")
+    assert lines(tmp_path, "started") == 1
+
+
+async def test_a_call_whose_job_was_lost_before_anybody_took_it_is_queued_again(
+    redis: RedisClient, own: Settings, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "go").touch()
+    here = own.model_copy(update={"redis_url": settings.redis_url})
+    response = await Response.begin(redis, here)
+    await response.submit(dwell(tmp_path))
+    await redis.command("DEL", keys.TOOLS_QUEUE, keys.doorbell(keys.TOOLS_QUEUE))
+    async with serving(here), asyncio.timeout(30):
+        result = await RemoteTools(redis, here).call(response.lease, 0, dwell(tmp_path), is_repeatable=False)
+    assert result == ToolOutput("done")
+    assert lines(tmp_path, "started") == 1
+
+
+async def test_a_verdict_on_a_claim_that_was_renewed_meanwhile_is_not_taken(
+    redis: RedisClient, settings: Settings
+) -> None:
+    response, claim = await take_one(redis, settings)
+    await redis.command("HSET", keys.tools(claim.key), "0:claim", "runner 1")
+    lapsed = await response.look(0)
+    assert lapsed.standing == "lapsed"
+    assert await tool_journal.renew(redis, settings, [claim]) == []
+    verdict = ToolOutput("lost")
+    assert await tool_journal.settle(redis, response.lease, 0, verdict, lapsed.claim) is None
+    await tool_journal.retry(redis, settings, response.lease, 0, lapsed.claim)
+    assert (await response.look(0)).standing == "running"
+    assert await tool_journal.settle(redis, response.lease, 0, verdict, "runner ") == verdict
+    assert await tool_journal.renew(redis, settings, [claim]) == [claim]
+
+
+async def take_one(redis: RedisClient, settings: Settings) -> tuple[Response, Claim]:
+    response = await Response.begin(redis, settings)
+    await response.submit(ToolCall("pipe", "add", "{}"))
+    intent = await tool_journal.claim(redis, settings, response.lease.key, 0, "runner")
+    assert intent is not None
+    return response, Claim(response.lease.key, 0, "runner", intent)
+
+
+async def test_a_claim_is_kept_in_a_full_redis(redis: RedisClient, settings: Settings) -> None:
+    response, claim = await take_one(redis, settings)
+    await redis.command("HSET", keys.tools(claim.key), "0:claim", "runner 1")
+    await redis.command("CONFIG", "SET", "maxmemory", 1)
+    try:
+        assert await tool_journal.renew(redis, settings, [claim]) == []
+    finally:
+        await redis.command("CONFIG", "SET", "maxmemory", 0)
+    assert (await response.look(0)).standing == "running"
+
+
+async def test_what_a_failover_has_lost_of_a_call_its_runner_knows(
+    redis: RedisClient, settings: Settings
+) -> None:
+    response, claim = await take_one(redis, settings)
+    before = await redis.command("HGET", keys.tools(claim.key), "0:intent")
+    await redis.command("DEL", keys.tools(claim.key))
+    assert (await response.look(0)).standing == "unknown"
+    assert await tool_journal.renew(redis, settings, [claim]) == []
+    assert (await response.look(0)).standing == "running"
+    assert await redis.command("HGET", keys.tools(claim.key), "0:intent") == before
+    await redis.command("DEL", keys.tools(claim.key))
+    assert await tool_journal.finish(redis, claim, ToolOutput("2"), None)
+    assert (await response.look(0)).result == ToolOutput("2")

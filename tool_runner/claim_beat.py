@@ -1,0 +1,61 @@
+"""Keeps the claims of a tool runner, all in one round trip, whatever the connection does.
+
+Owns when claims are renewed; what a lost claim means for its call is told to whoever holds it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from shared.settings import Settings
+from shared.store import tool_journal
+from shared.store.redis_client import REDIS_AWAY, RedisClient
+from shared.store.tool_journal import Claim
+
+_log = logging.getLogger(__name__)
+
+_BEATS_PER_TTL = 3
+_RETRY_S = 0.05
+
+
+class ClaimBeat:
+    """`on_loss` is called with a claim that another runner has, or whose call nobody wants any more."""
+
+    def __init__(self, settings: Settings, on_loss: Callable[[Claim], None]) -> None:
+        self._settings = settings
+        self._on_loss = on_loss
+        # Connections of its own: calls that wait for Redis must not hold it up. One that does not answer is
+        # left long before a claim lapses, so that another one can still keep it.
+        self._redis = RedisClient.connect(
+            settings.redis_url, timeout_s=settings.tool_claim_ttl_s / 2, connections_max=2
+        )
+        self._held: set[Claim] = set()
+
+    def add(self, claim: Claim) -> None:
+        self._held.add(claim)
+
+    def discard(self, claim: Claim) -> None:
+        self._held.discard(claim)
+
+    async def run(self) -> None:
+        """Renews what is held until cancelled."""
+        wait_s = self._settings.tool_claim_ttl_s / _BEATS_PER_TTL
+        while True:
+            await asyncio.sleep(wait_s)
+            wait_s = self._settings.tool_claim_ttl_s / _BEATS_PER_TTL
+            held = list(self._held)
+            if not held:
+                continue
+            try:
+                lost = await tool_journal.renew(self._redis, self._settings, held)
+            except REDIS_AWAY as away:
+                _log.warning("%d claims not renewed, Redis is away (%s)", len(held), away)
+                wait_s = _RETRY_S
+                continue
+            for claim in lost:
+                if claim in self._held:
+                    self.discard(claim)
+                    self._on_loss(claim)
+
+    async def close(self) -> None:
+        await self._redis.close()
