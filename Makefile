@@ -69,7 +69,7 @@ test-clients: node $(STAMP) $(CLIENTS_STAMP) $(NODE_STAMP)  ## run other people'
 	$(BIN)/python -m pytest -m clients $(ARGS)
 
 node:
-	@node -e 'process.exit(process.versions.node.split(".")[0] < 20)' 2>/dev/null || { echo \
+	@node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' 2>/dev/null || { echo \
 		"make test-clients needs Node 20 or newer; here is $$(node --version 2>/dev/null || echo none)" >&2; exit 1; }
 	@command -v npm >/dev/null || { echo "make test-clients needs npm, which is not installed" >&2; exit 1; }
 

@@ -15,6 +15,9 @@ COMMENTS = {"Antiphon-Keep-Alive": "comment"}
 """Asks for keep-alives that are comments; the awkward cluster's are events."""
 SILENCE = "That was a silence."
 SEPARATORS = "One line.\u2028The same line.\u2029Still the same."
+TOO_LONG = "word " * 20_000
+"""For the awkward cluster's context; short enough for an argument of a command."""
+TOO_LONG_SAID = "Your input exceeds the context window of this model."
 AWKWARD = [
     {"question": "Keep silent", "headers": {}, "stream": True},
     {"question": "Keep silent", "headers": COMMENTS, "stream": True},

@@ -57,7 +57,12 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a cluster that plays what clients must live with; it keeps streams alive by events."""
     data = tmp_path_factory.mktemp("awkward") / "data"
     running = start_cluster(
-        data, "--script", str(_SCRIPT), ANTIPHON_KEEP_ALIVE_S="0.5", ANTIPHON_KEEP_ALIVE_FORM="event"
+        data,
+        "--script",
+        str(_SCRIPT),
+        ANTIPHON_KEEP_ALIVE_S="0.5",
+        ANTIPHON_KEEP_ALIVE_FORM="event",
+        ANTIPHON_CONTEXT_TOKENS_MAX="20000",
     )
     yield f"{running.urls[0]}/v1"
     running.stop()

@@ -2,7 +2,16 @@
 
 import pytest
 
-from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, REFUSED, WEATHER, counted
+from tests.clients.answers import (
+    ADDED,
+    AWKWARD,
+    AWKWARD_ANSWERS,
+    REFUSED,
+    TOO_LONG,
+    TOO_LONG_SAID,
+    WEATHER,
+    counted,
+)
 from tests.clients.conftest import Ask
 
 
@@ -45,6 +54,7 @@ def test_a_server_whose_tools_say_little_of_themselves(node: Ask, sparse: str) -
 
 
 def test_a_response_that_fails_is_an_error_with_our_words(node: Ask, awkward: str) -> None:
-    whole, streamed = node.at(awkward).both("ai_sdk", "failure")
-    assert "The model kept calling 'nowhere.nothing'" in whole
-    assert "The model kept calling 'nowhere.nothing'" in streamed
+    for question, words in (("Please fail", "The model kept calling"), (TOO_LONG, TOO_LONG_SAID)):
+        whole, streamed = node.at(awkward).both("ai_sdk", "failure", question=question)
+        assert words in whole
+        assert words in streamed

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.clients.answers import SEPARATORS, SILENCE, counted
+from tests.clients.answers import SEPARATORS, SILENCE, TOO_LONG, counted
 from tests.clients.scenarios import NODE, isolated
 
 CODEX = NODE / "node_modules" / ".bin" / "codex"
@@ -95,3 +95,10 @@ def test_a_response_that_fails_ends_the_turn_with_our_words(awkward: str, tmp_pa
     done = Codex(awkward, tmp_path).run("Please fail")
     assert done.returncode != 0
     assert "The model kept calling 'nowhere.nothing'" in done.stdout
+
+
+def test_a_prompt_that_is_too_long_is_told_as_such(awkward: str, tmp_path: Path) -> None:
+    """It compares the code, and would begin again for any other."""
+    done = Codex(awkward, tmp_path).run(TOO_LONG)
+    assert done.returncode != 0
+    assert "context window" in done.stdout

@@ -1,6 +1,6 @@
 """`langchain-openai` on the Responses API."""
 
-from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, WEATHER, counted
+from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, TOO_LONG, WEATHER, counted
 from tests.clients.conftest import Ask
 
 STYLES = [{}, {"output_version": "responses/v1"}, {"use_previous_response_id": True}]
@@ -15,6 +15,13 @@ def test_text(python: Ask) -> None:
 def test_silence_and_awkward_characters(python: Ask, awkward: str) -> None:
     reports = python.at(awkward).each("langchain", "text", AWKWARD)
     assert [report["text"] for report in reports] == AWKWARD_ANSWERS
+
+
+def test_a_prompt_that_is_too_long_is_an_exception_of_its_own(python: Ask, awkward: str) -> None:
+    """By our words in a stream; for a whole answer it looks for the code where its `openai` has none."""
+    whole, streamed = python.at(awkward).both("langchain", "failure", question=TOO_LONG)
+    assert "BadRequestError" in whole
+    assert "ContextOverflowError" in streamed
 
 
 def test_a_tool_loop_and_what_follows(python: Ask) -> None:

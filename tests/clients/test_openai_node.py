@@ -1,6 +1,6 @@
 """The `openai` package for node."""
 
-from tests.clients.answers import AWKWARD, AWKWARD_ANSWERS, GREETING, counted
+from tests.clients.answers import AWKWARD, AWKWARD_ANSWERS, GREETING, TOO_LONG, counted
 from tests.clients.conftest import Ask
 
 
@@ -50,5 +50,12 @@ def test_a_conversation_is_listed_as_it_was_said(node: Ask) -> None:
 
 
 def test_a_mistake_is_an_error_of_its_own_kind(node: Ask) -> None:
-    report = node.one("openai_node", "refused")
-    assert report == {"kind": "BadRequestError", "status": 400, "param": "temperature"}
+    report = node.one("openai_node", "refused", body={"temperature": 3})
+    assert (report["kind"], report["status"], report["param"]) == ("BadRequestError", 400, "temperature")
+
+
+def test_a_prompt_that_is_too_long_has_its_code_also_in_a_stream(node: Ask, awkward: str) -> None:
+    bodies = [{"input": TOO_LONG}, {"input": TOO_LONG, "stream": True}]
+    reports = node.at(awkward).each("openai_node", "refused", [{"body": body} for body in bodies])
+    assert [report["code"] for report in reports] == ["context_length_exceeded"] * 2
+    assert [report["kind"] for report in reports] == ["BadRequestError", "APIError"]

@@ -30,6 +30,13 @@ def test_every_package_for_python_is_pinned_by_version_and_hash_and_by_no_addres
     assert [line for line in lines if "://" in line] == []
 
 
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs node, which only the clients need")
+def test_with_node_the_target_goes_on() -> None:
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    asked = subprocess.run(["make", "node"], cwd=ROOT, capture_output=True, check=False)
+    assert (asked.returncode == 0) == (int(version[1:].split(".")[0]) >= 20)
+
+
 @pytest.mark.parametrize(
     ("program", "complaint"),
     [

@@ -66,7 +66,7 @@ export async function hosted_mcp(known) {
 
 export async function failure(known) {
   try {
-    await ask(known.stream, { model: connect(known).responses('default'), prompt: 'Please fail' });
+    await ask(known.stream, { model: connect(known).responses('default'), prompt: known.question });
   } catch (error) {
     return error.message ?? JSON.stringify(error);
   }

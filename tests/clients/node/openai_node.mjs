@@ -100,8 +100,9 @@ export async function conversation(known) {
 
 export async function refused(known) {
   try {
-    await connect(known).responses.create({ model: 'default', input: 'Hello', temperature: 3 });
+    const answer = await connect(known).responses.create({ model: 'default', input: 'Hello', ...known.body });
+    if (known.body.stream) for await (const _event of answer);
   } catch (error) {
-    return { kind: error.constructor.name, status: error.status, param: error.param };
+    return { kind: error.constructor.name, status: error.status, code: error.code, param: error.param };
   }
 }

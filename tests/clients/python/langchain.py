@@ -59,3 +59,12 @@ def hosted_mcp(known: Known) -> object:
     answer = collect(model.stream(question)) if known["stream"] else model.invoke(question)
     again = model.invoke([HumanMessage(question), answer, HumanMessage(question)])
     return {"kinds": [part["type"] for part in answer.content], "texts": [answer.text, again.text]}
+
+
+def failure(known: Known) -> object:
+    """The exception that a question leads to, and those it is a kind of."""
+    try:
+        text(known)
+    except Exception as error:  # noqa: BLE001  whatever it is, is what is asked
+        return [kind.__name__ for kind in type(error).__mro__]
+    return None
