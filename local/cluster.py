@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, NoReturn, Self
 
@@ -44,6 +44,8 @@ class Cluster:
     redis_url: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     root: Path = ROOT
+    ways: Mapping[str, str] = field(default_factory=dict)
+    """Process (`worker-0`) -> the URL by which it reaches Redis, where that is another than `redis_url`."""
     ready_timeout_s: float | None = None
     """How long `async with` waits until it is ready; None: as long as its engine may need."""
 
@@ -120,10 +122,10 @@ class Cluster:
             await self._start_valkey()
         site = self._make_site({"ANTIPHON_REDIS_URL": self.redis_url})
         for number, port in enumerate(api_ports):
-            self._keep(site.plan_api(number, port))
+            self._keep(self._on_its_way(site.plan_api(number, port)))
         for kind, count in (("worker", self.workers), ("tool_runner", self.tool_runners)):
             for number in range(count):
-                self._keep(site.plan_module(kind, number))
+                self._keep(self._on_its_way(site.plan_module(kind, number)))
 
     async def until_ready(self) -> None:
         """Returns when every API node sees enough workers and tool runners. Raises DeadOnArrival."""
@@ -140,6 +142,15 @@ class Cluster:
 
         await self._until(is_restarted)
         return self.pids[name]
+
+    async def move(self, kind: str, number: int, root: Path) -> None:
+        """Ends one process in order, and runs it again from the code in another folder."""
+        name = f"{kind}-{number}"
+        place = next(i for i, keeper in enumerate(self._keepers) if keeper.role.name == name)
+        ending = self._tasks.pop(name)
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
+        self._keep(replace(self._keepers[place].role, folder=root), place)
 
     async def until_broken(self) -> NoReturn:
         """Never returns; raises what keeps a role from being kept running (OSError, DeadOnArrival)."""
@@ -180,6 +191,11 @@ class Cluster:
     def _make_site(self, settings: Mapping[str, str]) -> Site:
         return Site(self.root, make_environment(os.environ, {**self.settings, **settings}), self.logs)
 
+    def _on_its_way(self, role: Role) -> Role:
+        if role.name not in self.ways:
+            return role
+        return replace(role, environment={**role.environment, "ANTIPHON_REDIS_URL": self.ways[role.name]})
+
     async def _start_valkey(self) -> None:
         port = ports.find_free(1)[0]
         configuration = valkey.write_configuration(self.data / "valkey", port)
@@ -193,9 +209,13 @@ class Cluster:
 
         await self._until(is_serving)
 
-    def _keep(self, role: Role) -> Keeper:
+    def _keep(self, role: Role, place: int | None = None) -> Keeper:
+        """`place`: whose place it takes among the keepers."""
         keeper = Keeper(role, self._note_processes)
-        self._keepers.append(keeper)
+        if place is None:
+            self._keepers.append(keeper)
+        else:
+            self._keepers[place] = keeper
         self._tasks[role.name] = asyncio.create_task(keeper.keep(), name=role.name)
         return keeper
 

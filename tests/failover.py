@@ -58,6 +58,13 @@ class WatchedValkeys:
                 continue
         raise AssertionError("no Sentinel answers")
 
+    def pid(self, port: int) -> int:
+        return self._processes[port].pid
+
+    def ended(self) -> list[int]:
+        """Ports of those that were started and run no more."""
+        return [port for port, process in self._processes.items() if process.poll() is not None]
+
     def signal(self, port: int, number: int) -> None:
         os.kill(self._processes[port].pid, number)
 
