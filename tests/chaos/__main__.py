@@ -28,9 +28,11 @@ from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 
+from local.cluster import ROOT
 from tests.chaos import figures
+from tests.chaos.courses import NAMES, Course, make_course
 from tests.chaos.history import Observation, OfCall, Replayed, Struck, write_lines
-from tests.chaos.run import Course, Judgement, run
+from tests.chaos.run import Judgement, run
 
 _SHOWN_OF_RULE_MAX = 5
 _BEFORE_S = 5.0
@@ -44,10 +46,25 @@ def main() -> int:
     parser.add_argument("--responses", type=int, help="default: 2000, or no limit with --minutes")
     parser.add_argument("--minutes", type=float, help="ends then in any case; default: 60")
     parser.add_argument("--clients", type=int, default=60, help="at a time (default: %(default)s)")
+    parser.add_argument(
+        "--course", choices=NAMES, default="all", help="what goes wrong (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--older", help="the commit that an upgrade begins with (default: the last one without formats)"
+    )
+    parser.add_argument("--root", type=Path, default=ROOT, help="whose code runs (default: this one's)")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a clean run too")
     chosen = parser.parse_args()
     responses = chosen.responses or (10**6 if chosen.minutes else 2000)
-    course = Course(chosen.seed, responses, (chosen.minutes or 60) * 60, chosen.clients)
+    plain = Course(
+        chosen.seed,
+        responses,
+        (chosen.minutes or 60) * 60,
+        chosen.clients,
+        root=chosen.root,
+        older=chosen.older,
+    )
+    course = make_course(chosen.course, plain)
     folder = Path(tempfile.mkdtemp(prefix="antiphon-chaos-"))
     print(f"seed {course.seed}, {responses} responses; the run is in {folder}", flush=True)
     judgement = asyncio.run(run(course, folder))
@@ -82,9 +99,10 @@ def describe_violations(judgement: Judgement) -> str:
 
 def history_of(call: int, observations: list[Observation]) -> Iterator[Observation]:
     """What was observed of a call, and what was struck meanwhile or shortly before."""
-    times_s = [seen.at_s for seen in _before_the_replays(observations) if _is_of(call, seen)]
+    before = list(_before_the_replays(observations))
+    times_s = [seen.at_s for seen in before if _is_of(call, seen)]
     begin_s, end_s = min(times_s) - _BEFORE_S, max(times_s)
-    for seen in observations:
+    for seen in before:
         if _is_of(call, seen) or (isinstance(seen, Struck) and begin_s <= seen.at_s <= end_s):
             yield seen
 

@@ -3,7 +3,7 @@
 Pure. Owns the rules; how the observations were made, and by what misfortunes, is not known here.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,11 +11,12 @@ import msgspec
 
 from shared import events as ev
 from shared.lifecycle import IllegalEvent, fold
-from shared.responses import TERMINAL, McpCall, McpListTools, McpProtocolError, Response
-from shared.tool_calls import describe
+from shared.responses import TERMINAL, McpListTools, Response
 from tests.chaos.history import (
-    Accepted,
     Asked,
+    Beyond,
+    Conversed,
+    Deleted,
     EventSeen,
     GaveUp,
     Log,
@@ -30,29 +31,18 @@ from tests.chaos.history import (
     sha_of_bytes,
     sha_of_response,
 )
+from tests.chaos.judging import CallHistory, Findings, Run, Violation, group, own_pauses_s
 from tests.chaos.output import Output, say, with_failures
-from tests.chaos.plans import PLANS, REPEATABLE
+from tests.chaos.plans import PLANS
+from tests.chaos.reasons import CALM_WAIT_MAX_S, Span, Strikes, span_of, waits
+from tests.chaos.tool_rules import check_tools
 
 _TERMINAL_EVENTS = (ev.ResponseCompleted, ev.ResponseIncomplete, ev.ResponseFailed)
+_INPUT = "input"
+_MOMENT_S = 0.001
+_GIVEN_UP = "workers were lost while they had it"
 _LATER = (429, 503)
 """Answers that ask to try again, and say nothing of the response."""
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    rule: str
-    call: int | None
-    """None: it is the store's, no single call's."""
-    what: str
-
-
-@dataclass(slots=True)
-class CallHistory:
-    """What was observed of one create call, in order."""
-
-    asked: Asked
-    seen: list[OfCall] = field(default_factory=list)
-    response_ids: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -61,6 +51,7 @@ class View:
     events: list[EventSeen] = field(default_factory=list)
     is_replay: bool = False
     has_closed: bool = False
+    ended_s: float = 0.0
 
 
 def check(observations: Sequence[Observation], store: Store, attempts_max: int) -> list[Violation]:
@@ -69,28 +60,21 @@ def check(observations: Sequence[Observation], store: Store, attempts_max: int) 
     `attempts_max`: after so many lost owners a response may fail, and only then.
     """
     histories = group(observations)
-    undisturbed = read_undisturbed(histories, store)
+    run = Run(
+        store,
+        read_undisturbed(histories, store),
+        attempts_max,
+        Strikes(observations),
+        own_pauses_s(histories),
+    )
     violations: list[Violation] = []
     for call, history in histories.items():
-        found = _check_call(history, store, undisturbed, attempts_max)
+        found = _check_call(history, run)
         violations += [Violation(rule, call, what) for rule, what in found]
     known = {response_id for history in histories.values() for response_id in history.response_ids}
-    return [*violations, *_check_store(store, known)]
-
-
-def group(observations: Iterable[Observation]) -> dict[int, CallHistory]:
-    histories: dict[int, CallHistory] = {}
-    for seen in observations:
-        match seen:
-            case Asked():
-                histories[seen.call] = CallHistory(seen)
-            case Accepted():
-                histories[seen.call].response_ids.append(seen.response_id)
-            case _:
-                pass
-        if isinstance(seen, OfCall):
-            histories[seen.call].seen.append(seen)
-    return histories
+    conversed = [seen for seen in observations if isinstance(seen, Conversed)]
+    joined = [found for seen in conversed for found in _check_conversation(seen, histories, store)]
+    return [*violations, *joined, *_check_store(store, known)]
 
 
 def read_undisturbed(histories: Mapping[int, CallHistory], store: Store) -> dict[str, Output]:
@@ -116,55 +100,94 @@ def _response_of(log: Log) -> Response | None:
         return None
 
 
-_Findings = Iterator[tuple[str, str]]
-
-
-def _check_call(
-    history: CallHistory, store: Store, undisturbed: Mapping[str, Output], attempts_max: int
-) -> _Findings:
-    yield from _check_answers(history)
+def _check_call(history: CallHistory, run: Run) -> Findings:
+    store = run.store
+    yield from _check_answers(history, run.strikes)
+    yield from _check_waits(history, run)
     if len(set(history.response_ids)) > 1:
         yield "one call, one response", f"the call made {', '.join(sorted(set(history.response_ids)))}"
     log = _log_of(history, store)
     if log is None:
-        if history.response_ids:
-            yield "nothing accepted is lost", f"{history.response_ids[0]} has no log"
+        yield from _check_without_log(history)
         return
+    if any(isinstance(seen, Deleted) for seen in history.seen):
+        yield "what is deleted is gone", f"{log.response_id} has a log"
     yield from _check_log(log)
-    yield from _check_views(history, log)
+    yield from _check_views(history, log, run.strikes)
     response = _response_of(log)
     if response is None:
         return  # told by `_check_log`
-    yield from _check_told(history, response)
-    yield from _check_end(history, log, response, attempts_max)
-    yield from _check_tools(history, log, response, store.counted)
+    yield from _check_told(history, log, run.strikes)
+    yield from _check_end(history, log, response, run)
+    yield from check_tools(history, log, response, run)
     if response.status == PLANS[history.asked.plan].status:
-        yield from _check_text(history.asked, response, undisturbed)
+        yield from _check_text(history.asked, response, run.undisturbed)
 
 
 # --- what the client was answered -----------------------------------------------------------------
 
 
-def _check_answers(history: CallHistory) -> _Findings:
-    asks_cancel = history.asked.way == "cancel"
+def _check_answers(history: CallHistory, strikes: Strikes) -> Findings:
+    is_deleted = False
     for seen in history.seen:
         match seen:
             case GaveUp():
                 yield "every response ends", "the client waited in vain"
-            case Refused(operation=operation, status=status, body=body) if status not in _LATER:
-                if not (asks_cancel and operation == "cancel" and status == 400):
+            case Refused(operation=operation, status=status, body=body, at_s=at_s):
+                if status in _LATER:
+                    if strikes.calm_s(Span(at_s, at_s + _MOMENT_S)) > 0:
+                        yield "later has its cause", f"{operation} was answered {status} at {at_s}: {body}"
+                elif not _is_expected(history.asked, operation, status, is_deleted):
                     yield "every answer is right", f"{operation} was answered {status}: {body}"
+            case Deleted():
+                is_deleted = True
+            case Told(operation=operation) if is_deleted:
+                yield "what is deleted is gone", f"{operation} told it"
+            case Beyond(after=after, is_told=False):
+                yield "every reader learns the end", f"silence after {after}, which never was"
             case _:
                 pass
     if not history.response_ids:
         yield "every response ends", "the call was never accepted"
 
 
-def _check_told(history: CallHistory, response: Response) -> _Findings:
-    """Whole responses that were told agree with the log."""
-    final = sha_of_response(msgspec.to_builtins(response))
+def _is_expected(asked: Asked, operation: str, status: int, is_deleted: bool) -> bool:
+    """A cancel that comes too late; a delete whose first answer was lost; what is deleted, or not stored."""
+    match operation, status:
+        case "cancel", 400:
+            return asked.way == "cancel"
+        case "delete", 404:
+            return asked.way == "delete"
+        case "poll", 404:
+            return is_deleted
+        case "read", 404:
+            return asked.way == "unstored"
+        case _:
+            return False
+
+
+def _check_without_log(history: CallHistory) -> Findings:
+    if history.response_ids and history.asked.way not in ("delete", "unstored"):
+        yield "nothing accepted is lost", f"{history.response_ids[0]} has no log"
+
+
+def _check_waits(history: CallHistory, run: Run) -> Findings:
+    """While no misfortune reaches, a client waits no longer than twice as long as the plan itself, or a bound
+    that is made of lease times."""
+    if history.asked.is_undisturbed:
+        return
+    for wait in waits(history.seen):
+        calm_s = run.strikes.calm_s(wait)
+        if calm_s > CALM_WAIT_MAX_S + run.pauses_s.get(history.asked.plan, 0.0) * 2:
+            yield "no wait without a cause", f"{calm_s:.1f} s without an event until {wait.end_s}"
+
+
+def _check_told(history: CallHistory, log: Log, strikes: Strikes) -> Findings:
+    """Whole responses that were told agree with the log's own bytes: maybe another version wrote it."""
+    final = sha_of_response(msgspec.json.decode(ev.data_of(log.frames[-1])).get("response", {}))
+    shas = {seen.sha for seen in history.seen if isinstance(seen, Told)} if strikes.is_upgrade else {final}
     for seen in history.seen:
-        if isinstance(seen, Told) and seen.status in TERMINAL and seen.sha != final:
+        if isinstance(seen, Told) and seen.status in TERMINAL and seen.sha not in shas:
             yield "what is told is the log", f"{seen.operation} told another {seen.status} response"
     ended = False
     for seen in history.seen:
@@ -177,7 +200,7 @@ def _check_told(history: CallHistory, response: Response) -> _Findings:
 # --- the log and its views ------------------------------------------------------------------------
 
 
-def _check_log(log: Log) -> _Findings:
+def _check_log(log: Log) -> Findings:
     if log.numbers != tuple(range(len(log.numbers))):
         yield "numbers 0…n", f"the log holds {_show(log.numbers)}"
     try:
@@ -201,7 +224,7 @@ def _check_log(log: Log) -> _Findings:
     yield from _check_deltas(events)
 
 
-def _check_deltas(events: Sequence[ev.StreamEvent]) -> _Findings:
+def _check_deltas(events: Sequence[ev.StreamEvent]) -> Findings:
     """The pieces of every text make that text."""
     pieces: defaultdict[str, str] = defaultdict(str)
     for event in events:
@@ -225,7 +248,7 @@ def _check_deltas(events: Sequence[ev.StreamEvent]) -> _Findings:
                 pass
 
 
-def _check_views(history: CallHistory, log: Log) -> _Findings:
+def _check_views(history: CallHistory, log: Log, strikes: Strikes) -> Findings:
     shas = {number: sha_of_bytes(frame) for number, frame in zip(log.numbers, log.frames, strict=True)}
     views = read_views(history.seen)
     for view in views.values():
@@ -242,6 +265,14 @@ def _check_views(history: CallHistory, log: Log) -> _Findings:
                 "every view is the log",
                 f"a replay ended in order after {len(numbers)} of {len(log.numbers)} events",
             )
+        following = numbers[-1] + 1 if numbers else first
+        span = Span(view.opened.at_s, view.ended_s)
+        is_earlier = strikes.is_replaced(view.opened.node, span)  # and had that fault
+        if view.has_closed and not view.is_replay and not is_earlier and following < len(log.numbers):
+            yield (
+                "a stream that ends short is cut",
+                f"view {view.opened.view} ended in order before {following} of {len(log.numbers)}",
+            )
 
 
 def read_views(seen: Iterable[OfCall]) -> dict[int, View]:
@@ -255,8 +286,8 @@ def read_views(seen: Iterable[OfCall]) -> dict[int, View]:
                 views[view] = View(one, is_replay=view in replays)
             case EventSeen(view=view):
                 views[view].events.append(one)
-            case ViewEnded(view=view, how=how):
-                views[view].has_closed = how == "closed"
+            case ViewEnded(view=view, how=how, at_s=at_s):
+                views[view].has_closed, views[view].ended_s = how == "closed", at_s
             case _:
                 pass
     return views
@@ -273,15 +304,17 @@ def _show(numbers: Sequence[int]) -> str:
 # --- how it ended ---------------------------------------------------------------------------------
 
 
-def _check_end(history: CallHistory, log: Log, response: Response, attempts_max: int) -> _Findings:
+def _check_end(history: CallHistory, log: Log, response: Response, run: Run) -> Findings:
     match response.status:
         case "cancelled":
-            if history.asked.way != "cancel":
+            if history.asked.way not in ("cancel", "abandon"):
                 yield "an end has its reason", "cancelled, and nobody asked for it"
         case "failed":
-            if log.deaths < attempts_max:
-                reason = response.error.message if response.error else "no reason"
+            reason = response.error.message if response.error else "no reason"
+            if log.deaths < run.attempts_max or _GIVEN_UP not in reason:
                 yield "an end has its reason", f"failed after {log.deaths} lost owners: {reason}"
+            elif run.strikes.deaths(span_of(history.seen)) < run.attempts_max:
+                yield "a death has its cause", f"{log.deaths} owners were counted as lost: {reason}"
         case status:
             if status != PLANS[history.asked.plan].status:
                 yield "an end has its reason", f"{status} instead of {PLANS[history.asked.plan].status}"
@@ -291,7 +324,7 @@ def _check_end(history: CallHistory, log: Log, response: Response, attempts_max:
             yield "cancelled is cancelled", f"the cancel was granted, the log ended as {response.status}"
 
 
-def _check_text(asked: Asked, response: Response, undisturbed: Mapping[str, Output]) -> _Findings:
+def _check_text(asked: Asked, response: Response, undisturbed: Mapping[str, Output]) -> Findings:
     if any(isinstance(item, McpListTools) and item.error for item in response.output):
         return  # told by `_check_tools`; what follows is another conversation
     expected, said = undisturbed.get(asked.plan), say(response, asked.key)
@@ -305,53 +338,22 @@ def _check_text(asked: Asked, response: Response, undisturbed: Mapping[str, Outp
         yield "as in the undisturbed run", f"said {said}, undisturbed {expected}"
 
 
-# --- tools ----------------------------------------------------------------------------------------
-
-
-def _check_tools(history: CallHistory, log: Log, response: Response, counted: Mapping[str, int]) -> _Findings:
-    asked = history.asked
-    calls = [item for item in response.output if isinstance(item, McpCall)]
-    for number in range(1, PLANS[asked.plan].calls + 1):
-        count = counted.get(f"{asked.key}-{number}", 0)
-        if count > 1:
-            yield "no call runs twice", f"the call {asked.key}-{number} was executed {count} times"
-    results = Counter(call.output for call in calls if call.output is not None)
-    for output, times in results.items():
-        if times > 1:
-            yield "each result is there once", f"{output!r} is there {times} times"
-    for call in calls:
-        yield from _check_tool_call(call, counted)
-    for item in response.output:
-        if isinstance(item, McpListTools) and item.error:
-            yield "what may be repeated succeeds", f"the listing failed: {item.error}"
-    if response.status in ("completed", "incomplete"):
-        yield from _check_journal(log, response)
-
-
-def _check_tool_call(call: McpCall, counted: Mapping[str, int]) -> _Findings:
-    key = str(msgspec.json.decode(call.arguments).get("key")) if call.arguments.endswith("}") else ""
-    if call.status == "completed" and call.name == "count" and counted.get(key, 0) != 1:
-        yield "a result has its call", f"{key} is told as counted, and was {counted.get(key, 0)} times"
-    if call.status != "failed" or call.error is None:
-        return
-    why = describe(call.error)
-    if call.name in REPEATABLE:
-        yield "what may be repeated succeeds", f"{call.name}: {why}"
-    elif not isinstance(call.error, McpProtocolError) or "unknown" not in call.error.message:
-        yield "a failed call says why", f"{call.name}: {why}"
-
-
-def _check_journal(log: Log, response: Response) -> _Findings:
-    """A log that is not compacted keeps its journal: a result for every intent, one for every call."""
-    if log.is_compacted:
-        return
-    intents = {name.partition(":")[0] for name in log.journal if name.endswith(":intent")}
-    results = {name.partition(":")[0] for name in log.journal if name.endswith(":result")}
-    made = {
-        str(index) for index, item in enumerate(response.output) if isinstance(item, McpCall | McpListTools)
-    }
-    if not intents == results == made:
-        yield "a journal entry for every call", f"intents {intents}, results {results}, calls {made}"
+def _check_conversation(
+    seen: Conversed, histories: Mapping[int, CallHistory], store: Store
+) -> Iterator[Violation]:
+    """For each call an input, and behind it every item of its output once, in order."""
+    expected: list[str] = []
+    for call in seen.calls:
+        log = _log_of(histories[call], store)
+        response = None if log is None else _response_of(log)
+        if response is None or response.status != PLANS[histories[call].asked.plan].status:
+            return  # told elsewhere
+        expected += [_INPUT, *(item.id for item in response.output)]
+    outputs = set(expected)
+    held = [item_id if item_id in outputs else _INPUT for item_id in seen.item_ids]
+    if held != expected:
+        what = f"{seen.conversation} holds {seen.item_ids}, its calls made {expected}"
+        yield Violation("a conversation holds all of its calls once", seen.calls[-1], what)
 
 
 # --- what is left ---------------------------------------------------------------------------------

@@ -5,8 +5,10 @@ bound, and a client that reaches its own writes that down too.
 """
 
 import asyncio
+import itertools
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +19,8 @@ from shared.responses import TERMINAL
 from tests.chaos.history import (
     Accepted,
     Asked,
+    Beyond,
+    Deleted,
     EventSeen,
     GaveUp,
     Observation,
@@ -28,11 +32,10 @@ from tests.chaos.history import (
     Unreached,
     ViewEnded,
     ViewOpened,
-    Way,
     sha_of_bytes,
     sha_of_response,
 )
-from tests.chaos.plans import PLANS, Plan, make_key
+from tests.chaos.plans import PLANS, Plan
 from tests.streams import without_comments
 
 CALL_S = 120.0
@@ -40,9 +43,14 @@ CALL_S = 120.0
 _SILENCE_S = 4.0
 """A stream without even a comment for so long: the node stands still, another one is asked."""
 _ANSWER_S = 30.0
+_BEYOND_S = 20.0
+"""A reader beyond the end that has heard nothing but comments for so long has learnt nothing; a silent reader
+of the API looks into the log every two seconds."""
 _TERMINAL_EVENTS = frozenset({b"response.completed", b"response.incomplete", b"response.failed"})
 
-WAYS: dict[Way, int] = {"stream": 40, "background": 20, "poll": 15, "wait": 15, "cancel": 10}
+_FINAL = ("create", "read", "poll")
+"""Operations after whose refusal nothing is left to be asked."""
+_BEYOND_SHARE, _NEVER = 0.25, 10_000
 
 
 @dataclass
@@ -53,7 +61,9 @@ class World:
     recorder: Recorder
     http: httpx.AsyncClient
     seed: str
-    calls: Iterator[int]
+    plans: Mapping[str, int]
+    """How often which plan is chosen, compared with the others."""
+    calls: Iterator[int] = field(default_factory=lambda: iter(()))
     """Numbers of the create calls that are still to be made."""
     response_ids: dict[int, str] = field(default_factory=dict)
 
@@ -71,18 +81,6 @@ def open_http() -> httpx.AsyncClient:
     )
 
 
-async def serve_calls(world: World, number: int, rng: random.Random) -> None:
-    """One client's life: a call after the other, some of them continuing the one before."""
-    parent: int | None = None
-    for call in world.calls:
-        plan = rng.choices(list(PLANS), [plan.weight for plan in PLANS.values()])[0]
-        way = rng.choices(list(WAYS), list(WAYS.values()))[0]
-        asked = Asked(world.now_s(), call, number, plan, way, make_key(call), parent)
-        has_ended = await make_call(world, asked, rng)
-        is_chained = has_ended and way != "cancel" and rng.random() < 0.25
-        parent = call if is_chained else None
-
-
 async def make_call(world: World, asked: Asked, rng: random.Random) -> bool:
     """One create call, read as its `way` says, to its end; False if the client had to give up."""
     world.note(asked)
@@ -92,18 +90,28 @@ async def make_call(world: World, asked: Asked, rng: random.Random) -> bool:
     except TimeoutError:
         world.note(GaveUp(world.now_s(), asked.call))
         return False
+    except _RefusedForGoodError:
+        return False
+    finally:
+        if asked.way == "unstored":  # nobody will find it later
+            world.response_ids.pop(asked.call, None)
     return True
 
 
 async def replay(world: World, call: int, rng: random.Random) -> None:
     """Reads the whole log once more, when all is over."""
     asked = Asked(0.0, call, 0, "", "stream", "")
-    reader = Call(world, asked, rng, views=iter(range(1000, 2000)))
+    reader = Call(world, asked, rng, views=itertools.count(100_000))
     try:
-        async with asyncio.timeout(CALL_S):
-            await reader.replay()
+        with suppress(_RefusedForGoodError):
+            async with asyncio.timeout(CALL_S):
+                await reader.replay()
     except TimeoutError:
         world.note(GaveUp(world.now_s(), call))
+
+
+class _RefusedForGoodError(Exception):
+    """Whoever is answered so asks no more; what to think of it is the checker's."""
 
 
 class Call:
@@ -115,7 +123,7 @@ class Call:
         self._world = world
         self._asked = asked
         self._rng = rng
-        self._views = views or iter(range(1000))
+        self._views = views or itertools.count()
         self._seen = -1
         """The highest number seen."""
         self._has_ended = False
@@ -128,6 +136,8 @@ class Call:
         match self._asked.way:
             case "stream":
                 await self._stream(background=False, drops=self._rng.choice((0, 0, 1, 1, 2, 4)))
+            case "background" if self._rng.random() < _BEYOND_SHARE:
+                await self._look_beyond()
             case "background":
                 await self._stream(background=True, drops=self._rng.choice((0, 1, 2, 4)))
             case "cancel":
@@ -136,6 +146,13 @@ class Call:
                 await self._create_and_poll()
             case "wait":
                 await self._wait()
+            case "unstored":
+                await self._stream(background=False, drops=self._rng.choice((0, 0, 1)))
+            case "abandon":
+                await self._leave()
+            case "delete":
+                await self._stream(background=False, drops=0)
+                await self._delete()
 
     async def replay(self) -> None:
         while not self._has_ended:
@@ -164,6 +181,50 @@ class Call:
             if answer is not None:
                 break
         await self._stream(background=True, drops=0)
+
+    async def _leave(self) -> None:
+        """Reads the beginning, and never comes back."""
+        while self._response_id is None:
+            await self._create_view(False, self._rng.randint(1, 10))
+
+    async def _look_beyond(self) -> None:
+        """Asks early for what follows an event that will never be, as who reads on after a server lost the
+        end; when the response has ended, that reader must learn it."""
+        while self._response_id is None:
+            await self._create_view(True, 1)
+        after = self._seen + _NEVER
+        reading = asyncio.create_task(self._wait_for_a_word(after))
+        await self._stream(background=True, drops=0)
+        done, _ = await asyncio.wait([reading], timeout=_BEYOND_S)
+        reading.cancel()
+        world = self._world
+        world.note(Beyond(world.now_s(), self._asked.call, after, is_told=bool(done)))
+
+    async def _wait_for_a_word(self, after: int) -> None:
+        """Until a view from beyond is answered with an event, an end, or a refusal that is no excuse."""
+        timeout = httpx.Timeout(_SILENCE_S, connect=2.0, pool=None)
+        params = {"stream": "true", "starting_after": str(after)}
+        while True:
+            url = self._url(self._choose_node(), f"/{self._response_id}")
+            with suppress(httpx.HTTPError):
+                async with self._world.http.stream("GET", url, params=params, timeout=timeout) as answer:
+                    async for chunk in answer.aiter_raw():
+                        if answer.status_code != 503 and without_comments(chunk):
+                            return
+                    if answer.status_code != 503:
+                        return
+            await self._pause()
+
+    async def _delete(self) -> None:
+        """Until it is gone; whatever the first call that was not answered has done."""
+        while True:
+            status = await self._ask("delete", "DELETE", f"/{self._response_id}")
+            if status in (200, 404):
+                break
+        self._world.note(Deleted(self._world.now_s(), self._asked.call))
+        while await self._ask("poll", "GET", f"/{self._response_id}") is None:
+            pass
+        del self._world.response_ids[self._asked.call]
 
     def _choose_cursor(self) -> int:
         """What was seen last, or at times something earlier."""
@@ -208,7 +269,11 @@ class Call:
         except httpx.HTTPError as error:
             world.note(Unreached(world.now_s(), call, operation, node, repr(error)))
             how = "broken"
-        world.note(ViewEnded(world.now_s(), call, view, how))
+        except _RefusedForGoodError:
+            how = "broken"
+            raise
+        finally:
+            world.note(ViewEnded(world.now_s(), call, view, how))
         return how
 
     async def _take_frames(self, view: int, chunks: AsyncIterator[bytes], events_max: int | None) -> bool:
@@ -263,6 +328,8 @@ class Call:
             await self._pause()
             return None if answer.status_code == 503 else answer.status_code
         response = msgspec.json.decode(answer.content)
+        if operation == "delete":
+            return 200
         self._note_accepted(response)
         status = response["status"]
         world.note(Told(world.now_s(), call, operation, node, status, sha_of_response(response)))
@@ -281,13 +348,22 @@ class Call:
         text = (await answer.aread()).decode(errors="replace")[:500]
         world = self._world
         world.note(Refused(world.now_s(), self._asked.call, operation, node, answer.status_code, text))
+        if operation in _FINAL and answer.status_code in (400, 404) and self._asked.way != "delete":
+            raise _RefusedForGoodError
 
     def _body(self, *, stream: bool, background: bool) -> bytes:
         plan: Plan = PLANS[self._asked.plan]
         parent = self._asked.parent
         parent_id = None if parent is None else self._world.response_ids[parent]
         return msgspec.json.encode(
-            plan.make_body(self._asked.key, parent_id, stream=stream, background=background)
+            plan.make_body(
+                self._asked.key,
+                parent_id,
+                stream=stream,
+                background=background,
+                **({"store": False} if self._asked.way == "unstored" else {}),
+                **({"conversation": self._asked.conversation} if self._asked.conversation else {}),
+            )
         )
 
     @property

@@ -6,8 +6,11 @@ Owns the raw reading, past the product's own; an archive is opened as its format
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
+import redis
 import redis.asyncio
 
 from shared.store import archive, keys
@@ -17,10 +20,13 @@ _OF_RESPONSE = re.compile(r"antiphon:\{([^}]+)/(resp_[^}/]+)\}:(\w+)\Z")
 _KEPT = frozenset({"state", "log", "tools", "archive", "readers"})
 """Keys that a closed response may have."""
 _HINTS = re.compile(
-    r"antiphon:\{queue\}:(closed|\w+:doorbell|\w+:health-check)\Z"
+    r"antiphon:\{queue\}:(closed|\w+:doorbell|\w+:health-check|held:\w+|held_bytes:\w+)\Z"
+    r"|antiphon:\{[^}]+\}:(conversation|items|order)\Z"
     r"|antiphon:\{presence\}:\w+\Z|antiphon:\{[^}]+\}:(idempotency|packing:\w+)\Z"
 )
 _LOOK_EVERY_S = 0.5
+_JOURNALS_EVERY_S = 5.0
+_TENANT = "default"
 
 
 async def until_quiet(redis_url: str, within_s: float) -> None:
@@ -34,14 +40,52 @@ async def until_quiet(redis_url: str, within_s: float) -> None:
             pass
 
 
-async def read_store(redis_url: str, counted: Counter[str]) -> Store:
+class Journals:
+    """The journals of closed logs, read before a compaction takes them away."""
+
+    def __init__(self, redis_url: Callable[[], str]) -> None:
+        self._redis_url = redis_url
+        self.seen: dict[str, frozenset[str]] = {}
+
+    @asynccontextmanager
+    async def watching(self, response_ids: Mapping[int, str]) -> AsyncGenerator[None, None]:
+        """Looks every few seconds, while Redis answers."""
+
+        async def look() -> None:
+            while True:
+                await asyncio.sleep(_JOURNALS_EVERY_S)
+                with suppress(redis.RedisError, OSError):
+                    await self._look(list(response_ids.values()))
+
+        task = asyncio.create_task(look())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _look(self, response_ids: Iterable[str]) -> None:
+        async with redis.asyncio.Redis.from_url(self._redis_url(), socket_timeout=2.0) as client:
+            for response_id in response_ids:
+                if response_id in self.seen:
+                    continue
+                key = keys.ResponseKey(_TENANT, response_id)
+                pipeline = client.pipeline()  # a transaction: before the compaction, or after it
+                pipeline.hmget(keys.state(key), ["closed", "compacted"])
+                pipeline.hkeys(keys.tools(key))
+                (closed, compacted), fields = await pipeline.execute()
+                if closed and compacted is None:
+                    self.seen[response_id] = frozenset(name.decode() for name in fields)
+
+
+async def read_store(redis_url: str, counted: Counter[str], journals: Mapping[str, frozenset[str]]) -> Store:
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         names = await _scan(client)
         logs = {}
         for name in names:
             match = _OF_RESPONSE.match(name)
             if match is not None and match[3] == "state":
-                logs[match[2]] = await _read_log(client, keys.ResponseKey(match[1], match[2]))
+                log = await _read_log(client, keys.ResponseKey(match[1], match[2]))
+                logs[match[2]] = replace(log, journal=log.journal or journals.get(match[2]))
         without_ttl = [name for name in names if await client.pttl(name) == -1]
         leftovers = await _find_leftovers(client, names)
     return Store(logs, tuple(leftovers), tuple(without_ttl), counted)
@@ -59,7 +103,7 @@ async def _read_log(client: "redis.asyncio.Redis", key: keys.ResponseKey) -> Log
     else:
         raw = await client.xrange(keys.log(key))
         entries = [(int(entry_id.partition(b"-")[0]) - 1, fields[b"e"]) for entry_id, fields in raw]
-    journal = await client.hkeys(keys.tools(key))  # type: ignore[misc]
+    journal = None if is_compacted else await client.hkeys(keys.tools(key))  # type: ignore[misc]
     return Log(
         key.response_id,
         tuple(number for number, _ in entries),
@@ -68,7 +112,7 @@ async def _read_log(client: "redis.asyncio.Redis", key: keys.ResponseKey) -> Log
         int(state[b"attempt"]),
         int(state.get(b"deaths", 0)),
         is_compacted,
-        frozenset(name.decode() for name in journal),
+        None if journal is None else frozenset(name.decode() for name in journal),
     )
 
 

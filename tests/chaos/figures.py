@@ -7,19 +7,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.chaos.checker import CallHistory, group
 from tests.chaos.history import (
     EventSeen,
     Log,
     Observation,
     OfCall,
-    Replayed,
     Store,
     Struck,
     ViewEnded,
     ViewOpened,
 )
-from tests.chaos.plans import PLANS
+from tests.chaos.judging import group, own_pauses_s
+from tests.chaos.reasons import waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ def measure(observations: Sequence[Observation], store: Store) -> Figures:
         for call, history in histories.items()
         if history.response_ids and history.response_ids[0] in store.logs
     }
-    own_s = _own_pauses_s(histories)
+    own_s = own_pauses_s(histories)
     stalls, stalls_taken_over = [], []
     for call, history in histories.items():
         if history.asked.is_undisturbed or call not in logs:
@@ -95,36 +94,9 @@ def _count_strikes(observations: Iterable[Observation]) -> dict[str, Counter[str
     return dict(strikes)
 
 
-def _own_pauses_s(histories: Mapping[int, CallHistory]) -> dict[str, float]:
-    """plan -> the longest wait for an event when nothing goes wrong."""
-    pauses = dict.fromkeys(PLANS, 0.0)
-    for history in histories.values():
-        if history.asked.is_undisturbed:
-            plan = history.asked.plan
-            pauses[plan] = max([pauses[plan], *waits_s(history.seen)])
-    return pauses
-
-
 def waits_s(seen: Iterable[OfCall]) -> Iterator[float]:
-    """The times that a client waited for the next event: since the last one, or since it asked for a stream.
-
-    The time between a drop of its own and its next asking is the client's, and does not count.
-    """
-    since_s: float | None = None
-    for one in seen:
-        match one:
-            case Replayed():
-                return
-            case ViewOpened(at_s=at_s):
-                since_s = at_s if since_s is None else since_s
-            case EventSeen(at_s=at_s):
-                if since_s is not None:
-                    yield at_s - since_s
-                since_s = at_s
-            case ViewEnded(how="dropped"):
-                since_s = None
-            case _:
-                pass
+    for wait in waits(seen):
+        yield wait.end_s - wait.begin_s
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:

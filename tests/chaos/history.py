@@ -13,8 +13,8 @@ from typing import IO, Any, Literal, Self
 
 import msgspec
 
-Operation = Literal["create", "read", "poll", "cancel"]
-Way = Literal["stream", "background", "poll", "wait", "cancel"]
+Operation = Literal["create", "read", "poll", "cancel", "delete"]
+Way = Literal["stream", "background", "poll", "wait", "cancel", "abandon", "delete", "unstored"]
 """How a client reads its response."""
 
 
@@ -36,6 +36,7 @@ class Asked(_OfCall, frozen=True, tag="asked"):
     way: Way
     key: str
     parent: int | None = None
+    conversation: str | None = None
     is_undisturbed: bool = False
 
 
@@ -82,6 +83,14 @@ class ViewEnded(_OfCall, frozen=True, tag="view_ended"):
     how: Literal["closed", "dropped", "broken"]
 
 
+class Beyond(_OfCall, frozen=True, tag="beyond"):
+    """Somebody asked for what follows an event that never was. When the response had ended, that reader
+    was told in some way, or left in silence."""
+
+    after: int
+    is_told: bool
+
+
 class Told(_OfCall, frozen=True, tag="told"):
     """A whole response, as JSON: of a create call that waits, a poll, or a cancel."""
 
@@ -94,6 +103,10 @@ class Told(_OfCall, frozen=True, tag="told"):
 
 class GaveUp(_OfCall, frozen=True, tag="gave_up"):
     """The client's own bound has passed, and the response has not ended for it."""
+
+
+class Deleted(_OfCall, frozen=True, tag="deleted"):
+    """The response was told to be deleted."""
 
 
 class Replayed(_OfCall, frozen=True, tag="replayed"):
@@ -112,10 +125,29 @@ class Struck(_Observation, frozen=True, tag="struck"):
     lasting_s: float = 0.0
 
 
+class Conversed(_Observation, frozen=True, tag="conversed"):
+    """What a conversation holds after calls that belonged to it, in order, had all ended."""
+
+    conversation: str
+    calls: tuple[int, ...]
+    item_ids: tuple[str, ...]
+
+
 OfCall = (
-    Asked | Accepted | Refused | Unreached | ViewOpened | EventSeen | ViewEnded | Told | GaveUp | Replayed
+    Asked
+    | Accepted
+    | Refused
+    | Unreached
+    | ViewOpened
+    | EventSeen
+    | ViewEnded
+    | Beyond
+    | Deleted
+    | Told
+    | GaveUp
+    | Replayed
 )
-Observation = OfCall | Struck
+Observation = OfCall | Struck | Conversed
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Observation] = msgspec.json.Decoder(Observation)
@@ -172,8 +204,8 @@ class Log:
     attempt: int = 1
     deaths: int = 0
     is_compacted: bool = False
-    journal: frozenset[str] = frozenset()
-    """Names of the tool journal's fields."""
+    journal: frozenset[str] | None = None
+    """Names of the tool journal's fields when the log was closed; None: it was compacted unseen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,4 +217,4 @@ class Store:
     """Keys that belong to no closed response, and why."""
     without_ttl: tuple[str, ...] = ()
     counted: Mapping[str, int] = field(default_factory=dict)
-    """Key of a call -> how often the counting tool was executed with it (not Redis's, the tool's)."""
+    """Key of a call -> how often a tool was executed with it (not Redis's, the tool's)."""

@@ -1,6 +1,7 @@
 """What goes wrong, and when: a schedule out of a seed, and the hand that carries it out.
 
-Owns the processes' misfortunes only; the launcher starts again what has ended.
+Owns the misfortunes of processes, of their ways to Redis and of the primary; the launcher starts again what
+has ended.
 """
 
 import asyncio
@@ -9,11 +10,20 @@ import random
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from tests.chaos.history import Recorder, Struck
 
-Action = Literal["kill", "stop", "drain"]
+Action = Literal["kill", "stop", "drain", "cut", "hold", "slow", "failover"]
+_SIGNALS: Mapping[Action, signal.Signals] = {
+    "kill": signal.SIGKILL,
+    "stop": signal.SIGSTOP,
+    "drain": signal.SIGTERM,
+}
+ALL = -1
+"""Instead of a number: every process of the role."""
+_SLOW_S = 0.1
+"""One way; a round trip takes twice as long."""
 
 
 class Target(Protocol):
@@ -23,9 +33,27 @@ class Target(Protocol):
     def pids(self) -> dict[str, int]: ...
 
 
+@runtime_checkable
+class Ways(Protocol):
+    """Between the processes and Redis."""
+
+    def cut(self, name: str) -> None: ...
+
+    def hold(self, name: str, lasting_s: float) -> None: ...
+
+    def slow(self, delay_s: float, lasting_s: float) -> None: ...
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """Those who choose the primary."""
+
+    def fail_over(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """After `wait_s`, do `action` to process `number` of `role`; a stopped one goes on after `lasting_s`."""
+    """After `wait_s`, do `action` to process `number` of `role`; what lasts is over after `lasting_s`."""
 
     wait_s: float
     action: Action
@@ -36,47 +64,48 @@ class Strike:
 
 @dataclass(frozen=True, slots=True)
 class Odds:
-    """How often a role meets which fate, compared with the others, and how long it stays stopped."""
+    """How often a role meets which fate, compared with the others, and how long it lasts where it does."""
 
     role: str
-    kill: int
-    stop: int
-    drain: int
-    stopped_s: tuple[float, float]
+    fates: Mapping[Action, int]
+    lasting_s: tuple[float, float] = (0.0, 0.0)
+    is_met_by_all: bool = False
 
 
 ODDS = (
-    Odds("worker", kill=10, stop=8, drain=6, stopped_s=(0.5, 4.0)),
-    Odds("api", kill=5, stop=3, drain=4, stopped_s=(0.5, 3.0)),
-    Odds("tool_runner", kill=5, stop=4, drain=3, stopped_s=(0.5, 4.0)),
-    Odds("valkey", kill=2, stop=1, drain=2, stopped_s=(0.3, 1.5)),
+    Odds("worker", {"kill": 10, "stop": 8, "drain": 6, "hold": 4, "cut": 3}, (0.5, 4.0)),
+    Odds("api", {"kill": 5, "stop": 3, "drain": 4, "hold": 2, "cut": 2}, (0.5, 3.0)),
+    Odds("tool_runner", {"kill": 5, "stop": 4, "drain": 3, "hold": 3, "cut": 2}, (0.5, 4.0)),
+    Odds("valkey", {"kill": 2, "stop": 2, "drain": 2, "slow": 1}, (0.3, 4.0)),
 )
-"""`drain` is SIGTERM: for Valkey an orderly restart."""
+"""`drain` is SIGTERM: for Valkey an orderly restart. `hold` and `cut` befall a way to Redis, `slow` all."""
 
 
 def schedule(
     rng: random.Random,
-    counts: dict[str, int],
+    counts: Mapping[str, int],
     odds: tuple[Odds, ...] = ODDS,
     wait_s: tuple[float, float] = (0.5, 3.5),
 ) -> Iterator[Strike]:
     """Strikes without end. `counts`: how many processes each role has."""
-    fates: list[tuple[Odds, Action]] = []
-    weights: list[int] = []
-    for of_role in odds:
-        fates += [(of_role, "kill"), (of_role, "stop"), (of_role, "drain")]
-        weights += [of_role.kill, of_role.stop, of_role.drain]
+    fates = [(of_role, action) for of_role in odds for action in of_role.fates]
+    weights = [of_role.fates[action] for of_role, action in fates]
     while True:
         ((of_role, action),) = rng.choices(fates, weights)
-        lasting_s = rng.uniform(*of_role.stopped_s) if action == "stop" else 0.0
-        number = rng.randrange(counts[of_role.role])
+        lasting_s = rng.uniform(*of_role.lasting_s) if action in ("stop", "hold", "slow") else 0.0
+        number = ALL if of_role.is_met_by_all else rng.randrange(counts[of_role.role])
         yield Strike(rng.uniform(*wait_s), action, of_role.role, number, lasting_s)
 
 
 class Nemesis:
-    def __init__(self, target: Target, recorder: Recorder) -> None:
+    def __init__(
+        self, target: Target, recorder: Recorder, ways: Ways | None = None, watch: Watch | None = None
+    ) -> None:
+        """Without `ways` or `watch` what would befall those misses."""
         self._target = target
         self._recorder = recorder
+        self._ways = ways
+        self._watch = watch
         self._stopped: dict[int, asyncio.Task[None]] = {}
 
     async def run(self, strikes: Iterator[Strike]) -> None:
@@ -84,35 +113,54 @@ class Nemesis:
         try:
             for strike in strikes:
                 await asyncio.sleep(strike.wait_s)
-                self._strike(strike)
+                for number in self._numbers(strike):
+                    await self._strike(strike, number)
             await asyncio.gather(*self._stopped.values())
         finally:
             for pid, going_on in list(self._stopped.items()):
                 _send(pid, signal.SIGCONT)
                 going_on.cancel()
 
-    def _strike(self, strike: Strike) -> None:
+    def _numbers(self, strike: Strike) -> list[int]:
+        if strike.number != ALL:
+            return [strike.number]
+        names = (name.rpartition("-") for name in self._target.pids)
+        return sorted(int(number) for role, _, number in names if role == strike.role)
+
+    async def _strike(self, strike: Strike, number: int) -> None:
         """One that hits a process which does not run, or stands still, misses."""
-        pid = self._target.pids.get(f"{strike.role}-{strike.number}", 0)
-        has_hit = pid != 0 and pid not in self._stopped and _send(pid, _SIGNALS[strike.action])
+        name = f"{strike.role}-{number}"
+        pid = self._target.pids.get(name, 0)
+        if strike.action in _SIGNALS:
+            has_hit = pid != 0 and pid not in self._stopped and _send(pid, _SIGNALS[strike.action])
+        else:
+            has_hit = await self._disturb(strike, name)
         action = strike.action if has_hit else "miss"
         at_s = self._recorder.now_s()
-        self._recorder.note(Struck(at_s, action, strike.role, strike.number, pid, strike.lasting_s))
+        self._recorder.note(Struck(at_s, action, strike.role, number, pid, strike.lasting_s))
         if action == "stop":
             going_on = asyncio.create_task(self._continue_later(pid, strike.lasting_s))
             self._stopped[pid] = going_on
             going_on.add_done_callback(lambda _: self._stopped.pop(pid, None))
 
+    async def _disturb(self, strike: Strike, name: str) -> bool:
+        """What befalls the ways, and who is the primary; whether it did."""
+        match strike.action, self._ways, self._watch:
+            case "cut", Ways() as ways, _:
+                ways.cut(name)
+            case "hold", Ways() as ways, _:
+                ways.hold(name, strike.lasting_s)
+            case "slow", Ways() as ways, _:
+                ways.slow(_SLOW_S, strike.lasting_s)
+            case "failover", _, Watch() as watch:
+                await asyncio.to_thread(watch.fail_over)
+            case _:
+                return False
+        return True
+
     async def _continue_later(self, pid: int, after_s: float) -> None:
         await asyncio.sleep(after_s)
         _send(pid, signal.SIGCONT)
-
-
-_SIGNALS: Mapping[Action, signal.Signals] = {
-    "kill": signal.SIGKILL,
-    "stop": signal.SIGSTOP,
-    "drain": signal.SIGTERM,
-}
 
 
 def _send(pid: int, number: signal.Signals) -> bool:

@@ -3,7 +3,7 @@
 Pure. Which of two outputs is right is not decided here.
 """
 
-from shared.responses import McpCall, McpListTools, Message, Reasoning, Response
+from shared.responses import FunctionCall, McpCall, McpListTools, Message, Reasoning, Response
 from shared.tool_calls import describe
 
 Output = tuple[tuple[str, ...], ...]
@@ -17,9 +17,12 @@ def say(response: Response, key: str) -> Output:
             case Reasoning():
                 items.append(("reasoning", "".join(part.text for part in item.content)))
             case Message(phase=phase):
-                items.append(("message", phase or "", "".join(part.text for part in item.content)))
+                said = "".join(part.text for part in item.content)
+                items.append(("message", phase or "final_answer", said))  # records of format 1 have none
             case McpListTools():
                 items.append(("listing", item.server_label, *(tool.name for tool in item.tools)))
+            case FunctionCall():
+                items.append(("function", item.name, item.arguments))
             case McpCall():
                 items.append(("call", item.name, item.arguments, *_result_of(item)))
             case _:

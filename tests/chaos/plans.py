@@ -8,11 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared import ids
+
 SCRIPT = Path(__file__).parent / "script.toml"
+_CALL_INDEX = 1
+"""Where in the output of `ask` the call stands: behind the reasoning."""
 LABEL = "chaos"
 """The label of the MCP server that has the tools."""
-REPEATABLE = frozenset({"lookup", "slow"})
-"""Tools that say of themselves that a repetition does no harm; `count` does not."""
+REPEATABLE = frozenset({"lookup", "slow", "study"})
+"""Tools that say of themselves that a repetition does no harm; `count` and `build` do not."""
+_FUNCTION = {
+    "type": "function",
+    "name": "note",
+    "parameters": {"type": "object", "properties": {"key": {"type": "string"}}},
+}
 _TOOLS = [{"type": "mcp", "server_label": LABEL, "require_approval": "never"}]
 
 
@@ -23,14 +32,23 @@ class Plan:
     """How often it is chosen, compared with the others."""
     status: str = "completed"
     """How it ends when nothing goes wrong."""
-    calls: int = 0
-    """Tool calls; call number i is made with the argument `<key>-<i>`."""
+    tools: tuple[str, ...] = ()
+    """The tools that it calls; call number i is made with the argument `<key>-<i>`."""
     output_tokens_max: int | None = None
+    calls_function: bool = False
+    """It ends with a call of the client's, which another response goes on from: that of the plan `answer`."""
+    answers_function: bool = False
 
-    def make_body(self, key: str, parent_id: str | None, **how: bool) -> dict[str, Any]:
-        """`how`: `stream` and `background`."""
+    def make_body(self, key: str, parent_id: str | None, **how: Any) -> dict[str, Any]:
+        """`how`: `stream`, `background` and what else is asked for."""
         body: dict[str, Any] = {"model": "default", "input": f"{self.words} [{key}]", **how}
-        if self.calls:
+        if self.calls_function or self.answers_function:
+            body["tools"] = [_FUNCTION]
+        if self.answers_function:
+            assert parent_id is not None
+            call_id = ids.call_id(parent_id, _CALL_INDEX)
+            body["input"] = [{"type": "function_call_output", "call_id": call_id, "output": "noted"}]
+        if self.tools:
             body["tools"] = _TOOLS
         if self.output_tokens_max is not None:
             body["max_output_tokens"] = self.output_tokens_max
@@ -46,11 +64,19 @@ PLANS: Mapping[str, Plan] = {
     "long": Plan("tell 110", 10),
     "characters": Plan("characters", 15),
     "cut": Plan("tell 60", 5, "incomplete", output_tokens_max=90),
-    "lookup": Plan("lookup", 8, calls=1),
-    "count": Plan("count", 10, calls=2),
-    "slow": Plan("slow", 5, calls=1),
-    "all": Plan("all", 7, calls=3),
+    "lookup": Plan("lookup", 8, tools=("lookup",)),
+    "count": Plan("count", 10, tools=("count", "count")),
+    "slow": Plan("slow", 5, tools=("slow",)),
+    "all": Plan("all", 7, tools=("lookup", "count", "slow")),
+    "build": Plan("build", 2, tools=("build",)),
+    "study": Plan("study", 2, tools=("study",)),
+    "ask": Plan("ask", 5, calls_function=True),
+    "answer": Plan("answer", 0, answers_function=True),
+    "endless": Plan("tell 1000", 0),
 }
+
+
+ANSWER = "answer"
 
 
 def make_key(call: int) -> str:

@@ -1,56 +1,32 @@
 """One run: a cluster of its own, clients and a nemesis upon it, then the checker's judgement.
 
-Owns the order of things and the run's folder: history.jsonl, counted, the cluster's logs.
+Owns the order of things. What a run is to be like is `courses`, what it stands on `stage`.
 """
 
 import asyncio
 import itertools
 import json
 import random
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import redis.asyncio
-
-from local.cluster import ROOT, Cluster
-from tests.chaos import clients, dump, figures
-from tests.chaos.checker import Violation, check
+from tests.chaos import clients, dump, figures, lives
+from tests.chaos.checker import check
 from tests.chaos.clients import World
+from tests.chaos.courses import Course
 from tests.chaos.figures import Figures
 from tests.chaos.history import Asked, Observation, Recorder, Store
+from tests.chaos.judging import Violation
 from tests.chaos.mcp_server import read_counted, serving
-from tests.chaos.nemesis import Nemesis, Strike, schedule
-from tests.chaos.plans import LABEL, PLANS, SCRIPT, make_key
+from tests.chaos.nemesis import Nemesis
+from tests.chaos.plans import ANSWER, LABEL, PLANS, make_key
+from tests.chaos.stage import ATTEMPTS_MAX, Stage, set_up
+from tests.chaos.upgrade import replace_all
 
-ATTEMPTS_MAX = 3
 _QUIET_S = 60.0
 _REPLAYS_AT_ONCE = 16
-_ABANDONED_AFTER_S = 30.0
-"""Longer than any client is kept away from its stream, however the processes fall."""
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """What a run is to be like. It ends after `responses` or `seconds_max`, whichever comes first."""
-
-    seed: int
-    responses: int
-    seconds_max: float = 3600.0
-    clients: int = 60
-    apis: int = 3
-    workers: int = 3
-    tool_runners: int = 2
-    root: Path = ROOT
-    """The folder whose code runs."""
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return {"api": self.apis, "worker": self.workers, "tool_runner": self.tool_runners, "valkey": 1}
-
-    def strikes(self) -> Iterator[Strike]:
-        return schedule(random.Random(f"{self.seed} nemesis"), self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +36,22 @@ class Judgement:
     observations: list[Observation]
 
 
-async def run(course: Course, folder: Path, strikes: Iterator[Strike] | None = None) -> Judgement:
-    """Drives a cluster in an empty `folder` and judges it. `strikes`: instead of the course's own."""
+async def run(course: Course, folder: Path) -> Judgement:
+    """Drives a cluster in an empty `folder` and judges it."""
     counted = folder / "counted"
-    with serving(counted) as url, Recorder(folder / "history.jsonl") as recorder:
+    async with AsyncExitStack() as stack:
+        url = stack.enter_context(serving(counted, course.long_tool_s))
+        recorder = stack.enter_context(Recorder(folder / "history.jsonl"))
         (folder / "servers.json").write_text(json.dumps({LABEL: {"url": url}}))
-        async with Cluster(
-            folder / "data",
-            apis=course.apis,
-            workers=course.workers,
-            tool_runners=course.tool_runners,
-            settings=_settings(folder),
-            root=course.root,
-        ) as cluster:
-            await make_kills_lossless(cluster)
-            async with clients.open_http() as http:
-                calls = iter(range(len(PLANS), len(PLANS) + course.responses))
-                world = World(cluster.urls, recorder, http, str(course.seed), calls)
-                await _run_undisturbed(world)
-                await _run_disturbed(cluster, world, course, strikes or course.strikes())
-                await dump.until_quiet(cluster.redis_url, _QUIET_S)
-                await _replay_all(world, course.seed)
-            store = await dump.read_store(cluster.redis_url, read_counted(counted))
+        stage = await stack.enter_async_context(set_up(course, folder))
+        http = await stack.enter_async_context(clients.open_http())
+        world = World(stage.cluster.urls, recorder, http, str(course.seed), course.plans)
+        journals = dump.Journals(stage.redis_url)
+        await _run_undisturbed(world)
+        await _run_disturbed(stage, world, course, journals)
+        await dump.until_quiet(stage.redis_url(), _QUIET_S)
+        await _replay_all(world, course.seed)
+        store = await dump.read_store(stage.redis_url(), read_counted(counted), journals.seen)
         return judge(recorder.read(), store)
 
 
@@ -90,61 +60,51 @@ def judge(observations: list[Observation], store: Store) -> Judgement:
     return Judgement(violations, figures.measure(observations, store), observations)
 
 
-def _settings(folder: Path) -> dict[str, str]:
-    return {
-        "ANTIPHON_SCRIPT": str(SCRIPT),
-        "ANTIPHON_MCP_SERVERS": str(folder / "servers.json"),
-        "ANTIPHON_ATTEMPTS_MAX": str(ATTEMPTS_MAX),
-        "ANTIPHON_KEEP_ALIVE_S": "1",
-        "ANTIPHON_DISCONNECT_GRACE_S": str(_ABANDONED_AFTER_S),
-    }
-
-
-async def make_kills_lossless(cluster: Cluster) -> None:
-    """Has Valkey hand every write to the system before it answers, now and after each restart.
-
-    With `everysec` it holds writes back while an fsync is under way, and a SIGKILL loses those. With `no`
-    it never does; what only the death of the machine loses is not tried here. `always` would be as good,
-    and have every figure tell of the disk. The file is kept short, for a quick return.
-    """
-    configuration = cluster.data / "valkey" / "valkey.conf"
-    settings = {"appendfsync": "no", "auto-aof-rewrite-min-size": "8mb"}
-    with configuration.open("a") as file:  # the last word on a setting is the one that holds
-        file.writelines(f"{name} {value}\n" for name, value in settings.items())
-    async with redis.asyncio.Redis.from_url(cluster.redis_url) as client:
-        for name, value in settings.items():
-            await client.config_set(name, value)
-
-
 async def _run_undisturbed(world: World) -> None:
     """Every plan once, streamed, with nothing going wrong: what the others are compared with."""
     rng = random.Random(0)
     asked = [
         Asked(world.now_s(), call, 0, plan, "stream", make_key(call), is_undisturbed=True)
         for call, plan in enumerate(PLANS)
+        if plan in world.plans
     ]
     await asyncio.gather(*(clients.make_call(world, one, rng) for one in asked))
+    for one in asked:
+        if PLANS[one.plan].calls_function:
+            call = list(PLANS).index(ANSWER)
+            key = make_key(call)
+            answer = Asked(world.now_s(), call, 0, ANSWER, "stream", key, one.call, is_undisturbed=True)
+            await clients.make_call(world, answer, rng)
 
 
-async def _run_disturbed(cluster: Cluster, world: World, course: Course, strikes: Iterator[Strike]) -> None:
-    async with _striking(cluster, world.recorder, strikes):
+async def _run_disturbed(stage: Stage, world: World, course: Course, journals: dump.Journals) -> None:
+    async with _striking(stage, world, course) as striking, journals.watching(world.response_ids):
         deadline_s = world.now_s() + course.seconds_max
-        world.calls = itertools.takewhile(lambda _: world.now_s() < deadline_s, world.calls)
+
+        def is_over(call: int) -> bool:
+            """An upgrade is gone through to its end, and for some calls more."""
+            is_enough = call >= len(PLANS) + course.responses and (course.older is None or striking.done())
+            return is_enough or world.now_s() > deadline_s
+
+        world.calls = itertools.takewhile(lambda call: not is_over(call), itertools.count(len(PLANS)))
         rngs = [random.Random(f"{course.seed} client {number}") for number in range(1, course.clients + 1)]
-        lives = [clients.serve_calls(world, number, rng) for number, rng in enumerate(rngs, start=1)]
-        await asyncio.gather(*lives)
-    await cluster.until_ready()
+        living = [lives.serve_calls(world, number, rng) for number, rng in enumerate(rngs, start=1)]
+        await asyncio.gather(*living)
+    await stage.cluster.until_ready()
 
 
 @asynccontextmanager
-async def _striking(
-    cluster: Cluster, recorder: Recorder, strikes: Iterator[Strike]
-) -> AsyncGenerator[None, None]:
-    task = asyncio.create_task(Nemesis(cluster, recorder).run(strikes))
+async def _striking(stage: Stage, world: World, course: Course) -> AsyncGenerator[asyncio.Task[None], None]:
+    if course.older is not None:
+        striking = replace_all(stage.cluster, world.recorder, course.root)
+    else:
+        striking = Nemesis(stage, world.recorder, stage.network, stage.watch).run(course.strikes())
+    task = asyncio.create_task(striking)
     try:
-        yield
+        yield task
     finally:
-        task.cancel()
+        if not task.done():
+            task.cancel()
         with suppress(asyncio.CancelledError):
             await task
 

@@ -2,18 +2,21 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from local.cluster import ROOT
 from tests.chaos.__main__ import describe_violations
+from tests.chaos.courses import Course, make_course
 from tests.chaos.nemesis import Strike
-from tests.chaos.run import Course, Judgement, run
+from tests.chaos.plans import PLANS
+from tests.chaos.run import Judgement, run
 
 pytestmark = pytest.mark.chaos
 
+PLAIN = {name: PLANS[name].weight for name in ("quick", "short", "middle", "long", "characters", "cut")}
 _FENCES = {
     "append.lua": "if fields[1] ~= token then return {'fenced'} end\n",
     "renew.lua": "if fields[1] ~= token or fields[2] ~= '' then return 'lost' end\n",
@@ -25,17 +28,28 @@ _FENCES = {
 }
 
 
-def drive(course: Course, folder: Path, strikes: Iterator[Strike] | None = None) -> Judgement:
-    return asyncio.run(run(course, folder, strikes))
+def drive(course: Course, folder: Path) -> Judgement:
+    return asyncio.run(run(course, folder))
 
 
-@pytest.mark.timeout(240)
-def test_nothing_is_lost_while_every_role_is_killed_stopped_and_drained(tmp_path: Path) -> None:
-    judgement = drive(Course(seed=7, responses=200, clients=40), tmp_path)
+SHORT = Course(seed=7, responses=50, clients=16, long_tool_s=5.0)
+
+
+@pytest.mark.timeout(400)
+def test_nothing_is_lost_while_every_role_is_killed_stopped_drained_and_cut_off(tmp_path: Path) -> None:
+    judgement = drive(make_course("all", replace(SHORT, responses=200, clients=40)), tmp_path)
     assert not judgement.violations, describe_violations(judgement)
     assert judgement.figures.ends["completed"] > 100
     assert judgement.figures.taken_over > 0
     assert judgement.figures.resumes > 50
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", ["redis", "restarts", "upgrade"])
+def test_nothing_is_lost_on_a_course_of_its_own(tmp_path: Path, name: str) -> None:
+    judgement = drive(make_course(name, SHORT), tmp_path)
+    assert not judgement.violations, describe_violations(judgement)
+    assert sum(sum(actions.values()) for actions in judgement.figures.strikes.values()) > 2
 
 
 def copy_without_fences(root: Path) -> Path:
@@ -50,26 +64,35 @@ def copy_without_fences(root: Path) -> Path:
     return root
 
 
-def stop_each_worker_past_its_leases() -> Iterator[Strike]:
-    for number in (0, 1, 0, 1):
-        yield Strike(4.0, "stop", "worker", number, lasting_s=2.5)
+STOPS = tuple(Strike(4.0, "stop", "worker", number, lasting_s=2.5) for number in (0, 1))
 
 
 def course_of_stops(root: Path) -> Course:
-    return Course(seed=7, responses=40, clients=40, apis=1, workers=2, tool_runners=1, root=root)
+    """Each worker stands still for longer than its leases last."""
+    return Course(
+        seed=7,
+        responses=40,
+        clients=40,
+        apis=1,
+        workers=2,
+        tool_runners=1,
+        script=STOPS,
+        plans=PLAIN,
+        root=root,
+    )
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_a_cluster_without_fencing_is_caught(tmp_path: Path) -> None:
     """Its stale owners go on when they wake. The check of the tail in append.lua still stands: it refuses
     most of their entries, which they take for a fault of their own and end the response as failed."""
     course = course_of_stops(copy_without_fences(tmp_path / "root"))
-    judgement = drive(course, tmp_path, stop_each_worker_past_its_leases())
+    judgement = drive(course, tmp_path)
     assert "an end has its reason" in {violation.rule for violation in judgement.violations}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_the_same_cluster_with_fencing_is_not_accused(tmp_path: Path) -> None:
-    judgement = drive(course_of_stops(ROOT), tmp_path, stop_each_worker_past_its_leases())
+    judgement = drive(course_of_stops(ROOT), tmp_path)
     assert not judgement.violations, describe_violations(judgement)
     assert judgement.figures.taken_over > 0

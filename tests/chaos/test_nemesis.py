@@ -27,7 +27,7 @@ def test_a_seed_gives_the_same_strikes_again() -> None:
 
 def test_every_role_meets_every_fate() -> None:
     met = {(strike.role, strike.action) for strike in strikes_of(1, 2000)}
-    assert met == {(odds.role, action) for odds in ODDS for action in ("kill", "stop", "drain")}
+    assert met == {(odds.role, action) for odds in ODDS for action in odds.fates}
     assert {strike.number for strike in strikes_of(1, 2000) if strike.role == "worker"} == {0, 1, 2}
 
 

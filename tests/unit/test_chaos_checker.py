@@ -22,10 +22,13 @@ from shared.responses import (
     Usage,
 )
 from tests.chaos import figures
-from tests.chaos.checker import Violation, check
+from tests.chaos.checker import check
 from tests.chaos.history import (
     Accepted,
     Asked,
+    Beyond,
+    Conversed,
+    Deleted,
     EventSeen,
     GaveUp,
     Log,
@@ -33,6 +36,7 @@ from tests.chaos.history import (
     Refused,
     Replayed,
     Store,
+    Struck,
     Told,
     ViewEnded,
     ViewOpened,
@@ -40,10 +44,14 @@ from tests.chaos.history import (
     sha_of_bytes,
     sha_of_response,
 )
+from tests.chaos.judging import Violation
 from tests.chaos.plans import LABEL, make_key
+from tests.chaos.reasons import CALM_WAIT_MAX_S
 
 UNDISTURBED, CALL = 0, 7
 ATTEMPTS_MAX = 3
+_OF_REPLAY = (Replayed, ViewOpened, EventSeen, ViewEnded)
+GIVEN_UP = "The response was given up: 3 workers were lost while they had it."
 _USAGE = Usage(1, InputTokensDetails(0), 1, OutputTokensDetails(0), 2)
 
 
@@ -89,7 +97,7 @@ def call_events(
 
 
 def make_events(
-    body: Sequence[ev.StreamEvent], call: int = CALL, way: str = "completed"
+    body: Sequence[ev.StreamEvent], call: int = CALL, way: str = "completed", reason: str = GIVEN_UP
 ) -> list[ev.StreamEvent]:
     """A whole log with `body` between its beginning and its end."""
     begun = Response(id=f"resp_0_{call:032d}", created_at=1, status="in_progress", model="default")
@@ -100,7 +108,7 @@ def make_events(
         case "cancelled":
             end = cancel(begun)
         case "failed":
-            end = fail(whole, ResponseError("server_error", "lost"))
+            end = fail(whole, ResponseError("server_error", reason))
         case _:
             end = complete(whole, _USAGE, 2)
     return [ev.ResponseCreated(begun), ev.ResponseInProgress(begun), *body, end]
@@ -128,7 +136,7 @@ def seen_in(log: Log, call: int, view: int, first: int, count: int | None = None
 def read_by_a_client(log: Log, plan: str, way: Way = "stream", call: int = CALL) -> list[Observation]:
     """Streamed for three events, dropped, resumed to the end, and read again when all was over."""
     return [
-        Asked(0.0, call, 1, plan, way, make_key(call), None, call == UNDISTURBED),
+        Asked(0.0, call, 1, plan, way, make_key(call), None, None, call == UNDISTURBED),
         ViewOpened(0.1, call, 0, 0, -1),
         Accepted(0.2, call, log.response_id),
         *seen_in(log, call, 0, 0, 3),
@@ -202,6 +210,16 @@ def counted_once() -> Run:
     run = Run("count", counting)
     run.counted = {f"{make_key(call)}-{number}": 1 for call in (UNDISTURBED, CALL) for number in (1, 2)}
     return run
+
+
+def looked_up_once() -> Run:
+    run = Run("lookup", lambda key: [*call_events(0, "lookup", f"{key}-1", "it"), *text_events(1, ("it",))])
+    run.counted = {f"{make_key(call)}-1": 1 for call in (UNDISTURBED, CALL)}
+    return run
+
+
+def struck(role: str, *, at_s: float, action: str = "kill", lasting_s: float = 0.0) -> Struck:
+    return Struck(at_s, action, role, 0, 1, lasting_s)
 
 
 def without(history: Sequence[Observation], view: int, number: int) -> list[Observation]:
@@ -368,8 +386,16 @@ def test_an_answer_that_knows_nothing_of_a_response_is_found() -> None:
 
 def test_an_answer_to_try_again_later_is_no_violation() -> None:
     run = Run()
-    run.more = [Refused(3.0, CALL, "read", 1, 503, "later")]
+    run.more = [Refused(3.0, CALL, "read", 1, 503, "later"), struck("valkey", at_s=2.0)]
     assert run.check() == []
+
+
+def test_an_answer_to_try_again_later_while_nothing_was_wrong_is_found() -> None:
+    run = Run()
+    run.more = [Refused(3.0, CALL, "read", 1, 503, "later")]
+    assert run.rules() == {"later has its cause"}
+    run.more += [struck("valkey", at_s=3.1), struck("worker", at_s=1.0, action="miss")]
+    assert run.rules() == {"later has its cause"}
 
 
 def test_a_failure_without_lost_owners_is_found() -> None:
@@ -383,7 +409,110 @@ def test_a_failure_after_too_many_lost_owners_is_no_violation() -> None:
     run = Run()
     run.events = make_events(text_events(0, PIECES), way="failed")
     run.fields = {"deaths": ATTEMPTS_MAX}
+    run.more = [struck("worker", at_s=1.0 + number) for number in range(ATTEMPTS_MAX)]
     assert run.check() == []
+
+
+def test_a_failure_for_another_reason_is_found_however_many_owners_were_lost() -> None:
+    run = Run()
+    run.events = make_events(text_events(0, PIECES), way="failed", reason="The server had an error.")
+    run.fields = {"deaths": ATTEMPTS_MAX}
+    run.more = [struck("worker", at_s=1.0 + number) for number in range(ATTEMPTS_MAX)]
+    assert run.rules() == {"an end has its reason"}
+
+
+def test_deaths_of_owners_that_nobody_killed_are_found() -> None:
+    run = Run()
+    run.events = make_events(text_events(0, PIECES), way="failed")
+    run.fields = {"deaths": ATTEMPTS_MAX}
+    run.more = [struck("valkey", at_s=1.0 + number, action="stop") for number in range(ATTEMPTS_MAX)]
+    assert run.rules() == {"a death has its cause"}
+
+
+def test_a_stream_that_ends_in_order_before_the_end_of_the_log_is_found() -> None:
+    run = Run()
+    short = seen_in(run.log, CALL, 2, 3, 2)
+    run.more = [ViewOpened(5.1, CALL, 2, 0, 2), *short, ViewEnded(5.3, CALL, 2, "closed")]
+    assert run.rules() == {"a stream that ends short is cut"}
+    run.more[-1] = ViewEnded(5.3, CALL, 2, "broken")
+    assert run.check() == []
+
+
+def test_a_node_of_an_earlier_version_may_end_a_stream_in_order_when_it_is_replaced() -> None:
+    run = Run()
+    short = seen_in(run.log, CALL, 2, 3, 2)
+    run.more = [ViewOpened(5.1, CALL, 2, 0, 2), *short, ViewEnded(5.3, CALL, 2, "closed")]
+    run.more += [struck("api", at_s=5.0, action="upgrade"), Told(6.0, CALL, "poll", 1, "completed", "0" * 16)]
+    assert run.check() == [], "and two versions tell of a response in two shapes"
+    run.more[-2] = struck("api", at_s=60.0, action="upgrade")
+    assert run.rules() == {"a stream that ends short is cut"}
+
+
+def test_a_stream_that_ends_in_order_where_the_log_ends_is_no_violation() -> None:
+    run = Run()
+    last = len(run.log.frames) - 1
+    run.more = [ViewOpened(5.1, CALL, 2, 0, last), ViewEnded(5.3, CALL, 2, "closed")]
+    assert run.check() == []
+
+
+def test_a_reader_beyond_the_end_who_hears_nothing_is_found() -> None:
+    run = Run()
+    run.more = [Beyond(8.0, CALL, 99, is_told=True)]
+    assert run.check() == []
+    run.more = [Beyond(8.0, CALL, 99, is_told=False)]
+    assert run.rules() == {"every reader learns the end"}
+
+
+def test_a_long_wait_is_found_unless_a_misfortune_reaches_into_it() -> None:
+    run = Run()
+    bound_s = CALM_WAIT_MAX_S + 3
+    late = [
+        msgspec.structs.replace(seen, at_s=seen.at_s + bound_s)
+        if isinstance(seen, EventSeen | ViewEnded) and (seen.call, seen.view) == (CALL, 1)
+        else seen
+        for seen in run.history
+    ]
+    assert run.rules(late) == {"no wait without a cause"}
+    assert run.check([*late, struck("worker", at_s=1.5, action="stop", lasting_s=bound_s)]) == []
+
+
+def test_what_is_deleted_may_not_be_there_any_more() -> None:
+    run = Run()
+    run.way = "delete"
+    run.more = [Deleted(5.5, CALL), Refused(5.6, CALL, "poll", 0, 404, "not found")]
+    history = [
+        seen
+        for seen in run.history
+        if not (isinstance(seen, _OF_REPLAY) and (seen.call, seen.view) == (CALL, 9))
+    ]
+    store = replace(run.store, logs={run.undisturbed.response_id: run.undisturbed})
+    assert run.check(history, store) == []
+    assert run.rules(history) == {"what is deleted is gone"}
+    told = Told(5.7, CALL, "poll", 0, "completed", "0" * 16)
+    assert run.rules([*history, told], store) == {"what is deleted is gone"}
+
+
+def test_a_conversation_that_lacks_or_repeats_something_is_found() -> None:
+    run = Run()
+    for item_ids, is_right in (
+        (("msg_in", "msg_0"), True),
+        (("msg_in",), False),
+        (("msg_0",), False),
+        (("msg_in", "msg_0", "msg_0"), False),
+        (("msg_0", "msg_in"), False),
+    ):
+        run.more = [Conversed(8.0, "conv", (CALL,), item_ids)]
+        assert run.rules() == (set() if is_right else {"a conversation holds all of its calls once"})
+
+
+def test_an_abandoned_response_may_be_cancelled_and_an_unstored_one_may_be_gone() -> None:
+    run = Run()
+    run.way, run.events = "abandon", make_events(text_events(0, PIECES), way="cancelled")
+    assert run.check() == []
+    run = Run()
+    run.way = "unstored"
+    store = replace(run.store, logs={run.undisturbed.response_id: run.undisturbed})
+    assert run.check(store=store) == []
 
 
 def test_a_cancelled_response_that_nobody_cancelled_is_found() -> None:
@@ -469,6 +598,10 @@ def test_a_call_whose_outcome_is_unknown_may_have_been_executed_once_or_never() 
             *text_events(3, (told, " and ", f"counted {key}-2")),
         ]
     )
+    assert run.rules() == {"an unknown outcome has its cause"}
+    run.more = [struck("valkey", at_s=1.0)]
+    assert run.rules() == {"an unknown outcome has its cause"}
+    run.more = [struck("tool_runner", at_s=1.0)]
     assert run.check() == []
     run.counted[f"{key}-1"] = 0
     assert run.check() == []
@@ -499,9 +632,17 @@ def test_a_result_that_is_there_twice_is_found() -> None:
 def test_a_repeatable_call_that_failed_is_found() -> None:
     error = McpProtocolError(-32002, "whether the tool ran is unknown")
     told = f"The tool call failed: {error.message} (code {error.code})."
-    run = Run("lookup", lambda key: [*call_events(0, "lookup", f"{key}-1", "it"), *text_events(1, ("it",))])
+    run = looked_up_once()
     run.events = make_events([*call_events(0, "lookup", "k-1", None, error), *text_events(1, (told,))])
     assert "what may be repeated succeeds" in run.rules()
+
+
+def test_a_repeatable_call_that_was_repeated_without_a_cause_is_found() -> None:
+    run = looked_up_once()
+    run.counted[f"{make_key(CALL)}-1"] = 2
+    assert run.rules() == {"no call runs twice"}
+    run.more = [struck("tool_runner", at_s=1.0)]
+    assert run.check() == []
 
 
 def test_a_listing_that_failed_is_found() -> None:
@@ -520,10 +661,11 @@ def test_a_failed_call_that_does_not_say_that_its_outcome_is_unknown_is_found() 
 def test_a_journal_without_a_result_is_found() -> None:
     run = counted_once()
     entries = {f"{index}:{part}" for index in (0, 1, 2) for part in ("intent", "claim", "result")}
-    run.fields = {"is_compacted": False, "journal": frozenset(entries)}
-    assert run.check() == []
-    run.fields["journal"] = frozenset(entries - {"2:result"})
-    assert run.rules() == {"a journal entry for every call"}
+    for is_compacted in (False, True):
+        run.fields = {"is_compacted": is_compacted, "journal": frozenset(entries)}
+        assert run.check() == []
+        run.fields["journal"] = frozenset(entries - {"2:result"})
+        assert run.rules() == {"a journal entry for every call"}
 
 
 # --- what is left ---------------------------------------------------------------------------------

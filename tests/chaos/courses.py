@@ -1,0 +1,118 @@
+"""What a run is to be like: how many of what, what goes wrong, what is asked. Pure; `run` drives it."""
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Literal
+
+from local.cluster import ROOT
+from tests.chaos.nemesis import ALL, ODDS, Odds, Strike, schedule
+from tests.chaos.plans import PLANS
+
+Fsync = Literal["no", "everysec", "always"]
+_FSYNCS: tuple[Fsync, ...] = ("no", "everysec", "always")
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """It ends after `responses` or `seconds_max`, whichever comes first."""
+
+    seed: int
+    responses: int
+    seconds_max: float = 3600.0
+    clients: int = 60
+    apis: int = 3
+    workers: int = 3
+    tool_runners: int = 2
+    odds: tuple[Odds, ...] = ODDS
+    wait_s: tuple[float, float] = (0.5, 3.5)
+    script: tuple[Strike, ...] = ()
+    """Strikes in a fixed order, over and over, instead of odds."""
+    plans: Mapping[str, int] = field(
+        default_factory=lambda: {name: plan.weight for name, plan in PLANS.items()}
+    )
+    """How often which plan is chosen, compared with the others."""
+    replicas: int = 0
+    """More than none: Redis is a primary with so many replicas, watched by Sentinels."""
+    fsync: Fsync = "no"
+    settings: Mapping[str, str] = field(default_factory=dict)
+    long_tool_s: float = 20.0
+    root: Path = ROOT
+    """The folder whose code runs."""
+    older: str | None = None
+    """A commit whose code runs first, and is replaced process by process."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"api": self.apis, "worker": self.workers, "tool_runner": self.tool_runners, "valkey": 1}
+
+    @property
+    def process_names(self) -> list[str]:
+        """Of those that reach Redis."""
+        return [
+            f"{role}-{n}" for role, count in self.counts.items() if role != "valkey" for n in range(count)
+        ]
+
+    def strikes(self) -> Iterator[Strike]:
+        if self.script:
+            return chain.from_iterable(repeat(self.script))
+        return schedule(random.Random(f"{self.seed} nemesis"), self.counts, self.odds, self.wait_s)
+
+
+OLDER = "9ee4a65"
+"""The version that an upgrade begins with: the last one before this issue's."""
+_OUTAGES = (
+    Strike(5.0, "stop", "valkey", 0, 2.5),
+    Strike(8.0, "stop", "valkey", 0, 4.0),
+    Strike(8.0, "kill", "valkey", 0),
+    Strike(6.0, "slow", "valkey", 0, 4.0),
+    Strike(6.0, "drain", "valkey", 0),
+)
+_FAILOVERS = (
+    Strike(5.0, "failover", "valkey", 0),
+    Strike(12.0, "failover", "valkey", 0),
+    Strike(12.0, "kill", "valkey", 0),
+    Strike(12.0, "stop", "valkey", 0, 6.0),
+)
+_GRACE = {"ANTIPHON_DISCONNECT_GRACE_S": "20"}
+NAMES = ("all", "redis", "cuts", "restarts", "away", "failover", "upgrade")
+_TOOLS = {"count": 4, "build": 4, "study": 3, "short": 3, "middle": 2, "slow": 2}
+_STREAMS = {name: PLANS[name].weight for name in ("quick", "short", "middle", "long", "characters", "count")}
+
+
+def make_course(name: str, course: Course) -> Course:
+    """`course` with what is peculiar to the course of that name."""
+    match name:
+        case "redis":  # it alone has trouble, for longer than a claim; tools take long
+            fsync = _fsync(course)
+            settings = _durable(fsync)
+            return replace(course, script=_OUTAGES, plans=_TOOLS, fsync=fsync, settings=settings)
+        case "cuts":  # connections break, over and over
+            cuts = tuple(Odds(role, {"cut": 1}) for role in ("worker", "worker", "tool_runner", "api"))
+            return replace(course, odds=cuts, wait_s=(0.01, 0.1))
+        case "restarts":  # every process in turn is told to end
+            names = (name.rpartition("-") for name in course.process_names)
+            drains = tuple(Strike(2.0, "drain", role, int(number)) for role, _, number in names)
+            return replace(course, script=drains, plans=_STREAMS)
+        case "away":  # no API node for longer than a client's absence is borne
+            away = (Strike(4.0, "stop", "api", ALL, 40.0), Strike(55.0, "kill", "api", ALL))
+            return replace(course, script=away, plans={"endless": 1}, settings=_GRACE)
+        case "failover":  # planned, killed, hanging; with what loses nothing
+            durable = {"ANTIPHON_DURABLE_WRITES": "replica"}
+            plans = {"quick": 6, "short": 3, "count": 2}
+            return replace(course, script=_FAILOVERS, plans=plans, replicas=2, settings=durable)
+        case "upgrade":
+            return replace(course, plans=_TOOLS | _STREAMS, older=course.older or OLDER)
+        case _:
+            return replace(course, fsync=_fsync(course), settings=_durable(_fsync(course)))
+
+
+def _fsync(course: Course) -> Fsync:
+    return _FSYNCS[course.seed % 3]
+
+
+def _durable(fsync: Fsync) -> dict[str, str]:
+    """With `everysec` a SIGKILL may lose what is not confirmed."""
+    return {"ANTIPHON_DURABLE_WRITES": "aof"} if fsync == "everysec" else {}

@@ -1,0 +1,108 @@
+"""What the nemesis did when: which misfortunes may excuse what a client met, and how long nothing excuses.
+
+Pure. Owns reaches and bounds, all of them multiples of what is configured, none of the machine's speed; what
+is a violation is `checker`'s to say.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from tests.chaos.history import EventSeen, Observation, OfCall, Replayed, Struck, ViewEnded, ViewOpened
+
+LEASE_TTL_S = 1.5
+"""`lease_ttl_s` of the cluster that is judged; a tool runner's claim lasts as long."""
+REACH_S = 10 * LEASE_TTL_S
+"""So long after its end a misfortune may still be felt: leases lapse, processes start (the launcher waits for
+up to 10 s), connections are made anew."""
+CALM_WAIT_MAX_S = 20 * LEASE_TTL_S
+"""So long a client may wait for an event while nothing that was done is felt any more."""
+
+_NO_DEATH = frozenset({"miss", "drain", "upgrade", "slow", "cut"})
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of the run's time."""
+
+    begin_s: float
+    end_s: float
+
+    def overlaps(self, other: "Span") -> bool:
+        return self.begin_s <= other.end_s and other.begin_s <= self.end_s
+
+
+class Strikes:
+    """All that was done, by whom it met."""
+
+    def __init__(self, observations: Iterable[Observation]) -> None:
+        self._struck = [seen for seen in observations if isinstance(seen, Struck) and seen.action != "miss"]
+
+    def count(self, roles: Collection[str], within: Span) -> int:
+        """How many misfortunes of these roles are felt within a span."""
+        return sum(seen.role in roles and _reach(seen).overlaps(within) for seen in self._struck)
+
+    @property
+    def is_upgrade(self) -> bool:
+        """Two versions ran, and each tells in its own shapes what the other has written."""
+        return any(seen.action == "upgrade" for seen in self._struck)
+
+    def is_replaced(self, node: int, within: Span) -> bool:
+        """Whether an API node of an earlier version was ended within a span."""
+        return any(
+            (seen.action, seen.role, seen.number) == ("upgrade", "api", node)
+            and _reach(seen).overlaps(within)
+            for seen in self._struck
+        )
+
+    def deaths(self, within: Span) -> int:
+        """How many of them may have cost a worker its leases."""
+        return sum(
+            seen.role == "worker" and seen.action not in _NO_DEATH and _reach(seen).overlaps(within)
+            for seen in self._struck
+        )
+
+    def calm_s(self, within: Span) -> float:
+        """How much of a span no misfortune reaches into."""
+        calm_s, since_s = 0.0, within.begin_s
+        for reach in sorted(map(_reach, self._struck), key=lambda reach: reach.begin_s):
+            if not reach.overlaps(within):
+                continue
+            calm_s += max(0.0, reach.begin_s - since_s)
+            since_s = max(since_s, reach.end_s)
+        return calm_s + max(0.0, within.end_s - since_s)
+
+
+def _reach(seen: Struck) -> Span:
+    return Span(seen.at_s, seen.at_s + seen.lasting_s + REACH_S)
+
+
+def span_of(seen: Iterable[OfCall]) -> Span:
+    """From the first to the last observation of a call, the replay at the end aside."""
+    times_s = []
+    for one in seen:
+        if isinstance(one, Replayed):
+            break
+        times_s.append(one.at_s)
+    return Span(min(times_s, default=0.0), max(times_s, default=0.0))
+
+
+def waits(seen: Iterable[OfCall]) -> Iterator[Span]:
+    """The times that a client waited for the next event: since the last one, or since it asked for a stream.
+
+    The time between a drop of its own and its next asking is the client's, and does not count.
+    """
+    since_s: float | None = None
+    for one in seen:
+        match one:
+            case Replayed():
+                return
+            case ViewOpened(at_s=at_s):
+                since_s = at_s if since_s is None else since_s
+            case EventSeen(at_s=at_s):
+                if since_s is not None:
+                    yield Span(since_s, at_s)
+                since_s = at_s
+            case ViewEnded(how="dropped"):
+                since_s = None
+            case _:
+                pass

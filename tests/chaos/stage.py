@@ -1,0 +1,154 @@
+"""What a run stands on: the cluster, the ways between its processes and Redis, and Redis itself.
+
+Owns how they are set up and ended. What befalls them is the nemesis's.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+import redis.asyncio
+
+from local.cluster import Cluster
+from local.valkey import make_url
+from tests.chaos import network
+from tests.chaos.courses import Course
+from tests.chaos.network import Network
+from tests.chaos.plans import SCRIPT
+from tests.chaos.upgrade import check_out
+from tests.failover import MASTER_NAME, WatchedValkeys, connect
+
+ATTEMPTS_MAX = 3
+_ABANDONED_AFTER_S = 30.0
+"""Longer than any client is kept away from its stream, however the processes fall."""
+_REPAIRED_AFTER_S = 2.0
+"""A server of several that was killed starts again after this."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    cluster: Cluster
+    redis_url: Callable[[], str]
+    """Of the server that holds the log now."""
+    network: Network | None = None
+    watch: "Watched | None" = None
+
+    @property
+    def pids(self) -> dict[str, int]:
+        pids = self.cluster.pids
+        if self.watch is not None:
+            pids["valkey-0"] = self.watch.primary_pid
+        return pids
+
+
+@asynccontextmanager
+async def set_up(course: Course, folder: Path) -> AsyncGenerator[Stage, None]:
+    """A ready cluster in `folder`, which has `servers.json` already."""
+    async with AsyncExitStack() as stack:
+        if course.replicas:
+            watched = await asyncio.to_thread(WatchedValkeys(folder / "valkeys").__enter__)
+            stack.callback(watched.__exit__)
+            watch = await stack.enter_async_context(_repaired(watched))
+            cluster = await stack.enter_async_context(_make_cluster(course, folder, redis_url=watched.url))
+            yield Stage(cluster, lambda: make_url(watched.primary()), watch=watch)
+            return
+        ways = stack.enter_context(network.running(course.process_names, folder / "network.log"))
+        cluster = _make_cluster(course, folder, ways=ways)
+        leading = asyncio.create_task(_lead(ways, cluster))
+        await stack.enter_async_context(cluster)
+        await leading
+        await _set_fsync(cluster, course)
+        yield Stage(cluster, lambda: cluster.redis_url, ways)
+
+
+def _make_cluster(
+    course: Course, folder: Path, *, redis_url: str = "", ways: Network | None = None
+) -> Cluster:
+    return Cluster(
+        folder / "data",
+        apis=course.apis,
+        workers=course.workers,
+        tool_runners=course.tool_runners,
+        redis_url=redis_url,
+        settings={**_settings(folder), **course.settings},
+        root=course.root if course.older is None else check_out(course.older, folder / "older"),
+        ways=ways.urls if ways else {},
+    )
+
+
+async def _lead(ways: Network, cluster: Cluster) -> None:
+    """The cluster chooses the port of its Valkey; the ways lead there as soon as it is known."""
+    while not cluster.redis_url:
+        await asyncio.sleep(0.05)
+    ways.lead_to(int(cluster.redis_url.rpartition(":")[2].partition("/")[0]))
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    return {
+        "ANTIPHON_SCRIPT": str(SCRIPT),
+        "ANTIPHON_MCP_SERVERS": str(folder / "servers.json"),
+        "ANTIPHON_ATTEMPTS_MAX": str(ATTEMPTS_MAX),
+        "ANTIPHON_KEEP_ALIVE_S": "1",
+        "ANTIPHON_DISCONNECT_GRACE_S": str(_ABANDONED_AFTER_S),
+    }
+
+
+async def _set_fsync(cluster: Cluster, course: Course) -> None:
+    """Now and after each restart. The file is kept short, for a quick return.
+
+    With `no` Valkey hands every write to the system before it answers, so its own death loses nothing; with
+    `everysec` it holds writes back while an fsync is under way, which `durable_writes` waits for.
+    """
+    configuration = cluster.data / "valkey" / "valkey.conf"
+    settings = {"appendfsync": course.fsync, "auto-aof-rewrite-min-size": "8mb"}
+    with configuration.open("a") as file:  # the last word on a setting is the one that holds
+        file.writelines(f"{name} {value}\n" for name, value in settings.items())
+    async with redis.asyncio.Redis.from_url(cluster.redis_url) as client:
+        for name, value in settings.items():
+            await client.config_set(name, value)
+
+
+class Watched:
+    """A primary with replicas, and the Sentinels that choose among them."""
+
+    def __init__(self, valkeys: WatchedValkeys) -> None:
+        self._valkeys = valkeys
+
+    @property
+    def primary_pid(self) -> int:
+        """0 while nobody can say who it is."""
+        try:
+            return self._valkeys.pid(self._valkeys.primary())
+        except AssertionError:
+            return 0
+
+    def fail_over(self) -> None:
+        for port in self._valkeys.sentinels:
+            with contextlib.suppress(redis.RedisError), connect(port) as sentinel:
+                sentinel.execute_command("SENTINEL", "FAILOVER", MASTER_NAME)
+                return
+
+    def repair(self) -> None:
+        for port in self._valkeys.ended():
+            self._valkeys.start(port)
+
+
+@asynccontextmanager
+async def _repaired(valkeys: WatchedValkeys) -> AsyncGenerator[Watched, None]:
+    """Servers that were killed start again after a while, as somebody would see to it."""
+    watch = Watched(valkeys)
+
+    async def repair() -> None:
+        while True:
+            await asyncio.sleep(_REPAIRED_AFTER_S)
+            await asyncio.to_thread(watch.repair)
+
+    task = asyncio.create_task(repair())
+    try:
+        yield watch
+    finally:
+        task.cancel()

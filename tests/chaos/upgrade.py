@@ -1,0 +1,38 @@
+"""A rolling upgrade under load: the code of an earlier commit runs, and is replaced process by process.
+
+Owns the earlier code's folder and the order of replacing, which is that of docs/deploy.md.
+"""
+
+import asyncio
+import io
+import subprocess
+import tarfile
+from pathlib import Path
+
+from local.cluster import ROOT, Cluster
+from tests.chaos.history import Recorder, Struck
+
+ORDER = ("worker", "tool_runner", "api")
+_PACKAGES = ("api", "worker", "tool_runner", "shared")
+_BETWEEN_S = 3.0
+
+
+def check_out(commit: str, folder: Path) -> Path:
+    """The roles' code as it was at that commit, in `folder`. Raises CalledProcessError."""
+    packed = subprocess.run(
+        ["git", "archive", commit, *_PACKAGES], cwd=ROOT, check=True, stdout=subprocess.PIPE
+    )
+    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+async def replace_all(cluster: Cluster, recorder: Recorder, root: Path) -> None:
+    """Each process in turn ends in order and starts with the code in `root`, one after the other."""
+    for kind in ORDER:
+        for name in sorted(name for name in cluster.pids if name.startswith(f"{kind}-")):
+            await asyncio.sleep(_BETWEEN_S)
+            number = int(name.rpartition("-")[2])
+            recorder.note(Struck(recorder.now_s(), "upgrade", kind, number, cluster.pids[name]))
+            await cluster.move(kind, number, root)
+            await cluster.until_ready()
