@@ -3,6 +3,8 @@
 A call belongs to (response, call_index, fencing token); its journal lives beside the log.
 """
 
+import re
+
 import msgspec
 
 from shared.responses import HttpError, McpError, McpProtocolError, McpTool, McpToolExecutionError
@@ -79,6 +81,20 @@ def describe(error: McpError) -> str:
             return f"The tool's server could not be used: {message}" + (f" (HTTP {code})." if code else ".")
         case McpToolExecutionError(content):
             return f"The tool reported an error: {_text_of(content)}"
+
+
+def failure_told(described: str) -> ToolFailure:
+    """A failure that `describe` makes the same sentence of."""
+    if found := re.fullmatch(r"The tool call failed: (.*) \(code (-?\d+)\)\.", described, re.DOTALL):
+        return ToolFailure(McpProtocolError(int(found[2]), found[1]))
+    if found := re.fullmatch(
+        r"The tool's server could not be used: (.*) \(HTTP ([1-9]\d*)\)\.", described, re.DOTALL
+    ):
+        return ToolFailure(HttpError(int(found[2]), found[1]))
+    if found := re.fullmatch(r"The tool's server could not be used: (.*)\.", described, re.DOTALL):
+        return ToolFailure(HttpError(0, found[1]))
+    said = described.removeprefix("The tool reported an error: ")
+    return ToolFailure(McpToolExecutionError([{"type": "text", "text": said}]))
 
 
 def _text_of(content: object) -> str:

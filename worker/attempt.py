@@ -25,7 +25,9 @@ from shared.tool_calls import (
     ToolFailure,
     ToolListing,
     ToolOutput,
+    ToolResult,
     ToolsListed,
+    ToolTask,
     describe,
 )
 from worker import refusals
@@ -55,6 +57,7 @@ from worker.reader import Reader
 from worker.resources import Resources
 from worker.routing import FUNCTIONS, McpTarget
 from worker.sampling import make_sampling
+from worker.told_results import told_results
 from worker.translator import (
     CallApproved,
     ListingBegun,
@@ -90,10 +93,11 @@ class Attempt:
     """
 
     def __init__(self, resources: Resources, lease: Lease, record: Record, history: History) -> None:
-        """`history` is replayed first: same prompt, logged tokens, journaled results; then it goes on."""
+        """`history` is replayed first: same prompt, logged tokens, results as told; then it goes on."""
         self._resources = resources
         self._lease = lease
         self._logged_tokens = history.tokens
+        self._told = told_results(history.frames)
         self._request, self._size = record.request, record.size
         self._items = [*self._request.context, *self._request.input]
         self._writer = LogWriter(resources.appender, lease, history, record.format, self._count)
@@ -155,11 +159,8 @@ class Attempt:
         return await self._call(lambda: build_conversation(self._request, offer, unavailable))
 
     async def _list_tools(self, label: str, url: str | None) -> ToolsListed | ToolFailure:
-        index = self._reader.translation.output_index
         await self._writer.put(self._reader.advance(ListingBegun(label)))
-        result = await self._resources.tools.call(
-            self._lease, index, ToolListing(label, url), is_repeatable=True
-        )
+        result = await self._result_of(ToolListing(label, url), is_repeatable=True)
         if isinstance(result, ToolOutput):
             result = refusals.nothing_listed()
         await self._writer.put(self._reader.advance(ListingEnded(result)))
@@ -364,15 +365,20 @@ class Attempt:
         self._refusals = 0
         url = next((s.url for s in mcp_servers(self._request) if s.label == label), None)
         target = self._reader.translation.routing.get(recipient)
-        result = await self._resources.tools.call(
-            self._lease,
-            self._reader.translation.output_index,
-            ToolCall(label, call.name, arguments, url),
-            is_repeatable=isinstance(target, McpTarget) and target.is_repeatable,
+        is_repeatable = isinstance(target, McpTarget) and target.is_repeatable
+        result = await self._result_of(
+            ToolCall(label, call.name, arguments, url), is_repeatable=is_repeatable
         )
         if isinstance(result, ToolsListed):
             return refusals.listed_for_a_call()
         return result
+
+    async def _result_of(self, task: ToolTask, *, is_repeatable: bool) -> ToolResult:
+        """What the log tells of the call that is open counts; the tool runner is asked for any other."""
+        index = self._reader.translation.output_index
+        if (told := self._told.pop(index, None)) is not None:
+            return told
+        return await self._resources.tools.call(self._lease, index, task, is_repeatable=is_repeatable)
 
     # --- the end --------------------------------------------------------------------------------
 

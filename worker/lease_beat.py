@@ -14,6 +14,7 @@ from shared.store.redis_client import REDIS_AWAY, BlockingClient
 _log = logging.getLogger(__name__)
 
 BEATS_PER_TTL = 3
+_RETRY_S = 0.05
 
 
 class LeaseBeat:
@@ -22,7 +23,8 @@ class LeaseBeat:
     def __init__(self, settings: Settings, on_loss: Callable[[Lease, Loss], None]) -> None:
         self._settings = settings
         self._on_loss = on_loss
-        self._redis = BlockingClient(settings.redis_url, timeout_s=settings.lease_ttl_s)
+        # A connection that does not answer is left long before a lease lapses: another one can still keep it.
+        self._redis = BlockingClient(settings.redis_url, timeout_s=settings.lease_ttl_s / 2)
         self._held: set[Lease] = set()
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -45,7 +47,9 @@ class LeaseBeat:
             self._held.discard(lease)
 
     def _beat(self) -> None:
-        while not self._ended.wait(self._settings.lease_ttl_s / BEATS_PER_TTL):
+        wait_s = self._settings.lease_ttl_s / BEATS_PER_TTL
+        while not self._ended.wait(wait_s):
+            wait_s = self._settings.lease_ttl_s / BEATS_PER_TTL
             with self._lock:
                 held = list(self._held)
             if not held:
@@ -54,6 +58,7 @@ class LeaseBeat:
                 losses = renew_all(self._redis, self._settings, held)
             except REDIS_AWAY as away:
                 _log.warning("leases: Redis is away (%s)", away)
+                wait_s = _RETRY_S
                 continue
             for lease, loss in losses:
                 self.discard(lease)

@@ -6,7 +6,8 @@ Owns how many are in flight and what an attempt's end means. What happens within
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from shared import lifecycle
 from shared.events import ResponseFailed, StreamEvent, decode, frame
@@ -28,6 +29,8 @@ from worker.lease_beat import LeaseBeat
 from worker.resources import Resources
 
 _log = logging.getLogger(__name__)
+
+_RETRY_S = 0.25
 
 
 class Runner:
@@ -74,6 +77,7 @@ class Runner:
             _log.info("%s: stopped, %s", held.key, lost)
         except REDIS_AWAY as away:
             _log.warning("%s: given up, Redis is away: %s", held.key, away)
+            self._follow_up(self._hand_over_at_last(held))
         except EngineDead as dead:
             _log.error("%s: %s", held.key, dead)
             self.engine_died.set()
@@ -170,9 +174,12 @@ class Runner:
         _log.info("%s: %s, stopping", lost.key, loss)
         task.cancel()
         if loss == "abandoned":
-            ending = asyncio.create_task(self._cancel_abandoned(lost.key))
-            self._endings.add(ending)
-            ending.add_done_callback(self._endings.discard)
+            self._follow_up(self._cancel_abandoned(lost.key))
+
+    def _follow_up(self, ending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(ending)
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
 
     async def _cancel_abandoned(self, key: ResponseKey) -> None:
         """The client of a foreground response has gone and not come back: nobody wants the rest."""
@@ -195,16 +202,24 @@ class Runner:
             task.cancel()
         await asyncio.gather(*tasks.values(), *self._endings, return_exceptions=True)
         self._beat.stop()
-        if not self.engine_died.is_set():  # a death is to be counted: those leases lapse
-            await asyncio.gather(*(self._hand_over(held) for held in left))
+        if left and not self.engine_died.is_set():  # a death is to be counted: those leases lapse
+            await self._hand_over(left)
 
-    async def _hand_over(self, held: Lease) -> None:
-        """Lets go of the lease and rings at once, so that nobody has to find out."""
+    async def _hand_over_at_last(self, held: Lease) -> None:
+        """Redis was away for too long, and this worker lives: its lease must not count as a dead one's."""
+        while not (await self._hand_over([held]) or self._is_draining):  # noqa: ASYNC110  Redis sets no event
+            await asyncio.sleep(_RETRY_S)
+
+    async def _hand_over(self, leases: list[Lease]) -> bool:
+        """Lets go of the leases and rings at once, so that nobody has to find out; True if Redis heard."""
+        redis = self._resources.redis
         try:
-            await lease.release(self._resources.redis, self._settings, held)
-            await ring_again(self._resources.redis, self._settings, held.key)
+            await lease.release(redis, self._settings, *leases)
+            await asyncio.gather(*(ring_again(redis, self._settings, held.key) for held in leases))
         except REDIS_AWAY as away:
-            _log.warning("%s: its lease lapses, Redis is away (%s)", held.key, away)
+            _log.warning("%d leases not handed over, Redis is away (%s)", len(leases), away)
+            return False
+        return True
 
 
 def _fail_after(

@@ -8,8 +8,9 @@ local state, log, tools, secrets, active, open, readers, api_nodes, pulse = unpa
 local member, token, lease_ttl_ms, live_ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local grace_ms, presence_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
 
-local fields = redis.call('HMGET', state, 'attempt', 'closed', 'background', 'alone_since_ms')
+local fields = redis.call('HMGET', state, 'attempt', 'closed', 'background', 'alone_since_ms', 'lease_until_ms')
 if fields[1] ~= token or fields[2] ~= '' then return 'lost' end
+if fields[5] == '0' then return 'lost' end  -- released; a renewal that was still under way does not take it back
 local now = now_ms()
 redis.call('HSET', state, 'lease_until_ms', lease_ttl_ms > 0 and now + lease_ttl_ms or 0)
 for _, key in ipairs({state, log, tools, secrets, active, open}) do redis.call('PEXPIRE', key, live_ttl_ms) end

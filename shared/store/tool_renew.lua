@@ -8,7 +8,8 @@ local index, runner, claim_ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if redis.call('HGET', state, 'closed') ~= '' then return 'gone' end
 if redis.call('HEXISTS', tools, index .. ':result') == 1 then return 'done' end
 local claim = redis.call('HGET', tools, index .. ':claim')
-if claim and string.match(claim, '^(%S+)') ~= runner then return 'taken' end
+local holder, until_ms = string.match(claim or '', '^(%S+) (%S+)')
+if claim and (holder ~= runner or tonumber(until_ms) <= 0) then return 'taken' end  -- or was given back
 if redis.call('HEXISTS', tools, index .. ':intent') == 0 then
   if ARGV[4] == '' then return 'unknown' end
   redis.call('HSET', tools, index .. ':intent', ARGV[4])

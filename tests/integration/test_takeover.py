@@ -12,16 +12,32 @@ import msgspec
 import pytest
 
 from shared.events import ResponseFailed, decode
+from shared.responses import (
+    HttpError,
+    McpError,
+    McpProtocolError,
+    McpTool,
+    McpToolExecutionError,
+    ResponseRequest,
+)
 from shared.settings import Settings
 from shared.store import job_queue, keys, lease, response_store, tool_journal
 from shared.store.event_log import Draft, Entry
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
 from shared.store.tool_journal import Claim
-from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, describe
+from shared.tool_calls import (
+    ToolCall,
+    ToolFailure,
+    ToolListing,
+    ToolOutput,
+    ToolsListed,
+    describe,
+    failure_told,
+)
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
-from tests.working import finish, keep_journal, leave_behind, restore_journal, working
+from tests.working import Answer, calculate, finish, keep_journal, leave_behind, restore_journal, working
 from worker.remote_tools import RemoteTools
 
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
@@ -69,6 +85,58 @@ async def test_whatever_prefix_a_dead_owner_left_the_whole_log_is_that_of_an_und
             assert [entry.frame for entry in again] == [entry.frame for entry in whole], length
             assert [t for e in again for t in e.tokens] == [t for e in whole for t in e.tokens], length
             assert (await redis.command("HGET", keys.state(key), "deaths")) == b"1"
+
+
+UNLISTED: Any = {"type": "mcp", "server_label": "deepwiki", "require_approval": "never"}
+AWAY: Any = {"type": "mcp", "server_label": "away", "require_approval": "never"}
+
+
+def list_and_fail(task: ToolCall | ToolListing) -> Answer:
+    """One server cannot be reached, the tool of the other one fails; python calculates."""
+    match task:
+        case ToolListing(server_label="away"):
+            return ToolFailure(HttpError(503, "it is away"))
+        case ToolListing():
+            return ToolsListed((McpTool("ask", {"type": "object", "properties": {"q": {"type": "string"}}}),))
+        case ToolCall(server_label="deepwiki"):
+            return ToolFailure(McpToolExecutionError([{"type": "text", "text": "no"}]))
+        case ToolCall():
+            return calculate(task)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        REQUESTS["several tool calls"],
+        make_request('Use deepwiki.ask with {"q": "Who?"}', tools=[UNLISTED, AWAY]),
+    ],
+    ids=["answers", "listings and failures"],
+)
+async def test_what_a_log_tells_of_its_calls_is_enough_to_go_on_without_a_journal(
+    redis: RedisClient, settings: Settings, request_: ResponseRequest
+) -> None:
+    """A failover may take the journal back, while the owner that lived writes the log again."""
+    async with working(redis, settings, answer=list_and_fail) as worker:
+        whole = await finish(redis, worker, await accept(redis, settings, request_))
+        assert any(b"mcp_call.completed" in e.frame or b"mcp_call.failed" in e.frame for e in whole)
+        await redis.command("FLUSHALL")
+        key = await leave_behind(redis, settings, worker, request_, whole[:-1])
+        again = await finish(redis, worker, key)
+        assert [entry.frame for entry in again] == [entry.frame for entry in whole]
+        assert await redis.command("EXISTS", keys.tools(key)) == 0  # nothing was asked for once more
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        McpProtocolError(-32602, "no (code 5)."),
+        HttpError(0, "it is away"),
+        HttpError(503, "two\nlines"),
+        McpToolExecutionError([{"type": "text", "text": "no"}, {"type": "image", "data": ""}]),
+    ],
+)
+def test_a_failed_listing_is_read_out_of_its_sentence(error: McpError) -> None:
+    assert describe(failure_told(describe(error)).error) == describe(error)
 
 
 def is_past_a_result(entries: list[Entry]) -> bool:

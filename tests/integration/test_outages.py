@@ -1,0 +1,311 @@
+"""Redis was away: what lapsed is judged when it could have been renewed. And a slow one is used well."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from local.valkey import Valkey
+from shared.settings import Settings
+from shared.store import job_queue, keys, lease, presence
+from shared.store.keys import ResponseKey
+from shared.store.lease import Acquired, Lease
+from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient, Script
+from tests.proxy import proxying
+from tests.requests import accept, make_request
+from tests.working import working
+
+LONG_AGO_MS = 60_000
+
+
+async def rewind(redis: RedisClient, key: str, *fields: str) -> None:
+    """As if what these fields say had been so a minute ago."""
+    now_ms = await lease.now_ms(redis)
+    for field in fields:
+        await redis.command("HSET", key, field, now_ms - LONG_AGO_MS)
+
+
+async def own(redis: RedisClient, settings: Settings, owner: str = "a", **response: Any) -> Lease:
+    key = await accept(redis, settings, make_request(**response))
+    acquired = await lease.acquire(redis, settings, key, owner)
+    assert isinstance(acquired, Acquired)
+    return acquired.lease
+
+
+async def be_away(redis: RedisClient) -> None:
+    """Redis was steady until a minute ago, and is there again."""
+    await rewind(redis, keys.PULSE, "since_ms", "heard_ms")
+
+
+async def be_steady(redis: RedisClient) -> None:
+    """Sweepers have been answered for a minute, and just now."""
+    await rewind(redis, keys.PULSE, "since_ms")
+    await redis.command("HSET", keys.PULSE, "heard_ms", await lease.now_ms(redis))
+
+
+@pytest_asyncio.fixture
+async def swept(redis: RedisClient, settings: Settings) -> AsyncIterator[RedisClient]:
+    """A Redis that sweepers have looked at."""
+    assert await lease.lapsed(redis, settings, 10) == []
+    yield redis
+
+
+async def lapse(redis: RedisClient, held: Lease) -> None:
+    await rewind(redis, keys.state(held.key), "lease_until_ms")
+    await redis.command("ZADD", keys.ACTIVE, 1, str(held.key))
+
+
+async def test_a_lease_that_lapsed_while_redis_was_away_is_its_owners_still(
+    swept: RedisClient, settings: Settings
+) -> None:
+    held = await own(swept, settings)
+    await lapse(swept, held)
+    await be_away(swept)
+    assert await lease.acquire(swept, settings, held.key, "b") == "held"  # also before any sweeper has looked
+    assert await lease.lapsed(swept, settings, 10) == []
+    assert await lease.acquire(swept, settings, held.key, "b") == "held"
+    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
+    assert lease.renew_all(beat, settings, [held]) == []
+    beat.close()
+    await be_steady(swept)
+    assert await lease.acquire(swept, settings, held.key, "b") == "held"
+    assert await swept.command("HGET", keys.state(held.key), "deaths") == b"0"
+
+
+async def test_an_owner_that_does_not_come_back_after_an_outage_is_missed(
+    swept: RedisClient, settings: Settings
+) -> None:
+    held = await own(swept, settings)
+    await lapse(swept, held)
+    await be_away(swept)
+    assert await lease.lapsed(swept, settings, 10) == []
+    await be_steady(swept)
+    assert await lease.lapsed(swept, settings, 10) == [held.key]
+    acquired = await lease.acquire(swept, settings, held.key, "b")
+    assert isinstance(acquired, Acquired)
+    assert acquired.deaths == 1
+
+
+async def test_a_released_lease_needs_no_steady_redis_and_a_late_renewal_takes_it_not_back(
+    swept: RedisClient, settings: Settings
+) -> None:
+    held = await own(swept, settings)
+    await lease.release(swept, settings, held)
+    await be_away(swept)
+    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
+    assert lease.renew_all(beat, settings, [held]) == [(held, "lost")]
+    beat.close()
+    acquired = await lease.acquire(swept, settings, held.key, "b")
+    assert isinstance(acquired, Acquired)
+    assert acquired.deaths == 0
+
+
+async def test_outages_one_after_another_are_no_deaths_of_owners_that_live(tmp_path: Path) -> None:
+    """Each of them longer than a lease; more of them than a response may cost owners."""
+    with Valkey(tmp_path) as valkey:
+        settings = Settings(redis_url=valkey.url, lease_ttl_s=0.6, drain_grace_s=0.1, attempts_max=2)
+        redis = RedisClient.connect(valkey.url, timeout_s=5.0)
+        async with working(redis, settings) as first, working(redis, settings) as second:
+            sweeping = [asyncio.create_task(sweep_for(redis, settings, (first, second))) for _ in range(2)]
+            key = await accept(redis, settings, make_request("Count slowly from 1 to 1000"))
+            await first.runner.start_response(str(key))
+            await until_longer(redis, key, 0)
+            for _ in range(3):
+                grown = await redis.command("XLEN", keys.log(key))
+                valkey.stop()
+                await outlast(2 * settings.lease_ttl_s)
+                valkey.start()
+                await until_longer(redis, key, grown)
+            state = await redis.command("HMGET", keys.state(key), "owner", "attempt", "deaths", "closed")
+            for task in sweeping:
+                task.cancel()
+            await asyncio.wait(sweeping)
+        await redis.close()
+    assert state == [first.runner.owner.encode(), b"1", b"0", b""]
+
+
+async def sweep_for(redis: RedisClient, settings: Settings, workers: Any) -> None:
+    """As sweeper and queue together: whatever nobody holds is offered to every worker at once."""
+    while True:
+        await asyncio.sleep(settings.lease_ttl_s / 6)
+        try:
+            for key in await lease.lapsed(redis, settings, 10):
+                for worker in reversed(workers):
+                    await worker.runner.start_response(str(key))
+        except REDIS_AWAY:
+            pass
+
+
+async def outlast(seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    begun_s = loop.time()
+    while loop.time() < begun_s + seconds:
+        await asyncio.sleep(0.02)
+
+
+async def until_longer(redis: RedisClient, key: ResponseKey, entries: int) -> None:
+    async with asyncio.timeout(30):
+        while await redis.command("XLEN", keys.log(key)) <= entries + 5:
+            await asyncio.sleep(0.02)
+
+
+# --- nobody to read ------------------------------------------------------------------------------
+
+
+@pytest_asyncio.fixture
+async def alone(swept: RedisClient, settings: Settings) -> AsyncIterator[Lease]:
+    """A foreground response whose last reader has been gone for a minute."""
+    held = await own(swept, settings)
+    await rewind(swept, keys.state(held.key), "alone_since_ms")
+    await be_steady(swept)
+    yield held
+
+
+def renew(settings: Settings, held: Lease) -> list[tuple[Lease, lease.Loss]]:
+    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
+    try:
+        return lease.renew_all(beat, settings, [held])
+    finally:
+        beat.close()
+
+
+async def test_who_does_not_come_back_though_a_node_is_there_has_abandoned_his_response(
+    swept: RedisClient, settings: Settings, alone: Lease
+) -> None:
+    await presence.announce(swept, "api", "node")
+    assert renew(settings, alone) == [(alone, "abandoned")]
+
+
+@pytest.mark.parametrize("grace_s", [0.0, 5.0])
+async def test_while_no_node_is_there_nobody_has_abandoned_anything_nor_right_after(
+    swept: RedisClient, settings: Settings, alone: Lease, grace_s: float
+) -> None:
+    settings = settings.model_copy(update={"disconnect_grace_s": grace_s})
+    for _ in range(2):
+        assert renew(settings, alone) == []
+    await presence.announce(swept, "api", "node")
+    assert renew(settings, alone) == []  # readers have not had time to come back
+    await rewind(swept, keys.state(alone.key), "alone_since_ms")
+    assert renew(settings, alone) == [(alone, "abandoned")]
+
+
+async def test_a_node_that_died_before_its_reader_lapsed_says_nothing_of_him(
+    swept: RedisClient, settings: Settings, alone: Lease
+) -> None:
+    """Its presence may outlast its reader by a moment."""
+    settings = settings.model_copy(update={"disconnect_grace_s": 0.0})
+    await presence.announce(swept, "api", "node")
+    now_ms = await lease.now_ms(swept)
+    await swept.command("HSET", keys.state(alone.key), "alone_since_ms", now_ms)
+    await swept.command("ZADD", keys.presence("api"), now_ms + 1_000, "node")  # announced two seconds ago
+    assert renew(settings, alone) == []
+
+
+async def test_while_redis_was_away_nobody_has_abandoned_anything(
+    swept: RedisClient, settings: Settings, alone: Lease
+) -> None:
+    await presence.announce(swept, "api", "node")
+    await be_away(swept)
+    assert renew(settings, alone) == []
+    await be_steady(swept)
+    assert renew(settings, alone) == []  # readers have not had time to come back
+
+
+# --- taking jobs ---------------------------------------------------------------------------------
+
+_TAKE = Script("take")
+
+
+async def take(redis: RedisClient, room: int) -> list[bytes]:
+    arguments = [room, 60_000, 1_000]
+    names = [keys.RESPONSES_QUEUE, keys.doorbell(keys.RESPONSES_QUEUE), keys.takers(keys.RESPONSES_QUEUE)]
+    taken: list[bytes] = await redis.run(_TAKE, names, arguments)
+    return taken[::2]
+
+
+async def test_jobs_are_taken_together_in_order_once_and_no_more_than_there_is_room_for(
+    redis: RedisClient, settings: Settings
+) -> None:
+    waiting = [f"{await accept(redis, settings)}:0".encode() for _ in range(9)]
+    assert await take(redis, 4) == waiting[:4]
+    assert await take(redis, 0) == []
+    assert await take(redis, 100) == waiting[4:]
+    assert await take(redis, 100) == []
+
+
+async def test_a_burst_is_shared_among_those_who_serve_the_queue(
+    redis: RedisClient, settings: Settings
+) -> None:
+    for name in ("w1", "w2", "w3"):
+        await presence.announce(redis, "worker", name)
+    for _ in range(9):
+        await accept(redis, settings)
+    assert [len(await take(redis, 100)) for _ in range(5)] == [3, 2, 2, 1, 1]
+    assert await redis.command("LLEN", keys.doorbell(keys.RESPONSES_QUEUE)) == 9 - (2 + 1 + 1)
+
+
+async def test_nine_responses_begin_in_a_slow_redis_about_as_soon_as_one(
+    valkey: Valkey, redis: RedisClient, settings: Settings
+) -> None:
+    """Taken one after the other, nine need several times as many round trips as one."""
+    async with proxying(valkey.port, delay_s=0.1) as proxy:
+        slow = settings.model_copy(update={"redis_url": proxy.url})
+        far = RedisClient.connect(proxy.url, timeout_s=10.0)
+        async with working(far, slow) as worker:
+            serving = asyncio.create_task(
+                job_queue.serve(
+                    slow.redis_url,
+                    keys.RESPONSES_QUEUE,
+                    {"start_response": worker.runner.start_response},
+                    worker.runner.room,
+                )
+            )
+            try:
+                await begin(redis, settings, 1)  # connections are made
+                one_s = await begin(redis, settings, 1)
+                nine_s = await begin(redis, settings, 9)
+            finally:
+                serving.cancel()
+                await asyncio.wait([serving])
+        await far.close()
+    assert nine_s < 3 * one_s
+
+
+async def begin(redis: RedisClient, settings: Settings, count: int) -> float:
+    """How long it takes until so many responses, which come at once, are in progress."""
+    begun_s = asyncio.get_running_loop().time()
+    accepted = [await accept(redis, settings, make_request("Hello")) for _ in range(count)]
+    async with asyncio.timeout(60):
+        for key in accepted:
+            while await redis.command("XLEN", keys.log(key)) < 2:
+                await asyncio.sleep(0.005)
+    return asyncio.get_running_loop().time() - begun_s
+
+
+async def test_a_job_stays_queued_when_redis_goes_away_while_it_is_taken(
+    redis: RedisClient, settings: Settings
+) -> None:
+    await accept(redis, settings)
+    tries = 0
+    taken = asyncio.Event()
+
+    async def start(_name: str) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 12:
+            await redis.command("RPUSH", keys.doorbell(keys.RESPONSES_QUEUE), 1)
+            raise ConnectionError("away")
+        taken.set()
+
+    serving = asyncio.create_task(
+        job_queue.serve(settings.redis_url, keys.RESPONSES_QUEUE, {"start_response": start}, lambda: 1)
+    )
+    try:
+        async with asyncio.timeout(60):
+            await taken.wait()
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
