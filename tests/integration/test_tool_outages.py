@@ -115,6 +115,51 @@ def stopping(own: Settings, settings: Settings) -> Settings:
     return own.model_copy(update={"redis_url": settings.redis_url, "tool_claim_ttl_s": 600.0})
 
 
+@pytest.mark.parametrize("is_repeatable", [True, False])
+async def test_a_worker_that_looks_first_after_an_outage_waits_for_the_runner(
+    valkey: Valkey, redis: RedisClient, settings: Settings, is_repeatable: bool
+) -> None:
+    """However late the runner is, as long as it is no more than a claim."""
+    settings = settings.model_copy(update={"tool_claim_ttl_s": CLAIM_TTL_S})
+    response, claim = await take_one(redis, settings)
+
+    async def is_lapsed() -> bool:
+        return (await response.look(0)).standing == "lapsed"
+
+    async with proxying(valkey.port) as proxy:
+        far = RedisClient.connect(proxy.url, timeout_s=0.2)
+        tools = RemoteTools(far, settings)
+        calling = asyncio.create_task(
+            tools.call(response.lease, 0, claim.intent.task, is_repeatable=is_repeatable)
+        )
+        await until(looked_since(redis, await count_looks(redis)))
+        proxy.cut()
+        await until(is_lapsed)
+        proxy.heal()
+        await until(looked_since(redis, await count_looks(redis)))
+        assert await tool_journal.renew(redis, settings, [claim]) == []
+        assert await tool_journal.finish(redis, claim, ToolOutput("2"), None)
+        async with asyncio.timeout(30):
+            assert await calling == ToolOutput("2")
+        await far.close()
+    assert await redis.command("HGET", keys.tools(claim.key), "0:job") == f"{claim.key}:tool:0".encode()
+
+
+async def count_looks(redis: RedisClient) -> int:
+    """Scripts that were run by now, this one's own not counted: it is none."""
+    said = await redis.command("INFO", "commandstats")
+    return int(said["cmdstat_evalsha"]["calls"])
+
+
+def looked_since(redis: RedisClient, before: int) -> Callable[[], Awaitable[bool]]:
+    """Only the worker runs scripts meanwhile: two more, so that one has begun since."""
+
+    async def is_so() -> bool:
+        return await count_looks(redis) >= before + 2
+
+    return is_so
+
+
 @asynccontextmanager
 async def listening(redis: RedisClient, settings: Settings) -> AsyncIterator[RemoteTools]:
     """A worker's tools that hear what runners say, and would look too late for any test otherwise."""
