@@ -265,11 +265,20 @@ def watched_cluster(folder: Path) -> Iterator[Cluster]:
             command = [sys.executable, "-m", "tests.watched", str(folder / role), role, *arguments]
             log = processes.enter_context((folder / f"{role}.log").open("w"))
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-            processes.callback(process.wait)
-            processes.callback(process.terminate)
+            processes.callback(_end, process)
         url = f"http://127.0.0.1:{port}"
         _wait_until_ready(url)
         yield Cluster(url, folder)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """However busy its loop is."""
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait_until_ready(url: str) -> None:

@@ -12,7 +12,7 @@ from tests.stalls import ROWS, STALLS, Cluster, Row, watched_cluster, write_line
 from worker.pieces import PIECE_CHARS_MAX
 
 HELD_MAX_S = 0.25
-"""Of the processor's time, with a wide margin: before, the least was 0.3 s, the most 100 s."""
+"""Of the processor's time, with a wide margin: it is a few hundredths, and was one to forty seconds."""
 
 
 @pytest.fixture(scope="module")
