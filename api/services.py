@@ -212,7 +212,8 @@ class Services:
 
     def _check_secrets(self, param: str | None) -> None:
         """What could not be sealed is not taken; on a developer's own machine it may lie open."""
-        if param is not None and self._settings.secrets_key is None and not self._tenants.is_open:
+        is_at_home = self._tenants.is_open and not self._settings.open_hosts
+        if param is not None and self._settings.secrets_key is None and not is_at_home:
             reason = "This server keeps no secrets for tool servers: its operator has set no secrets_key."
             raise unsupported_parameter(param, reason)
 

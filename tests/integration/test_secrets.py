@@ -204,6 +204,7 @@ async def test_no_log_of_a_tool_runner_repeats_a_secret(
 TOOL = {"type": "mcp", "server_label": "mine", "server_url": "https://h/mcp"}
 
 
+@pytest.mark.parametrize("door", ["keys", "hosts"])
 @pytest.mark.parametrize(
     ("more", "param"),
     [
@@ -213,10 +214,13 @@ TOOL = {"type": "mcp", "server_label": "mine", "server_url": "https://h/mcp"}
     ],
 )
 async def test_without_a_key_a_request_with_secrets_is_refused(
-    redis: RedisClient, settings: Settings, more: dict[str, Any], param: str
+    redis: RedisClient, settings: Settings, more: dict[str, Any], param: str, door: str
 ) -> None:
+    """Wherever others than the developer can come in: with keys, and without them by a host that is named."""
     digest = hashlib.sha256(b"a-key").hexdigest()
-    app = create_app(settings, Tenants(Roster({digest: "acme"})))
+    tenants = Tenants(Roster({digest: "acme"})) if door == "keys" else Tenants()
+    open_hosts = ["antiphon.internal"] if door == "hosts" else []
+    app = create_app(settings.model_copy(update={"open_hosts": open_hosts}), tenants)
     body: dict[str, Any] = {"input": "Hello", "background": True}
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
