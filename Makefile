@@ -8,6 +8,7 @@ ARGS ?=
 SEED ?=
 MINUTES ?=
 RESPONSES ?=
+ROUNDS ?=
 
 BIN := .venv/bin
 STAMP := .venv/requirements.stamp
@@ -36,7 +37,7 @@ SERVED = $(or $(MODEL),$(if $(filter --model --model=% --config --config=% %.yam
 export ENGINE_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help env up demo test node test-clients test-model chaos bench bench-vllm check lock clean
+.PHONY: help env up demo test node test-clients test-model chaos rolling bench bench-vllm check lock clean
 
 help:  ## show these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -79,6 +80,9 @@ test-model: .venv-vllm/cpu.stamp  ## run the tests of the real engine, vLLM, on 
 chaos: $(STAMP)  ## kill and restart everything under load, check that nothing is lost: [SEED=…] [MINUTES=…] [RESPONSES=…] [ARGS="--course redis"]
 	@exec $(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(RESPONSES),--responses $(RESPONSES)) $(ARGS)
+
+rolling: $(STAMP)  ## restart every process under 40 clients, and see that no call ends short in silence: [ROUNDS=5]
+	@exec $(BIN)/python -m tests.rolling $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
 
 bench: $(STAMP)  ## measure this machine: make bench [ARGS="doorbell relay takeover …"]
 	@exec $(BIN)/python -m bench $(ARGS)
