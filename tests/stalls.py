@@ -108,8 +108,9 @@ def _listed(description: str) -> _Maker:
 
 
 async def _references(client: httpx.AsyncClient) -> dict[str, Any]:
-    answer = await client.post("/v1/conversations", json={"items": [_message("word " * 200_000)]})
-    items = await client.get(f"/v1/conversations/{answer.json()['id']}/items")
+    earlier = {"model": "default", "input": "-" * 1_000_000}
+    answer = await client.post("/v1/responses", json=earlier)
+    items = await client.get(f"/v1/responses/{answer.json()['id']}/input_items")
     reference = {"type": "item_reference", "id": items.json()["data"][0]["id"]}
     return {"model": "default", "input": [reference] * 200}
 
@@ -162,7 +163,7 @@ ROWS = (
         "schemas nested as deep as is allowed, 500 times",
         _simply(tools=[_function(name, parameters=_nested(9)) for name in _NAMES[:500]]),
     ),
-    Row("200 references to an item of 1 MB", _references, (200, 400)),
+    Row("200 references to an item of 1 MB", _references, (400,)),
     Row(
         "20,000 tools, 20,000 of them allowed",
         _simply(
