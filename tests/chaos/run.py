@@ -66,7 +66,7 @@ async def _run_undisturbed(world: World) -> None:
     asked = [
         Asked(world.now_s(), call, 0, plan, "stream", make_key(call), is_undisturbed=True)
         for call, plan in enumerate(PLANS)
-        if plan in world.plans
+        if world.plans.get(plan)
     ]
     await asyncio.gather(*(clients.make_call(world, one, rng) for one in asked))
     for one in asked:
