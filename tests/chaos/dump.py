@@ -20,7 +20,7 @@ _OF_RESPONSE = re.compile(r"antiphon:\{([^}]+)/(resp_[^}/]+)\}:(\w+)\Z")
 _KEPT = frozenset({"state", "log", "tools", "archive", "readers"})
 """Keys that a closed response may have."""
 _HINTS = re.compile(
-    r"antiphon:\{queue\}:(closed|\w+:doorbell|\w+:health-check|held:\w+|held_bytes:\w+)\Z"
+    r"antiphon:\{queue\}:(closed|pulse|\w+:doorbell|\w+:health-check|held:\w+|held_bytes:\w+)\Z"
     r"|antiphon:\{[^}]+\}:(conversation|items|order)\Z"
     r"|antiphon:\{presence\}:\w+\Z|antiphon:\{[^}]+\}:(idempotency|packing:\w+)\Z"
 )
