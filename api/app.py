@@ -30,11 +30,15 @@ from shared.store.sweeper import sweep
 
 _log = logging.getLogger(__name__)
 
+_API_VERSION = "2020-10-01"
+"""The vendor's only one, which stands on every answer of theirs."""
+
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 class AnswerHeaders:
-    """Puts `x-request-id` and `openai-processing-ms` on every answer, and `connection: close` before the end.
+    """Puts `x-request-id`, `openai-version` and `openai-processing-ms` on every answer, and before the end
+    `connection: close`.
 
     Pure ASGI: streams pass untouched.
     """
@@ -53,6 +57,7 @@ class AnswerHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                headers["openai-version"] = _API_VERSION
                 headers["openai-processing-ms"] = str(int((time.perf_counter() - begun_s) * 1000))
                 if scope["app"].state.is_draining:
                     headers["connection"] = "close"  # the client's next call finds a node that stays

@@ -163,8 +163,7 @@ def compose(request: ResponseRequest, sources: Sources, settings: Settings) -> R
     item_relations.check_unique(request.input, before, "input")
     items = resolve(request.input, sources.referenced, "input")
     before = without_old_reasoning(before, items)
-    is_continued = request.response.conversation is not None
-    param = "conversation" if is_continued else "previous_response_id" if sources.parent else "input"
+    param = "conversation" if sources.membership else "previous_response_id" if sources.parent else "input"
     _check_sizes(before, items, settings, param)
     item_relations.check_answers(items, before, "input")
     item_relations.check_calls([*before, *items], "input")

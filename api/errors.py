@@ -23,6 +23,16 @@ _CLIENT_CLOSED_REQUEST = 499
 _QUOTED_MAX = 200
 _MESSAGE_MAX = 1_000
 """Characters of a whole message: what it repeats may be a client's own megabytes."""
+_KINDS = {
+    str: "a string",
+    int: "an integer",
+    float: "a decimal number",
+    bool: "a boolean",
+    list: "an array",
+    dict: "an object",
+    type(None): "null",
+}
+"""How the vendor's messages name what JSON has."""
 
 
 class ClientError(Exception):
@@ -68,6 +78,40 @@ def missing_parameter(param: str) -> ClientError:
 
 def invalid_value(param: str, reason: str) -> ClientError:
     return ClientError(400, f"Invalid value for '{param}': {reason}.", "invalid_value", param)
+
+
+def invalid_type(param: str, expected: str, value: object) -> ClientError:
+    """`expected` with its article, as in "an integer"."""
+    got = _KINDS.get(type(value), "something else")
+    message = f"Invalid type for '{param}': expected {expected}, but got {got} instead."
+    return ClientError(400, message, "invalid_type", param)
+
+
+def out_of_bounds(
+    param: str, value: object, *, least: float | None = None, most: float | None = None
+) -> ClientError:
+    """A number below `least` or above `most`; the bound's type says which kind of number it is."""
+    bound = least if least is not None else most
+    kind = "integer" if isinstance(bound, int) else "decimal"
+    word, sign = ("below minimum", ">=") if least is not None else ("above maximum", "<=")
+    expected = (
+        f"Expected a value {sign} {bound:g}" if kind == "decimal" else f"Expected a value {sign} {bound}"
+    )
+    message = f"Invalid '{param}': {kind} {word} value. {expected}, but got {str(value)[:40]} instead."
+    return ClientError(
+        400, message, f"{kind}_{'below_min' if least is not None else 'above_max'}_value", param
+    )
+
+
+def unknown_parameter(param: str) -> ClientError:
+    return ClientError(400, f"Unknown parameter: '{shorten(param)}'.", "unknown_parameter", shorten(param))
+
+
+def moved_parameter(param: str, place: str) -> ClientError:
+    message = (
+        f"Unsupported parameter: '{param}'. In the Responses API, this parameter has moved to '{place}'."
+    )
+    return ClientError(400, message, "unsupported_parameter", param)
 
 
 def unsupported_parameter(param: str, reason: str) -> ClientError:

@@ -8,7 +8,13 @@ them, because real clients leave them out when they replay items.
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from api.errors import invalid_prefix, invalid_value, missing_parameter, unreadable_content
+from api.errors import (
+    invalid_prefix,
+    invalid_type,
+    invalid_value,
+    missing_parameter,
+    unreadable_content,
+)
 from api.validation import (
     Label,
     Name,
@@ -226,7 +232,7 @@ def read_input(value: object, items_max: int, *, is_continuing: bool) -> list[It
     if isinstance(value, str):
         return [_user_message(value)]
     if not isinstance(value, list):
-        raise invalid_value("input", "it should be a string or a list of items")
+        raise invalid_type("input", "a string or an array of items", value)
     if not value:
         raise invalid_value("input", "it should hold at least one item")
     return read_items(value, "input", items_max)
@@ -281,7 +287,7 @@ def _check_content(content: object, parts: Mapping[str, type[Shape]], path: Path
     if isinstance(content, str):
         return
     if not isinstance(content, list):
-        raise invalid_value(spell(path), "it should be a string or a list of content parts")
+        raise invalid_type(spell(path), "a string or an array of content parts", content)
     for index, part in enumerate(content):
         check_kind(parts, part, (*path, index))
 

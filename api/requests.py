@@ -17,6 +17,8 @@ from api.errors import (
     invalid_prefix,
     invalid_value,
     model_not_found,
+    moved_parameter,
+    unknown_parameter,
     unsupported_parameter,
 )
 from api.input_items import adopt_items, read_input
@@ -95,14 +97,14 @@ _FORMATS: Mapping[str, type[Shape]] = {
 
 
 class CreateBody(Shape):
-    """What a create call may say; null is the same as nothing. Fields not named here are ignored."""
+    """What a create call may say; null is the same as nothing."""
 
     model: Annotated[str, Field(max_length=256)] | None = None
     input: Any = None
     instructions: str | None = None
     include: list[Include] | None = None
     max_output_tokens: _Count | None = None
-    max_tool_calls: _Count | None = None
+    max_tool_calls: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
     metadata: Metadata | None = None
     parallel_tool_calls: bool | None = None
     presence_penalty: _Penalty | None = None
@@ -169,7 +171,9 @@ class Birth:
 
 def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Limits) -> Creation:
     """Checks a whole body. Raises ClientError naming the first field that is wrong."""
-    body = check(CreateBody, decode_object(raw))
+    fields = decode_object(raw)
+    _refuse_unknown(fields)
+    body = check(CreateBody, fields)
     _refuse_unsupported(body)
     conversation_id = _read_conversation(body)
     _check_parent(body.previous_response_id)
@@ -260,6 +264,36 @@ def choose_model(name: str | None, models: Sequence[str]) -> str:
     return name
 
 
+_WITHOUT_EFFECT = frozenset(
+    {"access_programs", "background_options", "client_metadata", "context_management", "prompt_cache_options"}
+)
+"""Known to the public API or its clients, and nothing that an answer here could differ by."""
+_UNSUPPORTED = frozenset({"image", "moderation"})
+_MOVED = {
+    "function_call": "tool_choice",
+    "functions": "tools",
+    "max_completion_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "messages": "input",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+}
+"""Parameters of another API, and where the Responses API has them."""
+
+
+def _refuse_unknown(fields: Mapping[str, Any]) -> None:
+    """A slip of the pen is told, and not taken for a wish that needs no answer (docs/adr/0026)."""
+    for name in fields.keys() - CreateBody.model_fields.keys() - _WITHOUT_EFFECT:
+        if fields[name] is None:
+            continue
+        if name in _MOVED:
+            raise moved_parameter(name, _MOVED[name])
+        if name in _UNSUPPORTED:
+            raise unsupported_parameter(name, "This server does not have it.")
+        raise unknown_parameter(name)
+
+
 def _refuse_unsupported(body: CreateBody) -> None:
     """What this server cannot do is said, not silently left out."""
     if body.prompt is not None:
@@ -280,6 +314,7 @@ def _echo(body: CreateBody, birth: Birth, model: str, offer: Offer, choice: str 
         text=_echo_text(body.text),
         reasoning=_echo_reasoning(body.reasoning),
         store=_or(body.store, True),
+        service_tier=_or(body.service_tier, "auto"),
         parallel_tool_calls=_or(body.parallel_tool_calls, True),
         temperature=_or(body.temperature, 1.0),
         top_p=_or(body.top_p, 1.0),
@@ -316,10 +351,8 @@ def _echo_retention(retention: str | None) -> str | None:
 
 
 def _echo_text(text: _Text | None) -> dict[str, Any]:
-    if text is None:
-        return {"format": {"type": "text"}}
-    echo: dict[str, Any] = {"format": _read_format(text.format)}
-    return echo | ({"verbosity": text.verbosity} if text.verbosity else {})
+    text = text or _Text()
+    return {"format": _read_format(text.format), "verbosity": text.verbosity or "medium"}
 
 
 def _read_format(value: dict[str, Any] | None) -> dict[str, Any]:

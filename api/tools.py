@@ -16,7 +16,9 @@ from api.errors import invalid_value, unsupported_parameter
 from api.json_schemas import check_schema
 from api.validation import Label, Name, Path, Shape, check, check_kind, check_length, check_list, spell
 from shared.responses import ServerSecrets
-from shared.tool_calls import RESERVED_LABELS
+from shared.tool_calls import RESERVED_LABELS, approval_unsaid
+
+_REDACTED = "<redacted>"
 
 _HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$")]
 _HeaderValue = Annotated[str, Field(pattern=r"^[\x20-\x7e\t]*$", max_length=16_384)]
@@ -264,9 +266,15 @@ def _echo(tool: Mapping[str, Any]) -> dict[str, Any]:
             return {"description": None, "parameters": None, "strict": None, **tool}
         case "mcp":
             url = tool.get("server_url")
-            shown = {"server_url": strip_url(url) if url else url, "headers": None, "authorization": None}
-            defaults = dict.fromkeys(("server_description", "allowed_tools", "require_approval"))
-            return {**defaults, **_without_secrets(tool), **shown}
+            kept = _without_secrets(tool)
+            shown: dict[str, Any] = {"server_url": strip_url(url) if url else url, "headers": None}
+            if tool.get("headers"):
+                shown["headers"] = dict.fromkeys(tool["headers"], _REDACTED)
+            if tool.get("authorization") is not None:
+                shown["authorization"] = _REDACTED
+            if tool.get("require_approval") is None:
+                shown["require_approval"] = approval_unsaid(tool["server_label"], url)
+            return {"server_description": None, "allowed_tools": None, **kept, **shown}
         case "code_interpreter":
             return {"container": {"type": "auto"}, **_without_secrets(tool)}
         case _:

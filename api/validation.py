@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from api.errors import ClientError, invalid_value, missing_parameter
+from api.errors import ClientError, invalid_type, invalid_value, missing_parameter, out_of_bounds
 
 Path = tuple[str | int, ...]
 """Where a value stands in the body: `("input", 0, "content")`."""
@@ -59,13 +59,13 @@ def check(shape: type[S], value: object, path: Path = ()) -> S:
 
 def check_object(value: object, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise invalid_value(spell(path), "it should be an object")
+        raise invalid_type(spell(path), "an object", value)
     return value
 
 
 def check_list(value: object, path: Path) -> list[Any]:
     if not isinstance(value, list):
-        raise invalid_value(spell(path), "it should be a list")
+        raise invalid_type(spell(path), "an array", value)
     return value
 
 
@@ -99,11 +99,28 @@ def check_type(types: frozenset[str], item: Mapping[str, Any], path: Path) -> st
             raise invalid_value(spell((*path, "type")), f"it should be one of {supported}")
 
 
+_EXPECTED = {
+    "int_type": "an integer",
+    "float_type": "a decimal number",
+    "string_type": "a string",
+    "bool_type": "a boolean",
+    "list_type": "an array",
+    "dict_type": "an object",
+    "model_type": "an object",
+}
+
+
 def _complaint(error: ValidationError, path: Path) -> ClientError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    """Of what was sent, a complaint repeats only numbers that are out of bounds: the rest may be secret."""
+    first = error.errors(include_url=False)[0]
+    kind, bounds = first["type"], first.get("ctx", {})
     param = spell((*path, *(step for step in first["loc"] if step != "[key]")))
-    if first["type"] == "missing":
+    if kind == "missing":
         return missing_parameter(param)
-    if first["type"] in ("model_type", "dict_type"):
-        return invalid_value(param, "it should be an object")
+    if kind in _EXPECTED:
+        return invalid_type(param, _EXPECTED[kind], first["input"])
+    if kind == "greater_than_equal":
+        return out_of_bounds(param, first["input"], least=bounds["ge"])
+    if kind == "less_than_equal":
+        return out_of_bounds(param, first["input"], most=bounds["le"])
     return invalid_value(param, first["msg"][:1].lower() + first["msg"][1:])

@@ -6,6 +6,7 @@ the events, and where they are kept, is not known here.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from typing import Any
 
 import msgspec
 
@@ -226,23 +227,27 @@ def _without_logprobs(item: Item) -> Item:
 TerminalEvent = ev.ResponseCompleted | ev.ResponseIncomplete | ev.ResponseFailed
 
 
+_TIER = "default"
+"""Whatever was asked for: all responses are served alike."""
+
+
+def _end(response: Response, status: ResponseStatus, **changes: Any) -> Response:
+    return msgspec.structs.replace(response, status=status, service_tier=_TIER, **changes)
+
+
 def complete(response: Response, usage: Usage, completed_at_s: int) -> ev.ResponseCompleted:
-    return ev.ResponseCompleted(
-        msgspec.structs.replace(response, status="completed", usage=usage, completed_at=completed_at_s)
-    )
+    return ev.ResponseCompleted(_end(response, "completed", usage=usage, completed_at=completed_at_s))
 
 
 def cut_short(response: Response, usage: Usage, reason: IncompleteReason) -> ev.ResponseIncomplete:
     return ev.ResponseIncomplete(
-        msgspec.structs.replace(
-            response, status="incomplete", usage=usage, incomplete_details=IncompleteDetails(reason)
-        )
+        _end(response, "incomplete", usage=usage, incomplete_details=IncompleteDetails(reason))
     )
 
 
 def fail(response: Response, error: ResponseError) -> ev.ResponseFailed:
     """With the usage that the response has: whoever ends it knows what was counted."""
-    return ev.ResponseFailed(msgspec.structs.replace(response, status="failed", error=error))
+    return ev.ResponseFailed(_end(response, "failed", error=error))
 
 
 def tell_error(error: ResponseError) -> list[StreamEvent]:
@@ -255,4 +260,4 @@ def tell_error(error: ResponseError) -> list[StreamEvent]:
 
 def cancel(response: Response) -> ev.ResponseFailed:
     """There is no event of its own for a cancelled response: its stream ends as failed, without output."""
-    return ev.ResponseFailed(msgspec.structs.replace(response, status="cancelled", output=()))
+    return ev.ResponseFailed(_end(response, "cancelled", output=()))

@@ -205,7 +205,8 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["response"] = "response"
     created_at: int
     status: ResponseStatus
-    conversation: ConversationReference | None = None
+    conversation: ConversationReference | None | msgspec.UnsetType = msgspec.UNSET
+    """Absent without one; null only in what was kept before it was left out."""
     completed_at: int | None = None
     background: bool = False
     error: ResponseError | None = None
@@ -217,12 +218,12 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     output: tuple[Item, ...] = ()
     parallel_tool_calls: bool = True
     previous_response_id: str | None = None
-    prompt: Any = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     reasoning: Any = None
     safety_identifier: str | None = None
     service_tier: str = "default"
+    """As it was asked for while the response is open, then the one that served it: there is one."""
     store: bool = True
     temperature: float = 1.0
     presence_penalty: float = 0.0

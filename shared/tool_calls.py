@@ -4,6 +4,7 @@ A call belongs to (response, call_index, fencing token); its journal lives besid
 """
 
 import re
+from typing import Literal
 
 import msgspec
 
@@ -25,6 +26,12 @@ RESERVED_LABELS = frozenset(
 )
 """No tool server has one of these for its label, in whatever case: GPT-OSS was trained to know tools by
 them, or they are words of a message's header."""
+
+
+def approval_unsaid(server_label: str, server_url: str | None) -> Literal["always", "never"]:
+    """Whether calls need leave where a request does not say: for servers of the request's own choice."""
+    is_their_own = server_url is not None and server_label not in TRAINED_NAMESPACES
+    return "always" if is_their_own else "never"
 
 
 class ToolCall(msgspec.Struct, frozen=True, tag_field="kind", tag="call"):

@@ -180,6 +180,8 @@ def _tell_one(
         case "code_interpreter_call":
             logs = [output.get("logs", "") for output in item.get("outputs") or ()]
             return [call_message("python", item.get("code") or ""), tool_message("python", "".join(logs))]
+        case "web_search_call":
+            return _tell_search(item["action"])
         case "mcp_approval_response" if not item["approve"]:
             return _tell_refusal(item, requests.get(item["approval_request_id"]))
         case _:
@@ -195,6 +197,13 @@ def _tell_message(item: Item, *, is_answer: bool) -> Sequence[ChatMessage]:
             return [ChatMessage("user", text)]
         case _:
             return [ChatMessage("developer", text)]
+
+
+def _tell_search(action: Mapping[str, Any]) -> Sequence[ChatMessage]:
+    """A search that another service has made: its item says what was looked for, and not what was found."""
+    what = {name: value for name, value in action.items() if name not in ("type", "sources")}
+    call = call_message("browser.search", json.dumps(what, ensure_ascii=False))
+    return [call, tool_message("browser.search", "[What was found was not kept with this call.]")]
 
 
 def _tell_refusal(item: Item, request: Item | None) -> Sequence[ChatMessage]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.responses import McpTool, ResponseRequest
-from shared.tool_calls import TRAINED_NAMESPACES
+from shared.tool_calls import TRAINED_NAMESPACES, approval_unsaid
 from worker.routing import FUNCTIONS, FunctionTarget, McpTarget, Routing, Target
 from worker.signatures import ToolSignature
 from worker.tool_names import callable_name, describe_lines, flatten
@@ -239,7 +239,7 @@ def _needs_approval(server: McpServer, tool: McpTool) -> bool:
                 return False
             return always is None or always.admits(tool)
         case _:
-            return server.url is not None and not server.is_trained
+            return approval_unsaid(server.label, server.url) == "always"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import msgspec
 from shared import lifecycle
 from shared.events import ResponseCreated, decode, encode, frame
 from shared.lifecycle import TerminalEvent
-from shared.responses import Response, Usage
+from shared.responses import ConversationReference, Response, Usage
 from shared.settings import Settings
 from shared.store import event_log, lease
 from shared.store.event_log import Closing, Draft
@@ -29,7 +29,7 @@ def closing_of(
     response = event.response
     conversation, items = None, []
     has_answer = response.status in ("completed", "incomplete")
-    if response.conversation is not None and response.store and has_answer:
+    if isinstance(response.conversation, ConversationReference) and response.store and has_answer:
         conversation = ConversationKey(tenant, response.conversation.id)
         items = [(item["id"], msgspec.json.encode(item)) for item in input_items]
         items += [(item.id, msgspec.json.encode(item)) for item in lifecycle.lasting(response.output)]

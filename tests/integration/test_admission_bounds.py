@@ -14,6 +14,7 @@ from shared.store import closing, compaction, keys
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient
 from tests.conversing import Client, error_of, say, serving
+from tests.kept import count_kept, kept_keys
 from tests.requests import accept, make_request
 
 
@@ -30,8 +31,8 @@ def refer(*item_ids: str) -> list[dict[str, Any]]:
     return [{"type": "item_reference", "id": item_id} for item_id in item_ids]
 
 
-async def keys_of(redis: RedisClient) -> set[bytes]:
-    return set(await redis.command("KEYS", "*"))
+async def keys_of(redis: RedisClient) -> set[str]:
+    return await kept_keys(redis)
 
 
 async def calls_of(redis: RedisClient, command: str) -> int:
@@ -193,4 +194,4 @@ async def test_a_question_for_a_count_is_held_to_the_same_bounds(
     async with serving(small, tmp_path) as client:
         refused = await client.post("/responses/input_tokens", json={"input": "x" * 200_000})
         assert error_of(refused) == (429, None, "rate_limit_exceeded")
-        assert await redis.command("DBSIZE") == 0
+        assert await count_kept(redis) == 0

@@ -11,6 +11,7 @@ import pytest
 from shared.ids import is_response_id
 from shared.settings import Settings
 from shared.store.redis_client import RedisClient
+from tests.kept import count_kept
 from tests.nodes import node
 from tests.patience import PATIENCE_S
 
@@ -61,7 +62,7 @@ async def test_a_body_that_is_too_large_is_refused_before_it_was_sent_whole(
         writer.close()
         await writer.wait_closed()
     assert head.startswith(b"HTTP/1.1 413 ")
-    assert await redis.command("DBSIZE") == 0
+    assert await count_kept(redis) == 0
 
 
 async def test_a_taken_port_is_told(settings: Settings) -> None:

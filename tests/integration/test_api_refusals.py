@@ -12,8 +12,13 @@ from api.app import create_app
 from api.tenants import Tenants
 from shared.settings import Settings
 from shared.store.redis_client import RedisClient
+from tests.kept import count_kept
 
 MISSING, INVALID, UNSUPPORTED = "missing_required_parameter", "invalid_value", "unsupported_parameter"
+TYPE = "invalid_type"
+TOO_SMALL, TOO_LARGE = "integer_below_min_value", "integer_above_max_value"
+TOO_LOW, TOO_HIGH = "decimal_below_min_value", "decimal_above_max_value"
+UNKNOWN = "unknown_parameter"
 
 JSON = {"content-type": "application/json"}
 FUNCTION = {"type": "function", "name": "f"}
@@ -49,10 +54,10 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     # input
     ({}, "input", MISSING),
     ({"input": None}, "input", MISSING),
-    ({"input": 5}, "input", INVALID),
-    ({"input": {}}, "input", INVALID),
+    ({"input": 5}, "input", TYPE),
+    ({"input": {}}, "input", TYPE),
     (with_input(), "input", INVALID),
-    (with_input("text"), "input[0]", INVALID),
+    (with_input("text"), "input[0]", TYPE),
     (with_input({}), "input[0].type", MISSING),
     (with_input({"type": 5, "role": "user", "content": "t"}), "input[0].type", INVALID),
     *[
@@ -84,15 +89,15 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
         "input[1].role",
         INVALID,
     ),
-    (with_message(content=5), "input[0].content", INVALID),
-    (with_message(content=None), "input[0].content", INVALID),
+    (with_message(content=5), "input[0].content", TYPE),
+    (with_message(content=None), "input[0].content", TYPE),
     (with_message(phase="x"), "input[0].phase", INVALID),
-    (with_message(id=5), "input[0].id", INVALID),
-    (with_parts("text"), "input[0].content[0]", INVALID),
+    (with_message(id=5), "input[0].id", TYPE),
+    (with_parts("text"), "input[0].content[0]", TYPE),
     (with_parts({"text": "t"}), "input[0].content[0].type", MISSING),
     (with_parts({"type": "input_audio"}), "input[0].content[0].type", INVALID),
     (with_parts({"type": "input_text"}), "input[0].content[0].text", MISSING),
-    (with_parts({"type": "input_text", "text": 5}), "input[0].content[0].text", INVALID),
+    (with_parts({"type": "input_text", "text": 5}), "input[0].content[0].text", TYPE),
     (
         with_parts({"type": "input_text", "text": "t"}, {"type": "refusal"}),
         "input[0].content[1].refusal",
@@ -101,7 +106,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     (
         with_parts({"type": "input_image", "image_url": {"url": "u"}}),
         "input[0].content[0].image_url",
-        INVALID,
+        TYPE,
     ),
     (with_input({"type": "function_call", "call_id": "c", "name": "f"}), "input[0].arguments", MISSING),
     (with_input({"type": "function_call", "arguments": "{}", "name": "f"}), "input[0].call_id", MISSING),
@@ -109,7 +114,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     (
         with_input({"type": "function_call", "arguments": {}, "call_id": "c", "name": "f"}),
         "input[0].arguments",
-        INVALID,
+        TYPE,
     ),
     (
         with_input({"type": "function_call", "arguments": "", "call_id": "c", "name": "f<|"}),
@@ -118,14 +123,14 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ),
     (with_input({"type": "function_call_output", "call_id": "c"}), "input[0].output", MISSING),
     (with_input({"type": "function_call_output", "output": "o"}), "input[0].call_id", MISSING),
-    (with_input({"type": "function_call_output", "call_id": "c", "output": 5}), "input[0].output", INVALID),
+    (with_input({"type": "function_call_output", "call_id": "c", "output": 5}), "input[0].output", TYPE),
     (
         with_input({"type": "function_call_output", "name": "f", "output": [{"type": "output_text"}]}),
         "input[0].output[0].type",
         INVALID,
     ),
     (with_input({"type": "reasoning", "id": "r"}), "input[0].summary", MISSING),
-    (with_input({"type": "reasoning", "summary": "s"}), "input[0].summary", INVALID),
+    (with_input({"type": "reasoning", "summary": "s"}), "input[0].summary", TYPE),
     (with_input({"type": "reasoning", "summary": [{"text": "t"}]}), "input[0].summary[0].type", MISSING),
     (
         with_input({"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text"}]}),
@@ -149,91 +154,91 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     (
         with_input({"type": "mcp_approval_response", "approval_request_id": "a", "approve": "yes"}),
         "input[0].approve",
-        INVALID,
+        TYPE,
     ),
     (with_input({"type": "mcp_call", "arguments": "{}", "server_label": "s"}), "input[0].name", MISSING),
     (
         with_input({"type": "mcp_call", "arguments": "{}", "name": "t", "server_label": "s", "error": 5}),
         "input[0].error",
-        INVALID,
+        TYPE,
     ),
     (with_input({"type": "item_reference"}), "input[0].id", MISSING),
     (with_input({"type": "custom_tool_call", "call_id": "c", "name": "n"}), "input[0].input", MISSING),
     (with_input({"type": "custom_tool_call_output", "call_id": "c"}), "input[0].output", MISSING),
     (with_input({"type": "compaction"}), "input[0].encrypted_content", MISSING),
     # plain fields
-    (with_field("model", 5), "model", INVALID),
-    (with_field("instructions", ["i"]), "instructions", INVALID),
-    (with_field("temperature", -0.1), "temperature", INVALID),
-    (with_field("temperature", 2.1), "temperature", INVALID),
-    (with_field("temperature", "1"), "temperature", INVALID),
-    (with_field("temperature", True), "temperature", INVALID),
-    (with_field("top_p", 1.1), "top_p", INVALID),
-    (with_field("top_p", -1), "top_p", INVALID),
-    (with_field("max_output_tokens", 0), "max_output_tokens", INVALID),
-    (with_field("max_output_tokens", 1.5), "max_output_tokens", INVALID),
-    (with_field("max_output_tokens", 10**20), "max_output_tokens", INVALID),
-    (with_field("max_tool_calls", 0), "max_tool_calls", INVALID),
-    (with_field("top_logprobs", 21), "top_logprobs", INVALID),
-    (with_field("presence_penalty", 3), "presence_penalty", INVALID),
-    (with_field("frequency_penalty", -3), "frequency_penalty", INVALID),
-    (with_field("seed", "s"), "seed", INVALID),
-    (with_field("seed", 2**63), "seed", INVALID),
-    (with_field("top_k", -2), "top_k", INVALID),
-    (with_field("top_k", 1.5), "top_k", INVALID),
-    (with_field("top_k", 2**31), "top_k", INVALID),
-    (with_field("min_p", -0.1), "min_p", INVALID),
-    (with_field("min_p", 1.1), "min_p", INVALID),
-    (with_field("repetition_penalty", 0), "repetition_penalty", INVALID),
-    (with_field("repetition_penalty", 101), "repetition_penalty", INVALID),
-    (with_field("logit_bias", [5]), "logit_bias", INVALID),
-    (with_field("logit_bias", {"5": 101}), "logit_bias.5", INVALID),
+    (with_field("model", 5), "model", TYPE),
+    (with_field("instructions", ["i"]), "instructions", TYPE),
+    (with_field("temperature", -0.1), "temperature", TOO_LOW),
+    (with_field("temperature", 2.1), "temperature", TOO_HIGH),
+    (with_field("temperature", "1"), "temperature", TYPE),
+    (with_field("temperature", True), "temperature", TYPE),
+    (with_field("top_p", 1.1), "top_p", TOO_HIGH),
+    (with_field("top_p", -1), "top_p", TOO_LOW),
+    (with_field("max_output_tokens", 0), "max_output_tokens", TOO_SMALL),
+    (with_field("max_output_tokens", 1.5), "max_output_tokens", TYPE),
+    (with_field("max_output_tokens", 10**20), "max_output_tokens", TOO_LARGE),
+    (with_field("max_tool_calls", 0), "max_tool_calls", TOO_SMALL),
+    (with_field("top_logprobs", 21), "top_logprobs", TOO_LARGE),
+    (with_field("presence_penalty", 3), "presence_penalty", TOO_HIGH),
+    (with_field("frequency_penalty", -3), "frequency_penalty", TOO_LOW),
+    (with_field("seed", "s"), "seed", TYPE),
+    (with_field("seed", 2**63), "seed", TOO_LARGE),
+    (with_field("top_k", -2), "top_k", TOO_SMALL),
+    (with_field("top_k", 1.5), "top_k", TYPE),
+    (with_field("top_k", 2**31), "top_k", TOO_LARGE),
+    (with_field("min_p", -0.1), "min_p", TOO_LOW),
+    (with_field("min_p", 1.1), "min_p", TOO_HIGH),
+    (with_field("repetition_penalty", 0), "repetition_penalty", TOO_LOW),
+    (with_field("repetition_penalty", 101), "repetition_penalty", TOO_HIGH),
+    (with_field("logit_bias", [5]), "logit_bias", TYPE),
+    (with_field("logit_bias", {"5": 101}), "logit_bias.5", TOO_HIGH),
     (with_field("logit_bias", {"five": 1}), "logit_bias.five", INVALID),
     (with_field("logit_bias", {"-1": 1}), "logit_bias.-1", INVALID),
     (with_field("logit_bias", {"201088": 1}), "logit_bias.201088", INVALID),
     (with_field("logit_bias", {str(i): 1 for i in range(1025)}), "logit_bias", INVALID),
-    (with_field("top_logprobs", -1), "top_logprobs", INVALID),
-    (with_field("metadata", []), "metadata", INVALID),
+    (with_field("top_logprobs", -1), "top_logprobs", TOO_SMALL),
+    (with_field("metadata", []), "metadata", TYPE),
     (with_field("metadata", {str(i): "v" for i in range(17)}), "metadata", INVALID),
     (with_field("metadata", {"k" * 65: "v"}), "metadata." + "k" * 65, INVALID),
     (with_field("metadata", {"k": "v" * 513}), "metadata.k", INVALID),
-    (with_field("metadata", {"k": 5}), "metadata.k", INVALID),
-    (with_field("reasoning", "high"), "reasoning", INVALID),
+    (with_field("metadata", {"k": 5}), "metadata.k", TYPE),
+    (with_field("reasoning", "high"), "reasoning", TYPE),
     (with_field("reasoning", {"effort": "huge"}), "reasoning.effort", INVALID),
     (with_field("reasoning", {"summary": 5}), "reasoning.summary", INVALID),
     (with_field("truncation", "sometimes"), "truncation", INVALID),
     (with_field("service_tier", "gold"), "service_tier", INVALID),
-    (with_field("include", "message.output_text.logprobs"), "include", INVALID),
+    (with_field("include", "message.output_text.logprobs"), "include", TYPE),
     (with_field("include", ["everything"]), "include[0]", INVALID),
-    (with_field("stream", "true"), "stream", INVALID),
-    (with_field("stream_options", []), "stream_options", INVALID),
+    (with_field("stream", "true"), "stream", TYPE),
+    (with_field("stream_options", []), "stream_options", TYPE),
     (
         with_field("stream_options", {"include_obfuscation": "no"}),
         "stream_options.include_obfuscation",
-        INVALID,
+        TYPE,
     ),
-    (with_field("store", 1), "store", INVALID),
-    (with_field("parallel_tool_calls", "yes"), "parallel_tool_calls", INVALID),
-    (with_field("user", 5), "user", INVALID),
-    (with_field("enable_response_messages", "yes"), "enable_response_messages", INVALID),
-    (with_field("text", "plain"), "text", INVALID),
+    (with_field("store", 1), "store", TYPE),
+    (with_field("parallel_tool_calls", "yes"), "parallel_tool_calls", TYPE),
+    (with_field("user", 5), "user", TYPE),
+    (with_field("enable_response_messages", "yes"), "enable_response_messages", TYPE),
+    (with_field("text", "plain"), "text", TYPE),
     (with_field("text", {"verbosity": "loud"}), "text.verbosity", INVALID),
-    (with_field("text", {"format": "json"}), "text.format", INVALID),
+    (with_field("text", {"format": "json"}), "text.format", TYPE),
     (with_format(), "text.format.type", MISSING),
     (with_format(type="xml"), "text.format.type", INVALID),
-    (with_format(**SCHEMA | {"name": None}), "text.format.name", INVALID),
+    (with_format(**SCHEMA | {"name": None}), "text.format.name", TYPE),
     (with_format(**SCHEMA | {"name": "a b"}), "text.format.name", INVALID),
     (with_format(type="json_schema", name="n"), "text.format.schema", MISSING),
     # tools
-    (with_field("tools", {}), "tools", INVALID),
-    (with_tools("function"), "tools[0]", INVALID),
+    (with_field("tools", {}), "tools", TYPE),
+    (with_tools("function"), "tools[0]", TYPE),
     (with_tools({}), "tools[0].type", MISSING),
     (with_tools({"type": "teleport"}), "tools[0].type", INVALID),
     (with_tools({"type": "function"}), "tools[0].name", MISSING),
     (with_tools({"type": "function", "function": {"name": "f"}}), "tools[0].name", MISSING),
     (with_tools({"type": "function", "name": "a b"}), "tools[0].name", INVALID),
-    (with_tools(FUNCTION | {"parameters": []}), "tools[0].parameters", INVALID),
-    (with_tools(FUNCTION | {"strict": "yes"}), "tools[0].strict", INVALID),
+    (with_tools(FUNCTION | {"parameters": []}), "tools[0].parameters", TYPE),
+    (with_tools(FUNCTION | {"strict": "yes"}), "tools[0].strict", TYPE),
     (with_tools(FUNCTION, FUNCTION), "tools[1].name", INVALID),
     (with_tools({"type": "mcp"}), "tools[0].server_label", MISSING),
     (with_tools({"type": "mcp", "server_label": ""}), "tools[0].server_label", INVALID),
@@ -251,24 +256,24 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
         INVALID,
     ),
     (with_tools(SERVER, FUNCTION, SERVER), "tools[2].server_label", INVALID),
-    (with_tools(SERVER | {"server_url": 5}), "tools[0].server_url", INVALID),
+    (with_tools(SERVER | {"server_url": 5}), "tools[0].server_url", TYPE),
     (with_tools(SERVER | {"server_url": "ftp://h/"}), "tools[0].server_url", INVALID),
     (with_tools(SERVER | {"server_url": "http://:80/"}), "tools[0].server_url", INVALID),
     (with_tools(SERVER | {"server_url": "http://h:99999/"}), "tools[0].server_url", INVALID),
-    (with_tools(SERVER | {"headers": "x"}), "tools[0].headers", INVALID),
-    (with_tools(SERVER | {"headers": {"a": 5}}), "tools[0].headers.a", INVALID),
+    (with_tools(SERVER | {"headers": "x"}), "tools[0].headers", TYPE),
+    (with_tools(SERVER | {"headers": {"a": 5}}), "tools[0].headers.a", TYPE),
     (with_tools(SERVER | {"headers": {"a": "b\r\nc: d"}}), "tools[0].headers.a", INVALID),
     (with_tools(SERVER | {"headers": {"a b": "c"}}), "tools[0].headers.a b", INVALID),
-    (with_tools(SERVER | {"authorization": 5}), "tools[0].authorization", INVALID),
+    (with_tools(SERVER | {"authorization": 5}), "tools[0].authorization", TYPE),
     (with_tools(SERVER | {"allowed_tools": "a"}), "tools[0].allowed_tools", INVALID),
     (with_tools(SERVER | {"allowed_tools": [5]}), "tools[0].allowed_tools", INVALID),
     (
         with_tools(SERVER | {"allowed_tools": {"tool_names": "a"}}),
         "tools[0].allowed_tools.tool_names",
-        INVALID,
+        TYPE,
     ),
     (with_tools(SERVER | {"require_approval": "sometimes"}), "tools[0].require_approval", INVALID),
-    (with_tools(SERVER | {"require_approval": {"never": "a"}}), "tools[0].require_approval.never", INVALID),
+    (with_tools(SERVER | {"require_approval": {"never": "a"}}), "tools[0].require_approval.never", TYPE),
     (with_tools(SERVER | {"connector_id": "c"}), "tools[0].connector_id", UNSUPPORTED),
     # tool_choice
     (with_field("tool_choice", "maybe"), "tool_choice", INVALID),
@@ -299,17 +304,23 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     ),
     # what this server does not do
     (with_field("background", True) | {"store": False}, "background", UNSUPPORTED),
-    (with_field("background", "yes"), "background", INVALID),
-    (with_field("previous_response_id", 5), "previous_response_id", INVALID),
+    (with_field("background", "yes"), "background", TYPE),
+    (with_field("previous_response_id", 5), "previous_response_id", TYPE),
     (with_field("previous_response_id", "foo"), "previous_response_id", "invalid_id_prefix"),
     (with_field("previous_response_id", ""), "previous_response_id", "invalid_id_prefix"),
     (with_field("previous_response_id", "resp_{x}"), "previous_response_id", INVALID),
     (with_message(id="item_1"), "input[0].id", INVALID),
-    (with_field("conversation", 5), "conversation", INVALID),
+    (with_field("conversation", 5), "conversation", TYPE),
     (with_field("conversation", {}), "conversation.id", MISSING),
-    (with_field("conversation", {"id": 5}), "conversation.id", INVALID),
+    (with_field("conversation", {"id": 5}), "conversation.id", TYPE),
     (with_field("conversation", "conv_1") | {"previous_response_id": "resp_1"}, "conversation", INVALID),
     (with_field("prompt", {"id": "p"}), "prompt", UNSUPPORTED),
+    (with_field("moderation", {"model": "m"}), "moderation", UNSUPPORTED),
+    (with_field("max_ouput_tokens", 5), "max_ouput_tokens", UNKNOWN),
+    (with_field("stop", ["x"]), "stop", UNKNOWN),
+    (with_field("response_format", {"type": "json_object"}), "response_format", UNSUPPORTED),
+    (with_field("max_tokens", 5), "max_tokens", UNSUPPORTED),
+    ({"messages": [{"role": "user", "content": "Hello"}]}, "messages", UNSUPPORTED),
 ]
 
 
@@ -325,7 +336,7 @@ async def client(redis: RedisClient, settings: Settings) -> AsyncIterator[httpx.
 
 
 async def check_nothing_written(redis: RedisClient) -> None:
-    assert await redis.command("DBSIZE") == 0
+    assert await count_kept(redis) == 0
 
 
 @pytest.mark.parametrize(
@@ -410,3 +421,67 @@ async def test_a_secret_is_not_repeated_in_a_complaint(client: httpx.AsyncClient
     answer = await client.post("/v1/responses", content=json.dumps(with_tools(tool)), headers=JSON)
     assert answer.status_code == 400
     assert "s3cret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "temperature",
+            -1,
+            "Invalid 'temperature': decimal below minimum value. Expected a value >= 0, but got -1 instead.",
+        ),
+        (
+            "max_tool_calls",
+            0,
+            "Invalid 'max_tool_calls': integer below minimum value. "
+            "Expected a value >= 1, but got 0 instead.",
+        ),
+        (
+            "max_tool_calls",
+            "x",
+            "Invalid type for 'max_tool_calls': expected an integer, but got a string instead.",
+        ),
+        (
+            "max_tool_calls",
+            1.5,
+            "Invalid type for 'max_tool_calls': expected an integer, but got a decimal number instead.",
+        ),
+        (
+            "max_tool_calls",
+            True,
+            "Invalid type for 'max_tool_calls': expected an integer, but got a boolean instead.",
+        ),
+        ("tools", {}, "Invalid type for 'tools': expected an array, but got an object instead."),
+        ("stpo", "x", "Unknown parameter: 'stpo'."),
+        (
+            "response_format",
+            {},
+            "Unsupported parameter: 'response_format'. In the Responses API, this parameter has moved to "
+            "'text.format'.",
+        ),
+    ],
+)
+async def test_a_complaint_has_the_vendors_words(
+    client: httpx.AsyncClient, field: str, value: object, message: str
+) -> None:
+    answer = await client.post("/v1/responses", json=with_field(field, value))
+    assert answer.json()["error"]["message"] == message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_tool_calls": 2**31},
+        {"max_tool_calls": None},
+        {"client_metadata": {"a": "b"}},
+        {"moderation": None, "messages": None, "something_new": None},
+        {"context_management": [{"type": "compaction", "compact_threshold": 1000}]},
+    ],
+    ids=str,
+)
+async def test_what_the_vendors_clients_send_without_asking_for_anything_is_accepted(
+    client: httpx.AsyncClient, fields: dict[str, Any]
+) -> None:
+    answer = await client.post("/v1/responses", json={"input": "Hello", "background": True, **fields})
+    assert answer.status_code == 200

@@ -36,6 +36,7 @@ from shared.store.event_log import Closing, Draft
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
+from tests.kept import count_kept
 from tests.patience import PATIENCE_S
 from tests.streams import without_comments
 
@@ -231,10 +232,10 @@ async def test_a_full_queue_refuses_and_writes_nothing(redis: RedisClient, setti
     async with serving(create_app(small, Tenants())) as client:
         first = await client.post("/v1/responses", json={"input": "Hello", "background": True})
         assert first.status_code == 200
-        size = await redis.command("DBSIZE")
+        size = await count_kept(redis)
         answer = await client.post("/v1/responses", json={"input": "Hello"})
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
-        assert await redis.command("DBSIZE") == size
+        assert await count_kept(redis) == size
 
 
 async def test_a_tenant_is_held_to_the_limits_that_the_file_gives_it(

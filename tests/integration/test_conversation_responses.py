@@ -45,6 +45,7 @@ from tests.conversing import (
     serving,
     texts,
 )
+from tests.kept import count_kept
 from tests.requests import make_request
 
 USAGE = Usage(1, InputTokensDetails(), 1, OutputTokensDetails(), 2)
@@ -220,12 +221,12 @@ async def test_a_conversation_that_moved_on_while_it_was_read_is_not_answered_fr
         await client.delete(f"/conversations/{conversation}")
     else:
         await add(client, conversation, say("b"))
-    before = await redis.command("DBSIZE")
+    before = await count_kept(redis)
     request = make_request()
     draft = Draft.of(ResponseKey("one", request.response.id), request, {}, membership=Membership(key, place))
     with pytest.raises(ConversationMoved):
         await response_store.create(redis, settings, draft)
-    assert await redis.command("DBSIZE") == before
+    assert await count_kept(redis) == before
 
 
 async def test_a_response_that_is_not_kept_reads_its_conversation_and_leaves_it_as_it_was(
@@ -287,7 +288,7 @@ async def test_a_reference_to_a_responses_item_becomes_the_item(client: Client, 
         ({"conversation": UNKNOWN}, (404, "conversation", "conversation_not_found")),
         ({"conversation": {"id": "x"}}, (404, "conversation", "conversation_not_found")),
         ({"conversation": {}}, (400, "conversation.id", "missing_required_parameter")),
-        ({"conversation": 5}, (400, "conversation", "invalid_value")),
+        ({"conversation": 5}, (400, "conversation", "invalid_type")),
         (
             {"conversation": UNKNOWN, "previous_response_id": "resp_0_" + "a" * 32},
             (400, "conversation", "invalid_value"),
@@ -299,7 +300,7 @@ async def test_a_response_without_a_conversation_to_join_is_refused_and_not_writ
 ) -> None:
     answer = await client.post("/responses", json={"input": "a", **fields})
     assert error_of(answer) == expected
-    assert await redis.command("DBSIZE") == 0
+    assert await count_kept(redis) == 0
 
 
 async def test_an_item_that_the_server_has_already_is_refused_and_not_read_twice(
@@ -309,7 +310,7 @@ async def test_an_item_that_the_server_has_already_is_refused_and_not_read_twice
     acquired, request = await worker.take(await ask(client, input=[say("c", id="msg_n")]))
     await worker.close(acquired, request, complete(request.response))
     parent, output = request.response.id, f"msg_{request.response.id}"
-    before = await redis.command("DBSIZE")
+    before = await count_kept(redis)
     for fields, twice in (
         ({"conversation": conversation, "input": [say("a", id="msg_m"), say("c")]}, "msg_m"),
         ({"conversation": conversation, "input": [{"id": "msg_m"}]}, "msg_m"),
@@ -325,7 +326,7 @@ async def test_an_item_that_the_server_has_already_is_refused_and_not_read_twice
         )
         counted = await client.post("/responses/input_tokens", json=fields)
         assert error_of(counted) == error_of(refused)
-    assert await redis.command("DBSIZE") == before
+    assert await count_kept(redis) == before
 
 
 @pytest.mark.parametrize("nothing", [{}, {"input": None}, {"input": []}])

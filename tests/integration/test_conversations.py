@@ -27,6 +27,7 @@ from tests.conversing import (
     serving,
     texts,
 )
+from tests.kept import count_kept, kept_keys
 from tests.patience import PATIENCE_S
 
 
@@ -62,7 +63,7 @@ async def test_a_deleted_conversation_leaves_nothing(client: Client, redis: Redi
     conversation = await create(client, say("a"), metadata={"a": "b"})
     deleted = await client.delete(f"/conversations/{conversation}")
     assert deleted.json() == {"id": conversation, "object": "conversation.deleted", "deleted": True}
-    assert await redis.command("DBSIZE") == 0
+    assert await count_kept(redis) == 0
     assert error_of(await client.delete(f"/conversations/{conversation}"))[0] == 404
 
 
@@ -84,7 +85,7 @@ async def test_somebody_elses_conversation_is_as_unknown_as_one_that_never_was(
     client: Client, redis: RedisClient, method: str, path: str, body: Any
 ) -> None:
     theirs = await create(client, say("a", id="msg_1"))
-    before = await redis.command("DBSIZE")
+    before = await count_kept(redis)
     for conversation in (theirs, UNKNOWN, "conv_1", "x}:state{"):
         answer = await client.request(
             method,
@@ -95,7 +96,7 @@ async def test_somebody_elses_conversation_is_as_unknown_as_one_that_never_was(
         assert error_of(answer) == (404, "conversation_id", "conversation_not_found")
         message = f"Conversation with id '{conversation}' not found."
         assert answer.json()["error"]["message"] == message
-    assert await redis.command("DBSIZE") == before
+    assert await count_kept(redis) == before
     assert await texts(client, theirs) == ["a"]
 
 
@@ -210,10 +211,10 @@ async def test_an_output_may_answer_a_call_that_is_in_the_conversation(client: C
 
 TOO_MANY = "array_above_max_length"
 REFUSALS: list[tuple[str, dict[str, Any], str | None, str | None]] = [
-    ("", {"items": "text"}, "items", "invalid_value"),
-    ("", {"items": {}}, "items", "invalid_value"),
+    ("", {"items": "text"}, "items", "invalid_type"),
+    ("", {"items": {}}, "items", "invalid_type"),
     ("", {"items": [say(str(number)) for number in range(21)]}, "items", TOO_MANY),
-    ("", {"items": [say("a"), "text"]}, "items[1]", "invalid_value"),
+    ("", {"items": [say("a"), "text"]}, "items[1]", "invalid_type"),
     ("", {"items": [{"role": "user"}]}, "items[0].content", "missing_required_parameter"),
     ("", {"items": [say("a", id="msg_m"), say("a", id="msg_m")]}, "items", None),
     ("", {"items": [say("a", id="item_1")]}, "items[0].id", "invalid_value"),
@@ -221,8 +222,8 @@ REFUSALS: list[tuple[str, dict[str, Any], str | None, str | None]] = [
     ("", {"items": [{"type": "compaction", "encrypted_content": "x"}]}, None, "invalid_encrypted_content"),
     ("", {"items": [OUTPUT]}, "items", None),
     ("", {"items": [say("a"), {"id": "msg_0_" + "a" * 32 + "_0"}]}, "items", None),
-    ("", {"metadata": []}, "metadata", "invalid_value"),
-    ("", {"metadata": {"k": 1}}, "metadata.k", "invalid_value"),
+    ("", {"metadata": []}, "metadata", "invalid_type"),
+    ("", {"metadata": {"k": 1}}, "metadata.k", "invalid_type"),
     ("", {"metadata": {str(number): "v" for number in range(17)}}, "metadata", "invalid_value"),
     ("/KNOWN", {}, "metadata", "missing_required_parameter"),
     ("/KNOWN", {"metadata": {"k": "v" * 513}}, "metadata.k", "invalid_value"),
@@ -243,11 +244,11 @@ async def test_a_bad_body_is_refused_by_name_and_nothing_is_written(
     code: str | None,
 ) -> None:
     known = await create(client, metadata={"a": "b"})
-    before = await redis.command("DBSIZE")
+    before = await count_kept(redis)
     answer = await client.post("/conversations" + path.replace("KNOWN", known), json=body)
     is_reference = any(set(item) == {"id"} for item in body.get("items", ()) if isinstance(item, dict))
     assert error_of(answer) == (404 if is_reference else 400, param, code)
-    assert await redis.command("DBSIZE") == before
+    assert await count_kept(redis) == before
     assert (await client.get(f"/conversations/{known}")).json()["metadata"] == {"a": "b"}
     assert await read(client, known) == []
 
@@ -301,7 +302,7 @@ async def test_every_touch_keeps_a_conversation_for_the_whole_retention(
     client: Client, redis: RedisClient, settings: Settings, method: str, path: str, body: Any
 ) -> None:
     conversation = await create(client, say("a", id="msg_m"), say("b"))
-    names = [name.decode() for name in await redis.command("KEYS", "*")]
+    names = await kept_keys(redis)
     assert len(names) == 3
     for name in names:
         await redis.command("PEXPIRE", name, 60_000)

@@ -51,7 +51,6 @@ def test_a_request_that_says_nothing_is_echoed_with_every_default() -> None:
         "object": "response",
         "created_at": BIRTH.created_at_s,
         "status": "in_progress",
-        "conversation": None,
         "completed_at": None,
         "background": False,
         "error": None,
@@ -63,17 +62,16 @@ def test_a_request_that_says_nothing_is_echoed_with_every_default() -> None:
         "output": [],
         "parallel_tool_calls": True,
         "previous_response_id": None,
-        "prompt": None,
         "prompt_cache_key": None,
         "prompt_cache_retention": None,
         "reasoning": {"effort": "medium", "summary": None},
         "safety_identifier": None,
-        "service_tier": "default",
+        "service_tier": "auto",
         "store": True,
         "temperature": 1.0,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
-        "text": {"format": {"type": "text"}},
+        "text": {"format": {"type": "text"}, "verbosity": "medium"},
         "tool_choice": "auto",
         "tools": [],
         "top_logprobs": 0,
@@ -102,7 +100,7 @@ def test_a_request_that_says_nothing_is_echoed_with_every_default() -> None:
         ("reasoning", {"effort": "high"}, {"effort": "high", "summary": None}),
         ("reasoning", {"summary": "auto"}, {"effort": "medium", "summary": "auto"}),
         ("safety_identifier", "s", "s"),
-        ("service_tier", "auto", "default"),
+        ("service_tier", "flex", "flex"),
         ("store", False, False),
         ("temperature", 0, 0.0),
         ("temperature", None, 1.0),
@@ -121,7 +119,8 @@ def test_a_request_that_says_nothing_is_echoed_with_every_default() -> None:
                     "description": None,
                     "schema": {"type": "object"},
                     "strict": True,
-                }
+                },
+                "verbosity": "medium",
             },
         ),
     ],
@@ -137,10 +136,7 @@ def test_a_field_is_echoed(field: str, value: object, echoed: object) -> None:
         "background_options",
         "client_metadata",
         "context_management",
-        "image",
-        "moderation",
         "prompt_cache_options",
-        "something_new",
     ],
 )
 def test_a_field_without_meaning_here_is_ignored(field: str) -> None:
@@ -347,14 +343,32 @@ def test_the_echoed_server_shows_neither_headers_nor_the_path_of_its_address() -
             "server_url": "https://host.example:8443",
             "server_description": None,
             "allowed_tools": None,
-            "require_approval": None,
-            "headers": None,
-            "authorization": None,
+            "require_approval": "always",
+            "headers": {"a": "<redacted>"},
         },
     )
     assert creation.request.tools[0]["server_url"] == "https://host.example:8443"
     assert creation.secrets == {"s": ServerSecrets({"a": "s3cret"}, url=url)}
     assert b"s3cret" not in msgspec.json.encode(creation.request)
+
+
+@pytest.mark.parametrize(
+    ("tool", "shown"),
+    [
+        ({"server_label": "code_interpreter", "server_url": "IGNORED"}, {"require_approval": "never"}),
+        ({"server_label": "s"}, {"require_approval": "never", "headers": None}),
+        ({"server_label": "s", "server_url": "https://h/mcp"}, {"require_approval": "always"}),
+        ({"server_label": "s", "require_approval": {"never": {}}}, {"require_approval": {"never": {}}}),
+        ({"server_label": "s", "authorization": "s3cret"}, {"authorization": "<redacted>"}),
+        ({"server_label": "s", "headers": {}}, {"headers": None}),
+    ],
+)
+def test_the_echoed_server_says_what_was_sent_and_what_was_decided(
+    tool: dict[str, Any], shown: dict[str, Any]
+) -> None:
+    (echoed,) = create({"tools": [{"type": "mcp"} | tool]}).request.response.tools
+    assert {name: echoed[name] for name in shown} == shown
+    assert ("authorization" in echoed) == ("authorization" in tool)
 
 
 @pytest.mark.parametrize(

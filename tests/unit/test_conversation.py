@@ -130,6 +130,16 @@ def test_an_empty_message_of_the_assistant_is_nothing() -> None:
     assert [m.text for m in messages] == ["a", "t", "b"]
 
 
+def test_a_search_of_another_service_is_told_as_far_as_its_item_knows() -> None:
+    action = {"type": "search", "query": "weather", "sources": [{"type": "url", "url": "u"}]}
+    item = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": action}
+    messages = told([user("a"), item, user("b")])
+    assert [(m.recipient, m.text) for m in messages[1:3]] == [
+        ("browser.search", '{"query": "weather"}'),
+        ("assistant", "[What was found was not kept with this call.]"),
+    ]
+
+
 def test_an_mcp_call_is_told_with_its_outcome() -> None:
     call = {"type": "mcp_call", "id": "m", "server_label": "wiki", "name": "ask", "arguments": "{}"}
     good = told([user("a"), call | {"output": "yes"}])
