@@ -8,7 +8,7 @@ from shared.settings import Settings
 from shared.store import response_store
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient
-from shared.store.response_store import Draft
+from shared.store.response_store import Draft, Record
 
 
 def make_request(
@@ -33,3 +33,9 @@ async def accept(
     draft = Draft.of(key, request, {})
     assert await response_store.create(redis, settings, draft) == key
     return key
+
+
+async def read_record(redis: RedisClient, key: ResponseKey) -> Record | None:
+    """A response's record, opened."""
+    stored = await response_store.read_stored(redis, key)
+    return stored.open() if stored is not None else None

@@ -269,12 +269,6 @@ async def read_stored(redis: RedisClient, key: ResponseKey) -> Stored | None:
     return stored
 
 
-async def read_record(redis: RedisClient, key: ResponseKey) -> Record | None:
-    """As `read_stored`, and opened at once."""
-    stored = await read_stored(redis, key)
-    return stored.open() if stored is not None else None
-
-
 async def read_all_stored(redis: RedisClient, asked: Sequence[ResponseKey]) -> list[Stored | None]:
     """As `read_stored`, for several at one moment."""
     commands: list[tuple[str, ...]] = []

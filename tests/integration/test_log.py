@@ -22,7 +22,7 @@ from shared.store.lease import Acquired, Lease, LeaseLost
 from shared.store.redis_client import BlockingClient, RedisClient, Script
 from tests.conftest import keys_without_ttl
 from tests.patience import PATIENCE_S
-from tests.requests import accept, make_request
+from tests.requests import accept, make_request, read_record
 from worker.sweeper import compact_due
 
 
@@ -277,12 +277,12 @@ async def test_a_compacted_log_reads_as_before_from_every_cursor_and_is_smaller(
 ) -> None:
     key = await write_log(redis, settings, appender, entries)
     whole = await read_whole(redis, key)
-    record = await response_store.read_record(redis, key)
+    record = await read_record(redis, key)
     size_bytes = await memory_of(redis, key)
     assert await compaction.compact(redis, key) == "compacted"
     for cursor in (-1, 0, 1, entries - 1, entries, entries + 1, entries + 10_000):
         assert await read_whole(redis, key, cursor) == whole[cursor + 1 :]
-    assert await response_store.read_record(redis, key) == record
+    assert await read_record(redis, key) == record
     assert await redis.command("EXISTS", keys.log(key)) == 0
     assert entries < 100 or await memory_of(redis, key) < size_bytes / 5
     assert await compaction.compact(redis, key) == "compacted"

@@ -7,12 +7,12 @@ import pytest
 from shared.events import decode
 from shared.record_format import RECORD_FORMAT
 from shared.settings import Settings
-from shared.store import keys, lease, response_store
+from shared.store import keys, lease
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
 from tests.record_formats import REQUESTS, answer, load_script, read
-from tests.requests import accept
+from tests.requests import accept, read_record
 from tests.working import finish, leave_behind, restore_journal, working
 
 FIRST = Path(__file__).with_name("record_format_1.json.gz")
@@ -77,7 +77,7 @@ async def test_a_record_of_a_format_that_nobody_replays_any_more_ends_with_a_rea
     await set_format(redis, key, 0)
     async with working(redis, settings) as worker:
         await finish(redis, worker, key)
-    record = await response_store.read_record(redis, key)
+    record = await read_record(redis, key)
     assert record is not None
     assert record.state.closed == "failed"
     assert b"too old to be continued" in record.snapshot

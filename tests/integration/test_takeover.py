@@ -36,7 +36,7 @@ from shared.tool_calls import (
     failure_told,
 )
 from tests.patience import PATIENCE_S
-from tests.requests import accept, make_request
+from tests.requests import accept, make_request, read_record
 from tests.working import Answer, calculate, finish, keep_journal, leave_behind, restore_journal, working
 from worker.remote_tools import RemoteTools
 
@@ -209,7 +209,7 @@ async def test_a_replay_that_comes_out_otherwise_fails_with_a_reason_and_tells_n
             while not (state := await response_store.read_state(redis, key)) or not state.closed:
                 await asyncio.sleep(0.002)
         assert state.closed == "failed"
-        record = await response_store.read_record(redis, key)
+        record = await read_record(redis, key)
         assert record is not None
         assert b"could not be continued exactly" in record.snapshot
 

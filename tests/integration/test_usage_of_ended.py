@@ -8,10 +8,10 @@ import pytest
 from shared import lifecycle
 from shared.responses import Response, ResponseError, Usage
 from shared.settings import Settings
-from shared.store import closing, event_log, keys, response_store
+from shared.store import closing, event_log, keys
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient
-from tests.requests import accept, make_request
+from tests.requests import accept, make_request, read_record
 from tests.working import Worker, finish, leave_behind, working
 
 ENOUGH = 40
@@ -32,7 +32,7 @@ async def run_to_the_middle(redis: RedisClient, worker: Worker, key: ResponseKey
 
 
 async def snapshot_of(redis: RedisClient, key: ResponseKey) -> Response:
-    record = await response_store.read_record(redis, key)
+    record = await read_record(redis, key)
     assert record is not None
     assert record.state.closed
     return msgspec.json.decode(record.snapshot, type=Response)
