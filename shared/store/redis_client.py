@@ -20,8 +20,17 @@ from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as _ConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    ExecAbortError,
+    InvalidResponse,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as _TimeoutError
+from redis.exceptions import WatchError as WatchError  # noqa: PLC0414  for the queue, which watches keys
 
 from shared.redis_url import SentinelUrl, read_sentinel_url
 from shared.store.keys import CONFIRMED
@@ -32,10 +41,17 @@ class Unready(ResponseError):
 
 
 # What redis-py has no name for: a replica without its primary, a primary without its replicas, a disk that
-# takes no writes, a blocked command whose primary was demoted, a script that takes long, no confirmation.
+# takes no writes, a blocked command whose primary was demoted, a script that takes long; and what a proxy in
+# front of a cluster says while that moves things.
 BaseParser.EXCEPTION_CLASSES.update(
-    dict.fromkeys(("MASTERDOWN", "NOREPLICAS", "MISCONF", "UNBLOCKED", "BUSY"), Unready)
+    dict.fromkeys(
+        ("MASTERDOWN", "NOREPLICAS", "MISCONF", "UNBLOCKED", "BUSY", "CLUSTERDOWN", "TRYAGAIN"), Unready
+    )
 )
+
+_TORN = (RuntimeError, AttributeError, EOFError, InvalidResponse)
+"""What else a dead connection is said to be: uvloop's transport that is closed, redis-py's that another task
+has closed, an answer cut off or garbled. Caught only around redis-py's own reading and writing."""
 
 REDIS_AWAY = (
     _ConnectionError,
@@ -53,6 +69,8 @@ for now."""
 _READ_TIMEOUT_S = 5.0
 """Longer than any blocking command of ours; without it, a server that hangs would be waited for for ever."""
 _SENTINEL_TIMEOUT_S = 0.5
+_ABORTED_FOR_NOW = "discarded because of: "
+"""What EXEC says when the server's state and not a command is why."""
 
 Durability = Literal["no", "aof", "replica"]
 Argument = str | bytes | int | float
@@ -86,6 +104,8 @@ class Script:
 class _Guarded(Connection):
     """Waits for no reply for ever, leaves a server that is a replica now or refuses for now, and packs in C.
 
+    However a connection dies, at whatever step, it is redis-py's ConnectionError that says so.
+
     The wait is not redis-py's `socket_timeout`, which writes through `asyncio.wait_for`: that loses a
     cancellation that comes just after the write (Python 3.11), and a task that was told to end would go
     on for ever.
@@ -101,6 +121,12 @@ class _Guarded(Connection):
     def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
         return [b"".join(packed for command in commands for packed in self.pack_command(*command))]
 
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **options)
+        except _TORN as torn:
+            raise _ConnectionError(f"the connection is closed ({torn})") from torn
+
     async def read_response(self, *args: Any, **options: Any) -> Any:
         is_polling = options.get("timeout") is not None  # a subscription's own, short wait
         try:
@@ -108,10 +134,23 @@ class _Guarded(Connection):
                 return await super().read_response(*args, **options)
         except TimeoutError:
             raise _TimeoutError(f"no answer within {self.read_timeout_s:g} s") from None
-        except (ReadOnlyError, Unready) as refusal:
+        except (ReadOnlyError, Unready, ExecAbortError) as refusal:
+            if isinstance(refusal, ExecAbortError) and _ABORTED_FOR_NOW not in str(refusal):
+                raise  # a command of the transaction was wrong
             # The next connection goes to whoever is the primary then.
             await self.disconnect(nowait=True)
             raise _ConnectionError(f"the server refuses: {refusal}") from None
+        except _TORN as torn:
+            await self.disconnect(nowait=True)
+            raise _ConnectionError(f"the connection is broken ({torn})") from torn
+
+    async def can_read_destructive(self) -> bool:
+        """The pool's look at a connection before it is used again."""
+        try:
+            return bool(await super().can_read_destructive())  # type: ignore[no-untyped-call]
+        except _TORN as torn:
+            await self.disconnect(nowait=True)
+            raise _ConnectionError(f"the connection is broken ({torn})") from torn
 
 
 class _SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
@@ -301,7 +340,11 @@ class BlockingClient:
         with self._raw.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-            replies = pipe.execute(raise_on_error=False)
+            try:
+                replies = pipe.execute(raise_on_error=False)
+            except _TORN as torn:
+                self._raw.connection_pool.disconnect()
+                raise _ConnectionError(f"the connection is broken ({torn})") from torn
         if any(isinstance(reply, ReadOnlyError | Unready) for reply in replies):
             self._raw.connection_pool.disconnect()
             raise _ConnectionError("the server refuses writes; the next connection looks for the primary")

@@ -47,8 +47,15 @@ class Subscription:
         if not self._channels:
             self._has_channels.clear()
         async with self._changing:
-            if channel not in self._channels:  # nobody came back for it meanwhile
+            if channel in self._channels:
+                return  # somebody came back for it meanwhile
+            is_unsubscribed = False
+            try:
                 await self._pubsub.unsubscribe(channel)
+                is_unsubscribed = True
+            finally:
+                # redis-py would connect again in silence, and nobody would know what was missed.
+                self._is_broken |= not is_unsubscribed
 
     async def listen(self, hear: Callable[[str, bytes], None], miss: Callable[[], None]) -> None:
         """Hands on messages until cancelled. `miss` is called after a broken connection: messages

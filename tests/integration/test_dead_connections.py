@@ -1,0 +1,188 @@
+"""A connection that dies, in whatever manner and under whichever loop, is one error: Redis is away."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from local.valkey import Valkey
+from shared.settings import Settings
+from shared.store import event_log, job_queue, keys, lease, presence
+from shared.store.appender import Appender
+from shared.store.event_log import Draft
+from shared.store.lease import Acquired
+from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient, Script, make_pool
+from shared.store.subscription import Subscription
+from tests.cutting import MANNERS, CutWay, Manner
+from tests.requests import accept
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "asyncio": asyncio.new_event_loop,
+}
+CUTS = 40
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with Valkey(Path(tmp_path_factory.mktemp("own"))) as server:
+        yield server
+
+
+@pytest.fixture
+def way(own: Valkey) -> Iterator[CutWay]:
+    with CutWay(int(own.url.rpartition(":")[2].partition("/")[0])) as way:
+        yield way
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not is_so():
+            await asyncio.sleep(0.002)
+
+
+async def ask(connection: Any, *, is_asked: bool) -> None:
+    if not is_asked:
+        await connection.send_command("PING")
+    await connection.read_response()
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_connection_that_died_unnoticed_says_that_it_is_dead(
+    way: CutWay, manner: Manner, loop: str
+) -> None:
+    async def die_and_ask() -> None:
+        connection = make_pool(way.url).make_connection()  # type: ignore[no-untyped-call]
+        for step in ("before it is written to", "before it is read from"):
+            await connection.connect()
+            transport = connection._writer.transport
+            if step == "before it is read from":
+                await connection.send_command("BLPOP", "nothing", 0)
+            way.cut(manner)
+            if manner in ("reset", "halved"):
+                await until(transport.is_closing)
+            with pytest.raises(RedisConnectionError):
+                await ask(connection, is_asked=step == "before it is read from")
+            await connection.send_command("PING")
+            assert await connection.read_response() == b"PONG"
+            await connection.disconnect()
+
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(die_and_ask())
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+def test_the_beat_of_a_lease_knows_a_dead_connection_too(way: CutWay, manner: Manner) -> None:
+    beat, script = BlockingClient(way.url, timeout_s=2.0), Script("claim_due")
+    calls: list[tuple[list[str], list[Any]]] = [([keys.CLOSED], [1, 1])]
+    assert beat.run_many(script, calls) == [[]]
+    way.cut(manner)
+    try:
+        beat.run_many(script, calls)
+    except REDIS_AWAY:
+        pass  # or redis-py has noticed it by itself, and made another
+    assert beat.run_many(script, calls) == [[]]
+    beat.close()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_everything_that_listens_or_writes_lives_through_any_cut(way: CutWay, loop: str) -> None:
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(live_through_cuts(way))
+
+
+async def live_through_cuts(way: CutWay) -> None:
+    settings = Settings(redis_url=way.url)
+    client = RedisClient.connect(way.url, timeout_s=2.0)
+    await client.command("FLUSHALL")
+    listener = RedisClient.connect_listener(way.url)
+    appender, subscription = Appender(client, settings), Subscription(listener)
+    heard: list[bytes] = []
+    rung = asyncio.Event()
+
+    async def take(_name: str, _index: int) -> None:
+        rung.set()
+
+    flows = [
+        appender.run(),
+        subscription.listen(lambda _, payload: heard.append(payload), lambda: None),
+        presence.stay(client, "worker", "one"),
+        job_queue.serve(way.url, keys.TOOLS_QUEUE, {"start_tool_call": take}, lambda: 1),
+    ]
+    tasks = [asyncio.create_task(flow) for flow in flows]
+    key = await accept(client, settings)
+    acquired = await lease.acquire(client, settings, key, "a")
+    assert isinstance(acquired, Acquired)
+    for number, manner in zip(range(CUTS), itertools.cycle(MANNERS), strict=False):
+        appending = appender.append(acquired.lease, number + 1, [Draft(b"event: x\n\n")])
+        changing = asyncio.create_task(subscription.add(f"channel {number}"))
+        for _ in range(number % 7):
+            await asyncio.sleep(0)
+        way.cut(manner)
+        ended, _ = await asyncio.wait([*tasks, changing], timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        assert ended == {changing}
+        async with asyncio.timeout(20):
+            await changing
+            await appending
+    page = await event_log.read(client, key, -1)
+    assert [entry.sequence_number for entry in page.entries] == list(range(CUTS + 1))
+
+    async def say_until(is_so: Callable[[], bool], *command: str | bytes | int) -> None:
+        async with asyncio.timeout(20):
+            while not is_so():
+                await client.command(*command)
+                await asyncio.sleep(0.01)
+
+    await say_until(lambda: b"again" in heard, "PUBLISH", f"channel {CUTS - 1}", "again")
+    job = job_queue.tool_job(key, 0)
+    await client.command("SET", keys.job("j"), job, "PX", 60_000)
+    await say_until(rung.is_set, "ZADD", keys.TOOLS_QUEUE, 1, "j")
+    assert await presence.count(client, "worker") == 1
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await subscription.close()
+    await listener.close()
+    await client.close()
+
+
+def test_a_transaction_that_the_server_cannot_end_for_now_is_no_fault_of_ours(own: Valkey) -> None:
+    async def turn_between_multi_and_exec() -> None:
+        client = RedisClient.connect(own.url, timeout_s=2.0)
+        connection = make_pool(own.url).make_connection()  # type: ignore[no-untyped-call]
+        for command in (("MULTI",), ("SET", "x", "1", "PX", "60000")):
+            await connection.send_command(*command)
+            await connection.read_response()
+        try:
+            await client.command("CONFIG", "SET", "min-replicas-to-write", 1)
+            await connection.send_command("EXEC")
+            with pytest.raises(RedisConnectionError, match="NOREPLICAS"):
+                await connection.read_response()
+        finally:
+            await client.command("CONFIG", "SET", "min-replicas-to-write", 0)
+        await connection.disconnect()
+        await client.close()
+
+    asyncio.run(turn_between_multi_and_exec())
+
+
+def test_a_server_that_takes_no_further_connection_is_away(own: Valkey) -> None:
+    async def ask_for_one_too_many() -> None:
+        client = RedisClient.connect(own.url, timeout_s=2.0)
+        await client.command("CONFIG", "SET", "maxclients", 1)
+        try:
+            further = RedisClient.connect(own.url, timeout_s=2.0)
+            with pytest.raises(REDIS_AWAY):
+                await further.command("PING")
+            await further.close()
+        finally:
+            await client.command("CONFIG", "SET", "maxclients", 10_000)
+        await client.close()
+
+    asyncio.run(ask_for_one_too_many())
