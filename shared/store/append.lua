@@ -2,7 +2,7 @@
 -- Everything or nothing: refused entries are never visible.
 -- KEYS state log secrets active tools open closed_logs conversation items order queue
 --      held
--- ARGV channel member response_id fencing_token next_sequence_number closed retention_ms snapshot
+-- ARGV channel member response_id proof next_sequence_number closed retention_ms snapshot
 --      compact_after_ms cancelled_channel conversation_ttl_ms usage
 --      entry_count (frame tokens)… item_count (item_id item)… (entry_index measured)…
 -- -> {'ok', next} | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
@@ -13,7 +13,7 @@ local closed, retention_ms, count = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[13
 local fields = redis.call('HMGET', state, 'attempt', 'closed', 'store', 'job', 'owner')
 if not fields[1] then return {'missing'} end
 if fields[2] ~= '' then return {'closed'} end
-if fields[1] ~= token then return {'fenced'} end
+if fields[1] .. ' ' .. fields[5] ~= token then return {'fenced'} end
 local tail = redis.call('XLEN', log)
 if tail ~= first then return {'gap', tail, fields[5]} end
 

@@ -171,7 +171,7 @@ def append_call(
         keys.live(key),
         str(key),
         key.response_id,
-        lease.fencing_token,
+        lease.proof,
         first,
         closing.status if closing else "",
         int(closing.retention_s * 1000) if closing else 0,

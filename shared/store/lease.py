@@ -33,6 +33,11 @@ class Lease:
     owner: str
     fencing_token: int
 
+    @property
+    def proof(self) -> str:
+        """What scripts compare. If a failover loses the acquiring, the next owner gets the same token."""
+        return f"{self.fencing_token} {self.owner}"
+
 
 @dataclass(frozen=True, slots=True)
 class Acquired:
@@ -126,7 +131,7 @@ def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> tuple[list[str],
         ],
         [
             str(key),
-            lease.fencing_token,
+            lease.proof,
             int(ttl_s * 1000),
             settings.live_ttl_s * 1000,
             int(settings.disconnect_grace_s * 1000),

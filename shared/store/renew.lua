@@ -2,14 +2,14 @@
 -- A foreground response that nobody has read for the grace is abandoned by its client, unless its client could
 -- not read: with no API node there, or Redis away. The grace then begins when readers have had time to come back.
 -- KEYS state log tools secrets active open readers api_nodes pulse
--- ARGV member fencing_token lease_ttl_ms live_ttl_ms disconnect_grace_ms presence_ttl_ms
+-- ARGV member proof lease_ttl_ms live_ttl_ms disconnect_grace_ms presence_ttl_ms
 -- -> 'ok' | 'lost' | 'abandoned'
 local state, log, tools, secrets, active, open, readers, api_nodes, pulse = unpack(KEYS)
 local member, token, lease_ttl_ms, live_ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local grace_ms, presence_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
 
-local fields = redis.call('HMGET', state, 'attempt', 'closed', 'background', 'alone_since_ms', 'lease_until_ms')
-if fields[1] ~= token or fields[2] ~= '' then return 'lost' end
+local fields = redis.call('HMGET', state, 'attempt', 'closed', 'background', 'alone_since_ms', 'lease_until_ms', 'owner')
+if not fields[1] or fields[1] .. ' ' .. fields[6] ~= token or fields[2] ~= '' then return 'lost' end
 if fields[5] == '0' then return 'lost' end  -- released; a renewal that was still under way does not take it back
 local now = now_ms()
 redis.call('HSET', state, 'lease_until_ms', lease_ttl_ms > 0 and now + lease_ttl_ms or 0)

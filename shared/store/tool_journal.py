@@ -35,7 +35,7 @@ async def submit(
         _SUBMIT,
         _queue_keys(lease, job_id),
         [
-            lease.fencing_token,
+            lease.proof,
             call_index,
             msgspec.json.encode(intent),
             settings.live_ttl_s * 1000,
@@ -208,7 +208,7 @@ async def settle(
     reply = await redis.run(
         _SETTLE,
         [keys.state(lease.key), keys.tools(lease.key)],
-        [lease.fencing_token, call_index, msgspec.json.encode(verdict), judged],
+        [lease.proof, call_index, msgspec.json.encode(verdict), judged],
     )
     match reply:
         case [b"stands", result]:
@@ -229,7 +229,7 @@ async def retry(
         _RETRY,
         _queue_keys(lease, job_id),
         [
-            lease.fencing_token,
+            lease.proof,
             call_index,
             lost_claim,
             settings.live_ttl_s * 1000,

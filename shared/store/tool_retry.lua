@@ -1,11 +1,11 @@
 -- Queues a call again whose runner was lost, or whose job was ('' as its claim); only its worker may decide that.
--- KEYS state tools queue doorbell job    ARGV fencing_token call_index lost_claim ttl_ms job_id job
+-- KEYS state tools queue doorbell job    ARGV proof call_index lost_claim ttl_ms job_id job
 -- -> 'queued' | 'moved' (somebody has it, or has finished it) | 'fenced'
 local state, tools, queue, doorbell, job_key = unpack(KEYS)
 local token, index, lost_claim, ttl_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-local fields = redis.call('HMGET', state, 'attempt', 'closed')
-if fields[1] ~= token or fields[2] ~= '' then return 'fenced' end
+local fields = redis.call('HMGET', state, 'attempt', 'closed', 'owner')
+if not fields[1] or fields[1] .. ' ' .. fields[3] ~= token or fields[2] ~= '' then return 'fenced' end
 if redis.call('HEXISTS', tools, index .. ':result') == 1 then return 'moved' end
 if (redis.call('HGET', tools, index .. ':claim') or '') ~= lost_claim then return 'moved' end
 redis.call('HDEL', tools, index .. ':claim')

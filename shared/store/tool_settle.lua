@@ -1,12 +1,12 @@
 -- Journals the worker's own verdict on a call that never answered, unless a result came first or the call has
 -- moved on: its claim must still be the one that was judged, or still be of that runner ('<runner> '), or none ('').
--- KEYS state tools    ARGV fencing_token call_index result claim
+-- KEYS state tools    ARGV proof call_index result claim
 -- -> {'stands', result} | {'moved'} | {'fenced'}
 local state, tools = unpack(KEYS)
 local token, index, result = ARGV[1], ARGV[2], ARGV[3]
 
-local fields = redis.call('HMGET', state, 'attempt', 'closed')
-if fields[1] ~= token or fields[2] ~= '' then return {'fenced'} end
+local fields = redis.call('HMGET', state, 'attempt', 'closed', 'owner')
+if not fields[1] or fields[1] .. ' ' .. fields[3] ~= token or fields[2] ~= '' then return {'fenced'} end
 local known = redis.call('HGET', tools, index .. ':result')
 if known then return {'stands', known} end
 local claim, judged = redis.call('HGET', tools, index .. ':claim') or '', ARGV[4]

@@ -8,12 +8,13 @@ import pytest
 from shared.events import ResponseFailed, ResponseInProgress, decode
 from shared.responses import Response
 from shared.settings import Settings
-from shared.store import event_log, keys, lease
+from shared.store import event_log, keys, lease, tool_journal
 from shared.store.appender import Appender
 from shared.store.event_log import TailLost
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired, LeaseLost
-from shared.store.redis_client import RedisClient
+from shared.store.redis_client import BlockingClient, RedisClient
+from shared.tool_calls import ToolListing
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
 from worker import log_writer
@@ -134,3 +135,25 @@ async def wait_for_entries(redis: RedisClient, key: ResponseKey, count: int) -> 
     async with asyncio.timeout(PATIENCE_S):
         while await redis.command("XLEN", keys.log(key)) < count:
             await asyncio.sleep(0.01)
+
+
+async def test_an_earlier_owner_with_the_same_token_writes_nothing_though_its_place_is_free(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    """Its acquiring was lost in a failover; the log is as long as it takes it to be."""
+    key = await accept(redis, settings)
+    past = await remember(redis, key)
+    first, response = await own(redis, settings, key, "a"), make_request("Hello").response
+    await go_back(redis, past)
+    second = await own(redis, settings, key, "b")
+    assert second.lease.fencing_token == first.lease.fencing_token
+    with pytest.raises(LeaseLost):
+        await put_some(LogWriter(appender, first.lease, History(deque(), deque())), response, 1)
+    task = ToolListing("code_interpreter")
+    with pytest.raises(LeaseLost):
+        await tool_journal.submit(redis, settings, first.lease, 0, task)
+    beat = BlockingClient(settings.redis_url, timeout_s=2.0)
+    assert lease.renew_all(beat, settings, [first.lease, second.lease]) == [(first.lease, "lost")]
+    beat.close()
+    await put_some(LogWriter(appender, second.lease, History(deque(), deque())), response, 1)
+    assert len((await event_log.read(redis, key, -1)).entries) == 2
