@@ -105,7 +105,10 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         redis = RedisClient.connect(
-            settings.redis_url, timeout_s=settings.redis_timeout_s, durability=settings.durable_writes
+            settings.redis_url,
+            timeout_s=settings.redis_timeout_s,
+            durability=settings.durable_writes,
+            replicas=settings.durable_replicas,
         )
         listener = RedisClient.connect_listener(settings.redis_url)
         hub = Hub(redis, listener, settings)

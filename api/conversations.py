@@ -34,8 +34,10 @@ from shared.store.redis_client import Argument, RedisClient, Script
 ITEMS_MAX = 20
 """So many items may be added by one call."""
 
-_ADD, _UPDATE = Script("conversation_add"), Script("conversation_update")
-_LIST, _REMOVE = Script("conversation_list"), Script("conversation_remove")
+_ADD, _UPDATE, _REMOVE = (
+    Script(f"conversation_{name}", is_confirmed=True) for name in ("add", "update", "remove")
+)
+_LIST = Script("conversation_list")
 
 _ID, _ITEM_ID = "conversation_id", "item_id"
 """What the API calls the parts of an address."""

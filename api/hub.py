@@ -167,8 +167,8 @@ class Hub:
                     await reader.wait()
                     self._check_ending()
                     messages = reader.take_messages(following)
-                    if not messages:
-                        break
+                    if not messages or (messages[-1].is_closed and self._redis.is_confirming):
+                        break  # the log tells, also whether an end is one for good
                     following, is_closed = messages[-1].next, messages[-1].is_closed
                     frames = b"".join([message.frames for message in messages])
                     del messages
@@ -187,7 +187,7 @@ class Hub:
         while True:
             try:
                 async with self._reading:
-                    page = await event_log.read(self._redis, key, after)
+                    page = await self._read_for_good(key, after)
             except REDIS_AWAY:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
@@ -198,6 +198,14 @@ class Hub:
             if page.beyond is not None:
                 raise LogShorter(page.beyond - 1)
             return page
+
+    async def _read_for_good(self, key: ResponseKey, after: int) -> event_log.Page:
+        """With `durable_writes` an end is told when no failover can take it back any more."""
+        page = await event_log.read(self._redis, key, after)
+        if self._redis.is_confirming and (page.is_closed or page.is_missing or page.beyond is not None):
+            await self._redis.confirm()
+            page = await event_log.read(self._redis, key, after)
+        return page
 
     async def _join(self, key: ResponseKey, reader: _Reader) -> None:
         channel = keys.live(key)

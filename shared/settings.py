@@ -37,7 +37,9 @@ class Settings(BaseSettings):
     """A server, or Sentinels that know which one it is (`shared/redis_url.py`)."""
     durable_writes: Literal["no", "aof", "replica"] = "no"
     """What a new response, an event, a tool call and its result wait for before they count: nothing, the
-    server's disk (WAITAOF), or the memory of a replica (WAIT)."""
+    server's disk (WAITAOF), or the memory of replicas (WAIT)."""
+    durable_replicas: Literal["all"] | Annotated[int, Field(gt=0)] = "all"
+    """Of `replica`: how many, or all that could be promoted (`shared/store/confirmation.py`)."""
     secrets_key: SecretStr | None = None
     """32 random bytes in URL-safe base64. What requests bring for their MCP servers (headers,
     authorization, a `server_url` that may hold a secret) is kept in Redis sealed with it while the response

@@ -28,7 +28,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     configured = servers.load(settings)
     name = ids.new_owner(ROLE)
     redis = RedisClient.connect(
-        settings.redis_url, timeout_s=settings.redis_timeout_s, durability=settings.durable_writes
+        settings.redis_url,
+        timeout_s=settings.redis_timeout_s,
+        durability=settings.durable_writes,
+        replicas=settings.durable_replicas,
     )
     listener = RedisClient.connect_listener(settings.redis_url)
     stdio = StdioServers(settings.tool_timeout_s)

@@ -49,7 +49,10 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
         return
     owner = new_owner("worker")
     redis = RedisClient.connect(
-        settings.redis_url, timeout_s=settings.redis_timeout_s, durability=settings.durable_writes
+        settings.redis_url,
+        timeout_s=settings.redis_timeout_s,
+        durability=settings.durable_writes,
+        replicas=settings.durable_replicas,
     )
     listener = RedisClient.connect_listener(settings.redis_url)
     appender = Appender(redis, settings)

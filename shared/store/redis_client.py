@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
 import hiredis
 import redis
@@ -30,10 +30,9 @@ from redis.exceptions import (
     ResponseError,
 )
 from redis.exceptions import TimeoutError as _TimeoutError
-from redis.exceptions import WatchError as WatchError  # noqa: PLC0414  for the queue, which watches keys
 
 from shared.redis_url import SentinelUrl, read_sentinel_url
-from shared.store.keys import CONFIRMED
+from shared.store.confirmation import Command, Durability, Replicas, Rule, View, Watch
 
 
 class Unready(ResponseError):
@@ -72,7 +71,6 @@ _SENTINEL_TIMEOUT_S = 0.5
 _ABORTED_FOR_NOW = "discarded because of: "
 """What EXEC says when the server's state and not a command is why."""
 
-Durability = Literal["no", "aof", "replica"]
 Argument = str | bytes | int | float
 
 _FOLDER = Path(__file__).parent
@@ -203,15 +201,28 @@ class RedisClient:
     """
 
     def __init__(
-        self, raw: "redis.asyncio.Redis", timeout_s: float | None = None, durability: Durability = "no"
+        self,
+        raw: "redis.asyncio.Redis",
+        timeout_s: float | None = None,
+        durability: Durability = "no",
+        replicas: Replicas = "all",
     ) -> None:
         self.raw = raw
         self._timeout_s = timeout_s
-        self._confirmation = _make_confirmation(durability, timeout_s or _READ_TIMEOUT_S)
+        pool: Any = raw.connection_pool
+        is_watched = isinstance(pool, _SentinelPool)
+        watch = Watch(pool.sentinel_manager.sentinels, pool.service_name) if is_watched else None
+        self._rule = Rule(durability, replicas, watch, timeout_s or _READ_TIMEOUT_S)
 
     @classmethod
     def connect(
-        cls, url: str, *, timeout_s: float, connections_max: int = 64, durability: Durability = "no"
+        cls,
+        url: str,
+        *,
+        timeout_s: float,
+        connections_max: int = 64,
+        durability: Durability = "no",
+        replicas: Replicas = "all",
     ) -> Self:
         """Nothing is sent yet. A command that breaks is sent again, twice at most. Raises ValueError."""
         pool = make_pool(
@@ -222,7 +233,7 @@ class RedisClient:
             retry_on_error=[_ConnectionError],
             health_check_interval=10,
         )
-        return cls(redis.asyncio.Redis.from_pool(pool), timeout_s, durability)
+        return cls(redis.asyncio.Redis.from_pool(pool), timeout_s, durability, replicas)
 
     @classmethod
     def connect_listener(cls, url: str) -> Self:
@@ -242,7 +253,7 @@ class RedisClient:
                 return await pipe.execute()
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        if script.is_confirmed and self._confirmation:
+        if script.is_confirmed and self.is_confirming:
             (reply,) = await self.run_many(script, [(keys, args)])
             if isinstance(reply, RedisError):
                 raise reply
@@ -256,62 +267,61 @@ class RedisClient:
         self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
     ) -> list[Any]:
         """One script, many calls, one write. A refused call's place holds its RedisError."""
-        confirmation = self._confirmation if script.is_confirmed else []
-        replies = await self._pipeline([script.command(*call) for call in calls], confirmation)
+        replies = await self._pipeline([script.command(*call) for call in calls], script.is_confirmed)
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
             commands = [script.whole_command(*calls[i]) for i in unknown]
-            again = await self._pipeline(commands, confirmation)
+            again = await self._pipeline(commands, script.is_confirmed)
             for i, reply in zip(unknown, again, strict=True):
                 replies[i] = reply
         return replies
 
-    async def _pipeline(
-        self, commands: Sequence[tuple[Argument, ...]], confirmation: Sequence[tuple[Argument, ...]]
-    ) -> list[Any]:
+    @property
+    def is_confirming(self) -> bool:
+        """Whether writes wait for more than an answer (`durable_writes`)."""
+        return self._rule.is_demanding
+
+    async def confirm(self) -> None:
+        """Returns when everything that the server has been told so far is safe, whoever told it.
+
+        What was read before may still have been another server's: read again. Raises REDIS_AWAY.
+        """
+        if self.is_confirming:
+            await self._pipeline([], True)
+
+    async def _pipeline(self, commands: Sequence[Command], is_confirmed: bool) -> list[Any]:
         """The commands' replies. Raises Unready if a confirmation was wanted and did not come."""
+        view = await self._rule.look() if is_confirmed else None
+        questions = self._rule.questions(view) if is_confirmed else []
         async with self.raw.pipeline(transaction=False) as pipe:
-            for command in (*commands, *confirmation):
+            connection: Any = await self.raw.connection_pool.get_connection()
+            pipe.connection = connection
+            for command in (*commands, *questions):
                 pipe.execute_command(*command)
             async with asyncio.timeout(self._timeout_s):
                 replies = await pipe.execute(raise_on_error=False)
-        for reply in replies[len(commands) :]:
-            _check_confirmed(reply)
+            server = (
+                getattr(connection, "host", ""),
+                int(getattr(connection, "port", 0)),
+            )  # none of a socket file
+        if questions:
+            await self._check_confirmed(replies[len(commands) :], server, view)
         return replies[: len(commands)]
+
+    async def _check_confirmed(self, replies: list[Any], server: tuple[str, int], view: View | None) -> None:
+        refusal = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        if isinstance(refusal, REDIS_AWAY):
+            raise refusal
+        if refusal is not None:
+            raise Unready(f"a write cannot be confirmed: {refusal}")
+        objection = self._rule.objection(replies, server, view)
+        if objection is not None:
+            # Whoever is the primary now may be another: those that are idle look for it.
+            await self.raw.connection_pool.disconnect(inuse_connections=False)
+            raise Unready(f"a write was not confirmed in time: {objection}")
 
     async def close(self) -> None:
         await self.raw.aclose()
-
-
-def _make_confirmation(durability: Durability, timeout_s: float) -> list[tuple[Argument, ...]]:
-    """Commands that follow a write on its connection, and answer when it is safe.
-
-    They wait for what this connection wrote last. A repeated script may write nothing, so that the
-    connection writes something itself: then everything before it is waited for, whoever wrote it.
-    """
-    wait_ms = int(timeout_s * 800)
-    mark: tuple[Argument, ...] = ("SET", CONFIRMED, 1, "PX", 60_000)
-    match durability:
-        case "aof":
-            return [mark, ("WAITAOF", 1, 0, wait_ms)]
-        case "replica":
-            return [mark, ("WAIT", 1, wait_ms)]
-        case "no":
-            return []
-
-
-def _check_confirmed(reply: object) -> None:
-    match reply:
-        case True | [1, _]:
-            return
-        case int(replicas) if replicas > 0:
-            return
-        case ResponseError() if not isinstance(reply, REDIS_AWAY):
-            raise Unready(f"a write cannot be confirmed: {reply}")
-        case Exception():
-            raise reply
-        case _:
-            raise Unready(f"a write was not confirmed in time ({reply!r})")
 
 
 class BlockingClient:

@@ -20,7 +20,8 @@ from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.redis_client import RedisClient, Script
 from shared.store.sealing import seal, unseal
 
-_CREATE, _DELETE = Script("create", is_confirmed=True), Script("delete", allows_full=True)
+_CREATE = Script("create", is_confirmed=True)
+_DELETE = Script("delete", is_confirmed=True, allows_full=True)
 
 _decode_request = msgspec.json.Decoder(ResponseRequest)
 
@@ -194,6 +195,7 @@ async def find_repeated(redis: RedisClient, tenant: str, repetition: Repetition)
     if digest != repetition.body_digest:
         raise KeyReused
     key = ResponseKey(tenant, response_id)
+    await redis.confirm()  # the earlier call may have been refused because it could not be confirmed then
     return key if await redis.command("EXISTS", keys.state(key)) else None
 
 
@@ -249,8 +251,15 @@ def _create_arguments(settings: Settings, draft: Draft) -> list[str | bytes | in
 
 
 async def read_state(redis: RedisClient, key: ResponseKey) -> State | None:
-    """None: no such response, or it has expired."""
-    return _state(await redis.command("HMGET", keys.state(key), *_STATE_FIELDS))
+    """None: no such response, or it has expired.
+
+    With `durable_writes` that, and an end, are told when no failover can take them back any more.
+    """
+    state = _state(await redis.command("HMGET", keys.state(key), *_STATE_FIELDS))
+    if redis.is_confirming and (state is None or state.closed):
+        await redis.confirm()
+        state = _state(await redis.command("HMGET", keys.state(key), *_STATE_FIELDS))
+    return state
 
 
 async def read_request(redis: RedisClient, key: ResponseKey) -> bytes:

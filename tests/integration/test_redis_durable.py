@@ -22,7 +22,7 @@ from tests.requests import accept
 from tests.running import start_cluster
 from tests.streams import read_frames
 
-URL = "http://antiphon"
+URL = "http://127.0.0.1"
 
 
 @pytest.fixture(scope="module")

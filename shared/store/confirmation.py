@@ -1,0 +1,180 @@
+"""When a write counts: what is asked behind it on its connection, and what must have been answered.
+
+Owns the rule of `durable_writes` and `durable_replicas`, and what the Sentinels say of the servers; writes
+nothing itself (docs/adr/0018-what-confirms-a-write.md).
+"""
+
+import asyncio
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from shared.store.keys import CONFIRMED
+
+Durability = Literal["no", "aof", "replica"]
+Replicas = Literal["all"] | int
+Address = tuple[str, int]
+Command = tuple[str | bytes | int | float, ...]
+
+_MARK: Command = ("SET", CONFIRMED, 1, "PX", 60_000)
+"""A confirmation waits for what its connection wrote last. A script that is repeated may write nothing, so
+that the connection writes something itself: then everything before it is waited for, whoever wrote it."""
+_VIEW_AGE_MAX_S = 1.0
+_PATIENCE_S = 0.1
+"""A Sentinel that takes longer is passed over, if most of them have answered."""
+_GIVEN_UP_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The servers as the Sentinels see them: alive is who is alive for one of them.
+
+    A server that was the primary takes some seconds to become a replica. Until then it is no candidate, once
+    all Sentinels agree on another.
+    """
+
+    candidates: frozenset[Address]
+    """The primary, and every server that lives and may be promoted."""
+    never: frozenset[Address] = frozenset()
+    """Those that are never promoted (`replica-priority 0`)."""
+
+
+def put_together(answers: Sequence[Sequence[dict[str, Any]]], sentinels: int) -> View:
+    """`answers`: of each Sentinel the primary's state, then the replicas', as redis-py reads them."""
+    is_settled = len(answers) == sentinels and _is_settled([answer[0] for answer in answers])
+    candidates, never, former = set(), set(), set()
+    for state in (state for answer in answers for state in answer):
+        address = _address_of(state)
+        if state["is_slave"] and int(state["slave-priority"]) == 0:
+            never.add(address)
+        elif not (state["is_sdown"] or state["is_odown"] or state["is_disconnected"]):
+            candidates.add(address)
+        if state["is_slave"] and state.get("role-reported") == "master":
+            former.add(address)
+    # Before a switch this would be the server that is just being promoted; after it, it is the one that was.
+    return View(frozenset(candidates - former if is_settled else candidates), frozenset(never - candidates))
+
+
+def _is_settled(primaries: Sequence[dict[str, Any]]) -> bool:
+    """Every Sentinel names the same primary, and none is at a failover."""
+    is_failing_over = any("failover_in_progress" in state["flags"] for state in primaries)
+    return not is_failing_over and len({_address_of(state) for state in primaries}) == 1
+
+
+def _address_of(state: dict[str, Any]) -> Address:
+    return str(state["ip"]), int(state["port"])
+
+
+class Watch:
+    """Asks the Sentinels, once a second at most, and only when somebody wants to know."""
+
+    def __init__(self, sentinels: Sequence[Any], master_name: str) -> None:
+        self._sentinels = list(sentinels)
+        self._master_name = master_name
+        self._view: View | None = None
+        self._seen_at_s = 0.0
+        self._looking = asyncio.Lock()
+
+    async def view(self) -> View | None:
+        """None: most of the Sentinels do not answer, so that they may be at anything."""
+        clock = asyncio.get_running_loop().time
+        async with self._looking:
+            if self._view is None or clock() - self._seen_at_s > _VIEW_AGE_MAX_S:
+                self._seen_at_s, self._view = clock(), await self._look()
+            return self._view
+
+    async def _look(self) -> View | None:
+        majority = len(self._sentinels) // 2 + 1
+        asked = [asyncio.create_task(self._ask(sentinel)) for sentinel in self._sentinels]
+        try:
+            await asyncio.wait(asked, timeout=_PATIENCE_S)
+            if len(_answers_of(asked)) < majority:
+                await asyncio.wait(asked, timeout=_GIVEN_UP_S)
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        answers = _answers_of(asked)
+        return put_together(answers, len(self._sentinels)) if len(answers) >= majority else None
+
+    async def _ask(self, sentinel: Any) -> list[dict[str, Any]]:
+        primary = await sentinel.sentinel_master(self._master_name)
+        return [primary, *await sentinel.sentinel_slaves(self._master_name)]
+
+
+def _answers_of(asked: Sequence["asyncio.Task[list[dict[str, Any]]]"]) -> list[list[dict[str, Any]]]:
+    ended = [task for task in asked if task.done() and not task.cancelled()]
+    return [task.result() for task in ended if task.exception() is None]
+
+
+class Rule:
+    """What confirms a write. `watch`: of the Sentinels, where there are any."""
+
+    def __init__(
+        self, durability: Durability, replicas: Replicas, watch: Watch | None, timeout_s: float
+    ) -> None:
+        self.is_demanding = durability != "no"
+        self._durability = durability
+        self._replicas = replicas
+        self._watch = watch
+        self._wait_ms = int(timeout_s * 800)
+        self._connected = 1
+        """How many replicas the server had last."""
+
+    async def look(self) -> View | None:
+        """What `questions` and `objection` want to know; before the write."""
+        is_needed = self._durability == "replica" and self._replicas == "all"
+        return await self._watch.view() if self._watch is not None and is_needed else None
+
+    def questions(self, view: View | None) -> list[Command]:
+        """Commands that follow a write on its connection; nothing for `no`."""
+        match self._durability:
+            case "no":
+                return []
+            case "aof":
+                return [_MARK, ("WAITAOF", 1, 0, self._wait_ms)]
+            case "replica" if self._replicas == "all":
+                count = self._connected if view is None else max(self._connected, len(view.candidates) - 1)
+                return [_MARK, ("ROLE",), ("WAIT", count, self._wait_ms), ("ROLE",)]
+            case "replica":
+                return [_MARK, ("WAIT", self._replicas, self._wait_ms)]
+
+    def objection(self, replies: Sequence[Any], server: Address, view: View | None) -> str | None:
+        """Why the answers of `server` confirm nothing; None when they confirm all that was written before."""
+        match replies:
+            case [True, [1, _]]:
+                return None
+            case [True, int(count)]:
+                return None if count >= int(self._replicas) else f"{count} replicas have it"
+            case [True, [b"master", written, before], _, [b"master", _, after]]:
+                self._connected = len(after)
+                return self._lacking(int(written), _offsets(before), _offsets(after), server, view)
+            case _:
+                return f"the answer was {replies!r}"
+
+    def _lacking(
+        self,
+        written: int,
+        before: dict[Address, int],
+        after: dict[Address, int],
+        server: Address,
+        view: View | None,
+    ) -> str | None:
+        """Names a server that may be promoted and has not all that was written."""
+        wanted: Set[Address] = before.keys()
+        if self._watch is None:
+            if not wanted:
+                return "there is no replica"
+        elif view is None:
+            return "most of the Sentinels do not answer"
+        elif server not in view.candidates:
+            return f"the Sentinels do not see {server[0]}:{server[1]}"
+        else:
+            wanted = (view.candidates | (wanted - view.never)) - {server}
+        lacking = sorted(address for address in wanted if after.get(address, -1) < written)
+        return f"{lacking[0][0]}:{lacking[0][1]} lacks it" if lacking else None
+
+
+def _offsets(replicas: Sequence[Sequence[bytes]]) -> dict[Address, int]:
+    """From ROLE: how far each replica has acknowledged."""
+    return {(host.decode(), int(port)): int(offset) for host, port, offset in replicas}
