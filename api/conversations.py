@@ -22,9 +22,9 @@ from api.errors import (
 )
 from api.input_items import Item, adopt_items, read_items
 from api.offload import Offload
-from api.paging import Page, list_of
+from api.paging import Page, join_list
 from api.requests import decode_object
-from api.validation import Metadata, Shape, check
+from api.validation import Metadata, S, Shape, check
 from shared import ids
 from shared.settings import Settings
 from shared.store import keys
@@ -73,14 +73,14 @@ class Conversations:
 
     async def create(self, tenant: str, raw: bytes) -> dict[str, Any]:
         """Makes a conversation of a body, which may be empty; the object that tells of it."""
-        body = check(_CreateBody, decode_object(raw or b"{}"))
+        body = await self._read_body(_CreateBody, raw or b"{}")
         items: list[Item] = []
         if body.items is not None:
-            items = await self._read_items(tenant, body.items)
+            items = await self._read_items(tenant, body.items, len(raw))
             item_relations.check_answers(items, (), "items")
         key = ConversationKey(tenant, ids.new_conversation_id(self._settings.cell))
         created_at, metadata = int(self._clock()), msgspec.json.encode(body.metadata or {})
-        await self._add(key, items, created_at, metadata)
+        await self._add(key, items, await self._encode(items, len(raw)), created_at, metadata)
         return _tell(key, created_at, metadata)
 
     async def retrieve(self, tenant: str, conversation_id: str) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Conversations:
     async def update(self, tenant: str, conversation_id: str, raw: bytes) -> dict[str, Any]:
         """Replaces the metadata as a whole."""
         key = _key_of(tenant, conversation_id)
-        body = check(_UpdateBody, decode_object(raw))
+        body = await self._read_body(_UpdateBody, raw)
         head = await self._run(_UPDATE, key, msgspec.json.encode(body.metadata or {}))
         if not head:
             raise conversation_not_found(conversation_id, _ID)
@@ -113,26 +113,32 @@ class Conversations:
 
     # --- its items ------------------------------------------------------------------------------
 
-    async def add_items(self, tenant: str, conversation_id: str, raw: bytes) -> dict[str, Any]:
-        """Adds the items of a body, all or none; a list of them as they are kept."""
+    async def add_items(self, tenant: str, conversation_id: str, raw: bytes) -> bytes:
+        """Adds the items of a body, all or none; JSON of a list of them as they are kept."""
         key = _key_of(tenant, conversation_id)
-        body = check(_AddBody, decode_object(raw))
+        body = await self._read_body(_AddBody, raw)
         if body.items is None:
             raise missing_parameter("items")
         if body.items == []:
             raise invalid_value("items", "it should hold at least one item")
-        items = await self._read_items(tenant, body.items)
+        items = await self._read_items(tenant, body.items, len(raw))
         if item_relations.find_orphan(items) is not None:
             kept, _ = await self.read_context(key, _ID)
-            item_relations.check_answers(items, _decode(kept), "items")
-        await self._add(key, items)
-        return list_of(items)
+            size_bytes = sum(map(len, kept))
+            await self._offload.run(
+                size_bytes, lambda: item_relations.check_answers(items, _decode(kept), "items")
+            )
+        encoded = await self._encode(items, len(raw))
+        await self._add(key, items, encoded)
+        return join_list(encoded, items[0]["id"], items[-1]["id"])
 
-    async def list_items(self, tenant: str, conversation_id: str, page: Page) -> dict[str, Any]:
+    async def list_items(self, tenant: str, conversation_id: str, page: Page) -> bytes:
+        """JSON of a list: the items as they are kept, which are not opened."""
         key = _key_of(tenant, conversation_id)
         match await self._run(_LIST, key, page.after or "", page.limit, int(page.order == "desc")):
             case [b"ok", has_more, *items]:
-                return list_of(_decode(items), has_more=bool(has_more))
+                first, last = (_id_of(items[place]) if items else None for place in (0, -1))
+                return join_list(items, first, last, has_more=bool(has_more))
             case [b"missing"]:
                 raise conversation_not_found(conversation_id, _ID)
             case [b"unknown"]:
@@ -140,7 +146,8 @@ class Conversations:
             case reply:
                 raise RuntimeError(f"conversation_list answered {reply!r}")
 
-    async def find_item(self, tenant: str, conversation_id: str, item_id: str) -> Item:
+    async def find_item(self, tenant: str, conversation_id: str, item_id: str) -> bytes:
+        """JSON of the item, as it is kept."""
         key = _key_of(tenant, conversation_id)
         is_known, item, *_ = await self._read(
             key, ("EXISTS", keys.conversation(key)), ("HGET", keys.conversation_items(key), item_id)
@@ -149,7 +156,7 @@ class Conversations:
             raise conversation_not_found(conversation_id, _ID)
         if item is None:
             raise item_not_found(item_id, _ITEM_ID)
-        return _decode([item])[0]
+        return bytes(item)
 
     async def remove_item(self, tenant: str, conversation_id: str, item_id: str) -> dict[str, Any]:
         """Takes an item out; the object that tells of the conversation."""
@@ -185,24 +192,37 @@ class Conversations:
 
     # --- beneath --------------------------------------------------------------------------------
 
-    async def _read_items(self, tenant: str, value: object) -> list[Item]:
+    async def _read_body(self, shape: type[S], raw: bytes) -> S:
+        return await self._offload.run(len(raw), lambda: check(shape, decode_object(raw)))
+
+    async def _read_items(self, tenant: str, value: object, raw_bytes: int) -> list[Item]:
         """Items of a body as they will be kept, each with an id of its own, references resolved."""
-        items = read_items(value, "items", ITEMS_MAX)
-        items = adopt_items(items, ids.new_item_origin(self._settings.cell))
-        item_relations.check_unique(items, (), "items")
+        items = await self._offload.run(raw_bytes, lambda: self._adopt(value))
         referenced = await context.read_references(
             self._redis, self._offload, self._settings, tenant, items, "items"
         )
-        return context.resolve(items, referenced, "items")
+        size_bytes = sum(map(len, referenced.values()))
+        return await self._offload.run(size_bytes, lambda: context.resolve(items, referenced, "items"))
+
+    def _adopt(self, value: object) -> list[Item]:
+        items = read_items(value, "items", ITEMS_MAX)
+        items = adopt_items(items, ids.new_item_origin(self._settings.cell))
+        item_relations.check_unique(items, (), "items")
+        return items
+
+    async def _encode(self, items: Sequence[Item], raw_bytes: int) -> list[bytes]:
+        """A body of any length may refer to long items: those are few, and encoded in milliseconds."""
+        return await self._offload.run(raw_bytes, lambda: [msgspec.json.encode(item) for item in items])
 
     async def _add(
         self,
         key: ConversationKey,
         items: Sequence[Item],
+        encoded: Sequence[bytes],
         created_at: int | None = None,
         metadata: bytes = b"",
     ) -> None:
-        """Adds items; with `created_at`, to a conversation that is made for them."""
+        """Adds items, `encoded` being their JSON; with `created_at`, to a conversation made for them."""
         args: list[Argument] = [
             secrets.token_hex(8),
             self._settings.context_bytes_max,
@@ -210,8 +230,8 @@ class Conversations:
             metadata,
             len(items),
         ]
-        for item in items:
-            args += (item["id"], msgspec.json.encode(item))
+        for item, told in zip(items, encoded, strict=True):
+            args += (item["id"], told)
         match await self._run(_ADD, key, *args):
             case [b"ok"]:
                 return
@@ -262,6 +282,14 @@ def _tell(key: ConversationKey, created_at: int | bytes, metadata: bytes) -> dic
         "created_at": int(created_at),
         "metadata": msgspec.json.decode(metadata),
     }
+
+
+class _Named(msgspec.Struct):
+    id: str
+
+
+def _id_of(item: bytes) -> str:
+    return msgspec.json.decode(item, type=_Named).id
 
 
 def _decode(items: Sequence[bytes]) -> list[Item]:

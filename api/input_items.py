@@ -16,6 +16,7 @@ from api.errors import (
     unreadable_content,
 )
 from api.validation import (
+    Checked,
     Label,
     Name,
     Path,
@@ -67,8 +68,8 @@ class _ReasoningText(Shape):
 
 
 class _Reasoning(_Item):
-    summary: list[_SummaryText]
-    content: list[_ReasoningText] | None = None
+    summary: Checked[_SummaryText]
+    content: Checked[_ReasoningText] | None = None
     encrypted_content: str | None = None
 
 
@@ -85,7 +86,7 @@ class _CodeInterpreterCall(_Item):
     container_id: str
     status: str
     code: str | None = None
-    outputs: list[_CodeOutput] | None = None
+    outputs: Checked[_CodeOutput] | None = None
 
 
 class _ListedTool(Shape):
@@ -97,7 +98,7 @@ class _ListedTool(Shape):
 
 class _McpListTools(_Item):
     server_label: Label
-    tools: list[_ListedTool]
+    tools: Checked[_ListedTool]
     error: str | None = None
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
+
 from api.errors import after_not_found, invalid_value
 
 LIMIT_MAX = 100
@@ -74,3 +76,11 @@ def list_of(items: Sequence[Item], *, has_more: bool = False) -> dict[str, Any]:
         "last_id": items[-1]["id"] if items else None,
         "has_more": has_more,
     }
+
+
+def join_list(
+    items: Sequence[bytes], first_id: str | None, last_id: str | None, *, has_more: bool = False
+) -> bytes:
+    """JSON of a list object; `items` are JSON already, and none of them is opened."""
+    ends = msgspec.json.encode({"first_id": first_id, "last_id": last_id, "has_more": has_more})
+    return b'{"object":"list","data":[' + b",".join(items) + b"]," + ends[1:]

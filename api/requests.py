@@ -25,7 +25,7 @@ from api.input_items import adopt_items, read_input
 from api.json_schemas import check_schema
 from api.tool_choice import read_choice
 from api.tools import Offer
-from api.validation import Metadata, Shape, check, check_kind
+from api.validation import Checked, Metadata, Shape, at_most, check, check_kind
 from shared.responses import Response, ResponseRequest, SamplingOptions, ServerSecrets
 
 NESTING_MAX = 128
@@ -102,7 +102,7 @@ class CreateBody(Shape):
     model: Annotated[str, Field(max_length=256)] | None = None
     input: Any = None
     instructions: str | None = None
-    include: list[Include] | None = None
+    include: Checked[Include] | None = None
     max_output_tokens: _Count | None = None
     max_tool_calls: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
     metadata: Metadata | None = None
@@ -110,7 +110,7 @@ class CreateBody(Shape):
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    logit_bias: Annotated[dict[_TokenId, _Bias], Field(max_length=1024)] | None = None
+    logit_bias: Annotated[dict[_TokenId, _Bias], at_most(1024)] | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     reasoning: _Reasoning | None = None

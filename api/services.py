@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -27,6 +27,7 @@ from api.errors import (
 from api.folds import Folds
 from api.hub import LogGone, LogShorter
 from api.offload import Offload
+from api.paging import Page
 from api.prompt_length import check_prompt_length
 from api.requests import Birth, Creation, Limits, read_create
 from api.tenants import Tenants
@@ -45,6 +46,7 @@ from shared.store.response_store import (
     Membership,
     Repetition,
     State,
+    Stored,
 )
 
 FROM_THE_START = -1
@@ -161,9 +163,8 @@ class Services:
         if not creation.is_streamed:
             check_prompt_length(request, self._settings.context_tokens_max)
         response = request.response
-        parent = None
-        if response.previous_response_id is not None:
-            parent = ResponseKey(tenant, response.previous_response_id)
+        previous = response.previous_response_id
+        parent = ResponseKey(tenant, previous) if previous is not None else None
         return Draft.of(ResponseKey(tenant, response.id), request, creation.secrets, parent, repetition)
 
     async def _read(self, raw: bytes) -> Creation:
@@ -267,15 +268,14 @@ class Services:
             raise ResponseLost(key.response_id)
         return await self._read_response(key, state)
 
-    async def list_input_items(self, tenant: str, response_id: str) -> list[dict[str, Any]]:
-        """Everything the response was given to read, oldest first."""
+    async def list_input_items(self, tenant: str, response_id: str, page: Page) -> bytes:
+        """JSON of a page of what the response was given to read."""
         key, _ = await self.find(tenant, response_id)
         async with self._redis_bound():
             stored = await response_store.read_stored(self._redis, key)
         if stored is None:
             raise response_not_found(response_id)
-        record = await self._offload.run(stored.size_bytes, stored.open)
-        return [*record.request.context, *record.request.input]
+        return await self._offload.run(stored.size_bytes, lambda: _list_page(stored, page))
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -386,6 +386,11 @@ async def _chain(first: bytes, rest: Frames) -> Frames:
         yield first
         async for some in rest:
             yield some
+
+
+def _list_page(stored: Stored, page: Page) -> bytes:
+    request = stored.open().request
+    return msgspec.json.encode(page.cut([*request.context, *request.input]))
 
 
 class _Ending(msgspec.Struct):

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from api.errors import invalid_value
 from api.tools import TOOLS, Plain
-from api.validation import Path, Shape, check, check_kind, check_length, spell
+from api.validation import Checked, Path, Shape, check, check_kind, check_length, spell
 
 _PARAM = "tool_choice"
 
@@ -26,7 +26,7 @@ class _ByLabel(Shape):
 
 class _Allowed(Shape):
     mode: Literal["auto", "required"]
-    tools: list[dict[str, Any]]
+    tools: Checked[dict[str, Any]]
 
 
 _CHOICES: Mapping[str, type[Shape]] = {

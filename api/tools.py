@@ -14,7 +14,19 @@ from pydantic import Field
 
 from api.errors import invalid_value, unsupported_parameter
 from api.json_schemas import check_schema
-from api.validation import Label, Name, Path, Shape, check, check_kind, check_length, check_list, spell
+from api.validation import (
+    Checked,
+    Label,
+    Name,
+    Path,
+    Shape,
+    at_most,
+    check,
+    check_kind,
+    check_length,
+    check_list,
+    spell,
+)
 from shared.responses import ServerSecrets
 from shared.tool_calls import RESERVED_LABELS, approval_unsaid
 
@@ -22,6 +34,8 @@ _REDACTED = "<redacted>"
 
 _HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$")]
 _HeaderValue = Annotated[str, Field(pattern=r"^[\x20-\x7e\t]*$", max_length=16_384)]
+_HEADERS_MAX = 100
+"""Few servers take more."""
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)?(?P<authority>[^/?#\\]*)")
 _USUAL_PATHS = frozenset({"", "/", "/mcp", "/mcp/", "/sse", "/sse/"})
 """Where everybody's tool server is; any other path may be a secret."""
@@ -44,7 +58,7 @@ class _Custom(Shape):
 
 
 class _ToolFilter(Shape):
-    tool_names: list[str] | None = None
+    tool_names: Checked[str] | None = None
     read_only: bool | None = None
 
 
@@ -57,7 +71,7 @@ class _Mcp(Shape):
     server_label: Label
     server_url: str | None = None
     server_description: str | None = None
-    headers: dict[_HeaderName, _HeaderValue] | None = None
+    headers: Annotated[dict[_HeaderName, _HeaderValue], at_most(_HEADERS_MAX)] | None = None
     authorization: _HeaderValue | None = None
     allowed_tools: Any = None
     require_approval: Any = None

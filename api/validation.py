@@ -6,7 +6,8 @@ Owns the way from a model's complaint to the client's `param`; knows no field of
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from api.errors import ClientError, invalid_type, invalid_value, missing_parameter, out_of_bounds
 
@@ -28,13 +29,31 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """An MCP server's label: a Harmony namespace."""
 
+S = TypeVar("S", bound=Shape)
+T = TypeVar("T")
+
+Checked = Annotated[list[T], Field(fail_fast=True)]
+"""A list of which the first wrong entry is enough: collecting a million complaints takes half a minute, in
+which nothing else of the process runs. Every list whose entries are checked is one of these."""
+
+
+def at_most(length_max: int) -> BeforeValidator:
+    """For every mapping whose entries are checked: one that is too long is refused before it is looked at."""
+
+    def check_number(value: object) -> object:
+        if isinstance(value, dict) and len(value) > length_max:
+            message = f"It should have at most {length_max} entries, not {len(value)}"
+            raise PydanticCustomError("too_long", message)
+        return value
+
+    return BeforeValidator(check_number)
+
+
 _Key = Annotated[str, Field(max_length=64)]
 _Value = Annotated[str, Field(max_length=512)]
 
-Metadata = Annotated[dict[_Key, _Value], Field(max_length=16)]
+Metadata = Annotated[dict[_Key, _Value], at_most(16)]
 """What a client notes on an object, for itself."""
-
-S = TypeVar("S", bound=Shape)
 
 
 def spell(path: Path) -> str:

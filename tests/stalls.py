@@ -85,6 +85,13 @@ def _simply(**body: Any) -> _Maker:
     return make
 
 
+def _body(**body: Any) -> _Maker:
+    async def make(_client: httpx.AsyncClient) -> dict[str, Any]:
+        return body
+
+    return make
+
+
 def _function(name: str = "f", **more: Any) -> dict[str, Any]:
     return {"type": "function", "name": name, "parameters": {"type": "object"}, **more}
 
@@ -175,6 +182,14 @@ ROWS = (
     Row("100,000 empty messages", _simply(input=[_message("")] * 100_000), (200, 400)),
     Row(
         "the same, `truncation: auto`", _simply(input=[_message("")] * 100_000, truncation="auto"), (200, 400)
+    ),
+    Row(
+        "a conversation of 200,000 parts",
+        _body(items=[_message("") | {"content": [{"type": "input_text", "text": ""}] * 200_000}]),
+        path="/v1/conversations",
+    ),
+    Row(
+        "a conversation's body of a million lists", _body(unknown=[[]] * 1_000_000), path="/v1/conversations"
     ),
     Row(
         "an output of 400 KB of a function",

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends
 from starlette.requests import Request
+from starlette.responses import Response
 
 from api.errors import ClientError, NodeEnding, shorten
 from api.services import Services
@@ -39,6 +40,11 @@ _CLOSE = {"connection": "close"}
 ServicesDep = Annotated[Services, Depends(_services)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
 TenantDep = Annotated[str, Depends(_tenant)]
+
+
+def json_of(body: bytes) -> Response:
+    """An answer that is JSON already."""
+    return Response(body, media_type="application/json")
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:

@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api.paging import read_page
-from api.routes.access import ServicesDep, SettingsDep, TenantDep, read_body
+from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, read_body
 
 router = APIRouter(prefix="/v1/conversations")
 
@@ -44,7 +44,7 @@ async def add_items(
     request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
     body = await read_body(request, settings)
-    return JSONResponse(await services.conversations.add_items(tenant, conversation_id, body))
+    return json_of(await services.conversations.add_items(tenant, conversation_id, body))
 
 
 @router.get("/{conversation_id}/items")
@@ -52,7 +52,7 @@ async def list_items(
     request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep
 ) -> Response:
     page = read_page(request.query_params)
-    return JSONResponse(await services.conversations.list_items(tenant, conversation_id, page))
+    return json_of(await services.conversations.list_items(tenant, conversation_id, page))
 
 
 # An item may have come with an id of its client's making: anything may stand in it, a slash too.
@@ -62,7 +62,7 @@ async def list_items(
 async def retrieve_item(
     conversation_id: str, item_id: str, tenant: TenantDep, services: ServicesDep
 ) -> Response:
-    return JSONResponse(await services.conversations.find_item(tenant, conversation_id, item_id))
+    return json_of(await services.conversations.find_item(tenant, conversation_id, item_id))
 
 
 @router.delete("/{conversation_id}/items/{item_id:path}")

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from api.errors import invalid_value
 from api.paging import read_page
-from api.routes.access import ServicesDep, SettingsDep, TenantDep, read_body
+from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, read_body
 from api.services import FROM_THE_START, Cursor, Frames
 from api.sse import event_stream
 from shared.settings import KeepAliveForm, Settings
@@ -42,9 +42,9 @@ async def create(
         frames = services.follow(key, FROM_THE_START, is_watched=is_watched)
         return event_stream(frames, settings, keep_alive)
     if created.is_background:
-        return _json(await services.tell(key))
+        return json_of(await services.tell(key))
     snapshot = await _unless_disconnected(request, services.finish(key))
-    return _json(snapshot) if snapshot is not None else Response(status_code=_CLIENT_CLOSED_REQUEST)
+    return json_of(snapshot) if snapshot is not None else Response(status_code=_CLIENT_CLOSED_REQUEST)
 
 
 @router.post("/input_tokens")
@@ -67,7 +67,7 @@ async def retrieve(
     """
     cursor, keep_alive = _cursor(request), _keep_alive(request, settings)
     if not _flag(request, "stream"):
-        return _json(await services.retrieve(tenant, response_id))
+        return json_of(await services.retrieve(tenant, response_id))
     key, state = await services.find_log(tenant, response_id)
     frames = await services.resume(key, state, cursor)
     if frames is not None:
@@ -80,7 +80,7 @@ async def retrieve(
 @router.post("/{response_id}/cancel")
 async def cancel(response_id: str, tenant: TenantDep, services: ServicesDep) -> Response:
     """Stops a response for good; repeated, it answers the same."""
-    return _json(await services.cancel(tenant, response_id))
+    return json_of(await services.cancel(tenant, response_id))
 
 
 @router.delete("/{response_id}")
@@ -96,11 +96,7 @@ async def list_input_items(
 ) -> Response:
     """What the response was given to read, a page at a time."""
     page = read_page(request.query_params)
-    return JSONResponse(page.cut(await services.list_input_items(tenant, response_id)))
-
-
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
+    return json_of(await services.list_input_items(tenant, response_id, page))
 
 
 def _flag(request: Request, name: str) -> bool:
