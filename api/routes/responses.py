@@ -107,17 +107,21 @@ def _flag(request: Request, name: str) -> bool:
 
 
 def _cursor(request: Request) -> Cursor:
-    """The sequence number after which to go on: asked for, or what a browser's EventSource saw last."""
+    """The sequence number after which to go on: asked for, or what a browser's EventSource saw last.
+
+    The later one: an EventSource comes back to the address that it began with, whatever it has read since.
+    """
+    cursor = Cursor()
     for name, text in (
-        ("starting_after", request.query_params.get("starting_after")),
         (_LAST_EVENT_ID, request.headers.get("last-event-id")),
+        ("starting_after", request.query_params.get("starting_after")),
     ):
         if text is None:
             continue
         if not _INTEGER.fullmatch(text):
             raise invalid_value(name, "it should be an integer")
-        return Cursor(max(FROM_THE_START, int(text)), name)
-    return Cursor()
+        cursor = max(cursor, Cursor(int(text), name), key=lambda cursor: cursor.after)
+    return cursor
 
 
 async def _nothing() -> Frames:

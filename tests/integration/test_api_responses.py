@@ -358,15 +358,17 @@ async def until_watched(redis: RedisClient, key: ResponseKey, readers: int) -> N
             await asyncio.sleep(0.01)
 
 
-async def test_starting_after_goes_before_last_event_id(
+async def test_an_event_source_whose_address_has_a_cursor_goes_on_where_it_was(
     client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker
 ) -> None:
     async with creating(client, redis) as (key, call):
         await worker.serve(key)
         await call
+    last = len((await event_log.read(redis, key, -1)).entries) - 1
     path = f"/v1/responses/{key.response_id}?stream=true&starting_after=1"
-    answer = await client.get(path, headers={"last-event-id": "3"})
-    assert answer.content == await stored_bytes(redis, key, 1)
+    assert (await client.get(path, headers={"last-event-id": "3"})).content == await stored_bytes(redis, key, 3)
+    assert (await client.get(path, headers={"last-event-id": "0"})).content == await stored_bytes(redis, key, 1)
+    assert (await client.get(path, headers={"last-event-id": str(last)})).status_code == 204
 
 
 async def test_a_stream_may_be_joined_while_it_grows(
