@@ -21,6 +21,7 @@ Item = Mapping[str, Any]
 
 _CALLS = {"function_call_output": "function_call", "custom_tool_call_output": "custom_tool_call"}
 """The kind of call that an output answers."""
+_UNASKED = "no approval request found with this id"
 _NAMES = {"function_call": "function call", "custom_tool_call": "custom tool call"}
 
 
@@ -41,16 +42,22 @@ def check_answers(items: Sequence[Item], context: Sequence[Item], field: str) ->
     """Raises ClientError for an answer to a call or a question neither in the context nor among the items.
 
     An output without its call says nothing: the model would not know what answered. One that names its
-    function needs no call.
+    function needs no call. A question has one answer: a second one would have its call run again, or deny
+    what was done.
     """
     orphan = find_orphan(items, context)
     if orphan is not None:
         raise no_call_found(_NAMES[_CALLS[orphan["type"]]], orphan["call_id"], field)
     asked = {item.get("id") for item in (*context, *items) if item["type"] == "mcp_approval_request"}
+    answered = {item["approval_request_id"] for item in context if item["type"] == "mcp_approval_response"}
     for index, item in enumerate(items):
-        if item["type"] == "mcp_approval_response" and item["approval_request_id"] not in asked:
-            reason = "no approval request found with this id"
+        if item["type"] != "mcp_approval_response":
+            continue
+        question = item["approval_request_id"]
+        if question not in asked or question in answered:
+            reason = "it is answered already" if question in answered else _UNASKED
             raise invalid_value(spell((field, index, "approval_request_id")), reason)
+        answered.add(question)
 
 
 def find_orphan(items: Sequence[Item], context: Sequence[Item] = ()) -> Item | None:

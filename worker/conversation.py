@@ -73,15 +73,20 @@ def listings_in(items: Iterable[Item]) -> dict[str, tuple[McpTool, ...]]:
 def approved_calls_in(items: Sequence[Item]) -> list[tuple[str, str, str, str]]:
     """(server_label, name, arguments, approval_request_id) of calls that may run now.
 
-    Approved by the client, and not yet run in the context.
+    Approved by the client, and not yet run in the context; each once, however often it is answered: a
+    conversation's items come in many calls. The last answer counts.
     """
     requests = {item["id"]: item for item in items if item.get("type") == "mcp_approval_request"}
     done = {item.get("approval_request_id") for item in items if item.get("type") == "mcp_call"}
+    answers = {
+        item["approval_request_id"]: item["approve"]
+        for item in items
+        if item.get("type") == "mcp_approval_response"
+    }
     return [
         (request["server_label"], request["name"], request["arguments"], request["id"])
-        for item in items
-        if item.get("type") == "mcp_approval_response" and item["approve"]
-        if (request := requests.get(item["approval_request_id"])) and request["id"] not in done
+        for request_id, is_approved in answers.items()
+        if is_approved and (request := requests.get(request_id)) and request_id not in done
     ]
 
 

@@ -263,6 +263,8 @@ def test_only_an_approved_call_that_has_not_run_is_run() -> None:
     assert approved_calls_in([question, yes]) == [("wiki", "ask", "{}", "q")]
     assert approved_calls_in([question, yes | {"approve": False}]) == []
     assert approved_calls_in([question, yes, ran | {"approval_request_id": "q"}]) == []
+    assert approved_calls_in([question, yes, yes]) == [("wiki", "ask", "{}", "q")]
+    assert approved_calls_in([question, yes, yes | {"approve": False}]) == []
 
 
 def test_a_refused_call_is_told_to_the_model() -> None:

@@ -74,6 +74,28 @@ def test_an_output_without_its_call_is_refused_in_the_vendors_words(output: Item
     assert complaint(check_answers, [output], [], "items") == (400, None, "items", message)
 
 
+QUESTION: Item = {"type": "mcp_approval_request", "id": "mcpr_1", "name": "t", "server_label": "s"}
+YES: Item = {
+    "type": "mcp_approval_response",
+    "id": "mcpa_1",
+    "approval_request_id": "mcpr_1",
+    "approve": True,
+}
+NO = YES | {"id": "mcpa_2", "approve": False}
+
+
+@pytest.mark.parametrize(
+    ("items", "context", "index"),
+    [([YES, NO], [QUESTION], 1), ([NO, YES], [QUESTION], 1), ([ASKED, YES], [QUESTION, YES], 1)],
+)
+def test_a_question_is_answered_once(items: list[Item], context: list[Item], index: int) -> None:
+    check_answers(items[:1], [QUESTION], "input")
+    check_answers([QUESTION, YES], [], "input")
+    reason = f"Invalid value for 'input[{index}].approval_request_id': it is answered already."
+    param = f"input[{index}].approval_request_id"
+    assert complaint(check_answers, items, context, "input") == (400, "invalid_value", param, reason)
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
