@@ -326,12 +326,15 @@ def _adopt(item: Item, origin: str, index: int) -> Item:
     return adopted
 
 
-_OUTPUT_TEXT = {"type": "output_text", "annotations": [], "logprobs": []}
-"""What every part of the assistant's text has, whoever wrote it."""
+_PART_DEFAULTS: Mapping[str, Item] = {
+    "output_text": {"annotations": [], "logprobs": []},
+    "input_image": {"detail": "auto"},
+}
+"""What every listed part of a kind has, whoever wrote it."""
 
 
 def _parts_of(role: str, content: str | list[Item]) -> list[Item]:
     if isinstance(content, str):
         kind = "output_text" if role == "assistant" else "input_text"
         content = [{"type": kind, "text": content}]
-    return [_OUTPUT_TEXT | part if part["type"] == "output_text" else part for part in content]
+    return [{**_PART_DEFAULTS.get(part["type"], {}), **part} for part in content]

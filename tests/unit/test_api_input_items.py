@@ -33,6 +33,12 @@ def test_text_becomes_a_part_that_fits_the_role() -> None:
     assert answered["content"] == [{"type": "output_text", "text": "b", "annotations": [], "logprobs": []}]
 
 
+def test_an_image_says_how_closely_it_is_looked_at() -> None:
+    image = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
+    (message,) = adopt({"role": "user", "content": [image, image | {"detail": "low"}]})
+    assert [part["detail"] for part in message["content"]] == ["auto", "low"]
+
+
 def test_a_status_that_came_with_an_item_is_kept() -> None:
     assert adopt(CALL | {"status": "incomplete"})[0]["status"] == "incomplete"
     assert adopt(CALL | {"status": None})[0]["status"] == "completed"
