@@ -73,6 +73,10 @@ class Conversations:
 
     async def create(self, tenant: str, raw: bytes) -> dict[str, Any]:
         """Makes a conversation of a body, which may be empty; the object that tells of it."""
+        async with self._offload.in_hand(len(raw)):
+            return await self._create(tenant, raw)
+
+    async def _create(self, tenant: str, raw: bytes) -> dict[str, Any]:
         body = await self._read_body(_CreateBody, raw or b"{}")
         items: list[Item] = []
         if body.items is not None:
@@ -116,6 +120,10 @@ class Conversations:
     async def add_items(self, tenant: str, conversation_id: str, raw: bytes) -> bytes:
         """Adds the items of a body, all or none; JSON of a list of them as they are kept."""
         key = _key_of(tenant, conversation_id)
+        async with self._offload.in_hand(len(raw)):
+            return await self._add_items(tenant, key, raw)
+
+    async def _add_items(self, tenant: str, key: ConversationKey, raw: bytes) -> bytes:
         body = await self._read_body(_AddBody, raw)
         if body.items is None:
             raise missing_parameter("items")

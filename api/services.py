@@ -29,6 +29,7 @@ from api.hub import LogGone, LogShorter
 from api.offload import Offload
 from api.paging import Page
 from api.prompt_length import check_prompt_length
+from api.readiness import Readiness, look_around
 from api.requests import Birth, Creation, Limits, read_create
 from api.tenants import Tenants
 from api.watchers import Watchers
@@ -36,9 +37,9 @@ from shared import ids
 from shared.context_length import TOO_LONG
 from shared.responses import ConversationReference, ResponseError, ResponseRequest
 from shared.settings import Settings
-from shared.store import closing, presence, response_store, token_count
+from shared.store import closing, response_store, token_count
 from shared.store.keys import ConversationKey, ResponseKey
-from shared.store.redis_client import REDIS_AWAY, RedisClient
+from shared.store.redis_client import RedisClient
 from shared.store.response_store import (
     ConversationLocked,
     ConversationMoved,
@@ -79,17 +80,6 @@ class Created:
     is_background: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    is_redis_reachable: bool
-    workers: int
-    tool_runners: int
-
-    @property
-    def is_ready(self) -> bool:
-        return self.is_redis_reachable and self.workers > 0
-
-
 class Services:
     def __init__(
         self,
@@ -106,7 +96,7 @@ class Services:
         self._clock = clock
         self._tenants = tenants
         self._name = ids.new_owner("api")
-        self._offload = Offload()
+        self._offload, self._asking = Offload(), asyncio.Semaphore(token_count.ASKING_MAX)
         self._folds = Folds(redis, settings)
         self.watchers = Watchers(redis, self._hear_last_reader_left)
         self.conversations = Conversations(redis, self._offload, settings, clock)
@@ -118,6 +108,10 @@ class Services:
 
         Raises ClientError, QueueFull, TenantBusy, KeyReused, REDIS_AWAY.
         """
+        async with self._offload.in_hand(len(raw)):
+            return await self._create(tenant, raw, idempotency_key)
+
+    async def _create(self, tenant: str, raw: bytes, idempotency_key: str | None) -> Created:
         creation = await self._read(raw)
         response = creation.request.response
         self._check_background(response.background, response.store)
@@ -220,10 +214,14 @@ class Services:
 
     async def count_input_tokens(self, tenant: str, raw: bytes) -> int:
         """How many tokens the model would read. Raises ClientError, and REDIS_AWAY if no worker answers."""
+        async with self._offload.in_hand(len(raw)):
+            record = await self._record(tenant, raw)
+        return await token_count.ask(self._redis, self._settings_of(tenant), tenant, record, self._asking)
+
+    async def _record(self, tenant: str, raw: bytes) -> bytes:
         creation = await self._read(raw)
         sources = await self._read_sources(tenant, creation)
-        record = await self._compose(creation, sources, len(raw), msgspec.json.encode)
-        return await token_count.ask(self._redis, self._settings_of(tenant), tenant, record)
+        return await self._compose(creation, sources, len(raw), msgspec.json.encode)
 
     # --- finding --------------------------------------------------------------------------------
 
@@ -367,14 +365,7 @@ class Services:
             raise response_not_found(response_id)
 
     async def look_around(self) -> Readiness:
-        """Whether Redis answers, and how many processes serve responses and tool calls."""
-        try:
-            async with self._redis_bound():
-                workers = await presence.count(self._redis, "worker")
-                tool_runners = await presence.count(self._redis, "tool_runner")
-        except REDIS_AWAY:
-            return Readiness(False, 0, 0)
-        return Readiness(True, workers, tool_runners)
+        return await look_around(self._redis, self._settings.redis_timeout_s)
 
     def _redis_bound(self) -> asyncio.Timeout:
         """However often the client tries again beneath: an answer within this time, or REDIS_AWAY."""

@@ -35,8 +35,9 @@ async def create(
     that is too long for the model is answered with 400, which is what clients shorten their input for.
     """
     keep_alive = _keep_alive(request, settings)
-    body = await read_body(request, settings)
-    created = await services.create(tenant, body, request.headers.get("idempotency-key"))
+    repeated = request.headers.get("idempotency-key")
+    # No name for the body: it would be held until the response has ended.
+    created = await services.create(tenant, await read_body(request, settings), repeated)
     key, is_watched = created.key, not created.is_background
     if created.is_streamed:
         frames = services.follow(key, FROM_THE_START, is_watched=is_watched)

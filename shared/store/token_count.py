@@ -13,12 +13,18 @@ from shared.store.response_store import QueueFull, TenantBusy
 
 _COUNT = Script("count")
 
+ASKING_MAX = 16
+"""Of one node's questions, so many wait at the same moment, each with a connection to Redis of its own: a
+quarter of them, so that other calls do not wait for counts."""
+_TURN_S = 0.25
 ANSWER_WITHIN_S = 60
 """The longest body is counted in seconds, beside whatever else its worker does."""
 
 
-async def ask(redis: RedisClient, settings: Settings, tenant: str, record: bytes) -> int:
-    """Tokens of the rendered input of a ResponseRequest, given as JSON.
+async def ask(
+    redis: RedisClient, settings: Settings, tenant: str, record: bytes, turns: asyncio.Semaphore
+) -> int:
+    """Tokens of the rendered input of a ResponseRequest, given as JSON. `turns`: of all who ask on this node.
 
     Raises TimeoutError when no worker answers in time; QueueFull, TenantBusy, and nothing was written then.
     """
@@ -42,7 +48,9 @@ async def ask(redis: RedisClient, settings: Settings, tenant: str, record: bytes
         raise TenantBusy("its requests have more bytes than may be kept")
     async with asyncio.timeout(ANSWER_WITHIN_S):
         while True:
-            reply = await redis.command("BLPOP", keys.counts(name), settings.redis_timeout_s / 2)
+            async with turns:
+                wait_s = min(_TURN_S, settings.redis_timeout_s / 2)
+                reply = await redis.command("BLPOP", keys.counts(name), wait_s)
             if reply is not None:
                 return int(reply[1])
 

@@ -1,6 +1,10 @@
 """What one create call may make an API node read, keep and write, over a real Valkey."""
 
+import asyncio
+import gc
 import threading
+import tracemalloc
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient
 from tests.conversing import Client, error_of, say, serving
 from tests.kept import count_kept, kept_keys
+from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
 
 
@@ -101,6 +106,78 @@ async def test_work_on_a_large_body_is_done_in_another_thread() -> None:
     offload, here = Offload(), threading.get_ident()
     assert await offload.run(INLINE_BYTES_MAX, threading.get_ident) == here
     assert await offload.run(INLINE_BYTES_MAX + 1, threading.get_ident) != here
+
+
+async def test_of_large_bodies_a_few_are_in_hand_at_a_time() -> None:
+    offload, most = Offload(), 0
+    held: set[object] = set()
+
+    async def hold(size_bytes: int) -> None:
+        nonlocal most
+        async with offload.in_hand(size_bytes):
+            held.add(me := object())
+            most = max(most, len(held))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            held.discard(me)
+
+    await asyncio.gather(*(hold(INLINE_BYTES_MAX + 1) for _ in range(50)))
+    assert most == 4
+    await asyncio.gather(*(hold(INLINE_BYTES_MAX) for _ in range(50)))
+    assert most == 50
+
+
+async def test_a_body_is_let_go_when_its_response_is_accepted(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    """Not when the response has ended: nothing of what a node has in hand grows with how long models take."""
+    number, size_bytes = 20, 1_000_000
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"input": "'
+        yield b"a" * size_bytes + b'"}'
+
+    async with serving(settings, tmp_path) as client:
+        await client.get("/models")
+        gc.collect()
+        tracemalloc.start()
+        try:
+            waiting = [asyncio.create_task(client.post("/responses", content=body())) for _ in range(number)]
+            async with asyncio.timeout(PATIENCE_S):
+                while await redis.command("ZCARD", keys.RESPONSES_QUEUE) < number:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0)
+            gc.collect()
+            kept_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+    assert kept_bytes < number * size_bytes / 2
+
+
+async def test_whoever_waits_for_a_count_leaves_connections_to_the_others(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    """No worker is there: more questions than a node has connections to Redis wait for their answers."""
+    number = 300
+    async with serving(settings, tmp_path) as client:
+        ask = {"input": "a"}
+        asking = [
+            asyncio.create_task(client.post("/responses/input_tokens", json=ask)) for _ in range(number)
+        ]
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while await redis.command("ZCARD", keys.RESPONSES_QUEUE) < number:
+                    await asyncio.sleep(0.01)
+            for _ in range(20):
+                assert (await client.post("/conversations", json={})).status_code == 200
+            assert not [task for task in asking if task.done()]
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
 
 
 # --- a tenant's bytes -----------------------------------------------------------------------------

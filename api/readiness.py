@@ -1,0 +1,32 @@
+"""What a node sees around it: whether Redis answers, and how many processes serve.
+
+Owns the looking; what a probe is answered is `routes/health`'s.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from shared.store import presence
+from shared.store.redis_client import REDIS_AWAY, RedisClient
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    is_redis_reachable: bool
+    workers: int
+    tool_runners: int
+
+    @property
+    def is_ready(self) -> bool:
+        return self.is_redis_reachable and self.workers > 0
+
+
+async def look_around(redis: RedisClient, timeout_s: float) -> Readiness:
+    """Whether Redis answers, and how many processes serve responses and tool calls."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            workers = await presence.count(redis, "worker")
+            tool_runners = await presence.count(redis, "tool_runner")
+    except REDIS_AWAY:
+        return Readiness(False, 0, 0)
+    return Readiness(True, workers, tool_runners)
