@@ -23,6 +23,7 @@ _HINTS = re.compile(
     r"antiphon:\{queue\}:(closed|pulse|\w+:doorbell|\w+:health-check|held:\w+|held_bytes:\w+)\Z"
     r"|antiphon:\{[^}]+\}:(conversation|items|order)\Z"
     r"|antiphon:\{presence\}:\w+\Z|antiphon:\{[^}]+\}:(idempotency|packing:\w+)\Z"
+    r"|antiphon:\{confirmed\}\Z"
 )
 _LOOK_EVERY_S = 0.5
 _JOURNALS_EVERY_S = 5.0
