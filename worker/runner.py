@@ -40,6 +40,7 @@ class Runner:
         self._resources = resources
         self._settings = resources.settings
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
+        self._taking: set[asyncio.Task[None]] = set()
         self._endings: set[asyncio.Task[None]] = set()
         self._is_draining = False
         self._loop = asyncio.get_running_loop()
@@ -54,14 +55,36 @@ class Runner:
         return self._settings.responses_in_flight_max - len(self._tasks)
 
     async def start_response(self, name: str) -> None:
-        """Handles a job: owns the response from here on, or leaves it to whoever does."""
-        key = ResponseKey.parse(name)
-        acquired = await lease.acquire(self._resources.redis, self._settings, key, self.owner)
+        """Handles a job: owns the response from here on, or leaves it to whoever does.
+
+        A queue whose connection breaks ends its handlers: Redis may have given us the lease by then.
+        """
+        taking = asyncio.create_task(self._take(ResponseKey.parse(name)))
+        self._taking.add(taking)
+        taking.add_done_callback(self._taking.discard)
+        await asyncio.shield(taking)
+
+    async def _take(self, key: ResponseKey) -> None:
+        acquired = await self._acquire(key)
         if isinstance(acquired, Acquired):
             self._beat.add(acquired.lease)
-            task = asyncio.create_task(self._own(acquired), name=name)
+            task = asyncio.create_task(self._own(acquired), name=str(key))
             self._tasks[acquired.lease] = task
             task.add_done_callback(lambda _: self._tasks.pop(acquired.lease, None))
+
+    async def _acquire(self, key: ResponseKey) -> Acquired | lease.Refusal:
+        """Asks for `redis_outage_max_s` until Redis answers: the lease may be ours, and we have not heard."""
+        deadline_s = self._loop.time() + self._settings.redis_outage_max_s
+        while True:
+            is_at_it = any(held.key == key for held in self._tasks)
+            try:
+                return await lease.acquire(
+                    self._resources.redis, self._settings, key, self.owner, is_at_it=is_at_it
+                )
+            except REDIS_AWAY:
+                if self._is_draining or self._loop.time() > deadline_s:
+                    raise
+            await asyncio.sleep(_RETRY_S)
 
     def start(self) -> None:
         self._beat.start()
@@ -196,6 +219,7 @@ class Runner:
     async def drain(self) -> None:
         """Takes nothing more, and hands over what runs: another worker goes on sooner than this one ends."""
         self._is_draining = True
+        await asyncio.gather(*self._taking, return_exceptions=True)
         tasks = dict(self._tasks)
         left = [held for held, task in tasks.items() if not task.done()]
         for task in tasks.values():

@@ -1,8 +1,10 @@
 -- Takes the lease if it is free, or by force, and with it the next fencing token.
--- KEYS state log active pulse    ARGV member owner lease_ttl_ms force format
+-- KEYS state log active pulse    ARGV member owner lease_ttl_ms force format is_at_it
 -- A lease that lapsed was lost with its owner, which counts as a death; one that was released was not, nor one
 -- that its owner takes again. While Redis was away no owner could renew: until it has been there for as long as
 -- a lease lasts, one that lapsed is held.
+-- `is_at_it`: the owner has the response in hand. If not, a lease in its name is one whose answer it never got:
+-- it takes that again, so that no lost answer leaves a lease that nobody keeps.
 -- `format`: the newest that the owner can replay. `format_needed` is what the record was begun in, or what an
 -- owner since has written: a record that needs a newer owner is left for one.
 -- `born`: entry 0, for who takes the lease by force; the request, which may be long, is read apart.
@@ -23,8 +25,9 @@ end
 local now = now_ms()
 -- A time further off than any lease lasts was written by another clock, before a failover.
 local lease_until = tonumber(fields[2])
-if force ~= '1' and lease_until > now and lease_until <= now + 2 * lease_ttl_ms then return {'held'} end
-if force ~= '1' and lease_until > 0 and not is_steady(pulse, now, lease_ttl_ms) then return {'held'} end
+local is_free = force == '1' or fields[3] == owner and ARGV[6] == '0'
+if not is_free and lease_until > now and lease_until <= now + 2 * lease_ttl_ms then return {'held'} end
+if not is_free and lease_until > 0 and not is_steady(pulse, now, lease_ttl_ms) then return {'held'} end
 local format = tonumber(fields[4] or 1)  -- records had no number at first
 local needed = tonumber(fields[5] or format)
 if force ~= '1' and needed > known then return {'newer'} end

@@ -58,23 +58,28 @@ Refusal = Literal["held", "newer", "closed", "missing"]
 """`newer`: only a process of a later version can replay it; it waits for one."""
 
 
-async def acquire(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str) -> Acquired | Refusal:
-    """Takes the lease if nobody holds it."""
-    return await _acquire(redis, settings, key, owner, force=False)
+async def acquire(
+    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str, *, is_at_it: bool = True
+) -> Acquired | Refusal:
+    """Takes the lease if nobody holds it.
+
+    Not `is_at_it`: the owner has not got the response, so a lease in its name is one that it never heard of.
+    """
+    return await _acquire(redis, settings, key, owner, force=False, is_at_it=is_at_it)
 
 
 async def seize(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str) -> Acquired | Refusal:
     """Takes the lease from whoever holds it; from then on their token is stale. Never `held` or `newer`."""
-    return await _acquire(redis, settings, key, owner, force=True)
+    return await _acquire(redis, settings, key, owner, force=True, is_at_it=True)
 
 
 async def _acquire(
-    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str, *, force: bool
+    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str, *, force: bool, is_at_it: bool
 ) -> Acquired | Refusal:
     reply = await redis.run(
         _ACQUIRE,
         [keys.state(key), keys.log(key), keys.ACTIVE, keys.PULSE],
-        [str(key), owner, int(settings.lease_ttl_s * 1000), int(force), RECORD_FORMAT],
+        [str(key), owner, int(settings.lease_ttl_s * 1000), int(force), RECORD_FORMAT, int(is_at_it)],
     )
     match reply:
         case [b"acquired", token, *rest]:
@@ -96,7 +101,7 @@ async def release(redis: RedisClient, settings: Settings, *leases: Lease) -> Non
 
 async def lose(redis: RedisClient, lease: Lease) -> None:
     """Lets go of a response with which its owner can do nothing, which counts as the loss of an owner."""
-    await redis.run(_LOSE, [keys.state(lease.key), keys.ACTIVE], [str(lease.key), lease.fencing_token])
+    await redis.run(_LOSE, [keys.state(lease.key), keys.ACTIVE], [str(lease.key), lease.proof])
 
 
 Loss = Literal["lost", "abandoned"]

@@ -20,7 +20,8 @@ PLAIN = {name: PLANS[name].weight for name in ("quick", "short", "middle", "long
 _FENCES = {
     "append.lua": "if fields[1] .. ' ' .. fields[5] ~= token then return {'fenced'} end\n",
     "renew.lua": (
-        "if not fields[1] or fields[1] .. ' ' .. fields[6] ~= token or fields[2] ~= '' then return 'lost' end\n"
+        "if not fields[1] or fields[1] .. ' ' .. fields[6] ~= token"
+        " or fields[2] ~= '' then return 'lost' end\n"
     ),
     "event_log.py": """\
         case [b"gap", _, owner] if owner != lease.owner.encode():
