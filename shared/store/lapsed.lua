@@ -6,8 +6,8 @@ local lease_ttl_ms, ring_again_ms, count_max = tonumber(ARGV[1]), tonumber(ARGV[
 
 local now = now_ms()
 local heard = tonumber(redis.call('HGET', pulse, 'heard_ms'))
-local is_break = heard and (heard > now or now - heard > lease_ttl_ms / 2)
-if is_break or not heard then redis.call('HSET', pulse, 'since_ms', is_break and now or 0) end
+-- No pulse is a break as well: the first look may be that after an outage, and a failover may have lost the key.
+if not heard or heard > now or now - heard > lease_ttl_ms / 2 then redis.call('HSET', pulse, 'since_ms', now) end
 redis.call('HSET', pulse, 'heard_ms', now)
 redis.call('PEXPIRE', pulse, ARGV[4])
 if not is_steady(pulse, now, lease_ttl_ms) then return {} end

@@ -37,7 +37,7 @@ async def test_the_public_client_meets_errors_it_knows(redis: RedisClient, setti
     ):
         with pytest.raises(openai.BadRequestError) as refused:
             await client.responses.create(input="Hello", temperature=3)
-        assert (refused.value.param, refused.value.code) == ("temperature", "invalid_value")
+        assert (refused.value.param, refused.value.code) == ("temperature", "decimal_above_max_value")
         with pytest.raises(openai.NotFoundError):
             await client.responses.retrieve("resp_nonsense")
         assert [model.id async for model in client.models.list()] == settings.models

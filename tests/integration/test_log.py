@@ -154,6 +154,9 @@ async def test_a_lapsed_lease_is_found_by_the_sweeper_and_a_held_one_is_not(
     for key in (held, lapsed):
         await acquire(redis, settings, key)
     await redis.command("ZADD", keys.ACTIVE, 0, str(lapsed))
+    assert await lease.lapsed(redis, settings, 10) == []
+    # Redis has been there for long: without a pulse nothing is known to have lapsed while it was.
+    await redis.command("HSET", keys.PULSE, "since_ms", 0, "heard_ms", await lease.now_ms(redis))
     assert await lease.lapsed(redis, settings, 10) == [lapsed]
 
 
