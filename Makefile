@@ -37,7 +37,7 @@ SERVED = $(or $(MODEL),$(if $(filter --model --model=% --config --config=% %.yam
 export ENGINE_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help env up demo test node test-clients test-model chaos rolling bench bench-vllm check lock clean
+.PHONY: help env up demo test node test-clients test-model chaos failover rolling bench bench-vllm check lock clean
 
 help:  ## show these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -76,6 +76,9 @@ node:
 
 test-model: .venv-vllm/cpu.stamp  ## run the tests of the real engine, vLLM, on a tiny model and without a GPU
 	$(VLLM_BIN)/python -m pytest -m model $(ARGS)
+
+failover: $(STAMP)  ## lose the primary in every way under load, with one replica and with two
+	$(BIN)/python -m pytest -m failover $(ARGS)
 
 chaos: $(STAMP)  ## kill and restart everything under load, check that nothing is lost: [SEED=…] [MINUTES=…] [RESPONSES=…] [ARGS="--course redis"]
 	@exec $(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \

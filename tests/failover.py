@@ -1,4 +1,4 @@
-"""A primary, two replicas and three Sentinels that watch them, for tests that lose the primary.
+"""A primary, one or two replicas and three Sentinels that watch them, for tests that lose the primary.
 
 Owns these processes: they end with the test session, however that ends.
 """
@@ -31,12 +31,11 @@ def wait_until(is_so: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
 
 
 class WatchedValkeys:
-    def __init__(self, folder: Path, **settings: str) -> None:
-        """`settings` (with `_` for `-`) go into the configuration of every server."""
-        ports = find_free(6)
+    def __init__(self, folder: Path, replicas: int = 2) -> None:
+        ports = find_free(4 + replicas)
         self._folder = folder
-        self._settings = settings
-        self.servers, self.sentinels = ports[:3], ports[3:]
+        self._replicas = replicas
+        self.sentinels, self.servers = ports[:3], ports[3:]
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._warden = Warden()
 
@@ -97,13 +96,12 @@ class WatchedValkeys:
                 f"sentinel failover-timeout {MASTER_NAME} 1500",
             ]
         lines = ["appendonly yes", 'save ""', "repl-diskless-sync-delay 0"]
-        # As docs/deploy.md has it: in a planned failover the old primary stays a primary for ten seconds.
-        lines += ["min-replicas-to-write 1", "min-replicas-max-lag 2"]
-        lines += [f"{name.replace('_', '-')} {value}" for name, value in self._settings.items()]
+        # As docs/deploy.md has it: with one replica, all writing would end after the loss of either server.
+        lines += [f"min-replicas-to-write {0 if self._replicas == 1 else 1}", "min-replicas-max-lag 2"]
         return lines if port == primary else [*lines, f"replicaof {HOST} {primary}"]
 
     def is_watched(self) -> bool:
-        """Both replicas follow, and every Sentinel knows of all and would act (is not in TILT)."""
+        """All replicas follow, and every Sentinel knows of all and would act (is not in TILT)."""
         for port in self.sentinels:
             try:
                 with connect(port) as sentinel:
@@ -113,11 +111,14 @@ class WatchedValkeys:
                 return False
             if about["sentinel_tilt"]:
                 return False
-            if (state["num-slaves"], state["num-other-sentinels"]) != (2, 2) or state["is_sdown"]:
+            if (state["num-slaves"], state["num-other-sentinels"]) != (self._replicas, 2) or state[
+                "is_sdown"
+            ]:
                 return False
         with connect(self.primary()) as primary:
             followers: Any = primary.info("replication")
-            return [followers.get(name, {}).get("state") for name in ("slave0", "slave1")] == ["online"] * 2
+            states = [followers.get(f"slave{n}", {}).get("state") for n in range(self._replicas)]
+            return states == ["online"] * self._replicas
 
     def __enter__(self) -> Self:
         try:
