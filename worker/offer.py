@@ -36,11 +36,13 @@ class ToolFilter:
 
     @classmethod
     def of(cls, rule: Any) -> "ToolFilter | None":
-        """`rule`: {tool_names, read_only} as sent, or None."""
+        """`rule`: {tool_names, read_only} as sent. None: it names no tools, which is not all of them."""
         if not isinstance(rule, dict):
             return None
-        names = rule.get("tool_names")
-        return cls(frozenset(names) if names is not None else None, bool(rule.get("read_only")))
+        names, is_read_only = rule.get("tool_names"), bool(rule.get("read_only"))
+        if names is None and not is_read_only:
+            return None
+        return cls(frozenset(names) if names is not None else None, is_read_only)
 
     def admits(self, tool: McpTool) -> bool:
         if self.names is not None and tool.name not in self.names:
@@ -50,7 +52,10 @@ class ToolFilter:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """Which calls of a server need the client's leave: those of `always`, or all but those of `never`."""
+    """Which calls of a server need the client's leave: those of `always`, or all but those of `never`.
+
+    A tool of both needs it.
+    """
 
     never: ToolFilter | None
     always: ToolFilter | None
@@ -235,9 +240,9 @@ def _needs_approval(server: McpServer, tool: McpTool) -> bool:
         case "always":
             return True
         case Approval(never, always):
-            if never is not None and never.admits(tool):
-                return False
-            return always is None or always.admits(tool)
+            if always is not None:
+                return always.admits(tool)
+            return never is None or not never.admits(tool)
         case _:
             return approval_unsaid(server.label, server.url) == "always"
 

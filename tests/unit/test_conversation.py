@@ -203,6 +203,12 @@ def test_allowed_tools_filter_what_is_offered(fields: dict[str, Any], offered: s
         ({"never": {"tool_names": ["ask"]}}, {"edit"}),
         ({"never": {"read_only": True}}, {"edit"}),
         ({"always": {"tool_names": ["edit"]}}, {"edit"}),
+        # A filter without a part names no tool: `@openai/agents` sends one beside the other.
+        ({"never": {}, "always": {"tool_names": ["edit"]}}, {"edit"}),
+        ({"never": {"tool_names": ["ask"]}, "always": {}}, {"edit"}),
+        ({"never": {"tool_names": ["ask"]}, "always": {"tool_names": ["ask"]}}, {"ask"}),
+        ({"never": {"read_only": False}}, {"ask", "edit"}),
+        ({"never": {}}, {"ask", "edit"}),
     ],
 )
 def test_leave_is_asked_as_the_request_says_and_by_default_for_its_own_servers(
