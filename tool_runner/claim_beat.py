@@ -27,7 +27,11 @@ class ClaimBeat:
         # Connections of its own: calls that wait for Redis must not hold it up. One that does not answer is
         # left long before a claim lapses, so that another one can still keep it.
         self._redis = RedisClient.connect(
-            settings.redis_url, timeout_s=settings.tool_claim_ttl_s / 2, connections_max=2
+            settings.redis_url,
+            timeout_s=settings.tool_claim_ttl_s / 2,
+            connections_max=2,
+            durability=settings.durable_writes,
+            replicas=settings.durable_replicas,
         )
         self._held: set[Claim] = set()
 

@@ -90,7 +90,7 @@ class RemoteTools:
         runner, deadline_s = "", self._clock() + patience_s
         while True:
             asked_s = self._clock()
-            state = await self._insist(lambda: self._watch.look(call.lease.key, call.index))
+            state = await self._insist(lambda: self._look(call))
             deadline_s += max(0.0, self._clock() - asked_s - _RETRY_S)  # Redis's time is not the call's
             if state.result is not None:
                 return state.result
@@ -105,6 +105,14 @@ class RemoteTools:
                 message = f"no result within {self._settings.tool_timeout_s:g} s"
                 return _Verdict(TIMED_OUT, message, f"{runner} " if runner else "")
             await self._listen(call)
+
+    async def _look(self, call: _Call) -> CallState:
+        """With `durable_writes` a result is told when no failover can take it back any more."""
+        state = await self._watch.look(call.lease.key, call.index)
+        if state.result is not None and self._redis.is_confirming:
+            await self._redis.confirm()
+            state = await self._watch.look(call.lease.key, call.index)
+        return state
 
     def _is_lost(self, state: CallState) -> bool:
         """Whether nobody is at the call any more, though it is not done.

@@ -19,7 +19,9 @@ from shared.tool_calls import ToolIntent, ToolResult, ToolTask
 
 _SUBMIT, _RESULT = Script("tool_submit", is_confirmed=True), Script("tool_result", is_confirmed=True)
 _CLAIM, _SETTLE = Script("tool_claim", is_confirmed=True), Script("tool_settle", is_confirmed=True)
-_RENEW, _RELEASE = Script("tool_renew", allows_full=True), Script("tool_release", allows_full=True)
+# A renewal too: a primary that was replaced answers for some seconds, and no claim is kept there any more.
+_RENEW = Script("tool_renew", is_confirmed=True, allows_full=True)
+_RELEASE = Script("tool_release", allows_full=True)
 _LOOK, _RETRY = Script("tool_look"), Script("tool_retry")
 
 _decode_result: msgspec.json.Decoder[ToolResult] = msgspec.json.Decoder(ToolResult)
