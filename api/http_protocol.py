@@ -218,6 +218,7 @@ class Protocol(HttpToolsProtocol):
     def end_after_answer(self) -> None:
         """Says that nothing follows, and leaves the client time to read what was said."""
         self._is_deaf = True
+        self._has_body_to_come = False  # or the node's end would answer again, behind what is the last
         self._expect_nothing()
         self.flow.resume_reading()
         if self.transport.can_write_eof():

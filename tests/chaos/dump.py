@@ -133,6 +133,8 @@ async def _find_leftovers(client: "redis.asyncio.Redis", names: Iterable[str]) -
             left.append(f"{name} of a response that has ended")
         elif match[3] == "state":
             closed, lease_until_ms = await client.hmget(name, ["closed", "lease_until_ms"])  # type: ignore[misc]
+            if closed is None:
+                continue  # one that is not stored has expired since it was listed
             if not closed:
                 left.append(f"{name} is open")
             elif int(lease_until_ms or 0) > 0:
