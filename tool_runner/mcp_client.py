@@ -23,6 +23,7 @@ from shared.responses import HttpError, McpProtocolError, McpTool
 from tool_runner.answers import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_PARAMS, Answer, make_encodable
 from tool_runner.egress import Egress, GuardedTransport, NotAllowed
 from tool_runner.servers import HttpServer, StdioServer
+from tool_runner.value_count import ANSWER_VALUES_MAX, ValueCount
 
 ANSWER_BYTES_MAX = 16 * 2**20
 """More than this of one HTTP answer is not read: a text that long is refused, not cut."""
@@ -188,8 +189,8 @@ class LastStatus:
 class _TooLarge(httpx2.SSEError, httpx2.StreamError):
     """Both, because the SDK catches the one in event streams, the other in JSON bodies."""
 
-    def __init__(self) -> None:
-        Exception.__init__(self, f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
+    def __init__(self, reason: str) -> None:
+        Exception.__init__(self, reason)
 
 
 class _BoundedBody(httpx2.AsyncByteStream):
@@ -197,11 +198,13 @@ class _BoundedBody(httpx2.AsyncByteStream):
         self._body = body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = ANSWER_BYTES_MAX
+        left, values = ANSWER_BYTES_MAX, ValueCount()
         async for chunk in self._body:
             left -= len(chunk)
             if left < 0:
-                raise _TooLarge
+                raise _TooLarge(f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
+            if values.add(chunk) > ANSWER_VALUES_MAX:
+                raise _TooLarge(f"the answer has more than {ANSWER_VALUES_MAX} values")
             yield chunk
 
     async def aclose(self) -> None:

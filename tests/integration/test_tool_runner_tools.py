@@ -351,9 +351,15 @@ async def _flood(_request: bytes, writer: Writer) -> None:
         await writer.drain()
 
 
+async def _say_a_million_things(_request: bytes, writer: Writer) -> None:
+    body = b"[" + b"{}," * 1_000_000 + b"{}]"
+    writer.write(head("application/json", f"content-length: {len(body)}") + body)
+
+
 @pytest.mark.parametrize(
     ("answer", "kind", "code"),
     [
+        (_say_a_million_things, McpProtocolError, -32700),
         (_say_garbage, HttpError, 0),
         (_say_html, McpProtocolError, -32600),
         (_say_server_error, HttpError, 503),
