@@ -25,12 +25,22 @@ class Subscription:
         self._channels: set[str] = set()
         self._has_channels = asyncio.Event()
         self._changing = asyncio.Lock()
+        self._adding: set[asyncio.Task[None]] = set()
         self._is_broken = False
         """A change has failed half-way: only a new connection is known to listen on all channels."""
 
     async def add(self, channel: str) -> None:
-        """Hears what is published on a channel from now on, or as soon as Redis is there."""
+        """Hears what is published on a channel from now on, or as soon as Redis is there.
+
+        One who is cancelled meanwhile may not be the only one who wants it: the channel is added.
+        """
         self._channels.add(channel)
+        adding = asyncio.create_task(self._subscribe(channel))
+        self._adding.add(adding)
+        adding.add_done_callback(self._adding.discard)
+        await asyncio.shield(adding)
+
+    async def _subscribe(self, channel: str) -> None:
         async with self._changing:
             is_subscribed = False
             try:

@@ -115,3 +115,27 @@ async def test_a_subscription_notices_a_server_that_hangs_and_listens_again(
         await subscription.close()
         await listener.close()
         await client.close()
+
+
+async def test_a_channel_whose_first_reader_left_at_once_is_heard_by_the_second(
+    redis: RedisClient, settings: Settings
+) -> None:
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    listener = RedisClient.connect_listener(settings.redis_url)
+    subscription = Subscription(listener)
+    async with subscription._changing:  # somebody else's change is under way
+        first = asyncio.create_task(subscription.add("news"))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+    listening = asyncio.create_task(
+        subscription.listen(lambda _, payload: heard.put_nowait(payload), lambda: None)
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        while not await redis.command("PUBLISH", "news", "here"):
+            await asyncio.sleep(0.01)
+        assert await heard.get() == b"here"
+    listening.cancel()
+    await asyncio.wait([listening])
+    await subscription.close()
+    await listener.close()
