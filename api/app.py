@@ -24,9 +24,9 @@ from api.services import Services
 from api.tenants import Tenants
 from shared.ids import new_owner, new_request_id
 from shared.settings import Settings
-from shared.store import presence
-from shared.store.redis_client import RedisClient
-from shared.store.sweeper import sweep
+from shared.store.owning import presence
+from shared.store.owning.sweeper import sweep
+from shared.store.redis.client import RedisClient
 
 _log = logging.getLogger(__name__)
 

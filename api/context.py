@@ -11,17 +11,18 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from api import item_relations
+from api.bodies import item_relations
+from api.bodies.input_items import Item
 from api.errors import ClientError, invalid_value, previous_not_found, reference_not_found
-from api.input_items import Item
 from api.offload import Offload
 from shared import lifecycle
 from shared.responses import Response, ResponseRequest
 from shared.settings import Settings
-from shared.store import archive, response_store
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import RedisClient
-from shared.store.response_store import Membership, Stored
+from shared.store.log import archive
+from shared.store.records import response_store
+from shared.store.records.response_store import Membership, Stored
+from shared.store.redis.client import RedisClient
 from shared.turns import without_old_reasoning
 
 _ITEM_ID = re.compile(r"[a-z]+_([a-z0-9]{1,8}_[0-9a-f]{32})_i?\d+")

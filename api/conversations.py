@@ -1,7 +1,7 @@
 """Conversations: items that many responses share, in order, kept until nobody has touched them for long.
 
 Owns their record and their items, each change one script. What a response adds at its end is written
-with the log's last entry (`shared/store/append.lua`); what the items mean to the model is the worker's.
+with the log's last entry (`shared/store/log/append.lua`); what the items mean to the model is the worker's.
 """
 
 import asyncio
@@ -11,7 +11,11 @@ from typing import Any
 
 import msgspec
 
-from api import context, item_relations
+from api import context
+from api.bodies import item_relations
+from api.bodies.input_items import Item, adopt_items, read_items
+from api.bodies.requests import decode_object
+from api.bodies.validation import Metadata, S, Shape, check
 from api.errors import (
     ClientError,
     after_not_found,
@@ -20,16 +24,13 @@ from api.errors import (
     item_not_found,
     missing_parameter,
 )
-from api.input_items import Item, adopt_items, read_items
 from api.offload import Offload
 from api.paging import Page, join_list
-from api.requests import decode_object
-from api.validation import Metadata, S, Shape, check
 from shared import ids
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ConversationKey
-from shared.store.redis_client import Argument, RedisClient, Script
+from shared.store.redis.client import Argument, RedisClient, Script
 
 ITEMS_MAX = 20
 """So many items may be added by one call."""

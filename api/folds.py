@@ -12,9 +12,9 @@ from shared.events import decode, encode
 from shared.lifecycle import fold, fold_on
 from shared.responses import Response
 from shared.settings import Settings
-from shared.store import event_log
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import REDIS_AWAY, RedisClient
+from shared.store.log import event_log
+from shared.store.redis.client import REDIS_AWAY, RedisClient
 
 FOLDS_MAX = 128
 FOLDS_BYTES_MAX = 64 * 2**20

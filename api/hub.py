@@ -11,11 +11,12 @@ from collections.abc import AsyncGenerator
 
 from api.errors import NodeEnding
 from shared.settings import Settings
-from shared.store import event_log, keys
-from shared.store.event_log import Entry, Published
+from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import REDIS_AWAY, RedisClient
-from shared.store.subscription import Subscription
+from shared.store.log import event_log
+from shared.store.log.event_log import Entry, Published
+from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.redis.subscription import Subscription
 
 _LOOK_EVERY_S = 2.0
 """A reader that hears nothing looks into the log this often: messages are hints."""

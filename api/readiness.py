@@ -6,8 +6,8 @@ Owns the looking; what a probe is answered is `routes/health`'s.
 import asyncio
 from dataclasses import dataclass
 
-from shared.store import presence
-from shared.store.redis_client import REDIS_AWAY, RedisClient
+from shared.store.owning import presence
+from shared.store.redis.client import REDIS_AWAY, RedisClient
 
 
 @dataclass(frozen=True, slots=True)

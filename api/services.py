@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from api import context
+from api.bodies.requests import Birth, Creation, Limits, read_create
 from api.context import Sources, compose
 from api.conversations import Conversations
 from api.errors import (
@@ -30,17 +31,15 @@ from api.offload import Offload
 from api.paging import Page
 from api.prompt_length import check_prompt_length
 from api.readiness import Readiness, look_around
-from api.requests import Birth, Creation, Limits, read_create
 from api.tenants import Tenants
-from api.watchers import Watchers
 from shared import ids
 from shared.context_length import TOO_LONG
 from shared.responses import ConversationReference, ResponseError, ResponseRequest
 from shared.settings import Settings
-from shared.store import closing, response_store, token_count
 from shared.store.keys import ConversationKey, ResponseKey
-from shared.store.redis_client import RedisClient
-from shared.store.response_store import (
+from shared.store.log import closing
+from shared.store.records import response_store, token_count
+from shared.store.records.response_store import (
     ConversationLocked,
     ConversationMoved,
     Draft,
@@ -49,6 +48,8 @@ from shared.store.response_store import (
     State,
     Stored,
 )
+from shared.store.records.watchers import Watchers
+from shared.store.redis.client import RedisClient
 
 FROM_THE_START = -1
 _READINGS_MAX = 3

@@ -26,7 +26,7 @@ from local.cluster import Cluster
 from local.supervisor import read_tail
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import RedisClient
+from shared.store.redis.client import RedisClient
 
 _LOOK_INTO_LOGS_S = 0.1
 _IDLE_S = 3.0

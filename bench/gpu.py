@@ -17,7 +17,7 @@ from bench.contenders import Contender, RawEngine, Site, WholePath, cluster_of, 
 from bench.load import Load
 from tests.engines import CPU_ENGINE_ARGS, CPU_ENVIRONMENT
 from tests.model.checkpoint import CONFIG
-from worker.harmony import ChatMessage, HarmonyMessage, SystemPart, render
+from worker.harmony.tokens import ChatMessage, HarmonyMessage, SystemPart, render
 
 _LAYERS_20B = 24
 _SHAPE_20B: dict[str, Any] = {

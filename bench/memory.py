@@ -10,9 +10,10 @@ from bench.relay import compact
 from bench.site import port_of, running
 from bench.streams import Count
 from local.cluster import Cluster
-from shared.store import event_log, keys
+from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import RedisClient
+from shared.store.log import event_log
+from shared.store.redis.client import RedisClient
 
 _DELTAS = 2_000
 _PAGES = ("README.md", "docs/architecture.md", "docs/deploy.md", "docs/scripted_engine.md")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
 
-from worker.harmony import CHANNEL, CONTROL_TOKENS, MESSAGE, bytes_of, encode
+from worker.harmony.tokens import CHANNEL, CONTROL_TOKENS, MESSAGE, bytes_of, encode
 
 _HEADER = (CHANNEL, *encode("final"), MESSAGE)
 

@@ -15,7 +15,7 @@ import msgspec
 
 from bench.load import NO_WINDOW, Answer, Load, Outcome, watch
 from bench.processes import add_cpu_s, split_engine
-from worker.harmony import STOP_TOKENS
+from worker.harmony.tokens import STOP_TOKENS
 
 
 class Order(msgspec.Struct, frozen=True):

@@ -12,9 +12,9 @@ from bench import streams, tables
 from bench.site import Usage, port_of, running
 from bench.streams import Count
 from local.cluster import Cluster
-from shared.store import compaction
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import RedisClient
+from shared.store.log import archiving as compaction
+from shared.store.redis.client import RedisClient
 
 _ROUNDS = 3
 _IDLE_S = 3.0

@@ -18,7 +18,7 @@ from bench.site import running
 from local.cluster import ROOT, Cluster
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import RedisClient
+from shared.store.redis.client import RedisClient
 
 _WORKERS = 4
 _TOKENS_BEFORE = 25

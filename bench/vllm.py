@@ -30,7 +30,7 @@ from bench.load import Answer, Load, Outcome
 from bench.vllm_server import write_tokenizer
 from tests.engines import CPU_ENGINE_ARGS, CPU_ENVIRONMENT
 from tests.model.checkpoint import expand
-from worker.harmony import ChatMessage, HarmonyMessage, SystemPart, render
+from worker.harmony.tokens import ChatMessage, HarmonyMessage, SystemPart, render
 
 ROUNDS = 5
 _TOKENS_MAX = 1_000

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.processes import started
 from local.ports import HOST, find_free
 from local.supervisor import read_tail
-from worker.harmony import CONTROL_TOKENS, bytes_of
+from worker.harmony.tokens import CONTROL_TOKENS, bytes_of
 
 _START_TIMEOUT_S = 600.0
 _LOOK_AGAIN_S = 0.2

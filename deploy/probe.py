@@ -9,8 +9,8 @@ import sys
 import urllib.request
 
 from shared.settings import Settings
-from shared.store import presence
-from shared.store.redis_client import RedisClient
+from shared.store.owning import presence
+from shared.store.redis.client import RedisClient
 
 _TIMEOUT_S = 2.0
 

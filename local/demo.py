@@ -21,7 +21,7 @@ from local import seed
 from local.cluster import Cluster
 from local.proof import Evidence, find_faults, split_frames
 from local.up import listen_for_the_end
-from worker.engines.script import SHIPPED
+from worker.engines.scripted.script import SHIPPED
 
 _CUT_AT = "response.mcp_call_arguments.delta"
 _TIMEOUT_S = 60.0

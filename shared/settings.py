@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     """What a new response, an event, a tool call and its result wait for before they count: nothing, the
     server's disk (WAITAOF), or the memory of replicas (WAIT)."""
     durable_replicas: Literal["all"] | Annotated[int, Field(gt=0)] = "all"
-    """Of `replica`: how many, or all that could be promoted (`shared/store/confirmation.py`)."""
+    """Of `replica`: how many, or all that could be promoted (`shared/store/redis/confirmation.py`)."""
     secrets_key: SecretStr | None = None
     """32 random bytes in URL-safe base64. What requests bring for their MCP servers (headers,
     authorization, a `server_url` that may hold a secret) is kept in Redis sealed with it while the response

@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from local.valkey import Valkey
 from shared.settings import Settings
-from shared.store.appender import Appender
-from shared.store.redis_client import RedisClient
+from shared.store.log.appender import Appender
+from shared.store.redis.client import RedisClient
 from tests.running import RunningCluster, start_cluster
 from tests.stalls import STALLS, TABLE_HEAD
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.engine import Engine
-from worker.engines.script import Script
-from worker.engines.scripted import ScriptedEngine
+from worker.engines.protocol import Engine
+from worker.engines.scripted.engine import ScriptedEngine
+from worker.engines.scripted.script import Script
 
 CPU_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -44,7 +44,7 @@ def make_vllm(folder: Path) -> Subject:
 
 def make_vllm_of(checkpoint: Path) -> Subject:
     os.environ.update(CPU_ENVIRONMENT)
-    from worker.engines.vllm import VllmEngine, read_engine_args
+    from worker.engines.vllm.engine import VllmEngine, read_engine_args
 
     engine = VllmEngine(read_engine_args(f"--model {checkpoint} {CPU_ENGINE_ARGS}"))
     return Subject(engine, lambda: engine.requests_under_way)

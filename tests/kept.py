@@ -1,6 +1,6 @@
 """What Redis holds of requests: all keys but those by which processes say that they are there."""
 
-from shared.store.redis_client import RedisClient
+from shared.store.redis.client import RedisClient
 
 
 async def kept_keys(redis: RedisClient) -> set[str]:

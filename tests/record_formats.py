@@ -18,13 +18,13 @@ import msgspec
 from local.valkey import Valkey
 from shared.responses import McpProtocolError, McpTool, McpToolExecutionError, ResponseRequest
 from shared.settings import Settings
-from shared.store.event_log import Entry
-from shared.store.redis_client import RedisClient
+from shared.store.log.event_log import Entry
+from shared.store.redis.client import RedisClient
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
 from tests.chaos.plans import LABEL, SCRIPT
 from tests.requests import accept, make_request
 from tests.working import finish, keep_journal, working
-from worker.engines.script import Script
+from worker.engines.scripted.script import Script
 
 _SCHEMA = {"type": "object", "properties": {"key": {"type": "string"}}, "required": ["key"]}
 _TOOLS: Any = {"type": "mcp", "server_label": LABEL, "require_approval": "never"}

@@ -5,10 +5,10 @@ from typing import Any
 from shared.ids import new_response_id
 from shared.responses import Response, ResponseRequest
 from shared.settings import Settings
-from shared.store import response_store
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import RedisClient
-from shared.store.response_store import Draft, Record
+from shared.store.records import response_store
+from shared.store.records.response_store import Draft, Record
+from shared.store.redis.client import RedisClient
 
 
 def make_request(

@@ -3,13 +3,14 @@
 import itertools
 from dataclasses import dataclass
 
-from worker.engine import Sampling
-from worker.engines.script import Script
-from worker.engines.script_prompt import read_prompt
-from worker.engines.script_scene import Cue, Pace, find_cue
-from worker.engines.script_turn import continue_turn
-from worker.engines.scripted import ScriptedEngine
-from worker.harmony import (
+from worker.engines.protocol import Sampling
+from worker.engines.scripted.engine import ScriptedEngine
+from worker.engines.scripted.prompt import read_prompt
+from worker.engines.scripted.scene import Cue, Pace, find_cue
+from worker.engines.scripted.script import Script
+from worker.engines.scripted.turn import continue_turn
+from worker.harmony.signatures import ToolSignature
+from worker.harmony.tokens import (
     ChatMessage,
     DeveloperPart,
     HarmonyMessage,
@@ -17,7 +18,6 @@ from worker.harmony import (
     decode,
     render,
 )
-from worker.signatures import ToolSignature
 
 SCRIPT = Script.load()
 SEED = "Multiply 123*456 using the mcp.code_interpreter tool."

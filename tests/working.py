@@ -13,25 +13,28 @@ import msgspec
 
 from shared.responses import ResponseRequest
 from shared.settings import Settings
-from shared.store import event_log, job_queue, keys, lease, tool_journal
-from shared.store.appender import Appender
-from shared.store.event_log import Draft, Entry
+from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
-from shared.store.lease import Acquired
-from shared.store.redis_client import RedisClient
-from shared.store.subscription import Subscription
-from shared.store.tool_journal import Claim
+from shared.store.log import event_log
+from shared.store.log.appender import Appender
+from shared.store.log.event_log import Draft, Entry
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired
+from shared.store.redis.client import RedisClient
+from shared.store.redis.subscription import Subscription
+from shared.store.tools import tool_journal
+from shared.store.tools.tool_journal import Claim
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
 from tests.patience import PATIENCE_S
 from tests.requests import accept
 from worker.app import hear
-from worker.engine import Engine
-from worker.engines.script import Script
-from worker.engines.scripted import ScriptedEngine
-from worker.remote_tools import RemoteTools
-from worker.resources import Resources
-from worker.runner import Runner
-from worker.stepper import Stepper
+from worker.engines.protocol import Engine
+from worker.engines.scripted.engine import ScriptedEngine
+from worker.engines.scripted.script import Script
+from worker.ownership import Runner
+from worker.response.remote_tools import RemoteTools
+from worker.response.resources import Resources
+from worker.response.stepper import Stepper
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from typing import Any
 
 from shared import ids
 from shared.settings import Settings
-from shared.store import job_queue, keys, presence
-from shared.store.redis_client import RedisClient
-from shared.store.subscription import Subscription
+from shared.store import job_queue, keys
+from shared.store.owning import presence
+from shared.store.redis.client import RedisClient
+from shared.store.redis.subscription import Subscription
 from tool_runner import servers
 from tool_runner.calls_in_flight import CallsInFlight
 from tool_runner.run_tool import Tools

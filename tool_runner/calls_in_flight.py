@@ -13,10 +13,11 @@ from typing import TypeVar
 import anyio
 
 from shared.settings import Settings
-from shared.store import response_store, tool_journal
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import REDIS_AWAY, RedisClient
-from shared.store.tool_journal import Claim
+from shared.store.records import response_store
+from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.tools import tool_journal
+from shared.store.tools.tool_journal import Claim
 from shared.tool_calls import ToolIntent
 from tool_runner import answers, servers
 from tool_runner.claim_beat import ClaimBeat

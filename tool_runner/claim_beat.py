@@ -8,9 +8,9 @@ import logging
 from collections.abc import Callable
 
 from shared.settings import Settings
-from shared.store import tool_journal
-from shared.store.redis_client import REDIS_AWAY, RedisClient
-from shared.store.tool_journal import Claim
+from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.tools import tool_journal
+from shared.store.tools.tool_journal import Claim
 
 _log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from shared.settings import Settings
 from worker.app import make_engine, run
-from worker.engine import EngineUnavailable
-from worker.engines.script import ScriptError
+from worker.engines.protocol import EngineUnavailable
+from worker.engines.scripted.script import ScriptError
 
 
 async def _main(settings: Settings) -> None:

@@ -11,20 +11,21 @@ from typing import Any
 
 from shared.ids import new_owner
 from shared.settings import Settings
-from shared.store import job_queue, keys, presence
-from shared.store.appender import Appender
-from shared.store.redis_client import RedisClient
-from shared.store.subscription import Subscription
-from shared.store.sweeper import sweep
+from shared.store import job_queue, keys
+from shared.store.log.appender import Appender
+from shared.store.owning import presence
+from shared.store.owning.sweeper import sweep
+from shared.store.redis.client import RedisClient
+from shared.store.redis.subscription import Subscription
+from worker.archiver import compact_due
 from worker.counting import TokenCounter
-from worker.engine import Engine, EngineUnavailable
-from worker.engines.script import Script
-from worker.engines.scripted import ScriptedEngine
-from worker.remote_tools import RemoteTools
-from worker.resources import Resources
-from worker.runner import Runner
-from worker.stepper import Stepper
-from worker.sweeper import compact_due
+from worker.engines.protocol import Engine, EngineUnavailable
+from worker.engines.scripted.engine import ScriptedEngine
+from worker.engines.scripted.script import Script
+from worker.ownership import Runner
+from worker.response.remote_tools import RemoteTools
+from worker.response.resources import Resources
+from worker.response.stepper import Stepper
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def make_engine(settings: Settings) -> Engine:
     if settings.engine == "scripted":
         return ScriptedEngine(Script.load(settings.script))
     try:
-        from worker.engines.vllm import VllmEngine, read_engine_args
+        from worker.engines.vllm.engine import VllmEngine, read_engine_args
     except ModuleNotFoundError as missing:
         raise EngineUnavailable(f"the engine vllm needs the package {missing.name}") from missing
     return VllmEngine(read_engine_args(settings.engine_args), settings.engine_silence_max_s)

@@ -9,13 +9,13 @@ import logging
 import msgspec
 
 from shared.responses import ResponseRequest
-from shared.store import token_count
-from shared.store.redis_client import REDIS_AWAY, RedisClient
-from worker.conversation import build_conversation, listings_in
-from worker.harmony import HarmonyMessage
-from worker.offer import make_offer
-from worker.prompt import count
-from worker.stepper import Stepper
+from shared.store.records import token_count
+from shared.store.redis.client import REDIS_AWAY, RedisClient
+from worker.asking.conversation import build_conversation, listings_in
+from worker.asking.offer import make_offer
+from worker.harmony.tokens import HarmonyMessage
+from worker.response.prompt import count
+from worker.response.stepper import Stepper
 
 _log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 
 from shared.settings import Settings
-from shared.store.lease import Lease, Loss, renew_all
-from shared.store.redis_client import REDIS_AWAY, BlockingClient
+from shared.store.owning.lease import Lease, Loss, renew_all
+from shared.store.redis.client import REDIS_AWAY, BlockingClient
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from arq.worker import Retry, Worker, func
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import REDIS_AWAY, RedisClient, Script, make_pool
+from shared.store.redis.client import REDIS_AWAY, RedisClient, Script, make_pool
 
 _RING, _TAKE = Script("ring"), Script("take")
 _log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from dataclasses import replace
 import redis
 import redis.asyncio
 
-from shared.store import archive, keys
+from shared.store import keys
+from shared.store.log import archive
 from tests.chaos.history import Log, Store
 
 _OF_RESPONSE = re.compile(r"antiphon:\{([^}]+)/(resp_[^}/]+)\}:(\w+)\Z")

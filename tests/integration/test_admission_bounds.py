@@ -14,9 +14,11 @@ from api.offload import INLINE_BYTES_MAX, Offload
 from shared import lifecycle
 from shared.responses import ResponseError
 from shared.settings import Settings
-from shared.store import closing, compaction, keys
+from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import RedisClient
+from shared.store.log import archiving as compaction
+from shared.store.log import closing
+from shared.store.redis.client import RedisClient
 from tests.conversing import Client, error_of, say, serving
 from tests.kept import count_kept, kept_keys
 from tests.patience import PATIENCE_S

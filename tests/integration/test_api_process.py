@@ -10,7 +10,7 @@ import pytest
 
 from shared.ids import is_response_id
 from shared.settings import Settings
-from shared.store.redis_client import RedisClient
+from shared.store.redis.client import RedisClient
 from tests.kept import count_kept
 from tests.nodes import node
 from tests.patience import PATIENCE_S

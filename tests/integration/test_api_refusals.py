@@ -11,7 +11,7 @@ import pytest_asyncio
 from api.app import create_app
 from api.tenants import Tenants
 from shared.settings import Settings
-from shared.store.redis_client import RedisClient
+from shared.store.redis.client import RedisClient
 from tests.kept import count_kept
 
 MISSING, INVALID, UNSUPPORTED = "missing_required_parameter", "invalid_value", "unsupported_parameter"

@@ -30,12 +30,16 @@ from shared.responses import (
     Usage,
 )
 from shared.settings import Settings
-from shared.store import compaction, event_log, keys, lease, presence, response_store
-from shared.store.appender import Appender
-from shared.store.event_log import Closing, Draft
+from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.lease import Acquired
-from shared.store.redis_client import RedisClient
+from shared.store.log import archiving as compaction
+from shared.store.log import event_log
+from shared.store.log.appender import Appender
+from shared.store.log.event_log import Closing, Draft
+from shared.store.owning import lease, presence
+from shared.store.owning.lease import Acquired
+from shared.store.records import response_store
+from shared.store.redis.client import RedisClient
 from tests.kept import count_kept
 from tests.patience import PATIENCE_S
 from tests.streams import without_comments

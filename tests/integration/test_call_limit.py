@@ -9,12 +9,12 @@ import pytest
 from shared import events
 from shared.responses import McpTool
 from shared.settings import Settings
-from shared.store.event_log import Entry
-from shared.store.redis_client import RedisClient
+from shared.store.log.event_log import Entry
+from shared.store.redis.client import RedisClient
 from shared.tool_calls import ToolCall, ToolListing, ToolsListed
 from tests.requests import accept, make_request
 from tests.working import Answer, calculate, finish, working
-from worker.engines.script import Script
+from worker.engines.scripted.script import Script
 
 PYTHON = {"type": "mcp", "server_label": "code_interpreter", "require_approval": "never"}
 THREE_TIMES = "Call python 3 times"

@@ -9,13 +9,13 @@ import pytest
 from shared.events import ResponseFailed, decode
 from shared.responses import ResponseRequest
 from shared.settings import Settings
-from shared.store.redis_client import RedisClient
+from shared.store.redis.client import RedisClient
 from tests.requests import accept, make_request
 from tests.working import finish, leave_behind, working
-from worker.constraint import Body
-from worker.engine import Sampling, TokenChunk, Unsupported
-from worker.engines.script import Script
-from worker.engines.scripted import ScriptedEngine
+from worker.asking.constraint import Body
+from worker.engines.protocol import Sampling, TokenChunk, Unsupported
+from worker.engines.scripted.engine import ScriptedEngine
+from worker.engines.scripted.script import Script
 
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
 FORMAT: Any = {"format": {"type": "json_schema", "name": "any", "schema": {"type": "object"}, "strict": True}}

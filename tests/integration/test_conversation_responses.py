@@ -26,12 +26,15 @@ from shared.responses import (
     Usage,
 )
 from shared.settings import Settings
-from shared.store import closing, event_log, keys, lease, response_store
-from shared.store.closing import closing_of
+from shared.store import keys
 from shared.store.keys import ConversationKey, ResponseKey
-from shared.store.lease import Acquired
-from shared.store.redis_client import RedisClient
-from shared.store.response_store import ConversationMoved, Draft, Membership
+from shared.store.log import closing, event_log
+from shared.store.log.closing import closing_of
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired
+from shared.store.records import response_store
+from shared.store.records.response_store import ConversationMoved, Draft, Membership
+from shared.store.redis.client import RedisClient
 from tests.conversing import (
     CREATED_AT_S,
     OUTPUT,

@@ -12,7 +12,7 @@ import pytest_asyncio
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ConversationKey
-from shared.store.redis_client import Argument, RedisClient, Script
+from shared.store.redis.client import Argument, RedisClient, Script
 from tests.conversing import (
     CALL,
     CREATED_AT_S,

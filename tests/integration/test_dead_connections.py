@@ -12,12 +12,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from local.valkey import Valkey
 from shared.settings import Settings
-from shared.store import event_log, job_queue, keys, lease, presence
-from shared.store.appender import Appender
-from shared.store.event_log import Draft
-from shared.store.lease import Acquired
-from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient, Script, make_pool
-from shared.store.subscription import Subscription
+from shared.store import job_queue, keys
+from shared.store.log import event_log
+from shared.store.log.appender import Appender
+from shared.store.log.event_log import Draft
+from shared.store.owning import lease, presence
+from shared.store.owning.lease import Acquired
+from shared.store.redis.client import REDIS_AWAY, BlockingClient, RedisClient, Script, make_pool
+from shared.store.redis.subscription import Subscription
 from tests.cutting import MANNERS, CutWay, Manner
 from tests.requests import accept
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.patience import PATIENCE_S
 
-GUARD = Path(__file__).parents[2] / "worker/engines/guard.py"
+GUARD = Path(__file__).parents[2] / "worker/engines/vllm/guard.py"
 PARENT = """
 import os, subprocess, sys
 guard = subprocess.Popen([sys.executable, sys.argv[1], str(os.getpid())], start_new_session=True)

@@ -15,7 +15,7 @@ import requests
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import RedisClient
+from shared.store.redis.client import RedisClient
 from tests.nodes import node
 from tests.streams import read_frames
 

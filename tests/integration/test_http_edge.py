@@ -11,11 +11,13 @@ from typing import Any
 import pytest_asyncio
 
 from shared.settings import Settings
-from shared.store import event_log, keys, lease
-from shared.store.event_log import Draft
+from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.lease import Acquired
-from shared.store.redis_client import RedisClient
+from shared.store.log import event_log
+from shared.store.log.event_log import Draft
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired
+from shared.store.redis.client import RedisClient
 from tests.nodes import Node, node
 from tests.requests import accept
 

@@ -19,12 +19,14 @@ from shared.events import StreamEvent, decode, frame
 from shared.lifecycle import fold
 from shared.responses import Message, OutputText
 from shared.settings import Settings
-from shared.store import archive, compaction, event_log, lease
-from shared.store.appender import Appender
-from shared.store.event_log import Closing, Draft
 from shared.store.keys import ResponseKey
-from shared.store.lease import Acquired, Lease
-from shared.store.redis_client import RedisClient
+from shared.store.log import archive, event_log
+from shared.store.log import archiving as compaction
+from shared.store.log.appender import Appender
+from shared.store.log.event_log import Closing, Draft
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired, Lease
+from shared.store.redis.client import RedisClient
 from tests.requests import accept
 
 READERS = 20

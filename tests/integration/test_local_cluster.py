@@ -25,7 +25,7 @@ from local.processes import Identity, identify, is_running
 from local.record import FolderInUse
 from local.supervisor import DeadOnArrival
 from local.valkey import Valkey, is_serving, read_port, write_configuration
-from shared.store.redis_client import RedisClient
+from shared.store.redis.client import RedisClient
 from tests.patience import PATIENCE_S
 
 API = """

@@ -13,17 +13,21 @@ from pydantic import SecretStr
 from shared.events import ResponseFailed, decode
 from shared.responses import ServerSecrets
 from shared.settings import Settings
-from shared.store import archive, compaction, event_log, job_queue, keys, lease, presence, response_store
-from shared.store.appender import Appender
-from shared.store.closing import cancel
-from shared.store.event_log import Closing, Draft
+from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
-from shared.store.lease import Acquired, Lease, LeaseLost
-from shared.store.redis_client import BlockingClient, RedisClient, Script
+from shared.store.log import archive, event_log
+from shared.store.log import archiving as compaction
+from shared.store.log.appender import Appender
+from shared.store.log.closing import cancel
+from shared.store.log.event_log import Closing, Draft
+from shared.store.owning import lease, presence
+from shared.store.owning.lease import Acquired, Lease, LeaseLost
+from shared.store.records import response_store
+from shared.store.redis.client import BlockingClient, RedisClient, Script
 from tests.conftest import keys_without_ttl
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request, read_record
-from worker.sweeper import compact_due
+from worker.archiver import compact_due
 
 
 async def acquire(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str = "a") -> Lease:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from shared.settings import Settings
-from shared.store import keys, lease
+from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.lease import Acquired
-from shared.store.redis_client import Argument, RedisClient, Script
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired
+from shared.store.redis.client import Argument, RedisClient, Script
 from tests.requests import accept, make_request
 from tests.working import finish, working
 

@@ -12,12 +12,12 @@ from shared.events import ResponseCompleted, ResponseFailed, ResponseIncomplete,
 from shared.lifecycle import fold
 from shared.responses import McpCall, McpProtocolError, Message, Reasoning, Response, ResponseRequest
 from shared.settings import Settings
-from shared.store.event_log import Entry
-from shared.store.redis_client import RedisClient
+from shared.store.log.event_log import Entry
+from shared.store.redis.client import RedisClient
 from tests.requests import accept, make_request
 from tests.working import finish, keep_journal, leave_behind, restore_journal, working
-from worker.engines.script import Script
-from worker.harmony import encode
+from worker.engines.scripted.script import Script
+from worker.harmony.tokens import encode
 
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
 WIKI: Any = {"type": "mcp", "server_label": "wiki"}

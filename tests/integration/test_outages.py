@@ -10,10 +10,11 @@ import pytest_asyncio
 
 from local.valkey import Valkey
 from shared.settings import Settings
-from shared.store import job_queue, keys, lease, presence
+from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
-from shared.store.lease import Acquired, Lease
-from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient, Script
+from shared.store.owning import lease, presence
+from shared.store.owning.lease import Acquired, Lease
+from shared.store.redis.client import REDIS_AWAY, BlockingClient, RedisClient, Script
 from tests.proxy import proxying
 from tests.requests import accept, make_request
 from tests.working import working

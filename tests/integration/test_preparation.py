@@ -9,18 +9,20 @@ import pytest
 
 from shared.events import Error, ResponseFailed, decode
 from shared.settings import Settings
-from shared.store import closing, event_log, keys, lease
-from shared.store.event_log import Entry
+from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.lease import Acquired
-from shared.store.redis_client import RedisClient
-from shared.store.sweeper import sweep
+from shared.store.log import closing, event_log
+from shared.store.log.event_log import Entry
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired
+from shared.store.owning.sweeper import sweep
+from shared.store.redis.client import RedisClient
 from tests.requests import accept, make_request
 from tests.working import Worker, finish, leave_behind, working
-from worker import harmony
-from worker.engines.script import Script
-from worker.engines.scripted import ScriptedEngine
-from worker.reader import Reader
+from worker.engines.scripted.engine import ScriptedEngine
+from worker.engines.scripted.script import Script
+from worker.harmony import tokens as harmony
+from worker.response.turn_reader import Reader
 
 LONG = "word " * 1_000_000
 

@@ -7,10 +7,11 @@ import pytest
 from shared.events import decode
 from shared.record_format import RECORD_FORMAT
 from shared.settings import Settings
-from shared.store import keys, lease
+from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.lease import Acquired
-from shared.store.redis_client import RedisClient
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired
+from shared.store.redis.client import RedisClient
 from tests.record_formats import REQUESTS, answer, load_script, read
 from tests.requests import accept, read_record
 from tests.working import finish, leave_behind, restore_journal, working

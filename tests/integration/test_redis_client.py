@@ -10,10 +10,10 @@ import pytest
 
 from local.valkey import Valkey
 from shared.settings import Settings
-from shared.store import lease
-from shared.store.lease import Acquired
-from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient
-from shared.store.subscription import Subscription
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired
+from shared.store.redis.client import REDIS_AWAY, BlockingClient, RedisClient
+from shared.store.redis.subscription import Subscription
 from tests.patience import PATIENCE_S
 from tests.requests import accept
 

@@ -13,10 +13,11 @@ from api.app import create_app
 from api.tenants import Tenants
 from local.valkey import Valkey
 from shared.settings import Settings
-from shared.store import event_log, lease
-from shared.store.event_log import APPEND, Draft, append_call
-from shared.store.lease import Acquired, Lease
-from shared.store.redis_client import REDIS_AWAY, RedisClient
+from shared.store.log import event_log
+from shared.store.log.event_log import APPEND, Draft, append_call
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired, Lease
+from shared.store.redis.client import REDIS_AWAY, RedisClient
 from tests.patience import PATIENCE_S
 from tests.requests import accept
 from tests.running import start_cluster

@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient, Script
-from shared.store.subscription import Subscription
+from shared.store.redis.client import REDIS_AWAY, BlockingClient, RedisClient, Script
+from shared.store.redis.subscription import Subscription
 from tests.failover import WatchedValkeys, connect, wait_until
 from tests.patience import PATIENCE_S
 from tests.requests import accept

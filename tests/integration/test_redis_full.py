@@ -9,10 +9,12 @@ import redis as plain_redis
 
 from local.valkey import Valkey
 from shared.settings import Settings
-from shared.store import event_log, keys, lease
-from shared.store.event_log import Draft
-from shared.store.lease import Acquired
-from shared.store.redis_client import BlockingClient, RedisClient
+from shared.store import keys
+from shared.store.log import event_log
+from shared.store.log.event_log import Draft
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired
+from shared.store.redis.client import BlockingClient, RedisClient
 from tests.failover import wait_until
 from tests.patience import PATIENCE_S
 from tests.requests import accept

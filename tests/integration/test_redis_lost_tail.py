@@ -8,23 +8,26 @@ import pytest
 from shared.events import ResponseFailed, ResponseInProgress, decode
 from shared.responses import Response
 from shared.settings import Settings
-from shared.store import event_log, keys, lease, tool_journal
-from shared.store.appender import Appender
-from shared.store.event_log import TailLost
+from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.lease import Acquired, LeaseLost
-from shared.store.redis_client import BlockingClient, RedisClient
+from shared.store.log import event_log
+from shared.store.log.appender import Appender
+from shared.store.log.event_log import TailLost
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired, LeaseLost
+from shared.store.redis.client import BlockingClient, RedisClient
+from shared.store.tools import tool_journal
 from shared.tool_calls import ToolListing
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
-from worker import log_writer
-from worker.engines.script import Script
-from worker.engines.scripted import ScriptedEngine
-from worker.history import History
-from worker.log_writer import LogWriter
-from worker.remote_tools import RemoteTools
-from worker.resources import Resources
-from worker.runner import Runner
+from worker.engines.scripted.engine import ScriptedEngine
+from worker.engines.scripted.script import Script
+from worker.ownership import Runner
+from worker.response import log_writer
+from worker.response.history import History
+from worker.response.log_writer import LogWriter
+from worker.response.remote_tools import RemoteTools
+from worker.response.resources import Resources
 
 
 async def own(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str = "a") -> Acquired:

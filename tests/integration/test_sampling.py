@@ -9,13 +9,13 @@ import pytest
 from shared.events import decode
 from shared.responses import ResponseRequest, SamplingOptions
 from shared.settings import Settings
-from shared.store.redis_client import RedisClient
+from shared.store.redis.client import RedisClient
 from tests.requests import accept, make_request
 from tests.working import finish, leave_behind, working
-from worker.engine import Sampling, TokenChunk
-from worker.engines.script import Script
-from worker.engines.scripted import ScriptedEngine
-from worker.sampling import seed_after
+from worker.asking.sampling import seed_after
+from worker.engines.protocol import Sampling, TokenChunk
+from worker.engines.scripted.engine import ScriptedEngine
+from worker.engines.scripted.script import Script
 
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
 

@@ -18,11 +18,15 @@ from api.tenants import Roster, Tenants
 from local.ports import HOST, find_free
 from shared.responses import McpProtocolError
 from shared.settings import Settings
-from shared.store import event_log, keys, lease, response_store, tool_journal
-from shared.store.event_log import Closing, Draft
+from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.lease import Acquired, Lease
-from shared.store.redis_client import RedisClient
+from shared.store.log import event_log
+from shared.store.log.event_log import Closing, Draft
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired, Lease
+from shared.store.records import response_store
+from shared.store.redis.client import RedisClient
+from shared.store.tools import tool_journal
 from shared.tool_calls import (
     ToolCall,
     ToolFailure,

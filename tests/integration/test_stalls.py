@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.stalls import ROWS, STALLS, Cluster, Row, watched_cluster, write_line
-from worker.pieces import PIECE_CHARS_MAX
+from worker.harmony.pieces import PIECE_CHARS_MAX
 
 HELD_MAX_S = 0.25
 """Of the processor's time, with a wide margin: it is some hundredths, and was 0.25 s to 40 s."""

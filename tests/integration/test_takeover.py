@@ -21,11 +21,14 @@ from shared.responses import (
     ResponseRequest,
 )
 from shared.settings import Settings
-from shared.store import job_queue, keys, lease, response_store, tool_journal
-from shared.store.event_log import Draft, Entry
-from shared.store.lease import Acquired
-from shared.store.redis_client import RedisClient
-from shared.store.tool_journal import Claim
+from shared.store import job_queue, keys
+from shared.store.log.event_log import Draft, Entry
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired
+from shared.store.records import response_store
+from shared.store.redis.client import RedisClient
+from shared.store.tools import tool_journal
+from shared.store.tools.tool_journal import Claim
 from shared.tool_calls import (
     ToolCall,
     ToolFailure,
@@ -38,7 +41,7 @@ from shared.tool_calls import (
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request, read_record
 from tests.working import Answer, calculate, finish, keep_journal, leave_behind, restore_journal, working
-from worker.remote_tools import RemoteTools
+from worker.response.remote_tools import RemoteTools
 
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
 WEATHER: Any = {

@@ -13,15 +13,15 @@ from shared.events import data_of
 from shared.responses import ResponseRequest
 from shared.settings import Settings
 from shared.store import keys
-from shared.store.compaction import compact
-from shared.store.event_log import Entry, read
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import RedisClient
+from shared.store.log.archiving import compact
+from shared.store.log.event_log import Entry, read
+from shared.store.redis.client import RedisClient
 from tests.requests import accept, make_request
 from tests.working import finish, keep_journal, leave_behind, restore_journal, working
-from worker.engine import Sampling, TokenChunk, TokenLogprob
-from worker.engines.script import Script
-from worker.engines.scripted import ScriptedEngine
+from worker.engines.protocol import Sampling, TokenChunk, TokenLogprob
+from worker.engines.scripted.engine import ScriptedEngine
+from worker.engines.scripted.script import Script
 
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
 

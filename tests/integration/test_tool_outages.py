@@ -12,14 +12,15 @@ import pytest
 
 from local.valkey import Valkey
 from shared.settings import Settings
-from shared.store import keys, tool_journal
-from shared.store.redis_client import RedisClient
-from shared.store.tool_journal import Claim
+from shared.store import keys
+from shared.store.redis.client import RedisClient
+from shared.store.tools import tool_journal
+from shared.store.tools.tool_journal import Claim
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, describe
 from tests.integration.mcp_servers import stdio_entry
 from tests.integration.test_tool_runner import OWNER, Response, hearing, serving, until
 from tests.proxy import Proxy, proxying
-from worker.remote_tools import RemoteTools
+from worker.response.remote_tools import RemoteTools
 
 CLAIM_TTL_S = 0.9
 

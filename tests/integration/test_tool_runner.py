@@ -17,12 +17,16 @@ from local.valkey import Valkey
 from shared.events import ResponseFailed, frame
 from shared.responses import HttpError, McpProtocolError, ServerSecrets
 from shared.settings import Settings
-from shared.store import event_log, job_queue, keys, lease, presence, response_store, tool_journal
-from shared.store.event_log import Closing, Draft
-from shared.store.lease import Acquired, Lease
-from shared.store.redis_client import RedisClient
-from shared.store.subscription import Subscription
-from shared.store.tool_journal import CallState
+from shared.store import job_queue, keys
+from shared.store.log import event_log
+from shared.store.log.event_log import Closing, Draft
+from shared.store.owning import lease, presence
+from shared.store.owning.lease import Acquired, Lease
+from shared.store.records import response_store
+from shared.store.redis.client import RedisClient
+from shared.store.redis.subscription import Subscription
+from shared.store.tools import tool_journal
+from shared.store.tools.tool_journal import CallState
 from shared.tool_calls import (
     ToolCall,
     ToolFailure,

@@ -8,9 +8,10 @@ import pytest
 from shared import lifecycle
 from shared.responses import Response, ResponseError, Usage
 from shared.settings import Settings
-from shared.store import closing, event_log, keys
+from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import RedisClient
+from shared.store.log import closing, event_log
+from shared.store.redis.client import RedisClient
 from tests.requests import accept, make_request, read_record
 from tests.working import Worker, finish, leave_behind, working
 

@@ -6,8 +6,8 @@ Pure. In which prompts they come is `prompts`; how they are learnt is `train`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from worker.conversation import call_message, tool_message
-from worker.harmony import END, NEXT_TURN, RETURN, ChatMessage, render_message
+from worker.asking.conversation import call_message, tool_message
+from worker.harmony.tokens import END, NEXT_TURN, RETURN, ChatMessage, render_message
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,10 @@ from tests.model.conversations import (
     tokens_said,
     tokens_told,
 )
-from worker.conversation import tool_message
-from worker.harmony import (
+from worker.asking.conversation import tool_message
+from worker.asking.offer import PYTHON_DESCRIPTION
+from worker.harmony.signatures import ToolSignature
+from worker.harmony.tokens import (
     END,
     MESSAGE,
     NEXT_TURN,
@@ -30,8 +32,6 @@ from worker.harmony import (
     SystemPart,
     render,
 )
-from worker.offer import PYTHON_DESCRIPTION
-from worker.signatures import ToolSignature
 
 _EFFORTS = ("low", "medium", "high")
 _RESPONSE_FORMAT = f"# Response Formats\n\n## person\n\n{json.dumps(PERSON_SCHEMA)}"

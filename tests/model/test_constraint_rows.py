@@ -18,7 +18,7 @@ VOCABULARY = 201_088
 def processor() -> Any:
     import torch
 
-    from worker.engines.vllm_logits import TurnConstraints
+    from worker.engines.vllm.logits import TurnConstraints
 
     config = SimpleNamespace(model_config=SimpleNamespace(get_vocab_size=lambda: VOCABULARY))
     return TurnConstraints(config, torch.device("cpu"), False)
@@ -27,7 +27,7 @@ def processor() -> Any:
 def params_of(constraint: Any, turn_tokens: int = 0) -> Any:
     from vllm import SamplingParams
 
-    from worker.engines.vllm_logits import to_extra_args
+    from worker.engines.vllm.logits import to_extra_args
 
     return SamplingParams(extra_args=to_extra_args(constraint, turn_tokens))
 
@@ -54,7 +54,7 @@ def allowed(processor: Any, rows: int = 4) -> list[set[int] | None]:
 
 
 def tokens_of(text: str) -> list[int]:
-    from worker.harmony import CHANNEL, MESSAGE, encode
+    from worker.harmony.tokens import CHANNEL, MESSAGE, encode
 
     return [CHANNEL, *encode(text), MESSAGE]
 
@@ -62,8 +62,8 @@ def tokens_of(text: str) -> list[int]:
 def test_a_row_follows_its_request_through_moves_swaps_and_preemption(processor: Any) -> None:
     from vllm.v1.sample.logits_processor import MoveDirectionality
 
-    from worker.constraint import Body, Constraint
-    from worker.harmony import CHANNEL, END, RETURN, encode
+    from worker.asking.constraint import Body, Constraint
+    from worker.harmony.tokens import CHANNEL, END, RETURN, encode
 
     word = Body(True, '{"enum": ["yes"]}')
     first, second = Constraint(final=word), Constraint(final=Body())
@@ -102,8 +102,8 @@ def test_a_row_follows_its_request_through_moves_swaps_and_preemption(processor:
 
 
 def test_tokens_that_vllm_takes_back_are_forgotten(processor: Any) -> None:
-    from worker.constraint import Body, Constraint
-    from worker.harmony import CHANNEL
+    from worker.asking.constraint import Body, Constraint
+    from worker.harmony.tokens import CHANNEL
 
     said = [*tokens_of("analysis"), 5, 6]
     update(processor, added=[(0, params_of(Constraint(final=Body())), [1], said)])
@@ -113,8 +113,8 @@ def test_tokens_that_vllm_takes_back_are_forgotten(processor: Any) -> None:
 
 
 def test_the_turns_own_tokens_in_the_prompt_are_followed_first(processor: Any) -> None:
-    from worker.constraint import Body, Constraint
-    from worker.harmony import CALL, CHANNEL, RETURN
+    from worker.asking.constraint import Body, Constraint
+    from worker.harmony.tokens import CALL, CHANNEL, RETURN
 
     own = [*tokens_of("final"), 5]
     constraint = Constraint(final=Body())
@@ -124,8 +124,8 @@ def test_the_turns_own_tokens_in_the_prompt_are_followed_first(processor: Any) -
 
 @pytest.mark.parametrize("body", ['{"enum": []}', '{"$ref": "#"}'])
 def test_a_row_that_cannot_go_on_says_so_and_the_others_go_on(processor: Any, body: str) -> None:
-    from worker.constraint import Body, Constraint
-    from worker.engines.vllm_logits import REFUSAL
+    from worker.asking.constraint import Body, Constraint
+    from worker.engines.vllm.logits import REFUSAL
 
     dead_end = Constraint(final=Body(True, body))
     update(
@@ -146,7 +146,7 @@ def test_a_row_that_cannot_go_on_says_so_and_the_others_go_on(processor: Any, bo
 def test_what_cannot_be_read_is_refused_before_it_is_queued() -> None:
     from vllm import SamplingParams
 
-    from worker.engines.vllm_logits import TurnConstraints
+    from worker.engines.vllm.logits import TurnConstraints
 
     TurnConstraints.validate_params(SamplingParams())
     with pytest.raises(ValueError, match="antiphon_turn"):
@@ -154,8 +154,8 @@ def test_what_cannot_be_read_is_refused_before_it_is_queued() -> None:
 
 
 async def test_a_request_waits_until_every_process_has_its_grammars() -> None:
-    from worker.constraint import Body, Constraint, Unfulfillable
-    from worker.engines.vllm_logits import GrammarPreparation
+    from worker.asking.constraint import Body, Constraint, Unfulfillable
+    from worker.engines.vllm.logits import GrammarPreparation
 
     answers: list[list[str | None]] = [[None, None], ["compiled", None], ["compiled", "compiled"]]
     asked: list[Any] = []

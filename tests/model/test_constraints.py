@@ -16,9 +16,10 @@ from shared.responses import McpTool
 from tests.engines import make_vllm_of
 from tests.model.schemas import MEETING, SCHEMAS
 from tests.requests import make_request
-from worker.constraint import constraint_of
-from worker.engine import Engine, Sampling, Unsupported
-from worker.harmony import (
+from worker.asking.constraint import constraint_of
+from worker.asking.offer import make_offer
+from worker.engines.protocol import Engine, Sampling, Unsupported
+from worker.harmony.tokens import (
     CALL,
     NEXT_TURN,
     RETURN,
@@ -28,7 +29,6 @@ from worker.harmony import (
     TextDelta,
     encode,
 )
-from worker.offer import make_offer
 
 pytestmark = pytest.mark.filterwarnings("default")  # what vLLM and torch deprecate is theirs
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from worker.constraint import Body, Call, Constraint, Unfulfillable
-from worker.harmony import CONTROL_TOKENS, RETURN
+from worker.asking.constraint import Body, Call, Constraint, Unfulfillable
+from worker.harmony.tokens import CONTROL_TOKENS, RETURN
 
 pytestmark = pytest.mark.filterwarnings("default")  # what vLLM and torch deprecate is theirs
 
@@ -31,7 +31,7 @@ WRONG = ['"', "\t", "\x00", "\n", "\x1f", "\\x"]
 
 @pytest.fixture(scope="module")
 def grammars() -> Any:
-    from worker.engines.json_grammar import JsonGrammars
+    from worker.engines.vllm.json_grammar import JsonGrammars
 
     return JsonGrammars(VOCABULARY_SIZE)
 
@@ -41,7 +41,7 @@ def body_of(schema: object, *, is_strict: bool = False) -> Body:
 
 
 def is_allowed(grammars: Any, body: Body, text: str) -> bool:
-    from worker.engines.json_grammar import JsonMatcher
+    from worker.engines.vllm.json_grammar import JsonMatcher
 
     matcher = JsonMatcher(grammars.begin(body).result(), RETURN)
     return bool(matcher.matcher.accept_string(text)) and matcher.accept(RETURN)
@@ -88,7 +88,7 @@ def offering(bodies: Sequence[Body]) -> Constraint:
 
 
 async def asked_for(constraint: Constraint) -> list[dict[str, Any]]:
-    from worker.engines.vllm_logits import GrammarPreparation
+    from worker.engines.vllm.logits import GrammarPreparation
 
     asked: list[list[dict[str, Any]]] = []
 

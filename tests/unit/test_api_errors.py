@@ -22,7 +22,7 @@ from api.services import Services
 from api.tenants import Roster, Tenants
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import REDIS_AWAY, Argument, RedisClient, Script
+from shared.store.redis.client import REDIS_AWAY, Argument, RedisClient, Script
 from tests.patience import PATIENCE_S
 
 HELLO = {"input": "Hello"}

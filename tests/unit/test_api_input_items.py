@@ -4,8 +4,8 @@ import pytest
 from openai.types.conversations import ConversationItem
 from pydantic import TypeAdapter
 
+from api.bodies.input_items import adopt_items, read_items
 from api.errors import ClientError
-from api.input_items import adopt_items, read_items
 
 ORIGIN = "0_" + "a" * 32
 CALL: dict[str, Any] = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}

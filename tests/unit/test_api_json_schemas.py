@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from api.bodies.json_schemas import check_schema
+from api.bodies.requests import Birth, Limits, read_create
 from api.errors import ClientError
-from api.json_schemas import check_schema
-from api.requests import Birth, Limits, read_create
 
 RECURSIVE = {
     "$defs": {"a/b": {"type": "object", "properties": {"next": {"$ref": "#/$defs/a~1b"}}}},

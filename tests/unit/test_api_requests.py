@@ -8,11 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from openai.types import responses as openai_types
 
+from api.bodies.input_items import read_input
+from api.bodies.requests import NESTING_MAX, Birth, CreateBody, Creation, Limits, decode_object, read_create
+from api.bodies.tools import strip_url
+from api.bodies.validation import Shape
 from api.errors import ClientError
-from api.input_items import read_input
-from api.requests import NESTING_MAX, Birth, CreateBody, Creation, Limits, decode_object, read_create
-from api.tools import strip_url
-from api.validation import Shape
 from shared.responses import Response, ResponseRequest, SamplingOptions, ServerSecrets
 
 BIRTH = Birth("resp_0_" + "0" * 32, 1_763_769_600)

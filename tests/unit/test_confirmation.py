@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from shared.store.confirmation import Address, Rule, View, Watch, put_together
+from shared.store.redis.confirmation import Address, Rule, View, Watch, put_together
 
 P, A, B, C = (("h", port) for port in (1, 2, 3, 4))
 

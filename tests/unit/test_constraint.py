@@ -9,10 +9,10 @@ import pytest
 
 from shared.responses import McpTool
 from tests.requests import make_request
-from worker.constraint import Body, Constraint, Unfulfillable, constraint_of
-from worker.engines.json_schema import make_enforceable
-from worker.harmony import CHANNEL, CONSTRAIN, MESSAGE, encode
-from worker.offer import make_offer
+from worker.asking.constraint import Body, Constraint, Unfulfillable, constraint_of
+from worker.asking.offer import make_offer
+from worker.engines.vllm.json_schema import make_enforceable
+from worker.harmony.tokens import CHANNEL, CONSTRAIN, MESSAGE, encode
 
 CITY: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER: dict[str, Any] = {"type": "function", "name": "weather", "parameters": CITY}

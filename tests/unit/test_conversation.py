@@ -7,8 +7,10 @@ import pytest
 
 from shared.responses import McpTool, ResponseRequest
 from tests.requests import make_request
-from worker.conversation import approved_calls_in, build_conversation, listings_in
-from worker.harmony import (
+from worker.asking.conversation import approved_calls_in, build_conversation, listings_in
+from worker.asking.offer import make_offer
+from worker.asking.routing import FunctionTarget, McpTarget
+from worker.harmony.tokens import (
     NEXT_TURN,
     ChatMessage,
     DeveloperPart,
@@ -17,8 +19,6 @@ from worker.harmony import (
     render,
     render_message,
 )
-from worker.offer import make_offer
-from worker.routing import FunctionTarget, McpTarget
 
 WEATHER = {
     "type": "function",

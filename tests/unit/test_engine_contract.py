@@ -1,4 +1,4 @@
-"""What every engine promises (`worker/engine.py`), whatever generates the tokens.
+"""What every engine promises (`worker/engines/protocol.py`), whatever generates the tokens.
 
 Each engine is a subject of its own; a prompt says what it is for, not what the answer must be.
 """
@@ -12,8 +12,8 @@ import pytest_asyncio
 
 from tests.engines import Subject, make_scripted, make_vllm
 from tests.patience import PATIENCE_S
-from worker.engine import EngineDead, FinishReason, Sampling, TokenChunk
-from worker.harmony import CALL, RETURN, STOP_TOKENS, ChatMessage, SystemPart, render
+from worker.engines.protocol import EngineDead, FinishReason, Sampling, TokenChunk
+from worker.harmony.tokens import CALL, RETURN, STOP_TOKENS, ChatMessage, SystemPart, render
 
 TOKENS_MAX = 2000
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from api.bodies.item_relations import check_answers, check_calls, check_readable, check_unique, find_orphan
 from api.errors import ClientError
-from api.item_relations import check_answers, check_calls, check_readable, check_unique, find_orphan
 
 Item = dict[str, Any]
 

@@ -16,8 +16,9 @@ from shared.events import StreamEvent, data_of, decode, frame
 from shared.lifecycle import apply, fold, lasting
 from shared.responses import Logprob, Message, OutputText, Response, TopLogprob
 from shared.tool_calls import ToolOutput
-from worker.engine import TokenLogprob
-from worker.harmony import (
+from worker.asking.routing import FunctionTarget, McpTarget, Routing
+from worker.engines.protocol import TokenLogprob
+from worker.harmony.tokens import (
     CALL,
     CHANNEL,
     CONSTRAIN,
@@ -30,12 +31,11 @@ from worker.harmony import (
     bytes_of,
     encode,
 )
-from worker.logprobs import describe_token
-from worker.measured import UnloggedTokens, read_logged
-from worker.reader import Reader
-from worker.routing import FunctionTarget, McpTarget, Routing
-from worker.translator import RunningMcpCall, ToolReturned, Translation
-from worker.usage import Turn
+from worker.response.logprobs import describe_token
+from worker.response.token_record import UnloggedTokens, read_logged
+from worker.response.translator import RunningMcpCall, ToolReturned, Translation
+from worker.response.turn_reader import Reader
+from worker.response.usage import Turn
 
 RESPONSE = Response(id="resp_0_" + "a" * 32, created_at=1, status="in_progress", model="default")
 ROUTING: Routing = {

@@ -28,8 +28,9 @@ from shared.responses import (
     Response,
 )
 from shared.tool_calls import ToolOutput
-from worker.arguments import read_arguments
-from worker.harmony import (
+from worker.asking.arguments import read_arguments
+from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_target
+from worker.harmony.tokens import (
     CALL,
     CHANNEL,
     CONSTRAIN,
@@ -45,10 +46,9 @@ from worker.harmony import (
     encode,
     render_message,
 )
-from worker.reader import Reader
-from worker.routing import FunctionTarget, McpTarget, Routing, find_target
-from worker.translator import RunningMcpCall, ToolReturned, Translation
-from worker.usage import Turn, usage_of
+from worker.response.translator import RunningMcpCall, ToolReturned, Translation
+from worker.response.turn_reader import Reader
+from worker.response.usage import Turn, usage_of
 
 RESPONSE = Response(id="resp_0_" + "a" * 32, created_at=1, status="in_progress", model="default")
 ROUTING: Routing = {

@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.context_length import TOKEN_CHARS_MAX
-from worker.harmony import _encoding as encoding
-from worker.harmony import bytes_of, decode, encode
-from worker.pieces import PIECE_CHARS_MAX, RUN_CHARS_MAX, divide
+from worker.harmony.pieces import PIECE_CHARS_MAX, RUN_CHARS_MAX, divide
+from worker.harmony.tokens import _encoding as encoding
+from worker.harmony.tokens import bytes_of, decode, encode
 
 AWKWARD = (
     "it's 'LL they're we'VE\u2019s \u017fK isn'\u017f",
@@ -53,7 +53,7 @@ def test_a_long_awkward_text_has_the_tokens_of_the_whole(text: str) -> None:
 @example("it'lL x")
 def test_every_place_where_a_text_may_be_cut_keeps_its_tokens(text: str) -> None:
     """Not only the last in its piece: here each place is the last that is seen."""
-    from worker.pieces import _WORD_END
+    from worker.harmony.pieces import _WORD_END
 
     whole = encode_whole(text)
     for end in range(2, len(text) + 1):

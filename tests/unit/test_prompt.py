@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker import harmony
-from worker.conversation import call_message, tool_message
-from worker.harmony import ChatMessage, DeveloperPart, HarmonyMessage, SystemPart, render
-from worker.prompt import TooLong, count, fit
-from worker.stepper import Steps
+from worker.asking.conversation import call_message, tool_message
+from worker.harmony import tokens as harmony
+from worker.harmony.tokens import ChatMessage, DeveloperPart, HarmonyMessage, SystemPart, render
+from worker.response.prompt import TooLong, count, fit
+from worker.response.stepper import Steps
 
 HEAD: list[HarmonyMessage] = [SystemPart("low", "2026-01-01"), DeveloperPart("Be kind.", {})]
 _T = TypeVar("_T")

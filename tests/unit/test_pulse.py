@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.engines import pulse
-from worker.engines.pulse import Pulse
+from worker.engines.vllm import pulse
+from worker.engines.vllm.pulse import Pulse
 
 
 class Clock:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.sampling import seed_after
+from worker.asking.sampling import seed_after
 
 seeds = st.integers(-(2**63), 2**63 - 1)
 

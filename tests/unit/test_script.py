@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.scripted import continuation
-from worker.engines.script import SHIPPED, Script, ScriptError
-from worker.engines.script_text import FILTERS, parse_template
-from worker.harmony import (
+from worker.engines.scripted.script import SHIPPED, Script, ScriptError
+from worker.engines.scripted.text import FILTERS, parse_template
+from worker.harmony.signatures import ToolSignature
+from worker.harmony.tokens import (
     ChatMessage,
     DeveloperPart,
     HarmonyMessage,
@@ -16,7 +17,6 @@ from worker.harmony import (
     decode,
     render,
 )
-from worker.signatures import ToolSignature
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scripted_engine.md").read_text("utf-8")
 BLOCK = re.compile(r"^```(toml|play)\n(.*?)^```$", re.M | re.S)

@@ -19,11 +19,11 @@ from tests.scripted import (
     play,
     started,
 )
-from worker.engine import EngineDead, Sampling, TokenLogprob
-from worker.engines.script_prompt import read_prompt
-from worker.engines.script_scene import Pace
-from worker.engines.scripted import ScriptedEngine
-from worker.harmony import (
+from worker.engines.protocol import EngineDead, Sampling, TokenLogprob
+from worker.engines.scripted.engine import ScriptedEngine
+from worker.engines.scripted.prompt import read_prompt
+from worker.engines.scripted.scene import Pace
+from worker.harmony.tokens import (
     CALL,
     END,
     NEXT_TURN,

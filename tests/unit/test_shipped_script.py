@@ -19,7 +19,8 @@ from tests.scripted import (
     python_says,
     said,
 )
-from worker.harmony import (
+from worker.harmony.signatures import ToolSignature
+from worker.harmony.tokens import (
     STOP_TOKENS,
     ChatMessage,
     DeveloperPart,
@@ -31,7 +32,6 @@ from worker.harmony import (
     encode,
     render,
 )
-from worker.signatures import ToolSignature
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.scene}: {case.message[:30]}")

@@ -11,9 +11,9 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from openai_harmony import RenderOptions
 
-from worker.harmony import DeveloperPart, HarmonyMessage, SystemPart, encode, render_steps, to_library
-from worker.harmony import _encoding as encoding
-from worker.signatures import DEPTH_MAX, ToolSignature, write_tools
+from worker.harmony.signatures import DEPTH_MAX, ToolSignature, write_tools
+from worker.harmony.tokens import DeveloperPart, HarmonyMessage, SystemPart, encode, render_steps, to_library
+from worker.harmony.tokens import _encoding as encoding
 
 _text = st.text(max_size=12) | st.sampled_from(["a\r\nb\n", "null", "x", "\n", "\r", "it's"])
 _numbers = st.integers(-5, 5) | st.integers(-40, 40).map(lambda n: n / 4)  # the library rounds finer ones

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.call_watch import Steadiness
+from worker.response.call_watch import Steadiness
 
 
 def lasted_s(*answers: tuple[float, float] | None) -> float:

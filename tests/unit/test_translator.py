@@ -13,7 +13,8 @@ from shared.events import StreamEvent, decode, frame
 from shared.lifecycle import abandon, apply, fold
 from shared.responses import McpProtocolError, Response
 from shared.tool_calls import ToolFailure, ToolOutput
-from worker.harmony import (
+from worker.asking.routing import FunctionTarget, McpTarget, Routing
+from worker.harmony.tokens import (
     CALL,
     CHANNEL,
     CONSTRAIN,
@@ -29,16 +30,15 @@ from worker.harmony import (
     TextDelta,
     encode,
 )
-from worker.reader import Reader
-from worker.routing import FunctionTarget, McpTarget, Routing
-from worker.translator import (
+from worker.response.translator import (
     OutOfOrder,
     RunningMcpCall,
     ToolReturned,
     Translation,
     step,
 )
-from worker.usage import Turn
+from worker.response.turn_reader import Reader
+from worker.response.usage import Turn
 
 RESPONSE = Response(id="resp_0_" + "a" * 32, created_at=1, status="in_progress", model="default")
 ROUTING: Routing = {

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.constraint import Body, Call, Constraint
-from worker.engines.turn_grammar import Json, Only, OutOfGrammar, Text, TurnGrammar
-from worker.harmony import (
+from worker.asking.constraint import Body, Call, Constraint
+from worker.engines.vllm.turn_grammar import Json, Only, OutOfGrammar, Text, TurnGrammar
+from worker.harmony.tokens import (
     CALL,
     CHANNEL,
     CONTROL_TOKENS,

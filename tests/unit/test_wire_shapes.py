@@ -11,11 +11,11 @@ from shared.events import OutputItemAdded, OutputItemDone, OutputTextDelta, data
 from shared.lifecycle import cancel
 from shared.responses import McpProtocolError, McpTool, Message, Response, ResponseError
 from shared.settings import Settings
-from shared.store.closing import closing_of
+from shared.store.log.closing import closing_of
 from shared.tool_calls import ToolFailure, ToolsListed
-from worker.harmony import MessageClosed, MessageOpened, TextDelta
-from worker.translator import ListingBegun, ListingEnded, Translation, step
-from worker.usage import Turn, usage_of
+from worker.harmony.tokens import MessageClosed, MessageOpened, TextDelta
+from worker.response.translator import ListingBegun, ListingEnded, Translation, step
+from worker.response.usage import Turn, usage_of
 
 
 def items_of(*segments: Any) -> list[dict[str, Any]]:

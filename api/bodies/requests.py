@@ -1,0 +1,372 @@
+"""The body of a create call: its fields and their bounds, and the request that it becomes.
+
+Pure. Owns checking and the echo; items are `input_items`, tools are `tools`. Nothing is written
+anywhere before all of it has passed. Source: the public OpenAI types, `ResponseCreateParams`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from pydantic import AfterValidator, Field
+
+from api.bodies.input_items import adopt_items, read_input
+from api.bodies.json_schemas import check_schema
+from api.bodies.tool_choice import read_choice
+from api.bodies.tools import Offer
+from api.bodies.validation import Checked, Metadata, Shape, at_most, check, check_kind
+from api.errors import (
+    ClientError,
+    invalid_prefix,
+    invalid_value,
+    model_not_found,
+    moved_parameter,
+    unknown_parameter,
+    unsupported_parameter,
+)
+from shared.responses import Response, ResponseRequest, SamplingOptions, ServerSecrets
+
+NESTING_MAX = 128
+"""Levels of lists and objects within one another; what reads the request later recurses."""
+
+DEFAULT_MODEL = "default"
+"""Another name for the first of the configured models."""
+
+Include = Literal[
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+    "reasoning.encrypted_content",
+    "message.output_text.logprobs",
+]
+T = TypeVar("T")
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+_TOKENS = 201_088
+"""Token ids of the vocabulary, 0 and up."""
+
+
+def _check_token(text: str) -> str:
+    if int(text) >= _TOKENS:
+        raise ValueError(f"token ids are 0 to {_TOKENS - 1}")
+    return text
+
+
+_Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+_Penalty = Annotated[float, Field(ge=-2, le=2)]
+_TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,5})$"), AfterValidator(_check_token)]
+_Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+class _Reasoning(Shape):
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class _Text(Shape):
+    format: dict[str, Any] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class _StreamOptions(Shape):
+    include_obfuscation: bool | None = None
+
+
+class _PlainFormat(Shape):
+    pass
+
+
+class _JsonSchemaFormat(Shape):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    schema_: dict[str, Any] = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+_FORMATS: Mapping[str, type[Shape]] = {
+    "text": _PlainFormat,
+    "json_object": _PlainFormat,
+    "json_schema": _JsonSchemaFormat,
+}
+
+
+class CreateBody(Shape):
+    """What a create call may say; null is the same as nothing."""
+
+    model: Annotated[str, Field(max_length=256)] | None = None
+    input: Any = None
+    instructions: str | None = None
+    include: Checked[Include] | None = None
+    max_output_tokens: _Count | None = None
+    max_tool_calls: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
+    metadata: Metadata | None = None
+    parallel_tool_calls: bool | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    logit_bias: Annotated[dict[_TokenId, _Bias], at_most(1024)] | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
+    reasoning: _Reasoning | None = None
+    safety_identifier: str | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    text: _Text | None = None
+    tool_choice: Any = None
+    tools: Any = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    user: str | None = None
+    enable_response_messages: bool | None = None
+    background: bool | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+    prompt: Any = None
+
+
+class _ConversationReference(Shape):
+    id: Annotated[str, Field(max_length=128)]
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """One create call, checked: what is stored, what is kept apart, and how it wants its answer."""
+
+    request: ResponseRequest
+    secrets: Mapping[str, ServerSecrets]
+    is_streamed: bool
+    conversation_id: str | None = None
+    secret_param: str | None = None
+    """Where the first of the secrets stood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many of each a request may have (`shared/settings.py`)."""
+
+    items_max: int
+    tools_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a response gets from the server and not from its request."""
+
+    response_id: str
+    created_at_s: int
+
+
+def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Limits) -> Creation:
+    """Checks a whole body. Raises ClientError naming the first field that is wrong."""
+    fields = decode_object(raw)
+    _refuse_unknown(fields)
+    body = check(CreateBody, fields)
+    _refuse_unsupported(body)
+    conversation_id = _read_conversation(body)
+    _check_parent(body.previous_response_id)
+    is_continuing = conversation_id is not None or body.previous_response_id is not None
+    items = read_input(body.input, limits.items_max, is_continuing=is_continuing)
+    items = adopt_items(items, birth.response_id)
+    offer = Offer.read(body.tools, limits.tools_max)
+    choice = read_choice(body.tool_choice, offer.tools, limits.tools_max)
+    response = _echo(body, birth, choose_model(body.model, models), offer, choice)
+    request = ResponseRequest(
+        response=response,
+        input=items,
+        tools=offer.tools,
+        enable_response_messages=bool(body.enable_response_messages),
+        include=list(body.include or ()),
+        sampling=_read_sampling(body),
+    )
+    return Creation(request, offer.secrets, bool(body.stream), conversation_id, offer.secret_param)
+
+
+def _read_sampling(body: CreateBody) -> SamplingOptions:
+    """`top_k` of 0 or -1 is none, as for vLLM."""
+    return SamplingOptions(
+        seed=body.seed,
+        top_k=body.top_k if body.top_k and body.top_k > 0 else None,
+        min_p=_or(body.min_p, 0.0),
+        repetition_penalty=_or(body.repetition_penalty, 1.0),
+        logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
+    )
+
+
+def _read_conversation(body: CreateBody) -> str | None:
+    if body.conversation is None:
+        return None
+    if body.previous_response_id is not None:
+        raise invalid_value("conversation", "it cannot be combined with 'previous_response_id'")
+    if isinstance(body.conversation, str):
+        return body.conversation
+    return check(_ConversationReference, body.conversation, ("conversation",)).id
+
+
+def _check_parent(response_id: str | None) -> None:
+    """Raises ClientError for what cannot be a response's id, whoever has made it."""
+    param = "previous_response_id"
+    if response_id is None:
+        return
+    if not response_id.startswith("resp"):
+        raise invalid_prefix(param, response_id, "resp", "invalid_id_prefix")
+    if not _ID.fullmatch(response_id):
+        reason = "an ID contains letters, numbers, underscores, or dashes, and nothing else"
+        raise invalid_value(param, reason)
+
+
+def decode_object(raw: bytes) -> dict[str, Any]:
+    """The body as a JSON object of bounded depth; numbers are finite, text is valid Unicode."""
+    try:
+        value = msgspec.json.decode(raw)
+    except RecursionError:
+        raise _too_deep() from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ClientError(400, f"The body is not valid JSON: {error}.", "invalid_json") from None
+    if not isinstance(value, dict):
+        raise ClientError(400, "The body must be a JSON object.", "invalid_json")
+    _check_nesting(value)
+    return value
+
+
+def _check_nesting(value: object) -> None:
+    level: list[Any] = [value]
+    for _ in range(NESTING_MAX):
+        children = (child for node in level for child in (node.values() if isinstance(node, dict) else node))
+        level = [child for child in children if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> ClientError:
+    message = f"The body is nested too deeply: at most {NESTING_MAX} levels are accepted."
+    return ClientError(400, message, "invalid_json")
+
+
+def choose_model(name: str | None, models: Sequence[str]) -> str:
+    if name is None or name == DEFAULT_MODEL:
+        return models[0]
+    if name not in models:
+        raise model_not_found(name)
+    return name
+
+
+_WITHOUT_EFFECT = frozenset(
+    {"access_programs", "background_options", "client_metadata", "context_management", "prompt_cache_options"}
+)
+"""Known to the public API or its clients, and nothing that an answer here could differ by."""
+_UNSUPPORTED = frozenset({"image", "moderation"})
+_MOVED = {
+    "function_call": "tool_choice",
+    "functions": "tools",
+    "max_completion_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "messages": "input",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+}
+"""Parameters of another API, and where the Responses API has them."""
+
+
+def _refuse_unknown(fields: Mapping[str, Any]) -> None:
+    """A slip of the pen is told, and not taken for a wish that needs no answer (docs/adr/0026)."""
+    for name in fields.keys() - CreateBody.model_fields.keys() - _WITHOUT_EFFECT:
+        if fields[name] is None:
+            continue
+        if name in _MOVED:
+            raise moved_parameter(name, _MOVED[name])
+        if name in _UNSUPPORTED:
+            raise unsupported_parameter(name, "This server does not have it.")
+        raise unknown_parameter(name)
+
+
+def _refuse_unsupported(body: CreateBody) -> None:
+    """What this server cannot do is said, not silently left out."""
+    if body.prompt is not None:
+        raise unsupported_parameter("prompt", "Send its text in `instructions` or `input`.")
+
+
+def _echo(body: CreateBody, birth: Birth, model: str, offer: Offer, choice: str | dict[str, Any]) -> Response:
+    """The response as it is born: every field of the request said back, with what stands for null."""
+    return Response(
+        id=birth.response_id,
+        created_at=birth.created_at_s,
+        status="queued" if body.background else "in_progress",
+        background=bool(body.background),
+        previous_response_id=body.previous_response_id,
+        model=model,
+        tools=offer.echoed,
+        tool_choice=choice,
+        text=_echo_text(body.text),
+        reasoning=_echo_reasoning(body.reasoning),
+        store=_or(body.store, True),
+        service_tier=_or(body.service_tier, "auto"),
+        parallel_tool_calls=_or(body.parallel_tool_calls, True),
+        temperature=_or(body.temperature, 1.0),
+        top_p=_or(body.top_p, 1.0),
+        presence_penalty=_or(body.presence_penalty, 0.0),
+        frequency_penalty=_or(body.frequency_penalty, 0.0),
+        top_logprobs=_or(body.top_logprobs, 0),
+        truncation=_or(body.truncation, "disabled"),
+        metadata=_or(body.metadata, {}),
+        instructions=body.instructions,
+        max_output_tokens=body.max_output_tokens,
+        max_tool_calls=body.max_tool_calls,
+        prompt_cache_key=body.prompt_cache_key,
+        prompt_cache_retention=_echo_retention(body.prompt_cache_retention),
+        safety_identifier=body.safety_identifier,
+        user=body.user,
+        input_messages=None if body.enable_response_messages else msgspec.UNSET,
+        output_messages=None if body.enable_response_messages else msgspec.UNSET,
+    )
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _echo_reasoning(reasoning: _Reasoning | None) -> dict[str, Any]:
+    if reasoning is None:
+        return {"effort": "medium", "summary": None}
+    return {"effort": reasoning.effort or "medium", "summary": reasoning.summary}
+
+
+def _echo_retention(retention: str | None) -> str | None:
+    """Older clients write `in-memory`."""
+    return retention.replace("-", "_") if retention else None
+
+
+def _echo_text(text: _Text | None) -> dict[str, Any]:
+    text = text or _Text()
+    return {"format": _read_format(text.format), "verbosity": text.verbosity or "medium"}
+
+
+def _read_format(value: dict[str, Any] | None) -> dict[str, Any]:
+    if value is None:
+        return {"type": "text"}
+    chosen = check_kind(_FORMATS, value, ("text", "format"))
+    if chosen["type"] != "json_schema":
+        return {"type": chosen["type"]}
+    schema = check(_JsonSchemaFormat, chosen, ("text", "format"))
+    check_schema(schema.schema_, ("text", "format", "schema"))
+    return {
+        "type": "json_schema",
+        "name": schema.name,
+        "description": schema.description,
+        "schema": schema.schema_,
+        "strict": bool(schema.strict),
+    }

@@ -1,0 +1,120 @@
+"""What may stand in `tool_choice`: it may name only what the request offers.
+
+Owns checking; how a choice narrows what the model sees is the worker's matter. Source: the
+public OpenAI types, `ToolChoice`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from api.bodies.tools import TOOLS, Plain
+from api.bodies.validation import Checked, Path, Shape, check, check_kind, check_length, spell
+from api.errors import invalid_value
+
+_PARAM = "tool_choice"
+
+
+class _ByName(Shape):
+    name: str
+
+
+class _ByLabel(Shape):
+    server_label: str
+    name: str | None = None
+
+
+class _Allowed(Shape):
+    mode: Literal["auto", "required"]
+    tools: Checked[dict[str, Any]]
+
+
+_CHOICES: Mapping[str, type[Shape]] = {
+    **dict.fromkeys(TOOLS, Plain),
+    "computer_use": Plain,
+    "function": _ByName,
+    "custom": _ByName,
+    "mcp": _ByLabel,
+}
+
+Tools = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Offered:
+    """What a choice may name, looked up once for all its entries."""
+
+    functions: frozenset[str]
+    customs: frozenset[str]
+    labels: frozenset[str]
+    families: frozenset[str]
+
+    @classmethod
+    def of(cls, tools: Tools) -> Self:
+        return cls(
+            _names(tools, "function", "name"),
+            _names(tools, "custom", "name"),
+            _names(tools, "mcp", "server_label"),
+            frozenset(_family(tool["type"]) for tool in tools),
+        )
+
+    def holds_hosted(self, kind: str) -> bool:
+        """Under its own type (dated and preview ones are the same), or as the MCP server of that label."""
+        return kind in self.labels or _family(kind) in self.families
+
+
+def _names(tools: Tools, kind: str, key: str) -> frozenset[str]:
+    return frozenset(tool[key] for tool in tools if tool["type"] == kind)
+
+
+def read_choice(value: object, tools: Tools, entries_max: int) -> str | dict[str, Any]:
+    """The checked choice, `auto` where there is none; it may name only what is in `tools`.
+
+    `entries_max` bounds the list of a choice of several.
+    """
+    match value:
+        case None:
+            return "auto"
+        case "none" | "auto":
+            return str(value)
+        case "required":
+            if not tools:
+                raise invalid_value(_PARAM, "'required' needs at least one tool in `tools`")
+            return "required"
+        case dict():
+            return _read_object(value, _Offered.of(tools), entries_max)
+        case _:
+            raise invalid_value(_PARAM, "it should be 'none', 'auto', 'required' or an object")
+
+
+def _read_object(value: dict[str, Any], offered: _Offered, entries_max: int) -> dict[str, Any]:
+    if value.get("type") != "allowed_tools":
+        return _check_chosen(value, offered, (_PARAM,))
+    check_length(value.get("tools"), entries_max, (_PARAM, "tools"))
+    allowed = check(_Allowed, value, (_PARAM,))
+    for index, entry in enumerate(allowed.tools):
+        _check_chosen(entry, offered, (_PARAM, "tools", index))
+    return value
+
+
+def _check_chosen(value: object, offered: _Offered, path: Path) -> dict[str, Any]:
+    choice = check_kind(_CHOICES, value, path)
+    match choice["type"]:
+        case "function":
+            key, is_offered = "name", choice["name"] in offered.functions
+        case "custom":
+            key, is_offered = "name", choice["name"] in offered.customs
+        case "mcp":
+            key, is_offered = "server_label", choice["server_label"] in offered.labels
+        case kind:
+            key, is_offered = "type", offered.holds_hosted(kind)
+    if not is_offered:
+        raise invalid_value(spell((*path, key)), f"'{choice[key]}' is not among the tools of this request")
+    return choice
+
+
+def _family(kind: str) -> str:
+    for family in ("web_search", "computer"):
+        if kind.startswith(family):
+            return family
+    return kind

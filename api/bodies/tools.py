@@ -1,0 +1,314 @@
+"""What may stand in `tools`, and the parting of a tool from its secrets.
+
+Owns checking, the echoed form and the split; which of the tools the model is offered is the
+worker's matter. Source: the public OpenAI types, `Tool`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from api.bodies.json_schemas import check_schema
+from api.bodies.validation import (
+    Checked,
+    Label,
+    Name,
+    Path,
+    Shape,
+    at_most,
+    check,
+    check_kind,
+    check_length,
+    check_list,
+    spell,
+)
+from api.errors import invalid_value, unsupported_parameter
+from shared.responses import ServerSecrets
+from shared.tool_calls import RESERVED_LABELS, approval_unsaid
+
+_REDACTED = "<redacted>"
+
+_HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$")]
+_HeaderValue = Annotated[str, Field(pattern=r"^[\x20-\x7e\t]*$", max_length=16_384)]
+_HEADERS_MAX = 100
+"""Few servers take more."""
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)?(?P<authority>[^/?#\\]*)")
+_USUAL_PATHS = frozenset({"", "/", "/mcp", "/mcp/", "/sse", "/sse/"})
+"""Where everybody's tool server is; any other path may be a secret."""
+
+
+class Plain(Shape):
+    """A tool that is passed on as it is."""
+
+
+class _Function(Shape):
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class _Custom(Shape):
+    name: Name
+    description: str | None = None
+
+
+class _ToolFilter(Shape):
+    tool_names: Checked[str] | None = None
+    read_only: bool | None = None
+
+
+class _Approval(Shape):
+    always: _ToolFilter | None = None
+    never: _ToolFilter | None = None
+
+
+class _Mcp(Shape):
+    server_label: Label
+    server_url: str | None = None
+    server_description: str | None = None
+    headers: Annotated[dict[_HeaderName, _HeaderValue], at_most(_HEADERS_MAX)] | None = None
+    authorization: _HeaderValue | None = None
+    allowed_tools: Any = None
+    require_approval: Any = None
+
+
+_KEPT = frozenset(
+    {*("type", "connector_id", "tunnel_id", "defer_loading", "allowed_callers"), *_Mcp.model_fields}
+    - {"headers", "authorization"}
+)
+"""What of an `mcp` tool is kept and echoed. Anything else nobody reads, and it may be a secret."""
+
+
+TOOLS: Mapping[str, type[Shape]] = {
+    "function": _Function,
+    "mcp": _Mcp,
+    "custom": _Custom,
+    **dict.fromkeys(
+        (
+            "apply_patch",
+            "code_interpreter",
+            "computer",
+            "computer_use_preview",
+            "file_search",
+            "image_generation",
+            "local_shell",
+            "namespace",
+            "programmatic_tool_calling",
+            "shell",
+            "tool_search",
+            "web_search",
+            "web_search_2025_08_26",
+            "web_search_preview",
+            "web_search_preview_2025_03_11",
+        ),
+        Plain,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The tools of one request: as kept for the worker, as echoed, and what was split off."""
+
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    echoed: tuple[dict[str, Any], ...] = ()
+    secrets: dict[str, ServerSecrets] = field(default_factory=dict)
+    secret_param: str | None = None
+    """Where the first of them stood."""
+
+    @classmethod
+    def read(cls, value: object, tools_max: int) -> Self:
+        """`tools_max`: the members of namespaces count as well."""
+        if value is None:
+            return cls()
+        _check_number(value, tools_max)
+        tools = [
+            _read_tool(tool, ("tools", index)) for index, tool in enumerate(check_list(value, ("tools",)))
+        ]
+        _check_unique(tools, "function", "name")
+        _check_unique(tools, "mcp", "server_label")
+        return cls(
+            [_without_secrets(tool) for tool in tools],
+            tuple(_echo(tool) for tool in tools),
+            {tool["server_label"]: secrets for tool in tools if (secrets := _secrets_of(tool))},
+            _find_secret(tools),
+        )
+
+
+def _find_secret(tools: Sequence[Mapping[str, Any]]) -> str | None:
+    for index, tool in enumerate(tools):
+        if secrets := _secrets_of(tool):
+            values = {"headers": secrets.headers, "authorization": secrets.authorization}
+            name = next((name for name, value in values.items() if value), "server_url")
+            return spell(("tools", index, name))
+    return None
+
+
+def _check_number(value: object, tools_max: int) -> None:
+    """Before any of them is looked at."""
+    check_length(value, tools_max, ("tools",))
+    number = sum(1 + _members(tool) for tool in check_list(value, ("tools",)))
+    if number > tools_max:
+        raise invalid_value("tools", f"it holds {number} tools with those in namespaces; at most {tools_max}")
+
+
+def _members(tool: object) -> int:
+    members = tool.get("tools") if isinstance(tool, dict) else None
+    return len(members) if isinstance(members, list) else 0
+
+
+def _read_tool(value: object, path: Path) -> dict[str, Any]:
+    tool = check_kind(TOOLS, value, path)
+    if tool["type"] == "mcp":
+        _check_mcp(tool, path)
+    if tool["type"] == "function" and tool.get("strict") and tool.get("parameters") is not None:
+        check_schema(tool["parameters"], (*path, "parameters"))
+    return tool
+
+
+def _check_mcp(tool: Mapping[str, Any], path: Path) -> None:
+    if tool["server_label"].lower() in RESERVED_LABELS:
+        raise invalid_value(
+            spell((*path, "server_label")), "this label has a meaning of its own to the model"
+        )
+    for name in ("connector_id", "tunnel_id"):
+        if tool.get(name) is not None:
+            raise unsupported_parameter(spell((*path, name)), "Give the server's `server_url` instead.")
+    _check_url(tool.get("server_url"), (*path, "server_url"))
+    _check_authorization(tool, path)
+    _check_allowed(tool.get("allowed_tools"), (*path, "allowed_tools"))
+    _check_approval(tool.get("require_approval"), (*path, "require_approval"))
+
+
+def _check_allowed(value: object, path: Path) -> None:
+    match value:
+        case None:
+            pass
+        case list():
+            if not all(isinstance(name, str) for name in value):
+                raise invalid_value(spell(path), "it should hold names of tools")
+        case dict():
+            check(_ToolFilter, value, path)
+        case _:
+            raise invalid_value(spell(path), "it should be a list of names, or an object with `tool_names`")
+
+
+def _check_approval(value: object, path: Path) -> None:
+    match value:
+        case None | "always" | "never":
+            pass
+        case dict():
+            check(_Approval, value, path)
+        case _:
+            raise invalid_value(spell(path), "it should be 'always', 'never', or an object of the two")
+
+
+def _check_url(url: str | None, path: Path) -> None:
+    """What has a scheme must be an HTTP address; what has none may be a placeholder for a known label."""
+    if url is None or "://" not in url:
+        return
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise invalid_value(spell(path), "it should be an http or https address")
+
+
+def _check_authorization(tool: Mapping[str, Any], path: Path) -> None:
+    """One word on who is asking: of two, servers and HTTP clients choose differently."""
+    in_headers = any(name.lower() == "authorization" for name in tool.get("headers") or {})
+    in_url = "@" in _authority_of(tool.get("server_url") or "")
+    if in_headers + in_url + (tool.get("authorization") is not None) > 1:
+        name = "authorization" if tool.get("authorization") is not None else "server_url"
+        reason = "give it once: in `authorization`, in `headers`, or in the user part of `server_url`"
+        raise invalid_value(spell((*path, name)), reason)
+
+
+def _check_unique(tools: list[dict[str, Any]], kind: str, key: str) -> None:
+    seen: set[str] = set()
+    for index, tool in enumerate(tools):
+        if tool["type"] != kind:
+            continue
+        if tool[key] in seen:
+            raise invalid_value(spell(("tools", index, key)), f"'{tool[key]}' is used twice")
+        seen.add(tool[key])
+
+
+def _secrets_of(tool: Mapping[str, Any]) -> ServerSecrets | None:
+    if tool["type"] != "mcp":
+        return None
+    url = tool.get("server_url") or ""
+    secrets = ServerSecrets(
+        tool.get("headers") or {}, tool.get("authorization"), url if _may_hold_secret(url) else None
+    )
+    return secrets if secrets != ServerSecrets() else None
+
+
+def _without_secrets(tool: Mapping[str, Any]) -> dict[str, Any]:
+    match tool["type"]:
+        case "mcp":
+            kept = {name: value for name, value in tool.items() if name in _KEPT}
+            url = tool.get("server_url") or ""
+            return kept | ({"server_url": strip_url(url)} if _may_hold_secret(url) else {})
+        case "code_interpreter" | "shell":
+            return {name: _without_domain_secrets(value) for name, value in tool.items()}
+        case _:
+            return dict(tool)
+
+
+def _without_domain_secrets(value: Any) -> Any:
+    """A container's network policy may carry secrets for domains; we run no such container."""
+    match value:
+        case dict():
+            return {k: _without_domain_secrets(v) for k, v in value.items() if k != "domain_secrets"}
+        case list():
+            return [_without_domain_secrets(v) for v in value]
+        case _:
+            return value
+
+
+def _echo(tool: Mapping[str, Any]) -> dict[str, Any]:
+    match tool["type"]:
+        case "function":
+            return {"description": None, "parameters": None, "strict": None, **tool}
+        case "mcp":
+            url = tool.get("server_url")
+            kept = _without_secrets(tool)
+            shown: dict[str, Any] = {"server_url": strip_url(url) if url else url, "headers": None}
+            if tool.get("headers"):
+                shown["headers"] = dict.fromkeys(tool["headers"], _REDACTED)
+            if tool.get("authorization") is not None:
+                shown["authorization"] = _REDACTED
+            if tool.get("require_approval") is None:
+                shown["require_approval"] = approval_unsaid(tool["server_label"], url)
+            return {"server_description": None, "allowed_tools": None, **kept, **shown}
+        case "code_interpreter":
+            return {"container": {"type": "auto"}, **_without_secrets(tool)}
+        case _:
+            return _without_secrets(tool)
+
+
+def strip_url(url: str) -> str:
+    """Scheme, host and port of an address: its path, query and user part may hold a secret."""
+    match = _ADDRESS.match(url)
+    if match is None:
+        return ""
+    return (match["scheme"] or "") + match["authority"].rpartition("@")[2]
+
+
+def _may_hold_secret(url: str) -> bool:
+    """A user part, a query, a fragment, or a path of its own."""
+    match = _ADDRESS.match(url)
+    return match is None or "@" in match["authority"] or url[match.end() :] not in _USUAL_PATHS
+
+
+def _authority_of(url: str) -> str:
+    match = _ADDRESS.match(url)
+    return match["authority"] if match else ""

@@ -1,0 +1,82 @@
+"""Replaces closed logs by their archives, page by page, so that nobody else has to wait.
+
+Owns who compacts which log and when an archive takes a log's place; its format is `archive`'s.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+from shared.store import keys
+from shared.store.keys import ResponseKey
+from shared.store.log import archive, event_log
+from shared.store.redis.client import RedisClient, Script
+
+_CLAIM_DUE, _PACK, _COMPACT = Script("claim_due"), Script("pack"), Script("compact")
+
+CLAIM_S = 60.0
+"""A log that was claimed is left alone by others for this long after its last packed chunk."""
+_CLAIM_MS = int(CLAIM_S * 1000)
+
+
+async def claim_due(redis: RedisClient, count_max: int) -> list[ResponseKey]:
+    """Closed logs whose time to be compacted has come; others do not get them for `CLAIM_S`."""
+    members: list[Any] = await redis.run(_CLAIM_DUE, [keys.CLOSED], [count_max, _CLAIM_MS])
+    return [ResponseKey.parse(member.decode()) for member in members]
+
+
+async def compact(redis: RedisClient, key: ResponseKey) -> str:
+    """Replaces a closed log by its archive: `compacted`, or `changed` or `gone` and nothing done.
+
+    Safe to be tried by many at once, and again. Raises UnreadableLog, and the log stays as it is.
+    """
+    packing = keys.packing(key, secrets.token_hex(8))
+    closed, request, snapshot = await redis.command("HMGET", keys.state(key), "closed", "request", "snapshot")
+    starts, record = [0], b""
+    if closed and request is not None:
+        record = await asyncio.to_thread(archive.pack_record, archive.Record(request, snapshot))
+        starts = await _pack_chunks(redis, key, packing)
+    reply = await redis.run(
+        _COMPACT,
+        [
+            keys.state(key),
+            keys.log(key),
+            keys.tools(key),
+            keys.archive(key),
+            keys.CLOSED,
+            packing,
+            keys.held(key.tenant),
+            keys.held_bytes(key.tenant),
+        ],
+        [str(key), starts[-1], len(starts) - 1, archive.pack_index(starts), record, key.response_id],
+    )
+    return str(reply.decode())
+
+
+async def _pack_chunks(redis: RedisClient, key: ResponseKey, packing: str) -> list[int]:
+    """Where the chunks begin, and where the log ends."""
+    starts = [0]
+    async for frames in _chunks(redis, key):
+        chunk = await asyncio.to_thread(archive.pack_chunk, frames)
+        await redis.run(_PACK, [packing, keys.CLOSED], [len(starts) - 1, chunk, _CLAIM_MS, str(key)])
+        starts.append(starts[-1] + len(frames))
+    return starts
+
+
+async def _chunks(redis: RedisClient, key: ResponseKey) -> AsyncIterator[list[bytes]]:
+    """The frames of a log, as many pages together as a chunk may hold."""
+    frames: list[bytes] = []
+    size_bytes, following, has_more = 0, 0, True
+    while has_more:
+        page = await event_log.read(redis, key, following - 1)
+        page_bytes = sum(len(entry.frame) for entry in page.entries)
+        is_full = len(frames) + len(page.entries) > archive.CHUNK_ENTRIES
+        if frames and (is_full or size_bytes + page_bytes > archive.CHUNK_BYTES):
+            yield frames
+            frames, size_bytes = [], 0
+        frames += [entry.frame for entry in page.entries]
+        size_bytes += page_bytes
+        following, has_more = following + len(page.entries), page.has_more
+    if frames:
+        yield frames

@@ -1,0 +1,109 @@
+"""How a response ends: what is set together with its terminal event, and the cancel that may come first.
+
+Owns retention, the conversation's share and the order of a cancel: the lease is seized first, so that
+no owner's append can follow. A completion that comes first stays; so does a cancel.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from shared import lifecycle
+from shared.events import ResponseCreated, decode, encode, frame
+from shared.lifecycle import TerminalEvent
+from shared.responses import ConversationReference, Response, Usage
+from shared.settings import Settings
+from shared.store.keys import ConversationKey, ResponseKey
+from shared.store.log import event_log
+from shared.store.log.event_log import Closing, Draft
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired, LeaseLost
+from shared.store.redis.client import RedisClient
+
+
+def closing_of(
+    event: TerminalEvent, tenant: str, settings: Settings, input_items: Sequence[dict[str, Any]] = ()
+) -> Closing:
+    """Input and output join the conversation; a response that is cancelled or failed, or that is not kept,
+    leaves it as it was."""
+    response = event.response
+    conversation, items = None, []
+    has_answer = response.status in ("completed", "incomplete")
+    if isinstance(response.conversation, ConversationReference) and response.store and has_answer:
+        conversation = ConversationKey(tenant, response.conversation.id)
+        items = [(item["id"], msgspec.json.encode(item)) for item in input_items]
+        items += [(item.id, msgspec.json.encode(item)) for item in lifecycle.lasting(response.output)]
+    return Closing(
+        response.status,
+        encode(response),
+        _retention_s(response, tenant, settings),
+        conversation,
+        items,
+    )
+
+
+def with_usage(response: Response, usage: bytes) -> Response:
+    """`usage`: as in `lease.Acquired`."""
+    counted = msgspec.json.decode(usage, type=Usage) if usage else None
+    return msgspec.structs.replace(response, usage=counted)
+
+
+def _retention_s(response: Response, tenant: str, settings: Settings) -> float:
+    if response.store:
+        return settings.tenant_retention_s.get(tenant, settings.response_retention_s)
+    return settings.unstored_background_s if response.background else settings.unstored_grace_s
+
+
+async def cancel(
+    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str
+) -> Literal["ended", "closed", "missing"]:
+    """Ends a response as cancelled."""
+    return await end_at_once(redis, settings, key, owner, lifecycle.cancel)
+
+
+async def end_at_once(
+    redis: RedisClient,
+    settings: Settings,
+    key: ResponseKey,
+    owner: str,
+    make_event: Callable[[Response], TerminalEvent],
+) -> Literal["ended", "closed", "missing"]:
+    """Ends a response without a look into its log; `make_event` is given the response as it was born, and
+    what it has used since.
+
+    `closed`: it had ended before, in whatever way. `owner` names the process that ends it.
+    """
+    while True:
+        acquired = await lease.seize(redis, settings, key, owner)
+        match acquired:
+            case Acquired():
+                try:
+                    await _close(redis, settings, acquired, make_event)
+                except LeaseLost:
+                    continue  # somebody else ended it meanwhile
+                return "ended"
+            case "closed" | "missing":
+                return acquired
+            case "held" | "newer":
+                raise RuntimeError(f"{key}: a lease was not to be seized")
+
+
+async def _close(
+    redis: RedisClient,
+    settings: Settings,
+    acquired: Acquired,
+    make_event: Callable[[Response], TerminalEvent],
+) -> None:
+    event = make_event(with_usage(_born(acquired), acquired.usage))
+    held, first = acquired.lease, acquired.next_sequence_number
+    closing = closing_of(event, held.key.tenant, settings)
+    await event_log.append(redis, settings, held, first, [Draft(frame(event, first))], closing)
+
+
+def _born(acquired: Acquired) -> Response:
+    """The response as it was accepted, without a look at the request, however long that is."""
+    event = decode(acquired.born)
+    if not isinstance(event, ResponseCreated):
+        raise RuntimeError(f"{acquired.lease.key}: its log begins with {type(event).__name__}")
+    return event.response

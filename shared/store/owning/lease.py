@@ -1,0 +1,170 @@
+"""Who owns a response: acquiring, renewing and releasing its lease, and finding lapsed ones.
+
+Owns the fencing token (the attempt's number, which only rises). All times are Redis's own, so
+that no two machines' clocks need agree. What an owner may do is checked where it is done
+(`event_log`, `job_queue`), by the same token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from shared.record_format import RECORD_FORMAT
+from shared.settings import Settings
+from shared.store import keys
+from shared.store.keys import ResponseKey
+from shared.store.redis.client import Argument, BlockingClient, RedisClient, Script
+
+_ACQUIRE = Script("acquire")
+_RENEW = Script("renew", allows_full=True)
+_LOSE = Script("lose", allows_full=True)
+_LAPSED = Script("lapsed", allows_full=True)
+
+
+class LeaseLost(Exception):
+    """Somebody else owns the response now, or it is closed: stop quietly, write nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to append to one response, for as long as no higher fencing token exists."""
+
+    key: ResponseKey
+    owner: str
+    fencing_token: int
+
+    @property
+    def proof(self) -> str:
+        """What scripts compare. If a failover loses the acquiring, the next owner gets the same token."""
+        return f"{self.fencing_token} {self.owner}"
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    lease: Lease
+    next_sequence_number: int
+    """How many entries the log has already."""
+    deaths: int
+    """How many owners were lost before, each with its lease still held."""
+    format: int
+    """What the record was begun in (`shared/record_format.py`)."""
+    usage: bytes = b""
+    """JSON of the Usage that its owners have counted, as far as the log goes; empty if nothing was made."""
+    born: bytes = b""
+    """The frame of entry 0, for who has seized the lease."""
+
+
+Refusal = Literal["held", "newer", "closed", "missing"]
+"""`newer`: only a process of a later version can replay it; it waits for one."""
+
+
+async def acquire(
+    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str, *, is_at_it: bool = True
+) -> Acquired | Refusal:
+    """Takes the lease if nobody holds it.
+
+    Not `is_at_it`: the owner has not got the response, so a lease in its name is one that it never heard of.
+    """
+    return await _acquire(redis, settings, key, owner, force=False, is_at_it=is_at_it)
+
+
+async def seize(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str) -> Acquired | Refusal:
+    """Takes the lease from whoever holds it; from then on their token is stale. Never `held` or `newer`."""
+    return await _acquire(redis, settings, key, owner, force=True, is_at_it=True)
+
+
+async def _acquire(
+    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str, *, force: bool, is_at_it: bool
+) -> Acquired | Refusal:
+    reply = await redis.run(
+        _ACQUIRE,
+        [keys.state(key), keys.log(key), keys.ACTIVE, keys.PULSE],
+        [str(key), owner, int(settings.lease_ttl_s * 1000), int(force), RECORD_FORMAT, int(is_at_it)],
+    )
+    match reply:
+        case [b"acquired", token, *rest]:
+            return Acquired(Lease(key, owner, token), *rest)
+        case [b"held"]:
+            return "held"
+        case [b"newer"]:
+            return "newer"
+        case [b"closed"]:
+            return "closed"
+        case _:
+            return "missing"
+
+
+async def release(redis: RedisClient, settings: Settings, *leases: Lease) -> None:
+    """Lets go at once, of all in one round trip: the sweeper rings for the responses at its next look."""
+    await redis.run_many(_RENEW, [_renewal(lease, 0.0, settings) for lease in leases])
+
+
+async def lose(redis: RedisClient, lease: Lease) -> None:
+    """Lets go of a response with which its owner can do nothing, which counts as the loss of an owner."""
+    await redis.run(_LOSE, [keys.state(lease.key), keys.ACTIVE], [str(lease.key), lease.proof])
+
+
+Loss = Literal["lost", "abandoned"]
+"""Somebody else's now, or closed; or still ours, but its client has left it for good."""
+
+
+def renew_all(redis: BlockingClient, settings: Settings, leases: Sequence[Lease]) -> list[tuple[Lease, Loss]]:
+    """Renews every lease in one write, from the beat's thread. Returns those to be given up."""
+    calls = [_renewal(lease, settings.lease_ttl_s, settings) for lease in leases]
+    losses: dict[Any, Loss] = {b"lost": "lost", b"abandoned": "abandoned"}
+    replies = redis.run_many(_RENEW, calls)
+    return [
+        (lease, losses[reply])
+        for lease, reply in zip(leases, replies, strict=True)
+        if isinstance(reply, bytes) and reply in losses
+    ]
+
+
+def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> tuple[list[str], list[Argument]]:
+    key = lease.key
+    return (
+        [
+            keys.state(key),
+            keys.log(key),
+            keys.tools(key),
+            keys.secrets(key),
+            keys.ACTIVE,
+            keys.open_responses(key.tenant),
+            keys.readers(key),
+            keys.presence("api"),
+            keys.PULSE,
+        ],
+        [
+            str(key),
+            lease.proof,
+            int(ttl_s * 1000),
+            settings.live_ttl_s * 1000,
+            int(settings.disconnect_grace_s * 1000),
+            int(keys.PRESENCE_TTL_S * 1000),
+        ],
+    )
+
+
+async def lapsed(redis: RedisClient, settings: Settings, count_max: int) -> list[ResponseKey]:
+    """Open responses that nobody holds, those longest without an owner first.
+
+    None while Redis has just been away. Asked at least six times in a lease, by one process or another: the
+    asking is how that is known.
+    """
+    found: list[bytes] = await redis.run(
+        _LAPSED,
+        [keys.ACTIVE, keys.PULSE],
+        [
+            int(settings.lease_ttl_s * 1000),
+            int(settings.ring_again_s * 1000),
+            count_max,
+            settings.live_ttl_s * 1000,
+        ],
+    )
+    return [ResponseKey.parse(member.decode()) for member in found]
+
+
+async def now_ms(redis: RedisClient) -> int:
+    """Redis's own clock: the only one that leases know."""
+    reply = await redis.command("TIME")
+    return int(reply[0]) * 1000 + int(reply[1]) // 1000

@@ -1,0 +1,352 @@
+"""Accepting a response and reading it back: its request, its state, its snapshot.
+
+Owns the record beside the log. A response is the fold of its log; the snapshot only saves a
+reader the folding once the log is closed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import msgspec
+
+from shared.events import frame
+from shared.lifecycle import begin
+from shared.record_format import RECORD_FORMAT
+from shared.responses import ResponseRequest, ServerSecrets
+from shared.settings import Settings
+from shared.store import job_queue, keys
+from shared.store.keys import ConversationKey, ResponseKey
+from shared.store.log import archive
+from shared.store.records.sealing import seal, unseal
+from shared.store.redis.client import RedisClient, Script
+
+_CREATE = Script("create", is_confirmed=True)
+_DELETE = Script("delete", is_confirmed=True, allows_full=True)
+
+_decode_request = msgspec.json.Decoder(ResponseRequest)
+
+
+_ECHOES = 4
+"""So often the echo of a request is kept: at its birth, at its start, at its end and in the snapshot."""
+
+
+class QueueFull(Exception):
+    """`queue_depth_max` responses wait already; nothing was written."""
+
+
+class TenantBusy(Exception):
+    """The tenant has `tenant_responses_max` open responses, or holds so many bytes; nothing was written."""
+
+
+class KeyReused(Exception):
+    """The idempotency key belongs to a create call with another body; nothing was written."""
+
+
+class ConversationLocked(Exception):
+    """Another response of the conversation is open; nothing was written."""
+
+
+class ConversationMoved(Exception):
+    """Items have joined the conversation since it was read, or it is gone; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The conversation that a response is created in, and how much of it was read."""
+
+    conversation: ConversationKey
+    place: bytes
+    """Of the last item that had joined it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repetition:
+    """What tells a repeated create call from a new one."""
+
+    idempotency_key: str
+    body_digest: str
+    """Hex, of the body's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A response about to be accepted. `parent` is the response it continues, if any."""
+
+    key: ResponseKey
+    is_stored: bool
+    is_background: bool
+    record: bytes
+    """JSON of its ResponseRequest."""
+    frames: Sequence[bytes]
+    """What its log begins with."""
+    secrets: Mapping[str, ServerSecrets]
+    parent: ResponseKey | None = None
+    repetition: Repetition | None = None
+    membership: Membership | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        """What Redis will hold of the request until its log is packed."""
+        return len(self.record) + _ECHOES * len(self.frames[0])
+
+    @classmethod
+    def of(
+        cls,
+        key: ResponseKey,
+        request: ResponseRequest,
+        secrets: Mapping[str, ServerSecrets],
+        parent: ResponseKey | None = None,
+        repetition: Repetition | None = None,
+        membership: Membership | None = None,
+    ) -> Self:
+        """Encodes the request: where it is large, that takes a while."""
+        response, record = request.response, msgspec.json.encode(request)
+        frames = [frame(event, number) for number, event in enumerate(begin(response))]
+        stored, background = response.store, response.background
+        return cls(key, stored, background, record, frames, secrets, parent, repetition, membership)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is known of a response without reading its log."""
+
+    is_stored: bool
+    is_background: bool
+    closed: str
+    """The status it closed with; empty while it is open."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the API tells of it. A response with `store: false` is as unknown as one that never was, to
+        every call but its own stream's resume; one in the background (`allow_unstored_background`) can be
+        polled and cancelled, for how else would anybody hear of it."""
+        return self.is_stored or self.is_background
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A record as it is kept: cheap to have, and where it is large, long to open."""
+
+    state: State
+    request: bytes
+    snapshot: bytes
+    packed: bytes
+    """The record within an archive; then the two before are empty."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its JSON."""
+        return archive.record_bytes(self.packed) if self.packed else len(self.request) + len(self.snapshot)
+
+    def unpack(self) -> archive.Record:
+        """Both JSONs."""
+        return (
+            archive.open_record(self.packed) if self.packed else archive.Record(self.request, self.snapshot)
+        )
+
+    def open(self) -> "Record":
+        kept = self.unpack()
+        return Record(self.state, _decode_request.decode(kept.request), kept.snapshot)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A response's request, and once it is closed its snapshot (JSON of the final Response)."""
+
+    state: State
+    request: ResponseRequest
+    snapshot: bytes
+
+
+async def create(redis: RedisClient, settings: Settings, draft: Draft) -> ResponseKey:
+    """Writes record, first entries, secrets and job in one script; returns whose response answers the call.
+
+    That is another one's if the call repeats an earlier one. Raises QueueFull, TenantBusy, KeyReused,
+    ConversationLocked or ConversationMoved, and writes nothing then.
+    """
+    key = draft.key
+    match await redis.run(_CREATE, _create_keys(draft), _create_arguments(settings, draft)):
+        case [b"ok", *_] | [b"exists"]:  # an id is never used twice: `exists` is our own retry
+            return key
+        case [b"known", response_id]:
+            return ResponseKey(key.tenant, response_id.decode())
+        case [b"full", depth]:
+            raise QueueFull(f"{depth} responses wait already")
+        case [b"busy", count]:
+            raise TenantBusy(f"{count} responses are open already")
+        case [b"heavy", size_bytes]:
+            raise TenantBusy(f"its requests hold {size_bytes} bytes already")
+        case [b"conflict"]:
+            raise KeyReused
+        case [b"locked"]:
+            raise ConversationLocked
+        case [b"moved"]:
+            raise ConversationMoved
+        case reply:
+            raise RuntimeError(f"create answered {reply!r}")
+
+
+async def find_repeated(redis: RedisClient, tenant: str, repetition: Repetition) -> ResponseKey | None:
+    """The response that an earlier call of this kind has made, if it still exists. Raises KeyReused."""
+    raw = await redis.command("GET", keys.idempotency(tenant, repetition.idempotency_key))
+    if raw is None:
+        return None
+    response_id, digest = raw.decode().split(" ")
+    if digest != repetition.body_digest:
+        raise KeyReused
+    key = ResponseKey(tenant, response_id)
+    await redis.confirm()  # the earlier call may have been refused because it could not be confirmed then
+    return key if await redis.command("EXISTS", keys.state(key)) else None
+
+
+def _job_id(key: ResponseKey) -> str:
+    return f"{key}:0"
+
+
+def _create_keys(draft: Draft) -> list[str]:
+    key = draft.key
+    repeated = draft.repetition.idempotency_key if draft.repetition else ""
+    conversation = draft.membership.conversation if draft.membership else ConversationKey(key.tenant, "")
+    return [
+        keys.state(key),
+        keys.log(key),
+        keys.secrets(key),
+        keys.tools(key),
+        keys.ACTIVE,
+        keys.RESPONSES_QUEUE,
+        keys.doorbell(keys.RESPONSES_QUEUE),
+        keys.job(_job_id(key)),
+        keys.open_responses(key.tenant),
+        keys.idempotency(key.tenant, repeated),
+        keys.tools(draft.parent or key),
+        keys.held(key.tenant),
+        keys.held_bytes(key.tenant),
+        keys.conversation(conversation),
+    ]
+
+
+def _create_arguments(settings: Settings, draft: Draft) -> list[str | bytes | int | float]:
+    key = draft.key
+    return [
+        str(key),
+        key.response_id,
+        _job_id(key),
+        job_queue.response_job(key),
+        settings.live_ttl_s * 1000,
+        settings.queue_depth_max,
+        settings.tenant_responses_max,
+        int(settings.ring_again_s * 1000),
+        draft.record,
+        int(draft.is_stored),
+        int(draft.is_background),
+        seal(settings, msgspec.json.encode(draft.secrets)) if draft.secrets else b"",
+        draft.repetition.body_digest if draft.repetition else "",
+        settings.idempotency_retention_s * 1000,
+        draft.kept_bytes,
+        settings.tenant_bytes_max,
+        RECORD_FORMAT,
+        draft.membership.place if draft.membership else "",
+        *draft.frames,
+    ]
+
+
+async def read_state(redis: RedisClient, key: ResponseKey) -> State | None:
+    """None: no such response, or it has expired.
+
+    With `durable_writes` that, and an end, are told when no failover can take them back any more.
+    """
+    state = _state(await redis.command("HMGET", keys.state(key), *_STATE_FIELDS))
+    if redis.is_confirming and (state is None or state.closed):
+        await redis.confirm()
+        state = _state(await redis.command("HMGET", keys.state(key), *_STATE_FIELDS))
+    return state
+
+
+async def read_request(redis: RedisClient, key: ResponseKey) -> bytes:
+    """JSON of the ResponseRequest of an open response; empty if there is none."""
+    return await redis.command("HGET", keys.state(key), "request") or b""
+
+
+async def read_usage(redis: RedisClient, key: ResponseKey) -> bytes:
+    """What the owners of an open response have counted, as in `lease.Acquired`."""
+    return await redis.command("HGET", keys.state(key), "usage") or b""
+
+
+async def read_stored(redis: RedisClient, key: ResponseKey) -> Stored | None:
+    """The whole record, wherever it is kept. None: no such response, or it has expired."""
+    (stored,) = await read_all_stored(redis, [key])
+    return stored
+
+
+async def read_all_stored(redis: RedisClient, asked: Sequence[ResponseKey]) -> list[Stored | None]:
+    """As `read_stored`, for several at one moment."""
+    commands: list[tuple[str, ...]] = []
+    for key in asked:
+        commands.append(("HMGET", keys.state(key), *_STATE_FIELDS, "request", "snapshot"))
+        commands.append(("HGET", keys.archive(key), archive.RECORD_FIELD))
+    replies = await redis.transaction(*commands)
+    return [_stored(*replies[i : i + 2]) for i in range(0, len(replies), 2)]
+
+
+def _stored(fields: list[bytes | None], packed: bytes | None) -> Stored | None:
+    state = _state(fields[:3])
+    if state is None:
+        return None
+    request, snapshot = fields[3:]
+    return Stored(state, request or b"", snapshot or b"", packed or b"")
+
+
+async def read_sizes(redis: RedisClient, asked: Sequence[ResponseKey]) -> list[int]:
+    """Bytes that `read_all_stored` would bring for each; those of an archive are packed."""
+    commands: list[tuple[str, ...]] = []
+    for key in asked:
+        commands += [("HSTRLEN", keys.state(key), field) for field in ("request", "snapshot")]
+        commands.append(("HSTRLEN", keys.archive(key), archive.RECORD_FIELD))
+    lengths = await redis.transaction(*commands)
+    return [sum(lengths[i : i + 3]) for i in range(0, len(lengths), 3)]
+
+
+_STATE_FIELDS = ("store", "background", "closed")
+
+
+def _state(fields: list[bytes | None]) -> State | None:
+    stored, background, closed = fields
+    if stored is None:
+        return None
+    return State(stored == b"1", background == b"1", (closed or b"").decode())
+
+
+async def delete(redis: RedisClient, key: ResponseKey) -> str:
+    """Deletes a closed response with all its keys: `deleted`, or `open` or `missing` and nothing done."""
+    reply = await redis.run(
+        _DELETE,
+        [
+            keys.state(key),
+            keys.log(key),
+            keys.tools(key),
+            keys.archive(key),
+            keys.CLOSED,
+            keys.held(key.tenant),
+            keys.held_bytes(key.tenant),
+        ],
+        [str(key), key.response_id],
+    )
+    return str(reply.decode())
+
+
+async def read_secrets(
+    redis: RedisClient, settings: Settings, key: ResponseKey
+) -> dict[str, ServerSecrets] | None:
+    """server_label -> what the request brought for it; nothing once the response is closed.
+
+    None: they are there, and this process cannot read them.
+    """
+    sealed = await redis.command("GET", keys.secrets(key))
+    if sealed is None:
+        return {}
+    raw = unseal(settings, sealed)
+    try:
+        return msgspec.json.decode(raw, type=dict[str, ServerSecrets]) if raw is not None else None
+    except msgspec.DecodeError:  # sealed, and no key here
+        return None

@@ -1,0 +1,67 @@
+"""Says for every reader of a foreground response that it is there, and when it leaves.
+
+Owns the readers of this node; what follows from nobody reading is decided where the lease is renewed
+(`shared/store/owning/renew.lua`), so that it holds also when this node dies.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from shared.store import keys
+from shared.store.keys import ResponseKey
+from shared.store.redis.client import REDIS_AWAY, RedisClient, Script
+
+_WATCH = Script("watch", allows_full=True)
+_log = logging.getLogger(__name__)
+
+_READER_TTL_S = keys.PRESENCE_TTL_S
+"""A reader that was not announced for so long has gone with its node."""
+
+
+class Watchers:
+    def __init__(self, redis: RedisClient, on_last_left: Callable[[ResponseKey], Awaitable[None]]) -> None:
+        """`on_last_left` is called when nobody reads a response any more, on any node."""
+        self._redis = redis
+        self._on_last_left = on_last_left
+        self._present: dict[str, ResponseKey] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Announces the readers of this node again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(_READER_TTL_S / 3)
+            calls = [_call(key, reader, _READER_TTL_S) for reader, key in self._present.items()]
+            try:
+                if calls:
+                    await self._redis.run_many(_WATCH, calls)
+            except REDIS_AWAY as away:
+                _log.warning("readers not announced, Redis is away (%s)", away)
+
+    @asynccontextmanager
+    async def present(self, key: ResponseKey) -> AsyncGenerator[None, None]:
+        """Counts as a reader of `key` within."""
+        reader = secrets.token_hex(8)
+        self._present[reader] = key
+        try:
+            await self._redis.run(_WATCH, *_call(key, reader, _READER_TTL_S))
+            yield
+        finally:
+            del self._present[reader]
+            # Whoever leaves may be cancelled already, and could not wait for Redis any more.
+            leaving = asyncio.create_task(self._leave(key, reader))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+
+    async def _leave(self, key: ResponseKey, reader: str) -> None:
+        try:
+            if await self._redis.run(_WATCH, *_call(key, reader, 0)) == 0:
+                await self._on_last_left(key)
+        except REDIS_AWAY:
+            pass  # the announcement lapses
+
+
+def _call(key: ResponseKey, reader: str, ttl_s: float) -> tuple[list[str], list[str | bytes | int | float]]:
+    return [keys.readers(key), keys.state(key)], [reader, int(ttl_s * 1000)]

@@ -1,0 +1,249 @@
+"""The tool journal: intent before a call, claim while it runs, result after it; and the queueing.
+
+Owns what a worker and a tool runner must agree on about one call. A call is claimed by one runner;
+when a runner counts as lost, and whether its call may be made again, is the worker's decision, not made here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from shared.settings import Settings
+from shared.store import job_queue, keys
+from shared.store.keys import ResponseKey
+from shared.store.owning.lease import Lease, LeaseLost
+from shared.store.redis.client import RedisClient, Script
+from shared.tool_calls import ToolIntent, ToolResult, ToolTask
+
+_SUBMIT, _RESULT = Script("tool_submit", is_confirmed=True), Script("tool_result", is_confirmed=True)
+_CLAIM, _SETTLE = Script("tool_claim", is_confirmed=True), Script("tool_settle", is_confirmed=True)
+# A renewal too: a primary that was replaced answers for some seconds, and no claim is kept there any more.
+_RENEW = Script("tool_renew", is_confirmed=True, allows_full=True)
+_RELEASE = Script("tool_release", allows_full=True)
+_LOOK, _RETRY = Script("tool_look"), Script("tool_retry")
+
+_decode_result: msgspec.json.Decoder[ToolResult] = msgspec.json.Decoder(ToolResult)
+
+
+async def submit(
+    redis: RedisClient, settings: Settings, lease: Lease, call_index: int, task: ToolTask
+) -> None:
+    """Journals the intent and queues the call, both or neither. Raises LeaseLost if fenced."""
+    job_id = f"{lease.key}:tool:{call_index}"
+    intent = ToolIntent(task, lease.fencing_token)
+    reply = await redis.run(
+        _SUBMIT,
+        _queue_keys(lease, job_id),
+        [
+            lease.proof,
+            call_index,
+            msgspec.json.encode(intent),
+            settings.live_ttl_s * 1000,
+            job_id,
+            job_queue.tool_job(lease.key, call_index),
+        ],
+    )
+    if reply[0] == b"fenced":
+        raise LeaseLost(f"{lease}: tool call {call_index} refused")
+
+
+def _queue_keys(lease: Lease, job_id: str) -> list[str]:
+    """Of the scripts that put a call into the queue."""
+    return [
+        keys.state(lease.key),
+        keys.tools(lease.key),
+        keys.TOOLS_QUEUE,
+        keys.doorbell(keys.TOOLS_QUEUE),
+        keys.job(job_id),
+    ]
+
+
+Standing = Literal["unknown", "queued", "unqueued", "running", "lapsed", "returned", "unbegun", "answered"]
+"""Of a call: the journal has never heard of it; it waits for a runner; it does, but its job was lost; a
+runner is at it; its runner has not renewed its claim; its runner has stopped in the middle of it, or before
+it began; its result is in."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallState:
+    """How far a call was at one moment, by Redis's clock. `lapsed` alone says nothing of its runner: while
+    Redis is away, no claim can be renewed."""
+
+    standing: Standing
+    result: ToolResult | None = None
+    claim: str = ""
+    """`<runner> <until>` while there is one; it is another after each renewal."""
+
+    @property
+    def runner(self) -> str:
+        return self.claim.partition(" ")[0]
+
+
+async def look(
+    redis: RedisClient, settings: Settings, calls: Sequence[tuple[ResponseKey, int]]
+) -> list[CallState]:
+    """How far the calls (response, call_index) are. One round trip, however many."""
+    replies = await redis.run_many(
+        _LOOK,
+        [([keys.tools(key), keys.TOOLS_QUEUE], [index, _claim_ttl_ms(settings)]) for key, index in calls],
+    )
+    return [_read_state(reply) for reply in replies]
+
+
+def _read_state(reply: list[bytes] | Exception) -> CallState:
+    match reply:
+        case [b"result", result]:
+            return CallState("answered", _decode_result.decode(result))
+        case [(b"unknown" | b"queued" | b"unqueued") as standing]:
+            return CallState(standing.decode())  # type: ignore[arg-type]
+        case [(b"running" | b"lapsed" | b"returned" | b"unbegun") as standing, claim]:
+            return CallState(standing.decode(), claim=claim.decode())  # type: ignore[arg-type]
+        case Exception():
+            raise reply
+        case _:
+            raise RuntimeError(f"look answered {reply!r}")
+
+
+def _claim_ttl_ms(settings: Settings) -> int:
+    return int(settings.tool_claim_ttl_s * 1000)
+
+
+async def claim(
+    redis: RedisClient, settings: Settings, key: ResponseKey, call_index: int, runner: str
+) -> ToolIntent | None:
+    """Takes a call. None: it is not ours to run."""
+    reply = await redis.run(
+        _CLAIM, [keys.state(key), keys.tools(key)], [call_index, runner, _claim_ttl_ms(settings)]
+    )
+    if reply[0] != b"claimed":
+        return None
+    return msgspec.json.decode(reply[1], type=ToolIntent)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A call that a runner has taken. The intent is at hand should Redis lose it."""
+
+    key: ResponseKey
+    call_index: int
+    runner: str
+    intent: ToolIntent
+
+
+async def renew(redis: RedisClient, settings: Settings, claims: Sequence[Claim]) -> list[Claim]:
+    """Keeps the claims, in one round trip. Returns those that are lost: to another runner, or for good."""
+    replies = await _renew(redis, settings, [(claim, b"") for claim in claims])
+    forgotten = [claim for claim, reply in zip(claims, replies, strict=True) if reply == b"unknown"]
+    lost = [claim for claim, reply in zip(claims, replies, strict=True) if reply in _LOST]
+    if forgotten:  # a failover took them back
+        told = [(claim, msgspec.json.encode(claim.intent)) for claim in forgotten]
+        again = await _renew(redis, settings, told)
+        lost += [claim for claim, reply in zip(forgotten, again, strict=True) if reply in _LOST]
+    return lost
+
+
+_LOST = (b"taken", b"done", b"gone")
+
+
+async def _renew(
+    redis: RedisClient, settings: Settings, claims: Sequence[tuple[Claim, bytes]]
+) -> list[object]:
+    """What becomes of each claim, sent with its intent or with b""."""
+    ttl_ms = _claim_ttl_ms(settings)
+    return await redis.run_many(
+        _RENEW,
+        [
+            ([keys.state(held.key), keys.tools(held.key)], [held.call_index, held.runner, ttl_ms, intent])
+            for held, intent in claims
+        ],
+    )
+
+
+async def release(redis: RedisClient, claims: Sequence[tuple[ResponseKey, int, str, bool]]) -> None:
+    """Gives calls (response, call_index, runner, whether it has begun) back, and tells those who wait."""
+    await redis.run_many(
+        _RELEASE,
+        [
+            (
+                [keys.state(key), keys.tools(key)],
+                [index, runner, int(has_begun), keys.results(""), f"{key} {index}"],
+            )
+            for key, index, runner, has_begun in claims
+        ],
+    )
+
+
+async def finish(
+    redis: RedisClient, claim: Claim, result: ToolResult, session: tuple[str, str] | None
+) -> bool:
+    """Journals the result once and tells who owns the response now; False if nobody wants it any more.
+
+    `session` is (server_label, state) to keep for the next call to the same server.
+    """
+    reply = await redis.run(
+        _RESULT,
+        [keys.state(claim.key), keys.tools(claim.key)],
+        [
+            claim.call_index,
+            claim.runner,
+            msgspec.json.encode(result),
+            keys.results(""),
+            f"{claim.key} {claim.call_index}",
+            f"session:{session[0]}" if session else "",
+            session[1] if session else "",
+            msgspec.json.encode(claim.intent),
+        ],
+    )
+    return bool(reply == b"ok")
+
+
+async def settle(
+    redis: RedisClient, lease: Lease, call_index: int, verdict: ToolResult, judged: str
+) -> ToolResult | None:
+    """Journals the worker's own verdict on a call that never answered; returns the result that stands.
+
+    `judged` is what the verdict is about: the claim, the beginning of one (`<runner> `), or "" where there is
+    none. None: the call has moved on. A result that came first stays. Raises LeaseLost if fenced.
+    """
+    reply = await redis.run(
+        _SETTLE,
+        [keys.state(lease.key), keys.tools(lease.key)],
+        [lease.proof, call_index, msgspec.json.encode(verdict), judged],
+    )
+    match reply:
+        case [b"stands", result]:
+            return _decode_result.decode(result)
+        case [b"moved"]:
+            return None
+        case _:
+            raise LeaseLost(f"{lease}: verdict on tool call {call_index} refused")
+
+
+async def retry(
+    redis: RedisClient, settings: Settings, lease: Lease, call_index: int, lost_claim: str
+) -> None:
+    """Queues a call again whose runner was lost, or whose job was (its claim is "" then), unless it has moved
+    on. Raises LeaseLost if fenced."""
+    job_id = f"{lease.key}:tool:{call_index}:{lost_claim.replace(' ', '-')}"
+    reply = await redis.run(
+        _RETRY,
+        _queue_keys(lease, job_id),
+        [
+            lease.proof,
+            call_index,
+            lost_claim,
+            settings.live_ttl_s * 1000,
+            job_id,
+            job_queue.tool_job(lease.key, call_index),
+        ],
+    )
+    if reply == b"fenced":
+        raise LeaseLost(f"{lease}: retry of tool call {call_index} refused")
+
+
+async def read_session(redis: RedisClient, key: ResponseKey, server_label: str) -> str | None:
+    """What the server's last result asked to be given back (see `tool_calls.SESSION_META_KEY`)."""
+    raw = await redis.command("HGET", keys.tools(key), f"session:{server_label}")
+    return raw.decode() if raw is not None else None

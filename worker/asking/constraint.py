@@ -1,0 +1,157 @@
+"""What one turn of the model may say, as data: the engine makes it impossible to say anything else.
+
+Pure. Owns which constraint a request calls for; how tokens are kept to it is the engine's business
+(`engines/turn_grammar.py`; docs/adr/0012-constraints-of-our-own.md).
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.responses import ResponseRequest
+from worker.asking.conversation import call_message
+from worker.asking.offer import Offer
+from worker.asking.routing import FUNCTIONS
+from worker.harmony.tokens import MESSAGE, NEXT_TURN, render_message
+
+_BROWSER: Mapping[str, Mapping[str, Any]] = {
+    "browser.search": {
+        "properties": {
+            "query": {"type": "string"},
+            "topn": {"type": "integer"},
+            "source": {"type": "string"},
+        },
+        "required": ["query"],
+    },
+    "browser.open": {
+        "properties": {
+            "id": {"type": ["integer", "string"]},
+            "cursor": {"type": "integer"},
+            "loc": {"type": "integer"},
+            "num_lines": {"type": "integer"},
+            "view_source": {"type": "boolean"},
+            "source": {"type": "string"},
+        },
+    },
+    "browser.find": {
+        "properties": {"pattern": {"type": "string"}, "cursor": {"type": "integer"}},
+        "required": ["pattern"],
+    },
+}
+"""What GPT-OSS was trained to give these tools; a request does not describe them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What the text of a message must be. `schema`: JSON text of a JSON schema; None with `is_json`: any
+    JSON object."""
+
+    is_json: bool = False
+    schema: str | None = None
+    is_strict: bool = True
+    """False: what of the schema cannot be enforced may be left out; True: then the request fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that may be made: the header's tokens, up to and with `<|message|>`, and its arguments."""
+
+    recipient: str
+    header: tuple[int, ...]
+    arguments: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A turn: any reasoning, then one of `calls`, or a final message if `final` says what it must be."""
+
+    calls: tuple[Call, ...] = ()
+    final: Body | None = Body()
+    """None: the turn must end with a call."""
+    free_tokens_max: int | None = None
+    """So many of the turn's tokens may be spent before the call's or the final message's header begins:
+    then reasoning is ended, so that there is room for the answer. None: any number."""
+
+
+class Unfulfillable(Exception):
+    """No turn can be what the request asks for; the reason is for the client to read."""
+
+
+def constraint_of(
+    request: ResponseRequest, offer: Offer, *, has_called: bool, budget: int, reserved: int
+) -> Constraint | None:
+    """What the next turn may say; None: anything, since nothing is asked of it.
+
+    `has_called`: a call has been made in this response already, which is what `tool_choice` demands.
+    `budget`: tokens the turn may have; up to `reserved` of them are kept for an answer that is demanded.
+    Raises Unfulfillable.
+    """
+    choice = request.response.tool_choice
+    is_forced = _demands_call(choice) and not has_called
+    final = _final_of(request.response.text)
+    strict = _strict_functions(request) & offer.routing.keys()
+    is_asked = is_forced or final.is_json or isinstance(choice, dict) or choice == "none" or bool(strict)
+    if not is_asked:
+        return None
+    calls = () if choice == "none" else _calls_of(offer, strict, is_forced)
+    if is_forced and not calls:
+        raise Unfulfillable("tool_choice demands a call, but no tool that it admits is available")
+    is_answer_demanded = is_forced or final.is_json
+    free_tokens_max = budget - min(reserved, budget // 2) if is_answer_demanded else None
+    return Constraint(calls, None if is_forced else final, free_tokens_max)
+
+
+def _demands_call(choice: Any) -> bool:
+    match choice:
+        case {"type": "allowed_tools", "mode": mode}:
+            return bool(mode == "required")
+        case str():
+            return choice == "required"
+        case _:
+            return choice is not None
+
+
+def _final_of(text: Any) -> Body:
+    match (text or {}).get("format"):
+        case {"type": "json_schema", "schema": schema, **rest}:
+            return Body(True, _dump(schema), bool(rest.get("strict")))
+        case {"type": "json_object"}:
+            return Body(True)
+        case _:
+            return Body()
+
+
+def _strict_functions(request: ResponseRequest) -> set[str]:
+    functions = (tool for tool in request.tools if tool.get("type") == "function")
+    return {f"{FUNCTIONS}.{tool['name']}" for tool in functions if tool.get("strict")}
+
+
+def _calls_of(offer: Offer, strict: Collection[str], is_forced: bool) -> tuple[Call, ...]:
+    schemas = {
+        f"{namespace}.{tool.name}": tool.parameters
+        for namespace, (_, tools) in offer.namespaces.items()
+        for tool in tools
+        if is_forced or f"{namespace}.{tool.name}" in strict
+    }
+    return tuple(
+        Call(recipient, _header_of(recipient), _arguments_of(recipient, schemas.get(recipient), strict))
+        for recipient in offer.routing
+    )
+
+
+def _header_of(recipient: str) -> tuple[int, ...]:
+    tokens = render_message(call_message(recipient, ""))
+    return tuple(tokens[len(NEXT_TURN) : tokens.index(MESSAGE) + 1])
+
+
+def _arguments_of(recipient: str, schema: Mapping[str, Any] | None, strict: Collection[str]) -> Body:
+    if recipient == "python":
+        return Body()
+    if recipient in _BROWSER:
+        schema = {"type": "object", "additionalProperties": False, **_BROWSER[recipient]}
+    return Body(True, _dump(schema), recipient in strict) if schema else Body(True)
+
+
+def _dump(schema: Any) -> str:
+    return json.dumps(schema, ensure_ascii=False)

@@ -1,0 +1,302 @@
+"""Which tools a request offers to the model, under which Harmony names. Pure.
+
+Owns the routing from recipient to target; what is said to the model besides is `conversation`.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.responses import McpTool, ResponseRequest
+from shared.tool_calls import TRAINED_NAMESPACES, approval_unsaid
+from worker.asking.routing import FUNCTIONS, FunctionTarget, McpTarget, Routing, Target
+from worker.asking.tool_names import callable_name, describe_lines, flatten
+from worker.harmony.signatures import ToolSignature
+
+PYTHON_DESCRIPTION = """\
+Use this tool to execute Python code in your chain of thought. The code will not be shown to the \
+user. This tool should be used for internal reasoning, but not for code that is intended to be \
+visible to the user (e.g. when creating plots, tables, or files).
+
+When you send a message containing Python code to python, it will be executed in a stateful \
+notebook environment: what one call defines, the next one finds. python will respond with what was \
+printed and the value of the last expression, or with the traceback. There are no files, no \
+internet access and no packages beyond a part of the standard library."""
+"""GPT-OSS's trained text, made true of the sandbox; a request's `server_description` replaces it."""
+_BROWSER_TOOLS = ("search", "open", "find")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFilter:
+    """Some tools of a server: every part that is given must hold."""
+
+    names: frozenset[str] | None
+    is_read_only: bool
+
+    @classmethod
+    def of(cls, rule: Any) -> "ToolFilter | None":
+        """`rule`: {tool_names, read_only} as sent. None: it names no tools, which is not all of them."""
+        if not isinstance(rule, dict):
+            return None
+        names, is_read_only = rule.get("tool_names"), bool(rule.get("read_only"))
+        if names is None and not is_read_only:
+            return None
+        return cls(frozenset(names) if names is not None else None, is_read_only)
+
+    def admits(self, tool: McpTool) -> bool:
+        if self.names is not None and tool.name not in self.names:
+            return False
+        return not self.is_read_only or _is_read_only(tool)
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Which calls of a server need the client's leave: those of `always`, or all but those of `never`.
+
+    A tool of both needs it.
+    """
+
+    never: ToolFilter | None
+    always: ToolFilter | None
+
+
+@dataclass(frozen=True, slots=True)
+class McpServer:
+    """One `mcp` tool of a request. `allowed`: None means every tool of the server."""
+
+    label: str
+    url: str | None
+    description: str | None
+    allowed: frozenset[str] | None
+    is_read_only: bool
+    approval: Approval | str | None
+    """`always`, `never`, or which; None: the default for this kind of server."""
+
+    @property
+    def is_trained(self) -> bool:
+        return self.label in TRAINED_NAMESPACES
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the model is told it can call, and where each call goes."""
+
+    trained: Mapping[str, str | None]
+    """`python`, `browser` -> how it is described; None: as the model was trained."""
+    namespaces: Mapping[str, tuple[str | None, tuple[ToolSignature, ...]]]
+    routing: Routing
+
+    @classmethod
+    def join(cls, offers: Iterable["Offer"]) -> "Offer":
+        """All of them together; a later one goes over an earlier one."""
+        trained: dict[str, str | None] = {}
+        namespaces: dict[str, tuple[str | None, tuple[ToolSignature, ...]]] = {}
+        routing: dict[str, Target] = {}
+        for offer in offers:
+            trained.update(offer.trained)
+            namespaces.update(offer.namespaces)
+            routing.update(offer.routing)
+        return cls(trained, namespaces, routing)
+
+
+def mcp_servers(request: ResponseRequest) -> list[McpServer]:
+    """The MCP servers of a request, `code_interpreter` and web search tools among them."""
+    servers: dict[str, McpServer] = {}
+    for tool in request.tools:
+        server = _server_of(tool)
+        if server is not None:
+            servers.setdefault(server.label, server)
+    return list(servers.values())
+
+
+def _server_of(tool: Mapping[str, Any]) -> McpServer | None:
+    kind = tool.get("type")
+    if kind == "code_interpreter":
+        return McpServer("code_interpreter", None, None, None, False, "never")
+    if kind != "mcp":
+        return None
+    allowed, is_read_only = tool.get("allowed_tools"), False
+    if isinstance(allowed, dict):
+        is_read_only = bool(allowed.get("read_only"))
+        allowed = allowed.get("tool_names")
+    return McpServer(
+        tool["server_label"],
+        tool.get("server_url"),
+        tool.get("server_description"),
+        frozenset(allowed) if allowed is not None else None,
+        is_read_only,
+        _approval_of(tool.get("require_approval")),
+    )
+
+
+def _approval_of(value: Any) -> Approval | str | None:
+    if isinstance(value, dict):
+        return Approval(ToolFilter.of(value.get("never")), ToolFilter.of(value.get("always")))
+    return value if isinstance(value, str) else None
+
+
+def make_offer(
+    request: ResponseRequest,
+    listed: Mapping[str, tuple[McpTool, ...]],
+    idempotent_tools: Collection[str] = (),
+) -> Offer:
+    """`listed`: server_label -> its tools, for every server that answered.
+
+    `idempotent_tools`: `label.tool` of those that the operator says may be repeated.
+    """
+    choice = _Choice.of(request.response.tool_choice)
+    offers = [
+        _offer_trained(server, choice, idempotent_tools)
+        if server.is_trained
+        else _offer_listed(server, listed.get(server.label, ()), choice, idempotent_tools)
+        for server in mcp_servers(request)
+    ]
+    return Offer.join([*offers, _offer_functions(request, choice)])
+
+
+def _offer_functions(request: ResponseRequest, choice: "_Choice") -> Offer:
+    functions = [
+        tool
+        for tool in request.tools
+        if tool.get("type") == "function" and choice.admits_function(tool["name"])
+    ]
+    signatures = tuple(
+        ToolSignature(f["name"], f.get("description") or "", f.get("parameters")) for f in functions
+    )
+    routing = {f"{FUNCTIONS}.{f['name']}": FunctionTarget(f["name"]) for f in functions}
+    return Offer({}, {FUNCTIONS: (None, signatures)} if functions else {}, routing)
+
+
+def _offer_listed(
+    server: McpServer, listed: Sequence[McpTool], choice: "_Choice", idempotent_tools: Collection[str]
+) -> Offer:
+    tools = [
+        tool for tool in listed if _is_allowed(server, tool) and choice.admits_mcp(server.label, tool.name)
+    ]
+    if not tools:
+        return Offer({}, {}, {})
+    signatures: list[ToolSignature] = []
+    routing: dict[str, Target] = {}
+    for tool in tools:
+        recipient = recipient_of(server.label, tool.name)
+        if recipient in routing:  # a name twice: the first is meant
+            continue
+        signatures.append(_sign(tool))
+        is_repeatable = _is_repeatable(tool) or f"{server.label}.{tool.name}" in idempotent_tools
+        routing[recipient] = McpTarget(server.label, tool.name, _needs_approval(server, tool), is_repeatable)
+    return Offer({}, {server.label: (server.description, tuple(signatures))}, routing)
+
+
+def _sign(tool: McpTool) -> ToolSignature:
+    description = describe_lines(tool.description or "")
+    return ToolSignature(callable_name(tool.name), description, flatten(tool.input_schema))
+
+
+def recipient_of(server_label: str, name: str) -> str:
+    """The Harmony name of an MCP tool."""
+    namespace = TRAINED_NAMESPACES.get(server_label)
+    return "python" if namespace == "python" else f"{namespace or server_label}.{callable_name(name)}"
+
+
+def _offer_trained(server: McpServer, choice: "_Choice", idempotent_tools: Collection[str]) -> Offer:
+    """GPT-OSS calls these by the names it was trained on, not by those that a server lists."""
+    namespace = TRAINED_NAMESPACES[server.label]
+    routing: dict[str, Target] = {}
+    for name in ("python",) if namespace == "python" else _BROWSER_TOOLS:
+        is_allowed = server.allowed is None or name in server.allowed
+        if is_allowed and choice.admits_mcp(server.label, name):
+            routing[name if namespace == "python" else f"{namespace}.{name}"] = McpTarget(
+                server.label,
+                name,
+                _needs_approval(server, McpTool(name, {})),
+                f"{server.label}.{name}" in idempotent_tools,
+            )
+    default = PYTHON_DESCRIPTION if namespace == "python" else None
+    return Offer({namespace: server.description or default} if routing else {}, {}, routing)
+
+
+def _is_allowed(server: McpServer, tool: McpTool) -> bool:
+    if server.allowed is not None and tool.name not in server.allowed:
+        return False
+    return not server.is_read_only or _is_read_only(tool)
+
+
+def _is_repeatable(tool: McpTool) -> bool:
+    return _is_read_only(tool) or bool((tool.annotations or {}).get("idempotentHint"))
+
+
+def _is_read_only(tool: McpTool) -> bool:
+    """As our own listings say it, or as MCP does: a client may bring a listing of either form."""
+    hints = tool.annotations or {}
+    return bool(hints.get("read_only", hints.get("readOnlyHint")))
+
+
+def _needs_approval(server: McpServer, tool: McpTool) -> bool:
+    """As the request says; unsaid: never for the operator's servers, always for a request's own URL."""
+    match server.approval:
+        case "never":
+            return False
+        case "always":
+            return True
+        case Approval(never, always):
+            if always is not None:
+                return always.admits(tool)
+            return never is None or not never.admits(tool)
+        case _:
+            return approval_unsaid(server.label, server.url) == "always"
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """`tool_choice`, as a filter over what is offered."""
+
+    functions: frozenset[str] | None
+    """None: every function."""
+    mcp: Mapping[str, frozenset[str] | None] | None
+    """None: every server; label -> None: every tool of it."""
+
+    @classmethod
+    def of(cls, choice: Any) -> "_Choice":
+        match choice:
+            case "none":
+                return cls(frozenset(), {})
+            case {"type": "function", "name": str(name)}:
+                return cls(frozenset({name}), {})
+            case {"type": "mcp", "server_label": str(label)}:
+                name = choice.get("name")
+                return cls(frozenset(), {label: frozenset({name}) if name else None})
+            case {"type": "allowed_tools", "tools": list(tools)}:
+                return cls._of_allowed(tools)
+            case {"type": str(kind)}:  # a hosted tool; what it is here is the server with its name as label
+                return cls(frozenset(), {kind: None})
+            case _:
+                return cls(None, None)
+
+    @classmethod
+    def _of_allowed(cls, tools: list[dict[str, Any]]) -> "_Choice":
+        functions: set[str] = set()
+        whole: set[str] = set()
+        """Servers that are allowed with all their tools."""
+        named: defaultdict[str, set[str]] = defaultdict(set)
+        for tool in tools:
+            one = cls.of(tool)
+            functions |= one.functions or set()
+            for label, names in (one.mcp or {}).items():
+                if names is None:
+                    whole.add(label)
+                else:
+                    named[label] |= names
+        mcp: dict[str, frozenset[str] | None] = {label: frozenset(names) for label, names in named.items()}
+        return cls(frozenset(functions), mcp | dict.fromkeys(whole))
+
+    def admits_function(self, name: str) -> bool:
+        return self.functions is None or name in self.functions
+
+    def admits_mcp(self, label: str, name: str) -> bool:
+        if self.mcp is None:
+            return True
+        if label not in self.mcp:
+            return False
+        names = self.mcp[label]
+        return names is None or name in names

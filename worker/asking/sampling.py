@@ -1,0 +1,49 @@
+"""What a request asks of the engine: how to choose tokens, and with which random numbers.
+
+Pure. How much may be said and under which constraint is handed in.
+"""
+
+import struct
+from hashlib import blake2b
+
+from shared.responses import ResponseRequest
+from worker.asking.constraint import Constraint
+from worker.engines.protocol import Sampling
+from worker.harmony.tokens import STOP_TOKENS
+
+_LOGPROBS = "message.output_text.logprobs"
+
+
+def make_sampling(
+    request: ResponseRequest, constraint: Constraint | None, *, max_tokens: int, made: int, turn_tokens: int
+) -> Sampling:
+    """For one generation; `made`: so many tokens the response has by now, `turn_tokens` of this turn."""
+    response, options = request.response, request.sampling
+    return Sampling(
+        max_tokens=max_tokens,
+        temperature=response.temperature,
+        top_p=response.top_p,
+        top_k=options.top_k,
+        min_p=options.min_p,
+        presence_penalty=response.presence_penalty,
+        frequency_penalty=response.frequency_penalty,
+        repetition_penalty=options.repetition_penalty,
+        logit_bias=options.logit_bias,
+        seed=seed_after(options.seed, made),
+        stop_token_ids=STOP_TOKENS,
+        top_logprobs=response.top_logprobs if _LOGPROBS in request.include else None,
+        constraint=constraint,
+        turn_tokens=turn_tokens,
+    )
+
+
+def seed_after(seed: int | None, tokens: int) -> int | None:
+    """The seed with which a response goes on that has so many tokens by now, whoever generated them.
+
+    No two generations of a response draw the same numbers. At its beginning the seed is the request's own;
+    later it is not negative. None: the engine chooses.
+    """
+    if seed is None or tokens == 0:
+        return seed
+    digest = blake2b(struct.pack("<qQ", seed, tokens), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,159 @@
+"""Reads a prompt back from its tokens: what was asked, which tools are offered, what they answered.
+
+Sees tokens only, as a model does; knows nothing of scripts and decides nothing.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from worker.harmony.tokens import CHANNEL, CONSTRAIN, END, MESSAGE, NEXT_TURN, START, decode
+
+ToolKind = Literal["function", "mcp", "trained"]
+"""`function`: the client runs it; `trained`: the system message names it; `mcp`: any other."""
+
+_HEADER_SPECIALS = frozenset({CHANNEL, CONSTRAIN, MESSAGE})
+_AUTHOR_TOKENS_MAX = 64
+
+_NAMESPACE = re.compile(
+    r"^namespace (?P<name>[^\n]+) \{\n(?P<body>.*?)^\} // namespace (?P=name)$", re.M | re.S
+)
+_DECLARATION = re.compile(
+    r"^type (?P<name>[^\n=]+) = \((?:_: \{\n(?P<body>.*?)^\}|[^\n{]*)\) => any;$", re.M | re.S
+)
+_PARAMETER = re.compile(r"(?P<name>[^/\s][^:]*?)(?P<optional>\?)?: (?P<type>.*?),?")
+_PYTHON = re.compile(r"^## python$", re.M)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """`type` is as the prompt writes it: `string`, `number`, `"c" | "f"`, `string[]`, `{` …"""
+
+    name: str
+    type: str
+    is_required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """`recipient` is what a call is addressed to: `python`, `functions.NAME`, `LABEL.NAME`."""
+
+    kind: ToolKind
+    recipient: str
+    name: str
+    parameters: tuple[Parameter, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool said; `author` is the recipient that it was called by."""
+
+    author: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """`user_text` is the last user message; `results` came after it, oldest first.
+
+    `turn_begin` is the index behind the last whole message that was not the assistant's: from
+    there on stands what the assistant has said so far.
+    """
+
+    user_text: str
+    results: tuple[ToolResult, ...]
+    tools: tuple[Tool, ...]
+    turn_begin: int
+
+
+def read_prompt(tokens: list[int]) -> Prompt:
+    """Never raises on what a worker renders; what is no whole message is passed over."""
+    user_text: slice | None = None
+    results: list[tuple[str, slice]] = []
+    tools: dict[str, Tool] = {}
+    turn_begin = 0
+    for author, text, end in _messages_of_others(tokens):
+        match author:
+            case "user":
+                user_text, results = text, []
+            case "system" | "developer":
+                offered = read_tools(decode(tokens[text]), is_system=author == "system")
+                tools.update((tool.recipient, tool) for tool in offered)
+            case _:
+                results.append((author, text))
+        turn_begin = end
+    return Prompt(
+        decode(tokens[user_text]) if user_text else "",
+        tuple(ToolResult(author, decode(tokens[text])) for author, text in results),
+        tuple(tools.values()),
+        turn_begin,
+    )
+
+
+def _messages_of_others(tokens: list[int]) -> Iterator[tuple[str, slice, int]]:
+    """(author, where the text stands, index behind the message), for each whole message."""
+    begin = index_of(tokens, START, 0)
+    while begin < len(tokens):
+        following = index_of(tokens, START, begin + 1)
+        text_begin = index_of(tokens, MESSAGE, begin, following) + 1
+        if text_begin < following and tokens[following - 1] == END and not _is_assistant(tokens, begin):
+            yield _author_of(tokens, begin), slice(text_begin, following - 1), following
+        begin = following
+
+
+def _is_assistant(tokens: list[int], begin: int) -> bool:
+    """Nobody else leaves the author out. Only what begins as `assistant` does is decoded."""
+    first = tokens[begin + 1]
+    return first in _HEADER_SPECIALS or (first == NEXT_TURN[1] and _author_of(tokens, begin) == "assistant")
+
+
+def _author_of(tokens: list[int], begin: int) -> str:
+    """The first word of the header."""
+    name: list[int] = []
+    for token in tokens[begin + 1 : begin + 1 + _AUTHOR_TOKENS_MAX]:
+        if token in _HEADER_SPECIALS:
+            break
+        name.append(token)
+    words = decode(name).split(maxsplit=1)
+    return words[0] if words else ""
+
+
+def index_of(tokens: list[int], token: int, begin: int, end: int | None = None) -> int:
+    """Where the token stands from `begin` on; `end` when it does not."""
+    limit = len(tokens) if end is None else end
+    try:
+        return tokens.index(token, begin, limit)
+    except ValueError:
+        return limit
+
+
+@lru_cache(maxsize=64)
+def read_tools(text: str, *, is_system: bool) -> tuple[Tool, ...]:
+    """The tools that a system or developer message declares, in its order; `python` comes last."""
+    tools: list[Tool] = []
+    for namespace in _NAMESPACE.finditer(text):
+        label = namespace["name"]
+        for declared in _DECLARATION.finditer(namespace["body"]):
+            name, parameters = declared["name"], tuple(_read_parameters(declared["body"] or ""))
+            tools.append(Tool(_kind_of(label, is_system), f"{label}.{name}", name, parameters))
+    if is_system and _PYTHON.search(text):
+        tools.append(Tool("trained", "python", "python"))
+    return tuple(tools)
+
+
+def _kind_of(namespace: str, is_system: bool) -> ToolKind:
+    if is_system:
+        return "trained"
+    return "function" if namespace == "functions" else "mcp"
+
+
+def _read_parameters(body: str) -> Iterator[Parameter]:
+    """The properties at the top of a declaration; nested ones belong to their parent's type."""
+    depth = 0
+    for line in body.splitlines():
+        code = "" if line.lstrip().startswith("//") else line.partition(" // ")[0].rstrip()
+        if depth == 0 and (declared := _PARAMETER.fullmatch(code)):
+            yield Parameter(declared["name"], declared["type"], declared["optional"] is None)
+        depth = max(0, depth + code.count("{") - code.count("}"))

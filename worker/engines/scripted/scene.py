@@ -1,0 +1,162 @@
+"""Scenes and their turns, and which turn answers a prompt.
+
+Owns the choice; knows nothing of files, tokens or time.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import islice
+
+from worker.engines.scripted.prompt import Prompt, Tool, ToolKind
+from worker.engines.scripted.text import Template, Text, Values, count_in
+
+MATCHED_CHARS_MAX = 8_000
+"""Patterns see this much of the user's message, so that no message can keep them busy for long."""
+_OCCURRENCES_MAX = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast tokens come. `tokens_per_s` 0 means as fast as they are read."""
+
+    tokens_per_s: float = 0.0
+    first_token_s: float = 0.0
+    chunk_tokens: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """Arguments as a tree whose strings are templates."""
+
+    tree: object
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """Arguments by the parameters that the tool declares: name pattern -> value."""
+
+    values: tuple[tuple[re.Pattern[str], Template], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`content` is what the tool gets: code or JSON as text, or what becomes JSON."""
+
+    tool: Template
+    content: Template | Json | Filled
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Token ids and texts as they come; nothing is added but a stop token where none ends it."""
+
+    parts: tuple[int | Template, ...]
+
+
+ONCE = Template(("1",))
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is said up to the next stop token, in the order of the fields; `times` in a row."""
+
+    analysis: Text | None = None
+    commentary: Text | None = None
+    call: Call | None = None
+    final: Text | None = None
+    raw: Raw | None = None
+    times: Template = ONCE
+
+
+@dataclass(frozen=True, slots=True)
+class OnError:
+    """The turn that answers a tool result which matches `pattern`."""
+
+    pattern: re.Pattern[str]
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Holds when a tool of this kind is offered whose name fits one of the globs."""
+
+    kind: ToolKind
+    globs: tuple[Template, ...]
+
+    def find(self, tools: tuple[Tool, ...], values: Values) -> Tool | None:
+        globs = [glob.expand(values).lower() for glob in self.globs]
+        for tool in tools:
+            name = tool.name if tool.kind == "function" else tool.recipient
+            if tool.kind == self.kind and any(fnmatchcase(name.lower(), glob) for glob in globs):
+                return tool
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Plays when one of `patterns` (none: any message) is in the message and `when` holds."""
+
+    name: str
+    patterns: tuple[re.Pattern[str], ...]
+    when: Offer | None
+    turns: tuple[Turn, ...]
+    on_error: OnError | None
+    pace: Pace
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """What is to be said now: the turn, what its names stand for, the tool it may call."""
+
+    scene: Scene
+    turn: Turn
+    values: Values
+    tool: Tool | None
+
+
+def find_cue(scenes: tuple[Scene, ...], prompt: Prompt) -> Cue:
+    """The first scene that fits plays the turn after as many results as the prompt holds."""
+    for scene in scenes:
+        for groups in _occurrences(scene, prompt.user_text[:MATCHED_CHARS_MAX]):
+            tool = scene.when.find(prompt.tools, groups) if scene.when else None
+            if tool or not scene.when:
+                values = {**groups, **_values_of(prompt, tool)}
+                return Cue(scene, _turn_of(scene, prompt, values), values, tool)
+    raise LookupError("the last scene fits every prompt")
+
+
+def _occurrences(scene: Scene, text: str) -> Iterator[Mapping[str, str]]:
+    """The groups of every place where a pattern is found: the condition chooses among them."""
+    if not scene.patterns:
+        yield {}
+    for pattern in scene.patterns:
+        for found in islice(pattern.finditer(text), _OCCURRENCES_MAX):
+            yield found.groupdict(default="")
+
+
+def _values_of(prompt: Prompt, tool: Tool | None) -> dict[str, str]:
+    values = {
+        "message": prompt.user_text,
+        "results": str(len(prompt.results)),
+        "tools": ", ".join(offered.recipient for offered in prompt.tools) or "none",
+    }
+    if tool:
+        values |= {"tool": tool.recipient, "tool_name": tool.name}
+    for number, result in enumerate(prompt.results, start=1):
+        values |= {f"result_{number}": result.text, "result": result.text, "result_from": result.author}
+    return values
+
+
+def _turn_of(scene: Scene, prompt: Prompt, values: Values) -> Turn:
+    """The last turn stays when more results come than there are turns for."""
+    results = prompt.results
+    if results and scene.on_error and scene.on_error.pattern.search(results[-1].text[:MATCHED_CHARS_MAX]):
+        return scene.on_error.turn
+    played = 0
+    for turn in scene.turns[:-1]:
+        played += count_in(turn.times.expand(values))
+        if len(results) < played:
+            return turn
+    return scene.turns[-1]

@@ -1,0 +1,175 @@
+"""A turn to Harmony tokens, and where to go on when some of them stand in the prompt already.
+
+The tokens of a turn depend on its cue alone, never on where a continuation begins. Knows nothing
+of time.
+"""
+
+import json
+from collections.abc import Generator, Iterator
+from functools import lru_cache
+
+from worker.engines.scripted.prompt import Parameter, Tool, index_of
+from worker.engines.scripted.scene import Call, Cue, Filled, Json, Raw
+from worker.engines.scripted.text import Template, Values
+from worker.harmony.tokens import (
+    CALL,
+    END,
+    NEXT_TURN,
+    RETURN,
+    START,
+    STOP_TOKENS,
+    ChatMessage,
+    encode,
+    render_message,
+)
+
+Pieces = Iterator[list[int]]
+
+
+def turn_pieces(cue: Cue) -> Pieces:
+    """The tokens from `<|start|>assistant` to the stop token, in pieces that are made when asked for."""
+    turn, values = cue.turn, cue.values
+    if turn.raw:
+        yield from _raw(turn.raw, values)
+        return
+    said = [("analysis", turn.analysis), ("commentary", turn.commentary), ("final", turn.final)]
+    messages = [(channel, text) for channel, text in said if text]
+    for index, (channel, text) in enumerate(messages):
+        is_last = index == len(messages) - 1 and turn.call is None
+        yield _header(channel)
+        yield from text.pieces(values)
+        yield [RETURN if is_last else END]
+    if turn.call:
+        yield from _call(turn.call, cue)
+
+
+def _raw(raw: Raw, values: Values) -> Pieces:
+    yield NEXT_TURN
+    last = None
+    for part in raw.parts:
+        if isinstance(part, int):
+            yield [part]
+        else:
+            yield from part.pieces(values)
+        last = part
+    if last not in STOP_TOKENS:
+        yield [RETURN]
+
+
+def _call(call: Call, cue: Cue) -> Pieces:
+    recipient = call.tool.expand(cue.values)
+    is_trained = recipient == "python" or recipient.startswith("browser.")
+    channel, content_type = ("analysis", "code") if is_trained else ("commentary", "json")
+    yield _header(channel, recipient, content_type)
+    yield encode(_call_content(call, cue))
+    yield [CALL]
+
+
+@lru_cache(maxsize=256)
+def _header(channel: str, recipient: str | None = None, content_type: str | None = None) -> list[int]:
+    message = ChatMessage("assistant", "", channel, recipient, content_type)
+    return render_message(message)[:-1]
+
+
+# --- what a call carries ----------------------------------------------------------------------
+
+
+def _call_content(call: Call, cue: Cue) -> str:
+    match call.content:
+        case Template() as text:
+            return text.expand(cue.values)
+        case Json(tree):
+            return json.dumps(_expand(tree, cue.values), ensure_ascii=False)
+        case Filled() as filled:
+            return json.dumps(_fill(filled, cue.tool, cue.values), ensure_ascii=False)
+
+
+def _expand(tree: object, values: Values) -> object:
+    match tree:
+        case Template():
+            return tree.expand(values)
+        case dict():
+            return {name: _expand(branch, values) for name, branch in tree.items()}
+        case list():
+            return [_expand(branch, values) for branch in tree]
+        case leaf:
+            return leaf
+
+
+def _fill(filled: Filled, tool: Tool | None, values: Values) -> dict[str, object]:
+    """A parameter takes the first value whose pattern finds its name. Where none does, the first
+    required string takes the first value; other required ones get a plain value of their type."""
+    parameters = tool.parameters if tool else ()
+    arguments = {p.name: _typed(p, v) for p in parameters if (v := _value_for(p, filled, values)) is not None}
+    first = filled.values[0][1].expand(values)
+    for parameter in parameters:
+        if parameter.is_required and parameter.name not in arguments:
+            is_free = not arguments and parameter.type == "string"
+            arguments[parameter.name] = first if is_free else _plain_value(parameter.type)
+    return arguments
+
+
+def _value_for(parameter: Parameter, filled: Filled, values: Values) -> str | None:
+    return next((value.expand(values) for name, value in filled.values if name.search(parameter.name)), None)
+
+
+def _typed(parameter: Parameter, value: str) -> object:
+    """Numbers where the parameter wants one and the value is one; a choice where there are some."""
+    if '"' in parameter.type:
+        choices = _choices(parameter.type)
+        return next((choice for choice in choices if choice.lower() == value.lower()), choices[0])
+    if parameter.type.startswith("number"):
+        try:
+            return int(value) if value.lstrip("-").isdigit() else float(value)
+        except ValueError:
+            return 0
+    return value
+
+
+def _choices(type_text: str) -> list[str]:
+    return type_text.split('"')[1::2]
+
+
+def _plain_value(type_text: str) -> object:
+    if '"' in type_text:
+        return _choices(type_text)[0]
+    if type_text.endswith("[]"):
+        return []
+    plain: dict[str, object] = {"number": 0, "boolean": False, "{": {}}
+    return plain.get(type_text.partition(" ")[0], "")
+
+
+# --- going on ---------------------------------------------------------------------------------
+
+
+def continue_turn(prompt: list[int], turn_begin: int, cue: Cue) -> Pieces:
+    """What is left of the turn, given what the prompt holds of it from `turn_begin` on.
+
+    Empty pieces come while it still looks for its place. When what stands there is not from this
+    turn (an earlier message of the assistant, another engine's words), the turn is said from its
+    beginning; a message that was left open is ended first.
+    """
+    begin = turn_begin
+    while begin < len(prompt):
+        rest = yield from _follow(prompt, begin, turn_pieces(cue))
+        if rest is not None:
+            yield from rest
+            return
+        begin = index_of(prompt, START, begin + 1)
+    if turn_begin < len(prompt) and prompt[-1] not in (END, *STOP_TOKENS):
+        yield [END]
+    yield from turn_pieces(cue)
+
+
+def _follow(prompt: list[int], begin: int, pieces: Pieces) -> Generator[list[int], None, Pieces | None]:
+    """Walks along the prompt; returns what comes after its end, None where the two differ."""
+    for piece in pieces:
+        end = begin + len(piece)
+        if prompt[begin:end] != piece[: len(prompt) - begin]:
+            return None
+        if end >= len(prompt):
+            yield piece[len(prompt) - begin :]
+            return pieces
+        begin = end
+        yield []
+    return None

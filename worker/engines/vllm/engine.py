@@ -1,0 +1,277 @@
+"""GPT-OSS on vLLM's AsyncLLM: token ids in, token ids out, no tokenizer and no detokenizer.
+
+The only importer of vllm beside `vllm_logits`. Owns the engine's options, its processes and its
+death; Harmony, constraints and responses are others'. Measured on vLLM 0.32 (docs/gpu.md).
+"""
+
+import asyncio
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from argparse import Namespace
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+# Our logits processor has the first model runner's interface (docs/adr/0012-constraints-of-our-own.md).
+os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+import yaml  # type: ignore[import-untyped]
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.cli_args import LoRAParserAction
+from vllm.exceptions import VLLMClientError
+from vllm.inputs.engine import tokens_input
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from worker.asking.constraint import Unfulfillable
+from worker.engines.protocol import (
+    EngineDead,
+    EngineUnavailable,
+    FinishReason,
+    Sampling,
+    TokenChunk,
+    TokenLogprob,
+    Unsupported,
+)
+from worker.engines.vllm.logits import (
+    PROCESSOR,
+    REFUSAL,
+    WORKER_EXTENSION,
+    GrammarPreparation,
+    to_extra_args,
+)
+from worker.engines.vllm.pulse import Pulse
+
+_log = logging.getLogger(__name__)
+_MODEL = "openai/gpt-oss-20b"
+_LOOK_EVERY_S = 0.25
+_TOP_P_MIN = 1e-6
+"""vLLM takes no 0, which means the likeliest token alone."""
+_FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
+_Loaded = TypeVar("_Loaded")
+
+
+class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
+    def error(self, message: str) -> NoReturn:
+        raise EngineUnavailable(f"engine_args: {message}")
+
+
+def read_engine_args(text: str) -> Namespace:
+    """Options as vLLM names them: a command line, or the path of a YAML file. Raises EngineUnavailable."""
+    parser = AsyncEngineArgs.add_cli_args(_Parser(prog="--engine-args"))
+    parser.add_argument("--lora-modules", nargs="+", default=[], action=LoRAParserAction)
+    parser.set_defaults(model=_MODEL, disable_log_stats=True)  # nobody here asks for its statistics
+    try:
+        options = ["--config", text] if Path(text).suffix in (".yaml", ".yml") else shlex.split(text)
+        parsed: Namespace = parser.parse_args(options)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise EngineUnavailable(f"engine_args: {error}") from error
+    return parsed
+
+
+class VllmEngine:
+    """`options` as `read_engine_args` gives them; `--lora-modules` name adapters that `model` may choose.
+
+    An engine that has requests and makes no token for `silence_max_s` counts as dead: its process hangs.
+    """
+
+    def __init__(self, options: Namespace, silence_max_s: float = 120.0) -> None:
+        try:
+            args = AsyncEngineArgs.from_cli_args(options)
+        except (OSError, ValueError) as error:
+            raise EngineUnavailable(f"engine_args: {error}") from error
+        if options.lora_modules and not args.enable_lora:
+            raise EngineUnavailable("engine_args: --lora-modules needs --enable-lora")
+        if args.worker_extension_cls:
+            raise EngineUnavailable("engine_args: --worker-extension-cls is taken by what compiles grammars")
+        args.skip_tokenizer_init = True
+        args.logits_processors = [*(args.logits_processors or ()), PROCESSOR]
+        args.worker_extension_cls = WORKER_EXTENSION
+        self._args = args
+        self._adapters = {
+            module.name: LoRARequest(module.name, number, module.path, module.base_model_name)
+            for number, module in enumerate(options.lora_modules, 1)
+        }
+        self._engine: AsyncLLM | None = None
+        self._grammars: GrammarPreparation | None = None
+        self._under_way: set[str] = set()
+        self._pulse = Pulse(silence_max_s)
+        self.context_tokens_max = 0
+
+    async def start(self) -> None:
+        """Loads the model, which takes seconds to minutes. Raises EngineUnavailable."""
+        guard = [sys.executable, str(Path(__file__).with_name("guard.py")), str(os.getpid())]
+        subprocess.Popen(guard, start_new_session=True)  # noqa: ASYNC220  it ends itself, after this process
+        engine = await _load(lambda: _make_engine(self._args))
+        await self._load_adapters(engine)
+        self.context_tokens_max = engine.model_config.max_model_len
+        self._grammars = GrammarPreparation(engine.collective_rpc)
+        self._engine = engine
+
+    async def _load_adapters(self, engine: AsyncLLM) -> None:
+        """All of them now: one that cannot be loaded would end the engine of whoever asks for it."""
+        for adapter in self._adapters.values():
+            try:
+                await engine.add_lora(adapter)
+            except Exception as error:  # whatever kind vLLM sends from its process
+                await asyncio.to_thread(engine.shutdown)
+                raise EngineUnavailable(f"adapter {adapter.lora_name}: {error}") from error
+
+    @property
+    def requests_under_way(self) -> int:
+        return 0 if self._engine is None else self._engine.get_num_unfinished_requests()
+
+    async def generate(
+        self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"
+    ) -> AsyncGenerator[TokenChunk, None]:
+        """See `Engine.generate`. Raises ValueError for a `request_id` in use."""
+        engine, grammars = self._engine, self._grammars
+        if engine is None or grammars is None:
+            raise EngineDead("vLLM is not running")
+        if request_id in self._under_way:
+            raise ValueError(f"request_id {request_id!r} is in use")
+        params = _make_params(sampling)
+        self._under_way.add(request_id)
+        try:
+            if sampling.constraint is not None:
+                await grammars.prepare(sampling.constraint)
+            self._pulse.begin(request_id)
+            outputs = engine.generate(
+                tokens_input(list(prompt)), params, request_id, lora_request=self._adapters.get(model)
+            )
+            async with aclosing(outputs):
+                async for output in outputs:
+                    self._pulse.beat()
+                    yield _read_output(output, sampling.top_logprobs)
+        except EngineDeadError as dead:
+            raise EngineDead("vLLM has died") from dead
+        except (Unfulfillable, VLLMClientError) as refusal:
+            raise Unsupported(str(refusal)) from refusal
+        finally:
+            self._pulse.end(request_id)
+            self._under_way.discard(request_id)
+
+    @property
+    def _is_dead(self) -> bool:
+        return self._engine is not None and (self._engine.errored or self._pulse.has_stopped)
+
+    async def wait_until_dead(self) -> None:
+        while not self._is_dead:  # noqa: ASYNC110  vLLM tells nobody by itself
+            await asyncio.sleep(_LOOK_EVERY_S)
+        if self._pulse.has_stopped:
+            _log.error(
+                "vLLM has made no token for %g s, though it was asked for some", self._pulse.silence_max_s
+            )
+
+    async def stop(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            if not engine.errored:
+                await engine.abort(list(self._under_way))
+            await asyncio.to_thread(engine.shutdown)
+
+
+async def _load(make: Callable[[], _Loaded]) -> _Loaded:
+    """Runs `make` beside the loop, so that a worker which still loads its model can be told to end.
+
+    Not in a pool: its threads would be waited for at the end.
+    """
+    loop = asyncio.get_running_loop()
+    loaded: asyncio.Future[_Loaded] = loop.create_future()
+
+    def settle(settling: Callable[[Any], None], value: object) -> None:
+        if not loaded.done():
+            settling(value)
+
+    def tell(settling: Callable[[Any], None], value: object) -> None:
+        with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            loop.call_soon_threadsafe(settle, settling, value)
+
+    def run() -> None:
+        try:
+            made = make()
+        except BaseException as error:  # noqa: BLE001  raised again where it is waited for
+            tell(loaded.set_exception, error)
+        else:
+            tell(loaded.set_result, made)
+
+    threading.Thread(target=run, daemon=True, name="vllm-start").start()
+    return await loaded
+
+
+def _make_engine(args: AsyncEngineArgs) -> AsyncLLM:
+    """Raises EngineUnavailable. Batches are as large as vLLM's own server makes them."""
+    try:
+        config = args.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    except (OSError, ValueError) as error:
+        raise EngineUnavailable(str(error)) from error
+    kind = config.model_config.hf_config.model_type
+    if kind != "gpt_oss":
+        raise EngineUnavailable(f"{args.model} is a {kind} model; only gpt_oss speaks Harmony")
+    if config.speculative_config is not None:
+        raise EngineUnavailable("speculative decoding does not go together with constraints on what is said")
+    try:
+        return AsyncLLM.from_vllm_config(config, disable_log_stats=args.disable_log_stats)
+    except RuntimeError as error:
+        raise EngineUnavailable(f"vLLM did not start: {error}") from error
+
+
+def _make_params(sampling: Sampling) -> SamplingParams:
+    """Raises Unsupported for what vLLM does not take."""
+    try:
+        return SamplingParams(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=max(sampling.top_p, _TOP_P_MIN),
+            top_k=sampling.top_k or 0,
+            min_p=sampling.min_p,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            repetition_penalty=sampling.repetition_penalty,
+            logit_bias=dict(sampling.logit_bias) or None,
+            seed=sampling.seed,
+            stop_token_ids=[*sampling.stop_token_ids, *((REFUSAL,) if sampling.constraint else ())],
+            logprobs=sampling.top_logprobs,
+            output_kind=RequestOutputKind.DELTA,
+            detokenize=False,
+            extra_args=to_extra_args(sampling.constraint, sampling.turn_tokens),
+        )
+    except VLLMClientError as refusal:
+        raise Unsupported(str(refusal)) from refusal
+
+
+def _read_output(output: RequestOutput, top_logprobs: int | None) -> TokenChunk:
+    (completion,) = output.outputs
+    if completion.stop_reason == REFUSAL:
+        raise Unsupported("Nothing that the response's format or its tools allow can follow what was said.")
+    finish = completion.finish_reason
+    if finish is not None and finish not in _FINISH_REASONS:
+        raise RuntimeError(f"vLLM ended the request with {finish!r}")
+    logprobs: tuple[TokenLogprob, ...] = ()
+    if top_logprobs is not None:
+        pairs = zip(completion.token_ids, completion.logprobs or (), strict=True)
+        logprobs = tuple(_read_logprobs(token, places, top_logprobs) for token, places in pairs)
+    return TokenChunk(
+        tuple(completion.token_ids),
+        None if finish is None else _FINISH_REASONS[finish],
+        output.num_cached_tokens or 0,
+        logprobs,
+    )
+
+
+def _read_logprobs(token: int, places: Mapping[int, Any], top: int) -> TokenLogprob:
+    """`places`: the likeliest tokens and the sampled one, each with its rank from 1."""
+    likeliest = sorted((p.rank, other, p.logprob) for other, p in places.items() if p.rank <= top)
+    return TokenLogprob(places[token].logprob, tuple((other, logprob) for _, other, logprob in likeliest))

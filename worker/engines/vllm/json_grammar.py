@@ -1,0 +1,110 @@
+"""The only importer of xgrammar: JSON schemas to grammars over our own vocabulary, and their masks.
+
+Owns compiling, its cache and its threads; what may stand beside a JSON text in a turn is `turn_grammar`.
+Runs where the logits are; decisions and times: docs/adr/0012-constraints-of-our-own.md.
+"""
+
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+
+import torch
+import xgrammar
+from msgspec.json import decode, encode
+
+from worker.asking.constraint import Body, Unfulfillable
+from worker.engines.vllm.json_schema import make_enforceable
+from worker.harmony.tokens import CONTROL_TOKENS, bytes_of
+
+_ANY_OBJECT = '{"type": "object"}'
+_WHITESPACE_MAX = 16
+"""Characters between two elements: a new line and an indentation of seven times two."""
+_GRAMMARS_MAX = 512
+"""Kept in memory, beside those that are in the making; well above what one request may bring. A grammar
+takes 1 to 10 MB."""
+_COMPILED_MAX_BYTES = 256 * 2**20
+"""Parts of grammars that xgrammar keeps for the next ones."""
+_SOURCE = re.compile(r"^\[[\d:]+\] \S+: ")
+_THREADS = max(1, min(8, (os.cpu_count() or 2) // 2))
+
+Compiled = Future[xgrammar.CompiledGrammar]
+
+
+class JsonMatcher:
+    """Follows one JSON text and the token that ends it."""
+
+    def __init__(self, grammar: xgrammar.CompiledGrammar, end: int) -> None:
+        self.matcher = xgrammar.GrammarMatcher(grammar, override_stop_tokens=[end])
+
+    def accept(self, token: int) -> bool:
+        return bool(self.matcher.accept_token(token))
+
+
+class JsonGrammars:
+    """Grammars for a vocabulary of `vocabulary_size` ids, each compiled once, in threads of its own."""
+
+    def __init__(self, vocabulary_size: int) -> None:
+        vocabulary = [b"" if token in CONTROL_TOKENS else bytes_of(token) for token in range(vocabulary_size)]
+        tokens = xgrammar.TokenizerInfo(vocabulary, vocab_size=vocabulary_size, stop_token_ids=[])
+        self._compiler = xgrammar.GrammarCompiler(
+            tokens, max_threads=_THREADS, cache_limit_bytes=_COMPILED_MAX_BYTES
+        )
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="json-grammar")
+        self._filler = xgrammar.BatchGrammarMatcher(_THREADS)
+        self._grammars: OrderedDict[Body, Compiled] = OrderedDict()
+        self.begin(Body(True))
+
+    def __len__(self) -> int:
+        return len(self._grammars)
+
+    def begin(self, body: Body) -> Compiled:
+        """The grammar, which may still be in the making; its error is Unfulfillable."""
+        if body in self._grammars:
+            self._grammars.move_to_end(body)
+            return self._grammars[body]
+        self._make_room()
+        compiled = self._grammars[body] = self._threads.submit(self._compile, body)
+        return compiled
+
+    def _make_room(self) -> None:
+        """Forgets what was asked for longest ago; never what is unfinished, which would be begun again."""
+        excess = len(self._grammars) - _GRAMMARS_MAX + 1
+        finished = [body for body, grammar in self._grammars.items() if grammar.done()] if excess > 0 else []
+        for body in finished[:excess]:
+            del self._grammars[body]
+
+    def fill(self, matchers: Sequence[JsonMatcher], masks: torch.Tensor, rows: Sequence[int]) -> None:
+        """Writes what each matcher allows next as bits into its row of `masks` ([n, ids / 32] int32)."""
+        handles = [matcher.matcher for matcher in matchers]
+        self._filler.batch_fill_next_token_bitmask(handles, masks, list(rows))
+
+    def _compile(self, body: Body) -> xgrammar.CompiledGrammar:
+        try:
+            schema = make_enforceable(decode(body.schema or _ANY_OBJECT), is_strict=body.is_strict)
+            return self._compile_schema(encode(schema).decode())
+        except (RuntimeError, ValueError, OverflowError, Unfulfillable) as error:
+            if body.is_strict:
+                raise Unfulfillable(f"The JSON schema cannot be enforced: {_reason_in(error)}") from error
+            return self._compile_schema(_ANY_OBJECT)
+
+    def _compile_schema(self, schema: str) -> xgrammar.CompiledGrammar:
+        return self._compiler.compile_json_schema(schema, max_whitespace_cnt=_WHITESPACE_MAX)
+
+
+@lru_cache(maxsize=1)
+def grammars_of(vocabulary_size: int) -> JsonGrammars:
+    """The one of this process: its grammars are shared by whoever asks."""
+    return JsonGrammars(vocabulary_size)
+
+
+def apply_masks(logits: torch.Tensor, masks: torch.Tensor, rows: Sequence[int]) -> None:
+    """Forbids in place what the masks do not allow, in these rows; both on one device."""
+    xgrammar.apply_token_bitmask_inplace(logits, masks, indices=list(rows))
+
+
+def _reason_in(error: Exception) -> str:
+    """The message; xgrammar's without time and place in its source."""
+    return _SOURCE.sub("", str(error)).strip()

@@ -1,0 +1,398 @@
+"""The only importer of openai_harmony: text to tokens on the way in, tokens to segments on the way out.
+
+Owns the Harmony format and every way in which a model can break it; knows nothing of responses,
+events or tools. Source: the published Harmony format guide; docs/adr/0007-harmony-parsing.md.
+"""
+
+import codecs
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
+from typing import Any, Literal
+
+from openai_harmony import (
+    Author,
+    DeveloperContent,
+    HarmonyEncodingName,
+    HarmonyError,
+    Message,
+    ReasoningEffort,
+    Role,
+    SystemContent,
+    ToolDescription,
+    ToolNamespaceConfig,
+    load_harmony_encoding,
+)
+
+from worker.asking.routing import FUNCTIONS
+from worker.harmony.headers import Header, Marker, Piece, read_header, read_text
+from worker.harmony.pieces import PIECE_CHARS_MAX, divide
+from worker.harmony.signatures import Namespaces, ToolSignature, write_developer, write_system
+
+START, END, MESSAGE, CHANNEL, CONSTRAIN = 200006, 200007, 200008, 200005, 200003
+RETURN, CALL, ENDOFTEXT = 200002, 200012, 199999
+
+STOP_TOKENS = (RETURN, CALL, ENDOFTEXT)
+"""A generation ends with one of these; CALL says that the last message is a tool call."""
+_MESSAGE_ENDS = frozenset({END, RETURN, CALL, ENDOFTEXT})
+CONTROL_TOKENS = range(199_998, 201_088)
+"""Markers and reserved ids of the vocabulary."""
+_HEADER_TOKENS_MAX = 256
+"""A header this long is no header: what it holds is kept as text. The longest names that a request may
+give take 192 tokens at worst."""
+
+_KNOWN_CHARS_MAX = 128
+
+_encoding = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
+
+
+# --- text to tokens ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SystemPart:
+    """`effort` is low, medium or high; `trained_tools`: `python`, `browser` -> its description."""
+
+    effort: str
+    date: str
+    trained_tools: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeveloperPart:
+    """`namespaces`: name -> (description, tools); `functions` are the tools that the client runs."""
+
+    instructions: str | None
+    namespaces: Namespaces
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """Anything that is said after system and developer. `name` is the author's, for tools."""
+
+    role: Literal["user", "assistant", "tool", "developer", "system"]
+    text: str
+    channel: str | None = None
+    recipient: str | None = None
+    content_type: str | None = None
+    name: str | None = None
+
+
+HarmonyMessage = SystemPart | DeveloperPart | ChatMessage
+
+
+def encode(text: str) -> list[int]:
+    """Ordinary tokens only: text that looks like a special token stays text."""
+    return list(chain.from_iterable(encode_steps([text])))
+
+
+def encode_steps(texts: Iterable[str]) -> Iterator[list[int]]:
+    """Tokens of the texts joined, piece by piece: the encoder lets nothing else run meanwhile."""
+    for piece in divide(texts):
+        yield encode_piece(piece)
+
+
+def encode_piece(piece: str) -> list[int]:
+    """One call of the library, which takes the longer the longer the piece is."""
+    tokens: list[int] = _encoding.encode(piece, disallowed_special=())
+    return tokens
+
+
+def decode(tokens: Sequence[int]) -> str:
+    """Text of any token ids, special tokens as they are written; never raises."""
+    return b"".join(map(bytes_of, tokens)).decode(errors="replace")
+
+
+def render(messages: Sequence[HarmonyMessage]) -> list[int]:
+    """The conversation's tokens, up to where the assistant's next message begins."""
+    steps = chain.from_iterable(render_steps(message, messages) for message in messages)
+    return [*chain.from_iterable(steps), *NEXT_TURN]
+
+
+def render_message(message: ChatMessage) -> list[int]:
+    """One message in the published form; the model's own calls as the model writes them."""
+    return list(chain.from_iterable(_render_chat(message)))
+
+
+def render_steps(message: HarmonyMessage, conversation: Sequence[HarmonyMessage]) -> Iterator[list[int]]:
+    """A message's tokens in short steps. What tools `conversation` has is said in its system message.
+
+    Nothing of it is the library's rendering: that one encodes at once however much there is, and puts a
+    recipient elsewhere than the guide and the model do.
+    """
+    match message:
+        case SystemPart():
+            has_functions = any(
+                isinstance(m, DeveloperPart) and FUNCTIONS in m.namespaces for m in conversation
+            )
+            return _render_texts("system", _write_system(message, has_functions))
+        case DeveloperPart():
+            return _render_texts("developer", write_developer(message.instructions, message.namespaces))
+        case ChatMessage():
+            return _render_chat(message)
+
+
+def _render_texts(role: str, texts: Iterable[str]) -> Iterator[list[int]]:
+    yield [START, *_encode_word(role), MESSAGE]
+    yield from encode_steps(texts)
+    yield [END]
+
+
+def _write_system(part: SystemPart, has_functions: bool) -> Iterator[str]:
+    content = _system_of(part)
+    assert content.channel_config is not None
+    about = f"{content.model_identity}\nKnowledge cutoff: {content.knowledge_cutoff}\n"
+    trained = {
+        name: (tool.description, [ToolSignature(t.name, t.description, t.parameters) for t in tool.tools])
+        for name, tool in (content.tools or {}).items()
+    }
+    called_in_commentary = FUNCTIONS if has_functions else None
+    channels = content.channel_config.valid_channels
+    return write_system(
+        f"{about}Current date: {part.date}\n\nReasoning: {part.effort}",
+        trained,
+        channels,
+        called_in_commentary,
+    )
+
+
+def _render_chat(message: ChatMessage) -> Iterator[list[int]]:
+    tokens = [START, *_encode_word(message.name or message.role)]
+    recipient = f" to={message.recipient}" if message.recipient else ""
+    if message.role == "assistant":
+        after_channel = recipient
+    else:
+        tokens += _encode_word(recipient) if recipient else ()
+        after_channel = ""
+    if message.channel:
+        tokens += [CHANNEL, *_encode_word(message.channel + after_channel)]
+    match message.content_type:
+        case None:
+            pass
+        case "json":
+            tokens += [*_encode_word(" "), CONSTRAIN, *_encode_word("json")]
+        case plain:
+            tokens += _encode_word(f" {plain}")
+    is_call = message.role == "assistant" and message.recipient is not None
+    end = CALL if is_call else END
+    if len(message.text) <= PIECE_CHARS_MAX:
+        yield [*tokens, MESSAGE, *encode(message.text), end]
+        return
+    yield [*tokens, MESSAGE]
+    yield from encode_steps([message.text])
+    yield [end]
+
+
+def _encode_word(word: str) -> Sequence[int]:
+    """What stands in a header: nearly always what stood in one before."""
+    return _encode_known(word) if len(word) <= _KNOWN_CHARS_MAX else encode(word)
+
+
+@lru_cache(maxsize=4_096)
+def _encode_known(word: str) -> tuple[int, ...]:
+    return tuple(encode(word))
+
+
+NEXT_TURN = [START, *encode("assistant")]
+
+
+def to_library(message: HarmonyMessage) -> Message:
+    """The same message as openai_harmony's own type: for `messages` on the wire."""
+    match message:
+        case SystemPart():
+            return Message.from_role_and_content(Role.SYSTEM, _system_of(message))
+        case DeveloperPart(instructions, namespaces):
+            developer = DeveloperContent.new()
+            if instructions:
+                developer = developer.with_instructions(instructions)
+            for name, (description, tools) in namespaces.items():
+                described = [ToolDescription.new(t.name, t.description, t.parameters) for t in tools]
+                developer = developer.with_tools(
+                    ToolNamespaceConfig(name=name, description=description, tools=described)
+                )
+            return Message.from_role_and_content(Role.DEVELOPER, developer)
+        case ChatMessage(role, text, channel, recipient, content_type, name):
+            chat = Message.from_author_and_content(Author(role=Role(role), name=name), text)
+            chat.channel, chat.recipient, chat.content_type = channel, recipient, content_type
+            return chat
+
+
+def _system_of(part: SystemPart) -> SystemContent:
+    system = SystemContent.new().with_conversation_start_date(part.date)
+    system = system.with_reasoning_effort(ReasoningEffort(part.effort.capitalize()))
+    for tool, description in part.trained_tools.items():
+        config = ToolNamespaceConfig.python() if tool == "python" else ToolNamespaceConfig.browser()
+        system = system.with_tools(
+            config.model_copy(update={"description": description or config.description})
+        )
+    return system
+
+
+def to_wire(message: HarmonyMessage) -> dict[str, Any]:
+    """The message as `input_messages` and `output_messages` carry it (`enable_response_messages`)."""
+    return {**to_library(message).to_dict(), "role": _role_of(message)}
+
+
+def _role_of(message: HarmonyMessage) -> str:
+    match message:
+        case SystemPart():
+            return "system"
+        case DeveloperPart():
+            return "developer"
+        case ChatMessage(role):
+            return role
+
+
+# --- tokens to segments -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MessageOpened:
+    """A header was read. What it does not say, or not clearly, is None."""
+
+    channel: str | None
+    recipient: str | None
+    content_type: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageClosed:
+    """The message is whole. `is_call`: the model waits for the answer of a tool."""
+
+    is_call: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCut:
+    """The generation ended inside the message."""
+
+
+Segment = MessageOpened | TextDelta | MessageClosed | MessageCut
+
+
+@lru_cache(maxsize=65_536)
+def bytes_of(token: int) -> bytes:
+    """The bytes that a token stands for, a marker's as it is written; perhaps part of a character."""
+    try:
+        return bytes(_encoding._inner.decode_bytes([token]))
+    except HarmonyError:  # an id that the vocabulary does not have
+        return "\N{REPLACEMENT CHARACTER}".encode()
+
+
+class SegmentParser:
+    """Tokens of the assistant, one at a time, to segments; never raises on what a model writes.
+
+    Headers are read by `headers`, text by an incremental UTF-8 decoder; the library's parser raises on
+    the one and loses some of the other. What breaks the grammar degrades: a missing `<|start|>`,
+    `<|channel|>` or `<|end|>` is supplied, a header that says too little opens a message without a
+    channel, one that `<|message|>` does not end is text. The same tokens give the same segments,
+    however they are chunked.
+    """
+
+    def __init__(self) -> None:
+        self._header: list[int] | None = []
+        """Tokens since the header began; None while inside a message's text."""
+        self._has_start = False
+        """The model itself wrote `<|start|>` before the header."""
+        self._is_addressed = False
+        """The open message has a recipient: what breaks off in it is no call."""
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def begin_turn(self) -> None:
+        """The prompt ends with `<|start|>assistant` again, after a tool's answer."""
+        self._begin_header()
+
+    @property
+    def is_inside_message(self) -> bool:
+        return self._header is None
+
+    def feed(self, token: int) -> list[Segment]:
+        if self._header is None:
+            return self._feed_text(token)
+        return self._feed_header(self._header, token)
+
+    def end(self) -> list[Segment]:
+        """Nothing comes any more: what is open is cut, a header that never ended is kept as text."""
+        if self._header is None:
+            segments = [*self._flush(), MessageCut()]
+            self._begin_header()
+            return segments
+        return self._salvage(self._header, MessageCut())
+
+    def _feed_text(self, token: int) -> list[Segment]:
+        if token in _MESSAGE_ENDS:
+            return self._end_text(token)
+        if token in (START, CHANNEL):  # the model forgot to end the message
+            return self._end_text(token) + self.feed(token)
+        if token in CONTROL_TOKENS:  # a marker out of place is no text
+            return []
+        text = self._utf8.decode(bytes_of(token))
+        return [TextDelta(text)] if text else []
+
+    def _end_text(self, token: int) -> list[Segment]:
+        is_cut = self._is_addressed and token not in (END, RETURN, CALL)
+        segments = [*self._flush(), MessageCut() if is_cut else MessageClosed(token == CALL)]
+        self._begin_header()
+        return segments
+
+    def _feed_header(self, header: list[int], token: int) -> list[Segment]:
+        if token == MESSAGE:
+            return self._open(read_header(_pieces_of(header), self._has_start))
+        if token in _MESSAGE_ENDS:
+            return self._salvage(header, MessageClosed(token == CALL))
+        if token == START:
+            segments = self._salvage(header, MessageClosed(False))
+            self._has_start = True
+            return segments
+        header.append(token)
+        if len(header) > _HEADER_TOKENS_MAX:
+            return self._salvage(header, None)
+        return []
+
+    def _open(self, header: Header) -> list[Segment]:
+        self._header, self._is_addressed = None, header.recipient is not None
+        opened = MessageOpened(header.channel, header.recipient, header.content_type)
+        if not header.stray:
+            return [opened]
+        return [MessageOpened(None, None, None), TextDelta(header.stray), MessageClosed(False), opened]
+
+    def _salvage(self, header: list[int], closing: MessageClosed | MessageCut | None) -> list[Segment]:
+        """A header that is none: its words become a message, if they are more than a broken header."""
+        channel, text = read_text(_pieces_of(header), closing == MessageClosed(is_call=True))
+        self._begin_header()
+        if not text and closing is not None:
+            return []
+        opened: list[Segment] = [MessageOpened(channel, None, None)]
+        opened += [TextDelta(text)] if text else []
+        if closing is None:
+            self._header = None
+            return opened
+        return [*opened, closing]
+
+    def _begin_header(self) -> None:
+        self._header, self._has_start, self._is_addressed = [], False, False
+
+    def _flush(self) -> list[Segment]:
+        rest = self._utf8.decode(b"", final=True)
+        self._utf8.reset()
+        return [TextDelta(rest)] if rest else []
+
+
+def _pieces_of(header: Sequence[int]) -> list[Piece]:
+    """A header's tokens as text, divided at its markers."""
+    pieces: list[Piece] = []
+    marker: Marker = ""
+    words: list[int] = []
+    for token in header:
+        if token in (CHANNEL, CONSTRAIN):
+            pieces.append((marker, decode(words)))
+            marker, words = "channel" if token == CHANNEL else "constrain", []
+        elif token not in CONTROL_TOKENS:
+            words.append(token)
+    return [*pieces, (marker, decode(words))]

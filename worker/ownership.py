@@ -1,0 +1,262 @@
+"""The responses that this worker owns: takes leases, runs attempts, and ends each one way or another.
+
+Owns how many are in flight and what an attempt's end means. What happens within an attempt is
+`attempt`'s; renewing is the beat's, from its own thread.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from shared import lifecycle
+from shared.events import ResponseFailed, StreamEvent, decode, frame
+from shared.ids import new_owner
+from shared.lifecycle import abandon, fold
+from shared.record_format import RECORD_FORMAT_OLDEST
+from shared.responses import Response, ResponseError
+from shared.store.job_queue import ring_again
+from shared.store.keys import ResponseKey
+from shared.store.log import event_log
+from shared.store.log.closing import cancel, closing_of, end_at_once, with_usage
+from shared.store.log.event_log import Draft, TailLost
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired, Lease, LeaseLost, Loss
+from shared.store.records import response_store
+from shared.store.redis.client import REDIS_AWAY
+from worker.engines.protocol import EngineDead
+from worker.lease_beat import LeaseBeat
+from worker.response.attempt import Attempt, Hopeless
+from worker.response.history import Diverged, Unloadable, load_record, read_history
+from worker.response.resources import Resources
+
+_log = logging.getLogger(__name__)
+
+_RETRY_S = 0.25
+
+
+class Runner:
+    def __init__(self, resources: Resources, owner: str | None = None) -> None:
+        self.owner = owner or new_owner("worker")
+        self.engine_died = asyncio.Event()
+        self._resources = resources
+        self._settings = resources.settings
+        self._tasks: dict[Lease, asyncio.Task[None]] = {}
+        self._taking: set[asyncio.Task[None]] = set()
+        self._endings: set[asyncio.Task[None]] = set()
+        self._is_draining = False
+        self._loop = asyncio.get_running_loop()
+        self._beat = LeaseBeat(self._settings, self._hear_of_loss)
+
+    # --- taking work ----------------------------------------------------------------------------
+
+    def room(self) -> int:
+        """How many more responses this worker may own now."""
+        if self._is_draining:
+            return 0
+        return self._settings.responses_in_flight_max - len(self._tasks)
+
+    async def start_response(self, name: str) -> None:
+        """Handles a job: owns the response from here on, or leaves it to whoever does.
+
+        A queue whose connection breaks ends its handlers: Redis may have given us the lease by then.
+        """
+        taking = asyncio.create_task(self._take(ResponseKey.parse(name)))
+        self._taking.add(taking)
+        taking.add_done_callback(self._taking.discard)
+        await asyncio.shield(taking)
+
+    async def _take(self, key: ResponseKey) -> None:
+        acquired = await self._acquire(key)
+        if isinstance(acquired, Acquired):
+            self._beat.add(acquired.lease)
+            task = asyncio.create_task(self._own(acquired), name=str(key))
+            self._tasks[acquired.lease] = task
+            task.add_done_callback(lambda _: self._tasks.pop(acquired.lease, None))
+
+    async def _acquire(self, key: ResponseKey) -> Acquired | lease.Refusal:
+        """Asks for `redis_outage_max_s` until Redis answers: the lease may be ours, and we have not heard."""
+        deadline_s = self._loop.time() + self._settings.redis_outage_max_s
+        while True:
+            is_at_it = any(held.key == key for held in self._tasks)
+            try:
+                return await lease.acquire(
+                    self._resources.redis, self._settings, key, self.owner, is_at_it=is_at_it
+                )
+            except REDIS_AWAY:
+                if self._is_draining or self._loop.time() > deadline_s:
+                    raise
+            await asyncio.sleep(_RETRY_S)
+
+    def start(self) -> None:
+        self._beat.start()
+
+    # --- one response ---------------------------------------------------------------------------
+
+    async def _own(self, acquired: Acquired) -> None:
+        """The top of an attempt: whatever happens, the response ends or is let go."""
+        held = acquired.lease
+        try:
+            await self._drive(acquired)
+        except LeaseLost as lost:
+            _log.info("%s: stopped, %s", held.key, lost)
+        except REDIS_AWAY as away:
+            _log.warning("%s: given up, Redis is away: %s", held.key, away)
+            self._follow_up(self._hand_over_at_last(held))
+        except EngineDead as dead:
+            _log.error("%s: %s", held.key, dead)
+            self.engine_died.set()
+        except asyncio.CancelledError:
+            raise
+        except Exception:  # noqa: BLE001  a bug: this attempt ends, the others go on
+            _log.exception("%s: the attempt crashed", held.key)
+            await self._fail_if_possible(held, "The server had an error while generating the response.")
+        finally:
+            self._beat.discard(held)
+
+    async def _drive(self, acquired: Acquired) -> None:
+        if acquired.format < RECORD_FORMAT_OLDEST:
+            reason = "The response was begun by a version that is too old to be continued by this one."
+            return await self._fail(acquired.lease, ResponseError("server_error", reason))
+        if acquired.deaths >= self._settings.attempts_max:
+            lost = f"{acquired.deaths} workers were lost while they had it, or could not load it"
+            reason = f"The response was given up: {lost}."
+            return await self._fail(acquired.lease, ResponseError("server_error", reason))
+        try:
+            record = await load_record(self._resources.redis, self._resources.stepper, acquired)
+        except Unloadable as unloadable:
+            return await self._lose(acquired.lease, unloadable)
+        history = await read_history(self._resources.redis, acquired.lease.key)
+        if history.frames:
+            _log.info("%s: goes on after %d events", acquired.lease.key, history.first + len(history.frames))
+        attempt = Attempt(self._resources, acquired.lease, record, history)
+        try:
+            await attempt.run()
+        except Hopeless as hopeless:
+            await attempt.settle()
+            await self._fail(acquired.lease, hopeless.error)
+        except TailLost as lost:
+            _log.error("%s: %s", acquired.lease.key, lost)
+            reason = "The end of the response was lost with the server that held it."
+            await self._fail(acquired.lease, ResponseError("server_error", reason))
+        except Diverged as diverged:
+            _log.error("%s: %s", acquired.lease.key, diverged)
+            reason = "The response could not be continued exactly after its worker was lost."
+            await self._fail(acquired.lease, ResponseError("server_error", reason))
+
+    async def _lose(self, held: Lease, reason: Unloadable) -> None:
+        """Another worker may be able to; when `attempts_max` were not, the response fails."""
+        _log.error("%s: its record was not loaded: %s", held.key, reason)
+        await lease.lose(self._resources.redis, held)
+        await ring_again(self._resources.redis, self._settings, held.key)
+
+    async def _fail(self, held: Lease, error: ResponseError) -> None:
+        """Ends a response from what its log says, whoever wrote it so far."""
+        frames: list[bytes] = []
+        while True:
+            page = await event_log.read(self._resources.redis, held.key, len(frames) - 1)
+            if page.is_closed or page.is_missing:
+                raise LeaseLost(f"{held}: closed already")
+            frames += [entry.frame for entry in page.entries]
+            if not page.entries:
+                break
+        usage = await response_store.read_usage(self._resources.redis, held.key)
+        drafts, failed = await self._resources.stepper.call(
+            lambda: _fail_after(frames, usage, error), sum(map(len, frames))
+        )
+        closing = closing_of(failed, held.key.tenant, self._settings)
+        await self._resources.appender.append(held, len(frames), drafts, closing)
+
+    async def _fail_if_possible(self, held: Lease, reason: str) -> None:
+        error = ResponseError("server_error", reason)
+        try:
+            await self._fail(held, error)
+        except (LeaseLost, *REDIS_AWAY) as lost:
+            _log.warning("%s: could not be failed: %s", held.key, lost)
+        except Exception:  # noqa: BLE001  its log cannot even be read: it must not be tried for ever
+            _log.exception("%s: its log cannot be folded", held.key)
+            await self._end_bluntly(held.key, error)
+
+    async def _end_bluntly(self, key: ResponseKey, error: ResponseError) -> None:
+        def make_event(response: Response) -> ResponseFailed:
+            return lifecycle.fail(response, error)
+
+        try:
+            await end_at_once(self._resources.redis, self._settings, key, self.owner, make_event)
+        except REDIS_AWAY as away:
+            _log.warning("%s: could not be ended: %s", key, away)
+
+    # --- losing leases, ending ------------------------------------------------------------------
+
+    def _hear_of_loss(self, lost: Lease, loss: Loss) -> None:
+        """Called in the beat's thread."""
+        self._loop.call_soon_threadsafe(self._give_up, lost, loss)
+
+    def _give_up(self, lost: Lease, loss: Loss) -> None:
+        task = self._tasks.get(lost)
+        if task is None:
+            return
+        _log.info("%s: %s, stopping", lost.key, loss)
+        task.cancel()
+        if loss == "abandoned":
+            self._follow_up(self._cancel_abandoned(lost.key))
+
+    def _follow_up(self, ending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(ending)
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+
+    async def _cancel_abandoned(self, key: ResponseKey) -> None:
+        """The client of a foreground response has gone and not come back: nobody wants the rest."""
+        try:
+            await cancel(self._resources.redis, self._settings, key, self.owner)
+        except REDIS_AWAY as away:
+            _log.warning("%s: not cancelled, Redis is away: %s", key, away)
+
+    def hear_of_cancel(self, name: bytes) -> None:
+        """Somebody has cancelled the response of that name: the beat would notice, but later."""
+        for held in [held for held in self._tasks if str(held.key) == name.decode()]:
+            self._give_up(held, "lost")
+
+    async def drain(self) -> None:
+        """Takes nothing more, and hands over what runs: another worker goes on sooner than this one ends."""
+        self._is_draining = True
+        await asyncio.gather(*self._taking, return_exceptions=True)
+        tasks = dict(self._tasks)
+        left = [held for held, task in tasks.items() if not task.done()]
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), *self._endings, return_exceptions=True)
+        self._beat.stop()
+        if left and not self.engine_died.is_set():  # a death is to be counted: those leases lapse
+            await self._hand_over(left)
+
+    async def _hand_over_at_last(self, held: Lease) -> None:
+        """Redis was away for too long, and this worker lives: its lease must not count as a dead one's."""
+        while not (await self._hand_over([held]) or self._is_draining):  # noqa: ASYNC110  Redis sets no event
+            await asyncio.sleep(_RETRY_S)
+
+    async def _hand_over(self, leases: list[Lease]) -> bool:
+        """Lets go of the leases and rings at once, so that nobody has to find out; True if Redis heard."""
+        redis = self._resources.redis
+        try:
+            await lease.release(redis, self._settings, *leases)
+            await asyncio.gather(*(ring_again(redis, self._settings, held.key) for held in leases))
+        except REDIS_AWAY as away:
+            _log.warning("%d leases not handed over, Redis is away (%s)", len(leases), away)
+            return False
+        return True
+
+
+def _fail_after(
+    frames: Sequence[bytes], usage: bytes, error: ResponseError
+) -> tuple[list[Draft], ResponseFailed]:
+    """What is appended to a log of these frames, the terminal event last."""
+    events: list[StreamEvent] = [decode(stored) for stored in frames]
+    response = with_usage(fold(events), usage)
+    ending = abandon(events)
+    for event in ending:
+        response = lifecycle.apply(response, event)
+    failed = lifecycle.fail(response, error)
+    told = [*ending, *lifecycle.tell_error(error), failed]
+    return [Draft(frame(event, len(events) + i)) for i, event in enumerate(told)], failed

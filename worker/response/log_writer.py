@@ -1,0 +1,127 @@
+"""One response's way into its log: numbers events, encodes them once, keeps one append under way.
+
+Owns the sequence number of an attempt, and what to do with events that the log has already; what the
+events are, and when the log is closed, is the attempt's business.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from shared.events import StreamEvent, decode, frame
+from shared.record_format import RECORD_FORMAT
+from shared.store.log.appender import Appender
+from shared.store.log.event_log import Closing, Draft, TailLost
+from shared.store.owning.lease import Lease
+from worker.response.history import Diverged, History
+
+_DRAFTS_MAX = 2_000
+"""More than these wait: the model is ahead of Redis, and `add` waits too."""
+_RECENT_MAX = 500
+"""So many entries are kept after they were appended: a failover may take the last of them back."""
+
+
+class LogWriter:
+    """What was put leaves as soon as no append is under way; what comes meanwhile leaves together.
+
+    Every method raises what a failed append raised: LeaseLost, REDIS_AWAY after a long outage, TailLost when
+    Redis has lost more of the log than is kept here; `put` also raises Diverged. What Redis has lost and is
+    still kept is appended again, the same bytes under the same numbers.
+    """
+
+    def __init__(
+        self,
+        appender: Appender,
+        lease: Lease,
+        history: History,
+        record_format: int = RECORD_FORMAT,
+        count: Callable[[], bytes] = bytes,
+    ) -> None:
+        """`history`: its frames are compared, not written. `count`: JSON of the usage so far, or nothing."""
+        self._appender = appender
+        self._is_older = record_format < RECORD_FORMAT
+        """Events are compared instead of bytes: an earlier version wrote the same event otherwise."""
+        self._lease = lease
+        self._count = count
+        self._logged = history.frames
+        self._next = history.first
+        """Number of the next event to be encoded."""
+        self._drafts: list[Draft] = []
+        self._recent: deque[Draft] = deque(maxlen=_RECENT_MAX)
+        """What stands in the log last."""
+        self._under_way: asyncio.Future[None] | None = None
+        self._failure: BaseException | None = None
+
+    async def put(
+        self, events: Sequence[StreamEvent], tokens: tuple[int, ...] = (), measured: bytes = b""
+    ) -> None:
+        """Sends events on their way; `tokens` made them, and stand in the log with the first.
+
+        Waits only when the model is far ahead of Redis.
+        """
+        for event in events:
+            draft = Draft(frame(event, self._next), tokens, measured)
+            if self._logged:
+                logged = self._logged.popleft()
+                self._compare(event, draft.frame, logged)
+                self._recent.append(Draft(logged, tokens, measured))
+            else:
+                self._drafts.append(draft)
+            self._next += 1
+            tokens, measured = (), b""
+        if len(self._drafts) > _DRAFTS_MAX:
+            await self.settle()
+        elif self._under_way is None:
+            self._send()
+        self._raise_failure()
+
+    async def settle(self) -> None:
+        """Returns when everything that was put is in the log."""
+        while self._under_way is not None:
+            await asyncio.wait([self._under_way])
+        self._raise_failure()
+
+    async def close(self, event: StreamEvent, closing: Closing) -> None:
+        """Appends the terminal event last, and closes the log in the same script."""
+        await self.settle()
+        if self._logged:
+            raise Diverged(f"the log has {len(self._logged)} entries beyond the end")
+        self._drafts.append(Draft(frame(event, self._next)))
+        self._next += 1
+        self._send(closing)
+        await self.settle()
+
+    def _send(self, closing: Closing | None = None) -> None:
+        if self._failure is not None or not self._drafts:
+            return
+        drafts, self._drafts = self._drafts, []
+        self._append(self._next - len(drafts), drafts, closing)
+
+    def _append(self, first: int, drafts: list[Draft], closing: Closing | None) -> None:
+        self._under_way = self._appender.append(
+            self._lease, first, drafts, closing, b"" if closing else self._count()
+        )
+        self._under_way.add_done_callback(lambda append: self._go_on(append, first, drafts, closing))
+
+    def _go_on(
+        self, append: "asyncio.Future[None]", first: int, drafts: list[Draft], closing: Closing | None
+    ) -> None:
+        self._under_way = None
+        failure = asyncio.CancelledError() if append.cancelled() else append.exception()
+        if isinstance(failure, TailLost) and failure.tail >= first - len(self._recent):
+            lost = [self._recent.pop() for _ in range(first - failure.tail)]
+            self._append(failure.tail, [*reversed(lost), *drafts], closing)
+            return
+        self._failure = failure
+        self._recent.extend(drafts)
+        self._send()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _compare(self, event: StreamEvent, made: bytes, logged: bytes) -> None:
+        """What stands in the log stands: what is made anew must tell the same."""
+        if made == logged or (self._is_older and decode(logged) == event):
+            return
+        raise Diverged(f"the replay made {made!r}, the log has {logged!r}")

@@ -1,0 +1,30 @@
+"""Log probabilities of tokens as clients read them.
+
+Pure. Which tokens have some, and which event tells of them, is the reader's business.
+"""
+
+from functools import lru_cache
+
+from shared.responses import Logprob, TopLogprob
+from worker.engines.protocol import TokenLogprob
+from worker.harmony.tokens import bytes_of
+
+_LOWEST = -9999.0
+"""Stands for minus infinity, which JSON does not have."""
+
+
+def describe_token(token: int, measured: TokenLogprob) -> Logprob:
+    """A token as `logprobs` name it: its text, its exact bytes, and what else might have been there."""
+    text, spelling = _spell(token)
+    top = tuple(TopLogprob(*_spell(other), _finite(logprob)) for other, logprob in measured.top)
+    return Logprob(text, spelling, _finite(measured.logprob), top)
+
+
+@lru_cache(maxsize=65_536)
+def _spell(token: int) -> tuple[str, tuple[int, ...]]:
+    spelling = bytes_of(token)
+    return spelling.decode(errors="replace"), tuple(spelling)
+
+
+def _finite(logprob: float) -> float:
+    return float(logprob) if logprob > _LOWEST else _LOWEST

@@ -1,0 +1,23 @@
+"""What every response that a worker owns has in common. Made once, in `app`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from shared.settings import Settings
+from shared.store.log.appender import Appender
+from shared.store.redis.client import RedisClient
+from worker.engines.protocol import Engine
+from worker.response.remote_tools import RemoteTools
+from worker.response.stepper import Stepper
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    settings: Settings
+    redis: RedisClient
+    appender: Appender
+    engine: Engine
+    tools: RemoteTools
+    now_s: Callable[[], int]
+    """Whole seconds since the epoch, for `completed_at` only."""
+    stepper: Stepper = field(default_factory=Stepper)

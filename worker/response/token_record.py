@@ -1,0 +1,64 @@
+"""What an engine tells of tokens beside their ids, on its way into the log and out of it again.
+
+Pure. The next owner of a response cannot ask for it again, and must make the same events of it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+
+import msgspec
+
+from worker.engines.protocol import TokenLogprob
+
+_Packed = tuple[int, int, tuple[tuple[float, tuple[tuple[int, float], ...]], ...]]
+"""Place of the token that begins a turn, its cached tokens, and a logprob for each token or none."""
+_encoder = msgspec.msgpack.Encoder()  # floats are kept exactly, so that a replay makes the same JSON
+_decoder = msgspec.msgpack.Decoder(_Packed)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedToken:
+    """`cached_tokens`: of the prompt of the turn that begins with this token."""
+
+    id: int
+    logprob: TokenLogprob | None
+    cached_tokens: int
+
+
+@dataclass(slots=True)
+class UnloggedTokens:
+    """Tokens that have made no event yet: they go into the log with the next one that is made."""
+
+    _ids: list[int] = field(default_factory=list)
+    _logprobs: list[TokenLogprob] = field(default_factory=list)
+    _begun: tuple[int, int] = (0, 0)
+
+    def begin_turn(self, cached_tokens: int) -> None:
+        """The next token is a turn's first."""
+        self._begun = len(self._ids), cached_tokens
+
+    def add(self, token: int, logprob: TokenLogprob | None) -> None:
+        self._ids.append(token)
+        if logprob is not None:
+            self._logprobs.append(logprob)
+
+    def take(self, *, with_logprobs: bool) -> tuple[tuple[int, ...], bytes]:
+        """All of them, and what is to be kept with them, packed; nothing is left here."""
+        ids, measured = tuple(self._ids), b""
+        if ids and (self._begun[1] or (with_logprobs and self._logprobs)):
+            logprobs = [(each.logprob, each.top) for each in self._logprobs] if with_logprobs else ()
+            measured = _encoder.encode((*self._begun, logprobs))
+        if ids:
+            self._begun = 0, 0
+        self._ids.clear()
+        self._logprobs.clear()
+        return ids, measured
+
+
+def read_logged(ids: Sequence[int], measured: bytes) -> Iterator[LoggedToken]:
+    """An entry's tokens as they were taken for it."""
+    begun, cached, packed = _decoder.decode(measured) if measured else (0, 0, ())
+    logprobs = (TokenLogprob(*each) for each in packed) if packed else repeat(None, len(ids))
+    for place, (token, logprob) in enumerate(zip(ids, logprobs, strict=True)):
+        yield LoggedToken(token, logprob, cached if place == begun else 0)

@@ -1,0 +1,400 @@
+"""Segments to events: `step` is pure, and the same segments always give the same events.
+
+Owns which item a message becomes and the legal order of its events; knows neither tokens nor
+numbers, neither Redis nor tools at work. Ids derive from (response_id, output_index).
+"""
+
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import assert_never
+
+from msgspec import structs
+
+from shared import events as ev
+from shared.events import StreamEvent
+from shared.ids import call_id, item_id
+from shared.record_format import RECORD_FORMAT
+from shared.responses import (
+    FunctionCall,
+    ItemStatus,
+    Logprob,
+    McpApprovalRequest,
+    McpCall,
+    McpListTools,
+    Message,
+    OutputText,
+    Phase,
+    Reasoning,
+    ReasoningText,
+)
+from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
+from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_target
+from worker.harmony.headers import TEXT_RECIPIENTS
+from worker.harmony.tokens import MessageClosed, MessageCut, MessageOpened, TextDelta
+from worker.harmony.tokens import Segment as HarmonySegment
+from worker.response.chains import Chain, in_order, join
+
+# --- segments that do not come from the parser ---------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredText:
+    """A delta of a message's text, with the log probabilities of its tokens."""
+
+    text: str
+    logprobs: tuple[Logprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListingBegun:
+    server_label: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListingEnded:
+    result: ToolsListed | ToolFailure
+
+
+@dataclass(frozen=True, slots=True)
+class CallApproved:
+    """A call that an earlier response asked leave for; it runs now."""
+
+    target: McpTarget
+    arguments: str
+    approval_request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolReturned:
+    result: ToolOutput | ToolFailure
+
+
+Segment = HarmonySegment | MeasuredText | ListingBegun | ListingEnded | CallApproved | ToolReturned
+
+
+# --- the open item: at most one at a time ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReasoning:
+    pieces: Chain[str] = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMessage:
+    phase: Phase | None
+    """None: the record was begun before answers had one."""
+    pieces: Chain[str] = None
+    logprobs: Chain[tuple[Logprob, ...]] = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFunctionCall:
+    name: str
+    pieces: Chain[str] = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMcpCall:
+    target: McpTarget
+    pieces: Chain[str] = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRefusedCall:
+    """A call beyond `max_tool_calls`: it is not made and leaves no item; the model is told."""
+
+    pieces: Chain[str] = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningMcpCall:
+    """Arguments are done; the tool is at work."""
+
+    item: McpCall
+
+
+@dataclass(frozen=True, slots=True)
+class OpenListing:
+    server_label: str
+
+
+_Texted = OpenReasoning | OpenMessage | OpenFunctionCall | OpenMcpCall | OpenRefusedCall
+OpenItem = _Texted | RunningMcpCall | OpenListing
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """Where a response's translation stands. `output_index` is the open item's, or the next one's."""
+
+    response_id: str
+    routing: Routing
+    output_index: int = 0
+    open_item: OpenItem | None = None
+    record_format: int = RECORD_FORMAT
+    """What the record was begun in: a response keeps to the shapes that it began with."""
+    are_calls_spent: bool = False
+    """No further call is made in this response."""
+
+    def refuses(self, target: McpTarget) -> bool:
+        """A call of this tool is one too many; of one that needs leave the client is only asked."""
+        return self.are_calls_spent and not target.needs_approval
+
+
+class OutOfOrder(Exception):
+    """A segment that cannot follow the last one: a bug in whoever drives the translation."""
+
+
+Events = list[StreamEvent]
+
+
+def step(now: Translation, segment: Segment) -> tuple[Translation, Events]:
+    """One segment further. Raises OutOfOrder; never for anything that a model writes."""
+    match segment, now.open_item:
+        case TextDelta(text), (
+            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall() | OpenRefusedCall()
+        ) as item:
+            return _extend(now, item, text)
+        case MeasuredText() as measured, OpenMessage() as item:
+            return _extend_measured(now, item, measured)
+        case MessageOpened() as opened, None:
+            return _open(now, opened)
+        case MessageClosed(), (
+            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenRefusedCall()
+        ) as item:
+            return _close(now, item, "completed")
+        case MessageClosed(), OpenMcpCall() as item:
+            return _close_arguments(now, item)
+        case MessageCut(), (
+            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall() | OpenRefusedCall()
+        ) as item:
+            return _close(now, item, "incomplete")
+        case ToolReturned(result), RunningMcpCall(item):
+            return _finish_call(now, item, result)
+        case ListingBegun(server_label), None:
+            return _begin_listing(now, server_label)
+        case ListingEnded(result), OpenListing(server_label):
+            return _end_listing(now, server_label, result)
+        case CallApproved() as approved, None:
+            return _begin_approved_call(now, approved)
+        case _:
+            raise OutOfOrder(f"{segment} while {now.open_item} is open")
+
+
+def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]:
+    index, response_id = now.output_index, now.response_id
+    match _item_for(opened, now):
+        case OpenReasoning() as item:
+            id_ = item_id("rs", response_id, index)
+            return replace(now, open_item=item), [
+                ev.OutputItemAdded(index, Reasoning(id_, "in_progress")),
+                ev.ContentPartAdded(index, 0, id_, ReasoningText("")),
+            ]
+        case OpenMessage(phase) as item:
+            id_ = item_id("msg", response_id, index)
+            return replace(now, open_item=item), [
+                ev.OutputItemAdded(index, Message(id_, "in_progress", "assistant", (), phase)),
+                ev.ContentPartAdded(index, 0, id_, OutputText("")),
+            ]
+        case OpenFunctionCall() as item:
+            return replace(now, open_item=item), [
+                ev.OutputItemAdded(index, _function_call(now, item, "", "in_progress"))
+            ]
+        case OpenRefusedCall() as item:
+            return replace(now, open_item=item), []
+        case OpenMcpCall(target) as item if target.needs_approval:
+            return replace(now, open_item=item), []
+        case OpenMcpCall() as item:
+            call = _mcp_call(now, item, "", "in_progress")
+            return replace(now, open_item=item), [
+                ev.OutputItemAdded(index, call),
+                ev.McpCallInProgress(index, call.id),
+            ]
+        case never:
+            assert_never(never)
+
+
+def _item_for(opened: MessageOpened, now: Translation) -> _Texted:
+    """What a message becomes. A call to nobody known is kept as reasoning; nothing runs."""
+    if opened.recipient is not None and opened.recipient not in TEXT_RECIPIENTS:
+        match find_target(now.routing, opened.recipient):
+            case FunctionTarget(name):
+                return OpenFunctionCall(name)
+            case McpTarget() as target:
+                return OpenRefusedCall() if now.refuses(target) else OpenMcpCall(target)
+            case None:
+                return OpenReasoning()
+    match opened.channel:
+        case "analysis":
+            return OpenReasoning()
+        case "commentary":
+            return OpenMessage("commentary")
+        case _:
+            return OpenMessage("final_answer" if now.record_format > 1 else None)
+
+
+def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Events]:
+    index, response_id = now.output_index, now.response_id
+    pieces = (item.pieces, text)
+    events: Events
+    after: _Texted
+    match item:
+        case OpenReasoning():
+            after = OpenReasoning(pieces)
+            events = [ev.ReasoningTextDelta(index, 0, item_id("rs", response_id, index), text)]
+        case OpenMessage(phase):
+            after = OpenMessage(phase, pieces, item.logprobs)
+            events = [ev.OutputTextDelta(index, 0, item_id("msg", response_id, index), text)]
+        case OpenFunctionCall(name):
+            after = OpenFunctionCall(name, pieces)
+            events = [ev.FunctionCallArgumentsDelta(index, item_id("fc", response_id, index), text)]
+        case OpenRefusedCall():
+            after, events = item, []
+        case OpenMcpCall(target):
+            after = OpenMcpCall(target, pieces)
+            events = []
+            if not target.needs_approval:
+                events = [ev.McpCallArgumentsDelta(index, item_id("mcp", response_id, index), text)]
+    extended = Translation(response_id, now.routing, index, after, now.record_format, now.are_calls_spent)
+    return extended, events
+
+
+def _extend_measured(now: Translation, item: OpenMessage, delta: MeasuredText) -> tuple[Translation, Events]:
+    after = OpenMessage(item.phase, (item.pieces, delta.text), (item.logprobs, delta.logprobs))
+    id_ = item_id("msg", now.response_id, now.output_index)
+    event = ev.OutputTextDelta(now.output_index, 0, id_, delta.text, delta.logprobs)
+    return replace(now, open_item=after), [event]
+
+
+def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Translation, Events]:
+    index, text = now.output_index, join(item.pieces)
+    closed = replace(now, output_index=index + 1, open_item=None)
+    match item:
+        case OpenReasoning():
+            id_ = item_id("rs", now.response_id, index)
+            part = ReasoningText(text)
+            return closed, [
+                ev.ReasoningTextDone(index, 0, id_, text),
+                ev.ContentPartDone(index, 0, id_, part),
+                ev.OutputItemDone(index, Reasoning(id_, status, content=(part,))),
+            ]
+        case OpenMessage(phase):
+            id_ = item_id("msg", now.response_id, index)
+            logprobs = tuple(chain.from_iterable(in_order(item.logprobs)))
+            output = OutputText(text, logprobs=logprobs)
+            return closed, [
+                ev.OutputTextDone(index, 0, id_, text, logprobs),
+                ev.ContentPartDone(index, 0, id_, output),
+                ev.OutputItemDone(index, Message(id_, status, "assistant", (output,), phase)),
+            ]
+        case OpenFunctionCall(name):
+            call = _function_call(now, item, text, status)
+            return closed, [
+                ev.FunctionCallArgumentsDone(index, call.id, name, text),
+                ev.OutputItemDone(index, call),
+            ]
+        case OpenRefusedCall():
+            return replace(now, open_item=None), []
+        case OpenMcpCall(target) if target.needs_approval:
+            return _keep_unmade_request(replace(now, open_item=None), text)
+        case OpenMcpCall():
+            cut = _mcp_call(now, item, text, status)
+            return closed, [
+                ev.McpCallArgumentsDone(index, cut.id, text),
+                ev.OutputItemDone(index, cut),
+            ]
+        case never:
+            assert_never(never)
+
+
+def _keep_unmade_request(now: Translation, arguments: str) -> tuple[Translation, Events]:
+    """Arguments that broke off before the client could be asked become reasoning."""
+    events: Events = []
+    if arguments:
+        for segment in (MessageOpened("analysis", None, None), TextDelta(arguments), MessageCut()):
+            now, made = step(now, segment)
+            events += made
+    return now, events
+
+
+def _close_arguments(now: Translation, item: OpenMcpCall) -> tuple[Translation, Events]:
+    """The call is written. It runs, or the client is asked."""
+    index, text, target = now.output_index, join(item.pieces), item.target
+    if target.needs_approval:
+        request = McpApprovalRequest(
+            item_id("mcpr", now.response_id, index), target.server_label, target.name, text
+        )
+        return replace(now, output_index=index + 1, open_item=None), [
+            ev.OutputItemAdded(index, request),
+            ev.OutputItemDone(index, request),
+        ]
+    call = _mcp_call(now, item, text, "in_progress")
+    return replace(now, open_item=RunningMcpCall(call)), [ev.McpCallArgumentsDone(index, call.id, text)]
+
+
+def _begin_approved_call(now: Translation, approved: CallApproved) -> tuple[Translation, Events]:
+    index = now.output_index
+    call = McpCall(
+        item_id("mcp", now.response_id, index),
+        "in_progress",
+        approved.target.server_label,
+        approved.target.name,
+        approved.arguments,
+        approval_request_id=approved.approval_request_id,
+    )
+    return replace(now, open_item=RunningMcpCall(call)), [
+        ev.OutputItemAdded(index, call),
+        ev.McpCallInProgress(index, call.id),
+        ev.McpCallArgumentsDone(index, call.id, call.arguments),
+    ]
+
+
+def _finish_call(
+    now: Translation, call: McpCall, result: ToolOutput | ToolFailure
+) -> tuple[Translation, Events]:
+    index = now.output_index
+    announced: StreamEvent
+    match result:
+        case ToolOutput(output):
+            announced = ev.McpCallCompleted(index, call.id)
+            done = structs.replace(call, status="completed", output=output)
+        case ToolFailure(error):
+            announced = ev.McpCallFailed(index, call.id)
+            done = structs.replace(call, status="failed", error=error)
+    return replace(now, output_index=index + 1, open_item=None), [announced, ev.OutputItemDone(index, done)]
+
+
+def _begin_listing(now: Translation, server_label: str) -> tuple[Translation, Events]:
+    index = now.output_index
+    id_ = item_id("mcpl", now.response_id, index)
+    return replace(now, open_item=OpenListing(server_label)), [
+        ev.OutputItemAdded(index, McpListTools(id_, server_label, ())),
+        ev.McpListToolsInProgress(index, id_),
+    ]
+
+
+def _end_listing(
+    now: Translation, server_label: str, result: ToolsListed | ToolFailure
+) -> tuple[Translation, Events]:
+    index = now.output_index
+    id_ = item_id("mcpl", now.response_id, index)
+    announced: StreamEvent
+    match result:
+        case ToolsListed(tools):
+            announced = ev.McpListToolsCompleted(index, id_)
+            item = McpListTools(id_, server_label, tools)
+        case ToolFailure(error):
+            announced = ev.McpListToolsFailed(index, id_)
+            item = McpListTools(id_, server_label, (), describe(error))
+    return replace(now, output_index=index + 1, open_item=None), [announced, ev.OutputItemDone(index, item)]
+
+
+def _function_call(now: Translation, item: OpenFunctionCall, text: str, status: ItemStatus) -> FunctionCall:
+    index, response_id = now.output_index, now.response_id
+    id_ = item_id("fc", response_id, index)
+    return FunctionCall(id_, status, call_id(response_id, index), item.name, text)
+
+
+def _mcp_call(now: Translation, item: OpenMcpCall, text: str, status: ItemStatus) -> McpCall:
+    id_ = item_id("mcp", now.response_id, now.output_index)
+    return McpCall(id_, status, item.target.server_label, item.target.name, text)
