@@ -30,15 +30,16 @@ from shared import ids
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ConversationKey
-from shared.store.redis.client import Argument, RedisClient, Script
+from shared.store.redis.client import RedisClient
+from shared.store.redis.scripts import Argument, LuaScript
 
 ITEMS_MAX = 20
 """So many items may be added by one call."""
 
 _ADD, _UPDATE, _REMOVE = (
-    Script(f"conversation_{name}", is_confirmed=True) for name in ("add", "update", "remove")
+    LuaScript(f"records/conversation_{name}", is_confirmed=True) for name in ("add", "update", "remove")
 )
-_LIST = Script("conversation_list")
+_LIST = LuaScript("records/conversation_list")
 
 _ID, _ITEM_ID = "conversation_id", "item_id"
 """What the API calls the parts of an address."""
@@ -255,7 +256,7 @@ class Conversations:
             case reply:
                 raise RuntimeError(f"conversation_add answered {reply!r}")
 
-    async def _run(self, script: Script, key: ConversationKey, *args: Argument) -> Any:
+    async def _run(self, script: LuaScript, key: ConversationKey, *args: Argument) -> Any:
         async with self._redis_bound():
             return await self._redis.run(script, _keys_of(key), [self._ttl_ms, *args])
 

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from shared.context_length import TOO_LONG, TOO_LONG_PARAM
 from shared.store.records.response_store import ConversationLocked, KeyReused, QueueFull, TenantBusy
-from shared.store.redis.client import REDIS_AWAY
+from shared.store.redis.connections import REDIS_AWAY
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from shared.responses import Response
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
-from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 
 FOLDS_MAX = 128
 FOLDS_BYTES_MAX = 64 * 2**20

@@ -15,7 +15,8 @@ from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.event_log import Entry, Published
-from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.subscription import Subscription
 
 _LOOK_EVERY_S = 2.0

@@ -7,7 +7,8 @@ import asyncio
 from dataclasses import dataclass
 
 from shared.store.owning import presence
-from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from api.errors import NodeEnding, StreamCut
 from api.hub import LogGone, LogShorter
 from shared.settings import KeepAliveForm, Settings
-from shared.store.redis.client import REDIS_AWAY
+from shared.store.redis.connections import REDIS_AWAY
 
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 

@@ -15,7 +15,8 @@ import anyio
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.records import response_store
-from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 from shared.store.tools import tool_journal
 from shared.store.tools.tool_journal import Claim
 from shared.tool_calls import ToolIntent

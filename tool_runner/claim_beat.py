@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable
 
 from shared.settings import Settings
-from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 from shared.store.tools import tool_journal
 from shared.store.tools.tool_journal import Claim
 

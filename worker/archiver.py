@@ -10,7 +10,8 @@ import random
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import archiving as compaction
-from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 
 _log = logging.getLogger(__name__)
 

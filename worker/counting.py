@@ -10,7 +10,8 @@ import msgspec
 
 from shared.responses import ResponseRequest
 from shared.store.records import token_count
-from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 from worker.asking.conversation import build_conversation, listings_in
 from worker.asking.offer import make_offer
 from worker.harmony.tokens import HarmonyMessage

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from shared.settings import Settings
 from shared.store.owning.lease import Lease, Loss, renew_all
-from shared.store.redis.client import REDIS_AWAY, BlockingClient
+from shared.store.redis.blocking import BlockingClient
+from shared.store.redis.connections import REDIS_AWAY
 
 _log = logging.getLogger(__name__)
 

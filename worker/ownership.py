@@ -23,7 +23,7 @@ from shared.store.log.event_log import Draft, TailLost
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, Lease, LeaseLost, Loss
 from shared.store.records import response_store
-from shared.store.redis.client import REDIS_AWAY
+from shared.store.redis.connections import REDIS_AWAY
 from worker.engines.protocol import EngineDead
 from worker.lease_beat import LeaseBeat
 from worker.response.attempt import Attempt, Hopeless

@@ -19,9 +19,11 @@ from arq.worker import Retry, Worker, func
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis.client import REDIS_AWAY, RedisClient, Script, make_pool
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY, make_pool
+from shared.store.redis.scripts import LuaScript
 
-_RING, _TAKE = Script("ring"), Script("take")
+_RING, _TAKE = LuaScript("ring"), LuaScript("take")
 _log = logging.getLogger(__name__)
 
 _DOORBELL_WAIT_S = 1

@@ -12,8 +12,7 @@ from shared.settings import Settings
 from shared.store.redis.client import RedisClient
 from tests.requests import accept, make_request
 from tests.working import finish, leave_behind, working
-from worker.asking.constraint import Body
-from worker.engines.protocol import Sampling, TokenChunk, Unsupported
+from worker.engines.protocol import Body, Sampling, TokenChunk, Unsupported
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
 

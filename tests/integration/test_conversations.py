@@ -12,7 +12,8 @@ import pytest_asyncio
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ConversationKey
-from shared.store.redis.client import Argument, RedisClient, Script
+from shared.store.redis.client import RedisClient
+from shared.store.redis.scripts import Argument, LuaScript
 from tests.conversing import (
     CALL,
     CREATED_AT_S,
@@ -185,7 +186,7 @@ async def test_an_addition_whose_reply_was_lost_is_not_made_twice(
     names.append(keys.conversation_order(conversation))
     for call in ("0" * 16, "1" * 16, "0" * 16):  # the first comes again after another one's
         args: list[Argument] = [60_000, call, 10_000, "", "", 1, f"msg_{call}", b'{"id": "msg"}']
-        assert await redis.run(Script("conversation_add"), names, args) == [b"ok"]
+        assert await redis.run(LuaScript("records/conversation_add"), names, args) == [b"ok"]
     assert len(await read(client, conversation.conversation_id)) == 2
 
 

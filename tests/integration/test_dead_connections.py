@@ -18,7 +18,10 @@ from shared.store.log.appender import Appender
 from shared.store.log.event_log import Draft
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired
-from shared.store.redis.client import REDIS_AWAY, BlockingClient, RedisClient, Script, make_pool
+from shared.store.redis.blocking import BlockingClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY, make_pool
+from shared.store.redis.scripts import LuaScript
 from shared.store.redis.subscription import Subscription
 from tests.cutting import MANNERS, CutWay, Manner
 from tests.requests import accept
@@ -81,7 +84,7 @@ def test_a_connection_that_died_unnoticed_says_that_it_is_dead(
 
 @pytest.mark.parametrize("manner", MANNERS)
 def test_the_beat_of_a_lease_knows_a_dead_connection_too(way: CutWay, manner: Manner) -> None:
-    beat, script = BlockingClient(way.url, timeout_s=2.0), Script("claim_due")
+    beat, script = BlockingClient(way.url, timeout_s=2.0), LuaScript("log/claim_due")
     calls: list[tuple[list[str], list[Any]]] = [([keys.CLOSED], [1, 1])]
     assert beat.run_many(script, calls) == [[]]
     way.cut(manner)

@@ -23,7 +23,9 @@ from shared.store.log.event_log import Closing, Draft
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease, LeaseLost
 from shared.store.records import response_store
-from shared.store.redis.client import BlockingClient, RedisClient, Script
+from shared.store.redis.blocking import BlockingClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.scripts import LuaScript
 from tests.conftest import keys_without_ttl
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request, read_record
@@ -499,7 +501,9 @@ async def test_a_foreground_response_is_abandoned_when_its_last_reader_has_been_
     foreground = await acquire(redis, hasty, await accept(redis, hasty))
     watched = await acquire(redis, hasty, await accept(redis, hasty))
     background = await acquire(redis, hasty, await accept(redis, hasty, make_request(background=True)))
-    await redis.run(Script("watch"), [keys.readers(watched.key), keys.state(watched.key)], ["reader", 60_000])
+    await redis.run(
+        LuaScript("records/watch"), [keys.readers(watched.key), keys.state(watched.key)], ["reader", 60_000]
+    )
     await presence.announce(redis, "api", "node")
     beat = BlockingClient(settings.redis_url, timeout_s=1.0)
     assert lease.renew_all(beat, hasty, [foreground, watched, background]) == [(foreground, "abandoned")]

@@ -10,7 +10,8 @@ from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
-from shared.store.redis.client import Argument, RedisClient, Script
+from shared.store.redis.client import RedisClient
+from shared.store.redis.scripts import Argument, LuaScript
 from tests.requests import accept, make_request
 from tests.working import finish, working
 
@@ -23,7 +24,7 @@ class Deaf(RedisClient):
         self.has_acquired, self.heard = asyncio.Event(), asyncio.Event()
         self.is_lost = False
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+    async def run(self, script: LuaScript, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         reply = await super().run(script, keys, args)
         if script.name == "acquire" and not self.has_acquired.is_set():
             self.has_acquired.set()

@@ -14,7 +14,10 @@ from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease
-from shared.store.redis.client import REDIS_AWAY, BlockingClient, RedisClient, Script
+from shared.store.redis.blocking import BlockingClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.scripts import LuaScript
 from tests.proxy import proxying
 from tests.requests import accept, make_request
 from tests.working import working
@@ -217,7 +220,7 @@ async def test_while_redis_was_away_nobody_has_abandoned_anything(
 
 # --- taking jobs ---------------------------------------------------------------------------------
 
-_TAKE = Script("take")
+_TAKE = LuaScript("take")
 
 
 async def take(redis: RedisClient, room: int) -> list[bytes]:

@@ -12,7 +12,9 @@ from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
-from shared.store.redis.client import REDIS_AWAY, BlockingClient, RedisClient
+from shared.store.redis.blocking import BlockingClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.subscription import Subscription
 from tests.patience import PATIENCE_S
 from tests.requests import accept

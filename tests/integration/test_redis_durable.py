@@ -17,7 +17,8 @@ from shared.store.log import event_log
 from shared.store.log.event_log import APPEND, Draft, append_call
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, Lease
-from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 from tests.patience import PATIENCE_S
 from tests.requests import accept
 from tests.running import start_cluster

@@ -13,7 +13,10 @@ from redis.exceptions import RedisError
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
-from shared.store.redis.client import REDIS_AWAY, BlockingClient, RedisClient, Script
+from shared.store.redis.blocking import BlockingClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.scripts import LuaScript
 from shared.store.redis.subscription import Subscription
 from tests.failover import WatchedValkeys, connect, wait_until
 from tests.patience import PATIENCE_S
@@ -191,7 +194,7 @@ async def test_no_client_waits_for_ever_when_every_sentinel_is_gone() -> None:
         await client.command("PING")
     beat = BlockingClient(url, timeout_s=0.5)
     with pytest.raises(RedisConnectionError):
-        beat.run_many(Script("renew"), [([], [])])
+        beat.run_many(LuaScript("owning/renew"), [([], [])])
     serving = asyncio.create_task(job_queue.serve(url, keys.TOOLS_QUEUE, {"x": no_handler}, lambda: 1))
     listening = asyncio.create_task(
         Subscription(RedisClient.connect_listener(url)).listen(lambda *_: None, lambda: None)

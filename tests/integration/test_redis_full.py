@@ -14,7 +14,8 @@ from shared.store.log import event_log
 from shared.store.log.event_log import Draft
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
-from shared.store.redis.client import BlockingClient, RedisClient
+from shared.store.redis.blocking import BlockingClient
+from shared.store.redis.client import RedisClient
 from tests.failover import wait_until
 from tests.patience import PATIENCE_S
 from tests.requests import accept

@@ -15,7 +15,8 @@ from shared.store.log.appender import Appender
 from shared.store.log.event_log import TailLost
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, LeaseLost
-from shared.store.redis.client import BlockingClient, RedisClient
+from shared.store.redis.blocking import BlockingClient
+from shared.store.redis.client import RedisClient
 from shared.store.tools import tool_journal
 from shared.tool_calls import ToolListing
 from tests.patience import PATIENCE_S

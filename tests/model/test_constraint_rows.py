@@ -62,7 +62,7 @@ def tokens_of(text: str) -> list[int]:
 def test_a_row_follows_its_request_through_moves_swaps_and_preemption(processor: Any) -> None:
     from vllm.v1.sample.logits_processor import MoveDirectionality
 
-    from worker.asking.constraint import Body, Constraint
+    from worker.engines.protocol import Body, Constraint
     from worker.harmony.tokens import CHANNEL, END, RETURN, encode
 
     word = Body(True, '{"enum": ["yes"]}')
@@ -102,7 +102,7 @@ def test_a_row_follows_its_request_through_moves_swaps_and_preemption(processor:
 
 
 def test_tokens_that_vllm_takes_back_are_forgotten(processor: Any) -> None:
-    from worker.asking.constraint import Body, Constraint
+    from worker.engines.protocol import Body, Constraint
     from worker.harmony.tokens import CHANNEL
 
     said = [*tokens_of("analysis"), 5, 6]
@@ -113,7 +113,7 @@ def test_tokens_that_vllm_takes_back_are_forgotten(processor: Any) -> None:
 
 
 def test_the_turns_own_tokens_in_the_prompt_are_followed_first(processor: Any) -> None:
-    from worker.asking.constraint import Body, Constraint
+    from worker.engines.protocol import Body, Constraint
     from worker.harmony.tokens import CALL, CHANNEL, RETURN
 
     own = [*tokens_of("final"), 5]
@@ -124,7 +124,7 @@ def test_the_turns_own_tokens_in_the_prompt_are_followed_first(processor: Any) -
 
 @pytest.mark.parametrize("body", ['{"enum": []}', '{"$ref": "#"}'])
 def test_a_row_that_cannot_go_on_says_so_and_the_others_go_on(processor: Any, body: str) -> None:
-    from worker.asking.constraint import Body, Constraint
+    from worker.engines.protocol import Body, Constraint
     from worker.engines.vllm.logits import REFUSAL
 
     dead_end = Constraint(final=Body(True, body))
@@ -154,7 +154,7 @@ def test_what_cannot_be_read_is_refused_before_it_is_queued() -> None:
 
 
 async def test_a_request_waits_until_every_process_has_its_grammars() -> None:
-    from worker.asking.constraint import Body, Constraint, Unfulfillable
+    from worker.engines.protocol import Body, Constraint, Unfulfillable
     from worker.engines.vllm.logits import GrammarPreparation
 
     answers: list[list[str | None]] = [[None, None], ["compiled", None], ["compiled", "compiled"]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worker.asking.constraint import Body, Call, Constraint, Unfulfillable
+from worker.engines.protocol import Body, Call, Constraint, Unfulfillable
 from worker.harmony.tokens import CONTROL_TOKENS, RETURN
 
 pytestmark = pytest.mark.filterwarnings("default")  # what vLLM and torch deprecate is theirs

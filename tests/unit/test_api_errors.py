@@ -22,7 +22,9 @@ from api.services import Services
 from api.tenants import Roster, Tenants
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
-from shared.store.redis.client import REDIS_AWAY, Argument, RedisClient, Script
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.scripts import Argument, LuaScript
 from tests.patience import PATIENCE_S
 
 HELLO = {"input": "Hello"}
@@ -36,7 +38,7 @@ class ScriptedRedis(RedisClient):
         self.reply = reply
         self.scripts_run: list[str] = []
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+    async def run(self, script: LuaScript, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         self.scripts_run.append(script.name)
         return await self._answer()
 

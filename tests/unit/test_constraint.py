@@ -9,8 +9,9 @@ import pytest
 
 from shared.responses import McpTool
 from tests.requests import make_request
-from worker.asking.constraint import Body, Constraint, Unfulfillable, constraint_of
+from worker.asking.constraint import constraint_of
 from worker.asking.offer import make_offer
+from worker.engines.protocol import Body, Constraint, Unfulfillable
 from worker.engines.vllm.json_schema import make_enforceable
 from worker.harmony.tokens import CHANNEL, CONSTRAIN, MESSAGE, encode
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.asking.constraint import Body, Call, Constraint
+from worker.engines.protocol import Body, Call, Constraint
 from worker.engines.vllm.turn_grammar import Json, Only, OutOfGrammar, Text, TurnGrammar
 from worker.harmony.tokens import (
     CALL,

@@ -6,13 +6,13 @@ Pure. Owns which constraint a request calls for; how tokens are kept to it is th
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from shared.responses import ResponseRequest
 from worker.asking.conversation import call_message
 from worker.asking.offer import Offer
-from worker.asking.routing import FUNCTIONS
+from worker.engines.protocol import Body, Call, Constraint, Unfulfillable
+from worker.harmony.signatures import FUNCTIONS
 from worker.harmony.tokens import MESSAGE, NEXT_TURN, render_message
 
 _BROWSER: Mapping[str, Mapping[str, Any]] = {
@@ -40,42 +40,6 @@ _BROWSER: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """What GPT-OSS was trained to give these tools; a request does not describe them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """What the text of a message must be. `schema`: JSON text of a JSON schema; None with `is_json`: any
-    JSON object."""
-
-    is_json: bool = False
-    schema: str | None = None
-    is_strict: bool = True
-    """False: what of the schema cannot be enforced may be left out; True: then the request fails."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call that may be made: the header's tokens, up to and with `<|message|>`, and its arguments."""
-
-    recipient: str
-    header: tuple[int, ...]
-    arguments: Body
-
-
-@dataclass(frozen=True, slots=True)
-class Constraint:
-    """A turn: any reasoning, then one of `calls`, or a final message if `final` says what it must be."""
-
-    calls: tuple[Call, ...] = ()
-    final: Body | None = Body()
-    """None: the turn must end with a call."""
-    free_tokens_max: int | None = None
-    """So many of the turn's tokens may be spent before the call's or the final message's header begins:
-    then reasoning is ended, so that there is room for the answer. None: any number."""
-
-
-class Unfulfillable(Exception):
-    """No turn can be what the request asks for; the reason is for the client to read."""
 
 
 def constraint_of(

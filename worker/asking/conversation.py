@@ -24,8 +24,8 @@ from shared.responses import (
 from shared.tool_calls import describe
 from shared.turns import answers_in
 from worker.asking.offer import Offer, recipient_of
-from worker.asking.routing import FUNCTIONS
 from worker.asking.tool_names import one_line
+from worker.harmony.signatures import FUNCTIONS
 from worker.harmony.tokens import ChatMessage, DeveloperPart, HarmonyMessage, SystemPart
 
 _EFFORTS = {

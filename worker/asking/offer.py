@@ -10,9 +10,9 @@ from typing import Any
 
 from shared.responses import McpTool, ResponseRequest
 from shared.tool_calls import TRAINED_NAMESPACES, approval_unsaid
-from worker.asking.routing import FUNCTIONS, FunctionTarget, McpTarget, Routing, Target
+from worker.asking.routing import FunctionTarget, McpTarget, Routing, Target
 from worker.asking.tool_names import callable_name, describe_lines, flatten
-from worker.harmony.signatures import ToolSignature
+from worker.harmony.signatures import FUNCTIONS, ToolSignature
 
 PYTHON_DESCRIPTION = """\
 Use this tool to execute Python code in your chain of thought. The code will not be shown to the \

@@ -6,8 +6,7 @@ Pure. Owns which recipients are calls of offered tools; which tools are offered 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-FUNCTIONS = "functions"
-"""The namespace of the tools that the client runs."""
+from worker.harmony.signatures import FUNCTIONS
 
 
 @dataclass(frozen=True, slots=True)

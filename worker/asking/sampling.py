@@ -7,8 +7,7 @@ import struct
 from hashlib import blake2b
 
 from shared.responses import ResponseRequest
-from worker.asking.constraint import Constraint
-from worker.engines.protocol import Sampling
+from worker.engines.protocol import Constraint, Sampling
 from worker.harmony.tokens import STOP_TOKENS
 
 _LOGPROBS = "message.output_text.logprobs"

@@ -8,9 +8,43 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from worker.asking.constraint import Constraint
-
 FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What the text of a message must be. `schema`: JSON text of a JSON schema; None with `is_json`: any
+    JSON object."""
+
+    is_json: bool = False
+    schema: str | None = None
+    is_strict: bool = True
+    """False: what of the schema cannot be enforced may be left out; True: then the request fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that may be made: the header's tokens, up to and with `<|message|>`, and its arguments."""
+
+    recipient: str
+    header: tuple[int, ...]
+    arguments: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A turn: any reasoning, then one of `calls`, or a final message if `final` says what it must be."""
+
+    calls: tuple[Call, ...] = ()
+    final: Body | None = Body()
+    """None: the turn must end with a call."""
+    free_tokens_max: int | None = None
+    """So many of the turn's tokens may be spent before the call's or the final message's header begins:
+    then reasoning is ended, so that there is room for the answer. None: any number."""
+
+
+class Unfulfillable(Exception):
+    """No turn can be what the request asks for; the reason is for the client to read."""
 
 
 @dataclass(frozen=True, slots=True)

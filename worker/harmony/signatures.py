@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+FUNCTIONS = "functions"
+"""The namespace of the tools that the client runs."""
+
 DEPTH_MAX = 32
 """What is nested deeper is `any`: each line of a type is indented by its depth."""
 

@@ -25,10 +25,9 @@ from openai_harmony import (
     load_harmony_encoding,
 )
 
-from worker.asking.routing import FUNCTIONS
 from worker.harmony.headers import Header, Marker, Piece, read_header, read_text
 from worker.harmony.pieces import PIECE_CHARS_MAX, divide
-from worker.harmony.signatures import Namespaces, ToolSignature, write_developer, write_system
+from worker.harmony.signatures import FUNCTIONS, Namespaces, ToolSignature, write_developer, write_system
 
 START, END, MESSAGE, CHANNEL, CONSTRAIN = 200006, 200007, 200008, 200005, 200003
 RETURN, CALL, ENDOFTEXT = 200002, 200012, 199999

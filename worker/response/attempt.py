@@ -31,7 +31,7 @@ from shared.tool_calls import (
     describe,
 )
 from worker.asking.arguments import read_arguments
-from worker.asking.constraint import Unfulfillable, constraint_of
+from worker.asking.constraint import constraint_of
 from worker.asking.conversation import (
     approved_calls_in,
     build_conversation,
@@ -40,9 +40,17 @@ from worker.asking.conversation import (
     tool_message,
 )
 from worker.asking.offer import Offer, make_offer, mcp_servers, recipient_of
-from worker.asking.routing import FUNCTIONS, McpTarget
+from worker.asking.routing import McpTarget
 from worker.asking.sampling import make_sampling
-from worker.engines.protocol import EngineDead, FinishReason, Sampling, TokenLogprob, Unsupported
+from worker.engines.protocol import (
+    EngineDead,
+    FinishReason,
+    Sampling,
+    TokenLogprob,
+    Unfulfillable,
+    Unsupported,
+)
+from worker.harmony.signatures import FUNCTIONS
 from worker.harmony.tokens import (
     NEXT_TURN,
     STOP_TOKENS,

@@ -15,7 +15,8 @@ from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.owning.lease import Acquired, LeaseLost, now_ms
 from shared.store.records import response_store
-from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 from worker.response.stepper import Stepper
 from worker.response.token_record import LoggedToken, read_logged
 

@@ -12,7 +12,8 @@ from typing import TypeVar
 from shared.responses import McpProtocolError
 from shared.settings import Settings
 from shared.store.owning.lease import Lease
-from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 from shared.store.tools import tool_journal
 from shared.store.tools.tool_journal import CallState
 from shared.tool_calls import ToolFailure, ToolResult, ToolTask

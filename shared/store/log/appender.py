@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from shared.settings import Settings
 from shared.store.log.event_log import APPEND, Closing, Draft, append_call, check_appended
 from shared.store.owning.lease import Lease
-from shared.store.redis.client import REDIS_AWAY, Argument, RedisClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.scripts import Argument
 
 _RETRY_S = 0.05
 

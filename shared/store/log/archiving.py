@@ -11,9 +11,10 @@ from typing import Any
 from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import archive, event_log
-from shared.store.redis.client import RedisClient, Script
+from shared.store.redis.client import RedisClient
+from shared.store.redis.scripts import LuaScript
 
-_CLAIM_DUE, _PACK, _COMPACT = Script("claim_due"), Script("pack"), Script("compact")
+_CLAIM_DUE, _PACK, _COMPACT = LuaScript("log/claim_due"), LuaScript("log/pack"), LuaScript("log/compact")
 
 CLAIM_S = 60.0
 """A log that was claimed is left alone by others for this long after its last packed chunk."""

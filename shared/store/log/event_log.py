@@ -18,10 +18,11 @@ from shared.store import keys
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.log import archive
 from shared.store.owning.lease import Lease, LeaseLost
-from shared.store.redis.client import Argument, RedisClient, Script
+from shared.store.redis.client import RedisClient
+from shared.store.redis.scripts import Argument, LuaScript
 
-APPEND = Script("append", is_confirmed=True)
-_READ = Script("read")
+APPEND = LuaScript("log/append", is_confirmed=True)
+_READ = LuaScript("log/read")
 
 PAGE_ENTRIES, PAGE_BYTES = 500, 256 * 1024
 """What a page holds of entries, which bounds how long Redis is busy with it, and of frames, unless a single

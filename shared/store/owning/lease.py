@@ -13,12 +13,14 @@ from shared.record_format import RECORD_FORMAT
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis.client import Argument, BlockingClient, RedisClient, Script
+from shared.store.redis.blocking import BlockingClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.scripts import Argument, LuaScript
 
-_ACQUIRE = Script("acquire")
-_RENEW = Script("renew", allows_full=True)
-_LOSE = Script("lose", allows_full=True)
-_LAPSED = Script("lapsed", allows_full=True)
+_ACQUIRE = LuaScript("owning/acquire")
+_RENEW = LuaScript("owning/renew", allows_full=True)
+_LOSE = LuaScript("owning/lose", allows_full=True)
+_LAPSED = LuaScript("owning/lapsed", allows_full=True)
 
 
 class LeaseLost(Exception):

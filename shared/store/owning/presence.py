@@ -7,7 +7,8 @@ import asyncio
 
 from shared.store import keys
 from shared.store.owning.lease import now_ms
-from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 
 
 async def stay(redis: RedisClient, role: str, name: str) -> None:

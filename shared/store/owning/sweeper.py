@@ -11,7 +11,8 @@ import random
 from shared.settings import Settings
 from shared.store.job_queue import ring_again
 from shared.store.owning.lease import lapsed
-from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 
 _log = logging.getLogger(__name__)
 

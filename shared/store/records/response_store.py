@@ -19,10 +19,11 @@ from shared.store import job_queue, keys
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.log import archive
 from shared.store.records.sealing import seal, unseal
-from shared.store.redis.client import RedisClient, Script
+from shared.store.redis.client import RedisClient
+from shared.store.redis.scripts import LuaScript
 
-_CREATE = Script("create", is_confirmed=True)
-_DELETE = Script("delete", is_confirmed=True, allows_full=True)
+_CREATE = LuaScript("records/create", is_confirmed=True)
+_DELETE = LuaScript("records/delete", is_confirmed=True, allows_full=True)
 
 _decode_request = msgspec.json.Decoder(ResponseRequest)
 

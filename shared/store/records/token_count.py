@@ -9,9 +9,10 @@ import secrets
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.records.response_store import QueueFull, TenantBusy
-from shared.store.redis.client import RedisClient, Script
+from shared.store.redis.client import RedisClient
+from shared.store.redis.scripts import LuaScript
 
-_COUNT = Script("count")
+_COUNT = LuaScript("records/count")
 
 ASKING_MAX = 16
 """Of one node's questions, so many wait at the same moment, each with a connection to Redis of its own: a

@@ -12,9 +12,11 @@ from contextlib import asynccontextmanager
 
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis.client import REDIS_AWAY, RedisClient, Script
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.scripts import LuaScript
 
-_WATCH = Script("watch", allows_full=True)
+_WATCH = LuaScript("records/watch", allows_full=True)
 _log = logging.getLogger(__name__)
 
 _READER_TTL_S = keys.PRESENCE_TTL_S

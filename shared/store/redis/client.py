@@ -1,197 +1,30 @@
-"""The only importer of redis-py: connections, scripts, and what being away looks like.
-
-Owns no key and no meaning. Every script of this package may be sent twice (a lost reply is
-followed by a retry): each recognises its own repetition.
-"""
+"""Commands and scripts over one pool, answered within a bound. Owns no key and no meaning."""
 
 import asyncio
-import hashlib
-from collections.abc import Awaitable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Sequence
 from typing import Any, Self, cast
 
-import hiredis
 import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
-from redis._parsers.base import BaseParser
-from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as _ConnectionError
 from redis.exceptions import (
-    ExecAbortError,
-    InvalidResponse,
     NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
     RedisError,
-    ResponseError,
 )
-from redis.exceptions import TimeoutError as _TimeoutError
 
-from shared.redis_url import SentinelUrl, read_sentinel_url
 from shared.store.redis.confirmation import Command, Durability, Replicas, Rule, View, Watch
-
-
-class Unready(ResponseError):
-    """The server is there and refuses for now: something around it has to recover first."""
-
-
-# What redis-py has no name for: a replica without its primary, a primary without its replicas, a disk that
-# takes no writes, a blocked command whose primary was demoted, a script that takes long; and what a proxy in
-# front of a cluster says while that moves things.
-BaseParser.EXCEPTION_CLASSES.update(
-    dict.fromkeys(
-        ("MASTERDOWN", "NOREPLICAS", "MISCONF", "UNBLOCKED", "BUSY", "CLUSTERDOWN", "TRYAGAIN"), Unready
-    )
-)
-
-_TORN = (RuntimeError, AttributeError, EOFError, InvalidResponse)
-"""What else a dead connection is said to be: uvloop's transport that is closed, redis-py's that another task
-has closed, an answer cut off or garbled. Caught only around redis-py's own reading and writing."""
-
-REDIS_AWAY = (
-    _ConnectionError,
-    _TimeoutError,
-    ReadOnlyError,
-    OutOfMemoryError,
+from shared.store.redis.connections import (
+    READ_TIMEOUT_S,
+    REDIS_AWAY,
+    SentinelPool,
     Unready,
-    ConnectionError,
-    TimeoutError,
-    OSError,
+    make_pool,
 )
-"""Redis cannot be reached, is loading, does not answer in time, is a replica now, is full, or refuses
-for now."""
-
-_READ_TIMEOUT_S = 5.0
-"""Longer than any blocking command of ours; without it, a server that hangs would be waited for for ever."""
-_SENTINEL_TIMEOUT_S = 0.5
-_ABORTED_FOR_NOW = "discarded because of: "
-"""What EXEC says when the server's state and not a command is why."""
-
-Argument = str | bytes | int | float
-
-_FOLDER = Path(__file__).parent
-_PRELUDE = "".join((_FOLDER / f"{name}.lua").read_text() for name in ("enqueue", "held"))
-
-
-class Script:
-    """A Lua file of this folder, with the prelude in front; known to Redis by its digest.
-
-    `is_confirmed`: its writes count only when they are as safe as `durable_writes` asks for.
-    `allows_full`: it also runs in a full Redis, because it needs no more memory than it frees or holds.
-    Any other script is refused there at its first write, before it has changed anything.
-    """
-
-    def __init__(self, name: str, *, is_confirmed: bool = False, allows_full: bool = False) -> None:
-        self.name = name
-        self.is_confirmed = is_confirmed
-        flags = "#!lua flags=allow-oom\n" if allows_full else ""
-        self.text = flags + _PRELUDE + (_FOLDER / f"{name}.lua").read_text()
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-    def command(self, keys: Sequence[str], args: Sequence[Argument]) -> tuple[Argument, ...]:
-        return ("EVALSHA", self.sha, len(keys), *keys, *args)
-
-    def whole_command(self, keys: Sequence[str], args: Sequence[Argument]) -> tuple[Argument, ...]:
-        return ("EVAL", self.text, len(keys), *keys, *args)
-
-
-class _Guarded(Connection):
-    """Waits for no reply for ever, leaves a server that is a replica now or refuses for now, and packs in C.
-
-    However a connection dies, at whatever step, it is redis-py's ConnectionError that says so.
-
-    The wait is not redis-py's `socket_timeout`, which writes through `asyncio.wait_for`: that loses a
-    cancellation that comes just after the write (Python 3.11), and a task that was told to end would go
-    on for ever.
-    """
-
-    read_timeout_s = _READ_TIMEOUT_S
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        """As redis-py's blocking connection does; its asyncio one packs in Python, six times slower."""
-        name, *rest = args
-        return [hiredis.pack_command((*name.encode().split(), *rest))]
-
-    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
-        return [b"".join(packed for command in commands for packed in self.pack_command(*command))]
-
-    async def send_packed_command(self, *args: Any, **options: Any) -> None:
-        try:
-            await super().send_packed_command(*args, **options)
-        except _TORN as torn:
-            raise _ConnectionError(f"the connection is closed ({torn})") from torn
-
-    async def read_response(self, *args: Any, **options: Any) -> Any:
-        is_polling = options.get("timeout") is not None  # a subscription's own, short wait
-        try:
-            async with asyncio.timeout(None if is_polling else self.read_timeout_s):
-                return await super().read_response(*args, **options)
-        except TimeoutError:
-            raise _TimeoutError(f"no answer within {self.read_timeout_s:g} s") from None
-        except (ReadOnlyError, Unready, ExecAbortError) as refusal:
-            if isinstance(refusal, ExecAbortError) and _ABORTED_FOR_NOW not in str(refusal):
-                raise  # a command of the transaction was wrong
-            # The next connection goes to whoever is the primary then.
-            await self.disconnect(nowait=True)
-            raise _ConnectionError(f"the server refuses: {refusal}") from None
-        except _TORN as torn:
-            await self.disconnect(nowait=True)
-            raise _ConnectionError(f"the connection is broken ({torn})") from torn
-
-    async def can_read_destructive(self) -> bool:
-        """The pool's look at a connection before it is used again."""
-        try:
-            return bool(await super().can_read_destructive())  # type: ignore[no-untyped-call]
-        except _TORN as torn:
-            await self.disconnect(nowait=True)
-            raise _ConnectionError(f"the connection is broken ({torn})") from torn
-
-
-class _SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
-    """Connections to whatever the Sentinels say is the primary; waits for a free one, as our other pool."""
-
-    async def disconnect(self, inuse_connections: bool = True) -> None:
-        await super().disconnect(inuse_connections)
-        if inuse_connections:  # the end, and not merely another primary
-            for sentinel in self.sentinel_manager.sentinels:
-                await sentinel.aclose()
-
-
-def make_pool(
-    url: str, *, timeout_s: float = _READ_TIMEOUT_S, connections_max: int = 64, **options: Any
-) -> "redis.asyncio.ConnectionPool":
-    """A lazy pool to the server of a `redis_url`. `timeout_s` bounds connecting and each reply.
-
-    Raises ValueError for a bad URL.
-    """
-    options |= {"timeout": timeout_s, "max_connections": connections_max, "socket_connect_timeout": timeout_s}
-    pool: redis.asyncio.ConnectionPool
-    address = read_sentinel_url(url)
-    if address is None:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(url, **options)
-    else:
-        login = {"db": address.db, "username": address.username, "password": address.password}
-        pool = _SentinelPool(address.master_name, _make_sentinels(address), **login, **options)  # type: ignore[no-untyped-call]
-    return _guard(pool, timeout_s)
-
-
-def _guard(pool: "redis.asyncio.ConnectionPool", timeout_s: float) -> "redis.asyncio.ConnectionPool":
-    bases = (_Guarded, pool.connection_class)
-    pool.connection_class = type("GuardedConnection", bases, {"read_timeout_s": timeout_s})
-    return pool
-
-
-def _make_sentinels(address: SentinelUrl) -> redis.asyncio.sentinel.Sentinel:
-    """One that hangs is passed over, as one that is not there."""
-    asked = redis.asyncio.sentinel.Sentinel([])  # type: ignore[no-untyped-call]
-    for host, port in address.sentinels:
-        pool = redis.asyncio.ConnectionPool(host=host, port=port, socket_connect_timeout=_SENTINEL_TIMEOUT_S)
-        asked.sentinels.append(redis.asyncio.Redis.from_pool(_guard(pool, _SENTINEL_TIMEOUT_S)))
-    return asked
+from shared.store.redis.scripts import Argument, LuaScript
 
 
 class RedisClient:
@@ -210,9 +43,9 @@ class RedisClient:
         self.raw = raw
         self._timeout_s = timeout_s
         pool: Any = raw.connection_pool
-        is_watched = isinstance(pool, _SentinelPool)
+        is_watched = isinstance(pool, SentinelPool)
         watch = Watch(pool.sentinel_manager.sentinels, pool.service_name) if is_watched else None
-        self._rule = Rule(durability, replicas, watch, timeout_s or _READ_TIMEOUT_S)
+        self._rule = Rule(durability, replicas, watch, timeout_s or READ_TIMEOUT_S)
 
     @classmethod
     def connect(
@@ -252,7 +85,7 @@ class RedisClient:
             async with asyncio.timeout(self._timeout_s):
                 return await pipe.execute()
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+    async def run(self, script: LuaScript, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         if script.is_confirmed and self.is_confirming:
             (reply,) = await self.run_many(script, [(keys, args)])
             if isinstance(reply, RedisError):
@@ -264,7 +97,7 @@ class RedisClient:
             return await self.command(*script.whole_command(keys, args))
 
     async def run_many(
-        self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+        self, script: LuaScript, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
     ) -> list[Any]:
         """One script, many calls, one write. A refused call's place holds its RedisError."""
         replies = await self._pipeline([script.command(*call) for call in calls], script.is_confirmed)
@@ -322,43 +155,3 @@ class RedisClient:
 
     async def close(self) -> None:
         await self.raw.aclose()
-
-
-class BlockingClient:
-    """A synchronous connection for a thread of its own (the lease beat). Raises ValueError for a bad URL."""
-
-    def __init__(self, url: str, *, timeout_s: float) -> None:
-        timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-        address = read_sentinel_url(url)
-        if address is None:
-            self._raw = redis.Redis.from_url(url, **timeouts)
-            return
-        brief = dict.fromkeys(timeouts, _SENTINEL_TIMEOUT_S)
-        sentinels = redis.sentinel.Sentinel(address.sentinels, sentinel_kwargs=brief)  # type: ignore[no-untyped-call]
-        login = {"db": address.db, "username": address.username, "password": address.password}
-        self._raw = sentinels.master_for(address.master_name, **login, **timeouts)  # type: ignore[no-untyped-call]
-
-    def run_many(
-        self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
-    ) -> list[Any]:
-        replies = self._pipeline([script.command(*call) for call in calls])
-        if any(isinstance(reply, NoScriptError) for reply in replies):
-            replies = self._pipeline([script.whole_command(*call) for call in calls])
-        return replies
-
-    def _pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        with self._raw.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-            try:
-                replies = pipe.execute(raise_on_error=False)
-            except _TORN as torn:
-                self._raw.connection_pool.disconnect()
-                raise _ConnectionError(f"the connection is broken ({torn})") from torn
-        if any(isinstance(reply, ReadOnlyError | Unready) for reply in replies):
-            self._raw.connection_pool.disconnect()
-            raise _ConnectionError("the server refuses writes; the next connection looks for the primary")
-        return replies
-
-    def close(self) -> None:
-        self._raw.close()

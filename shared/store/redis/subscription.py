@@ -7,7 +7,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from shared.store.redis.client import REDIS_AWAY, RedisClient
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 
 _RECONNECT_S = 0.1
 _SILENCE_MAX_S = 3.0

@@ -14,15 +14,22 @@ from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
 from shared.store.owning.lease import Lease, LeaseLost
-from shared.store.redis.client import RedisClient, Script
+from shared.store.redis.client import RedisClient
+from shared.store.redis.scripts import LuaScript
 from shared.tool_calls import ToolIntent, ToolResult, ToolTask
 
-_SUBMIT, _RESULT = Script("tool_submit", is_confirmed=True), Script("tool_result", is_confirmed=True)
-_CLAIM, _SETTLE = Script("tool_claim", is_confirmed=True), Script("tool_settle", is_confirmed=True)
+_SUBMIT, _RESULT = (
+    LuaScript("tools/tool_submit", is_confirmed=True),
+    LuaScript("tools/tool_result", is_confirmed=True),
+)
+_CLAIM, _SETTLE = (
+    LuaScript("tools/tool_claim", is_confirmed=True),
+    LuaScript("tools/tool_settle", is_confirmed=True),
+)
 # A renewal too: a primary that was replaced answers for some seconds, and no claim is kept there any more.
-_RENEW = Script("tool_renew", is_confirmed=True, allows_full=True)
-_RELEASE = Script("tool_release", allows_full=True)
-_LOOK, _RETRY = Script("tool_look"), Script("tool_retry")
+_RENEW = LuaScript("tools/tool_renew", is_confirmed=True, allows_full=True)
+_RELEASE = LuaScript("tools/tool_release", allows_full=True)
+_LOOK, _RETRY = LuaScript("tools/tool_look"), LuaScript("tools/tool_retry")
 
 _decode_result: msgspec.json.Decoder[ToolResult] = msgspec.json.Decoder(ToolResult)
 

@@ -35,7 +35,6 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from worker.asking.constraint import Unfulfillable
 from worker.engines.protocol import (
     EngineDead,
     EngineUnavailable,
@@ -43,6 +42,7 @@ from worker.engines.protocol import (
     Sampling,
     TokenChunk,
     TokenLogprob,
+    Unfulfillable,
     Unsupported,
 )
 from worker.engines.vllm.logits import (

@@ -15,7 +15,7 @@ import torch
 import xgrammar
 from msgspec.json import decode, encode
 
-from worker.asking.constraint import Body, Unfulfillable
+from worker.engines.protocol import Body, Unfulfillable
 from worker.engines.vllm.json_schema import make_enforceable
 from worker.harmony.tokens import CONTROL_TOKENS, bytes_of
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
-from worker.asking.constraint import Unfulfillable
+from worker.engines.protocol import Unfulfillable
 from worker.engines.vllm.json_schema_form import check_form, check_size
 
 _ANNOTATIONS = frozenset(

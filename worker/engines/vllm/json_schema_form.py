@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worker.asking.constraint import Unfulfillable
+from worker.engines.protocol import Unfulfillable
 
 TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 _PARTS_MAX = 2_000

@@ -16,7 +16,7 @@ from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from worker.asking.constraint import Body, Constraint, Unfulfillable
+from worker.engines.protocol import Body, Constraint, Unfulfillable
 from worker.engines.vllm.json_grammar import Compiled, JsonGrammars, JsonMatcher, apply_masks, grammars_of
 from worker.engines.vllm.turn_grammar import Json, Only, OutOfGrammar, Text, TurnGrammar
 from worker.harmony.tokens import CONTROL_TOKENS

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from worker.asking.constraint import Body, Constraint
+from worker.engines.protocol import Body, Constraint
 from worker.harmony.tokens import CALL, CHANNEL, CONTROL_TOKENS, END, MESSAGE, NEXT_TURN, RETURN, encode
 
 

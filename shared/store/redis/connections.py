@@ -1,0 +1,159 @@
+"""Pools of connections, and every way in which a dead connection shows itself as one error.
+
+Owns reading, writing and finding the primary; what is sent is `client`'s.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import hiredis
+import redis
+import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
+from redis._parsers.base import BaseParser
+from redis.asyncio.connection import Connection
+from redis.exceptions import ConnectionError as _ConnectionError
+from redis.exceptions import (
+    ExecAbortError,
+    InvalidResponse,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+from redis.exceptions import TimeoutError as _TimeoutError
+
+from shared.redis_url import SentinelUrl, read_sentinel_url
+
+
+class Unready(ResponseError):
+    """The server is there and refuses for now: something around it has to recover first."""
+
+
+# What redis-py has no name for: a replica without its primary, a primary without its replicas, a disk that
+# takes no writes, a blocked command whose primary was demoted, a script that takes long; and what a proxy in
+# front of a cluster says while that moves things.
+BaseParser.EXCEPTION_CLASSES.update(
+    dict.fromkeys(
+        ("MASTERDOWN", "NOREPLICAS", "MISCONF", "UNBLOCKED", "BUSY", "CLUSTERDOWN", "TRYAGAIN"), Unready
+    )
+)
+
+TORN = (RuntimeError, AttributeError, EOFError, InvalidResponse)
+"""What else a dead connection is said to be: uvloop's transport that is closed, redis-py's that another task
+has closed, an answer cut off or garbled. Caught only around redis-py's own reading and writing."""
+
+REDIS_AWAY = (
+    _ConnectionError,
+    _TimeoutError,
+    ReadOnlyError,
+    OutOfMemoryError,
+    Unready,
+    ConnectionError,
+    TimeoutError,
+    OSError,
+)
+"""Redis cannot be reached, is loading, does not answer in time, is a replica now, is full, or refuses
+for now."""
+
+READ_TIMEOUT_S = 5.0
+"""Longer than any blocking command of ours; without it, a server that hangs would be waited for for ever."""
+SENTINEL_TIMEOUT_S = 0.5
+_ABORTED_FOR_NOW = "discarded because of: "
+"""What EXEC says when the server's state and not a command is why."""
+
+
+class _Guarded(Connection):
+    """Waits for no reply for ever, leaves a server that is a replica now or refuses for now, and packs in C.
+
+    However a connection dies, at whatever step, it is redis-py's ConnectionError that says so.
+
+    The wait is not redis-py's `socket_timeout`, which writes through `asyncio.wait_for`: that loses a
+    cancellation that comes just after the write (Python 3.11), and a task that was told to end would go
+    on for ever.
+    """
+
+    read_timeout_s = READ_TIMEOUT_S
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """As redis-py's blocking connection does; its asyncio one packs in Python, six times slower."""
+        name, *rest = args
+        return [hiredis.pack_command((*name.encode().split(), *rest))]
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
+        return [b"".join(packed for command in commands for packed in self.pack_command(*command))]
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **options)
+        except TORN as torn:
+            raise _ConnectionError(f"the connection is closed ({torn})") from torn
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        is_polling = options.get("timeout") is not None  # a subscription's own, short wait
+        try:
+            async with asyncio.timeout(None if is_polling else self.read_timeout_s):
+                return await super().read_response(*args, **options)
+        except TimeoutError:
+            raise _TimeoutError(f"no answer within {self.read_timeout_s:g} s") from None
+        except (ReadOnlyError, Unready, ExecAbortError) as refusal:
+            if isinstance(refusal, ExecAbortError) and _ABORTED_FOR_NOW not in str(refusal):
+                raise  # a command of the transaction was wrong
+            # The next connection goes to whoever is the primary then.
+            await self.disconnect(nowait=True)
+            raise _ConnectionError(f"the server refuses: {refusal}") from None
+        except TORN as torn:
+            await self.disconnect(nowait=True)
+            raise _ConnectionError(f"the connection is broken ({torn})") from torn
+
+    async def can_read_destructive(self) -> bool:
+        """The pool's look at a connection before it is used again."""
+        try:
+            return bool(await super().can_read_destructive())  # type: ignore[no-untyped-call]
+        except TORN as torn:
+            await self.disconnect(nowait=True)
+            raise _ConnectionError(f"the connection is broken ({torn})") from torn
+
+
+class SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
+    """Connections to whatever the Sentinels say is the primary; waits for a free one, as our other pool."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if inuse_connections:  # the end, and not merely another primary
+            for sentinel in self.sentinel_manager.sentinels:
+                await sentinel.aclose()
+
+
+def make_pool(
+    url: str, *, timeout_s: float = READ_TIMEOUT_S, connections_max: int = 64, **options: Any
+) -> "redis.asyncio.ConnectionPool":
+    """A lazy pool to the server of a `redis_url`. `timeout_s` bounds connecting and each reply.
+
+    Raises ValueError for a bad URL.
+    """
+    options |= {"timeout": timeout_s, "max_connections": connections_max, "socket_connect_timeout": timeout_s}
+    pool: redis.asyncio.ConnectionPool
+    address = read_sentinel_url(url)
+    if address is None:
+        pool = redis.asyncio.BlockingConnectionPool.from_url(url, **options)
+    else:
+        login = {"db": address.db, "username": address.username, "password": address.password}
+        pool = SentinelPool(address.master_name, _make_sentinels(address), **login, **options)  # type: ignore[no-untyped-call]
+    return _guard(pool, timeout_s)
+
+
+def _guard(pool: "redis.asyncio.ConnectionPool", timeout_s: float) -> "redis.asyncio.ConnectionPool":
+    bases = (_Guarded, pool.connection_class)
+    pool.connection_class = type("GuardedConnection", bases, {"read_timeout_s": timeout_s})
+    return pool
+
+
+def _make_sentinels(address: SentinelUrl) -> redis.asyncio.sentinel.Sentinel:
+    """One that hangs is passed over, as one that is not there."""
+    asked = redis.asyncio.sentinel.Sentinel([])  # type: ignore[no-untyped-call]
+    for host, port in address.sentinels:
+        pool = redis.asyncio.ConnectionPool(host=host, port=port, socket_connect_timeout=SENTINEL_TIMEOUT_S)
+        asked.sentinels.append(redis.asyncio.Redis.from_pool(_guard(pool, SENTINEL_TIMEOUT_S)))
+    return asked
