@@ -4,14 +4,26 @@ Owns defaults and bounds; each role reads the same class, so one environment fit
 """
 
 import base64
+import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from shared.redis_url import read_sentinel_url
+
+_log = logging.getLogger(__name__)
+
+FORMER_NAMES = {"attempts_max": "owners_lost_max"}
+"""Former name of a setting -> its name now. A former name works for one release, with a warning."""
 
 
 def _check_range(text: str) -> str:
@@ -120,7 +132,8 @@ class Settings(BaseSettings):
 
     # Lease
     lease_ttl_s: float = Field(1.5, gt=0)
-    attempts_max: int = Field(5, gt=0)
+    owners_lost_max: int = Field(5, gt=0)
+    """A response that has lost this many owners is closed as `failed`. Handing over counts as no loss."""
     sweep_interval_s: float = Field(0.25, gt=0)
     ring_again_s: float = Field(2.0, gt=0)
     """A response that nobody acquired is rung for again this often."""
@@ -172,6 +185,20 @@ class Settings(BaseSettings):
     egress_ports: list[_PortRange] = ["80", "443", "1024-65535"]
     egress_schemes: list[Literal["https", "http"]] = ["https", "http"]
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then variables, then variables under their former names."""
+        former = EnvSettingsSource(settings_cls)
+        former.env_vars = _rename_former(former.env_vars)
+        return init_settings, env_settings, former
+
     @field_validator("redis_url")
     @classmethod
     def _names_a_server(cls, url: str) -> str:
@@ -200,3 +227,18 @@ class Settings(BaseSettings):
         if self.drain_grace_s >= self.lease_ttl_s:
             raise ValueError("drain_grace_s must be less than lease_ttl_s")
         return self
+
+
+def _rename_former(variables: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The variables that are set under a former name, under the present one. Names are in lower case."""
+    renamed: dict[str, str | None] = {}
+    for former, present in FORMER_NAMES.items():
+        value = variables.get(f"antiphon_{former}")
+        if value is not None:
+            renamed[f"antiphon_{present}"] = value
+            _log.warning(
+                "ANTIPHON_%s is now called ANTIPHON_%s; the next release ignores the former name",
+                former.upper(),
+                present.upper(),
+            )
+    return renamed

@@ -118,7 +118,7 @@ class Runner:
         if acquired.format < RECORD_FORMAT_OLDEST:
             reason = "The response was begun by a version that is too old to be continued by this one."
             return await self._fail(acquired.lease, ResponseError("server_error", reason))
-        if acquired.deaths >= self._settings.attempts_max:
+        if acquired.deaths >= self._settings.owners_lost_max:
             lost = f"{acquired.deaths} workers were lost while they had it, or could not load it"
             reason = f"The response was given up: {lost}."
             return await self._fail(acquired.lease, ResponseError("server_error", reason))
@@ -145,7 +145,7 @@ class Runner:
             await self._fail(acquired.lease, ResponseError("server_error", reason))
 
     async def _lose(self, held: Lease, reason: Unloadable) -> None:
-        """Another worker may be able to; when `attempts_max` were not, the response fails."""
+        """Another worker may be able to; when `owners_lost_max` were not, the response fails."""
         _log.error("%s: its record was not loaded: %s", held.key, reason)
         await lease.lose(self._resources.redis, held)
         await ring_again(self._resources.redis, self._settings, held.key)

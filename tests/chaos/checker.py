@@ -54,16 +54,16 @@ class View:
     ended_s: float = 0.0
 
 
-def check(observations: Sequence[Observation], store: Store, attempts_max: int) -> list[Violation]:
+def check(observations: Sequence[Observation], store: Store, owners_lost_max: int) -> list[Violation]:
     """Every violation that can be found, those of single calls first, in the order of the calls.
 
-    `attempts_max`: after so many lost owners a response may fail, and only then.
+    `owners_lost_max`: after so many lost owners a response may fail, and only then.
     """
     histories = group(observations)
     run = Run(
         store,
         read_undisturbed(histories, store),
-        attempts_max,
+        owners_lost_max,
         Strikes(observations),
         own_pauses_s(histories),
     )
@@ -311,9 +311,9 @@ def _check_end(history: CallHistory, log: Log, response: Response, run: Run) -> 
                 yield "an end has its reason", "cancelled, and nobody asked for it"
         case "failed":
             reason = response.error.message if response.error else "no reason"
-            if log.deaths < run.attempts_max or _GIVEN_UP not in reason:
+            if log.deaths < run.owners_lost_max or _GIVEN_UP not in reason:
                 yield "an end has its reason", f"failed after {log.deaths} lost owners: {reason}"
-            elif run.strikes.deaths(span_of(history.seen)) < run.attempts_max:
+            elif run.strikes.deaths(span_of(history.seen)) < run.owners_lost_max:
                 yield "a death has its cause", f"{log.deaths} owners were counted as lost: {reason}"
         case status:
             if status != PLANS[history.asked.plan].status:

@@ -36,7 +36,7 @@ class Run:
 
     store: Store
     undisturbed: Mapping[str, Output]
-    attempts_max: int
+    owners_lost_max: int
     strikes: Strikes
     pauses_s: Mapping[str, float]
     """plan -> the longest wait for an event when nothing goes wrong."""

@@ -22,7 +22,7 @@ from tests.chaos.judging import Violation
 from tests.chaos.mcp_server import read_counted, serving
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.plans import ANSWER, LABEL, PLANS, make_key
-from tests.chaos.stage import ATTEMPTS_MAX, Stage, set_up
+from tests.chaos.stage import OWNERS_LOST_MAX, Stage, set_up
 from tests.chaos.upgrade import replace_all
 
 _QUIET_S = 60.0
@@ -56,7 +56,7 @@ async def run(course: Course, folder: Path) -> Judgement:
 
 
 def judge(observations: list[Observation], store: Store) -> Judgement:
-    violations = check(observations, store, ATTEMPTS_MAX)
+    violations = check(observations, store, OWNERS_LOST_MAX)
     return Judgement(violations, figures.measure(observations, store), observations)
 
 

@@ -22,7 +22,7 @@ from tests.chaos.plans import SCRIPT
 from tests.chaos.upgrade import check_out
 from tests.failover import MASTER_NAME, WatchedValkeys, connect
 
-ATTEMPTS_MAX = 3
+OWNERS_LOST_MAX = 3
 _ABANDONED_AFTER_S = 30.0
 """Longer than any client is kept away from its stream, however the processes fall."""
 _REPAIRED_AFTER_S = 2.0
@@ -91,7 +91,7 @@ def _settings(folder: Path) -> dict[str, str]:
     return {
         "ANTIPHON_SCRIPT": str(SCRIPT),
         "ANTIPHON_MCP_SERVERS": str(folder / "servers.json"),
-        "ANTIPHON_ATTEMPTS_MAX": str(ATTEMPTS_MAX),
+        "ANTIPHON_OWNERS_LOST_MAX": str(OWNERS_LOST_MAX),
         "ANTIPHON_KEEP_ALIVE_S": "1",
         "ANTIPHON_DISCONNECT_GRACE_S": str(_ABANDONED_AFTER_S),
     }

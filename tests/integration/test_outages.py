@@ -110,7 +110,7 @@ async def test_a_released_lease_needs_no_steady_redis_and_a_late_renewal_takes_i
 async def test_outages_one_after_another_are_no_deaths_of_owners_that_live(tmp_path: Path) -> None:
     """Each of them longer than a lease; more of them than a response may cost owners."""
     with Valkey(tmp_path) as valkey:
-        settings = Settings(redis_url=valkey.url, lease_ttl_s=0.6, drain_grace_s=0.1, attempts_max=2)
+        settings = Settings(redis_url=valkey.url, lease_ttl_s=0.6, drain_grace_s=0.1, owners_lost_max=2)
         redis = RedisClient.connect(valkey.url, timeout_s=5.0)
         async with working(redis, settings) as first, working(redis, settings) as second:
             sweeping = [asyncio.create_task(sweep_for(redis, settings, (first, second))) for _ in range(2)]

@@ -139,7 +139,7 @@ async def check_given_up(redis: RedisClient, settings: Settings, key: ResponseKe
     assert last.response.error.code == "server_error"
     assert "could not load it" in last.response.error.message
     deaths = await redis.command("HGET", keys.state(key), "deaths")
-    assert int(deaths) == settings.attempts_max
+    assert int(deaths) == settings.owners_lost_max
 
 
 @pytest.mark.parametrize("record", [b"\xff no JSON", b"{}", b'{"response": 1, "input": []}'])
@@ -209,7 +209,7 @@ async def test_a_record_that_does_not_come_in_time_is_given_up_after_so_many_att
     port = int(settings.redis_url.rsplit(":", 1)[1].split("/")[0])
     gate = await asyncio.get_running_loop().create_server(lambda: _Gate(port), "127.0.0.1", 0)
     narrow = RedisClient.connect(f"redis://127.0.0.1:{gate.sockets[0].getsockname()[1]}/0", timeout_s=0.5)
-    fewer = settings.model_copy(update={"attempts_max": 2})
+    fewer = settings.model_copy(update={"owners_lost_max": 2})
     key = await accept(redis, fewer, make_request("word " * 100_000))
     try:
         async with working(narrow, fewer) as worker, sweeping(redis, fewer, worker):

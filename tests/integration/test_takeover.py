@@ -275,13 +275,13 @@ async def test_a_response_that_cost_too_many_workers_ends_as_failed_with_a_reaso
 ) -> None:
     async with working(redis, settings) as worker:
         key = await accept(redis, settings, REQUESTS["a tool call"])
-        for i in range(settings.attempts_max):
+        for i in range(settings.owners_lost_max):
             assert isinstance(await lease.acquire(redis, settings, key, f"dead-{i}"), Acquired)
             await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
         entries = await finish(redis, worker, key)
         last = decode(entries[-1].frame)
         assert last.response.status == "failed"  # type: ignore[union-attr]
-        assert f"{settings.attempts_max} workers were lost" in last.response.error.message  # type: ignore[union-attr]
+        assert f"{settings.owners_lost_max} workers were lost" in last.response.error.message  # type: ignore[union-attr]
 
 
 async def test_a_hand_over_counts_as_no_death(redis: RedisClient, settings: Settings) -> None:

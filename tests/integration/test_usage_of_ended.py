@@ -89,7 +89,7 @@ async def test_a_response_that_is_given_up_says_what_its_owners_have_used(
     async with working(redis, settings) as worker:
         key = await accept(redis, settings, make_request("Count slowly to 100"))
         await run_to_the_middle(redis, worker, key)
-    await redis.command("HSET", keys.state(key), "deaths", settings.attempts_max)
+    await redis.command("HSET", keys.state(key), "deaths", settings.owners_lost_max)
     async with working(redis, settings) as worker:
         await finish(redis, worker, key)
     ended = await snapshot_of(redis, key)

@@ -49,7 +49,7 @@ from tests.chaos.plans import LABEL, make_key
 from tests.chaos.reasons import CALM_WAIT_MAX_S
 
 UNDISTURBED, CALL = 0, 7
-ATTEMPTS_MAX = 3
+OWNERS_LOST_MAX = 3
 _OF_REPLAY = (Replayed, ViewOpened, EventSeen, ViewEnded)
 GIVEN_UP = "The response was given up: 3 workers were lost while they had it."
 _USAGE = Usage(1, InputTokensDetails(0), 1, OutputTokensDetails(0), 2)
@@ -188,7 +188,7 @@ class Run:
     def check(
         self, history: Sequence[Observation] | None = None, store: Store | None = None
     ) -> list[Violation]:
-        return check(self.history if history is None else history, store or self.store, ATTEMPTS_MAX)
+        return check(self.history if history is None else history, store or self.store, OWNERS_LOST_MAX)
 
     def rules(self, history: Sequence[Observation] | None = None, store: Store | None = None) -> set[str]:
         found = self.check(history, store)
@@ -401,31 +401,31 @@ def test_an_answer_to_try_again_later_while_nothing_was_wrong_is_found() -> None
 def test_a_failure_without_lost_owners_is_found() -> None:
     run = Run()
     run.events = make_events(text_events(0, PIECES), way="failed")
-    run.fields = {"deaths": ATTEMPTS_MAX - 1}
+    run.fields = {"deaths": OWNERS_LOST_MAX - 1}
     assert run.rules() == {"an end has its reason"}
 
 
 def test_a_failure_after_too_many_lost_owners_is_no_violation() -> None:
     run = Run()
     run.events = make_events(text_events(0, PIECES), way="failed")
-    run.fields = {"deaths": ATTEMPTS_MAX}
-    run.more = [struck("worker", at_s=1.0 + number) for number in range(ATTEMPTS_MAX)]
+    run.fields = {"deaths": OWNERS_LOST_MAX}
+    run.more = [struck("worker", at_s=1.0 + number) for number in range(OWNERS_LOST_MAX)]
     assert run.check() == []
 
 
 def test_a_failure_for_another_reason_is_found_however_many_owners_were_lost() -> None:
     run = Run()
     run.events = make_events(text_events(0, PIECES), way="failed", reason="The server had an error.")
-    run.fields = {"deaths": ATTEMPTS_MAX}
-    run.more = [struck("worker", at_s=1.0 + number) for number in range(ATTEMPTS_MAX)]
+    run.fields = {"deaths": OWNERS_LOST_MAX}
+    run.more = [struck("worker", at_s=1.0 + number) for number in range(OWNERS_LOST_MAX)]
     assert run.rules() == {"an end has its reason"}
 
 
 def test_deaths_of_owners_that_nobody_killed_are_found() -> None:
     run = Run()
     run.events = make_events(text_events(0, PIECES), way="failed")
-    run.fields = {"deaths": ATTEMPTS_MAX}
-    run.more = [struck("valkey", at_s=1.0 + number, action="stop") for number in range(ATTEMPTS_MAX)]
+    run.fields = {"deaths": OWNERS_LOST_MAX}
+    run.more = [struck("valkey", at_s=1.0 + number, action="stop") for number in range(OWNERS_LOST_MAX)]
     assert run.rules() == {"a death has its cause"}
 
 

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from shared.settings import Settings
+from shared.settings import FORMER_NAMES, Settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
 PREFIX = "ANTIPHON_"
@@ -56,3 +57,25 @@ def test_a_setting_is_read_from_the_variable_that_the_page_names(monkeypatch: py
     settings = Settings()
     assert settings.models == ["gpt-oss-20b"]
     assert settings.tool_timeout_s == 7.5
+
+
+def test_a_renamed_setting_is_read_under_its_former_name_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ANTIPHON_ATTEMPTS_MAX", "7")
+    assert Settings().owners_lost_max == 7
+    assert "ANTIPHON_ATTEMPTS_MAX is now called ANTIPHON_OWNERS_LOST_MAX" in caplog.text
+    monkeypatch.setenv("ANTIPHON_OWNERS_LOST_MAX", "3")
+    assert Settings().owners_lost_max == 3
+
+
+def test_a_bad_value_under_a_former_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTIPHON_ATTEMPTS_MAX", "0")
+    with pytest.raises(ValidationError, match="owners_lost_max"):
+        Settings()
+
+
+def test_a_former_name_leads_to_a_setting_and_is_none_itself() -> None:
+    for former, present in FORMER_NAMES.items():
+        assert former not in Settings.model_fields
+        assert present in Settings.model_fields
