@@ -8,29 +8,17 @@ from typing import Literal
 
 import msgspec
 
+from shared import hosted_tools
 from shared.responses import HttpError, McpError, McpProtocolError, McpTool, McpToolExecutionError
 
 SESSION_META_KEY = "antiphon/session"
 """In `_meta` of a tool's result: opaque state that comes back with the next call of the same
 response to the same server. It is how a stateless server keeps a session (the python tool does)."""
 
-TRAINED_NAMESPACES = {"code_interpreter": "python", "web_search_preview": "browser"}
-"""server_label -> the Harmony namespace under which GPT-OSS was trained to know the tool."""
-
-RESERVED_LABELS = frozenset(
-    {
-        *("functions", "python", "browser", "container"),
-        *("assistant", "user", "system", "developer", "tool", "all"),
-        *("analysis", "commentary", "final", "code", "json"),
-    }
-)
-"""No tool server has one of these for its label, in whatever case: GPT-OSS was trained to know tools by
-them, or they are words of a message's header."""
-
 
 def approval_unsaid(server_label: str, server_url: str | None) -> Literal["always", "never"]:
     """Whether calls need leave where a request does not say: for servers of the request's own choice."""
-    is_their_own = server_url is not None and server_label not in TRAINED_NAMESPACES
+    is_their_own = server_url is not None and hosted_tools.by_label(server_label) is None
     return "always" if is_their_own else "never"
 
 

@@ -14,11 +14,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from shared.hosted_tools import PYTHON, RESERVED_LABELS
 from shared.responses import ServerSecrets
 from shared.settings import Settings
-from shared.tool_calls import RESERVED_LABELS
 
-BUILTIN_LABEL = "code_interpreter"
 _BUILTIN_MODULE = "tool_runner.builtin.python"
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +79,7 @@ class _StdioEntry(msgspec.Struct, forbid_unknown_fields=True):
 
 def load(settings: Settings) -> dict[str, Server]:
     """Every server known by label: the built-in ones, over them the operator's. Raises BadServersFile."""
-    configured: dict[str, Server] = {BUILTIN_LABEL: _builtin_python(settings)}
+    configured: dict[str, Server] = {PYTHON.server_label: _builtin_python(settings)}
     path = settings.mcp_servers
     if path is None:
         return configured

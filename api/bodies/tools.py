@@ -27,8 +27,10 @@ from api.bodies.validation import (
     spell,
 )
 from api.errors import invalid_value, unsupported_parameter
+from shared import hosted_tools
+from shared.hosted_tools import HOSTED_TOOLS, RESERVED_LABELS
 from shared.responses import ServerSecrets
-from shared.tool_calls import RESERVED_LABELS, approval_unsaid
+from shared.tool_calls import approval_unsaid
 
 _REDACTED = "<redacted>"
 
@@ -91,7 +93,7 @@ TOOLS: Mapping[str, type[Shape]] = {
     **dict.fromkeys(
         (
             "apply_patch",
-            "code_interpreter",
+            *(kind for tool in HOSTED_TOOLS for kind in tool.types),
             "computer",
             "computer_use_preview",
             "file_search",
@@ -257,7 +259,7 @@ def _without_secrets(tool: Mapping[str, Any]) -> dict[str, Any]:
             kept = {name: value for name, value in tool.items() if name in _KEPT}
             url = tool.get("server_url") or ""
             return kept | ({"server_url": strip_url(url)} if _may_hold_secret(url) else {})
-        case "code_interpreter" | "shell":
+        case kind if TOOLS[kind] is Plain and kind != "namespace":
             return {name: _without_domain_secrets(value) for name, value in tool.items()}
         case _:
             return dict(tool)
@@ -289,10 +291,9 @@ def _echo(tool: Mapping[str, Any]) -> dict[str, Any]:
             if tool.get("require_approval") is None:
                 shown["require_approval"] = approval_unsaid(tool["server_label"], url)
             return {"server_description": None, "allowed_tools": None, **kept, **shown}
-        case "code_interpreter":
-            return {"container": {"type": "auto"}, **_without_secrets(tool)}
-        case _:
-            return _without_secrets(tool)
+        case kind:
+            hosted = hosted_tools.by_type(kind)
+            return {**(hosted.echoed if hosted else {}), **_without_secrets(tool)}
 
 
 def strip_url(url: str) -> str:

@@ -9,6 +9,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from shared.hosted_tools import PYTHON
 from tests.model.conversations import (
     CONVERSATIONS,
     JSON,
@@ -21,7 +22,6 @@ from tests.model.conversations import (
     tokens_told,
 )
 from worker.asking.conversation import tool_message
-from worker.asking.offer import PYTHON_DESCRIPTION
 from worker.harmony.signatures import ToolSignature
 from worker.harmony.tokens import (
     END,
@@ -150,7 +150,7 @@ _NAMESPACES: Mapping[str, tuple[str | None, tuple[ToolSignature, ...]]] = {
 
 def _describe(tool: str, rng: random.Random) -> str | None:
     if tool == "python":
-        return rng.choice((None, PYTHON_DESCRIPTION, make_noise(rng, 20)))
+        return rng.choice((None, PYTHON.description, make_noise(rng, 20)))
     return rng.choice((None, None, make_noise(rng, 20)))
 
 

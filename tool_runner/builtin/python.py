@@ -29,6 +29,7 @@ from pydantic_monty import (
     ResourceLimits,
 )
 
+from shared.hosted_tools import PYTHON
 from shared.tool_calls import SESSION_META_KEY
 from tool_runner.builtin.notebook import SHOWN_NAME, Cell, make_cell, mend_traceback
 
@@ -207,12 +208,12 @@ def make_server(output_bytes_max: int, state_bytes_max: int, processes: int) -> 
         async with AsyncMonty(max_processes=processes, request_timeout=_REQUEST_TIMEOUT_S) as pool:
             yield Sandbox(pool, output_bytes_max, state_bytes_max)
 
-    server = MCPServer("code_interpreter", log_level="WARNING", lifespan=lifespan)
+    server = MCPServer(PYTHON.server_label, log_level="WARNING", lifespan=lifespan)
 
     # Read-only and idempotent: a call changes nothing anywhere. Even the variables change only by
     # the state in its result, so that a call whose result was lost can be made again.
     @server.tool(
-        name="python",
+        name=PYTHON.functions[0].name,
         description=DESCRIPTION,
         annotations=ToolAnnotations(
             title="Python",

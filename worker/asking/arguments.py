@@ -2,13 +2,14 @@
 
 import msgspec
 
-from shared.tool_calls import TRAINED_NAMESPACES
+from shared import hosted_tools
 
 
 def read_arguments(server_label: str, written: str) -> str | None:
-    """A JSON object as text, or None. Code for the trained python tool becomes its one argument."""
-    if TRAINED_NAMESPACES.get(server_label) == "python":
-        return msgspec.json.encode({"code": written}).decode()
+    """Return a JSON object as text, or None if it is none. Plain text becomes the tool's one argument."""
+    tool = hosted_tools.by_label(server_label)
+    if tool is not None and tool.text_argument is not None:
+        return msgspec.json.encode({tool.text_argument: written}).decode()
     try:
         value = msgspec.json.decode(written or "{}")
     except msgspec.DecodeError:

@@ -8,38 +8,14 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from shared import hosted_tools
+from shared.hosted_tools import HostedFunction
 from shared.responses import ResponseRequest
 from worker.asking.conversation import call_message
 from worker.asking.offer import Offer
 from worker.engines.protocol import Body, Call, Constraint, Unfulfillable
 from worker.harmony.signatures import FUNCTIONS
 from worker.harmony.tokens import MESSAGE, NEXT_TURN, render_message
-
-_BROWSER: Mapping[str, Mapping[str, Any]] = {
-    "browser.search": {
-        "properties": {
-            "query": {"type": "string"},
-            "topn": {"type": "integer"},
-            "source": {"type": "string"},
-        },
-        "required": ["query"],
-    },
-    "browser.open": {
-        "properties": {
-            "id": {"type": ["integer", "string"]},
-            "cursor": {"type": "integer"},
-            "loc": {"type": "integer"},
-            "num_lines": {"type": "integer"},
-            "view_source": {"type": "boolean"},
-            "source": {"type": "string"},
-        },
-    },
-    "browser.find": {
-        "properties": {"pattern": {"type": "string"}, "cursor": {"type": "integer"}},
-        "required": ["pattern"],
-    },
-}
-"""What GPT-OSS was trained to give these tools; a request does not describe them."""
 
 
 def constraint_of(
@@ -110,11 +86,26 @@ def _header_of(recipient: str) -> tuple[int, ...]:
 
 
 def _arguments_of(recipient: str, schema: Mapping[str, Any] | None, strict: Collection[str]) -> Body:
-    if recipient == "python":
-        return Body()
-    if recipient in _BROWSER:
-        schema = {"type": "object", "additionalProperties": False, **_BROWSER[recipient]}
+    hosted = hosted_tools.by_recipient(recipient)
+    if hosted is not None:
+        function = hosted.function_of(recipient)
+        return Body() if hosted.text_argument else _trained_arguments(function)
     return Body(True, _dump(schema), recipient in strict) if schema else Body(True)
+
+
+def _trained_arguments(function: HostedFunction | None) -> Body:
+    """What GPT-OSS was trained to give: a request does not describe it. Its numbers are all whole."""
+    if function is None or function.parameters is None:
+        return Body(True)
+    schema = {"additionalProperties": False, **function.parameters}
+    schema["properties"] = {name: _whole(value) for name, value in function.parameters["properties"].items()}
+    return Body(True, _dump(schema), False)
+
+
+def _whole(schema: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = schema["type"]
+    whole = {"number": "integer"}
+    return {"type": whole.get(kinds, kinds) if isinstance(kinds, str) else [whole.get(k, k) for k in kinds]}
 
 
 def _dump(schema: Any) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from shared import hosted_tools
+from shared.hosted_tools import BROWSER, PYTHON
 from shared.responses import (
     HttpError,
     McpError,
@@ -92,10 +94,9 @@ def approved_calls_in(items: Sequence[Item]) -> list[tuple[str, str, str, str]]:
 
 def call_message(recipient: str, arguments: str) -> ChatMessage:
     """A tool call as the model itself would have written it."""
-    if recipient == "python":
-        return ChatMessage("assistant", arguments, "analysis", "python", "code")
-    channel = "analysis" if recipient.startswith("browser.") else "commentary"
-    return ChatMessage("assistant", arguments, channel, recipient, "json")
+    hosted = hosted_tools.by_recipient(recipient)
+    channel, content_type = (hosted.channel, hosted.content_type) if hosted else ("commentary", "json")
+    return ChatMessage("assistant", arguments, channel, recipient, content_type)
 
 
 def tool_message(recipient: str, text: str, channel: str | None = None) -> ChatMessage:
@@ -181,10 +182,10 @@ def _tell_one(
             return [tool_message(f"{FUNCTIONS}.{name}", _text_of(item["output"]))]
         case "mcp_call":
             recipient = recipient_of(item["server_label"], item["name"])
-            return [call_message(recipient, item["arguments"]), tool_message(recipient, _outcome_of(item))]
+            return _call_and_answer(recipient, item["arguments"], _outcome_of(item))
         case "code_interpreter_call":
             logs = [output.get("logs", "") for output in item.get("outputs") or ()]
-            return [call_message("python", item.get("code") or ""), tool_message("python", "".join(logs))]
+            return _call_and_answer(PYTHON.namespace, item.get("code") or "", "".join(logs))
         case "web_search_call":
             return _tell_search(item["action"])
         case "mcp_approval_response" if not item["approve"]:
@@ -207,8 +208,12 @@ def _tell_message(item: Item, *, is_answer: bool) -> Sequence[ChatMessage]:
 def _tell_search(action: Mapping[str, Any]) -> Sequence[ChatMessage]:
     """A search that another service has made: its item says what was looked for, and not what was found."""
     what = {name: value for name, value in action.items() if name not in ("type", "sources")}
-    call = call_message("browser.search", json.dumps(what, ensure_ascii=False))
-    return [call, tool_message("browser.search", "[What was found was not kept with this call.]")]
+    recipient, arguments = BROWSER.recipient_of("search"), json.dumps(what, ensure_ascii=False)
+    return _call_and_answer(recipient, arguments, "[What was found was not kept with this call.]")
+
+
+def _call_and_answer(recipient: str, arguments: str, answer: str) -> Sequence[ChatMessage]:
+    return [call_message(recipient, arguments), tool_message(recipient, answer)]
 
 
 def _tell_refusal(item: Item, request: Item | None) -> Sequence[ChatMessage]:
@@ -216,10 +221,8 @@ def _tell_refusal(item: Item, request: Item | None) -> Sequence[ChatMessage]:
         return ()
     recipient = recipient_of(request["server_label"], request["name"])
     reason = f" Reason: {item['reason']}" if item.get("reason") else ""
-    return [
-        call_message(recipient, request["arguments"]),
-        tool_message(recipient, f"The user did not approve this call; it was not made.{reason}"),
-    ]
+    answer = f"The user did not approve this call; it was not made.{reason}"
+    return _call_and_answer(recipient, request["arguments"], answer)
 
 
 def _outcome_of(call: Item) -> str:

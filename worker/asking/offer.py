@@ -8,23 +8,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shared import hosted_tools
+from shared.hosted_tools import HostedTool
 from shared.responses import McpTool, ResponseRequest
-from shared.tool_calls import TRAINED_NAMESPACES, approval_unsaid
+from shared.tool_calls import approval_unsaid
 from worker.asking.routing import FunctionTarget, McpTarget, Routing, Target
 from worker.asking.tool_names import callable_name, describe_lines, flatten
 from worker.harmony.signatures import FUNCTIONS, ToolSignature
-
-PYTHON_DESCRIPTION = """\
-Use this tool to execute Python code in your chain of thought. The code will not be shown to the \
-user. This tool should be used for internal reasoning, but not for code that is intended to be \
-visible to the user (e.g. when creating plots, tables, or files).
-
-When you send a message containing Python code to python, it will be executed in a stateful \
-notebook environment: what one call defines, the next one finds. python will respond with what was \
-printed and the value of the last expression, or with the traceback. There are no files, no \
-internet access and no packages beyond a part of the standard library."""
-"""GPT-OSS's trained text, made true of the sandbox; a request's `server_description` replaces it."""
-_BROWSER_TOOLS = ("search", "open", "find")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +64,24 @@ class McpServer:
     """`always`, `never`, or which; None: the default for this kind of server."""
 
     @property
-    def is_trained(self) -> bool:
-        return self.label in TRAINED_NAMESPACES
+    def hosted(self) -> HostedTool | None:
+        """What the model was trained to know it as."""
+        return hosted_tools.by_label(self.label)
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What the model is told it can call, and where each call goes."""
 
-    trained: Mapping[str, str | None]
-    """`python`, `browser` -> how it is described; None: as the model was trained."""
+    trained: Mapping[str, str]
+    """Harmony namespace of a hosted tool -> its description."""
     namespaces: Mapping[str, tuple[str | None, tuple[ToolSignature, ...]]]
     routing: Routing
 
     @classmethod
     def join(cls, offers: Iterable["Offer"]) -> "Offer":
         """All of them together; a later one goes over an earlier one."""
-        trained: dict[str, str | None] = {}
+        trained: dict[str, str] = {}
         namespaces: dict[str, tuple[str | None, tuple[ToolSignature, ...]]] = {}
         routing: dict[str, Target] = {}
         for offer in offers:
@@ -101,7 +92,7 @@ class Offer:
 
 
 def mcp_servers(request: ResponseRequest) -> list[McpServer]:
-    """The MCP servers of a request, `code_interpreter` and web search tools among them."""
+    """The MCP servers of a request, hosted tools among them."""
     servers: dict[str, McpServer] = {}
     for tool in request.tools:
         server = _server_of(tool)
@@ -111,9 +102,9 @@ def mcp_servers(request: ResponseRequest) -> list[McpServer]:
 
 
 def _server_of(tool: Mapping[str, Any]) -> McpServer | None:
-    kind = tool.get("type")
-    if kind == "code_interpreter":
-        return McpServer("code_interpreter", None, None, None, False, "never")
+    kind = str(tool.get("type"))
+    if (hosted := hosted_tools.by_type(kind)) is not None:
+        return McpServer(hosted.server_label, None, None, None, False, "never")
     if kind != "mcp":
         return None
     allowed, is_read_only = tool.get("allowed_tools"), False
@@ -147,8 +138,8 @@ def make_offer(
     """
     choice = _Choice.of(request.response.tool_choice)
     offers = [
-        _offer_trained(server, choice, idempotent_tools)
-        if server.is_trained
+        _offer_hosted(server, server.hosted, choice, idempotent_tools)
+        if server.hosted
         else _offer_listed(server, listed.get(server.label, ()), choice, idempotent_tools)
         for server in mcp_servers(request)
     ]
@@ -195,25 +186,26 @@ def _sign(tool: McpTool) -> ToolSignature:
 
 def recipient_of(server_label: str, name: str) -> str:
     """The Harmony name of an MCP tool."""
-    namespace = TRAINED_NAMESPACES.get(server_label)
-    return "python" if namespace == "python" else f"{namespace or server_label}.{callable_name(name)}"
+    hosted, callable_as = hosted_tools.by_label(server_label), callable_name(name)
+    return hosted.recipient_of(callable_as) if hosted else f"{server_label}.{callable_as}"
 
 
-def _offer_trained(server: McpServer, choice: "_Choice", idempotent_tools: Collection[str]) -> Offer:
+def _offer_hosted(
+    server: McpServer, hosted: HostedTool, choice: "_Choice", idempotent_tools: Collection[str]
+) -> Offer:
     """GPT-OSS calls these by the names it was trained on, not by those that a server lists."""
-    namespace = TRAINED_NAMESPACES[server.label]
     routing: dict[str, Target] = {}
-    for name in ("python",) if namespace == "python" else _BROWSER_TOOLS:
+    for name in (function.name for function in hosted.functions):
         is_allowed = server.allowed is None or name in server.allowed
         if is_allowed and choice.admits_mcp(server.label, name):
-            routing[name if namespace == "python" else f"{namespace}.{name}"] = McpTarget(
+            routing[hosted.recipient_of(name)] = McpTarget(
                 server.label,
                 name,
                 _needs_approval(server, McpTool(name, {})),
                 f"{server.label}.{name}" in idempotent_tools,
             )
-    default = PYTHON_DESCRIPTION if namespace == "python" else None
-    return Offer({namespace: server.description or default} if routing else {}, {}, routing)
+    description = server.description or hosted.description
+    return Offer({hosted.namespace: description} if routing else {}, {}, routing)
 
 
 def _is_allowed(server: McpServer, tool: McpTool) -> bool:
@@ -268,8 +260,9 @@ class _Choice:
                 return cls(frozenset(), {label: frozenset({name}) if name else None})
             case {"type": "allowed_tools", "tools": list(tools)}:
                 return cls._of_allowed(tools)
-            case {"type": str(kind)}:  # a hosted tool; what it is here is the server with its name as label
-                return cls(frozenset(), {kind: None})
+            case {"type": str(kind)}:  # a hosted tool, or the server whose label is the type
+                hosted = hosted_tools.by_type(kind)
+                return cls(frozenset(), {hosted.server_label if hosted else kind: None})
             case _:
                 return cls(None, None)
 

@@ -1,7 +1,8 @@
 """The only importer of openai_harmony: text to tokens on the way in, tokens to segments on the way out.
 
 Owns the Harmony format and every way in which a model can break it; knows nothing of responses,
-events or tools. Source: the published Harmony format guide; docs/adr/0007-harmony-parsing.md.
+events or calls. How a trained tool is declared stands in `shared/hosted_tools.py`. Source: the published
+Harmony format guide; docs/adr/0007-harmony-parsing.md.
 """
 
 import codecs
@@ -25,6 +26,7 @@ from openai_harmony import (
     load_harmony_encoding,
 )
 
+from shared import hosted_tools
 from worker.harmony.headers import Header, Marker, Piece, read_header, read_text
 from worker.harmony.pieces import PIECE_CHARS_MAX, divide
 from worker.harmony.signatures import FUNCTIONS, Namespaces, ToolSignature, write_developer, write_system
@@ -51,7 +53,8 @@ _encoding = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
 
 @dataclass(frozen=True, slots=True)
 class SystemPart:
-    """`effort` is low, medium or high; `trained_tools`: `python`, `browser` -> its description."""
+    """`effort` is low, medium or high; `trained_tools`: Harmony namespace -> its description, None for
+    that of the table of hosted tools."""
 
     effort: str
     date: str
@@ -220,10 +223,11 @@ def to_library(message: HarmonyMessage) -> Message:
 def _system_of(part: SystemPart) -> SystemContent:
     system = SystemContent.new().with_conversation_start_date(part.date)
     system = system.with_reasoning_effort(ReasoningEffort(part.effort.capitalize()))
-    for tool, description in part.trained_tools.items():
-        config = ToolNamespaceConfig.python() if tool == "python" else ToolNamespaceConfig.browser()
+    for namespace, description in part.trained_tools.items():
+        hosted = hosted_tools.by_namespace(namespace)
+        declared = [ToolDescription.new(f.name, f.description, f.parameters) for f in hosted.declared]
         system = system.with_tools(
-            config.model_copy(update={"description": description or config.description})
+            ToolNamespaceConfig(name=namespace, description=description or hosted.description, tools=declared)
         )
     return system
 

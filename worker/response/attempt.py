@@ -152,7 +152,7 @@ class Attempt:
         listed = await self._call(lambda: listings_in(self._items))
         unavailable: dict[str, str] = {}
         for server in mcp_servers(self._request):
-            if server.is_trained or server.label in listed:
+            if server.hosted or server.label in listed:
                 continue
             match await self._list_tools(server.label, server.url):
                 case ToolsListed(tools):

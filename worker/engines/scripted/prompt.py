@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from shared.hosted_tools import HOSTED_TOOLS
+from worker.harmony.signatures import FUNCTIONS
 from worker.harmony.tokens import CHANNEL, CONSTRAIN, END, MESSAGE, NEXT_TURN, START, decode
 
 ToolKind = Literal["function", "mcp", "trained"]
@@ -24,7 +26,8 @@ _DECLARATION = re.compile(
     r"^type (?P<name>[^\n=]+) = \((?:_: \{\n(?P<body>.*?)^\}|[^\n{]*)\) => any;$", re.M | re.S
 )
 _PARAMETER = re.compile(r"(?P<name>[^/\s][^:]*?)(?P<optional>\?)?: (?P<type>.*?),?")
-_PYTHON = re.compile(r"^## python$", re.M)
+_BARE = [tool.namespace for tool in HOSTED_TOOLS if not tool.declared]
+"""Namespaces that are called by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,22 +134,23 @@ def index_of(tokens: list[int], token: int, begin: int, end: int | None = None) 
 
 @lru_cache(maxsize=64)
 def read_tools(text: str, *, is_system: bool) -> tuple[Tool, ...]:
-    """The tools that a system or developer message declares, in its order; `python` comes last."""
+    """The tools that a system or developer message declares, those without functions last."""
     tools: list[Tool] = []
     for namespace in _NAMESPACE.finditer(text):
         label = namespace["name"]
         for declared in _DECLARATION.finditer(namespace["body"]):
             name, parameters = declared["name"], tuple(_read_parameters(declared["body"] or ""))
             tools.append(Tool(_kind_of(label, is_system), f"{label}.{name}", name, parameters))
-    if is_system and _PYTHON.search(text):
-        tools.append(Tool("trained", "python", "python"))
+    if is_system:
+        bare = (name for name in _BARE if re.search(rf"^## {name}$", text, re.M))
+        tools += (Tool("trained", name, name) for name in bare)
     return tuple(tools)
 
 
 def _kind_of(namespace: str, is_system: bool) -> ToolKind:
     if is_system:
         return "trained"
-    return "function" if namespace == "functions" else "mcp"
+    return "function" if namespace == FUNCTIONS else "mcp"
 
 
 def _read_parameters(body: str) -> Iterator[Parameter]:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Generator, Iterator
 from functools import lru_cache
 
+from shared import hosted_tools
 from worker.engines.scripted.prompt import Parameter, Tool, index_of
 from worker.engines.scripted.scene import Call, Cue, Filled, Json, Raw
 from worker.engines.scripted.text import Template, Values
@@ -24,6 +25,9 @@ from worker.harmony.tokens import (
 )
 
 Pieces = Iterator[list[int]]
+
+_TRAINED_TYPE = "code"
+"""GPT-OSS writes it in every call of a trained tool, also where JSON follows."""
 
 
 def turn_pieces(cue: Cue) -> Pieces:
@@ -58,8 +62,8 @@ def _raw(raw: Raw, values: Values) -> Pieces:
 
 def _call(call: Call, cue: Cue) -> Pieces:
     recipient = call.tool.expand(cue.values)
-    is_trained = recipient == "python" or recipient.startswith("browser.")
-    channel, content_type = ("analysis", "code") if is_trained else ("commentary", "json")
+    hosted = hosted_tools.by_recipient(recipient)
+    channel, content_type = (hosted.channel, _TRAINED_TYPE) if hosted else ("commentary", "json")
     yield _header(channel, recipient, content_type)
     yield encode(_call_content(call, cue))
     yield [CALL]
