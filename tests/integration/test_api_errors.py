@@ -1,0 +1,66 @@
+"""What a client is told when Redis, or what lies in it, is at fault: a real Valkey, and real faults."""
+
+import asyncio
+import json
+from typing import Any
+
+from api.app import create_app
+from api.tenants import OPEN_TENANT, Tenants
+from shared.settings import Settings
+from shared.store import keys
+from shared.store.keys import ResponseKey
+from shared.store.redis.client import RedisClient
+from tests.edges import HELLO, UNKNOWN_ID, error_of, serving
+from tests.patience import PATIENCE_S
+
+STATE = keys.state(ResponseKey(OPEN_TENANT, UNKNOWN_ID))
+
+
+async def test_a_full_queue_is_a_rate_limit_error(redis: RedisClient, settings: Settings) -> None:
+    async with serving(settings.model_copy(update={"queue_depth_max": 1})) as client:
+        assert (await client.post("/v1/responses", json=HELLO | {"background": True})).status_code == 200
+        answer = await client.post("/v1/responses", json=HELLO)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    error = error_of(answer)
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+
+
+async def test_a_fault_of_ours_tells_nothing_of_our_inside(redis: RedisClient, settings: Settings) -> None:
+    await redis.command("SET", STATE, "no hash", "EX", 60)
+    async with serving(settings) as client:
+        answers = [
+            await client.get(f"/v1/responses/{UNKNOWN_ID}"),
+            await client.get(f"/v1/responses/{UNKNOWN_ID}?stream=true"),
+            await client.post(f"/v1/responses/{UNKNOWN_ID}/cancel"),
+        ]
+    for answer in answers:
+        assert answer.status_code == 500
+        error = error_of(answer)
+        assert error["type"] == "server_error"
+        assert not any(word in answer.text for word in ("WRONGTYPE", "redis", "Error("))
+
+
+async def test_a_client_that_leaves_is_not_waited_for(redis: RedisClient, settings: Settings) -> None:
+    app = create_app(settings, Tenants())
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/responses",
+        "headers": headers,
+        "query_string": b"",
+    }
+    messages: list[Any] = [{"type": "http.request", "body": json.dumps(HELLO).encode(), "more_body": False}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        while not await redis.command("KEYS", "*:readers"):  # it reads the stream of its response by now
+            await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Any) -> None:
+        pass
+
+    async with app.router.lifespan_context(app), asyncio.timeout(PATIENCE_S):
+        await app(scope, receive, send)
