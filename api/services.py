@@ -42,8 +42,8 @@ from shared.store.records import response_store, token_count
 from shared.store.records.response_store import (
     ConversationLocked,
     ConversationMoved,
-    Draft,
     Membership,
+    NewResponse,
     Repetition,
     State,
     Stored,
@@ -134,16 +134,16 @@ class Services:
         """Writes the response with what it is to read, which is read again if that has moved on meanwhile."""
         for _ in range(_READINGS_MAX):
             sources = await self._read_sources(tenant, creation)
-            draft = await self._compose(
+            new = await self._compose(
                 creation,
                 sources,
                 raw_bytes,
-                lambda request: self._draft(tenant, request, creation, repetition),
+                lambda request: self._make_new(tenant, request, creation, repetition),
             )
-            draft = replace(draft, membership=sources.membership)
+            new = replace(new, membership=sources.membership)
             try:
                 async with self._redis_bound():
-                    return await response_store.create(self._redis, self._settings_of(tenant), draft)
+                    return await response_store.create(self._redis, self._settings_of(tenant), new)
             except ConversationMoved:
                 pass
         raise ConversationLocked
@@ -151,16 +151,16 @@ class Services:
     def _settings_of(self, tenant: str) -> Settings:
         return self._tenants.limits_of(tenant).over(self._settings)
 
-    def _draft(
+    def _make_new(
         self, tenant: str, request: ResponseRequest, creation: Creation, repetition: Repetition | None
-    ) -> Draft:
+    ) -> NewResponse:
         """A stream that is too long is accepted: what is wrong with it is told in its own events."""
         if not creation.is_streamed:
             check_prompt_length(request, self._settings.context_tokens_max)
         response = request.response
         previous = response.previous_response_id
         parent = ResponseKey(tenant, previous) if previous is not None else None
-        return Draft.of(ResponseKey(tenant, response.id), request, creation.secrets, parent, repetition)
+        return NewResponse.of(ResponseKey(tenant, response.id), request, creation.secrets, parent, repetition)
 
     async def _read(self, raw: bytes) -> Creation:
         birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))

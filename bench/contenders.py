@@ -167,8 +167,8 @@ async def cluster_of(site: Site) -> AsyncIterator[Cluster]:
         "ANTIPHON_ENGINE_ARGS": site.engine_args,
         "ANTIPHON_MODELS": '["default"]',
         "ANTIPHON_LOG_LEVEL": "WARNING",
-        # Nothing is compacted while it is measured.
-        "ANTIPHON_COMPACT_AFTER_S": "3600",
+        # Nothing is archived while it is measured.
+        "ANTIPHON_ARCHIVE_AFTER_S": "3600",
     }
     async with Cluster(site.folder / "cluster", settings=settings) as cluster:
         yield cluster

@@ -1,4 +1,4 @@
-"""What an event costs in Redis's memory: while its log is a stream, and once it is compacted.
+"""What an event costs in Redis's memory: while its log is a stream, and once it is archived.
 
 Owns the text that is measured: this project's own pages, since numbers or repetitions compress too well.
 """
@@ -6,7 +6,7 @@ Owns the text that is measured: this project's own pages, since numbers or repet
 from pathlib import Path
 
 from bench import streams, tables
-from bench.relay import compact
+from bench.relay import archive_log
 from bench.site import port_of, running
 from bench.streams import Count
 from local.cluster import Cluster
@@ -21,13 +21,13 @@ _ROOT = Path(__file__).parent.parent
 
 
 async def measure() -> str:
-    async with running(ANTIPHON_COMPACT_AFTER_S="3600") as cluster:
+    async with running(ANTIPHON_ARCHIVE_AFTER_S="3600") as cluster:
         key = ResponseKey("default", await write(cluster))
         redis = RedisClient.connect(cluster.redis_url, timeout_s=5.0)
         frames = await read_frames(redis, key)
         log = await size_bytes(redis, keys.log(key))
         whole = log + await size_bytes(redis, keys.state(key))
-        await compact(cluster, key.response_id)
+        await archive_log(cluster, key.response_id)
         archived = await size_bytes(redis, keys.archive(key))
         archived_whole = archived + await size_bytes(redis, keys.state(key))
         await redis.close()
@@ -62,7 +62,7 @@ def render(events: int, frames: int, logs: tuple[int, int], wholes: tuple[int, i
         "Redis's memory",
         "as a stream, bytes",
         "for each event",
-        "compacted, bytes",
+        "archived, bytes",
         "for each event",
         "ratio",
     )

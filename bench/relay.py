@@ -13,7 +13,7 @@ from bench.site import Usage, port_of, running
 from bench.streams import Count
 from local.cluster import Cluster
 from shared.store.keys import ResponseKey
-from shared.store.log import archiving as compaction
+from shared.store.log import archiving
 from shared.store.redis.client import RedisClient
 
 _ROUNDS = 3
@@ -41,17 +41,17 @@ class Cost:
 
 async def measure() -> str:
     costs: dict[str, list[Cost]] = {}
-    # Nothing is compacted by itself: when it is, is part of what is measured.
-    async with running(ANTIPHON_COMPACT_AFTER_S="3600") as cluster:
+    # Nothing is archived by itself: when it is, is part of what is measured.
+    async with running(ANTIPHON_ARCHIVE_AFTER_S="3600") as cluster:
         idle = await use_nothing(cluster)
-        stored, compacted = await store(cluster), await store(cluster)
-        await compact(cluster, compacted)
+        stored, archived = await store(cluster), await store(cluster)
+        await archive_log(cluster, archived)
         situations: dict[str, Callable[[], Awaitable[Cost]]] = {
             "1 stream of 400 events/s": lambda: relay_live(cluster, idle, 1, "Count to 1000 at 400/s"),
             "1 stream as fast as it is made": lambda: relay_live(cluster, idle, 1, "Count to 30000"),
             _BASE: lambda: relay_live(cluster, idle, 50, "Count to 150 at 50/s"),
             "replay of a stored log": lambda: replay(cluster, idle, stored),
-            "replay of a compacted log": lambda: replay(cluster, idle, compacted),
+            "replay of an archived log": lambda: replay(cluster, idle, archived),
         }
         for _ in range(_ROUNDS):
             for name, relay in situations.items():
@@ -92,12 +92,12 @@ async def store(cluster: Cluster) -> str:
     return response_id
 
 
-async def compact(cluster: Cluster, response_id: str) -> None:
+async def archive_log(cluster: Cluster, response_id: str) -> None:
     redis = RedisClient.connect(cluster.redis_url, timeout_s=5.0)
-    outcome = await compaction.compact(redis, ResponseKey("default", response_id))
+    outcome = await archiving.archive_log(redis, ResponseKey("default", response_id))
     await redis.close()
-    if outcome != "compacted":
-        raise RuntimeError(f"the log was not compacted: {outcome}")
+    if outcome != "archived":
+        raise RuntimeError(f"the log was not archived: {outcome}")
 
 
 async def replay(cluster: Cluster, idle: Usage, response_id: str) -> Cost:

@@ -22,7 +22,7 @@ from shared.redis_url import read_sentinel_url
 
 _log = logging.getLogger(__name__)
 
-FORMER_NAMES = {"attempts_max": "owners_lost_max"}
+FORMER_NAMES = {"attempts_max": "owners_lost_max", "compact_after_s": "archive_after_s"}
 """Former name of a setting -> its name now. A former name works for one release, with a warning."""
 
 
@@ -75,8 +75,8 @@ class Settings(BaseSettings):
     tenant_responses_max: int = Field(1_000, gt=0)
     """Open responses of one tenant, waiting ones included."""
     tenant_bytes_max: int = Field(2**30, gt=0)
-    """Requests of one tenant that Redis holds unpacked: of open responses, and of closed ones until their
-    compaction. What is echoed counts as often as it is kept."""
+    """Requests of one tenant that Redis holds unpacked: of open responses, and of closed ones until they
+    are archived. What is echoed counts as often as it is kept."""
     idempotency_retention_s: int = Field(86_400, gt=0)
     disconnect_grace_s: float = Field(5.0, ge=0)
     """A foreground response whose last reader has left is cancelled after this; 0: at once."""
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     """How long the log of a `store: false` response outlives its close, for its own reader."""
     tenant_retention_s: dict[str, int] = {}
     """tenant -> its own `response_retention_s`."""
-    compact_after_s: float = Field(30.0, ge=0)
+    archive_after_s: float = Field(30.0, ge=0)
     """A closed log becomes a compressed archive after this."""
     live_ttl_s: int = Field(86_400, gt=0)
     """TTL of an open response's keys, renewed by every beat and every ring: how long everything that was

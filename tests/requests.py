@@ -7,7 +7,7 @@ from shared.responses import Response, ResponseRequest
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.records import response_store
-from shared.store.records.response_store import Draft, Record
+from shared.store.records.response_store import NewResponse, Record
 from shared.store.redis.client import RedisClient
 
 
@@ -30,7 +30,7 @@ async def accept(
     """Writes a response as an accepted create call does; returns its key."""
     request = request or make_request()
     key = ResponseKey(tenant, request.response.id)
-    draft = Draft.of(key, request, {})
+    draft = NewResponse.of(key, request, {})
     assert await response_store.create(redis, settings, draft) == key
     return key
 

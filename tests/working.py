@@ -17,7 +17,7 @@ from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.appender import Appender
-from shared.store.log.event_log import Draft, Entry
+from shared.store.log.event_log import Entry, NewEntry
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
@@ -133,7 +133,7 @@ async def leave_behind(
     assert isinstance(dead, Acquired)
     first = dead.next_sequence_number
     if len(entries) > first:
-        drafts = [Draft(entry.frame, entry.tokens, entry.measured) for entry in entries[first:]]
+        drafts = [NewEntry(entry.frame, entry.tokens, entry.measured) for entry in entries[first:]]
         await worker.appender.append(dead.lease, first, drafts)
     await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
     return key

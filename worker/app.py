@@ -17,7 +17,7 @@ from shared.store.owning import presence
 from shared.store.owning.sweeper import sweep
 from shared.store.redis.client import RedisClient
 from shared.store.redis.subscription import Subscription
-from worker.archiver import compact_due
+from worker.archiver import archive_due
 from worker.counting import TokenCounter
 from worker.engines.protocol import Engine, EngineUnavailable
 from worker.engines.scripted.engine import ScriptedEngine
@@ -65,7 +65,7 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
         appender.run(),
         hear(Subscription(listener), owner, tools, runner),
         sweep(redis, settings, settings.sweep_interval_s),
-        compact_due(redis, settings),
+        archive_due(redis, settings),
         presence.stay(redis, "worker", owner),
     ]
     taking = job_queue.serve(

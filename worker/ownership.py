@@ -19,7 +19,7 @@ from shared.store.job_queue import ring_again
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.closing import cancel, closing_of, end_at_once, with_usage
-from shared.store.log.event_log import Draft, TailLost
+from shared.store.log.event_log import NewEntry, TailLost
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, Lease, LeaseLost, Loss
 from shared.store.records import response_store
@@ -161,11 +161,11 @@ class Runner:
             if not page.entries:
                 break
         usage = await response_store.read_usage(self._resources.redis, held.key)
-        drafts, failed = await self._resources.stepper.call(
+        entries, failed = await self._resources.stepper.call(
             lambda: _fail_after(frames, usage, error), sum(map(len, frames))
         )
         closing = closing_of(failed, held.key.tenant, self._settings)
-        await self._resources.appender.append(held, len(frames), drafts, closing)
+        await self._resources.appender.append(held, len(frames), entries, closing)
 
     async def _fail_if_possible(self, held: Lease, reason: str) -> None:
         error = ResponseError("server_error", reason)
@@ -250,7 +250,7 @@ class Runner:
 
 def _fail_after(
     frames: Sequence[bytes], usage: bytes, error: ResponseError
-) -> tuple[list[Draft], ResponseFailed]:
+) -> tuple[list[NewEntry], ResponseFailed]:
     """What is appended to a log of these frames, the terminal event last."""
     events: list[StreamEvent] = [decode(stored) for stored in frames]
     response = with_usage(fold(events), usage)
@@ -259,4 +259,4 @@ def _fail_after(
         response = lifecycle.apply(response, event)
     failed = lifecycle.fail(response, error)
     told = [*ending, *lifecycle.tell_error(error), failed]
-    return [Draft(frame(event, len(events) + i)) for i, event in enumerate(told)], failed
+    return [NewEntry(frame(event, len(events) + i)) for i, event in enumerate(told)], failed

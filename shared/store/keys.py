@@ -12,7 +12,7 @@ TOOLS_QUEUE = "antiphon:{queue}:tools"
 ACTIVE = "antiphon:{queue}:active"
 """Sorted set: `tenant/response_id` of every open response, by the time (Redis, ms) it lapses."""
 CLOSED = "antiphon:{queue}:closed"
-"""Sorted set: `tenant/response_id` of closed logs that are still to be compacted, by when (Redis, ms)."""
+"""Sorted set: `tenant/response_id` of closed logs that are still to be archived, by when (Redis, ms)."""
 PULSE = "antiphon:{queue}:pulse"
 """Hash `since_ms`, `heard_ms` (Redis, ms): since when sweepers were answered without a break, and last."""
 CONFIRMED = "antiphon:{confirmed}"
@@ -48,8 +48,8 @@ class ConversationKey(NamedTuple):
 
 def state(key: ResponseKey) -> str:
     """Hash: store, background, created_ms, attempt, deaths, owner, lease_until_ms, alone_since_ms, rings,
-    job, closed; while open usage, as far as tokens are in the log; until compaction also request, and once
-    closed snapshot; afterwards compacted."""
+    job, closed; while open usage, as far as tokens are in the log; until archived request, and once closed
+    snapshot; afterwards compacted."""
     return f"antiphon:{{{key}}}:state"
 
 
@@ -59,7 +59,7 @@ def log(key: ResponseKey) -> str:
 
 
 def archive(key: ResponseKey) -> str:
-    """Hash, the compacted log: `record` and `0`, `1`, …, each zstd, and `index` (see `archive`)."""
+    """Hash, the archived log: `record` and `0`, `1`, …, each zstd, and `index` (see `archive`)."""
     return f"antiphon:{{{key}}}:archive"
 
 

@@ -43,7 +43,7 @@ async def until_quiet(redis_url: str, within_s: float) -> None:
 
 
 class Journals:
-    """The journals of closed logs, read before a compaction takes them away."""
+    """The journals of closed logs, read before archiving takes them away."""
 
     def __init__(self, redis_url: Callable[[], str]) -> None:
         self._redis_url = redis_url
@@ -71,7 +71,7 @@ class Journals:
                 if response_id in self.seen:
                     continue
                 key = keys.ResponseKey(_TENANT, response_id)
-                pipeline = client.pipeline()  # a transaction: before the compaction, or after it
+                pipeline = client.pipeline()  # a transaction: before the archiving, or after it
                 pipeline.hmget(keys.state(key), ["closed", "compacted"])
                 pipeline.hkeys(keys.tools(key))
                 (closed, compacted), fields = await pipeline.execute()
@@ -99,13 +99,13 @@ async def _scan(client: "redis.asyncio.Redis") -> list[str]:
 
 async def _read_log(client: "redis.asyncio.Redis", key: keys.ResponseKey) -> Log:
     state = await client.hgetall(keys.state(key))  # type: ignore[misc]
-    is_compacted = b"compacted" in state
-    if is_compacted:
+    is_archived = b"compacted" in state
+    if is_archived:
         entries = await _read_archive(client, key)
     else:
         raw = await client.xrange(keys.log(key))
         entries = [(int(entry_id.partition(b"-")[0]) - 1, fields[b"e"]) for entry_id, fields in raw]
-    journal = None if is_compacted else await client.hkeys(keys.tools(key))  # type: ignore[misc]
+    journal = None if is_archived else await client.hkeys(keys.tools(key))  # type: ignore[misc]
     return Log(
         key.response_id,
         tuple(number for number, _ in entries),
@@ -113,7 +113,7 @@ async def _read_log(client: "redis.asyncio.Redis", key: keys.ResponseKey) -> Log
         state[b"closed"].decode(),
         int(state[b"attempt"]),
         int(state.get(b"deaths", 0)),
-        is_compacted,
+        is_archived,
         None if journal is None else frozenset(name.decode() for name in journal),
     )
 

@@ -203,9 +203,9 @@ class Log:
     closed: str
     attempt: int = 1
     deaths: int = 0
-    is_compacted: bool = False
+    is_archived: bool = False
     journal: frozenset[str] | None = None
-    """Names of the tool journal's fields when the log was closed; None: it was compacted unseen."""
+    """Names of the tool journal's fields when the log was closed; None: it was archived unseen."""
 
 
 @dataclass(frozen=True, slots=True)

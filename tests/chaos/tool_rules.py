@@ -52,7 +52,7 @@ def _check_tool_call(call: McpCall, counted: Mapping[str, int], lost: int) -> Fi
 
 
 def _check_journal(log: Log, response: Response) -> Findings:
-    """A result for every intent, one for every call; of a log that was compacted, as it was seen before."""
+    """A result for every intent, one for every call; of a log that was archived, as it was seen before."""
     if log.journal is None:
         return
     intents = {name.partition(":")[0] for name in log.journal if name.endswith(":intent")}

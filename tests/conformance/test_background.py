@@ -35,7 +35,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
         data,
         *("--apis", "3", "--script", str(SCRIPT)),
         ANTIPHON_DISCONNECT_GRACE_S="4",  # long enough for a loaded machine
-        ANTIPHON_COMPACT_AFTER_S="2",
+        ANTIPHON_ARCHIVE_AFTER_S="2",
         ANTIPHON_KEEP_ALIVE_S="0.2",  # in every stream that stays anywhere, so that every client meets some
         ANTIPHON_TENANT_RESPONSES_MAX="400",
     )
@@ -276,7 +276,7 @@ async def test_cursors_past_the_end_and_those_that_are_no_numbers_are_refused(
     assert wrong.json()["error"]["param"] == "starting_after"
 
 
-async def test_a_compacted_log_resumes_byte_for_byte_from_every_cursor(
+async def test_an_archived_log_resumes_byte_for_byte_from_every_cursor(
     nodes: list[httpx.AsyncClient], three: RunningCluster
 ) -> None:
     body = {"model": "default", "input": "Count to 8", "stream": True}

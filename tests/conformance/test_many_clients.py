@@ -32,7 +32,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     running = start_cluster(
         data,
         *("--apis", "3", "--script", str(SCRIPT)),
-        ANTIPHON_COMPACT_AFTER_S="0",
+        ANTIPHON_ARCHIVE_AFTER_S="0",
         ANTIPHON_DISCONNECT_GRACE_S="60",  # a client of a crowd may be slow to come back
         ANTIPHON_CONTEXT_TOKENS_MAX="1000000",
     )

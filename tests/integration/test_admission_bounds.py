@@ -16,8 +16,7 @@ from shared.responses import ResponseError
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.log import archiving as compaction
-from shared.store.log import closing
+from shared.store.log import archiving, closing
 from shared.store.redis.client import RedisClient
 from tests.conversing import Client, error_of, say, serving
 from tests.kept import count_kept, kept_keys
@@ -60,9 +59,9 @@ async def test_references_that_multiply_an_item_are_refused_before_anything_is_w
         assert await keys_of(redis) == before
 
 
-@pytest.mark.parametrize("is_compacted", [False, True])
+@pytest.mark.parametrize("is_archived", [False, True])
 async def test_references_may_lead_to_so_many_bytes_of_records(
-    redis: RedisClient, settings: Settings, tmp_path: Path, is_compacted: bool
+    redis: RedisClient, settings: Settings, tmp_path: Path, is_archived: bool
 ) -> None:
     """Also where an archive holds them, and packed they are small."""
     small = settings.model_copy(update={"references_bytes_max": 500_000})
@@ -71,8 +70,8 @@ async def test_references_may_lead_to_so_many_bytes_of_records(
         for _ in range(3):
             response, (_, short) = await leave_behind(client, say("x" * 200_000), say("short"))
             named.append(short)
-            if is_compacted:
-                assert await compaction.compact(redis, ResponseKey("one", response)) == "compacted"
+            if is_archived:
+                assert await archiving.archive_log(redis, ResponseKey("one", response)) == "archived"
         accepted = await client.post("/responses", json={"input": refer(*named[:2]), "background": True})
         assert accepted.status_code == 200
         before = await keys_of(redis)
@@ -205,7 +204,7 @@ async def test_a_tenant_holds_so_many_bytes_until_its_logs_are_packed(
         assert (await client.post("/responses", json=body, headers=other)).status_code == 200
         assert (await client.post(f"/responses/{made[0]}/cancel")).status_code == 200
         assert (await client.post("/responses", json=body)).status_code == 429  # closed, but not packed
-        assert await compaction.compact(redis, ResponseKey("one", made[0])) == "compacted"
+        assert await archiving.archive_log(redis, ResponseKey("one", made[0])) == "archived"
         assert (await client.post("/responses", json=body)).status_code == 200
 
 
@@ -222,7 +221,7 @@ async def test_what_is_echoed_counts_as_often_as_it_is_kept(
         assert 0.7 * kept_bytes < await held(redis) < 1.5 * kept_bytes
 
 
-@pytest.mark.parametrize("way", ["deleted", "compacted"])
+@pytest.mark.parametrize("way", ["deleted", "archived"])
 async def test_nothing_is_held_of_what_is_gone(
     redis: RedisClient, settings: Settings, tmp_path: Path, way: str
 ) -> None:
@@ -232,7 +231,7 @@ async def test_nothing_is_held_of_what_is_gone(
         if way == "deleted":
             assert (await client.delete(f"/responses/{made}")).status_code == 200
         else:
-            assert await compaction.compact(redis, ResponseKey("one", made)) == "compacted"
+            assert await archiving.archive_log(redis, ResponseKey("one", made)) == "archived"
         assert await held(redis) == 0
 
 
@@ -263,7 +262,7 @@ async def test_a_failed_response_is_due_to_be_packed_at_once(redis: RedisClient,
     key = await accept(redis, settings, tenant="one")
     error = ResponseError("server_error", "no")
     await closing.end_at_once(redis, settings, key, "api", lambda born: lifecycle.fail(born, error))
-    assert await compaction.claim_due(redis, 10) == [key]
+    assert await archiving.claim_due(redis, 10) == [key]
 
 
 async def test_a_question_for_a_count_is_held_to_the_same_bounds(

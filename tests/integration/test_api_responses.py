@@ -32,10 +32,9 @@ from shared.responses import (
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.log import archiving as compaction
-from shared.store.log import event_log
+from shared.store.log import archiving, event_log
 from shared.store.log.appender import Appender
-from shared.store.log.event_log import Closing, Draft
+from shared.store.log.event_log import Closing, NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired
 from shared.store.records import response_store
@@ -77,7 +76,7 @@ class PlayedWorker:
         self, key: ResponseKey, *told: events.StreamEvent, closing: Closing | None = None
     ) -> None:
         tail = self._tails[key]
-        drafts = [Draft(events.frame(event, tail + index)) for index, event in enumerate(told)]
+        drafts = [NewEntry(events.frame(event, tail + index)) for index, event in enumerate(told)]
         await self._appender.append(self._leases[key].lease, tail, drafts, closing)
         self._tails[key] = tail + len(drafts)
 
@@ -315,16 +314,16 @@ async def test_every_cursor_gets_the_rest_of_the_log_and_nothing_else(
     assert (await client.get(path)).content == await stored_bytes(redis, key)
 
 
-@pytest.mark.parametrize("is_compacted", [False, True])
+@pytest.mark.parametrize("is_archived", [False, True])
 async def test_a_reader_that_comes_back_to_a_closed_log_learns_that_it_is_over(
-    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker, is_compacted: bool
+    client: httpx.AsyncClient, redis: RedisClient, worker: PlayedWorker, is_archived: bool
 ) -> None:
     async with creating(client, redis) as (key, call):
         await worker.serve(key)
         await call
     last = len((await event_log.read(redis, key, -1)).entries) - 1
-    if is_compacted:
-        assert await compaction.compact(redis, key) == "compacted"
+    if is_archived:
+        assert await archiving.archive_log(redis, key) == "archived"
     path = f"/v1/responses/{key.response_id}?stream=true"
     at_the_end = await client.get(f"{path}&starting_after={last}")
     assert (at_the_end.status_code, at_the_end.content) == (200, b"")

@@ -33,7 +33,7 @@ from shared.store.log.closing import closing_of
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.records import response_store
-from shared.store.records.response_store import ConversationMoved, Draft, Membership
+from shared.store.records.response_store import ConversationMoved, Membership, NewResponse
 from shared.store.redis.client import RedisClient
 from tests.conversing import (
     CREATED_AT_S,
@@ -76,7 +76,7 @@ class PlayedWorker:
     async def close(self, acquired: Acquired, request: ResponseRequest, event: TerminalEvent) -> None:
         first = acquired.next_sequence_number
         ending = closing_of(event, "one", self._settings, request.input)
-        drafts = [event_log.Draft(frame(event, first))]
+        drafts = [event_log.NewEntry(frame(event, first))]
         await event_log.append(self._redis, self._settings, acquired.lease, first, drafts, ending)
 
 
@@ -226,7 +226,9 @@ async def test_a_conversation_that_moved_on_while_it_was_read_is_not_answered_fr
         await add(client, conversation, say("b"))
     before = await count_kept(redis)
     request = make_request()
-    draft = Draft.of(ResponseKey("one", request.response.id), request, {}, membership=Membership(key, place))
+    draft = NewResponse.of(
+        ResponseKey("one", request.response.id), request, {}, membership=Membership(key, place)
+    )
     with pytest.raises(ConversationMoved):
         await response_store.create(redis, settings, draft)
     assert await count_kept(redis) == before

@@ -15,7 +15,7 @@ from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.log import event_log
 from shared.store.log.appender import Appender
-from shared.store.log.event_log import Draft
+from shared.store.log.event_log import NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired
 from shared.store.redis.blocking import BlockingClient
@@ -125,7 +125,7 @@ async def live_through_cuts(way: CutWay) -> None:
     acquired = await lease.acquire(client, settings, key, "a")
     assert isinstance(acquired, Acquired)
     for number, manner in zip(range(CUTS), itertools.cycle(MANNERS), strict=False):
-        appending = appender.append(acquired.lease, number + 1, [Draft(b"event: x\n\n")])
+        appending = appender.append(acquired.lease, number + 1, [NewEntry(b"event: x\n\n")])
         changing = asyncio.create_task(subscription.add(f"channel {number}"))
         for _ in range(number % 7):
             await asyncio.sleep(0)

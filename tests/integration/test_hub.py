@@ -20,10 +20,9 @@ from shared.lifecycle import fold
 from shared.responses import Message, OutputText
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
-from shared.store.log import archive, event_log
-from shared.store.log import archiving as compaction
+from shared.store.log import archive, archiving, event_log
 from shared.store.log.appender import Appender
-from shared.store.log.event_log import Closing, Draft
+from shared.store.log.event_log import Closing, NewEntry
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
@@ -59,8 +58,8 @@ async def begin(redis: RedisClient, settings: Settings) -> Lease:
     return acquired.lease
 
 
-def fat_draft(number: int) -> Draft:
-    return Draft(f"event: x\ndata: {number:0{FAT_BYTES}}\n\n".encode())
+def fat_draft(number: int) -> NewEntry:
+    return NewEntry(f"event: x\ndata: {number:0{FAT_BYTES}}\n\n".encode())
 
 
 CLOSING = Closing("completed", b"{}", 60)
@@ -107,16 +106,16 @@ async def test_readers_that_come_together_leave_most_connections_to_other_calls(
 # --- what a reader holds ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_compacted", [False, True])
+@pytest.mark.parametrize("is_archived", [False, True])
 async def test_stuck_readers_of_large_frames_hold_a_page_each_and_get_every_byte(
-    redis: RedisClient, settings: Settings, appender: Appender, node: Hub, is_compacted: bool
+    redis: RedisClient, settings: Settings, appender: Appender, node: Hub, is_archived: bool
 ) -> None:
     held = await begin(redis, settings)
     for i in range(40):
         await appender.append(held, 1 + i, [fat_draft(i)])
-    await appender.append(held, 41, [Draft(b"event: end\ndata: 0\n\n")], CLOSING)
-    if is_compacted:
-        await compaction.compact(redis, held.key)
+    await appender.append(held, 41, [NewEntry(b"event: end\ndata: 0\n\n")], CLOSING)
+    if is_archived:
+        await archiving.archive_log(redis, held.key)
     gc.collect()
     tracemalloc.start()
     before_bytes = tracemalloc.get_traced_memory()[0]
@@ -128,7 +127,7 @@ async def test_stuck_readers_of_large_frames_hold_a_page_each_and_get_every_byte
     gc.collect()
     grown_bytes = tracemalloc.get_traced_memory()[0] - before_bytes - sent_bytes
     tracemalloc.stop()
-    page_bytes = archive.CHUNK_BYTES if is_compacted else event_log.PAGE_BYTES
+    page_bytes = archive.CHUNK_BYTES if is_archived else event_log.PAGE_BYTES
     assert grown_bytes < READERS * page_bytes
     whole = await stored(redis, held.key)
     for start, reader in zip(begun, readers, strict=True):
@@ -148,12 +147,12 @@ async def test_stuck_readers_of_what_is_being_written_hold_their_buffer_and_get_
     last = 0
     held_bytes: list[int] = []
     for i in range(100):
-        drafts = [Draft(b"event: x\ndata: %01000d\n\n" % (i * 10 + j)) for j in range(10)]
+        drafts = [NewEntry(b"event: x\ndata: %01000d\n\n" % (i * 10 + j)) for j in range(10)]
         await appender.append(held, last + 1, drafts)
         last += 10
         held_bytes.append(attached._messages_bytes)
     assert 0 < max(held_bytes) <= narrow.client_buffer_bytes_max
-    await appender.append(held, last + 1, [Draft(b"event: end\ndata: 0\n\n")], CLOSING)
+    await appender.append(held, last + 1, [NewEntry(b"event: end\ndata: 0\n\n")], CLOSING)
     assert begun + await read_rest(reader) == await stored(redis, held.key)
 
 
@@ -161,7 +160,7 @@ async def test_frames_leave_in_slices_and_a_stream_that_ends_ends_between_two_fr
     redis: RedisClient, settings: Settings, appender: Appender, node: Hub
 ) -> None:
     held = await begin(redis, settings)
-    drafts = [Draft(b"event: x\ndata: %0900d\n\n" % i) for i in range(600)]
+    drafts = [NewEntry(b"event: x\ndata: %0900d\n\n" % i) for i in range(600)]
     await appender.append(held, 1, drafts)
     reader = node.follow(held.key, 0)
     slices = [await anext(reader), await anext(reader)]
@@ -181,9 +180,9 @@ async def test_a_reader_that_is_ahead_of_a_log_that_closes_shorter_learns_so(
     held = await begin(redis, settings)
     ahead, at_the_end = node.follow(held.key, 7), node.follow(held.key, 2)
     reading = [asyncio.create_task(read_rest(frames)) for frames in (ahead, at_the_end)]
-    await appender.append(held, 1, [Draft(b"event: x\ndata: 1\n\n")])
+    await appender.append(held, 1, [NewEntry(b"event: x\ndata: 1\n\n")])
     closing = Closing("failed", b"{}", 60)
-    await event_log.append(redis, settings, held, 2, [Draft(b"event: x\ndata: 2\n\n")], closing)
+    await event_log.append(redis, settings, held, 2, [NewEntry(b"event: x\ndata: 2\n\n")], closing)
     async with asyncio.timeout(20):
         with pytest.raises(LogShorter, match=r"^2$"):
             await reading[0]
@@ -196,8 +195,8 @@ async def test_a_reader_that_is_as_fast_as_the_writer_hears_everything_once(
     held = await begin(redis, settings)
     reading = [asyncio.create_task(read_rest(node.follow(held.key, after))) for after in (-1, 0, 7, 150)]
     for i in range(300):
-        await appender.append(held, 1 + i, [Draft(b"event: x\ndata: %d\n\n" % i)])
-    await appender.append(held, 301, [Draft(b"event: end\ndata: 0\n\n")], CLOSING)
+        await appender.append(held, 1 + i, [NewEntry(b"event: x\ndata: %d\n\n" % i)])
+    await appender.append(held, 301, [NewEntry(b"event: end\ndata: 0\n\n")], CLOSING)
     frames = [some + b"\n\n" for some in (await stored(redis, held.key)).split(b"\n\n")[:-1]]
     for after, task in zip((-1, 0, 7, 150), reading, strict=True):
         assert await task == b"".join(frames[after + 1 :])
@@ -234,7 +233,7 @@ def words(first: int, count: int) -> list[StreamEvent]:
 
 async def write(appender: Appender, held: Lease, first: int, events: list[StreamEvent]) -> int:
     """Returns the number of the next event."""
-    drafts = [Draft(frame(event, first + i)) for i, event in enumerate(events)]
+    drafts = [NewEntry(frame(event, first + i)) for i, event in enumerate(events)]
     await appender.append(held, first, drafts)
     return first + len(drafts)
 

@@ -15,11 +15,10 @@ from shared.responses import ServerSecrets
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
-from shared.store.log import archive, event_log
-from shared.store.log import archiving as compaction
+from shared.store.log import archive, archiving, event_log
 from shared.store.log.appender import Appender
 from shared.store.log.closing import cancel
-from shared.store.log.event_log import Closing, Draft
+from shared.store.log.event_log import Closing, NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease, LeaseLost
 from shared.store.records import response_store
@@ -29,7 +28,7 @@ from shared.store.redis.scripts import LuaScript
 from tests.conftest import keys_without_ttl
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request, read_record
-from worker.archiver import compact_due
+from worker.archiver import archive_due
 
 
 async def acquire(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str = "a") -> Lease:
@@ -42,8 +41,8 @@ async def lapse(redis: RedisClient, key: ResponseKey) -> None:
     await redis.command("HSET", keys.state(key), "lease_until_ms", 0)
 
 
-def draft(text: str, *tokens: int) -> Draft:
-    return Draft(f"event: x\ndata: {text}\n\n".encode(), tokens)
+def draft(text: str, *tokens: int) -> NewEntry:
+    return NewEntry(f"event: x\ndata: {text}\n\n".encode(), tokens)
 
 
 async def frames_of(redis: RedisClient, key: ResponseKey, after: int = -1) -> list[bytes]:
@@ -70,7 +69,7 @@ async def test_logprobs_are_kept_beside_the_tokens_and_read_by_those_who_ask(
 ) -> None:
     key = await accept(redis, settings)
     held = await acquire(redis, settings, key)
-    measured = Draft(b"event: x\ndata: b\n\n", (7, 8), b"\x00measured\xff")
+    measured = NewEntry(b"event: x\ndata: b\n\n", (7, 8), b"\x00measured\xff")
     await appender.append(held, 1, [draft("a", 5), measured, draft("c")])
     await appender.append(held, 4, [measured], CLOSING)
     asked = await event_log.read(redis, key, 0, with_measured=True)
@@ -187,7 +186,7 @@ async def test_secrets_are_sealed_with_the_deployments_key_and_lost_without_it(
     request = make_request()
     key = ResponseKey("default", request.response.id)
     secrets = {"label": ServerSecrets({"x-key": "swordfish"}, "token")}
-    await response_store.create(redis, ours, response_store.Draft.of(key, request, secrets))
+    await response_store.create(redis, ours, response_store.NewResponse.of(key, request, secrets))
     assert b"swordfish" not in await redis.command("GET", keys.secrets(key))
     assert await response_store.read_secrets(redis, ours, key) == secrets
     assert await response_store.read_secrets(redis, others, key) is None
@@ -200,7 +199,7 @@ async def test_secrets_are_gone_when_the_response_is_closed(
     request = make_request()
     key = ResponseKey("default", request.response.id)
     secrets = {"label": ServerSecrets({"x-key": "k"}, "token")}
-    await response_store.create(redis, settings, response_store.Draft.of(key, request, secrets))
+    await response_store.create(redis, settings, response_store.NewResponse.of(key, request, secrets))
     assert await response_store.read_secrets(redis, settings, key) == secrets
     held = await acquire(redis, settings, key)
     await appender.append(held, 1, [draft("end")], CLOSING)
@@ -257,7 +256,7 @@ async def test_the_log_behaves_as_a_list_with_one_writer(
     assert await keys_without_ttl(redis) == []
 
 
-# --- closing, cancelling, compacting ----------------------------------------------------------------
+# --- closing, cancelling, archiving -----------------------------------------------------------------
 
 
 async def write_log(redis: RedisClient, settings: Settings, appender: Appender, entries: int) -> ResponseKey:
@@ -281,20 +280,20 @@ async def read_whole(redis: RedisClient, key: ResponseKey, after: int = -1) -> l
 
 
 @pytest.mark.parametrize("entries", [1, archive.CHUNK_ENTRIES - 1, archive.CHUNK_ENTRIES, 4_100])
-async def test_a_compacted_log_reads_as_before_from_every_cursor_and_is_smaller(
+async def test_an_archived_log_reads_as_before_from_every_cursor_and_is_smaller(
     redis: RedisClient, settings: Settings, appender: Appender, entries: int
 ) -> None:
     key = await write_log(redis, settings, appender, entries)
     whole = await read_whole(redis, key)
     record = await read_record(redis, key)
     size_bytes = await memory_of(redis, key)
-    assert await compaction.compact(redis, key) == "compacted"
+    assert await archiving.archive_log(redis, key) == "archived"
     for cursor in (-1, 0, 1, entries - 1, entries, entries + 1, entries + 10_000):
         assert await read_whole(redis, key, cursor) == whole[cursor + 1 :]
     assert await read_record(redis, key) == record
     assert await redis.command("EXISTS", keys.log(key)) == 0
     assert entries < 100 or await memory_of(redis, key) < size_bytes / 5
-    assert await compaction.compact(redis, key) == "compacted"
+    assert await archiving.archive_log(redis, key) == "archived"
     assert await read_whole(redis, key) == whole
 
 
@@ -303,9 +302,9 @@ async def memory_of(redis: RedisClient, key: ResponseKey) -> int:
     return sum([await redis.command("MEMORY", "USAGE", name, "SAMPLES", 0) for name in names])
 
 
-async def test_an_open_log_is_not_compacted(redis: RedisClient, settings: Settings) -> None:
+async def test_an_open_log_is_not_archived(redis: RedisClient, settings: Settings) -> None:
     key = await accept(redis, settings)
-    assert await compaction.compact(redis, key) == "changed"
+    assert await archiving.archive_log(redis, key) == "changed"
     assert len(await frames_of(redis, key)) == 1
 
 
@@ -313,14 +312,14 @@ async def make_due(redis: RedisClient, key: ResponseKey) -> None:
     await redis.command("ZADD", keys.CLOSED, 0, str(key))
 
 
-async def test_a_closed_log_falls_due_for_compaction_and_then_no_more(
+async def test_a_closed_log_falls_due_for_archiving_and_then_no_more(
     redis: RedisClient, settings: Settings, appender: Appender
 ) -> None:
     key = await write_log(redis, settings, appender, 3)
-    assert await compaction.claim_due(redis, 10) == []
+    assert await archiving.claim_due(redis, 10) == []
     await make_due(redis, key)
-    assert await compaction.claim_due(redis, 10) == [key]
-    await compaction.compact(redis, key)
+    assert await archiving.claim_due(redis, 10) == [key]
+    await archiving.archive_log(redis, key)
     assert await redis.command("ZCARD", keys.CLOSED) == 0
 
 
@@ -330,20 +329,20 @@ async def test_a_due_log_is_one_workers_for_a_while_and_due_again_if_it_dies(
     due = [await write_log(redis, settings, appender, 1) for _ in range(9)]
     for key in due:
         await make_due(redis, key)
-    claims = await asyncio.gather(*(compaction.claim_due(redis, 4) for _ in range(4)))
+    claims = await asyncio.gather(*(archiving.claim_due(redis, 4) for _ in range(4)))
     assert sorted(key for claim in claims for key in claim) == sorted(due)
     again_at_ms = int(await redis.command("ZSCORE", keys.CLOSED, str(due[0])))
     left_ms = again_at_ms - await lease.now_ms(redis)
-    assert 0.9 * compaction.CLAIM_S < left_ms / 1000 <= compaction.CLAIM_S
+    assert 0.9 * archiving.CLAIM_S < left_ms / 1000 <= archiving.CLAIM_S
 
 
-async def test_many_who_compact_one_log_at_once_leave_one_whole_archive(
+async def test_many_who_archive_one_log_at_once_leave_one_whole_archive(
     redis: RedisClient, settings: Settings, appender: Appender
 ) -> None:
     key = await write_log(redis, settings, appender, 4_100)
     whole = await read_whole(redis, key)
-    outcomes = await asyncio.gather(*(compaction.compact(redis, key) for _ in range(5)))
-    assert outcomes == ["compacted"] * 5
+    outcomes = await asyncio.gather(*(archiving.archive_log(redis, key) for _ in range(5)))
+    assert outcomes == ["archived"] * 5
     assert await read_whole(redis, key) == whole
     names = await redis.command("KEYS", f"antiphon:{{{key}}}:*")
     assert sorted(name.decode() for name in names) == [keys.archive(key), keys.state(key)]
@@ -354,13 +353,13 @@ async def test_a_log_whose_packed_chunks_were_lost_stays_a_log(
 ) -> None:
     key = await write_log(redis, settings, appender, 4_100)
     whole = await read_whole(redis, key)
-    monkeypatch.setattr(compaction, "_CLAIM_MS", 0)  # each chunk expires as soon as it is kept
-    assert await compaction.compact(redis, key) == "changed"
+    monkeypatch.setattr(archiving, "_CLAIM_MS", 0)  # each chunk expires as soon as it is kept
+    assert await archiving.archive_log(redis, key) == "changed"
     assert await read_whole(redis, key) == whole
     assert await redis.command("EXISTS", keys.archive(key)) == 0
 
 
-async def test_a_log_that_cannot_be_compacted_stays_and_stops_no_other(
+async def test_a_log_that_cannot_be_archived_stays_and_stops_no_other(
     redis: RedisClient, settings: Settings, appender: Appender
 ) -> None:
     damaged, broken, sound = [await write_log(redis, settings, appender, 3) for _ in range(3)]
@@ -369,13 +368,13 @@ async def test_a_log_that_cannot_be_compacted_stays_and_stops_no_other(
     await redis.command("SET", keys.log(broken), "no stream", "PX", 60_000)
     for place, key in enumerate((damaged, broken, sound)):
         await redis.command("ZADD", keys.CLOSED, place, str(key))
-    compacting = asyncio.create_task(compact_due(redis, settings))
+    archiving_due = asyncio.create_task(archive_due(redis, settings))
     try:
         async with asyncio.timeout(PATIENCE_S):
             while not await redis.command("EXISTS", keys.archive(sound)):
-                assert not compacting.done()
+                assert not archiving_due.done()
     finally:
-        compacting.cancel()
+        archiving_due.cancel()
     assert (await read_whole(redis, damaged))[-1] == (4, b"no end of a frame")
     assert await redis.command("ZCARD", keys.CLOSED) == 2
 
@@ -399,14 +398,14 @@ async def write_fat_log(
     return key
 
 
-@pytest.mark.parametrize("is_compacted", [False, True])
+@pytest.mark.parametrize("is_archived", [False, True])
 async def test_a_page_is_bounded_in_bytes_and_a_frame_that_is_larger_comes_alone(
-    redis: RedisClient, settings: Settings, appender: Appender, is_compacted: bool
+    redis: RedisClient, settings: Settings, appender: Appender, is_archived: bool
 ) -> None:
     key = await write_fat_log(redis, settings, appender, entries=400)
-    if is_compacted:
-        assert await compaction.compact(redis, key) == "compacted"
-    bound_bytes = archive.CHUNK_BYTES if is_compacted else event_log.PAGE_BYTES
+    if is_archived:
+        assert await archiving.archive_log(redis, key) == "archived"
+    bound_bytes = archive.CHUNK_BYTES if is_archived else event_log.PAGE_BYTES
     frames: list[bytes] = []
     sizes_bytes: list[int] = []
     while True:
@@ -482,7 +481,7 @@ async def test_the_same_idempotency_key_and_body_give_the_same_response(
         request = make_request()
         key = ResponseKey("default", request.response.id)
         repetition = response_store.Repetition(name, body)
-        draft = response_store.Draft.of(key, request, {}, None, repetition)
+        draft = response_store.NewResponse.of(key, request, {}, None, repetition)
         return await response_store.create(redis, settings, draft)
 
     first = await create("digest")

@@ -14,7 +14,7 @@ from api.tenants import Tenants
 from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store.log import event_log
-from shared.store.log.event_log import APPEND, Draft, append_call
+from shared.store.log.event_log import APPEND, NewEntry, append_call
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
@@ -76,8 +76,8 @@ async def test_one_confirmation_serves_all_appends_of_a_write(
     before = count(server, "waitaof")
     leases = await own_three(durable, settings)
     assert count(server, "waitaof") == before + 3  # one for each response that was accepted
-    calls = [append_call(settings, held, 1, [Draft(b"event: x\n\n")], None) for held in leases]
-    await event_log.append(durable, settings, leases[0], 1, [Draft(b"event: x\n\n")])
+    calls = [append_call(settings, held, 1, [NewEntry(b"event: x\n\n")], None) for held in leases]
+    await event_log.append(durable, settings, leases[0], 1, [NewEntry(b"event: x\n\n")])
     before = count(server, "waitaof")
     replies = await durable.run_many(APPEND, calls[1:])
     assert replies == [[b"ok", 2]] * 2
@@ -97,9 +97,9 @@ async def test_an_append_that_is_sent_again_is_confirmed_again(
     """Though it writes nothing then: the confirmation covers what another connection has written."""
     settings = Settings()
     held = (await own_three(durable, settings))[0]
-    await event_log.append(durable, settings, held, 1, [Draft(b"event: x\n\n")])
+    await event_log.append(durable, settings, held, 1, [NewEntry(b"event: x\n\n")])
     confirmed, written = count(server, "waitaof"), file_bytes(server)
-    await event_log.append(durable, settings, held, 1, [Draft(b"event: x\n\n")])
+    await event_log.append(durable, settings, held, 1, [NewEntry(b"event: x\n\n")])
     assert count(server, "waitaof") == confirmed + 1
     assert file_bytes(server) > written
 

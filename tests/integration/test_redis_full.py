@@ -11,7 +11,7 @@ from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.log import event_log
-from shared.store.log.event_log import Draft
+from shared.store.log.event_log import NewEntry
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.redis.blocking import BlockingClient
@@ -60,11 +60,11 @@ async def test_a_refused_write_leaves_nothing_behind(redis: RedisClient, setting
         with pytest.raises(plain_redis.exceptions.OutOfMemoryError):
             await accept(redis, settings)
         with pytest.raises(plain_redis.exceptions.OutOfMemoryError):
-            await event_log.append(redis, settings, held.lease, 1, [Draft(b"event: x\n\n")])
+            await event_log.append(redis, settings, held.lease, 1, [NewEntry(b"event: x\n\n")])
         assert await read_everything(redis) == before
     finally:
         await redis.command("CONFIG", "SET", "maxmemory", 0)
-    await event_log.append(redis, settings, held.lease, 1, [Draft(b"event: x\n\n")])
+    await event_log.append(redis, settings, held.lease, 1, [NewEntry(b"event: x\n\n")])
 
 
 async def test_a_lease_is_kept_in_a_full_redis(redis: RedisClient, settings: Settings) -> None:

@@ -21,7 +21,7 @@ from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
-from shared.store.log.event_log import Closing, Draft
+from shared.store.log.event_log import Closing, NewEntry
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.records import response_store
@@ -132,7 +132,7 @@ async def test_no_secret_of_a_request_lies_open_in_redis(
             assert await run(redis, sealing, held, 1, asked) == ToolOutput("5")
             assert SECRET.encode() not in await everything_in(redis)
     closing = Closing("cancelled", b"{}", 60)
-    await event_log.append(redis, sealing, held, 2, [Draft(b"data: {}\n\n")], closing)
+    await event_log.append(redis, sealing, held, 2, [NewEntry(b"data: {}\n\n")], closing)
     assert await redis.command("EXISTS", keys.secrets(held.key)) == 0
     assert SECRET.encode() not in await everything_in(redis)
 

@@ -22,7 +22,7 @@ from shared.responses import (
 )
 from shared.settings import Settings
 from shared.store import job_queue, keys
-from shared.store.log.event_log import Draft, Entry
+from shared.store.log.event_log import Entry, NewEntry
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.records import response_store
@@ -158,7 +158,7 @@ async def test_a_tool_that_still_runs_when_its_worker_dies_is_waited_for_and_not
         key = await accept(redis, settings, request)
         dead = await lease.acquire(redis, settings, key, "dead")
         assert isinstance(dead, Acquired)
-        drafts = [Draft(entry.frame, entry.tokens) for entry in whole[1 : told[0] + 1]]
+        drafts = [NewEntry(entry.frame, entry.tokens) for entry in whole[1 : told[0] + 1]]
         await worker.appender.append(dead.lease, 1, drafts)
         task = ToolCall("code_interpreter", "python", '{"code": "123*456\\n"}')
         await redis.command("DEL", keys.TOOLS_QUEUE)

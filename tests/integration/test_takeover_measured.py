@@ -14,7 +14,7 @@ from shared.responses import ResponseRequest
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.log.archiving import compact
+from shared.store.log.archiving import archive_log
 from shared.store.log.event_log import Entry, read
 from shared.store.redis.client import RedisClient
 from tests.requests import accept, make_request
@@ -95,7 +95,7 @@ async def test_what_was_told_stands_though_the_next_engine_measures_otherwise(
     assert logprobs_in(done) == [told for entry in deltas_in(again) for told in logprobs_in(entry)]
 
 
-async def test_a_log_keeps_them_where_they_were_told_and_until_it_is_compacted(
+async def test_a_log_keeps_them_where_they_were_told_and_until_it_is_archived(
     redis: RedisClient, settings: Settings
 ) -> None:
     request = REQUESTS["a tool call"]
@@ -103,7 +103,7 @@ async def test_a_log_keeps_them_where_they_were_told_and_until_it_is_compacted(
         key = await accept(redis, settings, request)
         entries = await finish(redis, worker, key)
     assert [entry for entry in entries if entry.measured] == deltas_in(entries)
-    assert await compact(redis, key) == "compacted"
+    assert await archive_log(redis, key) == "archived"
     page = await read(redis, key, -1, with_measured=True)
     assert [(e.frame, e.tokens, e.measured) for e in page.entries] == [(e.frame, (), b"") for e in entries]
 

@@ -19,7 +19,7 @@ from shared.responses import HttpError, McpProtocolError, ServerSecrets
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.log import event_log
-from shared.store.log.event_log import Closing, Draft
+from shared.store.log.event_log import Closing, NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.records import response_store
@@ -71,7 +71,9 @@ class Response:
     ) -> "Response":
         request = make_request()
         key = keys.ResponseKey(tenant, request.response.id)
-        await response_store.create(redis, settings, response_store.Draft.of(key, request, secrets or {}))
+        await response_store.create(
+            redis, settings, response_store.NewResponse.of(key, request, secrets or {})
+        )
         acquired = await lease.acquire(redis, settings, key, OWNER)
         assert isinstance(acquired, Acquired)
         return cls(redis, settings, acquired.lease)
@@ -104,7 +106,7 @@ class Response:
         return result.output
 
     async def close(self) -> None:
-        failed = Draft(frame(ResponseFailed(make_request().response), 1))
+        failed = NewEntry(frame(ResponseFailed(make_request().response), 1))
         closing = Closing("cancelled", b"{}", 60)
         await event_log.append(self._redis, self._settings, self.lease, 1, [failed], closing)
 

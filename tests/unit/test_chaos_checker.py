@@ -117,7 +117,7 @@ def make_events(
 def make_log(events: Sequence[ev.StreamEvent], call: int = CALL, **fields: Any) -> Log:
     frames = tuple(ev.frame(event, number) for number, event in enumerate(events))
     closed = events[-1].response.status if isinstance(events[-1], ev.LifecycleEvent) else ""
-    log = Log(f"resp_0_{call:032d}", tuple(range(len(frames))), frames, closed, is_compacted=True)
+    log = Log(f"resp_0_{call:032d}", tuple(range(len(frames))), frames, closed, is_archived=True)
     return replace(log, **fields)
 
 
@@ -661,8 +661,8 @@ def test_a_failed_call_that_does_not_say_that_its_outcome_is_unknown_is_found() 
 def test_a_journal_without_a_result_is_found() -> None:
     run = counted_once()
     entries = {f"{index}:{part}" for index in (0, 1, 2) for part in ("intent", "claim", "result")}
-    for is_compacted in (False, True):
-        run.fields = {"is_compacted": is_compacted, "journal": frozenset(entries)}
+    for is_archived in (False, True):
+        run.fields = {"is_archived": is_archived, "journal": frozenset(entries)}
         assert run.check() == []
         run.fields["journal"] = frozenset(entries - {"2:result"})
         assert run.rules() == {"a journal entry for every call"}

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from shared.events import StreamEvent, decode, frame
 from shared.record_format import RECORD_FORMAT
 from shared.store.log.appender import Appender
-from shared.store.log.event_log import Closing, Draft, TailLost
+from shared.store.log.event_log import Closing, NewEntry, TailLost
 from shared.store.owning.lease import Lease
 from worker.response.history import Diverged, History
 
-_DRAFTS_MAX = 2_000
+_WAITING_MAX = 2_000
 """More than these wait: the model is ahead of Redis, and `add` waits too."""
 _RECENT_MAX = 500
 """So many entries are kept after they were appended: a failover may take the last of them back."""
@@ -46,8 +46,8 @@ class LogWriter:
         self._logged = history.frames
         self._next = history.first
         """Number of the next event to be encoded."""
-        self._drafts: list[Draft] = []
-        self._recent: deque[Draft] = deque(maxlen=_RECENT_MAX)
+        self._waiting: list[NewEntry] = []
+        self._recent: deque[NewEntry] = deque(maxlen=_RECENT_MAX)
         """What stands in the log last."""
         self._under_way: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
@@ -60,16 +60,16 @@ class LogWriter:
         Waits only when the model is far ahead of Redis.
         """
         for event in events:
-            draft = Draft(frame(event, self._next), tokens, measured)
+            entry = NewEntry(frame(event, self._next), tokens, measured)
             if self._logged:
                 logged = self._logged.popleft()
-                self._compare(event, draft.frame, logged)
-                self._recent.append(Draft(logged, tokens, measured))
+                self._compare(event, entry.frame, logged)
+                self._recent.append(NewEntry(logged, tokens, measured))
             else:
-                self._drafts.append(draft)
+                self._waiting.append(entry)
             self._next += 1
             tokens, measured = (), b""
-        if len(self._drafts) > _DRAFTS_MAX:
+        if len(self._waiting) > _WAITING_MAX:
             await self.settle()
         elif self._under_way is None:
             self._send()
@@ -86,34 +86,34 @@ class LogWriter:
         await self.settle()
         if self._logged:
             raise Diverged(f"the log has {len(self._logged)} entries beyond the end")
-        self._drafts.append(Draft(frame(event, self._next)))
+        self._waiting.append(NewEntry(frame(event, self._next)))
         self._next += 1
         self._send(closing)
         await self.settle()
 
     def _send(self, closing: Closing | None = None) -> None:
-        if self._failure is not None or not self._drafts:
+        if self._failure is not None or not self._waiting:
             return
-        drafts, self._drafts = self._drafts, []
-        self._append(self._next - len(drafts), drafts, closing)
+        entries, self._waiting = self._waiting, []
+        self._append(self._next - len(entries), entries, closing)
 
-    def _append(self, first: int, drafts: list[Draft], closing: Closing | None) -> None:
+    def _append(self, first: int, entries: list[NewEntry], closing: Closing | None) -> None:
         self._under_way = self._appender.append(
-            self._lease, first, drafts, closing, b"" if closing else self._count()
+            self._lease, first, entries, closing, b"" if closing else self._count()
         )
-        self._under_way.add_done_callback(lambda append: self._go_on(append, first, drafts, closing))
+        self._under_way.add_done_callback(lambda append: self._go_on(append, first, entries, closing))
 
     def _go_on(
-        self, append: "asyncio.Future[None]", first: int, drafts: list[Draft], closing: Closing | None
+        self, append: "asyncio.Future[None]", first: int, entries: list[NewEntry], closing: Closing | None
     ) -> None:
         self._under_way = None
         failure = asyncio.CancelledError() if append.cancelled() else append.exception()
         if isinstance(failure, TailLost) and failure.tail >= first - len(self._recent):
             lost = [self._recent.pop() for _ in range(first - failure.tail)]
-            self._append(failure.tail, [*reversed(lost), *drafts], closing)
+            self._append(failure.tail, [*reversed(lost), *entries], closing)
             return
         self._failure = failure
-        self._recent.extend(drafts)
+        self._recent.extend(entries)
         self._send()
 
     def _raise_failure(self) -> None:

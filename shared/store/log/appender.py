@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shared.settings import Settings
-from shared.store.log.event_log import APPEND, Closing, Draft, append_call, check_appended
+from shared.store.log.event_log import APPEND, Closing, NewEntry, append_call, check_appended
 from shared.store.owning.lease import Lease
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
@@ -49,13 +49,13 @@ class Appender:
         self,
         lease: Lease,
         first: int,
-        drafts: Sequence[Draft],
+        entries: Sequence[NewEntry],
         closing: Closing | None = None,
         usage: bytes = b"",
     ) -> asyncio.Future[None]:
         """As `event_log.append`; one response has one append under way at a time."""
-        call = append_call(self._settings, lease, first, drafts, closing, usage)
-        append = _Append(lease, first, len(drafts), call)
+        call = append_call(self._settings, lease, first, entries, closing, usage)
+        append = _Append(lease, first, len(entries), call)
         self._pending.append(append)
         self._wake.set()
         return append.done

@@ -1,6 +1,6 @@
 """The format of an archive: a closed log as chunks of frames, an index and one record, with zstd.
 
-Knows bytes only, and no Redis: `compaction` makes archives; `event_log` and `response_store` read them,
+Knows bytes only, and no Redis: `archiving` makes archives; `event_log` and `response_store` read them,
 and give the bytes that were first sent. A chunk is bounded in bytes, and a reader of a long
 log holds one at a time; the index tells which one a cursor is in.
 """

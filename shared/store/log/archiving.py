@@ -1,6 +1,6 @@
 """Replaces closed logs by their archives, page by page, so that nobody else has to wait.
 
-Owns who compacts which log and when an archive takes a log's place; its format is `archive`'s.
+Owns who archives which log and when an archive takes a log's place; its format is `archive`'s.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from shared.store.log import archive, event_log
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
 
-_CLAIM_DUE, _PACK, _COMPACT = LuaScript("log/claim_due"), LuaScript("log/pack"), LuaScript("log/compact")
+_CLAIM_DUE, _PACK, _ARCHIVE = LuaScript("log/claim_due"), LuaScript("log/pack"), LuaScript("log/archive")
 
 CLAIM_S = 60.0
 """A log that was claimed is left alone by others for this long after its last packed chunk."""
@@ -22,13 +22,13 @@ _CLAIM_MS = int(CLAIM_S * 1000)
 
 
 async def claim_due(redis: RedisClient, count_max: int) -> list[ResponseKey]:
-    """Closed logs whose time to be compacted has come; others do not get them for `CLAIM_S`."""
+    """Closed logs whose time to be archived has come; others do not get them for `CLAIM_S`."""
     members: list[Any] = await redis.run(_CLAIM_DUE, [keys.CLOSED], [count_max, _CLAIM_MS])
     return [ResponseKey.parse(member.decode()) for member in members]
 
 
-async def compact(redis: RedisClient, key: ResponseKey) -> str:
-    """Replaces a closed log by its archive: `compacted`, or `changed` or `gone` and nothing done.
+async def archive_log(redis: RedisClient, key: ResponseKey) -> str:
+    """Replaces a closed log by its archive: `archived`, or `changed` or `gone` and nothing done.
 
     Safe to be tried by many at once, and again. Raises UnreadableLog, and the log stays as it is.
     """
@@ -39,7 +39,7 @@ async def compact(redis: RedisClient, key: ResponseKey) -> str:
         record = await asyncio.to_thread(archive.pack_record, archive.Record(request, snapshot))
         starts = await _pack_chunks(redis, key, packing)
     reply = await redis.run(
-        _COMPACT,
+        _ARCHIVE,
         [
             keys.state(key),
             keys.log(key),

@@ -1,4 +1,4 @@
--- Takes closed logs that are due, for a while: nobody else compacts them meanwhile. Those of a worker that
+-- Takes closed logs that are due, for a while: nobody else archives them meanwhile. Those of a worker that
 -- dies, or that never hears this answer, fall due again.
 -- KEYS closed_logs    ARGV count_max claim_ms    -> members
 local closed_logs, claim_ms = KEYS[1], tonumber(ARGV[2])

@@ -29,7 +29,7 @@ PAGE_ENTRIES, PAGE_BYTES = 500, 256 * 1024
 one is larger; a chunk of an archive has its own bounds."""
 
 
-class Draft(msgspec.Struct, frozen=True):
+class NewEntry(msgspec.Struct, frozen=True):
     """An entry before it is in the log: its frame, and the token ids that made it."""
 
     frame: bytes
@@ -43,9 +43,9 @@ class Entry:
     sequence_number: int
     frame: bytes
     tokens: tuple[int, ...]
-    """Empty once the log is compacted: nobody will continue it."""
+    """Empty once the log is archived: nobody will continue it."""
     measured: bytes = b""
-    """As in Draft, for who asked."""
+    """As in NewEntry, for who asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ async def read(
 ) -> Page:
     """Entries with sequence_number > `after` (-1: from the beginning), in order, without a gap.
 
-    At most `count_max` of them and `PAGE_BYTES` of frames, but at least one; or from a compacted log what
+    At most `count_max` of them and `PAGE_BYTES` of frames, but at least one; or from an archived log what
     one chunk holds (`archive.CHUNK_ENTRIES`, `archive.CHUNK_BYTES`). One round trip.
     """
     names = [keys.state(key), keys.log(key), keys.archive(key)]
@@ -146,27 +146,27 @@ async def append(
     settings: Settings,
     lease: Lease,
     first: int,
-    drafts: Sequence[Draft],
+    entries: Sequence[NewEntry],
     closing: Closing | None = None,
 ) -> None:
-    """Appends drafts as `first`, `first + 1`, …; with `closing`, nothing follows them ever.
+    """Appends entries as `first`, `first + 1`, …; with `closing`, nothing follows them ever.
 
     Raises LeaseLost when the token is stale or the log closed, TailLost when there is less in the log than
     before: nothing was written then.
     """
-    reply = await redis.run(APPEND, *append_call(settings, lease, first, drafts, closing))
-    check_appended(reply, lease, first, len(drafts))
+    reply = await redis.run(APPEND, *append_call(settings, lease, first, entries, closing))
+    check_appended(reply, lease, first, len(entries))
 
 
 def append_call(
     settings: Settings,
     lease: Lease,
     first: int,
-    drafts: Sequence[Draft],
+    entries: Sequence[NewEntry],
     closing: Closing | None,
     usage: bytes = b"",
 ) -> tuple[list[str], list[Argument]]:
-    """Keys and arguments of the script. `usage`: as in `lease.Acquired`, when the drafts are in the log."""
+    """Keys and arguments of the script. `usage`: as in `lease.Acquired`, when the entries are in the log."""
     key = lease.key
     conversation = (closing and closing.conversation) or ConversationKey(key.tenant, "")
     args: list[Argument] = [
@@ -178,21 +178,21 @@ def append_call(
         closing.status if closing else "",
         int(closing.retention_s * 1000) if closing else 0,
         closing.snapshot if closing else b"",
-        int(settings.compact_after_s * 1000),
+        int(settings.archive_after_s * 1000),
         keys.CANCELLED,
         settings.conversation_retention_s * 1000,
         usage,
-        len(drafts),
+        len(entries),
     ]
-    for draft in drafts:
-        args += (draft.frame, pack_tokens(draft.tokens))
+    for entry in entries:
+        args += (entry.frame, pack_tokens(entry.tokens))
     items = closing.items if closing else ()
     args.append(len(items))
     for item_id, item in items:
         args += (item_id, item)
-    for offset, draft in enumerate(drafts):
-        if draft.measured:
-            args += (offset, draft.measured)
+    for offset, entry in enumerate(entries):
+        if entry.measured:
+            args += (offset, entry.measured)
     return [
         keys.state(key),
         keys.log(key),

@@ -1,4 +1,4 @@
--- Keeps one packed chunk of a log that is being compacted, and the claim on it for a while longer.
+-- Keeps one packed chunk of a log that is being archived, and the claim on it for a while longer.
 -- KEYS packing closed_logs    ARGV chunk_index chunk claim_ms member    -> 'ok'
 local packing, closed_logs = unpack(KEYS)
 local claim_ms = tonumber(ARGV[3])

@@ -71,7 +71,7 @@ class Repetition:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class NewResponse:
     """A response about to be accepted. `parent` is the response it continues, if any."""
 
     key: ResponseKey
@@ -160,14 +160,14 @@ class Record:
     snapshot: bytes
 
 
-async def create(redis: RedisClient, settings: Settings, draft: Draft) -> ResponseKey:
+async def create(redis: RedisClient, settings: Settings, new: NewResponse) -> ResponseKey:
     """Writes record, first entries, secrets and job in one script; returns whose response answers the call.
 
     That is another one's if the call repeats an earlier one. Raises QueueFull, TenantBusy, KeyReused,
     ConversationLocked or ConversationMoved, and writes nothing then.
     """
-    key = draft.key
-    match await redis.run(_CREATE, _create_keys(draft), _create_arguments(settings, draft)):
+    key = new.key
+    match await redis.run(_CREATE, _create_keys(new), _create_arguments(settings, new)):
         case [b"ok", *_] | [b"exists"]:  # an id is never used twice: `exists` is our own retry
             return key
         case [b"known", response_id]:
@@ -205,10 +205,10 @@ def _job_id(key: ResponseKey) -> str:
     return f"{key}:0"
 
 
-def _create_keys(draft: Draft) -> list[str]:
-    key = draft.key
-    repeated = draft.repetition.idempotency_key if draft.repetition else ""
-    conversation = draft.membership.conversation if draft.membership else ConversationKey(key.tenant, "")
+def _create_keys(new: NewResponse) -> list[str]:
+    key = new.key
+    repeated = new.repetition.idempotency_key if new.repetition else ""
+    conversation = new.membership.conversation if new.membership else ConversationKey(key.tenant, "")
     return [
         keys.state(key),
         keys.log(key),
@@ -220,15 +220,15 @@ def _create_keys(draft: Draft) -> list[str]:
         keys.job(_job_id(key)),
         keys.open_responses(key.tenant),
         keys.idempotency(key.tenant, repeated),
-        keys.tools(draft.parent or key),
+        keys.tools(new.parent or key),
         keys.held(key.tenant),
         keys.held_bytes(key.tenant),
         keys.conversation(conversation),
     ]
 
 
-def _create_arguments(settings: Settings, draft: Draft) -> list[str | bytes | int | float]:
-    key = draft.key
+def _create_arguments(settings: Settings, new: NewResponse) -> list[str | bytes | int | float]:
+    key = new.key
     return [
         str(key),
         key.response_id,
@@ -238,17 +238,17 @@ def _create_arguments(settings: Settings, draft: Draft) -> list[str | bytes | in
         settings.queue_depth_max,
         settings.tenant_responses_max,
         int(settings.ring_again_s * 1000),
-        draft.record,
-        int(draft.is_stored),
-        int(draft.is_background),
-        seal(settings, msgspec.json.encode(draft.secrets)) if draft.secrets else b"",
-        draft.repetition.body_digest if draft.repetition else "",
+        new.record,
+        int(new.is_stored),
+        int(new.is_background),
+        seal(settings, msgspec.json.encode(new.secrets)) if new.secrets else b"",
+        new.repetition.body_digest if new.repetition else "",
         settings.idempotency_retention_s * 1000,
-        draft.kept_bytes,
+        new.kept_bytes,
         settings.tenant_bytes_max,
         RECORD_FORMAT,
-        draft.membership.place if draft.membership else "",
-        *draft.frames,
+        new.membership.place if new.membership else "",
+        *new.frames,
     ]
 
 
