@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.door import Door
 from api.errors import install_handlers
+from api.held_bodies import Bodies
 from api.hub import Hub
 from api.routes import conversations, health, models, responses
 from api.services import Services
@@ -89,6 +90,7 @@ def build(settings: Settings, tenants: Tenants, lifespan: Lifespan | None = None
     )
     app.state.settings = settings
     app.state.tenants = tenants
+    app.state.bodies = Bodies(settings.bodies_bytes_max)
     app.state.is_draining = app.state.has_ended = False
     install_handlers(app)
     for router in (responses.router, conversations.router, models.router, health.router):
@@ -116,6 +118,7 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
 
         def end_streams() -> None:
             app.state.has_ended = True
+            services.watchers.end()
             hub.end_streams()
 
         app.state.end_streams = end_streams

@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     models: list[str] = Field(["default"], min_length=1)
     """Names that a request may use for the model; the first is the one that `default` means."""
     body_bytes_max: int = Field(8 * 2**20, gt=0)
+    bodies_bytes_max: int = Field(256 * 2**20, gt=0)
+    """Of all bodies that an API node holds at a time, as far as they have come."""
     queue_depth_max: int = Field(10_000, gt=0)
     tenant_responses_max: int = Field(1_000, gt=0)
     """Open responses of one tenant, waiting ones included."""
@@ -86,6 +88,8 @@ class Settings(BaseSettings):
     context_bytes_max: int = Field(16 * 2**20, gt=0)
     """The items of one request as JSON: what earlier responses or a conversation add, and its own input with
     every reference resolved."""
+    json_values_max: int = Field(200_000, gt=0)
+    """JSON values of one body, and of all items that one request reads (`shared/json_values.py`)."""
     items_max: int = Field(10_000, gt=0)
     """How many items those may be, together."""
     references_bytes_max: int = Field(64 * 2**20, gt=0)
@@ -104,7 +108,11 @@ class Settings(BaseSettings):
     http_head_bytes_max: int = Field(64 * 2**10, gt=0)
     """Of all headers of one request, and of whatever else frames its body."""
     http_headers_max: int = Field(100, gt=0)
+    http_pipelined_max: int = Field(16, gt=0)
+    """Requests of one connection that may wait for the one before them; of more, none is read."""
     http_connections_max: int = Field(10_000, gt=0)
+    http_excess_connections_max: int = Field(256, gt=0)
+    """Connections beyond that, on which nothing is answered but whether the node lives and is ready."""
     http_head_timeout_s: float = Field(10.0, gt=0)
     """From a connection, or the first byte of a further request, to the end of the headers."""
     http_body_timeout_s: float = Field(60.0, gt=0)
@@ -112,6 +120,9 @@ class Settings(BaseSettings):
     """Longer than the idle time of usual proxies (60 s), so that it is they who close connections."""
     http_send_timeout_s: float = Field(120.0, gt=0)
     """A client that takes nothing of what waits for it is cut off after this."""
+    http_linger_s: float = Field(2.0, gt=0)
+    """A client that still sends when it has been answered has this long to read the answer: what is closed on
+    unread data is reset, and a reset may take the answer with it."""
     redis_timeout_s: float = Field(2.0, gt=0)
     """How long one command may wait for Redis; a request then answers 503."""
 
@@ -140,6 +151,10 @@ class Settings(BaseSettings):
 
     # Worker
     responses_in_flight_max: int = Field(512, gt=0)
+    """Responses, and questions for a token count, that one worker has in hand."""
+    records_bytes_max: int = Field(64 * 2**20, gt=0)
+    """Of the records among those that have 64 KiB or more (`shared/store/job_queue.py`), as JSON; one that
+    has more is taken when there is no other. In memory they take some seven times as much."""
     drain_grace_s: float = Field(1.0, gt=0)
     engine: Literal["scripted", "vllm"] = "scripted"
     script: Path | None = None
@@ -151,7 +166,8 @@ class Settings(BaseSettings):
     context_tokens_max: int = Field(131_072, gt=0)
     answer_tokens_reserved: int = Field(1_024, ge=0)
     """Where a format or a call is demanded, reasoning leaves so much of what a turn may have, but never
-    more than half of it, to the answer."""
+    more than half of it, to the answer. So much room, again of half at most, is made in a context that
+    tools' answers outgrow."""
     tool_calls_max: int = Field(128, gt=0)
     """Server-side tool calls of one response; `max_tool_calls` of a request may lower it."""
 
@@ -221,6 +237,12 @@ class Settings(BaseSettings):
         if key is not None and len(base64.urlsafe_b64decode(key.get_secret_value().encode())) != 32:
             raise ValueError("it must be 32 bytes in URL-safe base64")
         return key
+
+    @model_validator(mode="after")
+    def _a_body_finds_room(self) -> Self:
+        if self.bodies_bytes_max < 2 * self.body_bytes_max:
+            raise ValueError("bodies_bytes_max must be at least twice body_bytes_max")
+        return self
 
     @model_validator(mode="after")
     def _drain_ends_before_the_lease(self) -> Self:

@@ -12,6 +12,7 @@ from typing import Any
 from shared.ids import new_owner
 from shared.settings import Settings
 from shared.store import job_queue, keys
+from shared.store.job_queue import BytesRoom
 from shared.store.log.appender import Appender
 from shared.store.owning import presence
 from shared.store.owning.sweeper import sweep
@@ -75,7 +76,11 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
             "start_response": runner.start_response,
             "count_input_tokens": counter.count_input_tokens,
         },
-        runner.room,
+        lambda: runner.room() - counter.in_hand,
+        BytesRoom(
+            settings.records_bytes_max,
+            lambda: settings.records_bytes_max - runner.large_bytes - counter.large_bytes,
+        ),
     )
     try:
         async with asyncio.TaskGroup() as group:

@@ -6,9 +6,9 @@ Owns how many counts are made at once and for how long; question and answer are 
 import asyncio
 import logging
 
-import msgspec
-
+from shared.request_json import decode_request
 from shared.responses import ResponseRequest
+from shared.store.job_queue import bytes_of_large
 from shared.store.records import token_count
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
@@ -27,14 +27,24 @@ class TokenCounter:
     def __init__(self, redis: RedisClient, stepper: Stepper) -> None:
         self._redis = redis
         self._stepper = stepper
-        self._counts: set[asyncio.Task[None]] = set()
+        self._counts: dict[asyncio.Task[None], int] = {}
         self._places = asyncio.Semaphore(_AT_ONCE_MAX)
 
     async def count_input_tokens(self, name: str, request: str) -> None:
         """Handles a job. The tools of MCP servers that were not yet listed are not counted."""
         task = asyncio.create_task(self._answer(name, request))
-        self._counts.add(task)
-        task.add_done_callback(self._counts.discard)
+        self._counts[task] = bytes_of_large(len(request.encode()))
+        task.add_done_callback(self._counts.pop)
+
+    @property
+    def in_hand(self) -> int:
+        """Questions that were taken and not yet answered."""
+        return len(self._counts)
+
+    @property
+    def large_bytes(self) -> int:
+        """What the large ones of them have."""
+        return sum(self._counts.values())
 
     async def _answer(self, name: str, request: str) -> None:
         """The top of one count: whatever is wrong with it, nobody else is held up."""
@@ -48,7 +58,7 @@ class TokenCounter:
 
     async def _count(self, request: str) -> int:
         size, stepper = len(request), self._stepper
-        asked = await stepper.call(lambda: msgspec.json.decode(request, type=ResponseRequest), size)
+        asked = await stepper.call(lambda: decode_request(request), size)
         return await stepper.run(count(await stepper.call(lambda: _conversation_of(asked), size)), size)
 
     async def stop(self) -> None:

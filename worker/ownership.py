@@ -15,7 +15,7 @@ from shared.ids import new_owner
 from shared.lifecycle import abandon, fold
 from shared.record_format import RECORD_FORMAT_OLDEST
 from shared.responses import Response, ResponseError
-from shared.store.job_queue import ring_again
+from shared.store.job_queue import bytes_of_large, ring_again
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.closing import cancel, closing_of, end_at_once, with_usage
@@ -26,8 +26,9 @@ from shared.store.records import response_store
 from shared.store.redis.connections import REDIS_AWAY
 from worker.engines.protocol import EngineDead
 from worker.lease_beat import LeaseBeat
-from worker.response.attempt import Attempt, Hopeless
+from worker.response.attempt import Attempt
 from worker.response.history import Diverged, Unloadable, load_record, read_history
+from worker.response.hopeless import Hopeless
 from worker.response.resources import Resources
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,9 @@ class Runner:
         self._resources = resources
         self._settings = resources.settings
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
+        self._large_bytes: dict[Lease, int] = {}
+        self._tokens: dict[ResponseKey, int] = {}
+        """The last fencing token of each response, for as long as something may be under way with it."""
         self._taking: set[asyncio.Task[None]] = set()
         self._endings: set[asyncio.Task[None]] = set()
         self._is_draining = False
@@ -56,6 +60,11 @@ class Runner:
             return 0
         return self._settings.responses_in_flight_max - len(self._tasks)
 
+    @property
+    def large_bytes(self) -> int:
+        """What the large records have that it holds."""
+        return sum(self._large_bytes.values())
+
     async def start_response(self, name: str) -> None:
         """Handles a job: owns the response from here on, or leaves it to whoever does.
 
@@ -69,10 +78,12 @@ class Runner:
     async def _take(self, key: ResponseKey) -> None:
         acquired = await self._acquire(key)
         if isinstance(acquired, Acquired):
-            self._beat.add(acquired.lease)
+            held = acquired.lease
+            self._beat.add(held)
+            self._tokens[key] = held.fencing_token
             task = asyncio.create_task(self._own(acquired), name=str(key))
-            self._tasks[acquired.lease] = task
-            task.add_done_callback(lambda _: self._tasks.pop(acquired.lease, None))
+            self._tasks[held], self._large_bytes[held] = task, bytes_of_large(acquired.record_bytes)
+            task.add_done_callback(lambda _: self._forget(held))
 
     async def _acquire(self, key: ResponseKey) -> Acquired | lease.Refusal:
         """Asks for `redis_outage_max_s` until Redis answers: the lease may be ours, and we have not heard."""
@@ -81,12 +92,20 @@ class Runner:
             is_at_it = any(held.key == key for held in self._tasks)
             try:
                 return await lease.acquire(
-                    self._resources.redis, self._settings, key, self.owner, is_at_it=is_at_it
+                    self._resources.redis,
+                    self._settings,
+                    key,
+                    self.owner,
+                    is_at_it=is_at_it,
+                    token_used=self._tokens.get(key, 0),
                 )
             except REDIS_AWAY:
                 if self._is_draining or self._loop.time() > deadline_s:
                     raise
             await asyncio.sleep(_RETRY_S)
+
+    def _forget(self, held: Lease) -> None:
+        del self._tasks[held], self._large_bytes[held]
 
     def start(self) -> None:
         self._beat.start()
@@ -113,6 +132,11 @@ class Runner:
             await self._fail_if_possible(held, "The server had an error while generating the response.")
         finally:
             self._beat.discard(held)
+            self._loop.call_later(2 * self._settings.redis_outage_max_s, self._forget_token, held)
+
+    def _forget_token(self, held: Lease) -> None:
+        if self._tokens.get(held.key) == held.fencing_token:
+            del self._tokens[held.key]
 
     async def _drive(self, acquired: Acquired) -> None:
         if acquired.format < RECORD_FORMAT_OLDEST:

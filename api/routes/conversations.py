@@ -4,20 +4,19 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api.bodies.includes import check_include
 from api.paging import read_page
-from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, read_body
+from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, with_body
 
 router = APIRouter(prefix="/v1/conversations")
-
-# `include` is accepted and changes nothing: items are told with all that is kept of them.
 
 
 @router.post("")
 async def create(
     request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
-    body = await read_body(request, settings)
-    return JSONResponse(await services.conversations.create(tenant, body))
+    conversations = services.conversations
+    return JSONResponse(await with_body(request, settings, lambda body: conversations.create(tenant, body)))
 
 
 @router.get("/{conversation_id}")
@@ -29,8 +28,10 @@ async def retrieve(conversation_id: str, tenant: TenantDep, services: ServicesDe
 async def update(
     request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
-    body = await read_body(request, settings)
-    return JSONResponse(await services.conversations.update(tenant, conversation_id, body))
+    conversations = services.conversations
+    return JSONResponse(
+        await with_body(request, settings, lambda body: conversations.update(tenant, conversation_id, body))
+    )
 
 
 @router.delete("/{conversation_id}")
@@ -43,14 +44,20 @@ async def delete(conversation_id: str, tenant: TenantDep, services: ServicesDep)
 async def add_items(
     request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
-    body = await read_body(request, settings)
-    return json_of(await services.conversations.add_items(tenant, conversation_id, body))
+    check_include(request.query_params.multi_items())
+    conversations = services.conversations
+    return json_of(
+        await with_body(
+            request, settings, lambda body: conversations.add_items(tenant, conversation_id, body)
+        )
+    )
 
 
 @router.get("/{conversation_id}/items")
 async def list_items(
     request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep
 ) -> Response:
+    check_include(request.query_params.multi_items())
     page = read_page(request.query_params)
     return json_of(await services.conversations.list_items(tenant, conversation_id, page))
 
@@ -60,8 +67,9 @@ async def list_items(
 
 @router.get("/{conversation_id}/items/{item_id:path}")
 async def retrieve_item(
-    conversation_id: str, item_id: str, tenant: TenantDep, services: ServicesDep
+    request: Request, conversation_id: str, item_id: str, tenant: TenantDep, services: ServicesDep
 ) -> Response:
+    check_include(request.query_params.multi_items())
     return json_of(await services.conversations.find_item(tenant, conversation_id, item_id))
 
 

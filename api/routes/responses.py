@@ -9,9 +9,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api.bodies.includes import check_include
 from api.errors import invalid_value
 from api.paging import read_page
-from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, read_body
+from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, with_body
 from api.services import FROM_THE_START, Cursor, Frames
 from api.sse import event_stream
 from shared.settings import KeepAliveForm, Settings
@@ -36,8 +37,7 @@ async def create(
     """
     keep_alive = _keep_alive(request, settings)
     repeated = request.headers.get("idempotency-key")
-    # No name for the body: it would be held until the response has ended.
-    created = await services.create(tenant, await read_body(request, settings), repeated)
+    created = await with_body(request, settings, lambda body: services.create(tenant, body, repeated))
     key, is_watched = created.key, not created.is_background
     if created.is_streamed:
         frames = services.follow(key, FROM_THE_START, is_watched=is_watched)
@@ -53,7 +53,7 @@ async def count_input_tokens(
     request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
     """How many tokens a create call with this body would have as input."""
-    tokens = await services.count_input_tokens(tenant, await read_body(request, settings))
+    tokens = await with_body(request, settings, lambda body: services.count_input_tokens(tenant, body))
     return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
 
 
@@ -63,9 +63,10 @@ async def retrieve(
 ) -> Response:
     """The response as it is; with `stream=true` its events after `starting_after`, as first sent.
 
-    204 where an EventSource has read to the end already. `include` and `include_obfuscation` are accepted
-    and change nothing.
+    204 where an EventSource has read to the end already. `include_obfuscation` is accepted and
+    changes nothing.
     """
+    check_include(request.query_params.multi_items())
     cursor, keep_alive = _cursor(request), _keep_alive(request, settings)
     if not _flag(request, "stream"):
         return json_of(await services.retrieve(tenant, response_id))
@@ -96,6 +97,7 @@ async def list_input_items(
     request: Request, response_id: str, tenant: TenantDep, services: ServicesDep
 ) -> Response:
     """What the response was given to read, a page at a time."""
+    check_include(request.query_params.multi_items())
     page = read_page(request.query_params)
     return json_of(await services.list_input_items(tenant, response_id, page))
 

@@ -14,7 +14,8 @@ ACTIVE = "antiphon:{queue}:active"
 CLOSED = "antiphon:{queue}:closed"
 """Sorted set: `tenant/response_id` of closed logs that are still to be archived, by when (Redis, ms)."""
 PULSE = "antiphon:{queue}:pulse"
-"""Hash `since_ms`, `heard_ms` (Redis, ms): since when sweepers were answered without a break, and last."""
+"""Hash `since_ms`, `heard_ms` (Redis, ms): since when sweepers were answered without a break, and last;
+`history`: the replication id of the server that answered, so that another primary is noticed."""
 CONFIRMED = "antiphon:{confirmed}"
 """String of no meaning, written before a confirmation is asked for (`durable_writes`)."""
 CANCELLED = "antiphon:cancelled"
@@ -46,11 +47,15 @@ class ConversationKey(NamedTuple):
         return f"{self.tenant}/{self.conversation_id}"
 
 
+STATE_PATTERN = "antiphon:{%s}:state"
+"""For scripts that come upon responses whose names nobody knew before."""
+
+
 def state(key: ResponseKey) -> str:
     """Hash: store, background, created_ms, attempt, deaths, owner, lease_until_ms, alone_since_ms, rings,
-    job, closed; while open usage, as far as tokens are in the log; until archived request, and once closed
-    snapshot; afterwards compacted."""
-    return f"antiphon:{{{key}}}:state"
+    job, closed; while open usage, as far as tokens are in the log; until archived request, and once
+    closed snapshot; afterwards compacted."""
+    return STATE_PATTERN % str(key)
 
 
 def log(key: ResponseKey) -> str:

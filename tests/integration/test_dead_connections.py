@@ -18,12 +18,11 @@ from shared.store.log.appender import Appender
 from shared.store.log.event_log import NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired
-from shared.store.redis.blocking import BlockingClient
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY, make_pool
-from shared.store.redis.scripts import LuaScript
 from shared.store.redis.subscription import Subscription
 from tests.cutting import MANNERS, CutWay, Manner
+from tests.patience import until
 from tests.requests import accept
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -43,12 +42,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 def way(own: Valkey) -> Iterator[CutWay]:
     with CutWay(int(own.url.rpartition(":")[2].partition("/")[0])) as way:
         yield way
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not is_so():
-            await asyncio.sleep(0.002)
 
 
 async def ask(connection: Any, *, is_asked: bool) -> None:
@@ -80,20 +73,6 @@ def test_a_connection_that_died_unnoticed_says_that_it_is_dead(
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(die_and_ask())
-
-
-@pytest.mark.parametrize("manner", MANNERS)
-def test_the_beat_of_a_lease_knows_a_dead_connection_too(way: CutWay, manner: Manner) -> None:
-    beat, script = BlockingClient(way.url, timeout_s=2.0), LuaScript("log/claim_due")
-    calls: list[tuple[list[str], list[Any]]] = [([keys.CLOSED], [1, 1])]
-    assert beat.run_many(script, calls) == [[]]
-    way.cut(manner)
-    try:
-        beat.run_many(script, calls)
-    except REDIS_AWAY:
-        pass  # or redis-py has noticed it by itself, and made another
-    assert beat.run_many(script, calls) == [[]]
-    beat.close()
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -22,7 +22,6 @@ from shared.store.log.event_log import Closing, NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease, LeaseLost
 from shared.store.records import response_store
-from shared.store.redis.blocking import BlockingClient
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
 from tests.conftest import keys_without_ttl
@@ -147,9 +146,7 @@ async def test_the_beat_learns_which_leases_are_lost(redis: RedisClient, setting
     leases = [await acquire(redis, settings, key) for key in (kept, taken)]
     await lapse(redis, taken)
     await acquire(redis, settings, taken, "b")
-    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
-    assert lease.renew_all(beat, settings, leases) == [(leases[1], "lost")]
-    beat.close()
+    assert await lease.renew_all(redis, settings, leases) == [(leases[1], "lost")]
 
 
 async def test_a_lapsed_lease_is_found_by_the_sweeper_and_a_held_one_is_not(
@@ -504,10 +501,10 @@ async def test_a_foreground_response_is_abandoned_when_its_last_reader_has_been_
         LuaScript("records/watch"), [keys.readers(watched.key), keys.state(watched.key)], ["reader", 60_000]
     )
     await presence.announce(redis, "api", "node")
-    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
-    assert lease.renew_all(beat, hasty, [foreground, watched, background]) == [(foreground, "abandoned")]
-    assert lease.renew_all(beat, settings, [foreground, watched, background]) == []
-    beat.close()
+    assert await lease.renew_all(redis, hasty, [foreground, watched, background]) == [
+        (foreground, "abandoned")
+    ]
+    assert await lease.renew_all(redis, settings, [foreground, watched, background]) == []
 
 
 async def test_a_deleted_response_leaves_nothing(

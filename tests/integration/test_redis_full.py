@@ -14,10 +14,8 @@ from shared.store.log import event_log
 from shared.store.log.event_log import NewEntry
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
-from shared.store.redis.blocking import BlockingClient
 from shared.store.redis.client import RedisClient
-from tests.failover import wait_until
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 from tests.requests import accept
 from tests.running import RunningCluster, start_cluster
 from tests.streams import read_frames
@@ -73,12 +71,10 @@ async def test_a_lease_is_kept_in_a_full_redis(redis: RedisClient, settings: Set
     assert isinstance(held, Acquired)
     await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
     await redis.command("CONFIG", "SET", "maxmemory", 1)
-    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
     try:
-        assert lease.renew_all(beat, settings, [held.lease]) == []
+        assert await lease.renew_all(redis, settings, [held.lease]) == []
         assert int(await redis.command("HGET", keys.state(key), "lease_until_ms")) > 1
     finally:
-        beat.close()
         await redis.command("CONFIG", "SET", "maxmemory", 0)
 
 

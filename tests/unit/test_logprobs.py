@@ -32,8 +32,9 @@ from worker.harmony.tokens import (
     encode,
 )
 from worker.response.logprobs import describe_token
+from worker.response.segments import ToolReturned
 from worker.response.token_record import UnloggedTokens, read_logged
-from worker.response.translator import RunningMcpCall, ToolReturned, Translation
+from worker.response.translator import RunningMcpCall, Translation
 from worker.response.turn_reader import Reader
 from worker.response.usage import Turn
 

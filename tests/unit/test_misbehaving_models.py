@@ -46,7 +46,8 @@ from worker.harmony.tokens import (
     encode,
     render_message,
 )
-from worker.response.translator import RunningMcpCall, ToolReturned, Translation
+from worker.response.segments import ToolReturned
+from worker.response.translator import RunningMcpCall, Translation
 from worker.response.turn_reader import Reader
 from worker.response.usage import Turn, usage_of
 

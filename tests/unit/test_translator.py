@@ -30,10 +30,10 @@ from worker.harmony.tokens import (
     TextDelta,
     encode,
 )
+from worker.response.segments import ToolReturned
 from worker.response.translator import (
     OutOfOrder,
     RunningMcpCall,
-    ToolReturned,
     Translation,
     step,
 )

@@ -14,7 +14,8 @@ from shared.settings import Settings
 from shared.store.log.closing import closing_of
 from shared.tool_calls import ToolFailure, ToolsListed
 from worker.harmony.tokens import MessageClosed, MessageOpened, TextDelta
-from worker.response.translator import ListingBegun, ListingEnded, Translation, step
+from worker.response.segments import ListingBegun, ListingEnded
+from worker.response.translator import Translation, step
 from worker.response.usage import Turn, usage_of
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from shared.events import is_queued
+from shared.request_json import decode_request
 from shared.responses import ResponseRequest
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
@@ -19,8 +20,6 @@ from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from worker.response.stepper import Stepper
 from worker.response.token_record import LoggedToken, read_logged
-
-_decoder = msgspec.json.Decoder(ResponseRequest)
 
 
 class Diverged(Exception):
@@ -54,7 +53,7 @@ async def load_record(redis: RedisClient, stepper: Stepper, acquired: Acquired) 
     """Raises Unloadable; LeaseLost if it is gone; REDIS_AWAY if Redis does not answer at all."""
     stored = await _read_request(redis, acquired.lease.key)
     try:
-        request = await stepper.call(lambda: _decoder.decode(stored), len(stored))
+        request = await stepper.call(lambda: decode_request(stored), len(stored))
     except msgspec.DecodeError as error:
         raise Unloadable(f"it cannot be decoded: {error}") from error
     return Record(request, len(stored), acquired.format)

@@ -23,7 +23,8 @@ from worker.harmony.tokens import (
 )
 from worker.harmony.tokens import Segment as HarmonySegment
 from worker.response.logprobs import describe_token
-from worker.response.translator import MeasuredText, OpenMessage, RunningMcpCall, Segment, Translation, step
+from worker.response.segments import MeasuredText, Segment
+from worker.response.translator import OpenMessage, RunningMcpCall, Translation, step
 from worker.response.usage import Turn
 
 

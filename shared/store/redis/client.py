@@ -27,6 +27,11 @@ from shared.store.redis.connections import (
 from shared.store.redis.scripts import Argument, LuaScript
 
 
+def _is_unknown(replies: Sequence[Any]) -> bool:
+    """Whether the server has not got the script; one that has just become the primary has none."""
+    return any(isinstance(reply, NoScriptError) for reply in replies)
+
+
 class RedisClient:
     """Commands and scripts over one pool. Raises REDIS_AWAY; replies are bytes and ints.
 
@@ -100,13 +105,11 @@ class RedisClient:
         self, script: LuaScript, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
     ) -> list[Any]:
         """One script, many calls, one write. A refused call's place holds its RedisError."""
-        replies = await self._pipeline([script.command(*call) for call in calls], script.is_confirmed)
-        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:
-            commands = [script.whole_command(*calls[i]) for i in unknown]
-            again = await self._pipeline(commands, script.is_confirmed)
-            for i, reply in zip(unknown, again, strict=True):
-                replies[i] = reply
+        commands: list[Command] = [script.command(*call) for call in calls]
+        replies = await self._pipeline(commands, script.is_confirmed)
+        if _is_unknown(replies):
+            replies = await self._pipeline([("SCRIPT LOAD", script.text), *commands], script.is_confirmed)
+            return replies[1:]
         return replies
 
     @property
@@ -123,7 +126,10 @@ class RedisClient:
             await self._pipeline([], True)
 
     async def _pipeline(self, commands: Sequence[Command], is_confirmed: bool) -> list[Any]:
-        """The commands' replies. Raises Unready if a confirmation was wanted and did not come."""
+        """The commands' replies. Raises Unready if a confirmation was wanted and did not come.
+
+        A script that the server does not know is told of first: nothing was written then.
+        """
         view = await self._rule.look() if is_confirmed else None
         questions = self._rule.questions(view) if is_confirmed else []
         async with self.raw.pipeline(transaction=False) as pipe:
@@ -137,7 +143,7 @@ class RedisClient:
                 getattr(connection, "host", ""),
                 int(getattr(connection, "port", 0)),
             )  # none of a socket file
-        if questions:
+        if questions and not _is_unknown(replies):
             await self._check_confirmed(replies[len(commands) :], server, view)
         return replies[: len(commands)]
 
@@ -152,6 +158,11 @@ class RedisClient:
             # Whoever is the primary now may be another: those that are idle look for it.
             await self.raw.connection_pool.disconnect(inuse_connections=False)
             raise Unready(f"a write was not confirmed in time: {objection}")
+
+    def is_current(self, connection: Any) -> bool:
+        """Whether a connection leads to the primary, as far as the Sentinels have said."""
+        pool = self.raw.connection_pool
+        return not isinstance(pool, SentinelPool) or pool.is_current(connection)
 
     async def close(self) -> None:
         await self.raw.aclose()

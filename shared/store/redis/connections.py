@@ -60,6 +60,8 @@ for now."""
 READ_TIMEOUT_S = 5.0
 """Longer than any blocking command of ours; without it, a server that hangs would be waited for for ever."""
 SENTINEL_TIMEOUT_S = 0.5
+_LOOK_EVERY_S = 1.0
+"""How often those who have connections ask again who the primary is."""
 _ABORTED_FOR_NOW = "discarded because of: "
 """What EXEC says when the server's state and not a command is why."""
 
@@ -108,20 +110,86 @@ class _Guarded(Connection):
             raise _ConnectionError(f"the connection is broken ({torn})") from torn
 
     async def can_read_destructive(self) -> bool:
-        """The pool's look at a connection before it is used again."""
+        """The pool's look at a connection before it is used again.
+
+        A task that ends looks in another: before Python 3.11.3, the look's timeout of nothing would be taken
+        for one more cancellation there, and nothing could be written on the way out.
+        """
+        look: Any = super().can_read_destructive()  # type: ignore[no-untyped-call]
+        task = asyncio.current_task()
         try:
-            return bool(await super().can_read_destructive())  # type: ignore[no-untyped-call]
+            return bool(await (asyncio.create_task(look) if task and task.cancelling() else look))
         except TORN as torn:
             await self.disconnect(nowait=True)
             raise _ConnectionError(f"the connection is broken ({torn})") from torn
 
 
+class _Sentinels(redis.asyncio.sentinel.Sentinel):
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Who is the primary, for the first Sentinel that answers and sees it alive. Raises REDIS_AWAY.
+
+        redis-py's asks what a Sentinel watches: one that carries out a failover watches the earlier primary
+        until all replicas follow the new one, though it names the new one when it is asked for the address.
+        """
+        for at, sentinel in enumerate(self.sentinels):
+            try:
+                watched = await sentinel.sentinel_master(service_name)  # type: ignore[no-untyped-call]
+                named = await sentinel.sentinel_get_master_addr_by_name(service_name)  # type: ignore[no-untyped-call]
+            except (*REDIS_AWAY, ResponseError):
+                continue
+            if named is None:
+                continue
+            address = named[0].decode(), named[1]
+            is_watched = address == (watched["ip"], watched["port"])
+            if is_watched and not self.check_master_state(watched, service_name):
+                continue
+            self.sentinels[0], self.sentinels[at] = sentinel, self.sentinels[0]
+            return address
+        raise redis.asyncio.sentinel.MasterNotFoundError(f"no Sentinel sees the primary of {service_name!r}")
+
+
 class SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
-    """Connections to whatever the Sentinels say is the primary; waits for a free one, as our other pool."""
+    """Connections to whatever the Sentinels say is the primary; waits for a free one, as our other pool.
+
+    A primary that was replaced answers for some ten seconds as if it were one still. Therefore Sentinels are
+    asked again while connections are in use, and one to another server is left.
+    """
+
+    _looked_at_s = float("-inf")
+    _looking: "asyncio.Task[None] | None" = None
+
+    async def get_connection(self, *args: Any, **options: Any) -> Any:
+        connection = await super().get_connection(*args, **options)
+        if self.is_current(connection):
+            return connection
+        try:
+            await connection.disconnect()
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    def is_current(self, connection: Any) -> bool:
+        """Whether it leads to the primary, as far as is known, and sees to it that more will be."""
+        if self._looking is None and _now_s() - self._looked_at_s > _LOOK_EVERY_S:
+            self._looking = asyncio.create_task(self._look())
+        return self.master_address in (None, (connection.host, connection.port))
+
+    async def _look(self) -> None:
+        try:
+            await self.get_master_address()  # type: ignore[no-untyped-call]
+        except REDIS_AWAY:
+            pass  # who connects next says so
+        finally:
+            self._looked_at_s, self._looking = _now_s(), None
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)
         if inuse_connections:  # the end, and not merely another primary
+            if self._looking is not None:
+                self._looking.cancel()
+                await asyncio.wait([self._looking])
             for sentinel in self.sentinel_manager.sentinels:
                 await sentinel.aclose()
 
@@ -150,9 +218,13 @@ def _guard(pool: "redis.asyncio.ConnectionPool", timeout_s: float) -> "redis.asy
     return pool
 
 
-def _make_sentinels(address: SentinelUrl) -> redis.asyncio.sentinel.Sentinel:
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _make_sentinels(address: SentinelUrl) -> _Sentinels:
     """One that hangs is passed over, as one that is not there."""
-    asked = redis.asyncio.sentinel.Sentinel([])  # type: ignore[no-untyped-call]
+    asked = _Sentinels([])  # type: ignore[no-untyped-call]
     for host, port in address.sentinels:
         pool = redis.asyncio.ConnectionPool(host=host, port=port, socket_connect_timeout=SENTINEL_TIMEOUT_S)
         asked.sentinels.append(redis.asyncio.Redis.from_pool(_guard(pool, SENTINEL_TIMEOUT_S)))
