@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.bodies import Bodies
 from api.door import Door
 from api.errors import install_handlers
 from api.hub import Hub
@@ -89,6 +90,7 @@ def build(settings: Settings, tenants: Tenants, lifespan: Lifespan | None = None
     )
     app.state.settings = settings
     app.state.tenants = tenants
+    app.state.bodies = Bodies(settings.bodies_bytes_max)
     app.state.is_draining = app.state.has_ended = False
     install_handlers(app)
     for router in (responses.router, conversations.router, models.router, health.router):

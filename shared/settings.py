@@ -59,6 +59,8 @@ class Settings(BaseSettings):
     models: list[str] = Field(["default"], min_length=1)
     """Names that a request may use for the model; the first is the one that `default` means."""
     body_bytes_max: int = Field(8 * 2**20, gt=0)
+    bodies_bytes_max: int = Field(256 * 2**20, gt=0)
+    """Of all bodies that an API node holds at a time, as far as they have come."""
     queue_depth_max: int = Field(10_000, gt=0)
     tenant_responses_max: int = Field(1_000, gt=0)
     """Open responses of one tenant, waiting ones included."""
@@ -194,6 +196,12 @@ class Settings(BaseSettings):
         if key is not None and len(base64.urlsafe_b64decode(key.get_secret_value().encode())) != 32:
             raise ValueError("it must be 32 bytes in URL-safe base64")
         return key
+
+    @model_validator(mode="after")
+    def _a_body_finds_room(self) -> Self:
+        if self.bodies_bytes_max < 2 * self.body_bytes_max:
+            raise ValueError("bodies_bytes_max must be at least twice body_bytes_max")
+        return self
 
     @model_validator(mode="after")
     def _drain_ends_before_the_lease(self) -> Self:

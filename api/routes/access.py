@@ -4,13 +4,15 @@ Owns dependencies only; no route and no rule.
 """
 
 import asyncio
-from typing import Annotated, cast
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar, cast
 
 from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.errors import ClientError, NodeEnding, shorten
+from api.bodies import Bodies, BodiesFull, HeldBody
+from api.errors import RETRY_AFTER, ClientError, NodeEnding, shorten
 from api.services import Services
 from api.tenants import Tenants
 from shared.settings import Settings
@@ -41,37 +43,52 @@ ServicesDep = Annotated[Services, Depends(_services)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
 TenantDep = Annotated[str, Depends(_tenant)]
 
+T = TypeVar("T")
+
 
 def json_of(body: bytes) -> Response:
     """An answer that is JSON already."""
     return Response(body, media_type="application/json")
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """The whole body. Raises ClientError when it is packed, too large, or too long in coming."""
+async def with_body(request: Request, settings: Settings, work: Callable[[bytes], Awaitable[T]]) -> T:
+    """What `work` makes of the whole body, which this node holds until then, and no longer.
+
+    Raises what `work` does; ClientError when the body is packed, too large, too long in coming, or when this
+    node holds too much already; ClientDisconnect.
+    """
+    with cast(Bodies, request.app.state.bodies).hold() as held:
+        return await work(await _read_in_time(request, settings, held))
+
+
+async def _read_in_time(request: Request, settings: Settings, held: HeldBody) -> bytes:
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         message = f"Content-Encoding '{shorten(encoding)}' is not read: send the body as it is."
         raise ClientError(415, message, "unsupported_content_encoding", headers=_CLOSE)
     try:
         async with asyncio.timeout(settings.http_body_timeout_s):
-            return await _read_bounded(request, settings.body_bytes_max)
+            return await _read_bounded(request, settings.body_bytes_max, held)
     except TimeoutError:
         message = f"The body did not come within {settings.http_body_timeout_s:g} seconds."
         raise ClientError(408, message, "request_timeout", headers=_CLOSE) from None
+    except BodiesFull:
+        message = "This node has too many large requests in hand. Try again."
+        raise ClientError(503, message, "service_unavailable", headers=_CLOSE | RETRY_AFTER) from None
 
 
-async def _read_bounded(request: Request, bytes_max: int) -> bytes:
+async def _read_bounded(request: Request, bytes_max: int, held: HeldBody) -> bytes:
     """Counted while it comes: what its header says of its length is only a hint."""
     stated = request.headers.get("content-length", "")
-    if stated.isdecimal() and int(stated) > bytes_max:
-        raise _too_large(bytes_max)
-    chunks: list[bytes] = []
-    size_bytes = 0
-    async for chunk in request.stream():
-        size_bytes += len(chunk)
-        if size_bytes > bytes_max:
+    if stated.isdecimal():
+        if int(stated) > bytes_max:
             raise _too_large(bytes_max)
+        held.expect(int(stated))
+    chunks: list[bytes] = []
+    async for chunk in request.stream():
+        if held.size_bytes + len(chunk) > bytes_max:
+            raise _too_large(bytes_max)
+        held.grow_to(held.size_bytes + len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
 

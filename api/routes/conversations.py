@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api.paging import read_page
-from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, read_body
+from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, with_body
 
 router = APIRouter(prefix="/v1/conversations")
 
@@ -16,8 +16,8 @@ router = APIRouter(prefix="/v1/conversations")
 async def create(
     request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
-    body = await read_body(request, settings)
-    return JSONResponse(await services.conversations.create(tenant, body))
+    conversations = services.conversations
+    return JSONResponse(await with_body(request, settings, lambda body: conversations.create(tenant, body)))
 
 
 @router.get("/{conversation_id}")
@@ -29,8 +29,10 @@ async def retrieve(conversation_id: str, tenant: TenantDep, services: ServicesDe
 async def update(
     request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
-    body = await read_body(request, settings)
-    return JSONResponse(await services.conversations.update(tenant, conversation_id, body))
+    conversations = services.conversations
+    return JSONResponse(
+        await with_body(request, settings, lambda body: conversations.update(tenant, conversation_id, body))
+    )
 
 
 @router.delete("/{conversation_id}")
@@ -43,8 +45,12 @@ async def delete(conversation_id: str, tenant: TenantDep, services: ServicesDep)
 async def add_items(
     request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
-    body = await read_body(request, settings)
-    return json_of(await services.conversations.add_items(tenant, conversation_id, body))
+    conversations = services.conversations
+    return json_of(
+        await with_body(
+            request, settings, lambda body: conversations.add_items(tenant, conversation_id, body)
+        )
+    )
 
 
 @router.get("/{conversation_id}/items")

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from api.errors import invalid_value
 from api.paging import read_page
-from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, read_body
+from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, with_body
 from api.services import FROM_THE_START, Cursor, Frames
 from api.sse import event_stream
 from shared.settings import KeepAliveForm, Settings
@@ -36,8 +36,7 @@ async def create(
     """
     keep_alive = _keep_alive(request, settings)
     repeated = request.headers.get("idempotency-key")
-    # No name for the body: it would be held until the response has ended.
-    created = await services.create(tenant, await read_body(request, settings), repeated)
+    created = await with_body(request, settings, lambda body: services.create(tenant, body, repeated))
     key, is_watched = created.key, not created.is_background
     if created.is_streamed:
         frames = services.follow(key, FROM_THE_START, is_watched=is_watched)
@@ -53,7 +52,7 @@ async def count_input_tokens(
     request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
     """How many tokens a create call with this body would have as input."""
-    tokens = await services.count_input_tokens(tenant, await read_body(request, settings))
+    tokens = await with_body(request, settings, lambda body: services.count_input_tokens(tenant, body))
     return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
 
 

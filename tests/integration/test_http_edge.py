@@ -3,11 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest_asyncio
 
 from shared.settings import Settings
@@ -368,6 +369,46 @@ async def test_a_refused_upload_gets_its_answer_though_it_goes_on_sending(api: N
         sending = asyncio.create_task(drip(connection, post(b"", b"content-length: 99999999"), b"a" * 2**16))
         assert await connection.refusal() == (413, "request_too_large")
         await sending
+
+
+async def test_bodies_of_one_node_together_have_a_bound(redis: RedisClient, settings: Settings) -> None:
+    """Each of 10,000 connections may bring 8 MB, and take its time."""
+    bounds = {"ANTIPHON_BODY_BYTES_MAX": str(MIB), "ANTIPHON_BODIES_BYTES_MAX": str(4 * MIB)}
+    async with node(settings, **bounds) as api, AsyncExitStack() as connections:
+        slow = [await begin_body(api, connections) for _ in range(3)]
+        refused = await until_large_gets(api, 503)
+        assert refused.json()["error"]["code"] == "service_unavailable"
+        assert refused.headers["retry-after"] == "1"
+        small = await api.client.post("/v1/responses", json={"input": "Hello", "background": True})
+        assert small.status_code == 200
+        await slow[0].send(b" \r\n0\r\n\r\n")
+        assert (await slow[0].answer()).error["code"] == "invalid_json"  # come whole, and let go
+        await until_large_gets(api, 200)
+        await begin_body(api, connections)
+        await until_large_gets(api, 503)
+        slow[1].writer.transport.abort()
+        await until_large_gets(api, 200)
+
+
+MIB = 2**20
+
+
+async def begin_body(api: Node, connections: AsyncExitStack) -> Socket:
+    """A connection that has sent its large body but for the last byte."""
+    connection = await connections.enter_async_context(connected(api))
+    await connection.send(post(b"100000\r\n" + b" " * (MIB - 1), b"transfer-encoding: chunked"))
+    return connection
+
+
+async def until_large_gets(api: Node, status: int) -> httpx.Response:
+    body = json.dumps({"input": "Hello", "background": True}).ljust(MIB)
+    headers = {"content-type": "application/json"}
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            answer = await api.client.post("/v1/responses", content=body, headers=headers)
+            assert answer.status_code in (200, 503)
+            if answer.status_code == status:
+                return answer
 
 
 async def test_connections_have_a_bound_and_are_told_so(redis: RedisClient, settings: Settings) -> None:

@@ -11,18 +11,20 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.requests import Request
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from api.app import Edge, build
 from api.errors import ClientError
 from api.hub import LogGone
-from api.routes.access import read_body
+from api.routes.access import with_body
 from api.services import Services
 from api.tenants import Roster, Tenants
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import REDIS_AWAY, Argument, RedisClient, Script
+from shared.store.response_store import KeyReused
 from tests.patience import PATIENCE_S
 
 HELLO = {"input": "Hello"}
@@ -229,14 +231,108 @@ async def test_a_body_is_measured_whatever_its_header_says(client: httpx.AsyncCl
     assert answer.status_code == 413
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+async def keep(body: bytes) -> bytes:
+    return body
+
+
+def being_sent(app: Edge, *messages: Message, **headers: str) -> Request:
+    """A POST whose body comes in these messages, and after them nothing."""
+    coming = list(messages)
+
     async def receive() -> Message:
+        if coming:
+            return coming.pop(0)
         never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         return await never
 
+    fields = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "headers": fields, "app": app}, receive)
+
+
+def some(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    app = edge(ScriptedRedis(None))
     with pytest.raises(ClientError) as refused:
-        await read_body(Request({"type": "http", "headers": []}, receive), Settings(http_body_timeout_s=0.01))
+        await with_body(being_sent(app), Settings(http_body_timeout_s=0.01), keep)
     assert (refused.value.status, refused.value.code) == (408, "request_timeout")
+
+
+MIB = 2**20
+BODIES: dict[str, Any] = {"body_bytes_max": MIB, "bodies_bytes_max": 4 * MIB, "http_body_timeout_s": 0.2}
+
+
+async def test_bodies_together_have_a_bound_and_small_ones_a_part_of_it() -> None:
+    app = edge(ScriptedRedis(None), **BODIES)
+    settings: Settings = app.state.settings
+    held, going_on = 0, asyncio.Event()
+
+    async def hold(_body: bytes) -> None:
+        nonlocal held
+        held += 1
+        await going_on.wait()
+
+    def large() -> Request:
+        return being_sent(app, some(b" " * (MIB // 2)), some(b" " * (MIB // 2), more=False))
+
+    def small() -> Request:
+        return being_sent(app, some(b" " * 2**16, more=False))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(with_body(large(), settings, hold))
+        while held < 3:
+            await asyncio.sleep(0)
+        assert app.state.bodies.held_bytes == 3 * MIB
+        for refused in (large(), being_sent(app, content_length=str(MIB))):
+            with pytest.raises(ClientError) as error:
+                await with_body(refused, settings, keep)
+            assert (error.value.status, error.value.code) == (503, "service_unavailable")
+            assert error.value.headers == {"connection": "close", "retry-after": "1"}
+        assert app.state.bodies.held_bytes == 3 * MIB
+        for _ in range(16):
+            group.create_task(with_body(small(), settings, hold))
+        while held < 19:
+            await asyncio.sleep(0)
+        with pytest.raises(ClientError):
+            await with_body(small(), settings, keep)
+        going_on.set()
+    assert app.state.bodies.held_bytes == 0
+    assert len(await with_body(large(), settings, keep)) == MIB
+
+
+async def test_a_body_is_given_back_however_its_request_ends() -> None:
+    app = edge(ScriptedRedis(None), **BODIES)
+
+    async def fail(_body: bytes) -> None:
+        raise KeyReused
+
+    late, gone = being_sent(app, some(b" ")), being_sent(app, some(b" "), {"type": "http.disconnect"})
+    packed = being_sent(app, some(b" ", more=False), content_encoding="gzip")
+    too_large = being_sent(app, *[some(b" " * 2**16)] * 17)
+    for request, work, expected in (
+        (late, keep, ClientError),
+        (gone, keep, ClientDisconnect),
+        (packed, keep, ClientError),
+        (too_large, keep, ClientError),
+        (being_sent(app, some(b" ", more=False)), fail, KeyReused),
+    ):
+        with pytest.raises(expected):
+            await with_body(request, app.state.settings, work)
+        assert app.state.bodies.held_bytes == 0
+    waiting = asyncio.create_task(with_body(being_sent(app, some(b" ")), app.state.settings, keep))
+    while not app.state.bodies.held_bytes:
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert app.state.bodies.held_bytes == 0
+
+
+def test_a_node_has_room_for_the_largest_body() -> None:
+    with pytest.raises(ValidationError, match="bodies_bytes_max"):
+        Settings(body_bytes_max=1000, bodies_bytes_max=1999)
 
 
 async def test_a_body_of_just_the_size_that_is_accepted_is_read(client: httpx.AsyncClient) -> None:
