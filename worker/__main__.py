@@ -41,7 +41,8 @@ def read_settings(arguments: list[str]) -> Settings:
 
 
 def main() -> int:
-    """0: told to stop. 1: the engine cannot start, or died. 2: a setting is wrong; stderr says which."""
+    """0: told to stop. 1: the engine cannot start, or died. 2: a setting, or the script that one names, is
+    wrong; stderr says which."""
     try:
         settings = read_settings(sys.argv[1:])
     except ValidationError as error:
@@ -57,7 +58,7 @@ def main() -> int:
             runner.run(_main(settings))
     except (EngineUnavailable, ScriptError) as error:
         print(f"worker: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ScriptError) else 1
     return 0
 
 

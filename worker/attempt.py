@@ -41,14 +41,9 @@ from worker.conversation import (
     tool_message,
 )
 from worker.engine import EngineDead, FinishReason, Sampling, TokenLogprob, Unsupported
-from worker.harmony import (
-    NEXT_TURN,
-    STOP_TOKENS,
-    ChatMessage,
-    HarmonyMessage,
-    to_wire,
-)
+from worker.harmony import NEXT_TURN, STOP_TOKENS, ChatMessage, HarmonyMessage, to_wire
 from worker.history import History, Record
+from worker.hopeless import Hopeless
 from worker.log_writer import LogWriter
 from worker.measured import UnloggedTokens
 from worker.offer import Offer, make_offer, mcp_servers, recipient_of
@@ -57,15 +52,9 @@ from worker.reader import Reader
 from worker.resources import Resources
 from worker.routing import FUNCTIONS, McpTarget
 from worker.sampling import make_sampling
+from worker.segments import CallApproved, ListingBegun, ListingEnded, ToolReturned
 from worker.told_results import told_results
-from worker.translator import (
-    CallApproved,
-    ListingBegun,
-    ListingEnded,
-    RunningMcpCall,
-    ToolReturned,
-    Translation,
-)
+from worker.translator import RunningMcpCall, Translation
 from worker.usage import Turn, usage_of
 
 _REFUSALS_MAX = 3
@@ -74,14 +63,6 @@ _REPLAYED_AT_ONCE_MAX = 128
 """So many logged tokens are read before it is another response's turn."""
 
 _T = TypeVar("_T")
-
-
-class Hopeless(Exception):
-    """The response cannot go on, and the reason is for the client to read."""
-
-    def __init__(self, error: ResponseError) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 class Attempt:

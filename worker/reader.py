@@ -23,7 +23,8 @@ from worker.harmony import Segment as HarmonySegment
 from worker.headers import TEXT_RECIPIENTS
 from worker.logprobs import describe_token
 from worker.routing import McpTarget, find_target
-from worker.translator import MeasuredText, OpenMessage, RunningMcpCall, Segment, Translation, step
+from worker.segments import MeasuredText, Segment
+from worker.translator import OpenMessage, RunningMcpCall, Translation, step
 from worker.usage import Turn
 
 

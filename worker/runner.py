@@ -22,9 +22,10 @@ from shared.store.job_queue import ring_again
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired, Lease, LeaseLost, Loss
 from shared.store.redis_client import REDIS_AWAY
-from worker.attempt import Attempt, Hopeless
+from worker.attempt import Attempt
 from worker.engine import EngineDead
 from worker.history import Diverged, Unloadable, load_record, read_history
+from worker.hopeless import Hopeless
 from worker.lease_beat import LeaseBeat
 from worker.resources import Resources
 

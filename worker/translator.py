@@ -30,47 +30,9 @@ from shared.responses import (
 from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
 from worker.chains import Chain, in_order, join
 from worker.harmony import MessageClosed, MessageCut, MessageOpened, TextDelta
-from worker.harmony import Segment as HarmonySegment
 from worker.headers import TEXT_RECIPIENTS
 from worker.routing import FunctionTarget, McpTarget, Routing, find_target
-
-# --- segments that do not come from the parser ---------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredText:
-    """A delta of a message's text, with the log probabilities of its tokens."""
-
-    text: str
-    logprobs: tuple[Logprob, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ListingBegun:
-    server_label: str
-
-
-@dataclass(frozen=True, slots=True)
-class ListingEnded:
-    result: ToolsListed | ToolFailure
-
-
-@dataclass(frozen=True, slots=True)
-class CallApproved:
-    """A call that an earlier response asked leave for; it runs now."""
-
-    target: McpTarget
-    arguments: str
-    approval_request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class ToolReturned:
-    result: ToolOutput | ToolFailure
-
-
-Segment = HarmonySegment | MeasuredText | ListingBegun | ListingEnded | CallApproved | ToolReturned
-
+from worker.segments import CallApproved, ListingBegun, ListingEnded, MeasuredText, Segment, ToolReturned
 
 # --- the open item: at most one at a time ---------------------------------------------------------
 

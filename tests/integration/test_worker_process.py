@@ -21,6 +21,29 @@ ROOT = Path(__file__).resolve().parents[2]
 async def test_a_worker_with_a_wrong_setting_names_it_in_one_message(
     name: str, value: str, said: str
 ) -> None:
+    assert said in await _refusal(name, value, "worker: 1 validation error")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (None, "cannot be read"),
+        ("[[scene]]", "name"),
+        ("x = " + "[" * 5_000, "it is nested too deeply"),
+        ('[patterns]\na = "a{99999999999}"\n[[scene]]\nname = "s"\nturn = [{final = "x"}]', "too large"),
+    ],
+)
+async def test_a_worker_with_a_bad_script_says_what_is_wrong_with_it_in_one_message(
+    tmp_path: Path, script: str | None, said: str
+) -> None:
+    path = tmp_path / "bad.toml"
+    if script is not None:
+        path.write_text(script)
+    assert said in await _refusal("ANTIPHON_SCRIPT", str(path), f"worker: script {path}")
+
+
+async def _refusal(name: str, value: str, begins: str) -> str:
+    """What a worker with this setting says on stderr before it ends with 2."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "worker"),
         cwd=ROOT,
@@ -29,8 +52,9 @@ async def test_a_worker_with_a_wrong_setting_names_it_in_one_message(
         stderr=asyncio.subprocess.PIPE,
     )
     output, errors = await process.communicate()
+    said = errors.decode()
     assert process.returncode == 2
-    assert errors.decode().startswith("worker: 1 validation error")
-    assert said in errors.decode()
-    assert "Traceback" not in errors.decode()
+    assert said.startswith(begins)
+    assert "Traceback" not in said
     assert output == b""
+    return said

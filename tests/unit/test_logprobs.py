@@ -34,7 +34,8 @@ from worker.logprobs import describe_token
 from worker.measured import UnloggedTokens, read_logged
 from worker.reader import Reader
 from worker.routing import FunctionTarget, McpTarget, Routing
-from worker.translator import RunningMcpCall, ToolReturned, Translation
+from worker.segments import ToolReturned
+from worker.translator import RunningMcpCall, Translation
 from worker.usage import Turn
 
 RESPONSE = Response(id="resp_0_" + "a" * 32, created_at=1, status="in_progress", model="default")

@@ -47,7 +47,8 @@ from worker.harmony import (
 )
 from worker.reader import Reader
 from worker.routing import FunctionTarget, McpTarget, Routing, find_target
-from worker.translator import RunningMcpCall, ToolReturned, Translation
+from worker.segments import ToolReturned
+from worker.translator import RunningMcpCall, Translation
 from worker.usage import Turn, usage_of
 
 RESPONSE = Response(id="resp_0_" + "a" * 32, created_at=1, status="in_progress", model="default")

@@ -31,10 +31,10 @@ from worker.harmony import (
 )
 from worker.reader import Reader
 from worker.routing import FunctionTarget, McpTarget, Routing
+from worker.segments import ToolReturned
 from worker.translator import (
     OutOfOrder,
     RunningMcpCall,
-    ToolReturned,
     Translation,
     step,
 )

@@ -14,7 +14,8 @@ from shared.settings import Settings
 from shared.store.closing import closing_of
 from shared.tool_calls import ToolFailure, ToolsListed
 from worker.harmony import MessageClosed, MessageOpened, TextDelta
-from worker.translator import ListingBegun, ListingEnded, Translation, step
+from worker.segments import ListingBegun, ListingEnded
+from worker.translator import Translation, step
 from worker.usage import Turn, usage_of
 
 

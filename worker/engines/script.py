@@ -139,7 +139,9 @@ class Script:
         """The script in a TOML text; `name` stands for it in errors. Raises ScriptError."""
         try:
             return Script(_read_file(tomllib.loads(text)))
-        except ValueError as error:
+        except RecursionError as error:
+            raise ScriptError(f"script {name}: it is nested too deeply") from error
+        except (ValueError, OverflowError) as error:  # a pattern may count further than any does
             raise ScriptError(f"script {name}: {error}") from error
 
 

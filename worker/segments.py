@@ -1,0 +1,46 @@
+"""What the translator turns into events: the parser's segments, and those that do not come from the model.
+
+Owns their shapes; what becomes of them is `translator`'s.
+"""
+
+from dataclasses import dataclass
+
+from shared.responses import Logprob
+from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed
+from worker.harmony import Segment as HarmonySegment
+from worker.routing import McpTarget
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredText:
+    """A delta of a message's text, with the log probabilities of its tokens."""
+
+    text: str
+    logprobs: tuple[Logprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListingBegun:
+    server_label: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListingEnded:
+    result: ToolsListed | ToolFailure
+
+
+@dataclass(frozen=True, slots=True)
+class CallApproved:
+    """A call that an earlier response asked leave for; it runs now."""
+
+    target: McpTarget
+    arguments: str
+    approval_request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolReturned:
+    result: ToolOutput | ToolFailure
+
+
+Segment = HarmonySegment | MeasuredText | ListingBegun | ListingEnded | CallApproved | ToolReturned
