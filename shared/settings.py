@@ -129,6 +129,10 @@ class Settings(BaseSettings):
 
     # Worker
     responses_in_flight_max: int = Field(512, gt=0)
+    """Responses, and questions for a token count, that one worker has in hand."""
+    records_bytes_max: int = Field(64 * 2**20, gt=0)
+    """Of the records among those that have 64 KiB or more (`shared/store/job_queue.py`), as JSON; one that
+    has more is taken when there is no other. In memory they take some seven times as much."""
     drain_grace_s: float = Field(1.0, gt=0)
     engine: Literal["scripted", "vllm"] = "scripted"
     script: Path | None = None

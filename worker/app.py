@@ -13,6 +13,7 @@ from shared.ids import new_owner
 from shared.settings import Settings
 from shared.store import job_queue, keys, presence
 from shared.store.appender import Appender
+from shared.store.job_queue import BytesRoom
 from shared.store.redis_client import RedisClient
 from shared.store.subscription import Subscription
 from shared.store.sweeper import sweep
@@ -74,7 +75,11 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
             "start_response": runner.start_response,
             "count_input_tokens": counter.count_input_tokens,
         },
-        runner.room,
+        lambda: runner.room() - counter.in_hand,
+        BytesRoom(
+            settings.records_bytes_max,
+            lambda: settings.records_bytes_max - runner.large_bytes - counter.large_bytes,
+        ),
     )
     try:
         async with asyncio.TaskGroup() as group:

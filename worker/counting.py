@@ -10,6 +10,7 @@ import msgspec
 
 from shared.responses import ResponseRequest
 from shared.store import token_count
+from shared.store.job_queue import bytes_of_large
 from shared.store.redis_client import REDIS_AWAY, RedisClient
 from worker.conversation import build_conversation, listings_in
 from worker.harmony import HarmonyMessage
@@ -26,14 +27,24 @@ class TokenCounter:
     def __init__(self, redis: RedisClient, stepper: Stepper) -> None:
         self._redis = redis
         self._stepper = stepper
-        self._counts: set[asyncio.Task[None]] = set()
+        self._counts: dict[asyncio.Task[None], int] = {}
         self._places = asyncio.Semaphore(_AT_ONCE_MAX)
 
     async def count_input_tokens(self, name: str, request: str) -> None:
         """Handles a job. The tools of MCP servers that were not yet listed are not counted."""
         task = asyncio.create_task(self._answer(name, request))
-        self._counts.add(task)
-        task.add_done_callback(self._counts.discard)
+        self._counts[task] = bytes_of_large(len(request.encode()))
+        task.add_done_callback(self._counts.pop)
+
+    @property
+    def in_hand(self) -> int:
+        """Questions that were taken and not yet answered."""
+        return len(self._counts)
+
+    @property
+    def large_bytes(self) -> int:
+        """What the large ones of them have."""
+        return sum(self._counts.values())
 
     async def _answer(self, name: str, request: str) -> None:
         """The top of one count: whatever is wrong with it, nobody else is held up."""

@@ -18,7 +18,7 @@ from shared.responses import Response, ResponseError
 from shared.store import event_log, lease, response_store
 from shared.store.closing import cancel, closing_of, end_at_once, with_usage
 from shared.store.event_log import Draft, TailLost
-from shared.store.job_queue import ring_again
+from shared.store.job_queue import bytes_of_large, ring_again
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired, Lease, LeaseLost, Loss
 from shared.store.redis_client import REDIS_AWAY
@@ -41,6 +41,7 @@ class Runner:
         self._resources = resources
         self._settings = resources.settings
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
+        self._large_bytes: dict[Lease, int] = {}
         self._taking: set[asyncio.Task[None]] = set()
         self._endings: set[asyncio.Task[None]] = set()
         self._is_draining = False
@@ -55,6 +56,11 @@ class Runner:
             return 0
         return self._settings.responses_in_flight_max - len(self._tasks)
 
+    @property
+    def large_bytes(self) -> int:
+        """What the large records have that it holds."""
+        return sum(self._large_bytes.values())
+
     async def start_response(self, name: str) -> None:
         """Handles a job: owns the response from here on, or leaves it to whoever does.
 
@@ -68,10 +74,11 @@ class Runner:
     async def _take(self, key: ResponseKey) -> None:
         acquired = await self._acquire(key)
         if isinstance(acquired, Acquired):
-            self._beat.add(acquired.lease)
+            held = acquired.lease
+            self._beat.add(held)
             task = asyncio.create_task(self._own(acquired), name=str(key))
-            self._tasks[acquired.lease] = task
-            task.add_done_callback(lambda _: self._tasks.pop(acquired.lease, None))
+            self._tasks[held], self._large_bytes[held] = task, bytes_of_large(acquired.record_bytes)
+            task.add_done_callback(lambda _: self._forget(held))
 
     async def _acquire(self, key: ResponseKey) -> Acquired | lease.Refusal:
         """Asks for `redis_outage_max_s` until Redis answers: the lease may be ours, and we have not heard."""
@@ -86,6 +93,9 @@ class Runner:
                 if self._is_draining or self._loop.time() > deadline_s:
                     raise
             await asyncio.sleep(_RETRY_S)
+
+    def _forget(self, held: Lease) -> None:
+        del self._tasks[held], self._large_bytes[held]
 
     def start(self) -> None:
         self._beat.start()

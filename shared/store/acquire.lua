@@ -8,7 +8,8 @@
 -- `format`: the newest that the owner can replay. `format_needed` is what the record was begun in, or what an
 -- owner since has written: a record that needs a newer owner is left for one.
 -- `born`: entry 0, for who takes the lease by force; the request, which may be long, is read apart.
--- -> {'acquired', fencing_token, next_sequence_number, deaths, format, usage, born}
+-- `record_bytes`: how long the request is, for who has to find room for it.
+-- -> {'acquired', fencing_token, next_sequence_number, deaths, format, usage, born, record_bytes}
 --    | {'held'} | {'newer'} | {'closed'} | {'missing'}
 local state, log, active, pulse = unpack(KEYS)
 local member, owner, lease_ttl_ms, force, known = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
@@ -38,4 +39,5 @@ redis.call('HSET', state, 'owner', owner, 'lease_until_ms', now + lease_ttl_ms,
   'format_needed', math.max(needed, known))
 redis.call('ZADD', active, now + lease_ttl_ms, member)
 local first = force == '1' and redis.call('XRANGE', log, '1-0', '1-0')[1]
-return {'acquired', token, redis.call('XLEN', log), deaths, format, fields[6] or '', first and first[2][2] or ''}
+return {'acquired', token, redis.call('XLEN', log), deaths, format, fields[6] or '', first and first[2][2] or '',
+  redis.call('HSTRLEN', state, 'request')}

@@ -7,7 +7,8 @@ else (docs/adr/0001-arq-rings-the-doorbell.md).
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
@@ -30,6 +31,10 @@ _JOB_TIMEOUT_S = 60
 """Longer than a handler can take: each of its commands is bounded by itself."""
 _TRIES_MAX = 2**31
 """Who is to have work is decided by leases and claims; a job is tried until somebody has taken it in hand."""
+_CROWDED_WAIT_S = 0.1
+"""While a large job waits for bytes of this process: how often it looks whether some have become free."""
+LARGE_BYTES = 64 * 2**10
+"""What a job that is not large holds is bounded by how many jobs there may be."""
 _TAKEN_MAX, _SCANNED_MAX = 64, 1_000
 """Jobs that are taken together, and how far one look goes into a queue whose head others are at."""
 _IN_PROGRESS_S = 1.5
@@ -90,6 +95,20 @@ Handler = Callable[..., Awaitable[None]]
 """Takes a job's arguments, takes the work in hand and returns at once. Never raises for bad work."""
 
 
+def bytes_of_large(size_bytes: int) -> int:
+    """What a job of this size takes of the room for large ones."""
+    return size_bytes if size_bytes >= LARGE_BYTES else 0
+
+
+@dataclass(frozen=True, slots=True)
+class BytesRoom:
+    """How many bytes the large jobs may have that one process holds; one that has more is taken alone."""
+
+    bytes_max: int
+    left: Callable[[], int]
+    """Without those that its handlers are being given."""
+
+
 class _DoorbellWorker(Worker):
     """arq's worker, woken by a token instead of by its clock, and taking together what there is room for."""
 
@@ -98,10 +117,12 @@ class _DoorbellWorker(Worker):
         queue: str,
         handlers: Mapping[str, Handler],
         room: Callable[[], int],
+        bytes_room: BytesRoom | None,
         pool: ArqRedis,
         bell: ArqRedis,
     ) -> None:
-        self._starting: set[str] = set()
+        self._starting: dict[str, int] = {}
+        """Jobs that are being taken in hand, and the bytes of those that are large."""
         super().__init__(
             functions=[func(self._make_coroutine(handler), name=name) for name, handler in handlers.items()],
             queue_name=queue,
@@ -117,18 +138,18 @@ class _DoorbellWorker(Worker):
             log_results=False,
         )
         self._room = room
+        self._bytes_room = bytes_room or BytesRoom(0, int)
+        self._is_crowded = False
+        """A large job waits that did not fit at the last look, with so many bytes left:"""
+        self._bytes_then = 0
         self._bell = bell
         self._doorbell = keys.doorbell(queue)
 
-    def run_job(self, job_id: str, score: int) -> Coroutine[Any, Any, None]:
-        self._starting.add(job_id)  # at once, not when the task first runs
-        return self._run_job(job_id, score)
-
-    async def _run_job(self, job_id: str, score: int) -> None:
+    async def run_job(self, job_id: str, score: int) -> None:
         try:
             await super().run_job(job_id, score)
         finally:
-            self._starting.discard(job_id)
+            self._starting.pop(job_id, None)
 
     def _make_coroutine(self, handler: Handler) -> WorkerCoroutine:
         async def coroutine(context: dict[Any, Any], *args: Any) -> None:
@@ -137,45 +158,76 @@ class _DoorbellWorker(Worker):
             except REDIS_AWAY as away:
                 _log.warning("job %s stays queued, Redis is away (%s)", context["job_id"], away)
                 raise Retry from None
-            self._starting.discard(context["job_id"])
+            self._starting.pop(context["job_id"], None)
 
         return cast(WorkerCoroutine, coroutine)
 
     async def _poll_iteration(self) -> None:
         """In place of arq's, which takes one job after the other, in four round trips each."""
-        room = self._room() - len(self._starting)
-        if room <= 0:
+        if self._jobs_left() <= 0:
             await asyncio.sleep(0.02)
-        else:
-            await RedisClient(self._bell).command("BLPOP", self._doorbell, _DOORBELL_WAIT_S)
-            await self._take(self._room() - len(self._starting))
+        elif await self._is_worth_a_look():
+            await self._take(self._jobs_left())
         for job_id, task in list(self.tasks.items()):
             if task.done():
                 del self.tasks[job_id]
                 task.result()  # what it raised ends this worker, and another connection is made
         await self.heart_beat()
 
-    async def _take(self, room: int) -> None:
+    def _jobs_left(self) -> int:
+        return self._room() - len(self._starting)
+
+    def _bytes_left(self) -> int:
+        return self._bytes_room.left() - sum(self._starting.values())
+
+    async def _is_worth_a_look(self) -> bool:
+        """Waits for a token, or for bytes to become free where those were lacking."""
+        wait_s = _CROWDED_WAIT_S if self._is_crowded else _DOORBELL_WAIT_S
+        token = await RedisClient(self._bell).command("BLPOP", self._doorbell, wait_s)
+        return token is not None or not self._is_crowded or self._bytes_left() > self._bytes_then
+
+    async def _take(self, jobs_left: int) -> None:
         """What waits, up to the room there is and a fair share among those who serve this queue."""
-        taken: list[bytes] = await RedisClient(self._bell).run(
+        self._bytes_then = self._bytes_left()
+        is_left, *taken = await RedisClient(self._bell).run(
             _TAKE,
             [self.queue_name, self._doorbell, keys.takers(self.queue_name)],
-            [min(max(room, 0), _TAKEN_MAX), int(_IN_PROGRESS_S * 1000), _SCANNED_MAX],
+            [
+                min(max(jobs_left, 0), _TAKEN_MAX),
+                int(_IN_PROGRESS_S * 1000),
+                _SCANNED_MAX,
+                self._bytes_room.bytes_max,
+                self._bytes_then,
+                LARGE_BYTES,
+                keys.STATE_PATTERN,
+                int(not self._is_crowded),
+            ],
         )
-        for job_id, score in zip(taken[::2], taken[1::2], strict=True):
+        for job_id, score, size_bytes in zip(taken[::3], taken[1::3], taken[2::3], strict=True):
             name = job_id.decode()
+            self._starting[name] = size_bytes
             self.tasks[name] = self.loop.create_task(self.run_job(name, int(score)))
+        self._is_crowded = bool(is_left)
+        if is_left and not taken:  # tokens of what does not fit would have it look without end
+            await asyncio.sleep(_CROWDED_WAIT_S)
 
 
-async def serve(redis_url: str, queue: str, handlers: Mapping[str, Handler], room: Callable[[], int]) -> None:
+async def serve(
+    redis_url: str,
+    queue: str,
+    handlers: Mapping[str, Handler],
+    room: Callable[[], int],
+    bytes_room: BytesRoom | None = None,
+) -> None:
     """Serves a queue until cancelled, through any number of Redis restarts.
 
-    `room()` is asked before every look: with 0 neither a token nor a job is taken.
+    `room()` is asked before every look: with 0 neither a token nor a job is taken. `bytes_room`: of the
+    queue of responses, whose jobs differ in size.
     """
     while True:
         # Two pools: a command that blocks must not hold up the others.
         pool, bell = (cast(ArqRedis, ArqRedis.from_pool(make_pool(redis_url))) for _ in range(2))
-        worker = _DoorbellWorker(queue, handlers, room, pool, bell)
+        worker = _DoorbellWorker(queue, handlers, room, bytes_room, pool, bell)
         try:
             await worker.async_run()
         except REDIS_AWAY as away:

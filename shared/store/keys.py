@@ -46,11 +46,15 @@ class ConversationKey(NamedTuple):
         return f"{self.tenant}/{self.conversation_id}"
 
 
+STATE_PATTERN = "antiphon:{%s}:state"
+"""For scripts that come upon responses whose names nobody knew before."""
+
+
 def state(key: ResponseKey) -> str:
     """Hash: store, background, created_ms, attempt, deaths, owner, lease_until_ms, alone_since_ms, rings,
     job, closed; while open usage, as far as tokens are in the log; until compaction also request, and once
     closed snapshot; afterwards compacted."""
-    return f"antiphon:{{{key}}}:state"
+    return STATE_PATTERN % str(key)
 
 
 def log(key: ResponseKey) -> str:

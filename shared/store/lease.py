@@ -52,6 +52,8 @@ class Acquired:
     """JSON of the Usage that its owners have counted, as far as the log goes; empty if nothing was made."""
     born: bytes = b""
     """The frame of entry 0, for who has seized the lease."""
+    record_bytes: int = 0
+    """Of its request's JSON."""
 
 
 Refusal = Literal["held", "newer", "closed", "missing"]

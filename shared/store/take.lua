@@ -1,20 +1,46 @@
 -- Takes jobs that wait, first come first served, and locks them until they are taken in hand. Several are taken
 -- together, but no more than a fair share, so that a burst does not all go to the one that looks first.
--- KEYS queue doorbell takers    ARGV count_max lock_ms scan_max    -> {job_id, score, …}
+-- A large job is taken when its bytes fit beside the large ones that the taker has, or when it has none: then it is
+-- alone, however large it is. Large ones keep their order among themselves, so that none waits for ever; others pass.
+-- KEYS queue doorbell takers
+-- ARGV count_max lock_ms scan_max bytes_max bytes_left large_bytes state_pattern rings_on
+--      bytes_max: 0: bytes are no matter
+--      rings_on: whether somebody else is to look, if all that is left here is too large
+-- -> {is_left_for_bytes, job_id, score, bytes, …}; bytes: 0 of one that is not large
 local queue, doorbell, takers = unpack(KEYS)
 local count_max, lock_ms = tonumber(ARGV[1]), ARGV[2]
+local bytes_max, bytes_left, large_bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+
+-- What a job has whoever takes it hold: the record of its response, or what is asked in the job itself.
+local function weigh(job_id)
+  if bytes_max == 0 then return 0 end
+  local member = string.match(job_id, '^(.*):%d+$')
+  local bytes = redis.call('STRLEN', 'arq:job:' .. job_id)
+  if member then bytes = bytes + redis.call('HSTRLEN', string.format(ARGV[7], member), 'request') end
+  return bytes >= large_bytes and bytes or 0
+end
 
 local waiting = {}
 for _, job_id in ipairs(redis.call('ZRANGE', queue, 0, tonumber(ARGV[3]) - 1)) do
   if redis.call('EXISTS', 'arq:in-progress:' .. job_id) == 0 then waiting[#waiting + 1] = job_id end
 end
 local share = math.ceil(#waiting / math.max(1, redis.call('ZCOUNT', takers, now_ms(), '+inf')))
-local taken = {}
-for i = 1, math.min(share, count_max) do
-  redis.call('SET', 'arq:in-progress:' .. waiting[i], 1, 'PX', lock_ms)
-  taken[#taken + 1] = waiting[i]
-  taken[#taken + 1] = redis.call('ZSCORE', queue, waiting[i])
+local left_for_bytes, taken, count = 0, {}, 0
+for _, job_id in ipairs(waiting) do
+  if count == math.min(share, count_max) then break end
+  local bytes = weigh(job_id)
+  if bytes > 0 and (left_for_bytes == 1 or bytes > bytes_left and bytes_left < bytes_max) then
+    left_for_bytes = 1
+  else
+    redis.call('SET', 'arq:in-progress:' .. job_id, 1, 'PX', lock_ms)
+    for _, told in ipairs({job_id, redis.call('ZSCORE', queue, job_id), bytes}) do taken[#taken + 1] = told end
+    bytes_left, count = bytes_left - bytes, count + 1
+  end
 end
 -- One token has woken the taker; those of the other jobs would wake somebody for nothing.
-if #taken > 2 then redis.call('LPOP', doorbell, #taken / 2 - 1) end
-return taken
+if count > 1 then redis.call('LPOP', doorbell, count - 1) end
+if count == 0 and left_for_bytes == 1 and ARGV[8] == '1' then
+  local ttl_ms = redis.call('PTTL', queue)
+  if ttl_ms > 0 then ring(queue, doorbell, ttl_ms) end
+end
+return {left_for_bytes, unpack(taken)}

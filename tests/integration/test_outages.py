@@ -220,10 +220,10 @@ _TAKE = Script("take")
 
 
 async def take(redis: RedisClient, room: int) -> list[bytes]:
-    arguments = [room, 60_000, 1_000]
+    arguments = [room, 60_000, 1_000, 0, 0, 0, "", 0]
     names = [keys.RESPONSES_QUEUE, keys.doorbell(keys.RESPONSES_QUEUE), keys.takers(keys.RESPONSES_QUEUE)]
-    taken: list[bytes] = await redis.run(_TAKE, names, arguments)
-    return taken[::2]
+    _, *taken = await redis.run(_TAKE, names, arguments)
+    return taken[::3]
 
 
 async def test_jobs_are_taken_together_in_order_once_and_no_more_than_there_is_room_for(
