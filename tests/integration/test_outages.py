@@ -13,7 +13,7 @@ from shared.settings import Settings
 from shared.store import job_queue, keys, lease, presence
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired, Lease
-from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient, Script
+from shared.store.redis_client import REDIS_AWAY, Argument, BlockingClient, RedisClient, Script
 from tests.proxy import proxying
 from tests.requests import accept, make_request
 from tests.working import working
@@ -220,10 +220,11 @@ _TAKE = Script("take")
 
 
 async def take(redis: RedisClient, room: int) -> list[bytes]:
-    arguments = [room, 60_000, 1_000, 0, 0, 0, "", 0]
+    arguments: list[Argument] = [room, 60_000, 1_000, 0, 0, 0, "", 0]
     names = [keys.RESPONSES_QUEUE, keys.doorbell(keys.RESPONSES_QUEUE), keys.takers(keys.RESPONSES_QUEUE)]
     _, *taken = await redis.run(_TAKE, names, arguments)
-    return taken[::3]
+    jobs: list[bytes] = taken[::3]
+    return jobs
 
 
 async def test_jobs_are_taken_together_in_order_once_and_no_more_than_there_is_room_for(

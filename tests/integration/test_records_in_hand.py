@@ -103,7 +103,7 @@ async def take(redis: RedisClient, bytes_left: int, rings_on: int = 0) -> tuple[
     return bool(is_left), dict(zip(names, taken[2::3], strict=True))
 
 
-async def test_large_jobs_keep_their_order_and_small_ones_pass(
+async def test_large_jobs_keep_their_order_and_small_ones_pass_them(
     redis: RedisClient, settings: Settings
 ) -> None:
     first, huge, last = [await accept_of(redis, settings, size) for size in (LARGE, HUGE, LARGE)]
