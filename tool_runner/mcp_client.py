@@ -270,11 +270,18 @@ _FAILURES = (
 
 @contextmanager
 def _told_as_failures(status: LastStatus) -> Iterator[None]:
-    """Raises ServerFailed for what a server, or the way there, did; a bug of ours stays itself."""
+    """Raises ServerFailed for what a server, or the way there, did; a bug of ours stays itself.
+
+    Not `except*`: Python before 3.11.4 wraps what is raised there in a group once more.
+    """
     try:
         yield
-    except* _FAILURES as group:
-        failures = [(_read_failure(leaf, status.code), leaf) for leaf in _leaves(group)]
+    except (*_FAILURES, BaseExceptionGroup) as error:
+        group = error if isinstance(error, BaseExceptionGroup) else ExceptionGroup("", [error])
+        caught, others = group.split(_FAILURES)
+        if others is not None or caught is None:
+            raise
+        failures = [(_read_failure(leaf, status.code), leaf) for leaf in _leaves(caught)]
         # A broken connection breaks other things too: the first cause is the one on the wire.
         on_the_wire = (each for each in failures if isinstance(each[0], HttpError))
         failure, cause = next(on_the_wire, failures[0])
