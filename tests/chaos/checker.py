@@ -3,7 +3,7 @@
 Pure. Owns the rules; how the observations were made, and by what misfortunes, is not known here.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ from tests.chaos.history import (
     Beyond,
     Conversed,
     Deleted,
+    Ended,
     EventSeen,
     GaveUp,
     Log,
@@ -25,6 +26,7 @@ from tests.chaos.history import (
     Refused,
     Replayed,
     Store,
+    Struck,
     Told,
     ViewEnded,
     ViewOpened,
@@ -41,6 +43,7 @@ _TERMINAL_EVENTS = (ev.ResponseCompleted, ev.ResponseIncomplete, ev.ResponseFail
 _INPUT = "input"
 _MOMENT_S = 0.001
 _GIVEN_UP = "workers were lost while they had it"
+_ENDS = ("exit code 0", "SIGKILL", "SIGTERM")
 _LATER = (429, 503)
 """Answers that ask to try again, and say nothing of the response."""
 
@@ -74,7 +77,7 @@ def check(observations: Sequence[Observation], store: Store, attempts_max: int) 
     known = {response_id for history in histories.values() for response_id in history.response_ids}
     conversed = [seen for seen in observations if isinstance(seen, Conversed)]
     joined = [found for seen in conversed for found in _check_conversation(seen, histories, store)]
-    return [*violations, *joined, *_check_store(store, known)]
+    return [*violations, *joined, *_check_processes(observations), *_check_store(store, known)]
 
 
 def read_undisturbed(histories: Mapping[int, CallHistory], store: Store) -> dict[str, Output]:
@@ -143,7 +146,7 @@ def _check_answers(history: CallHistory, strikes: Strikes) -> Findings:
                 is_deleted = True
             case Told(operation=operation) if is_deleted:
                 yield "what is deleted is gone", f"{operation} told it"
-            case Beyond(after=after, is_told=False):
+            case Beyond(after=after, is_told=False, at_s=at_s) if not strikes.is_mixed(at_s):
                 yield "every reader learns the end", f"silence after {after}, which never was"
             case _:
                 pass
@@ -267,12 +270,14 @@ def _check_views(history: CallHistory, log: Log, strikes: Strikes) -> Findings:
             )
         following = numbers[-1] + 1 if numbers else first
         span = Span(view.opened.at_s, view.ended_s)
-        is_earlier = strikes.is_replaced(view.opened.node, span)  # and had that fault
-        if view.has_closed and not view.is_replay and not is_earlier and following < len(log.numbers):
-            yield (
-                "a stream that ends short is cut",
-                f"view {view.opened.view} ended in order before {following} of {len(log.numbers)}",
-            )
+        is_earlier = strikes.is_replaced(view.opened.node, span)  # and had these faults
+        if not view.has_closed or view.is_replay or is_earlier:
+            continue
+        what = f"view {view.opened.view} ended in order before {following} of {len(log.numbers)}"
+        if following < len(log.numbers):
+            yield "a stream that ends short is cut", what
+        if not numbers and following > len(log.numbers):
+            yield "every reader learns the end", what
 
 
 def read_views(seen: Iterable[OfCall]) -> dict[int, View]:
@@ -354,6 +359,24 @@ def _check_conversation(
     if held != expected:
         what = f"{seen.conversation} holds {seen.item_ids}, its calls made {expected}"
         yield Violation("a conversation holds all of its calls once", seen.calls[-1], what)
+
+
+# --- who ran ---------------------------------------------------------------------------------------
+
+
+def _check_processes(observations: Sequence[Observation]) -> Iterator[Violation]:
+    """Whoever is killed or told to end leaves by a signal or in order, once; what else ends has a fault."""
+    told = Counter(
+        f"{seen.role}-{seen.number}"
+        for seen in observations
+        if isinstance(seen, Struck) and seen.action in ("kill", "drain")
+    )
+    for seen in observations:
+        if not isinstance(seen, Ended):
+            continue
+        told[seen.process] -= 1
+        if seen.how not in _ENDS or told[seen.process] < 0:
+            yield Violation("a process ends when it is ended", None, f"{seen.process} ended with {seen.how}")
 
 
 # --- what is left ---------------------------------------------------------------------------------

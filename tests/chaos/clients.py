@@ -201,18 +201,19 @@ class Call:
         world.note(Beyond(world.now_s(), self._asked.call, after, is_told=bool(done)))
 
     async def _wait_for_a_word(self, after: int) -> None:
-        """Until a view from beyond is answered with an event, an end, or a refusal that is no excuse."""
+        """Until a view from beyond is answered with an event, or a refusal that is no excuse. One that ends
+        says nothing: whoever follows the log comes again."""
         timeout = httpx.Timeout(_SILENCE_S, connect=2.0, pool=None)
         params = {"stream": "true", "starting_after": str(after)}
         while True:
             url = self._url(self._choose_node(), f"/{self._response_id}")
             with suppress(httpx.HTTPError):
                 async with self._world.http.stream("GET", url, params=params, timeout=timeout) as answer:
-                    async for chunk in answer.aiter_raw():
-                        if answer.status_code != 503 and without_comments(chunk):
-                            return
-                    if answer.status_code != 503:
+                    if answer.status_code not in (200, 503):
                         return
+                    async for chunk in answer.aiter_raw():
+                        if answer.status_code == 200 and without_comments(chunk):
+                            return
             await self._pause()
 
     async def _delete(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from local.cluster import ROOT
-from tests.chaos.nemesis import ALL, ODDS, Odds, Strike, schedule
+from tests.chaos.nemesis import ALL, ODDS, Action, Odds, Strike, schedule
 from tests.chaos.plans import PLANS
 
 Fsync = Literal["no", "everysec", "always"]
@@ -90,7 +90,8 @@ def make_course(name: str, course: Course) -> Course:
             settings = _durable(fsync)
             return replace(course, script=_OUTAGES, plans=_TOOLS, fsync=fsync, settings=settings)
         case "cuts":  # connections break, over and over
-            cuts = tuple(Odds(role, {"cut": 1}) for role in ("worker", "worker", "tool_runner", "api"))
+            fates: dict[Action, int] = {"cut": 1, "reset": 2}
+            cuts = tuple(Odds(role, fates) for role in ("worker", "worker", "tool_runner", "api"))
             return replace(course, odds=cuts, wait_s=(0.01, 0.1))
         case "restarts":  # every process in turn is told to end
             names = (name.rpartition("-") for name in course.process_names)

@@ -125,6 +125,13 @@ class Struck(_Observation, frozen=True, tag="struck"):
     lasting_s: float = 0.0
 
 
+class Ended(_Observation, frozen=True, tag="ended"):
+    """A process ended, some time before; `how` is the launcher's word for it."""
+
+    process: str
+    how: str
+
+
 class Conversed(_Observation, frozen=True, tag="conversed"):
     """What a conversation holds after calls that belonged to it, in order, had all ended."""
 
@@ -147,7 +154,7 @@ OfCall = (
     | GaveUp
     | Replayed
 )
-Observation = OfCall | Struck | Conversed
+Observation = OfCall | Struck | Ended | Conversed
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Observation] = msgspec.json.Decoder(Observation)

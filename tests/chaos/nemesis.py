@@ -14,7 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from tests.chaos.history import Recorder, Struck
 
-Action = Literal["kill", "stop", "drain", "cut", "hold", "slow", "failover"]
+Action = Literal["kill", "stop", "drain", "cut", "reset", "hold", "slow", "failover"]
 _SIGNALS: Mapping[Action, signal.Signals] = {
     "kill": signal.SIGKILL,
     "stop": signal.SIGSTOP,
@@ -38,6 +38,8 @@ class Ways(Protocol):
     """Between the processes and Redis."""
 
     def cut(self, name: str) -> None: ...
+
+    def reset(self, name: str) -> None: ...
 
     def hold(self, name: str, lasting_s: float) -> None: ...
 
@@ -73,12 +75,13 @@ class Odds:
 
 
 ODDS = (
-    Odds("worker", {"kill": 10, "stop": 8, "drain": 6, "hold": 4, "cut": 3}, (0.5, 4.0)),
-    Odds("api", {"kill": 5, "stop": 3, "drain": 4, "hold": 2, "cut": 2}, (0.5, 3.0)),
-    Odds("tool_runner", {"kill": 5, "stop": 4, "drain": 3, "hold": 3, "cut": 2}, (0.5, 4.0)),
+    Odds("worker", {"kill": 10, "stop": 8, "drain": 6, "hold": 4, "cut": 3, "reset": 3}, (0.5, 4.0)),
+    Odds("api", {"kill": 5, "stop": 3, "drain": 4, "hold": 2, "cut": 2, "reset": 2}, (0.5, 3.0)),
+    Odds("tool_runner", {"kill": 5, "stop": 4, "drain": 3, "hold": 3, "cut": 2, "reset": 2}, (0.5, 4.0)),
     Odds("valkey", {"kill": 2, "stop": 2, "drain": 2, "slow": 1}, (0.3, 4.0)),
 )
-"""`drain` is SIGTERM: for Valkey an orderly restart. `hold` and `cut` befall a way to Redis, `slow` all."""
+"""`drain` is SIGTERM: for Valkey an orderly restart. `hold`, `cut` and `reset`
+befall a way to Redis, `slow` all."""
 
 
 def schedule(
@@ -148,6 +151,8 @@ class Nemesis:
         match strike.action, self._ways, self._watch:
             case "cut", Ways() as ways, _:
                 ways.cut(name)
+            case "reset", Ways() as ways, _:
+                ways.reset(name)
             case "hold", Ways() as ways, _:
                 ways.hold(name, strike.lasting_s)
             case "slow", Ways() as ways, _:

@@ -1,4 +1,4 @@
-"""The way between each process and Redis, through a proxy that can be cut, held shut and slowed down.
+"""The way between each process and Redis, through a proxy that can be cut, reset, held shut and slowed down.
 
 Owns the proxy's process (`python -m tests.chaos.network NAME=PORT…`) and the lines that steer it; what is
 done when is the nemesis's. A way that is held shut keeps its connections open, as a broken network does, and
@@ -7,9 +7,11 @@ breaks them when it opens again.
 
 import asyncio
 import contextlib
+import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 
 from local.ports import HOST, find_free
@@ -32,6 +34,11 @@ class Network:
     def cut(self, name: str) -> None:
         """Breaks every connection of that process; new ones are taken."""
         self._say(f"cut {name}")
+
+    def reset(self, name: str) -> None:
+        """Resets every connection of that process right behind the next answer on it: the process is just
+        about to write to it again, and hears of the end only then."""
+        self._say(f"reset {name}")
 
     def hold(self, name: str, lasting_s: float) -> None:
         self._say(f"hold {name} {lasting_s}")
@@ -75,12 +82,14 @@ class _Way:
         self._proxy = proxy
         self._is_open = asyncio.Event()
         self._is_open.set()
+        self._resets = 0
         self._connections: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        resets = self._resets
         try:
             await self._is_open.wait()
             far_reader, far_writer = await asyncio.open_connection(
@@ -89,7 +98,7 @@ class _Way:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._pump(reader, far_writer))
-                    group.create_task(self._pump(far_reader, writer))
+                    group.create_task(self._pump(far_reader, writer, lambda: self._resets > resets))
             finally:
                 far_writer.transport.abort()
         except* (OSError, _Ended):
@@ -98,18 +107,29 @@ class _Way:
             self._connections.discard(task)
             writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        is_last: Callable[[], bool] = lambda: False,
+    ) -> None:
         while data := await reader.read(_CHUNK_BYTES):
             await self._is_open.wait()
             if self._proxy.delay_s:
                 await asyncio.sleep(self._proxy.delay_s)
             writer.write(data)
             await writer.drain()
+            if is_last():
+                _reset(writer)
+                break
         raise _Ended
 
     def cut(self) -> None:
         for connection in self._connections:
             connection.cancel()
+
+    def reset(self) -> None:
+        self._resets += 1
 
     async def hold(self, lasting_s: float) -> None:
         self._is_open.clear()
@@ -119,7 +139,14 @@ class _Way:
 
 
 class _Ended(Exception):
-    """One end has closed the connection: so does the proxy."""
+    """One end has closed the connection, or is to be reset: so does the proxy."""
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """RST instead of FIN: the other end loses its connection at once."""
+    connection: socket.socket = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 class _Proxy:
@@ -139,6 +166,8 @@ class _Proxy:
                 self.target.set_result(int(port))
             case ["cut", name]:
                 self._ways[name].cut()
+            case ["reset", name]:
+                self._ways[name].reset()
             case ["hold", name, lasting_s]:
                 self._begin(self._ways[name].hold(float(lasting_s)))
             case ["slow", delay_s, lasting_s]:

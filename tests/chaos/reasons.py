@@ -17,7 +17,7 @@ up to 10 s), connections are made anew."""
 CALM_WAIT_MAX_S = 20 * LEASE_TTL_S
 """So long a client may wait for an event while nothing that was done is felt any more."""
 
-_NO_DEATH = frozenset({"miss", "drain", "upgrade", "slow", "cut"})
+_NO_DEATH = frozenset({"miss", "drain", "upgrade", "slow", "cut", "reset"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,13 @@ class Strikes:
     def is_upgrade(self) -> bool:
         """Two versions ran, and each tells in its own shapes what the other has written."""
         return any(seen.action == "upgrade" for seen in self._struck)
+
+    def is_mixed(self, at_s: float) -> bool:
+        """Whether API nodes of an earlier version ran until shortly before."""
+        return any(
+            (seen.action, seen.role) == ("upgrade", "api") and at_s < _reach(seen).end_s
+            for seen in self._struck
+        )
 
     def is_replaced(self, node: int, within: Span) -> bool:
         """Whether an API node of an earlier version was ended within a span."""

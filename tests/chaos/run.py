@@ -17,7 +17,7 @@ from tests.chaos.checker import check
 from tests.chaos.clients import World
 from tests.chaos.courses import Course
 from tests.chaos.figures import Figures
-from tests.chaos.history import Asked, Observation, Recorder, Store
+from tests.chaos.history import Asked, Ended, Observation, Recorder, Store
 from tests.chaos.judging import Violation
 from tests.chaos.mcp_server import read_counted, serving
 from tests.chaos.nemesis import Nemesis
@@ -49,6 +49,8 @@ async def run(course: Course, folder: Path) -> Judgement:
         journals = dump.Journals(stage.redis_url)
         await _run_undisturbed(world)
         await _run_disturbed(stage, world, course, journals)
+        for process, how in stage.read_ends():
+            recorder.note(Ended(recorder.now_s(), process, how))
         await dump.until_quiet(stage.redis_url(), _QUIET_S)
         await _replay_all(world, course.seed)
         store = await dump.read_store(stage.redis_url(), read_counted(counted), journals.seen)

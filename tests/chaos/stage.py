@@ -5,7 +5,8 @@ Owns how they are set up and ended. What befalls them is the nemesis's.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+import re
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from tests.failover import MASTER_NAME, WatchedValkeys, connect
 ATTEMPTS_MAX = 3
 _ABANDONED_AFTER_S = 30.0
 """Longer than any client is kept away from its stream, however the processes fall."""
+_END = re.compile(r"^\[launcher\] (\S+) ended with ([^;]+);", re.MULTILINE)
 _REPAIRED_AFTER_S = 2.0
 """A server of several that was killed starts again after this."""
 
@@ -43,6 +45,11 @@ class Stage:
         if self.watch is not None:
             pids["valkey-0"] = self.watch.primary_pid
         return pids
+
+    def read_ends(self) -> Iterator[tuple[str, str]]:
+        """Every end that the launcher has noted of a process, and how it ended."""
+        for log in sorted(self.cluster.logs.iterdir()):
+            yield from _END.findall(log.read_text(errors="replace"))
 
 
 @asynccontextmanager

@@ -39,6 +39,11 @@ def ask(connection: socket.socket) -> bytes:
     return connection.recv(100)
 
 
+def ask_for_ever(connection: socket.socket) -> None:
+    while True:
+        assert ask(connection) == b"x"
+
+
 def is_gone(connection: socket.socket) -> bool:
     try:
         return connection.recv(100) == b""
@@ -63,6 +68,20 @@ def test_a_way_that_is_cut_or_held_loses_its_connections_and_takes_new_ones(
                 assert is_gone(second), "when the way opens again"
             with connect(way) as third:
                 assert ask(third) == b"x"
+
+
+def test_a_way_that_is_reset_gives_one_more_answer_and_takes_new_connections(
+    port: int, tmp_path: Path
+) -> None:
+    with network.running(["worker-0"], tmp_path / "log") as ways:
+        ways.lead_to(port)
+        with connect(ways.urls["worker-0"]) as first:
+            assert ask(first) == b"x"
+            ways.reset("worker-0")
+            with pytest.raises(ConnectionError):
+                ask_for_ever(first)  # the proxy is told in a line, and hears of it soon
+            with connect(ways.urls["worker-0"]) as second:
+                assert ask(second) == b"x"
 
 
 def test_a_slow_way_carries_everything_later(port: int, tmp_path: Path) -> None:

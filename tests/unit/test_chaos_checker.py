@@ -29,6 +29,7 @@ from tests.chaos.history import (
     Beyond,
     Conversed,
     Deleted,
+    Ended,
     EventSeen,
     GaveUp,
     Log,
@@ -461,6 +462,27 @@ def test_a_reader_beyond_the_end_who_hears_nothing_is_found() -> None:
     assert run.check() == []
     run.more = [Beyond(8.0, CALL, 99, is_told=False)]
     assert run.rules() == {"every reader learns the end"}
+    run.more.append(struck("api", at_s=9.0, action="upgrade"))
+    assert run.check() == [], "nodes of an earlier version were silent"
+
+
+def test_a_stream_that_ends_in_order_beyond_the_end_of_the_log_is_found() -> None:
+    run = Run()
+    run.more = [ViewOpened(5.1, CALL, 2, 0, len(run.log.frames)), ViewEnded(5.3, CALL, 2, "closed")]
+    assert run.rules() == {"every reader learns the end"}
+    run.more[-1] = ViewEnded(5.3, CALL, 2, "broken")
+    assert run.check() == []
+
+
+def test_a_process_that_ends_by_itself_is_found() -> None:
+    run = Run()
+    run.more = [struck("api", at_s=6.0), struck("api", at_s=7.0, action="drain")]
+    run.more += [Ended(8.0, "api-0", "SIGKILL"), Ended(8.0, "api-0", "exit code 0")]
+    assert run.check() == []
+    run.more.append(Ended(8.0, "api-0", "exit code 0"))
+    assert run.rules() == {"a process ends when it is ended"}, "nobody told it to"
+    run.more[2:] = [Ended(8.0, "api-0", "exit code 1")]
+    assert run.rules() == {"a process ends when it is ended"}, "it was told, and had an error"
 
 
 def test_a_long_wait_is_found_unless_a_misfortune_reaches_into_it() -> None:
