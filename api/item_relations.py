@@ -4,7 +4,7 @@ Pure. Owns what is told of one item by another; what an item must have by itself
 Source: the public OpenAI API, whose wording clients match.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from api.errors import (
@@ -12,6 +12,7 @@ from api.errors import (
     invalid_value,
     no_call_found,
     no_output_found,
+    shorten,
     unreadable_content,
 )
 from api.validation import spell
@@ -39,7 +40,8 @@ def check_unique(items: Sequence[Item], context: Iterable[Item], field: str) -> 
 
 
 def check_answers(items: Sequence[Item], context: Sequence[Item], field: str) -> None:
-    """Raises ClientError for an answer to a call or a question neither in the context nor among the items.
+    """Raises ClientError for an answer to a call or a question neither in the context nor among the items,
+    and for an output before its call.
 
     An output without its call says nothing: the model would not know what answered. One that names its
     function needs no call. A question has one answer: a second one would have its call run again, or deny
@@ -61,31 +63,46 @@ def check_answers(items: Sequence[Item], context: Sequence[Item], field: str) ->
 
 
 def find_orphan(items: Sequence[Item], context: Sequence[Item] = ()) -> Item | None:
-    """The first output that `check_answers` would refuse."""
-    calls = {(item["type"], item.get("call_id")) for item in (*context, *items)}
-    for item, call in _outputs(items):
-        if item.get("name") is None and (call, item["call_id"]) not in calls:
+    """The first output that `check_answers` would refuse: its call is not there, or comes only behind it."""
+    calls = {(item["type"], item.get("call_id")) for item in context}
+    for item in items:
+        call = _CALLS.get(item["type"])
+        if call is None:
+            calls.add((item["type"], item.get("call_id")))
+        elif item.get("name") is None and (call, item["call_id"]) not in calls:
             return item
     return None
 
 
 def check_calls(items: Sequence[Item], field: str) -> None:
-    """Raises ClientError for a call of the client's own that has no output among `items`: all of a prompt.
+    """Raises ClientError for a call of the client's own with no output behind it among `items`: all of a
+    prompt. The model would wait for it, or make it up.
 
-    The model would wait for it, or make it up.
+    An id may come again once its call is answered: clients that count calls anew in every turn repeat them.
+    While a call waits, another one with its id would take its output.
     """
-    answered = {(call, item.get("call_id")) for item, call in _outputs(items)}
-    named = {(call, item.get("name")) for item, call in _outputs(items) if item.get("call_id") is None}
-    for item in items:
+    waiting: dict[tuple[str, str], tuple[int, Item]] = {}
+    named: dict[tuple[str, str], int] = {}
+    """Where an output that tells its function and no call stands last: it answers what is before it."""
+
+    def waits(place: int, call: Item) -> bool:
+        return named.get((call["type"], call["name"]), -1) < place
+
+    for place, item in enumerate(items):
         kind = item["type"]
-        if kind not in _NAMES or (kind, item["call_id"]) in answered or (kind, item["name"]) in named:
-            continue
-        raise no_output_found(_NAMES[kind], item["call_id"], field)
-
-
-def _outputs(items: Iterable[Item]) -> Iterator[tuple[Item, str]]:
-    """Outputs, each with the kind of call that it answers."""
-    return ((item, _CALLS[item["type"]]) for item in items if item["type"] in _CALLS)
+        if kind in _NAMES:
+            key = kind, item["call_id"]
+            if key in waiting and waits(*waiting[key]):
+                reason = f"two calls with the call_id '{shorten(key[1])}' wait for an output at once"
+                raise invalid_value(field, reason)
+            waiting[key] = place, item
+        elif kind in _CALLS and item.get("call_id") is not None:
+            waiting.pop((_CALLS[kind], item["call_id"]), None)
+        elif kind in _CALLS:
+            named[_CALLS[kind], item["name"]] = place
+    for place, call in waiting.values():
+        if waits(place, call):
+            raise no_output_found(_NAMES[call["type"]], call["call_id"], field)
 
 
 def check_readable(items: Sequence[Item]) -> None:

@@ -149,18 +149,16 @@ def _response_format(text: Any) -> str | None:
 
 
 def _tell(items: Sequence[Item]) -> list[ChatMessage]:
-    functions = {
-        item["call_id"]: item["name"]
-        for item in items
-        if item.get("type") in ("function_call", "custom_tool_call")
-    }
+    """An id of a call that comes again names the call before it: clients repeat ids in later turns."""
+    functions: dict[str, str] = {}
     requests = {item["id"]: item for item in items if item.get("type") == "mcp_approval_request"}
     answers = set(answers_in(items))
-    return [
-        message
-        for index, item in enumerate(items)
-        for message in _tell_one(item, functions, requests, is_answer=index in answers)
-    ]
+    messages: list[ChatMessage] = []
+    for index, item in enumerate(items):
+        if item.get("type") in ("function_call", "custom_tool_call"):
+            functions[item["call_id"]] = item["name"]
+        messages += _tell_one(item, functions, requests, is_answer=index in answers)
+    return messages
 
 
 def _tell_one(

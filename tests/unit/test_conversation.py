@@ -124,6 +124,16 @@ def test_what_is_said_before_a_call_of_the_same_turn_is_commentary_and_the_turns
         assert messages[2].channel == "commentary"
 
 
+def test_an_output_answers_the_call_before_it_also_where_ids_of_calls_come_again() -> None:
+    output = {"type": "function_call_output", "call_id": "c1", "output": "4"}
+    items: list[dict[str, Any]] = [user("a")]
+    for name in ("f", "g"):
+        items += [{"type": "function_call", "call_id": "c1", "name": name, "arguments": "{}"}, output]
+    messages = told(items)
+    assert [m.recipient or m.name for m in messages[1::2]] == ["functions.f", "functions.g"]
+    assert [m.name for m in messages[2::2]] == ["functions.f", "functions.g"]
+
+
 def test_an_empty_message_of_the_assistant_is_nothing() -> None:
     thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "t"}]}
     messages = told([user("a"), thought, assistant(""), user("b"), {**assistant(""), "content": ""}])

@@ -55,6 +55,10 @@ def test_an_item_stands_once_in_a_prompt(items: list[Item], context: list[Item],
         ([OUTPUT], [CUSTOM], OUTPUT),
         ([NAMED], [], None),
         ([CUSTOM_OUTPUT], [CALL], CUSTOM_OUTPUT),
+        ([OUTPUT, CALL], [], OUTPUT),
+        ([OUTPUT, CALL, OUTPUT], [], OUTPUT),
+        ([OUTPUT, CALL, OUTPUT], [CALL], None),
+        ([NAMED, CALL, OUTPUT], [], None),
     ],
 )
 def test_an_output_without_its_call_is_found(
@@ -108,6 +112,13 @@ def test_a_question_is_answered_once(items: list[Item], context: list[Item], ind
         ([CALL, CUSTOM, CUSTOM_OUTPUT], "No tool output found for function call c."),
         ([CALL, CALL | {"call_id": "d"}, OUTPUT], "No tool output found for function call d."),
         ([CUSTOM, OUTPUT, CALL], "No tool output found for custom tool call c."),
+        ([OUTPUT, CALL], "No tool output found for function call c."),
+        ([NAMED, CALL], "No tool output found for function call c."),
+        ([CALL, OUTPUT, CALL], "No tool output found for function call c."),
+        ([CALL, OUTPUT, CALL, OUTPUT], None),
+        ([CALL, NAMED, CALL, NAMED], None),
+        ([CALL, NAMED, CALL], "No tool output found for function call c."),
+        ([CALL, CUSTOM, OUTPUT, CUSTOM_OUTPUT], None),
     ],
 )
 def test_a_call_without_its_output_is_refused_in_the_vendors_words(
@@ -117,6 +128,12 @@ def test_a_call_without_its_output_is_refused_in_the_vendors_words(
         check_calls(prompt, "input")
     else:
         assert complaint(check_calls, prompt, "input") == (400, None, "input", message)
+
+
+@pytest.mark.parametrize("prompt", [[CALL, CALL, OUTPUT], [CALL, CALL | {"name": "g"}, OUTPUT, OUTPUT]])
+def test_two_calls_that_wait_at_once_have_two_ids(prompt: list[Item]) -> None:
+    message = "Invalid value for 'input': two calls with the call_id 'c' wait for an output at once."
+    assert complaint(check_calls, prompt, "input") == (400, "invalid_value", "input", message)
 
 
 def test_reasoning_that_only_another_service_can_read_is_refused_unless_it_is_over() -> None:
