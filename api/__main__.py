@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from api.app import Edge, create_app
 from api.door import is_loopback
 from api.http_protocol import make_protocol
+from api.routes.health import PROBED
 from api.tenants import FileInvalid, Tenants
 from shared.settings import Settings
 
@@ -24,8 +25,8 @@ _SHUTDOWN_GRACE_S = 5
 """Calls that are under way when the streams have ended have this long."""
 _LAST_FRAMES_S = 0.1
 _USAGE_ERROR = 2
-_OTHER_FILES = 512
-"""Connections to Redis, those that are being refused, and whatever else is open."""
+_OTHER_FILES = 256
+"""Connections to Redis, and whatever else is open."""
 
 _log = logging.getLogger("api")
 
@@ -70,14 +71,15 @@ def _refuse(reason: str) -> int:
 
 def _fit_connections(settings: Settings) -> Settings:
     """Raises this process's limit of open files to what its connections need, or lowers their number."""
-    wanted = settings.http_connections_max + _OTHER_FILES
+    others = _OTHER_FILES + settings.http_excess_connections_max
+    wanted = settings.http_connections_max + others
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed == wanted:
         return settings
-    fitting = max(1, allowed - _OTHER_FILES)
+    fitting = max(1, allowed - others)
     _log.warning("the limit of open files (%d) leaves room for %d connections", allowed, fitting)
     return settings.model_copy(update={"http_connections_max": fitting})
 
@@ -123,7 +125,7 @@ def _serve(settings: Settings, tenants: Tenants, host: str, port: int) -> None:
         host=host,
         port=port,
         loop="uvloop",
-        http=make_protocol(settings),
+        http=make_protocol(settings, PROBED),
         ws="none",
         lifespan="on",
         log_config=None,

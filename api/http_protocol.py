@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,15 +22,8 @@ from api.errors import RETRY_AFTER, StreamCut, envelope
 from shared.ids import new_request_id
 from shared.settings import Settings
 
-_PIPELINED_MAX = 16
-"""Requests of one connection that may wait for the one before them; of more, none is read."""
-_REFUSED_MAX = 256
-"""Connections above the bound that are told so at a time; further ones are only closed."""
 _FRAMING_MAX = 8
 """So many bytes may carry one byte of a body; a client that sends chunks of one byte each uses six."""
-_LINGER_S = 2.0
-"""A client that still sends when it has been answered has this long to read the answer: what is closed on
-unread data is reset, and a reset may take the answer with it."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,19 +35,27 @@ class Bounds:
     line_bytes_max: int
     head_bytes_max: int
     headers_max: int
+    pipelined_max: int
     connections_max: int
+    excess_connections_max: int
     head_timeout_s: float
     body_timeout_s: float
     send_timeout_s: float
+    linger_s: float
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         return cls(**{name: getattr(settings, f"http_{name}") for name in cls.__dataclass_fields__})
 
 
-def make_protocol(settings: Settings) -> type[HttpToolsProtocol]:
-    """What uvicorn takes as `http`: it makes one of these for each connection."""
-    return type("BoundedProtocol", (Protocol,), {"bounds": Bounds.of(settings)})
+def make_protocol(settings: Settings, probed: Collection[str]) -> type[HttpToolsProtocol]:
+    """What uvicorn takes as `http`: it makes one of these for each connection.
+
+    `probed`: the paths that are answered on connections beyond the bound, too.
+    """
+    bounds = Bounds.of(settings)
+    paths = frozenset(path.encode() for path in probed)
+    return type("BoundedProtocol", (Protocol,), {"bounds": bounds, "probed": paths, "excess": {}})
 
 
 class _Refused(Exception):
@@ -80,6 +81,10 @@ class Protocol(HttpToolsProtocol):
     """One connection, within its bounds."""
 
     bounds: Bounds
+    probed: frozenset[bytes]
+    excess: dict["Protocol", None]
+    """Connections of this node beyond their bound, in the order in which they came. Whoever watches the node
+    may ask on them whether it lives: one that is full is not to be taken for dead, and killed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -94,15 +99,28 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        excess = len(self.connections) - self.bounds.connections_max
-        if excess > _REFUSED_MAX:
-            transport.abort()
-        elif excess > 0:
-            self._refuse(_Refused(503, "This node has too many connections.", "service_unavailable"))
-        else:
-            self._expect_within(self.bounds.head_timeout_s, self._end_late_head)
+        if len(self.connections) - len(self.excess) > self.bounds.connections_max:
+            self.excess[self] = None
+            if len(self.excess) > self.bounds.excess_connections_max:
+                self._make_way()
+        self._expect_within(self.bounds.head_timeout_s, self._end_late_head)
+
+    def _make_way(self) -> None:
+        """Ends the oldest of those in excess that waits for no answer: it had its time to ask."""
+        idle = (other for other in self.excess if other.cycle is None or other.cycle.response_complete)
+        ended = next(idle, self)
+        del self.excess[ended]
+        ended.transport.abort()
+
+    def _admit(self) -> None:
+        """A request on a connection in excess. Raises _Refused, unless it is a probe or others have ended."""
+        if len(self.connections) - len(self.excess) < self.bounds.connections_max:
+            del self.excess[self]
+        elif self.url.partition(b"?")[0] not in self.probed:
+            raise _Refused(503, "This node has too many connections.", "service_unavailable")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.excess.pop(self, None)
         self._expect_nothing()
         self._stop_watching_writes()
         super().connection_lost(exc)
@@ -182,9 +200,11 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
-        if len(self.pipeline) >= _PIPELINED_MAX:
+        if len(self.pipeline) >= self.bounds.pipelined_max:
             self.pipeline[0][0].keep_alive = False  # the last of those that are answered
             raise _Enough
+        if self in self.excess:
+            self._admit()
         self.scope["method"] = self.parser.get_method().decode()
         self._is_passed_over = self.parser.should_upgrade() and not self._should_upgrade()
         if self._is_passed_over:
@@ -194,6 +214,8 @@ class Protocol(HttpToolsProtocol):
         self._has_body_to_come = True
         self._expect_within(self.bounds.body_timeout_s, self._end_late_body)
         super().on_headers_complete()
+        if self in self.excess:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._framing_bytes = max(0, self._framing_bytes - _FRAMING_MAX * len(body))
@@ -205,6 +227,8 @@ class Protocol(HttpToolsProtocol):
         self._has_body_to_come = False
         self._expect_nothing()
         super().on_message_complete()
+        if self in self.excess:
+            raise _Enough
 
     # --- answers --------------------------------------------------------------------------------
 
@@ -223,7 +247,7 @@ class Protocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._expect_within(_LINGER_S, self.close)
+        self._expect_within(self.bounds.linger_s, self.close)
 
     def close(self) -> None:
         """What was written is still sent, as long as the client takes it."""

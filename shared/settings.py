@@ -94,7 +94,11 @@ class Settings(BaseSettings):
     http_head_bytes_max: int = Field(64 * 2**10, gt=0)
     """Of all headers of one request, and of whatever else frames its body."""
     http_headers_max: int = Field(100, gt=0)
+    http_pipelined_max: int = Field(16, gt=0)
+    """Requests of one connection that may wait for the one before them; of more, none is read."""
     http_connections_max: int = Field(10_000, gt=0)
+    http_excess_connections_max: int = Field(256, gt=0)
+    """Connections beyond that, on which nothing is answered but whether the node lives and is ready."""
     http_head_timeout_s: float = Field(10.0, gt=0)
     """From a connection, or the first byte of a further request, to the end of the headers."""
     http_body_timeout_s: float = Field(60.0, gt=0)
@@ -102,6 +106,9 @@ class Settings(BaseSettings):
     """Longer than the idle time of usual proxies (60 s), so that it is they who close connections."""
     http_send_timeout_s: float = Field(120.0, gt=0)
     """A client that takes nothing of what waits for it is cut off after this."""
+    http_linger_s: float = Field(2.0, gt=0)
+    """A client that still sends when it has been answered has this long to read the answer: what is closed on
+    unread data is reset, and a reset may take the answer with it."""
     redis_timeout_s: float = Field(2.0, gt=0)
     """How long one command may wait for Redis; a request then answers 503."""
 

@@ -9,14 +9,17 @@ from api.routes.access import ServicesDep
 
 router = APIRouter()
 
+PROBED = ("/health", "/ready")
+"""What whoever watches a node asks; it is answered also where nothing else is (`api/http_protocol.py`)."""
 
-@router.get("/health")
+
+@router.get(PROBED[0])
 async def tell_health() -> Response:
     """The process lives; whatever else is wrong, restarting it would not help."""
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/ready")
+@router.get(PROBED[1])
 async def tell_readiness(request: Request, services: ServicesDep) -> Response:
     """Whether new requests should come here: Redis answers, a worker is there, and this node stays."""
     seen = await services.look_around()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest_asyncio
 
 from shared.settings import Settings
@@ -376,18 +375,21 @@ async def test_bodies_of_one_node_together_have_a_bound(redis: RedisClient, sett
     bounds = {"ANTIPHON_BODY_BYTES_MAX": str(MIB), "ANTIPHON_BODIES_BYTES_MAX": str(4 * MIB)}
     async with node(settings, **bounds) as api, AsyncExitStack() as connections:
         slow = [await begin_body(api, connections) for _ in range(3)]
-        refused = await until_large_gets(api, 503)
-        assert refused.json()["error"]["code"] == "service_unavailable"
-        assert refused.headers["retry-after"] == "1"
+        await until_room(api, False)
+        async with connected(api) as connection:
+            await connection.send(post(b"", b"content-length: %d" % MIB))
+            answer = await connection.answer()
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert answer.error["code"] == "service_unavailable"
         small = await api.client.post("/v1/responses", json={"input": "Hello", "background": True})
         assert small.status_code == 200
         await slow[0].send(b" \r\n0\r\n\r\n")
         assert (await slow[0].answer()).error["code"] == "invalid_json"  # come whole, and let go
-        await until_large_gets(api, 200)
+        await until_room(api, True)
         await begin_body(api, connections)
-        await until_large_gets(api, 503)
+        await until_room(api, False)
         slow[1].writer.transport.abort()
-        await until_large_gets(api, 200)
+        await until_room(api, True)
 
 
 MIB = 2**20
@@ -400,26 +402,103 @@ async def begin_body(api: Node, connections: AsyncExitStack) -> Socket:
     return connection
 
 
-async def until_large_gets(api: Node, status: int) -> httpx.Response:
-    body = json.dumps({"input": "Hello", "background": True}).ljust(MIB)
-    headers = {"content-type": "application/json"}
+async def until_room(api: Node, has_room: bool) -> None:
+    """Waits until a large body is, or is not, waited for; none is sent, so that none takes room."""
     async with asyncio.timeout(WITHIN_S):
         while True:
-            answer = await api.client.post("/v1/responses", content=body, headers=headers)
-            assert answer.status_code in (200, 503)
-            if answer.status_code == status:
-                return answer
+            async with connected(api) as connection:
+                await connection.send(post(b"", b"content-length: %d" % MIB, b"expect: 100-continue"))
+                first = await connection.reader.readline()
+            assert first in (b"HTTP/1.1 100 Continue\r\n", b"HTTP/1.1 503 Service Unavailable\r\n")
+            if has_room == (b" 100 " in first):
+                return
+
+
+MODELS = HEALTH.replace(b"/health", b"/v1/models")
+
+
+@asynccontextmanager
+async def full_node(settings: Settings, excess: int) -> AsyncIterator[tuple[Node, Socket]]:
+    """A node at its bound of connections, and one of them; silent ones stay for long."""
+    bounds = {"ANTIPHON_HTTP_CONNECTIONS_MAX": "3", "ANTIPHON_HTTP_EXCESS_CONNECTIONS_MAX": str(excess)}
+    async with node(settings, **bounds, ANTIPHON_HTTP_HEAD_TIMEOUT_S="60") as api:
+        await api.client.aclose()
+        async with connected(api) as first, connected(api) as second, connected(api) as third:
+            for connection in (first, second, third):
+                await connection.send(HEALTH)
+                assert (await connection.answer()).status == 200
+            yield api, first
+        status, said = await api.stop()
+    assert status == 0
+    assert "Traceback" not in said
 
 
 async def test_connections_have_a_bound_and_are_told_so(redis: RedisClient, settings: Settings) -> None:
-    async with node(settings, ANTIPHON_HTTP_CONNECTIONS_MAX="3", ANTIPHON_HTTP_HEAD_TIMEOUT_S="5") as api:
-        await api.client.aclose()
-        async with connected(api) as first, connected(api), connected(api), connected(api) as fourth:
-            answer = await fourth.answer()
-            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
-            assert answer.error["code"] == "service_unavailable"
-            await first.send(HEALTH)
-            assert (await first.answer()).status == 200
+    async with full_node(settings, 64) as (api, first):
+        for sent in (MODELS, post(b"", b"content-length: 1000000"), MODELS + HEALTH, b"nonsense\r\n\r\n"):
+            async with connected(api) as fourth:
+                await fourth.send(sent)
+                answer = await fourth.answer()
+                assert answer.headers["connection"] == "close"
+                if sent.startswith(b"nonsense"):
+                    assert answer.status == 400
+                    continue
+                assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+                assert answer.error["code"] == "service_unavailable"
+        await first.send(MODELS)
+        assert (await first.answer()).status == 200
+        async with connected(api) as fourth:
+            assert not await is_served(api)  # by now it has come, too late
+            first.writer.transport.abort()
+            async with asyncio.timeout(WITHIN_S):
+                while not await is_served(api):
+                    pass
+            await fourth.send(MODELS + MODELS)
+            assert [(await fourth.answer()).status for _ in range(2)] == [200, 200]
+
+
+async def is_served(api: Node) -> bool:
+    """Asked on a connection that is gone, and counted no more, when this is known."""
+    async with connected(api) as connection:
+        await connection.send(MODELS.replace(b"host", b"connection: close\r\nhost"))
+        answer = await connection.answer()
+        assert await connection.is_closed()
+        return answer.status == 200
+
+
+async def test_a_node_that_is_full_is_not_taken_for_dead(redis: RedisClient, settings: Settings) -> None:
+    """Whoever keeps it alive asks on a connection of its own, and would kill it: with it its streams."""
+    async with full_node(settings, 2) as (api, _), connected(api) as silent, connected(api) as half:
+        await half.send(MODELS[:-2])
+        for _ in range(3):
+            for probe, status in ((HEALTH, 200), (HEALTH.replace(b"/health", b"/ready?full"), 503)):
+                async with connected(api) as connection:
+                    await connection.send(probe)
+                    answer = await connection.answer()
+                    assert (answer.status, answer.headers["connection"]) == (status, "close")
+                    assert b"service_unavailable" not in answer.body
+                    assert await connection.is_closed()
+        assert await silent.is_closed()  # the oldest made way
+        async with connected(api) as connection:
+            await connection.send(HEALTH + MODELS)
+            assert (await connection.answer()).status == 200
+            assert await connection.is_closed()
+
+
+async def test_a_connection_that_was_answered_early_is_not_answered_again_at_the_end(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """That raised out of the node's shutdown, and calls that were under way became 500s."""
+    async with node(settings, ANTIPHON_HTTP_LINGER_S="60") as api:
+        async with connected(api) as lingering, connected(api) as streaming:
+            await lingering.send(post(b"", b"content-length: 99999999"))
+            assert (await lingering.answer()).status == 413
+            await begin_stream(streaming)
+            status, said = await api.stop()
+            async with asyncio.timeout(WITHIN_S):
+                assert await lingering.reader.read() == b""
+        assert status == 0
+        assert "Traceback" not in said
 
 
 async def test_a_node_ends_in_order_whatever_its_clients_do(redis: RedisClient, settings: Settings) -> None:
