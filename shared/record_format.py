@@ -12,6 +12,7 @@ other events, or could not read the record at all:
 2  Final messages have a phase; what is not there has no key (`encrypted_content`, a listing's `error`).
    The log of a background response begins with `response.queued` after `response.created`.
    A call beyond `max_tool_calls` has no item.
+   A prompt that tools' answers make too long loses its oldest messages, where a request allows that.
 """
 RECORD_FORMAT_OLDEST = 1
 """What this version can still replay. An open record below it ends as `failed`, with a reason."""

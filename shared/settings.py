@@ -151,7 +151,8 @@ class Settings(BaseSettings):
     context_tokens_max: int = Field(131_072, gt=0)
     answer_tokens_reserved: int = Field(1_024, ge=0)
     """Where a format or a call is demanded, reasoning leaves so much of what a turn may have, but never
-    more than half of it, to the answer."""
+    more than half of it, to the answer. So much room, again of half at most, is made in a context that
+    tools' answers outgrow."""
     tool_calls_max: int = Field(128, gt=0)
     """Server-side tool calls of one response; `max_tool_calls` of a request may lower it."""
 

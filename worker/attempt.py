@@ -5,6 +5,7 @@ numbers the log writer's, items and events the reader's.
 """
 
 import asyncio
+import sys
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -47,7 +48,7 @@ from worker.hopeless import Hopeless
 from worker.log_writer import LogWriter
 from worker.measured import UnloggedTokens
 from worker.offer import Offer, make_offer, mcp_servers, recipient_of
-from worker.prompt import TooLong, encode_message, fit
+from worker.prompt import Prompt, TooLong, encode_message, fit
 from worker.reader import Reader
 from worker.resources import Resources
 from worker.routing import FUNCTIONS, McpTarget
@@ -89,16 +90,18 @@ class Attempt:
         asked = self._request.response.max_tool_calls
         self._calls_max = min(asked or 2**31, resources.settings.tool_calls_max)
         self._refusals = 0
-        limits = resources.settings.context_tokens_max, resources.engine.context_tokens_max
-        self._context_tokens_max = min(limits)
+        of_engine = resources.engine.context_tokens_max
+        self._context_tokens_max = min(resources.settings.context_tokens_max, of_engine)
 
     async def run(self) -> None:
         await self._begin()
-        messages, prompt = await self._fit(await self._prepare())
+        begin = await self._fit(await self._prepare())
+        messages, prompt = begin.messages, begin.tokens
         prompt += await self._run_approved_calls()
         tool_output = 0
         while True:
-            budget = self._token_budget(len(prompt))
+            prompt = await self._keep_within(messages, prompt)
+            budget = min(self._context_tokens_max - len(prompt), self._tokens_left)
             if budget <= 0:
                 return await self._end(messages, is_cut=True)
             generated, is_cut = await self._generate(prompt, budget, tool_output)
@@ -147,16 +150,24 @@ class Attempt:
         await self._writer.put(self._reader.advance(ListingEnded(result)))
         return result
 
-    async def _fit(self, messages: list[HarmonyMessage]) -> tuple[list[HarmonyMessage], list[int]]:
-        """What is told to the model, and its tokens. Too long: an error, or with `truncation: auto` without
-        its oldest messages."""
+    async def _fit(self, messages: list[HarmonyMessage], reserved: int = 1) -> Prompt:
+        """What is told to the model, and its tokens; `reserved` are left. Too long: an error, or with
+        `truncation: auto` without its oldest messages."""
         may_drop = self._request.response.truncation == "auto"
-        steps = fit(messages, self._context_tokens_max - 1, may_drop=may_drop)
+        steps = fit(messages, self._context_tokens_max - reserved, may_drop=may_drop)
         try:
-            prompt = await self._resources.stepper.run(steps, self._size)
+            return await self._resources.stepper.run(steps, self._size)
         except TooLong:
             raise Hopeless(TOO_LONG) from None
-        return prompt.messages, prompt.tokens
+
+    async def _keep_within(self, messages: list[HarmonyMessage], prompt: list[int]) -> list[int]:
+        """The prompt; one that tools' answers have made too long, as `_fit` decides, with room for an answer.
+        A response of an earlier format is cut there."""
+        is_spent = self._tokens_left <= 0  # which ends it in any case
+        if len(prompt) < self._context_tokens_max or is_spent or self._reader.translation.record_format == 1:
+            return prompt
+        reserved = min(self._resources.settings.answer_tokens_reserved, self._context_tokens_max // 2)
+        return (await self._fit([*messages, *self._reader.messages], max(reserved, 1))).tokens
 
     async def _call(self, work: Callable[[], _T]) -> _T:
         """Work that takes the longer the longer the request is."""
@@ -184,13 +195,11 @@ class Attempt:
 
     # --- turns ----------------------------------------------------------------------------------
 
-    def _token_budget(self, prompt_tokens: int) -> int:
-        """How many tokens the next turn may have, reasoning included."""
-        room = self._context_tokens_max - prompt_tokens
-        limit = self._request.response.max_output_tokens
-        if limit is None:
-            return room
-        return min(room, limit - sum(turn.output for turn in self._reader.turns))
+    @property
+    def _tokens_left(self) -> int:
+        """Of those that the request allows to be made."""
+        limit = self._request.response.max_output_tokens or sys.maxsize
+        return limit - sum(turn.output for turn in self._reader.turns)
 
     async def _generate(self, prompt: list[int], budget: int, tool_output: int) -> tuple[list[int], bool]:
         """One turn of the model: its tokens, and whether it was cut by the budget."""
