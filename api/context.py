@@ -16,6 +16,7 @@ from api.errors import ClientError, invalid_value, previous_not_found, reference
 from api.input_items import Item
 from api.offload import Offload
 from shared import lifecycle
+from shared.json_values import count_values
 from shared.responses import Response, ResponseRequest
 from shared.settings import Settings
 from shared.store import archive, response_store
@@ -159,11 +160,12 @@ def compose(request: ResponseRequest, sources: Sources, settings: Settings) -> R
 
     Pure. Raises ClientError for what is unknown, does not go together, or is too much.
     """
+    param = "conversation" if sources.membership else "previous_response_id" if sources.parent else "input"
+    _check_values([*sources.conversation, *sources.referenced.values()], settings, param)
     before = _items_before(sources)
     item_relations.check_unique(request.input, before, "input")
     items = resolve(request.input, sources.referenced, "input")
     before = without_old_reasoning(before, items)
-    param = "conversation" if sources.membership else "previous_response_id" if sources.parent else "input"
     _check_sizes(before, items, settings, param)
     item_relations.check_answers(items, before, "input")
     item_relations.check_calls([*before, *items], "input")
@@ -196,11 +198,26 @@ def _check_sizes(context: Sequence[Item], items: Sequence[Item], settings: Setti
     if len(context) + len(items) > settings.items_max:
         reason = f"with what comes before it, the input has {len(context) + len(items)} items"
         raise invalid_value(param, f"{reason}; at most {settings.items_max} are read")
+    encoded: list[bytes] = []
     size_bytes = 0
     for item in (*context, *items):
-        size_bytes += len(msgspec.json.encode(item))
+        encoded.append(msgspec.json.encode(item))
+        size_bytes += len(encoded[-1])
         if size_bytes > settings.context_bytes_max:
             raise _too_large(settings.context_bytes_max, param)
+    _check_values(encoded, settings, param)
+
+
+def _check_values(items: Sequence[bytes], settings: Settings, param: str) -> None:
+    """Before they are taken apart: whoever reads the request holds its process for as long as that takes."""
+    values_max = settings.json_values_max
+    for enough in (values_max, 0):  # a look that counts too much is enough for most, and the quicker one
+        if sum(count_values(item, enough) for item in items) <= values_max:
+            return
+    message = (
+        f"The input, with what comes before it and what it refers to, has more than {values_max} values."
+    )
+    raise ClientError(400, message, "context_too_large", param)
 
 
 def _too_large(bytes_max: int, param: str) -> ClientError:

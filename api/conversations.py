@@ -201,7 +201,8 @@ class Conversations:
     # --- beneath --------------------------------------------------------------------------------
 
     async def _read_body(self, shape: type[S], raw: bytes) -> S:
-        return await self._offload.run(len(raw), lambda: check(shape, decode_object(raw)))
+        values_max = self._settings.json_values_max
+        return await self._offload.run(len(raw), lambda: check(shape, decode_object(raw, values_max)))
 
     async def _read_items(self, tenant: str, value: object, raw_bytes: int) -> list[Item]:
         """Items of a body as they will be kept, each with an id of its own, references resolved."""

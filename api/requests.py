@@ -26,6 +26,7 @@ from api.json_schemas import check_schema
 from api.tool_choice import read_choice
 from api.tools import Offer
 from api.validation import Checked, Metadata, Shape, at_most, check, check_kind
+from shared.json_values import count_values
 from shared.responses import Response, ResponseRequest, SamplingOptions, ServerSecrets
 
 NESTING_MAX = 128
@@ -159,6 +160,7 @@ class Limits:
 
     items_max: int
     tools_max: int
+    values_max: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ class Birth:
 
 def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Limits) -> Creation:
     """Checks a whole body. Raises ClientError naming the first field that is wrong."""
-    fields = decode_object(raw)
+    fields = decode_object(raw, limits.values_max)
     _refuse_unknown(fields)
     body = check(CreateBody, fields)
     _refuse_unsupported(body)
@@ -227,8 +229,11 @@ def _check_parent(response_id: str | None) -> None:
         raise invalid_value(param, reason)
 
 
-def decode_object(raw: bytes) -> dict[str, Any]:
-    """The body as a JSON object of bounded depth; numbers are finite, text is valid Unicode."""
+def decode_object(raw: bytes, values_max: int) -> dict[str, Any]:
+    """The body as a JSON object of bounded depth and number of values; numbers are finite, text is valid
+    Unicode."""
+    if count_values(raw, values_max) > values_max:
+        raise _too_many_values(raw, values_max)
     try:
         value = msgspec.json.decode(raw)
     except RecursionError:
@@ -239,6 +244,27 @@ def decode_object(raw: bytes) -> dict[str, Any]:
         raise ClientError(400, "The body must be a JSON object.", "invalid_json")
     _check_nesting(value)
     return value
+
+
+class _Fields(msgspec.Struct):
+    """What of a body may be long, not taken apart."""
+
+    input: msgspec.Raw = msgspec.Raw()
+    items: msgspec.Raw = msgspec.Raw()
+    tools: msgspec.Raw = msgspec.Raw()
+    text: msgspec.Raw = msgspec.Raw()
+
+
+def _too_many_values(raw: bytes, values_max: int) -> ClientError:
+    """Names the field that has most of them."""
+    try:
+        fields = msgspec.structs.asdict(msgspec.json.decode(raw, type=_Fields))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        fields = {}
+    counts = {name: count_values(bytes(field), 0) for name, field in fields.items()}
+    name = max(counts, key=counts.__getitem__, default=None)
+    message = f"The body has too many JSON values: at most {values_max} are accepted."
+    return ClientError(400, message, "too_many_values", name if name and counts[name] else None)
 
 
 def _check_nesting(value: object) -> None:

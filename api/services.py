@@ -163,8 +163,9 @@ class Services:
 
     async def _read(self, raw: bytes) -> Creation:
         birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))
-        limits = Limits(self._settings.items_max, self._settings.tools_max)
-        models = self._settings.models
+        settings = self._settings
+        limits = Limits(settings.items_max, settings.tools_max, settings.json_values_max)
+        models = settings.models
         return await self._offload.run(len(raw), lambda: read_create(raw, birth, models, limits))
 
     async def _compose(

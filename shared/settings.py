@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     context_bytes_max: int = Field(16 * 2**20, gt=0)
     """The items of one request as JSON: what earlier responses or a conversation add, and its own input with
     every reference resolved."""
+    json_values_max: int = Field(200_000, gt=0)
+    """JSON values of one body, and of all items that one request reads (`shared/json_values.py`)."""
     items_max: int = Field(10_000, gt=0)
     """How many items those may be, together."""
     references_bytes_max: int = Field(64 * 2**20, gt=0)

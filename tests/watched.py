@@ -1,7 +1,9 @@
 """A role whose event loop is watched: `python -m tests.watched REPORT ROLE …` runs `python -m ROLE …`.
 
 Owns what it measures: the longest time for which the loop's thread had the processor without a turn for
-anybody else, which no other load of the machine lengthens, and what the Harmony library was asked to encode.
+anybody else, the longest for which other threads of the process had it while the loop had no turn (they held
+the interpreter's lock), and what the Harmony library was asked to encode. Both are times of the processor,
+which no other load of the machine lengthens.
 When REPORT.ask appears, REPORT is written and everything begins at zero.
 """
 
@@ -29,22 +31,29 @@ class Watch:
 
     def _begin(self) -> None:
         self.encodes = self.chars = self.chars_at_once = 0
-        self._held_s = 0.0
-        self._had_s = time.thread_time()
+        self._held_s = self._kept_out_s = 0.0
+        self._note()
+
+    def _note(self) -> None:
+        self._now_s, self._all_s, self._had_s = time.monotonic(), time.process_time(), time.thread_time()
 
     def beat(self, loop: asyncio.AbstractEventLoop) -> None:
         """Whatever the thread did since the last beat, it did while this one waited for its turn."""
-        had_s = time.thread_time()
-        self._held_s = max(self._held_s, had_s - self._had_s)
+        own_s = time.thread_time() - self._had_s
+        others_s = time.process_time() - self._all_s - own_s
+        without_s = time.monotonic() - self._now_s - own_s  # several threads may have computed at once
+        self._held_s = max(self._held_s, own_s)
+        self._kept_out_s = max(self._kept_out_s, min(others_s, without_s))
         self._beats += 1
         if self._beats % _BEATS_BETWEEN_LOOKS == 0 and self._ask.exists():
             self._tell()
-        self._had_s = time.thread_time()
+        self._note()
         loop.call_later(_BEAT_S, self.beat, loop)
 
     def _tell(self) -> None:
         told = {
             "held_s": self._held_s,
+            "kept_out_s": self._kept_out_s,
             "encodes": self.encodes,
             "chars": self.chars,
             "chars_at_once": self.chars_at_once,

@@ -6,8 +6,7 @@ Owns how many counts are made at once and for how long; question and answer are 
 import asyncio
 import logging
 
-import msgspec
-
+from shared.request_json import decode_request
 from shared.responses import ResponseRequest
 from shared.store import token_count
 from shared.store.job_queue import bytes_of_large
@@ -58,7 +57,7 @@ class TokenCounter:
 
     async def _count(self, request: str) -> int:
         size, stepper = len(request), self._stepper
-        asked = await stepper.call(lambda: msgspec.json.decode(request, type=ResponseRequest), size)
+        asked = await stepper.call(lambda: decode_request(request), size)
         return await stepper.run(count(await stepper.call(lambda: _conversation_of(asked), size)), size)
 
     async def stop(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from shared.events import is_queued
+from shared.request_json import decode_request
 from shared.responses import ResponseRequest
 from shared.store import event_log, response_store
 from shared.store.keys import ResponseKey
@@ -17,8 +18,6 @@ from shared.store.lease import Acquired, LeaseLost, now_ms
 from shared.store.redis_client import REDIS_AWAY, RedisClient
 from worker.measured import LoggedToken, read_logged
 from worker.stepper import Stepper
-
-_decoder = msgspec.json.Decoder(ResponseRequest)
 
 
 class Diverged(Exception):
@@ -52,7 +51,7 @@ async def load_record(redis: RedisClient, stepper: Stepper, acquired: Acquired) 
     """Raises Unloadable; LeaseLost if it is gone; REDIS_AWAY if Redis does not answer at all."""
     stored = await _read_request(redis, acquired.lease.key)
     try:
-        request = await stepper.call(lambda: _decoder.decode(stored), len(stored))
+        request = await stepper.call(lambda: decode_request(stored), len(stored))
     except msgspec.DecodeError as error:
         raise Unloadable(f"it cannot be decoded: {error}") from error
     return Record(request, len(stored), acquired.format)

@@ -13,6 +13,7 @@ import msgspec
 from shared.events import frame
 from shared.lifecycle import begin
 from shared.record_format import RECORD_FORMAT
+from shared.request_json import decode_request
 from shared.responses import ResponseRequest, ServerSecrets
 from shared.settings import Settings
 from shared.store import archive, job_queue, keys
@@ -22,8 +23,6 @@ from shared.store.sealing import seal, unseal
 
 _CREATE = Script("create", is_confirmed=True)
 _DELETE = Script("delete", is_confirmed=True, allows_full=True)
-
-_decode_request = msgspec.json.Decoder(ResponseRequest)
 
 
 _ECHOES = 4
@@ -146,7 +145,7 @@ class Stored:
 
     def open(self) -> "Record":
         kept = self.unpack()
-        return Record(self.state, _decode_request.decode(kept.request), kept.snapshot)
+        return Record(self.state, decode_request(kept.request), kept.snapshot)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,55 @@ async def test_references_that_multiply_an_item_are_refused_before_anything_is_w
         assert await keys_of(redis) == before
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/responses", {"input": [[]] * 300}, "input"),
+        ("/responses", {"input": "Hello", "tools": [{"a": 1}] * 300}, "tools"),
+        ("/responses", {"input": "Hello", "unknown": [[]] * 300}, None),
+        ("/responses/input_tokens", {"input": [{}] * 300}, "input"),
+        ("/conversations", {"items": [[1]] * 300}, "items"),
+    ],
+)
+async def test_a_body_of_too_many_values_is_refused_before_it_is_taken_apart(
+    redis: RedisClient, settings: Settings, tmp_path: Path, path: str, body: dict[str, Any], param: str | None
+) -> None:
+    few = settings.model_copy(update={"json_values_max": 200})
+    async with serving(few, tmp_path) as client:
+        before = await keys_of(redis)
+        answer = await client.post(path, json=body)
+        assert error_of(answer) == (400, param, "too_many_values")
+        assert await keys_of(redis) == before
+
+
+async def test_what_stands_in_a_text_is_one_value(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    few = settings.model_copy(update={"json_values_max": 200})
+    async with serving(few, tmp_path) as client:
+        body = {"input": '[{"a", ' * 1_000, "background": True}
+        assert (await client.post("/responses", json=body)).status_code == 200
+
+
+async def test_the_values_of_what_comes_before_the_input_count_as_well(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    few = settings.model_copy(update={"json_values_max": 200})
+    wordy = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a"}] * 50}
+    async with serving(few, tmp_path) as client:
+        made = await client.post("/conversations", json={"items": [wordy]})
+        conversation = made.json()["id"]
+        added = await client.post(f"/conversations/{conversation}/items", json={"items": [wordy]})
+        assert added.status_code == 200
+        answer = await client.post("/responses", json={"input": "Hello", "conversation": conversation})
+        assert error_of(answer) == (400, "conversation", "context_too_large")
+        _, (item,) = await leave_behind(client, wordy)
+        before = await keys_of(redis)
+        answer = await client.post("/responses", json={"input": [wordy, *refer(item)]})
+        assert error_of(answer) == (400, "input", "context_too_large")
+        assert await keys_of(redis) == before
+
+
 @pytest.mark.parametrize("is_compacted", [False, True])
 async def test_references_may_lead_to_so_many_bytes_of_records(
     redis: RedisClient, settings: Settings, tmp_path: Path, is_compacted: bool

@@ -54,7 +54,9 @@ def test_what_is_no_schema_is_refused_where_it_goes_wrong(schema: Any, param: st
 
 def refuse(**body: Any) -> str | None:
     with pytest.raises(ClientError) as refused:
-        read_create(msgspec.json.encode({"input": "Hi", **body}), Birth("resp_1", 0), ["m"], Limits(1, 1))
+        read_create(
+            msgspec.json.encode({"input": "Hi", **body}), Birth("resp_1", 0), ["m"], Limits(1, 1, 1_000_000)
+        )
     return refused.value.param
 
 

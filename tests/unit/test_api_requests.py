@@ -16,7 +16,7 @@ from api.validation import Shape
 from shared.responses import Response, ResponseRequest, SamplingOptions, ServerSecrets
 
 BIRTH = Birth("resp_0_" + "0" * 32, 1_763_769_600)
-LIMITS = Limits(items_max=100, tools_max=100)
+LIMITS = Limits(items_max=100, tools_max=100, values_max=1_000_000)
 MODELS = ["openai/gpt-oss-20b", "openai/gpt-oss-120b"]
 
 SEED_TOOL = {
@@ -554,9 +554,9 @@ def nested(levels: int) -> bytes:
 
 
 def test_the_nesting_that_is_accepted_ends_at_its_bound() -> None:
-    assert decode_object(nested(NESTING_MAX))
+    assert decode_object(nested(NESTING_MAX), 1_000)
     with pytest.raises(ClientError, match="nested too deeply"):
-        decode_object(nested(NESTING_MAX + 1))
+        decode_object(nested(NESTING_MAX + 1), 1_000)
 
 
 @given(st.text(), st.text(alphabet="s3cret", min_size=6))

@@ -123,7 +123,7 @@ def test_a_listing_that_could_not_be_sent_back_to_us_is_a_failure() -> None:
     fitting = McpTool("t", nested(101))
     assert make_listing([fitting], 10**6) == ToolsListed((fitting,))
     item = msgspec.json.encode({"input": [{"type": "mcp_list_tools", "tools": [fitting]}]})
-    assert decode_object(item)
+    assert decode_object(item, 1_000_000)
     refused = make_listing([fitting, McpTool("u", nested(102))], 10**6)
     assert isinstance(refused, ToolFailure)
     assert "'u' has over 100 levels" in describe(refused.error)

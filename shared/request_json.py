@@ -1,0 +1,36 @@
+"""A ResponseRequest's JSON taken apart piece by piece. Pure.
+
+Owns the order of decoding: a decoder's call holds the interpreter, in whatever thread, so that no call gets
+more than one item or one tool. What those may have was bounded when the request was accepted.
+"""
+
+from typing import Any
+
+import msgspec
+
+from shared.responses import Response, ResponseRequest, SamplingOptions
+
+
+class InPieces(msgspec.Struct, frozen=True, kw_only=True):
+    """A ResponseRequest, field by field, whose lists are not taken apart yet."""
+
+    response: Response
+    input: list[msgspec.Raw]
+    context: list[msgspec.Raw] = []
+    tools: list[msgspec.Raw] = []
+    enable_response_messages: bool = False
+    include: list[str] = []
+    sampling: SamplingOptions = SamplingOptions()
+
+
+_pieces = msgspec.json.Decoder(InPieces)
+_piece = msgspec.json.Decoder(dict[str, Any])
+
+
+def decode_request(text: bytes | str) -> ResponseRequest:
+    """Raises msgspec.DecodeError."""
+    pieces = _pieces.decode(text)
+    fields = msgspec.structs.asdict(pieces)
+    for name in ("input", "context", "tools"):
+        fields[name] = [_piece.decode(each) for each in fields[name]]
+    return ResponseRequest(**fields)
