@@ -118,6 +118,7 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
 
         def end_streams() -> None:
             app.state.has_ended = True
+            services.watchers.end()
             hub.end_streams()
 
         app.state.end_streams = end_streams

@@ -6,8 +6,11 @@ that is dropped is made anew. A poll reads only what came since the last one; po
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+from api.offload import Offload
 from shared.events import decode, encode
 from shared.lifecycle import fold, fold_on
 from shared.responses import Response
@@ -39,8 +42,9 @@ class _Fold:
 
 
 class Folds:
-    def __init__(self, redis: RedisClient, settings: Settings) -> None:
+    def __init__(self, redis: RedisClient, offload: Offload, settings: Settings) -> None:
         self._redis = redis
+        self._offload = offload
         self._settings = settings
         self._folds: OrderedDict[ResponseKey, _Fold] = OrderedDict()
 
@@ -77,8 +81,9 @@ class Folds:
         self._drop_oldest()
 
     async def _fold_on(self, key: ResponseKey, kept: _Fold) -> None:
-        """Page by page: others have their turn in between, and what was read is not read again."""
-        has_more = True
+        """Page by page: others have their turn in between, and what was read is not read again. A frame may
+        echo megabytes of its request, and is then taken apart off the loop."""
+        new_bytes, has_more = 0, True
         while has_more:
             async with asyncio.timeout(self._settings.redis_timeout_s):
                 page = await event_log.read(self._redis, key, kept.following - 1)
@@ -86,15 +91,24 @@ class Folds:
                 kept.told = b""
                 return
             if page.entries:
-                events = [decode(entry.frame) for entry in page.entries]
-                kept.response = fold_on(kept.response, events) if kept.response else fold(events)
-                kept.following += len(events)
+                page_bytes = sum(len(entry.frame) for entry in page.entries)
+                fold_page = partial(_fold_page, kept.response, page.entries)
+                kept.response = await self._offload.run(page_bytes, fold_page)
+                kept.following += len(page.entries)
+                new_bytes += page_bytes
             kept.is_closed, has_more = page.is_closed, page.has_more
         if kept.response is not None and kept.told_up_to != kept.following:
-            kept.told, kept.told_up_to = encode(kept.response), kept.following
+            tell = partial(encode, kept.response)
+            kept.told = await self._offload.run(len(kept.told) + new_bytes, tell)
+            kept.told_up_to = kept.following
 
     def _drop_oldest(self) -> None:
         size_bytes = sum(len(kept.told) for kept in self._folds.values())
         while len(self._folds) > FOLDS_MAX or (size_bytes > FOLDS_BYTES_MAX and len(self._folds) > 1):
             _, dropped = self._folds.popitem(last=False)
             size_bytes -= len(dropped.told)
+
+
+def _fold_page(response: Response | None, entries: Sequence[event_log.Entry]) -> Response:
+    events = [decode(entry.frame) for entry in entries]
+    return fold_on(response, events) if response is not None else fold(events)

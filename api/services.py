@@ -97,7 +97,7 @@ class Services:
         self._tenants = tenants
         self._name = ids.new_owner("api")
         self._offload, self._asking = Offload(), asyncio.Semaphore(token_count.ASKING_MAX)
-        self._folds = Folds(redis, settings)
+        self._folds = Folds(redis, self._offload, settings)
         self.watchers = Watchers(redis, self._hear_last_reader_left)
         self.conversations = Conversations(redis, self._offload, settings, clock)
 

@@ -28,6 +28,12 @@ class Watchers:
         self._on_last_left = on_last_left
         self._present: dict[str, ResponseKey] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        self._is_ending = False
+
+    def end(self) -> None:
+        """This node ends, and its readers come back elsewhere: a reader that it cuts has not left. What was
+        announced of it lapses, as if the node had been killed."""
+        self._is_ending = True
 
     async def run(self) -> None:
         """Announces the readers of this node again and again, until cancelled."""
@@ -50,10 +56,11 @@ class Watchers:
             yield
         finally:
             del self._present[reader]
-            # Whoever leaves may be cancelled already, and could not wait for Redis any more.
-            leaving = asyncio.create_task(self._leave(key, reader))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
+            if not self._is_ending:
+                # Whoever leaves may be cancelled already, and could not wait for Redis any more.
+                leaving = asyncio.create_task(self._leave(key, reader))
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
 
     async def _leave(self, key: ResponseKey, reader: str) -> None:
         try:

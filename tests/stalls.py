@@ -190,6 +190,10 @@ ROWS = (
         (200, 400),
         is_wide=True,
     ),
+    Row(
+        "a tool of two million lists, echoed to a poll",
+        _simply(tools=[_function(parameters={"type": "object", "x": [[]] * 2_000_000})], background=True),
+    ),
     Row("100,000 empty messages", _simply(input=[_message("")] * 100_000), (200, 400), is_wide=True),
     Row(
         "the same, `truncation: auto`",

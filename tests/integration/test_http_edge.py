@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from shared.settings import Settings
@@ -518,3 +519,45 @@ async def test_a_node_ends_in_order_whatever_its_clients_do(redis: RedisClient, 
         status, said = await api.stop()
     assert status == 0
     assert "Traceback" not in said
+
+
+NO_GRACE = {"ANTIPHON_DISCONNECT_GRACE_S": "0"}
+
+
+async def closed_as(redis: RedisClient) -> str:
+    """How the one response that there is was closed; empty while it is open."""
+    (name,) = await redis.command("KEYS", "antiphon:{*}:state")
+    return str((await redis.command("HGET", name, "closed")).decode())
+
+
+async def test_without_a_grace_a_client_that_leaves_ends_its_response_at_once(
+    redis: RedisClient, settings: Settings
+) -> None:
+    async with node(settings, **NO_GRACE) as api:
+        async with connected(api) as connection:
+            await begin_stream(connection)
+            assert await closed_as(redis) == ""
+        async with asyncio.timeout(WITHIN_S):
+            while await closed_as(redis) != "cancelled":
+                await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_a_node_that_ends_is_no_client_that_left(
+    redis: RedisClient, settings: Settings, is_streamed: bool
+) -> None:
+    async with node(settings, **NO_GRACE) as api, connected(api) as connection:
+        if is_streamed:
+            await begin_stream(connection)
+        else:
+            body = b'{"input": "Hello"}'
+            await connection.send(post(body, b"content-length: %d" % len(body)))
+        async with asyncio.timeout(WITHIN_S):
+            while not await redis.command("KEYS", "antiphon:{*}:readers"):
+                await asyncio.sleep(0.02)
+        status, _ = await api.stop()
+        assert status == 0
+        assert await closed_as(redis) == ""
+        # Its reader counts until the announcement lapses: so long it has to come back through another node.
+        (readers,) = await redis.command("KEYS", "antiphon:{*}:readers")
+        assert await redis.command("ZCARD", readers) == 1

@@ -14,6 +14,7 @@ from api import folds, hub
 from api.errors import NodeEnding
 from api.folds import Folds
 from api.hub import Hub, LogShorter
+from api.offload import Offload
 from shared import events as ev
 from shared.events import StreamEvent, decode, frame
 from shared.lifecycle import fold
@@ -246,7 +247,7 @@ async def test_a_poll_tells_the_whole_response_and_reads_only_what_is_new(
     redis: RedisClient, settings: Settings, appender: Appender, counting: CountingClient
 ) -> None:
     held = await begin(redis, settings)
-    kept = Folds(counting, settings)
+    kept = Folds(counting, Offload(), settings)
     following = await write(appender, held, 1, opening() + words(0, 4_000))
     assert await kept.tell(held.key) == await told_by_the_whole_log(redis, held.key)
     first_runs = counting.runs
@@ -261,7 +262,7 @@ async def test_polls_of_one_moment_share_one_reading_and_a_later_one_sees_what_c
     redis: RedisClient, settings: Settings, appender: Appender, counting: CountingClient
 ) -> None:
     held = await begin(redis, settings)
-    kept = Folds(counting, settings)
+    kept = Folds(counting, Offload(), settings)
     following = await write(appender, held, 1, opening() + words(0, 10))
     told = await asyncio.gather(*(kept.tell(held.key) for _ in range(50)))
     assert set(told) == {await told_by_the_whole_log(redis, held.key)}
@@ -274,7 +275,7 @@ async def test_a_poll_that_is_broken_off_leaves_the_next_one_whole(
     redis: RedisClient, settings: Settings, appender: Appender
 ) -> None:
     held = await begin(redis, settings)
-    kept = Folds(redis, settings)
+    kept = Folds(redis, Offload(), settings)
     await write(appender, held, 1, opening() + words(0, 4_000))
     impatient = asyncio.create_task(kept.tell(held.key))
     waiting = asyncio.create_task(kept.tell(held.key))
@@ -291,7 +292,7 @@ async def test_while_redis_is_away_all_polls_of_one_response_hear_so_within_one_
     redis: RedisClient, settings: Settings
 ) -> None:
     held = await begin(redis, settings)
-    kept = Folds(redis, settings.model_copy(update={"redis_timeout_s": 0.2}))
+    kept = Folds(redis, Offload(), settings.model_copy(update={"redis_timeout_s": 0.2}))
     await redis.command("CLIENT", "PAUSE", 4_000, "ALL")  # less than thirty waits, and far more than one
     polls = [kept.tell(held.key) for _ in range(30)]
     assert {type(told) for told in await asyncio.gather(*polls, return_exceptions=True)} == {TimeoutError}
@@ -302,7 +303,7 @@ async def test_while_redis_is_away_all_polls_of_one_response_hear_so_within_one_
 async def test_folds_are_bounded_in_number_and_bytes_and_leave_with_their_response(
     redis: RedisClient, settings: Settings, appender: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = Folds(redis, settings)
+    kept = Folds(redis, Offload(), settings)
     held = [await begin(redis, settings) for _ in range(6)]
     monkeypatch.setattr(folds, "FOLDS_MAX", 4)
     for each in held:
