@@ -6,8 +6,6 @@ Owns these processes: they end with the test session, however that ends.
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,17 +15,10 @@ from local.ports import HOST, find_free
 from local.processes import identify
 from local.valkey import find_server
 from local.warden import Warden
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 
 MASTER_NAME = "main"
 DOWN_AFTER_MS = 500
-
-
-def wait_until(is_so: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class WatchedValkeys:

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ import pytest_asyncio
 import redis
 from openai import AsyncOpenAI, BadRequestError, ConflictError, NotFoundError, OpenAI
 
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 from tests.running import RunningCluster, start_cluster
 from tests.streams import Frame, read_frames
 
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
 SCRIPT = Path(__file__).parent / "phases.toml"
+GRACE_S = 4.0
+"""Long enough for a loaded machine."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     running = start_cluster(
         data,
         *("--apis", "3", "--script", str(SCRIPT)),
-        ANTIPHON_DISCONNECT_GRACE_S="4",  # long enough for a loaded machine
+        ANTIPHON_DISCONNECT_GRACE_S=str(GRACE_S),
         ANTIPHON_COMPACT_AFTER_S="2",
         ANTIPHON_KEEP_ALIVE_S="0.2",  # in every stream that stays anywhere, so that every client meets some
         ANTIPHON_TENANT_RESPONSES_MAX="400",
@@ -51,13 +53,6 @@ def open_responses(cluster: RunningCluster) -> list[Any]:
     with redis.Redis.from_url(cluster.redis_url) as connection:
         active: Any = connection.zrange("antiphon:{queue}:active", 0, -1)
         return list(active)
-
-
-def wait_until(is_so: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -474,13 +469,19 @@ async def test_coming_and_going_within_the_grace_keeps_it_running_however_short_
     async with nodes[0].stream("POST", "/v1/responses", json=body) as stream:
         created = await read_created(stream)
     response_id = created["response"]["id"]
-    cursor = 0
-    for visit in range(8):
-        await asyncio.sleep(0.8)  # less than the grace; all visits together are longer
+    cursor, visit = 0, 0
+    ends_s = time.monotonic() + 1.5 * GRACE_S
+    while time.monotonic() < ends_s:
+        visit += 1
         params: dict[str, Any] = {"stream": "true", "starting_after": cursor}
         node = nodes[visit % 3]
         async with node.stream("GET", f"/v1/responses/{response_id}", params=params) as stream:
-            frames = read_frames((await anext(stream.aiter_bytes())).rpartition(b"\n\n")[0] + b"\n\n")
+            seen = b""
+            async for chunk in stream.aiter_bytes():
+                seen += chunk
+                if b"\n\n" in seen:
+                    break
+        frames = read_frames(seen[: seen.rindex(b"\n\n") + 2])
         assert frames[0].id == cursor + 1
         cursor = frames[-1].id
     assert await status_of(nodes[0], response_id) == "in_progress"

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.conformance.test_background import open_responses, wait_until
-from tests.patience import PATIENCE_S
+from tests.conformance.test_background import open_responses
+from tests.patience import PATIENCE_S, wait_until
 from tests.running import RunningCluster, start_cluster
 from tests.streams import Frame, read_frames
 

@@ -19,6 +19,7 @@ from shared.store.lease import Acquired
 from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient, Script, make_pool
 from shared.store.subscription import Subscription
 from tests.cutting import MANNERS, CutWay, Manner
+from tests.patience import until
 from tests.requests import accept
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -38,12 +39,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 def way(own: Valkey) -> Iterator[CutWay]:
     with CutWay(int(own.url.rpartition(":")[2].partition("/")[0])) as way:
         yield way
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not is_so():
-            await asyncio.sleep(0.002)
 
 
 async def ask(connection: Any, *, is_asked: bool) -> None:

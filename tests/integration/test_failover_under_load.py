@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import json
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 
 from tests.chaos.mcp_server import read_counted, serving
 from tests.failover import MASTER_NAME, WatchedValkeys, connect
+from tests.patience import until
 from tests.running import RunningCluster, start_cluster
 from tests.streams import read_frames
 
@@ -107,12 +108,6 @@ class Load:
 
     def _node(self, turn: int) -> str:
         return self.urls[turn % len(self.urls)]
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(120):
-        while not is_so():
-            await asyncio.sleep(0.05)
 
 
 @asynccontextmanager

@@ -2,8 +2,7 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import redis
 
 from local.ports import find_free
 from tests.integration.mcp_servers import serving_http
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 from tests.running import RunningCluster, start_cluster
 from tests.streams import Frame, read_frames
 
@@ -78,13 +77,6 @@ def field_of(fragile: RunningCluster, response_id: str, part: str, field: str) -
         value = connection.hget(f"antiphon:{{default/{response_id}}}:{part}", field)
     assert value is None or isinstance(value, bytes)
     return value
-
-
-def wait_until(is_so: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def owner_of(fragile: RunningCluster, response_id: str) -> int:

@@ -15,6 +15,7 @@ from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired
 from shared.store.redis_client import RedisClient
 from shared.store.sweeper import sweep
+from tests.patience import until
 from tests.requests import accept, make_request
 from tests.working import Worker, finish, leave_behind, working
 from worker import harmony
@@ -38,12 +39,6 @@ class Encoder:
         return self._encode(piece)
 
 
-async def wait_until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not is_so():
-            await asyncio.sleep(0.001)
-
-
 async def stop_by_cancel(redis: RedisClient, settings: Settings, key: ResponseKey) -> None:
     assert await closing.cancel(redis, settings, key, "api-test") == "ended"
 
@@ -64,9 +59,9 @@ async def test_what_is_stopped_while_its_prompt_is_made_is_encoded_no_further(
     async with working(redis, wide) as worker:
         key = await accept(redis, wide, make_request(LONG))
         await worker.runner.start_response(str(key))
-        await wait_until(lambda: encoder.pieces > 3)
+        await until(lambda: encoder.pieces > 3)
         await stop(redis, wide, key)
-        await wait_until(lambda: worker.runner.room() == wide.responses_in_flight_max)
+        await until(lambda: worker.runner.room() == wide.responses_in_flight_max)
         stepper = worker.stepper
         await stepper.call(lambda: None, len(LONG))  # what was begun is done
         pieces = encoder.pieces
@@ -83,7 +78,7 @@ async def test_a_short_prompt_does_not_wait_for_a_long_one(
     async with working(redis, wide) as worker:
         long = await accept(redis, wide, make_request(LONG))
         await worker.runner.start_response(str(long))
-        await wait_until(lambda: encoder.pieces > 3)
+        await until(lambda: encoder.pieces > 3)
         # One that is done at once, and one that needs a few turns of its own.
         for text in ("Hello!", "word " * 10_000):
             await finish(redis, worker, await accept(redis, wide, make_request(text)))

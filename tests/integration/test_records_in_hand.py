@@ -1,7 +1,7 @@
 """How much a worker takes in hand is bounded in bytes, and nothing waits for ever because of that."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from shared.settings import Settings
@@ -9,7 +9,7 @@ from shared.store import keys, token_count
 from shared.store.job_queue import LARGE_BYTES
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import RedisClient, Script
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 from tests.requests import accept, make_request
 from worker import app
 from worker.engine import Sampling, TokenChunk
@@ -60,12 +60,6 @@ async def accept_of(redis: RedisClient, settings: Settings, size_bytes: int) -> 
     return str(await accept(redis, settings, make_request("word " * (size_bytes // 5))))
 
 
-async def wait_until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not is_so():
-            await asyncio.sleep(0.005)
-
-
 async def test_a_worker_holds_no_more_large_records_than_fit_and_small_ones_pass_them(
     redis: RedisClient, settings: Settings
 ) -> None:
@@ -75,9 +69,9 @@ async def test_a_worker_holds_no_more_large_records_than_fit_and_small_ones_pass
     small = [await accept_of(redis, settings, 10) for _ in range(3)]
     gate = Gate()
     async with working(bound, gate):
-        await wait_until(lambda: gate.running.issuperset(small))
+        await until(lambda: gate.running.issuperset(small))
         late = await accept_of(redis, settings, 10)
-        await wait_until(lambda: {late, *small, *large[:2]} == gate.running)
+        await until(lambda: {late, *small, *large[:2]} == gate.running)
         gate.opened.set()
         for name in [*large, *small, late]:
             await closed(redis, name)

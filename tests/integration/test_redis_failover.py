@@ -15,8 +15,8 @@ from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient, Script
 from shared.store.subscription import Subscription
-from tests.failover import WatchedValkeys, connect, wait_until
-from tests.patience import PATIENCE_S
+from tests.failover import WatchedValkeys, connect
+from tests.patience import PATIENCE_S, wait_until
 from tests.requests import accept
 from tests.running import RunningCluster, start_cluster
 from tests.streams import Frame, read_frames

@@ -13,8 +13,7 @@ from shared.store import event_log, keys, lease
 from shared.store.event_log import Draft
 from shared.store.lease import Acquired
 from shared.store.redis_client import BlockingClient, RedisClient
-from tests.failover import wait_until
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 from tests.requests import accept
 from tests.running import RunningCluster, start_cluster
 from tests.streams import read_frames

@@ -1,7 +1,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from api.door import is_loopback
 from api.errors import ClientError
 from api.tenants import OPEN_TENANT, FileInvalid, Limits, Roster, Tenants
 from shared.settings import Settings
-from tests.patience import PATIENCE_S
+from tests.patience import until
 
 
 def digest(key: str) -> str:
@@ -143,12 +143,6 @@ def is_known(tenants: Tenants, key: str) -> bool:
     except ClientError:
         return False
     return True
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not is_so():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_key_that_is_taken_out_opens_nothing_any_more(watched: Tenants, tmp_path: Path) -> None:

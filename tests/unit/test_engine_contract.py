@@ -4,14 +4,14 @@ Each engine is a subject of its own; a prompt says what it is for, not what the 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
 import pytest
 import pytest_asyncio
 
 from tests.engines import Subject, make_scripted, make_vllm
-from tests.patience import PATIENCE_S
+from tests.patience import until
 from worker.engine import EngineDead, FinishReason, Sampling, TokenChunk
 from worker.harmony import CALL, RETURN, STOP_TOKENS, ChatMessage, SystemPart, render
 
@@ -70,12 +70,6 @@ async def generate(
     async for chunk in subject.engine.generate(prompt, chosen or sampling(), request_id=request_id):
         generation.chunks.append(chunk)
     return generation
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not holds():
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
