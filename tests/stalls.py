@@ -193,6 +193,7 @@ ROWS = (
     Row(
         "a tool of two million lists, echoed to a poll",
         _simply(tools=[_function(parameters={"type": "object", "x": [[]] * 2_000_000})], background=True),
+        is_wide=True,
     ),
     Row("100,000 empty messages", _simply(input=[_message("")] * 100_000), (200, 400), is_wide=True),
     Row(
