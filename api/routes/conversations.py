@@ -4,12 +4,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api.includes import check_include
 from api.paging import read_page
 from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, with_body
 
 router = APIRouter(prefix="/v1/conversations")
-
-# `include` is accepted and changes nothing: items are told with all that is kept of them.
 
 
 @router.post("")
@@ -45,6 +44,7 @@ async def delete(conversation_id: str, tenant: TenantDep, services: ServicesDep)
 async def add_items(
     request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
+    check_include(request.query_params.multi_items())
     conversations = services.conversations
     return json_of(
         await with_body(
@@ -57,6 +57,7 @@ async def add_items(
 async def list_items(
     request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep
 ) -> Response:
+    check_include(request.query_params.multi_items())
     page = read_page(request.query_params)
     return json_of(await services.conversations.list_items(tenant, conversation_id, page))
 
@@ -66,8 +67,9 @@ async def list_items(
 
 @router.get("/{conversation_id}/items/{item_id:path}")
 async def retrieve_item(
-    conversation_id: str, item_id: str, tenant: TenantDep, services: ServicesDep
+    request: Request, conversation_id: str, item_id: str, tenant: TenantDep, services: ServicesDep
 ) -> Response:
+    check_include(request.query_params.multi_items())
     return json_of(await services.conversations.find_item(tenant, conversation_id, item_id))
 
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api.errors import invalid_value
+from api.includes import check_include
 from api.paging import read_page
 from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, with_body
 from api.services import FROM_THE_START, Cursor, Frames
@@ -62,9 +63,10 @@ async def retrieve(
 ) -> Response:
     """The response as it is; with `stream=true` its events after `starting_after`, as first sent.
 
-    204 where an EventSource has read to the end already. `include` and `include_obfuscation` are accepted
-    and change nothing.
+    204 where an EventSource has read to the end already. `include_obfuscation` is accepted and
+    changes nothing.
     """
+    check_include(request.query_params.multi_items())
     cursor, keep_alive = _cursor(request), _keep_alive(request, settings)
     if not _flag(request, "stream"):
         return json_of(await services.retrieve(tenant, response_id))
@@ -95,6 +97,7 @@ async def list_input_items(
     request: Request, response_id: str, tenant: TenantDep, services: ServicesDep
 ) -> Response:
     """What the response was given to read, a page at a time."""
+    check_include(request.query_params.multi_items())
     page = read_page(request.query_params)
     return json_of(await services.list_input_items(tenant, response_id, page))
 

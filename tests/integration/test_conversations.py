@@ -321,3 +321,39 @@ async def test_without_redis_every_call_is_answered_soon(settings: Settings, tmp
     assert [(answer.status_code, answer.headers["retry-after"]) for answer in answers] == [
         (503, "1") for _ in answers
     ]
+
+
+async def test_an_include_that_no_item_could_answer_is_refused_by_name(client: Client) -> None:
+    conversation = await create(client, say("Hello", id="msg_1"))
+    made = (await client.post("/responses", json={"input": "Hello", "background": True})).json()["id"]
+    items = f"/conversations/{conversation}/items"
+    paths = (items, f"{items}/msg_1", f"/responses/{made}", f"/responses/{made}/input_items")
+    for path in paths:
+        for form in ("include", "include[]", "include[0]"):
+            for value, code in (
+                ("file_search_call.results", "unsupported_parameter"),
+                ("nonsense", "invalid_value"),
+            ):
+                refused = await client.get(path, params={form: value})
+                assert error_of(refused) == (400, "include", code)
+                assert value in refused.json()["error"]["message"]
+        plain = await client.get(path)
+        told = ["message.output_text.logprobs", "code_interpreter_call.outputs"]
+        asked = await client.get(path, params={"include": told})
+        assert (asked.status_code, asked.json()) == (200, plain.json())
+    refused = await client.post(items, params={"include": "nonsense"}, json={"items": [say("more")]})
+    assert error_of(refused) == (400, "include", "invalid_value")
+    assert await texts(client, conversation) == ["Hello"]
+
+
+async def test_what_an_include_asks_for_is_told_with_every_item(client: Client) -> None:
+    outputs = [{"type": "logs", "logs": "2\n"}]
+    ran = {
+        "type": "code_interpreter_call",
+        "container_id": "c",
+        "status": "completed",
+        "code": "print(1 + 1)",
+    }
+    conversation = await create(client, say("Hello"), ran | {"outputs": outputs})
+    (_, kept) = await read(client, conversation)
+    assert kept["outputs"] == outputs
