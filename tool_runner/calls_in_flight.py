@@ -16,7 +16,7 @@ from shared.settings import Settings
 from shared.store import response_store, tool_journal
 from shared.store.keys import ResponseKey
 from shared.store.redis_client import REDIS_AWAY, RedisClient
-from shared.store.tool_journal import Claim
+from shared.store.tool_journal import Claim, Claiming
 from shared.tool_calls import ToolIntent
 from tool_runner import answers, servers
 from tool_runner.claim_beat import ClaimBeat
@@ -49,7 +49,11 @@ class _Call:
 
 
 class CallsInFlight:
-    """A call is claimed before it runs, and no call runs twice at once."""
+    """A call is claimed before it runs, and no call runs twice at once.
+
+    A claim is kept from the moment it is asked for until it is refused, given back or done with: that Redis
+    has it may be confirmed only after it would have lapsed.
+    """
 
     def __init__(self, redis: RedisClient, settings: Settings, runner: str, tools: Tools) -> None:
         self._redis = redis
@@ -91,6 +95,7 @@ class CallsInFlight:
         if name in self._calls or name in self._unsure:
             return
         self._calls[name] = call
+        self._beat.add(Claiming(call.key, call.index, self._runner))
         intent: ToolIntent | None = None
         try:
             intent = await tool_journal.claim(self._redis, self._settings, call.key, call.index, self._runner)
@@ -100,6 +105,8 @@ class CallsInFlight:
         finally:
             if intent is None:
                 del self._calls[name]
+                if name not in self._unsure:
+                    self._beat.discard(*name)
         if intent is not None:
             task = asyncio.create_task(self._serve(call, intent))
             self._tasks.add(task)
@@ -150,6 +157,7 @@ class CallsInFlight:
             if unsure and await self._give_back(list(unsure.values())):
                 for name in unsure:
                     del self._unsure[name]
+                    self._beat.discard(*name)
 
     async def _serve(self, call: _Call, intent: ToolIntent) -> None:
         claim = Claim(call.key, call.index, self._runner, intent)
@@ -162,7 +170,7 @@ class CallsInFlight:
         except REDIS_AWAY as away:
             _log.error("%s: its result is lost, Redis is away (%s)", call, away)
         finally:
-            self._beat.discard(claim)
+            self._beat.discard(call.key, call.index)
             del self._calls[call.key, call.index]
 
     async def _run(self, call: _Call, intent: ToolIntent) -> Outcome:
@@ -199,7 +207,7 @@ class CallsInFlight:
         if not is_wanted:
             _log.info("%s call %d: nobody wants its result any more", claim.key, claim.call_index)
 
-    def _hear_of_loss(self, claim: Claim) -> None:
+    def _hear_of_loss(self, claim: Claiming) -> None:
         call = self._calls.get((claim.key, claim.call_index))
         if call is not None:
             _log.info("%s: cancelled, its response is closed or the claim is lost", call)

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from shared.settings import Settings
 from shared.store import tool_journal
+from shared.store.keys import ResponseKey
 from shared.store.redis_client import REDIS_AWAY, RedisClient
-from shared.store.tool_journal import Claim
+from shared.store.tool_journal import Claiming
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ _RETRY_S = 0.05
 class ClaimBeat:
     """`on_loss` is called with a claim that another runner has, or whose call nobody wants any more."""
 
-    def __init__(self, settings: Settings, on_loss: Callable[[Claim], None]) -> None:
+    def __init__(self, settings: Settings, on_loss: Callable[[Claiming], None]) -> None:
         self._settings = settings
         self._on_loss = on_loss
         # Connections of its own: calls that wait for Redis must not hold it up. One that does not answer is
@@ -33,13 +34,14 @@ class ClaimBeat:
             durability=settings.durable_writes,
             replicas=settings.durable_replicas,
         )
-        self._held: set[Claim] = set()
+        self._held: dict[tuple[ResponseKey, int], Claiming] = {}
 
-    def add(self, claim: Claim) -> None:
-        self._held.add(claim)
+    def add(self, claim: Claiming) -> None:
+        """In place of what was said of the same call before."""
+        self._held[claim.key, claim.call_index] = claim
 
-    def discard(self, claim: Claim) -> None:
-        self._held.discard(claim)
+    def discard(self, key: ResponseKey, call_index: int) -> None:
+        self._held.pop((key, call_index), None)
 
     async def run(self) -> None:
         """Renews what is held until cancelled."""
@@ -47,7 +49,7 @@ class ClaimBeat:
         while True:
             await asyncio.sleep(wait_s)
             wait_s = self._settings.tool_claim_ttl_s / _BEATS_PER_TTL
-            held = list(self._held)
+            held = list(self._held.values())
             if not held:
                 continue
             try:
@@ -57,8 +59,8 @@ class ClaimBeat:
                 wait_s = _RETRY_S
                 continue
             for claim in lost:
-                if claim in self._held:
-                    self.discard(claim)
+                if (claim.key, claim.call_index) in self._held:
+                    self.discard(claim.key, claim.call_index)
                     self._on_loss(claim)
 
     async def close(self) -> None:

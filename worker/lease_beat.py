@@ -1,15 +1,16 @@
-"""Renews leases from a thread of its own, so that no model work can delay it.
+"""Renews leases from a thread and a loop of its own, so that no model work can delay it.
 
 Owns the thread and the set of leases held; what a lost lease means is told to the event loop.
 """
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
 
 from shared.settings import Settings
 from shared.store.lease import Lease, Loss, renew_all
-from shared.store.redis_client import REDIS_AWAY, BlockingClient
+from shared.store.redis_client import REDIS_AWAY, RedisClient
 
 _log = logging.getLogger(__name__)
 
@@ -23,20 +24,24 @@ class LeaseBeat:
     def __init__(self, settings: Settings, on_loss: Callable[[Lease, Loss], None]) -> None:
         self._settings = settings
         self._on_loss = on_loss
-        # A connection that does not answer is left long before a lease lapses: another one can still keep it.
-        self._redis = BlockingClient(settings.redis_url, timeout_s=settings.lease_ttl_s / 2)
         self._held: set[Lease] = set()
         self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="lease-beat", daemon=True)
+        self._ended = asyncio.Event()
+        self._running: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
 
     def start(self) -> None:
-        self._thread.start()
+        runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        thread = threading.Thread(target=self._run, args=(runner,), name="lease-beat", daemon=True)
+        self._running = runner.get_loop(), thread
+        thread.start()
 
     def stop(self) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._redis.close()
+        if self._running is None:
+            return
+        loop, thread = self._running
+        loop.call_soon_threadsafe(self._ended.set)
+        thread.join()
+        self._running = None
 
     def add(self, lease: Lease) -> None:
         with self._lock:
@@ -46,20 +51,44 @@ class LeaseBeat:
         with self._lock:
             self._held.discard(lease)
 
-    def _beat(self) -> None:
+    def _run(self, runner: asyncio.Runner) -> None:
+        with runner:
+            runner.run(self._beat())
+
+    async def _beat(self) -> None:
+        # A connection that does not answer is left long before a lease lapses: another one can still keep it.
+        redis = RedisClient.connect(
+            self._settings.redis_url,
+            timeout_s=self._settings.lease_ttl_s / 2,
+            connections_max=2,
+            durability=self._settings.durable_writes,
+            replicas=self._settings.durable_replicas,
+        )
         wait_s = self._settings.lease_ttl_s / BEATS_PER_TTL
-        while not self._ended.wait(wait_s):
-            wait_s = self._settings.lease_ttl_s / BEATS_PER_TTL
-            with self._lock:
-                held = list(self._held)
-            if not held:
-                continue
-            try:
-                losses = renew_all(self._redis, self._settings, held)
-            except REDIS_AWAY as away:
-                _log.warning("leases: Redis is away (%s)", away)
-                wait_s = _RETRY_S
-                continue
-            for lease, loss in losses:
-                self.discard(lease)
-                self._on_loss(lease, loss)
+        while not await self._has_ended_within(wait_s):
+            is_kept = await self._renew(redis)
+            wait_s = self._settings.lease_ttl_s / BEATS_PER_TTL if is_kept else _RETRY_S
+        await redis.close()
+
+    async def _has_ended_within(self, wait_s: float) -> bool:
+        try:
+            async with asyncio.timeout(wait_s):
+                return await self._ended.wait()
+        except TimeoutError:
+            return False
+
+    async def _renew(self, redis: RedisClient) -> bool:
+        """Whether what is held was kept, or is known to be lost."""
+        with self._lock:
+            held = list(self._held)
+        if not held:
+            return True
+        try:
+            losses = await renew_all(redis, self._settings, held)
+        except REDIS_AWAY as away:
+            _log.warning("leases: Redis is away (%s)", away)
+            return False
+        for lease, loss in losses:
+            self.discard(lease)
+            self._on_loss(lease, loss)
+        return True

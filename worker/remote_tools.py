@@ -48,6 +48,7 @@ class _Verdict:
     message: str
     judged: str
     """See `tool_journal.settle`."""
+    lost_after_s: float = 0.0
 
 
 class RemoteTools:
@@ -99,7 +100,7 @@ class RemoteTools:
             if self._is_lost(state):
                 if not call.is_repeatable and state.standing not in ("unbegun", "unqueued"):
                     message = "the tool runner was lost; whether the tool ran is unknown"
-                    return _Verdict(LOST, message, state.claim)
+                    return _Verdict(LOST, message, state.claim, self._lost_after_s(state))
                 await self._make_again(call, state)
             elif self._clock() > deadline_s:
                 message = f"no result within {self._settings.tool_timeout_s:g} s"
@@ -117,17 +118,21 @@ class RemoteTools:
     def _is_lost(self, state: CallState) -> bool:
         """Whether nobody is at the call any more, though it is not done.
 
-        A claim can lapse, and an intent, a claim or a job vanish, because Redis was away: then the runner
-        lives, and says so as soon as it can. It is lost when it does not, although Redis has been there for a
-        whole claim.
+        A claim can lapse, and an intent, a claim or a job vanish, because Redis was away or another primary
+        has taken over: then the runner lives, and says so as soon as it can. It is lost when it does not,
+        although Redis has been there for a whole claim.
         """
         match state.standing:
             case "returned" | "unbegun":
                 return True
             case "lapsed" | "unknown" | "unqueued":
-                return self._watch.is_steady
+                return self._watch.is_steady and state.is_steady
             case "queued" | "running" | "answered":
                 return False
+
+    def _lost_after_s(self, state: CallState) -> float:
+        """What a runner has given back is lost at once."""
+        return 0.0 if state.standing in ("returned", "unbegun") else self._settings.tool_claim_ttl_s
 
     async def _listen(self, call: _Call) -> None:
         """Until the runner says something, or it is time to look again."""
@@ -148,14 +153,28 @@ class RemoteTools:
             await self._submit(call)
             return
         await self._insist(
-            lambda: tool_journal.retry(self._redis, self._settings, call.lease, call.index, state.claim)
+            lambda: tool_journal.retry(
+                self._redis,
+                self._settings,
+                call.lease,
+                call.index,
+                state.claim,
+                lost_after_s=self._lost_after_s(state),
+            )
         )
 
     async def _settle(self, call: _Call, verdict: _Verdict) -> ToolResult | None:
         """The result that stands; None if the call has moved on meanwhile."""
         failure = ToolFailure(McpProtocolError(verdict.code, verdict.message))
         return await self._insist(
-            lambda: tool_journal.settle(self._redis, call.lease, call.index, failure, verdict.judged)
+            lambda: tool_journal.settle(
+                self._redis,
+                call.lease,
+                call.index,
+                failure,
+                verdict.judged,
+                lost_after_s=verdict.lost_after_s,
+            )
         )
 
     async def _insist(self, ask: Callable[[], Awaitable[_T]]) -> _T:

@@ -42,6 +42,8 @@ class Runner:
         self._settings = resources.settings
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
         self._large_bytes: dict[Lease, int] = {}
+        self._tokens: dict[ResponseKey, int] = {}
+        """The last fencing token of each response, for as long as something may be under way with it."""
         self._taking: set[asyncio.Task[None]] = set()
         self._endings: set[asyncio.Task[None]] = set()
         self._is_draining = False
@@ -76,6 +78,7 @@ class Runner:
         if isinstance(acquired, Acquired):
             held = acquired.lease
             self._beat.add(held)
+            self._tokens[key] = held.fencing_token
             task = asyncio.create_task(self._own(acquired), name=str(key))
             self._tasks[held], self._large_bytes[held] = task, bytes_of_large(acquired.record_bytes)
             task.add_done_callback(lambda _: self._forget(held))
@@ -87,7 +90,12 @@ class Runner:
             is_at_it = any(held.key == key for held in self._tasks)
             try:
                 return await lease.acquire(
-                    self._resources.redis, self._settings, key, self.owner, is_at_it=is_at_it
+                    self._resources.redis,
+                    self._settings,
+                    key,
+                    self.owner,
+                    is_at_it=is_at_it,
+                    token_used=self._tokens.get(key, 0),
                 )
             except REDIS_AWAY:
                 if self._is_draining or self._loop.time() > deadline_s:
@@ -122,6 +130,11 @@ class Runner:
             await self._fail_if_possible(held, "The server had an error while generating the response.")
         finally:
             self._beat.discard(held)
+            self._loop.call_later(2 * self._settings.redis_outage_max_s, self._forget_token, held)
+
+    def _forget_token(self, held: Lease) -> None:
+        if self._tokens.get(held.key) == held.fencing_token:
+            del self._tokens[held.key]
 
     async def _drive(self, acquired: Acquired) -> None:
         if acquired.format < RECORD_FORMAT_OLDEST:

@@ -1,10 +1,12 @@
 -- Takes the lease if it is free, or by force, and with it the next fencing token.
--- KEYS state log active pulse    ARGV member owner lease_ttl_ms force format is_at_it
+-- KEYS state log active pulse    ARGV member owner lease_ttl_ms force format is_at_it token_used
 -- A lease that lapsed was lost with its owner, which counts as a death; one that was released was not, nor one
 -- that its owner takes again. While Redis was away no owner could renew: until it has been there for as long as
 -- a lease lasts, one that lapsed is held.
 -- `is_at_it`: the owner has the response in hand. If not, a lease in its name is one whose answer it never got:
 -- it takes that again, so that no lost answer leaves a lease that nobody keeps.
+-- `token_used`: one that the owner has had before; a failover may have taken it back. No owner gets one twice, for
+-- what it sent with it then may still be under way.
 -- `format`: the newest that the owner can replay. `format_needed` is what the record was begun in, or what an
 -- owner since has written: a record that needs a newer owner is left for one.
 -- `born`: entry 0, for who takes the lease by force; the request, which may be long, is read apart.
@@ -32,7 +34,8 @@ if not is_free and lease_until > 0 and not is_steady(pulse, now, lease_ttl_ms) t
 local format = tonumber(fields[4] or 1)  -- records had no number at first
 local needed = tonumber(fields[5] or format)
 if force ~= '1' and needed > known then return {'newer'} end
-local token = redis.call('HINCRBY', state, 'attempt', 1)
+local token = math.max(tonumber(redis.call('HGET', state, 'attempt')), tonumber(ARGV[7])) + 1
+redis.call('HSET', state, 'attempt', token)
 local has_lapsed = force ~= '1' and lease_until > 0 and fields[3] ~= owner
 local deaths = redis.call('HINCRBY', state, 'deaths', has_lapsed and 1 or 0)
 redis.call('HSET', state, 'owner', owner, 'lease_until_ms', now + lease_ttl_ms,

@@ -13,10 +13,12 @@ from shared.record_format import RECORD_FORMAT
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis_client import Argument, BlockingClient, RedisClient, Script
+from shared.store.redis_client import Argument, RedisClient, Script
 
 _ACQUIRE = Script("acquire")
-_RENEW = Script("renew", allows_full=True)
+# Confirmed: a primary that was replaced answers for some seconds, and no lease is kept there any more.
+_RENEW = Script("renew", is_confirmed=True, allows_full=True)
+_RELEASE = Script("renew", allows_full=True)
 _LOSE = Script("lose", allows_full=True)
 _LAPSED = Script("lapsed", allows_full=True)
 
@@ -61,31 +63,43 @@ Refusal = Literal["held", "newer", "closed", "missing"]
 
 
 async def acquire(
-    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str, *, is_at_it: bool = True
+    redis: RedisClient,
+    settings: Settings,
+    key: ResponseKey,
+    owner: str,
+    *,
+    is_at_it: bool = True,
+    token_used: int = 0,
 ) -> Acquired | Refusal:
     """Takes the lease if nobody holds it.
 
     Not `is_at_it`: the owner has not got the response, so a lease in its name is one that it never heard of.
+    `token_used`: the last one that the owner has had for it; it gets a later one, also after a failover.
     """
-    return await _acquire(redis, settings, key, owner, force=False, is_at_it=is_at_it)
+    args: list[Argument] = [
+        owner,
+        int(settings.lease_ttl_s * 1000),
+        0,
+        RECORD_FORMAT,
+        int(is_at_it),
+        token_used,
+    ]
+    return await _acquire(redis, key, args)
 
 
 async def seize(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str) -> Acquired | Refusal:
     """Takes the lease from whoever holds it; from then on their token is stale. Never `held` or `newer`."""
-    return await _acquire(redis, settings, key, owner, force=True, is_at_it=True)
+    return await _acquire(redis, key, [owner, int(settings.lease_ttl_s * 1000), 1, RECORD_FORMAT, 1, 0])
 
 
-async def _acquire(
-    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str, *, force: bool, is_at_it: bool
-) -> Acquired | Refusal:
+async def _acquire(redis: RedisClient, key: ResponseKey, args: Sequence[Argument]) -> Acquired | Refusal:
+    """`args`: the script's, the owner first."""
     reply = await redis.run(
-        _ACQUIRE,
-        [keys.state(key), keys.log(key), keys.ACTIVE, keys.PULSE],
-        [str(key), owner, int(settings.lease_ttl_s * 1000), int(force), RECORD_FORMAT, int(is_at_it)],
+        _ACQUIRE, [keys.state(key), keys.log(key), keys.ACTIVE, keys.PULSE], [str(key), *args]
     )
     match reply:
         case [b"acquired", token, *rest]:
-            return Acquired(Lease(key, owner, token), *rest)
+            return Acquired(Lease(key, str(args[0]), token), *rest)
         case [b"held"]:
             return "held"
         case [b"newer"]:
@@ -98,7 +112,7 @@ async def _acquire(
 
 async def release(redis: RedisClient, settings: Settings, *leases: Lease) -> None:
     """Lets go at once, of all in one round trip: the sweeper rings for the responses at its next look."""
-    await redis.run_many(_RENEW, [_renewal(lease, 0.0, settings) for lease in leases])
+    await redis.run_many(_RELEASE, [_renewal(lease, 0.0, settings) for lease in leases])
 
 
 async def lose(redis: RedisClient, lease: Lease) -> None:
@@ -110,11 +124,13 @@ Loss = Literal["lost", "abandoned"]
 """Somebody else's now, or closed; or still ours, but its client has left it for good."""
 
 
-def renew_all(redis: BlockingClient, settings: Settings, leases: Sequence[Lease]) -> list[tuple[Lease, Loss]]:
-    """Renews every lease in one write, from the beat's thread. Returns those to be given up."""
+async def renew_all(
+    redis: RedisClient, settings: Settings, leases: Sequence[Lease]
+) -> list[tuple[Lease, Loss]]:
+    """Renews every lease in one write. Returns those to be given up."""
     calls = [_renewal(lease, settings.lease_ttl_s, settings) for lease in leases]
     losses: dict[Any, Loss] = {b"lost": "lost", b"abandoned": "abandoned"}
-    replies = redis.run_many(_RENEW, calls)
+    replies = await redis.run_many(_RENEW, calls)
     return [
         (lease, losses[reply])
         for lease, reply in zip(leases, replies, strict=True)
@@ -150,8 +166,8 @@ def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> tuple[list[str],
 async def lapsed(redis: RedisClient, settings: Settings, count_max: int) -> list[ResponseKey]:
     """Open responses that nobody holds, those longest without an owner first.
 
-    None while Redis has just been away. Asked at least six times in a lease, by one process or another: the
-    asking is how that is known.
+    None while Redis has just been away, or its primary was replaced. Asked at least six times in a lease and
+    in a claim, by one process or another: the asking is how that is known.
     """
     found: list[bytes] = await redis.run(
         _LAPSED,
@@ -161,6 +177,7 @@ async def lapsed(redis: RedisClient, settings: Settings, count_max: int) -> list
             int(settings.ring_again_s * 1000),
             count_max,
             settings.live_ttl_s * 1000,
+            int(min(settings.lease_ttl_s, settings.tool_claim_ttl_s) * 500),
         ],
     )
     return [ResponseKey.parse(member.decode()) for member in found]

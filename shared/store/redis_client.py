@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import hiredis
-import redis
 import redis.asyncio
 import redis.asyncio.sentinel
-import redis.sentinel
 from redis._parsers.base import BaseParser
 from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
@@ -68,6 +66,8 @@ for now."""
 _READ_TIMEOUT_S = 5.0
 """Longer than any blocking command of ours; without it, a server that hangs would be waited for for ever."""
 _SENTINEL_TIMEOUT_S = 0.5
+_LOOK_EVERY_S = 1.0
+"""How often those who have connections ask again who the primary is."""
 _ABORTED_FOR_NOW = "discarded because of: "
 """What EXEC says when the server's state and not a command is why."""
 
@@ -157,12 +157,72 @@ class _Guarded(Connection):
             raise _ConnectionError(f"the connection is broken ({torn})") from torn
 
 
+class _Sentinels(redis.asyncio.sentinel.Sentinel):
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Who is the primary, for the first Sentinel that answers and sees it alive. Raises REDIS_AWAY.
+
+        redis-py's asks what a Sentinel watches: one that carries out a failover watches the earlier primary
+        until all replicas follow the new one, though it names the new one when it is asked for the address.
+        """
+        for at, sentinel in enumerate(self.sentinels):
+            try:
+                watched = await sentinel.sentinel_master(service_name)  # type: ignore[no-untyped-call]
+                named = await sentinel.sentinel_get_master_addr_by_name(service_name)  # type: ignore[no-untyped-call]
+            except (*REDIS_AWAY, ResponseError):
+                continue
+            if named is None:
+                continue
+            address = named[0].decode(), named[1]
+            is_watched = address == (watched["ip"], watched["port"])
+            if is_watched and not self.check_master_state(watched, service_name):
+                continue
+            self.sentinels[0], self.sentinels[at] = sentinel, self.sentinels[0]
+            return address
+        raise redis.asyncio.sentinel.MasterNotFoundError(f"no Sentinel sees the primary of {service_name!r}")
+
+
 class _SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
-    """Connections to whatever the Sentinels say is the primary; waits for a free one, as our other pool."""
+    """Connections to whatever the Sentinels say is the primary; waits for a free one, as our other pool.
+
+    A primary that was replaced answers for some ten seconds as if it were one still. Therefore Sentinels are
+    asked again while connections are in use, and one to another server is left.
+    """
+
+    _looked_at_s = float("-inf")
+    _looking: "asyncio.Task[None] | None" = None
+
+    async def get_connection(self, *args: Any, **options: Any) -> Any:
+        connection = await super().get_connection(*args, **options)
+        if self.is_current(connection):
+            return connection
+        try:
+            await connection.disconnect()
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    def is_current(self, connection: Any) -> bool:
+        """Whether it leads to the primary, as far as is known, and sees to it that more will be."""
+        if self._looking is None and _now_s() - self._looked_at_s > _LOOK_EVERY_S:
+            self._looking = asyncio.create_task(self._look())
+        return self.master_address in (None, (connection.host, connection.port))
+
+    async def _look(self) -> None:
+        try:
+            await self.get_master_address()  # type: ignore[no-untyped-call]
+        except REDIS_AWAY:
+            pass  # who connects next says so
+        finally:
+            self._looked_at_s, self._looking = _now_s(), None
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)
         if inuse_connections:  # the end, and not merely another primary
+            if self._looking is not None:
+                self._looking.cancel()
+                await asyncio.wait([self._looking])
             for sentinel in self.sentinel_manager.sentinels:
                 await sentinel.aclose()
 
@@ -191,9 +251,18 @@ def _guard(pool: "redis.asyncio.ConnectionPool", timeout_s: float) -> "redis.asy
     return pool
 
 
-def _make_sentinels(address: SentinelUrl) -> redis.asyncio.sentinel.Sentinel:
+def _is_unknown(replies: Sequence[Any]) -> bool:
+    """Whether the server has not got the script; one that has just become the primary has none."""
+    return any(isinstance(reply, NoScriptError) for reply in replies)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _make_sentinels(address: SentinelUrl) -> _Sentinels:
     """One that hangs is passed over, as one that is not there."""
-    asked = redis.asyncio.sentinel.Sentinel([])  # type: ignore[no-untyped-call]
+    asked = _Sentinels([])  # type: ignore[no-untyped-call]
     for host, port in address.sentinels:
         pool = redis.asyncio.ConnectionPool(host=host, port=port, socket_connect_timeout=_SENTINEL_TIMEOUT_S)
         asked.sentinels.append(redis.asyncio.Redis.from_pool(_guard(pool, _SENTINEL_TIMEOUT_S)))
@@ -273,13 +342,11 @@ class RedisClient:
         self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
     ) -> list[Any]:
         """One script, many calls, one write. A refused call's place holds its RedisError."""
-        replies = await self._pipeline([script.command(*call) for call in calls], script.is_confirmed)
-        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:
-            commands = [script.whole_command(*calls[i]) for i in unknown]
-            again = await self._pipeline(commands, script.is_confirmed)
-            for i, reply in zip(unknown, again, strict=True):
-                replies[i] = reply
+        commands: list[Command] = [script.command(*call) for call in calls]
+        replies = await self._pipeline(commands, script.is_confirmed)
+        if _is_unknown(replies):
+            replies = await self._pipeline([("SCRIPT LOAD", script.text), *commands], script.is_confirmed)
+            return replies[1:]
         return replies
 
     @property
@@ -296,7 +363,10 @@ class RedisClient:
             await self._pipeline([], True)
 
     async def _pipeline(self, commands: Sequence[Command], is_confirmed: bool) -> list[Any]:
-        """The commands' replies. Raises Unready if a confirmation was wanted and did not come."""
+        """The commands' replies. Raises Unready if a confirmation was wanted and did not come.
+
+        A script that the server does not know is told of first: nothing was written then.
+        """
         view = await self._rule.look() if is_confirmed else None
         questions = self._rule.questions(view) if is_confirmed else []
         async with self.raw.pipeline(transaction=False) as pipe:
@@ -310,7 +380,7 @@ class RedisClient:
                 getattr(connection, "host", ""),
                 int(getattr(connection, "port", 0)),
             )  # none of a socket file
-        if questions:
+        if questions and not _is_unknown(replies):
             await self._check_confirmed(replies[len(commands) :], server, view)
         return replies[: len(commands)]
 
@@ -326,45 +396,10 @@ class RedisClient:
             await self.raw.connection_pool.disconnect(inuse_connections=False)
             raise Unready(f"a write was not confirmed in time: {objection}")
 
+    def is_current(self, connection: Any) -> bool:
+        """Whether a connection leads to the primary, as far as the Sentinels have said."""
+        pool = self.raw.connection_pool
+        return not isinstance(pool, _SentinelPool) or pool.is_current(connection)
+
     async def close(self) -> None:
         await self.raw.aclose()
-
-
-class BlockingClient:
-    """A synchronous connection for a thread of its own (the lease beat). Raises ValueError for a bad URL."""
-
-    def __init__(self, url: str, *, timeout_s: float) -> None:
-        timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-        address = read_sentinel_url(url)
-        if address is None:
-            self._raw = redis.Redis.from_url(url, **timeouts)
-            return
-        brief = dict.fromkeys(timeouts, _SENTINEL_TIMEOUT_S)
-        sentinels = redis.sentinel.Sentinel(address.sentinels, sentinel_kwargs=brief)  # type: ignore[no-untyped-call]
-        login = {"db": address.db, "username": address.username, "password": address.password}
-        self._raw = sentinels.master_for(address.master_name, **login, **timeouts)  # type: ignore[no-untyped-call]
-
-    def run_many(
-        self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
-    ) -> list[Any]:
-        replies = self._pipeline([script.command(*call) for call in calls])
-        if any(isinstance(reply, NoScriptError) for reply in replies):
-            replies = self._pipeline([script.whole_command(*call) for call in calls])
-        return replies
-
-    def _pipeline(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        with self._raw.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-            try:
-                replies = pipe.execute(raise_on_error=False)
-            except _TORN as torn:
-                self._raw.connection_pool.disconnect()
-                raise _ConnectionError(f"the connection is broken ({torn})") from torn
-        if any(isinstance(reply, ReadOnlyError | Unready) for reply in replies):
-            self._raw.connection_pool.disconnect()
-            raise _ConnectionError("the server refuses writes; the next connection looks for the primary")
-        return replies
-
-    def close(self) -> None:
-        self._raw.close()

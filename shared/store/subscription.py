@@ -97,6 +97,8 @@ class Subscription:
         connection = self._pubsub.connection
         if connection is None or self._is_broken:
             raise ConnectionError("the subscription has no connection")
+        if not self._client.is_current(connection):
+            raise ConnectionError("the subscription's server is no longer the primary")
         message = await self._pubsub.get_message(timeout=1.0)
         if message is None and _now_s() > connection.next_health_check + _SILENCE_MAX_S:
             raise ConnectionError("the subscription's server is silent")  # its pings are not answered

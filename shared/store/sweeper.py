@@ -21,9 +21,9 @@ _AT_ONCE_MAX = 200
 async def sweep(redis: RedisClient, settings: Settings, interval_s: float) -> None:
     """Looks again and again, a little out of step with other sweepers, until cancelled.
 
-    At least six times in a lease: it is also Redis's pulse (`lapsed.lua`).
+    At least six times in a lease, and in a claim: it is also Redis's pulse (`lapsed.lua`).
     """
-    interval_s = min(interval_s, settings.lease_ttl_s / 6)
+    interval_s = min(interval_s, settings.lease_ttl_s / 6, settings.tool_claim_ttl_s / 6)
     while True:
         await asyncio.sleep(interval_s * random.uniform(0.8, 1.2))
         try:

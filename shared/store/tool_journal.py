@@ -6,7 +6,7 @@ when a runner counts as lost, and whether its call may be made again, is the wor
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -69,12 +69,14 @@ it began; its result is in."""
 @dataclass(frozen=True, slots=True)
 class CallState:
     """How far a call was at one moment, by Redis's clock. `lapsed` alone says nothing of its runner: while
-    Redis is away, no claim can be renewed."""
+    Redis is away, or its primary is being replaced, no claim can be renewed."""
 
     standing: Standing
     result: ToolResult | None = None
     claim: str = ""
     """`<runner> <until>` while there is one; it is another after each renewal."""
+    is_steady: bool = True
+    """Not: the server has not been there, as the primary, for as long as a claim lasts."""
 
     @property
     def runner(self) -> str:
@@ -87,19 +89,20 @@ async def look(
     """How far the calls (response, call_index) are. One round trip, however many."""
     replies = await redis.run_many(
         _LOOK,
-        [([keys.tools(key), keys.TOOLS_QUEUE], [index, _claim_ttl_ms(settings)]) for key, index in calls],
+        [
+            ([keys.tools(key), keys.TOOLS_QUEUE, keys.PULSE], [index, _claim_ttl_ms(settings)])
+            for key, index in calls
+        ],
     )
     return [_read_state(reply) for reply in replies]
 
 
-def _read_state(reply: list[bytes] | Exception) -> CallState:
+def _read_state(reply: list[Any] | Exception) -> CallState:
     match reply:
         case [b"result", result]:
             return CallState("answered", _decode_result.decode(result))
-        case [(b"unknown" | b"queued" | b"unqueued") as standing]:
-            return CallState(standing.decode())  # type: ignore[arg-type]
-        case [(b"running" | b"lapsed" | b"returned" | b"unbegun") as standing, claim]:
-            return CallState(standing.decode(), claim=claim.decode())  # type: ignore[arg-type]
+        case [standing, claim, is_steady]:
+            return CallState(standing.decode(), claim=claim.decode(), is_steady=bool(is_steady))
         case Exception():
             raise reply
         case _:
@@ -123,19 +126,26 @@ async def claim(
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A call that a runner has taken. The intent is at hand should Redis lose it."""
+class Claiming:
+    """A call that a runner may have taken: Redis has not said so yet, and may say so after a claim's time."""
 
     key: ResponseKey
     call_index: int
     runner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Claiming):
+    """A call that a runner has taken. The intent is at hand should Redis lose it."""
+
     intent: ToolIntent
 
 
-async def renew(redis: RedisClient, settings: Settings, claims: Sequence[Claim]) -> list[Claim]:
+async def renew(redis: RedisClient, settings: Settings, claims: Sequence[Claiming]) -> list[Claiming]:
     """Keeps the claims, in one round trip. Returns those that are lost: to another runner, or for good."""
     replies = await _renew(redis, settings, [(claim, b"") for claim in claims])
-    forgotten = [claim for claim, reply in zip(claims, replies, strict=True) if reply == b"unknown"]
+    unknown = [claim for claim, reply in zip(claims, replies, strict=True) if reply == b"unknown"]
+    forgotten = [claim for claim in unknown if isinstance(claim, Claim)]
     lost = [claim for claim, reply in zip(claims, replies, strict=True) if reply in _LOST]
     if forgotten:  # a failover took them back
         told = [(claim, msgspec.json.encode(claim.intent)) for claim in forgotten]
@@ -148,7 +158,7 @@ _LOST = (b"taken", b"done", b"gone")
 
 
 async def _renew(
-    redis: RedisClient, settings: Settings, claims: Sequence[tuple[Claim, bytes]]
+    redis: RedisClient, settings: Settings, claims: Sequence[tuple[Claiming, bytes]]
 ) -> list[object]:
     """What becomes of each claim, sent with its intent or with b""."""
     ttl_ms = _claim_ttl_ms(settings)
@@ -200,17 +210,25 @@ async def finish(
 
 
 async def settle(
-    redis: RedisClient, lease: Lease, call_index: int, verdict: ToolResult, judged: str
+    redis: RedisClient,
+    lease: Lease,
+    call_index: int,
+    verdict: ToolResult,
+    judged: str,
+    *,
+    lost_after_s: float = 0.0,
 ) -> ToolResult | None:
     """Journals the worker's own verdict on a call that never answered; returns the result that stands.
 
     `judged` is what the verdict is about: the claim, the beginning of one (`<runner> `), or "" where there is
-    none. None: the call has moved on. A result that came first stays. Raises LeaseLost if fenced.
+    none. `lost_after_s`: that the claim was not renewed, which tells only where it could have been for so
+    long. None: the call has moved on, or it is too early. A result that came first stays. Raises LeaseLost if
+    fenced.
     """
     reply = await redis.run(
         _SETTLE,
-        [keys.state(lease.key), keys.tools(lease.key)],
-        [lease.proof, call_index, msgspec.json.encode(verdict), judged],
+        [keys.state(lease.key), keys.tools(lease.key), keys.PULSE],
+        [lease.proof, call_index, msgspec.json.encode(verdict), judged, int(lost_after_s * 1000)],
     )
     match reply:
         case [b"stands", result]:
@@ -222,14 +240,20 @@ async def settle(
 
 
 async def retry(
-    redis: RedisClient, settings: Settings, lease: Lease, call_index: int, lost_claim: str
+    redis: RedisClient,
+    settings: Settings,
+    lease: Lease,
+    call_index: int,
+    lost_claim: str,
+    *,
+    lost_after_s: float = 0.0,
 ) -> None:
     """Queues a call again whose runner was lost, or whose job was (its claim is "" then), unless it has moved
-    on. Raises LeaseLost if fenced."""
+    on, or it is too early to say (`lost_after_s` as for `settle`). Raises LeaseLost if fenced."""
     job_id = f"{lease.key}:tool:{call_index}:{lost_claim.replace(' ', '-')}"
     reply = await redis.run(
         _RETRY,
-        _queue_keys(lease, job_id),
+        [*_queue_keys(lease, job_id), keys.PULSE],
         [
             lease.proof,
             call_index,
@@ -237,6 +261,7 @@ async def retry(
             settings.live_ttl_s * 1000,
             job_id,
             job_queue.tool_job(lease.key, call_index),
+            int(lost_after_s * 1000),
         ],
     )
     if reply == b"fenced":

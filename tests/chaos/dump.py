@@ -86,7 +86,8 @@ async def read_store(redis_url: str, counted: Counter[str], journals: Mapping[st
             match = _OF_RESPONSE.match(name)
             if match is not None and match[3] == "state":
                 log = await _read_log(client, keys.ResponseKey(match[1], match[2]))
-                logs[match[2]] = replace(log, journal=log.journal or journals.get(match[2]))
+                if log is not None:
+                    logs[match[2]] = replace(log, journal=log.journal or journals.get(match[2]))
         without_ttl = [name for name in names if await client.pttl(name) == -1]
         leftovers = await _find_leftovers(client, names)
     return Store(logs, tuple(leftovers), tuple(without_ttl), counted)
@@ -96,8 +97,11 @@ async def _scan(client: "redis.asyncio.Redis") -> list[str]:
     return sorted([name.decode() async for name in client.scan_iter(count=1000)])
 
 
-async def _read_log(client: "redis.asyncio.Redis", key: keys.ResponseKey) -> Log:
+async def _read_log(client: "redis.asyncio.Redis", key: keys.ResponseKey) -> Log | None:
+    """None: it has expired since its name was read, as one that is not stored soon does."""
     state = await client.hgetall(keys.state(key))  # type: ignore[misc]
+    if not state:
+        return None
     is_compacted = b"compacted" in state
     if is_compacted:
         entries = await _read_archive(client, key)

@@ -16,7 +16,7 @@ from shared.store import event_log, job_queue, keys, lease, presence
 from shared.store.appender import Appender
 from shared.store.event_log import Draft
 from shared.store.lease import Acquired
-from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient, Script, make_pool
+from shared.store.redis_client import REDIS_AWAY, RedisClient, make_pool
 from shared.store.subscription import Subscription
 from tests.cutting import MANNERS, CutWay, Manner
 from tests.patience import until
@@ -70,20 +70,6 @@ def test_a_connection_that_died_unnoticed_says_that_it_is_dead(
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(die_and_ask())
-
-
-@pytest.mark.parametrize("manner", MANNERS)
-def test_the_beat_of_a_lease_knows_a_dead_connection_too(way: CutWay, manner: Manner) -> None:
-    beat, script = BlockingClient(way.url, timeout_s=2.0), Script("claim_due")
-    calls: list[tuple[list[str], list[Any]]] = [([keys.CLOSED], [1, 1])]
-    assert beat.run_many(script, calls) == [[]]
-    way.cut(manner)
-    try:
-        beat.run_many(script, calls)
-    except REDIS_AWAY:
-        pass  # or redis-py has noticed it by itself, and made another
-    assert beat.run_many(script, calls) == [[]]
-    beat.close()
 
 
 @pytest.mark.parametrize("loop", LOOPS)

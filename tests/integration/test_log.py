@@ -19,7 +19,7 @@ from shared.store.closing import cancel
 from shared.store.event_log import Closing, Draft
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired, Lease, LeaseLost
-from shared.store.redis_client import BlockingClient, RedisClient, Script
+from shared.store.redis_client import RedisClient, Script
 from tests.conftest import keys_without_ttl
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request, read_record
@@ -142,9 +142,7 @@ async def test_the_beat_learns_which_leases_are_lost(redis: RedisClient, setting
     leases = [await acquire(redis, settings, key) for key in (kept, taken)]
     await lapse(redis, taken)
     await acquire(redis, settings, taken, "b")
-    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
-    assert lease.renew_all(beat, settings, leases) == [(leases[1], "lost")]
-    beat.close()
+    assert await lease.renew_all(redis, settings, leases) == [(leases[1], "lost")]
 
 
 async def test_a_lapsed_lease_is_found_by_the_sweeper_and_a_held_one_is_not(
@@ -497,10 +495,10 @@ async def test_a_foreground_response_is_abandoned_when_its_last_reader_has_been_
     background = await acquire(redis, hasty, await accept(redis, hasty, make_request(background=True)))
     await redis.run(Script("watch"), [keys.readers(watched.key), keys.state(watched.key)], ["reader", 60_000])
     await presence.announce(redis, "api", "node")
-    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
-    assert lease.renew_all(beat, hasty, [foreground, watched, background]) == [(foreground, "abandoned")]
-    assert lease.renew_all(beat, settings, [foreground, watched, background]) == []
-    beat.close()
+    assert await lease.renew_all(redis, hasty, [foreground, watched, background]) == [
+        (foreground, "abandoned")
+    ]
+    assert await lease.renew_all(redis, settings, [foreground, watched, background]) == []
 
 
 async def test_a_deleted_response_leaves_nothing(

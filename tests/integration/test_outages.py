@@ -13,7 +13,7 @@ from shared.settings import Settings
 from shared.store import job_queue, keys, lease, presence
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired, Lease
-from shared.store.redis_client import REDIS_AWAY, Argument, BlockingClient, RedisClient, Script
+from shared.store.redis_client import REDIS_AWAY, Argument, RedisClient, Script
 from tests.proxy import proxying
 from tests.requests import accept, make_request
 from tests.working import working
@@ -67,9 +67,7 @@ async def test_a_lease_that_lapsed_while_redis_was_away_is_its_owners_still(
     assert await lease.acquire(swept, settings, held.key, "b") == "held"  # also before any sweeper has looked
     assert await lease.lapsed(swept, settings, 10) == []
     assert await lease.acquire(swept, settings, held.key, "b") == "held"
-    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
-    assert lease.renew_all(beat, settings, [held]) == []
-    beat.close()
+    assert await lease.renew_all(swept, settings, [held]) == []
     await be_steady(swept)
     assert await lease.acquire(swept, settings, held.key, "b") == "held"
     assert await swept.command("HGET", keys.state(held.key), "deaths") == b"0"
@@ -95,9 +93,7 @@ async def test_a_released_lease_needs_no_steady_redis_and_a_late_renewal_takes_i
     held = await own(swept, settings)
     await lease.release(swept, settings, held)
     await be_away(swept)
-    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
-    assert lease.renew_all(beat, settings, [held]) == [(held, "lost")]
-    beat.close()
+    assert await lease.renew_all(swept, settings, [held]) == [(held, "lost")]
     acquired = await lease.acquire(swept, settings, held.key, "b")
     assert isinstance(acquired, Acquired)
     assert acquired.deaths == 0
@@ -164,19 +160,11 @@ async def alone(swept: RedisClient, settings: Settings) -> AsyncIterator[Lease]:
     yield held
 
 
-def renew(settings: Settings, held: Lease) -> list[tuple[Lease, lease.Loss]]:
-    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
-    try:
-        return lease.renew_all(beat, settings, [held])
-    finally:
-        beat.close()
-
-
 async def test_who_does_not_come_back_though_a_node_is_there_has_abandoned_his_response(
     swept: RedisClient, settings: Settings, alone: Lease
 ) -> None:
     await presence.announce(swept, "api", "node")
-    assert renew(settings, alone) == [(alone, "abandoned")]
+    assert await lease.renew_all(swept, settings, [alone]) == [(alone, "abandoned")]
 
 
 @pytest.mark.parametrize("grace_s", [0.0, 5.0])
@@ -185,11 +173,11 @@ async def test_while_no_node_is_there_nobody_has_abandoned_anything_nor_right_af
 ) -> None:
     settings = settings.model_copy(update={"disconnect_grace_s": grace_s})
     for _ in range(2):
-        assert renew(settings, alone) == []
+        assert await lease.renew_all(swept, settings, [alone]) == []
     await presence.announce(swept, "api", "node")
-    assert renew(settings, alone) == []  # readers have not had time to come back
+    assert await lease.renew_all(swept, settings, [alone]) == []  # readers have not had time to come back
     await rewind(swept, keys.state(alone.key), "alone_since_ms")
-    assert renew(settings, alone) == [(alone, "abandoned")]
+    assert await lease.renew_all(swept, settings, [alone]) == [(alone, "abandoned")]
 
 
 async def test_a_node_that_died_before_its_reader_lapsed_says_nothing_of_him(
@@ -201,7 +189,7 @@ async def test_a_node_that_died_before_its_reader_lapsed_says_nothing_of_him(
     now_ms = await lease.now_ms(swept)
     await swept.command("HSET", keys.state(alone.key), "alone_since_ms", now_ms)
     await swept.command("ZADD", keys.presence("api"), now_ms + 1_000, "node")  # announced two seconds ago
-    assert renew(settings, alone) == []
+    assert await lease.renew_all(swept, settings, [alone]) == []
 
 
 async def test_while_redis_was_away_nobody_has_abandoned_anything(
@@ -209,9 +197,9 @@ async def test_while_redis_was_away_nobody_has_abandoned_anything(
 ) -> None:
     await presence.announce(swept, "api", "node")
     await be_away(swept)
-    assert renew(settings, alone) == []
+    assert await lease.renew_all(swept, settings, [alone]) == []
     await be_steady(swept)
-    assert renew(settings, alone) == []  # readers have not had time to come back
+    assert await lease.renew_all(swept, settings, [alone]) == []  # readers have not had time to come back
 
 
 # --- taking jobs ---------------------------------------------------------------------------------

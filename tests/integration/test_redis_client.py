@@ -12,7 +12,7 @@ from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store import lease
 from shared.store.lease import Acquired
-from shared.store.redis_client import REDIS_AWAY, BlockingClient, RedisClient
+from shared.store.redis_client import REDIS_AWAY, RedisClient
 from shared.store.subscription import Subscription
 from tests.patience import PATIENCE_S
 from tests.requests import accept
@@ -67,22 +67,20 @@ async def test_a_server_that_refuses_for_now_is_away_and_comes_back(
     key = await accept(redis, settings)
     held = await lease.acquire(redis, settings, key, "a")
     assert isinstance(held, Acquired)
-    beat = BlockingClient(settings.redis_url, timeout_s=1.0)
     try:
         for command in REFUSING[reason]:
             await redis.command(*command)
         with pytest.raises(REDIS_AWAY):
             await accept(redis, settings)
         try:
-            assert lease.renew_all(beat, settings, [held.lease]) == []
+            assert await lease.renew_all(redis, settings, [held.lease]) == []
         except REDIS_AWAY:
             pass  # what the beat knows, and tries again
     finally:
         for command in READY_AGAIN:
             await redis.command(*command)
     await accept(redis, settings)
-    assert lease.renew_all(beat, settings, [held.lease]) == []
-    beat.close()
+    assert await lease.renew_all(redis, settings, [held.lease]) == []
 
 
 async def test_a_subscription_notices_a_server_that_hangs_and_listens_again(

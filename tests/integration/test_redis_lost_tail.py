@@ -13,7 +13,7 @@ from shared.store.appender import Appender
 from shared.store.event_log import TailLost
 from shared.store.keys import ResponseKey
 from shared.store.lease import Acquired, LeaseLost
-from shared.store.redis_client import BlockingClient, RedisClient
+from shared.store.redis_client import RedisClient
 from shared.tool_calls import ToolListing
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
@@ -137,6 +137,35 @@ async def wait_for_entries(redis: RedisClient, key: ResponseKey, count: int) -> 
             await asyncio.sleep(0.01)
 
 
+async def test_who_owns_a_response_again_after_a_failover_has_another_token(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    """What its earlier attempt has sent may still be under way, and would stand between its entries."""
+    key = await accept(redis, settings)
+    engine = ScriptedEngine(Script.load(None))
+    await engine.start()
+    runner = Runner(
+        Resources(settings, redis, appender, engine, RemoteTools(redis, settings), lambda: 1_763_769_700)
+    )
+    runner.start()
+    try:
+        past = await remember(redis, key)
+        await runner.start_response(str(key))
+        first = lease.Lease(key, runner.owner, 1)
+        assert await redis.command("HGET", keys.state(key), "attempt") == b"1"
+        await go_back(redis, past)
+        async with asyncio.timeout(PATIENCE_S):
+            while runner.room() < settings.responses_in_flight_max:  # until the loss is noticed
+                await asyncio.sleep(0.01)
+        await runner.start_response(str(key))
+        assert await redis.command("HGET", keys.state(key), "attempt") == b"2"
+        with pytest.raises(LeaseLost):
+            await event_log.append(redis, settings, first, 1, [])
+    finally:
+        await runner.drain()
+        await engine.stop()
+
+
 async def test_an_earlier_owner_with_the_same_token_writes_nothing_though_its_place_is_free(
     redis: RedisClient, settings: Settings, appender: Appender
 ) -> None:
@@ -152,8 +181,6 @@ async def test_an_earlier_owner_with_the_same_token_writes_nothing_though_its_pl
     task = ToolListing("code_interpreter")
     with pytest.raises(LeaseLost):
         await tool_journal.submit(redis, settings, first.lease, 0, task)
-    beat = BlockingClient(settings.redis_url, timeout_s=2.0)
-    assert lease.renew_all(beat, settings, [first.lease, second.lease]) == [(first.lease, "lost")]
-    beat.close()
+    assert await lease.renew_all(redis, settings, [first.lease, second.lease]) == [(first.lease, "lost")]
     await put_some(LogWriter(appender, second.lease, History(deque(), deque())), response, 1)
     assert len((await event_log.read(redis, key, -1)).entries) == 2

@@ -12,13 +12,17 @@ import pytest
 
 from local.valkey import Valkey
 from shared.settings import Settings
-from shared.store import keys, tool_journal
+from shared.store import keys, lease, tool_journal
 from shared.store.redis_client import RedisClient
 from shared.store.tool_journal import Claim
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, describe
 from tests.integration.mcp_servers import stdio_entry
 from tests.integration.test_tool_runner import OWNER, Response, hearing, serving, until
+from tests.patience import PATIENCE_S
 from tests.proxy import Proxy, proxying
+from tool_runner.calls_in_flight import CallsInFlight
+from tool_runner.run_tool import Tools
+from tool_runner.stdio_servers import StdioServers
 from worker.remote_tools import RemoteTools
 
 CLAIM_TTL_S = 0.9
@@ -240,6 +244,73 @@ async def test_a_verdict_on_a_claim_that_was_renewed_meanwhile_is_not_taken(
     assert (await response.look(0)).standing == "running"
     assert await tool_journal.settle(redis, response.lease, 0, verdict, "runner ") == verdict
     assert await tool_journal.renew(redis, settings, [claim]) == [claim]
+
+
+@pytest.mark.parametrize("standing", ["lapsed", "unqueued"])
+async def test_a_runner_is_lost_only_where_it_could_have_renewed_for_a_whole_claim(
+    redis: RedisClient, settings: Settings, standing: str
+) -> None:
+    """Whatever the worker has seen: another server may have become the primary since."""
+    response, claim = await take_one(redis, settings)
+    tools = keys.tools(claim.key)
+    if standing == "lapsed":
+        await redis.command("HSET", tools, "0:claim", "runner 1")
+    else:
+        await redis.command("HDEL", tools, "0:claim")
+        await redis.command("ZREM", keys.TOOLS_QUEUE, await redis.command("HGET", tools, "0:job"))
+    await lease.lapsed(redis, settings, 10)
+    await redis.command("HSET", keys.PULSE, "since_ms", 1)
+    steady = await response.look(0)
+    assert (steady.standing, steady.is_steady) == (standing, True)
+    history = await redis.command("HGET", keys.PULSE, "history")
+    verdict, after_s = ToolOutput("lost"), settings.tool_claim_ttl_s
+    for field, value in (("history", "another's"), ("since_ms", await lease.now_ms(redis) + 60_000)):
+        await redis.command("HSET", keys.PULSE, "since_ms", 1, "history", history)
+        await redis.command("HSET", keys.PULSE, field, value)
+        assert not (await response.look(0)).is_steady
+        judged = steady.claim
+        assert (
+            await tool_journal.settle(redis, response.lease, 0, verdict, judged, lost_after_s=after_s) is None
+        )
+        await tool_journal.retry(redis, settings, response.lease, 0, judged, lost_after_s=after_s)
+        assert (await response.look(0)).standing == standing
+    await redis.command("HSET", keys.PULSE, "since_ms", 1, "heard_ms", await lease.now_ms(redis))
+    await redis.command("HSET", keys.PULSE, "history", history)
+    settled = await tool_journal.settle(redis, response.lease, 0, verdict, steady.claim, lost_after_s=after_s)
+    assert settled == verdict
+
+
+async def test_a_claim_is_kept_while_it_waits_for_its_confirmation_and_then_given_back(
+    redis: RedisClient, own: Settings, settings: Settings
+) -> None:
+    """A server that could be promoted may lack it for longer than it lasts: one that joins does."""
+    unsure = own.model_copy(update={"redis_url": settings.redis_url, "durable_writes": "replica"})
+    response = await Response.begin(redis, own)
+    await response.submit(ToolCall("pipe", "add", "{}"))
+    client = RedisClient.connect(settings.redis_url, timeout_s=2 * PATIENCE_S, durability="replica")
+    calls = CallsInFlight(client, unsure, "runner", Tools(unsure, {}, StdioServers(1.0)))
+    running = asyncio.create_task(calls.run())
+    starting = asyncio.create_task(calls.start(str(response.lease.key), 0))
+    claims: set[str] = set()
+
+    async def is_renewed_twice() -> bool:
+        claims.add((await response.look(0)).claim)
+        return len(claims - {""}) > 2
+
+    async def is_given_back() -> bool:
+        return (await response.look(0)).standing == "unbegun"
+
+    try:
+        await until(is_renewed_twice)
+        assert not starting.done()
+        starting.cancel()
+        await until(is_given_back)
+    finally:
+        for task in (starting, running):
+            task.cancel()
+        await asyncio.wait([starting, running])
+        await calls.close()
+        await client.close()
 
 
 async def take_one(redis: RedisClient, settings: Settings) -> tuple[Response, Claim]:
