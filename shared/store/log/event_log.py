@@ -35,7 +35,7 @@ class NewEntry(msgspec.Struct, frozen=True):
     frame: bytes
     tokens: tuple[int, ...] = ()
     measured: bytes = b""
-    """What the engine told of the tokens besides, packed by its reader (`worker/response/token_record.py`)."""
+    """What the engine reported beside the tokens, packed (`worker/response/token_record.py`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ _PRELUDE = "".join((_STORE / f"{name}.lua").read_text() for name in ("enqueue", 
 class LuaScript:
     """A Lua file of the store, with the prelude in front; known to Redis by its digest.
 
+    `name`: its path below the store, without the ending.
     `is_confirmed`: its writes count only when they are as safe as `durable_writes` asks for.
     `allows_full`: it also runs in a full Redis, because it needs no more memory than it frees or holds.
-    `name`: its path below the store, without the ending. Any other script is refused there at its first write, before it has changed anything.
+    Any other script is refused there at its first write, before it has changed anything.
     """
 
     def __init__(self, name: str, *, is_confirmed: bool = False, allows_full: bool = False) -> None:
