@@ -26,7 +26,7 @@ from shared.store.records import response_store
 from shared.store.redis.connections import REDIS_AWAY
 from worker.engines.protocol import EngineDead
 from worker.lease_beat import LeaseBeat
-from worker.response.attempt import Attempt
+from worker.response.attempt import run_attempt
 from worker.response.history import Diverged, Unloadable, load_record, read_history
 from worker.response.hopeless import Hopeless
 from worker.response.resources import Resources
@@ -153,11 +153,9 @@ class Runner:
         history = await read_history(self._resources.redis, acquired.lease.key)
         if history.frames:
             _log.info("%s: goes on after %d events", acquired.lease.key, history.first + len(history.frames))
-        attempt = Attempt(self._resources, acquired.lease, record, history)
         try:
-            await attempt.run()
+            await run_attempt(self._resources, acquired.lease, record, history)
         except Hopeless as hopeless:
-            await attempt.settle()
             await self._fail(acquired.lease, hopeless.error)
         except TailLost as lost:
             _log.error("%s: %s", acquired.lease.key, lost)

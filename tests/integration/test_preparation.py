@@ -23,7 +23,7 @@ from tests.working import Worker, finish, leave_behind, working
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
 from worker.harmony import tokens as harmony
-from worker.response.turn_reader import Reader
+from worker.response.turn_reader import TurnReader
 
 LONG = "word " * 1_000_000
 
@@ -230,9 +230,9 @@ async def test_a_long_log_is_replayed_in_turn_with_others(
             read_in_turn.append(0)
             await asyncio.sleep(0)
 
-    read_token = Reader.read
+    read_token = TurnReader.read
 
-    def read_and_count(reader: Reader, *args: Any) -> Any:
+    def read_and_count(reader: TurnReader, *args: Any) -> Any:
         read_in_turn[-1] += 1
         return read_token(reader, *args)
 
@@ -241,7 +241,7 @@ async def test_a_long_log_is_replayed_in_turn_with_others(
         assert sum(len(entry.tokens) for entry in whole) > 700
         await redis.command("FLUSHALL")
         key = await leave_behind(redis, settings, worker, request, whole[:-1])
-        monkeypatch.setattr(Reader, "read", read_and_count)
+        monkeypatch.setattr(TurnReader, "read", read_and_count)
         ticking = asyncio.create_task(take_turns())
         await finish(redis, worker, key)
         ticking.cancel()

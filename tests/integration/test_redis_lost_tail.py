@@ -49,7 +49,7 @@ async def go_back(redis: RedisClient, past: dict[str, bytes]) -> None:
 async def put_some(writer: LogWriter, response: Response, count: int) -> None:
     for token in range(count):
         await writer.put([ResponseInProgress(response)], (token,))
-    await writer.settle()
+    await writer.flush()
 
 
 async def test_what_redis_has_lost_is_appended_again_byte_for_byte(

@@ -184,9 +184,9 @@ def test_routing_tells_functions_from_mcp_tools_by_namespace() -> None:
     request = make_request(tools=[WEATHER, PYTHON, WIKI | {"require_approval": "never"}])
     assert make_offer(request, LISTED).routing == {
         "functions.get_weather": FunctionTarget("get_weather"),
-        "python": McpTarget("code_interpreter", "python"),
-        "wiki.ask": McpTarget("wiki", "ask", is_repeatable=True),
-        "wiki.edit": McpTarget("wiki", "edit"),
+        "python": McpTarget("python", "code_interpreter", "python", PYTHON["server_url"]),
+        "wiki.ask": McpTarget("wiki.ask", "wiki", "ask", WIKI["server_url"], is_repeatable=True),
+        "wiki.edit": McpTarget("wiki.edit", "wiki", "edit", WIKI["server_url"]),
     }
 
 

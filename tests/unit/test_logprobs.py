@@ -34,13 +34,13 @@ from worker.harmony.tokens import (
 from worker.response.logprobs import describe_token
 from worker.response.segments import ToolReturned
 from worker.response.token_record import UnloggedTokens, read_logged
-from worker.response.translator import RunningMcpCall, Translation
-from worker.response.turn_reader import Reader
+from worker.response.translator import RunningCall, Translation
+from worker.response.turn_reader import TurnReader
 from worker.response.usage import Turn
 
 RESPONSE = Response(id="resp_0_" + "a" * 32, created_at=1, status="in_progress", model="default")
 ROUTING: Routing = {
-    "python": McpTarget("code_interpreter", "python"),
+    "python": McpTarget("python", "code_interpreter", "python"),
     "functions.get_weather": FunctionTarget("get_weather"),
 }
 TEXT = "Hi 𓀀😀é, well — done."
@@ -57,12 +57,12 @@ def measure(place: int, token: int) -> TokenLogprob:
 
 def read_all(token_ids: Sequence[int], *, is_measured: bool = True) -> list[StreamEvent]:
     """Reads as an attempt does: a turn ends when a call waits, and the tool answers at once."""
-    reader = Reader(Translation(RESPONSE.id, ROUTING))
+    reader = TurnReader(Translation(RESPONSE.id, ROUTING))
     reader.begin_turn(Turn(0))
     events: list[StreamEvent] = []
     for place, token in enumerate(token_ids):
         events += reader.read(token, measure(place, token) if is_measured else None)
-        if isinstance(reader.translation.open_item, RunningMcpCall):
+        if isinstance(reader.translation.open_item, RunningCall):
             events += reader.advance(ToolReturned(ToolOutput("x")))
             reader.begin_turn(Turn(0))
     return events + reader.end()

@@ -47,20 +47,20 @@ from worker.harmony.tokens import (
     render_message,
 )
 from worker.response.segments import ToolReturned
-from worker.response.translator import RunningMcpCall, Translation
-from worker.response.turn_reader import Reader
+from worker.response.translator import Translation
+from worker.response.turn_reader import CallTool, TellUnknown, TurnReader
 from worker.response.usage import Turn, usage_of
 
 RESPONSE = Response(id="resp_0_" + "a" * 32, created_at=1, status="in_progress", model="default")
 ROUTING: Routing = {
-    "python": McpTarget("code_interpreter", "python"),
-    "browser.search": McpTarget("web_search_preview", "search"),
-    "wiki.ask": McpTarget("wiki", "ask"),
-    "vault.open": McpTarget("vault", "open", needs_approval=True),
+    "python": McpTarget("python", "code_interpreter", "python"),
+    "browser.search": McpTarget("browser.search", "web_search_preview", "search"),
+    "wiki.ask": McpTarget("wiki.ask", "wiki", "ask"),
+    "vault.open": McpTarget("vault.open", "vault", "open", needs_approval=True),
     "functions.get_weather": FunctionTarget("get_weather"),
     "functions.web-browsing": FunctionTarget("web-browsing"),
     "functions.find": FunctionTarget("find"),
-    "browser.find": McpTarget("web_search_preview", "find"),
+    "browser.find": McpTarget("browser.find", "web_search_preview", "find"),
 }
 MARKERS = {
     "<|start|>": START,
@@ -117,18 +117,19 @@ class Outcome:
 
 def read(token_ids: Sequence[int]) -> Outcome:
     """One turn of an attempt; a tool that was called answers at once."""
-    reader = Reader(Translation(RESPONSE.id, ROUTING))
+    reader = TurnReader(Translation(RESPONSE.id, ROUTING))
     reader.begin_turn(Turn(0))
     events: list[StreamEvent] = [ev.ResponseCreated(RESPONSE), ev.ResponseInProgress(RESPONSE)]
     for token in token_ids:
         events += reader.read(token)
-        if reader.is_waiting:
+        if reader.is_turn_over:
             break
     else:
         events += reader.end()
-    if isinstance(reader.translation.open_item, RunningMcpCall):
+    pending = reader.pending
+    if isinstance(pending, CallTool):
         events += reader.advance(ToolReturned(ToolOutput("x")))
-    return Outcome(events, reader.unknown_recipient)
+    return Outcome(events, pending.recipient if isinstance(pending, TellUnknown) else None)
 
 
 FILE = Path(__file__).with_name("misbehaving_models.toml")

@@ -65,7 +65,9 @@ def test_the_model_can_call_a_tool_whatever_its_server_calls_it(name: str) -> No
     tokens = render_message(call_message(recipient_of("mine", name), "{}"))
     [opened] = [s for token in tokens for s in parser.feed(token) if isinstance(s, MessageOpened)]
     assert opened.recipient is not None
-    assert find_target(offer.routing, opened.recipient) == McpTarget("mine", name)
+    assert find_target(offer.routing, opened.recipient) == McpTarget(
+        opened.recipient, "mine", name, MINE["server_url"]
+    )
 
 
 def test_the_longest_names_of_a_request_can_be_called() -> None:

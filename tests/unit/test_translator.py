@@ -33,17 +33,17 @@ from worker.harmony.tokens import (
 from worker.response.segments import ToolReturned
 from worker.response.translator import (
     OutOfOrder,
-    RunningMcpCall,
+    RunningCall,
     Translation,
     step,
 )
-from worker.response.turn_reader import Reader
+from worker.response.turn_reader import TurnReader
 from worker.response.usage import Turn
 
 RESPONSE = Response(id="resp_0_" + "a" * 32, created_at=1, status="in_progress", model="default")
 ROUTING: Routing = {
-    "python": McpTarget("code_interpreter", "python"),
-    "wiki.ask": McpTarget("wiki", "ask", needs_approval=True),
+    "python": McpTarget("python", "code_interpreter", "python"),
+    "wiki.ask": McpTarget("wiki.ask", "wiki", "ask", needs_approval=True),
     "functions.get_weather": FunctionTarget("get_weather"),
 }
 
@@ -188,7 +188,7 @@ def test_completed_comes_after_the_tool_and_with_its_output() -> None:
     now, _ = step(now, TextDelta("1"))
     now, events = step(now, MessageClosed(True))
     assert [type(e) for e in events] == [ev.McpCallArgumentsDone]
-    assert isinstance(now.open_item, RunningMcpCall)
+    assert isinstance(now.open_item, RunningCall)
     now, events = step(now, ToolReturned(ToolOutput("56088\n")))
     assert [type(e) for e in events] == [ev.McpCallCompleted, ev.OutputItemDone]
     assert isinstance(events[1], ev.OutputItemDone)
@@ -206,12 +206,12 @@ tokens = st.lists(specials | common | st.integers(0, 201_500), max_size=60)
 
 def read_all(token_ids: Sequence[int]) -> list[StreamEvent]:
     """Reads as an attempt does: a turn ends when a call waits, and the tool answers at once."""
-    reader = Reader(Translation(RESPONSE.id, ROUTING))
+    reader = TurnReader(Translation(RESPONSE.id, ROUTING))
     reader.begin_turn(Turn(0))
     events: list[StreamEvent] = []
     for token in token_ids:
         events += reader.read(token)
-        if isinstance(reader.translation.open_item, RunningMcpCall):
+        if isinstance(reader.translation.open_item, RunningCall):
             events += reader.advance(ToolReturned(ToolOutput("x")))
             reader.begin_turn(Turn(0))
     return events + reader.end()

@@ -1,5 +1,6 @@
 """What stands on the wire, key by key, where clients that validate would refuse anything else."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -7,29 +8,48 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.events import OutputItemAdded, OutputItemDone, OutputTextDelta, data_of, decode, frame
+from shared.events import (
+    OutputItemAdded,
+    OutputItemDone,
+    OutputTextDelta,
+    StreamEvent,
+    data_of,
+    decode,
+    frame,
+)
 from shared.lifecycle import cancel
 from shared.responses import McpProtocolError, McpTool, Message, Response, ResponseError
 from shared.settings import Settings
 from shared.store.log.closing import closing_of
 from shared.tool_calls import ToolFailure, ToolsListed
 from worker.harmony.tokens import MessageClosed, MessageOpened, TextDelta
-from worker.response.segments import ListingBegun, ListingEnded
+from worker.response.listing import begin_listing, end_listing
 from worker.response.translator import Translation, step
 from worker.response.usage import Turn, usage_of
 
+RESPONSE_ID = "resp_0_" + "a" * 32
+
+
+def items_in(events: Sequence[StreamEvent]) -> list[dict[str, Any]]:
+    """The items as `added` and `done` carry them, in the order of their events."""
+    return [
+        msgspec.json.decode(data_of(frame(event, 0)))["item"]
+        for event in events
+        if isinstance(event, OutputItemAdded | OutputItemDone)
+    ]
+
 
 def items_of(*segments: Any) -> list[dict[str, Any]]:
-    """The items as `added` and `done` carry them, in the order of their events."""
-    now, items = Translation("resp_0_" + "a" * 32, {}), []
+    now, items = Translation(RESPONSE_ID, {}), []
     for segment in segments:
         now, events = step(now, segment)
-        items += [
-            msgspec.json.decode(data_of(frame(event, 0)))["item"]
-            for event in events
-            if isinstance(event, OutputItemAdded | OutputItemDone)
-        ]
+        items += items_in(events)
     return items
+
+
+def listing(result: ToolsListed | ToolFailure) -> list[dict[str, Any]]:
+    _, ended = end_listing(RESPONSE_ID, 0, "wiki", result)
+    return items_in([*begin_listing(RESPONSE_ID, 0, "wiki"), *ended])
 
 
 LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
@@ -59,7 +79,7 @@ def wire(value: object) -> dict[str, Any]:
 
 def test_a_listing_that_worked_has_no_error_not_even_null() -> None:
     tool = McpTool("ask", {"type": "object"}, "Asks.", {"read_only": True})
-    added, done = items_of(ListingBegun("wiki"), ListingEnded(ToolsListed((tool,))))
+    added, done = listing(ToolsListed((tool,)))
     assert added.keys() == done.keys() == {"id", "type", "server_label", "tools"}
     assert (added["tools"], done["tools"]) == ([], [wire(tool)])
 
@@ -69,7 +89,7 @@ def test_a_tool_of_which_its_server_says_little_has_no_null() -> None:
 
 
 def test_a_listing_that_failed_says_why() -> None:
-    _, done = items_of(ListingBegun("wiki"), ListingEnded(ToolFailure(McpProtocolError(-1, "no"))))
+    _, done = listing(ToolFailure(McpProtocolError(-1, "no")))
     assert done["error"] == "The tool call failed: no (code -1)."
 
 

@@ -175,7 +175,10 @@ def _offer_listed(
             continue
         signatures.append(_sign(tool))
         is_repeatable = _is_repeatable(tool) or f"{server.label}.{tool.name}" in idempotent_tools
-        routing[recipient] = McpTarget(server.label, tool.name, _needs_approval(server, tool), is_repeatable)
+        needs_approval = _needs_approval(server, tool)
+        routing[recipient] = McpTarget(
+            recipient, server.label, tool.name, server.url, needs_approval, is_repeatable
+        )
     return Offer({}, {server.label: (server.description, tuple(signatures))}, routing)
 
 
@@ -198,9 +201,12 @@ def _offer_hosted(
     for name in (function.name for function in hosted.functions):
         is_allowed = server.allowed is None or name in server.allowed
         if is_allowed and choice.admits_mcp(server.label, name):
-            routing[hosted.recipient_of(name)] = McpTarget(
+            recipient = hosted.recipient_of(name)
+            routing[recipient] = McpTarget(
+                recipient,
                 server.label,
                 name,
+                server.url,
                 _needs_approval(server, McpTool(name, {})),
                 f"{server.label}.{name}" in idempotent_tools,
             )

@@ -20,8 +20,12 @@ class FunctionTarget:
 class McpTarget:
     """A tool runner runs it, if need be after the client has approved."""
 
+    recipient: str
+    """The Harmony name under which the tool is offered, and answers."""
     server_label: str
     name: str
+    server_url: str | None = None
+    """As the request's record has it; which server is called is the tool runner's choice."""
     needs_approval: bool = False
     is_repeatable: bool = False
     """Calling it twice does no more than calling it once."""

@@ -1,6 +1,6 @@
 """Why a response cannot go on, on its way from whoever finds that out to whoever ends it.
 
-Owns the exception only: ending a response is the runner's.
+Owns the exception only: ending a response is `ownership`'s.
 """
 
 from shared.responses import ResponseError

@@ -70,12 +70,12 @@ class LogWriter:
             self._next += 1
             tokens, measured = (), b""
         if len(self._waiting) > _WAITING_MAX:
-            await self.settle()
+            await self.flush()
         elif self._under_way is None:
             self._send()
         self._raise_failure()
 
-    async def settle(self) -> None:
+    async def flush(self) -> None:
         """Returns when everything that was put is in the log."""
         while self._under_way is not None:
             await asyncio.wait([self._under_way])
@@ -83,13 +83,13 @@ class LogWriter:
 
     async def close(self, event: StreamEvent, closing: Closing) -> None:
         """Appends the terminal event last, and closes the log in the same script."""
-        await self.settle()
+        await self.flush()
         if self._logged:
             raise Diverged(f"the log has {len(self._logged)} entries beyond the end")
         self._waiting.append(NewEntry(frame(event, self._next)))
         self._next += 1
         self._send(closing)
-        await self.settle()
+        await self.flush()
 
     def _send(self, closing: Closing | None = None) -> None:
         if self._failure is not None or not self._waiting:

@@ -21,3 +21,8 @@ class Resources:
     now_s: Callable[[], int]
     """Whole seconds since the epoch, for `completed_at` only."""
     stepper: Stepper = field(default_factory=Stepper)
+
+    @property
+    def context_tokens_max(self) -> int:
+        """Prompt and generated tokens together, of one response."""
+        return min(self.settings.context_tokens_max, self.engine.context_tokens_max)

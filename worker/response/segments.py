@@ -6,13 +6,13 @@ Owns their shapes; what becomes of them is `translator`'s.
 from dataclasses import dataclass
 
 from shared.responses import Logprob
-from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed
+from shared.tool_calls import ToolFailure, ToolOutput
 from worker.asking.routing import McpTarget
 from worker.harmony.tokens import Segment as HarmonySegment
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredText:
+class TextWithLogprobs:
     """A delta of a message's text, with the log probabilities of its tokens."""
 
     text: str
@@ -20,18 +20,8 @@ class MeasuredText:
 
 
 @dataclass(frozen=True, slots=True)
-class ListingBegun:
-    server_label: str
-
-
-@dataclass(frozen=True, slots=True)
-class ListingEnded:
-    result: ToolsListed | ToolFailure
-
-
-@dataclass(frozen=True, slots=True)
 class CallApproved:
-    """A call that an earlier response asked leave for; it runs now."""
+    """A call that an earlier response asked the client to approve; it runs now."""
 
     target: McpTarget
     arguments: str
@@ -43,4 +33,4 @@ class ToolReturned:
     result: ToolOutput | ToolFailure
 
 
-Segment = HarmonySegment | MeasuredText | ListingBegun | ListingEnded | CallApproved | ToolReturned
+Segment = HarmonySegment | TextWithLogprobs | CallApproved | ToolReturned

@@ -20,26 +20,18 @@ from shared.responses import (
     Logprob,
     McpApprovalRequest,
     McpCall,
-    McpListTools,
     Message,
     OutputText,
     Phase,
     Reasoning,
     ReasoningText,
 )
-from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
+from shared.tool_calls import ToolFailure, ToolOutput
 from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_target
 from worker.harmony.headers import TEXT_RECIPIENTS
 from worker.harmony.tokens import MessageClosed, MessageCut, MessageOpened, TextDelta
 from worker.response.chains import Chain, in_order, join
-from worker.response.segments import (
-    CallApproved,
-    ListingBegun,
-    ListingEnded,
-    MeasuredText,
-    Segment,
-    ToolReturned,
-)
+from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
 
 # --- the open item: at most one at a time ---------------------------------------------------------
 
@@ -47,6 +39,8 @@ from worker.response.segments import (
 @dataclass(frozen=True, slots=True)
 class OpenReasoning:
     pieces: Chain[str] = None
+    unknown_recipient: str | None = None
+    """The message is a call, but no offered tool has this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +64,23 @@ class OpenMcpCall:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenRefusedCall:
+class OpenSpentCall:
     """A call beyond `max_tool_calls`: it is not made and leaves no item; the model is told."""
 
+    target: McpTarget
     pieces: Chain[str] = None
 
 
 @dataclass(frozen=True, slots=True)
-class RunningMcpCall:
-    """Arguments are done; the tool is at work."""
+class RunningCall:
+    """The arguments are complete; the tool is at work."""
 
     item: McpCall
+    target: McpTarget
 
 
-@dataclass(frozen=True, slots=True)
-class OpenListing:
-    server_label: str
-
-
-_Texted = OpenReasoning | OpenMessage | OpenFunctionCall | OpenMcpCall | OpenRefusedCall
-OpenItem = _Texted | RunningMcpCall | OpenListing
+_Texted = OpenReasoning | OpenMessage | OpenFunctionCall | OpenMcpCall | OpenSpentCall
+OpenItem = _Texted | RunningCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,29 +112,25 @@ def step(now: Translation, segment: Segment) -> tuple[Translation, Events]:
     """One segment further. Raises OutOfOrder; never for anything that a model writes."""
     match segment, now.open_item:
         case TextDelta(text), (
-            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall() | OpenRefusedCall()
+            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall() | OpenSpentCall()
         ) as item:
             return _extend(now, item, text)
-        case MeasuredText() as measured, OpenMessage() as item:
-            return _extend_measured(now, item, measured)
+        case TextWithLogprobs() as delta, OpenMessage() as item:
+            return _extend_with_logprobs(now, item, delta)
         case MessageOpened() as opened, None:
             return _open(now, opened)
         case MessageClosed(), (
-            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenRefusedCall()
+            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenSpentCall()
         ) as item:
             return _close(now, item, "completed")
         case MessageClosed(), OpenMcpCall() as item:
             return _close_arguments(now, item)
         case MessageCut(), (
-            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall() | OpenRefusedCall()
+            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall() | OpenSpentCall()
         ) as item:
             return _close(now, item, "incomplete")
-        case ToolReturned(result), RunningMcpCall(item):
+        case ToolReturned(result), RunningCall(item):
             return _finish_call(now, item, result)
-        case ListingBegun(server_label), None:
-            return _begin_listing(now, server_label)
-        case ListingEnded(result), OpenListing(server_label):
-            return _end_listing(now, server_label, result)
         case CallApproved() as approved, None:
             return _begin_approved_call(now, approved)
         case _:
@@ -169,7 +156,7 @@ def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]
             return replace(now, open_item=item), [
                 ev.OutputItemAdded(index, _function_call(now, item, "", "in_progress"))
             ]
-        case OpenRefusedCall() as item:
+        case OpenSpentCall() as item:
             return replace(now, open_item=item), []
         case OpenMcpCall(target) as item if target.needs_approval:
             return replace(now, open_item=item), []
@@ -190,9 +177,9 @@ def _item_for(opened: MessageOpened, now: Translation) -> _Texted:
             case FunctionTarget(name):
                 return OpenFunctionCall(name)
             case McpTarget() as target:
-                return OpenRefusedCall() if now.refuses(target) else OpenMcpCall(target)
+                return OpenSpentCall(target) if now.refuses(target) else OpenMcpCall(target)
             case None:
-                return OpenReasoning()
+                return OpenReasoning(unknown_recipient=opened.recipient)
     match opened.channel:
         case "analysis":
             return OpenReasoning()
@@ -208,8 +195,8 @@ def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Ev
     events: Events
     after: _Texted
     match item:
-        case OpenReasoning():
-            after = OpenReasoning(pieces)
+        case OpenReasoning(unknown_recipient=unknown):
+            after = OpenReasoning(pieces, unknown)
             events = [ev.ReasoningTextDelta(index, 0, item_id("rs", response_id, index), text)]
         case OpenMessage(phase):
             after = OpenMessage(phase, pieces, item.logprobs)
@@ -217,7 +204,7 @@ def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Ev
         case OpenFunctionCall(name):
             after = OpenFunctionCall(name, pieces)
             events = [ev.FunctionCallArgumentsDelta(index, item_id("fc", response_id, index), text)]
-        case OpenRefusedCall():
+        case OpenSpentCall():
             after, events = item, []
         case OpenMcpCall(target):
             after = OpenMcpCall(target, pieces)
@@ -228,7 +215,9 @@ def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Ev
     return extended, events
 
 
-def _extend_measured(now: Translation, item: OpenMessage, delta: MeasuredText) -> tuple[Translation, Events]:
+def _extend_with_logprobs(
+    now: Translation, item: OpenMessage, delta: TextWithLogprobs
+) -> tuple[Translation, Events]:
     after = OpenMessage(item.phase, (item.pieces, delta.text), (item.logprobs, delta.logprobs))
     id_ = item_id("msg", now.response_id, now.output_index)
     event = ev.OutputTextDelta(now.output_index, 0, id_, delta.text, delta.logprobs)
@@ -262,7 +251,7 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
                 ev.FunctionCallArgumentsDone(index, call.id, name, text),
                 ev.OutputItemDone(index, call),
             ]
-        case OpenRefusedCall():
+        case OpenSpentCall():
             return replace(now, open_item=None), []
         case OpenMcpCall(target) if target.needs_approval:
             return _keep_unmade_request(replace(now, open_item=None), text)
@@ -298,7 +287,7 @@ def _close_arguments(now: Translation, item: OpenMcpCall) -> tuple[Translation, 
             ev.OutputItemDone(index, request),
         ]
     call = _mcp_call(now, item, text, "in_progress")
-    return replace(now, open_item=RunningMcpCall(call)), [ev.McpCallArgumentsDone(index, call.id, text)]
+    return replace(now, open_item=RunningCall(call, target)), [ev.McpCallArgumentsDone(index, call.id, text)]
 
 
 def _begin_approved_call(now: Translation, approved: CallApproved) -> tuple[Translation, Events]:
@@ -311,7 +300,7 @@ def _begin_approved_call(now: Translation, approved: CallApproved) -> tuple[Tran
         approved.arguments,
         approval_request_id=approved.approval_request_id,
     )
-    return replace(now, open_item=RunningMcpCall(call)), [
+    return replace(now, open_item=RunningCall(call, approved.target)), [
         ev.OutputItemAdded(index, call),
         ev.McpCallInProgress(index, call.id),
         ev.McpCallArgumentsDone(index, call.id, call.arguments),
@@ -331,31 +320,6 @@ def _finish_call(
             announced = ev.McpCallFailed(index, call.id)
             done = structs.replace(call, status="failed", error=error)
     return replace(now, output_index=index + 1, open_item=None), [announced, ev.OutputItemDone(index, done)]
-
-
-def _begin_listing(now: Translation, server_label: str) -> tuple[Translation, Events]:
-    index = now.output_index
-    id_ = item_id("mcpl", now.response_id, index)
-    return replace(now, open_item=OpenListing(server_label)), [
-        ev.OutputItemAdded(index, McpListTools(id_, server_label, ())),
-        ev.McpListToolsInProgress(index, id_),
-    ]
-
-
-def _end_listing(
-    now: Translation, server_label: str, result: ToolsListed | ToolFailure
-) -> tuple[Translation, Events]:
-    index = now.output_index
-    id_ = item_id("mcpl", now.response_id, index)
-    announced: StreamEvent
-    match result:
-        case ToolsListed(tools):
-            announced = ev.McpListToolsCompleted(index, id_)
-            item = McpListTools(id_, server_label, tools)
-        case ToolFailure(error):
-            announced = ev.McpListToolsFailed(index, id_)
-            item = McpListTools(id_, server_label, (), describe(error))
-    return replace(now, output_index=index + 1, open_item=None), [announced, ev.OutputItemDone(index, item)]
 
 
 def _function_call(now: Translation, item: OpenFunctionCall, text: str, status: ItemStatus) -> FunctionCall:

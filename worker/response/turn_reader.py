@@ -1,7 +1,7 @@
 """Reads a turn: the model's tokens become segments, segments become events for the log.
 
-Owns what one response has said so far (items, messages, counts); drives nothing and waits for
-nothing. `attempt` feeds it and decides what comes next.
+Owns what one response has said so far (items, messages, counts) and what a turn waits for (`Pending`);
+drives nothing and waits for nothing. `generation` feeds it, `attempt` decides what comes next.
 """
 
 from dataclasses import dataclass, field, replace
@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from shared import events as ev
 from shared.events import StreamEvent
 from shared.responses import FunctionCall, Item, McpApprovalRequest, McpCall
-from worker.asking.routing import McpTarget, find_target
+from worker.asking.routing import McpTarget
 from worker.engines.protocol import TokenLogprob
-from worker.harmony.headers import TEXT_RECIPIENTS
 from worker.harmony.tokens import (
     CONTROL_TOKENS,
     ChatMessage,
@@ -23,42 +22,82 @@ from worker.harmony.tokens import (
 )
 from worker.harmony.tokens import Segment as HarmonySegment
 from worker.response.logprobs import describe_token
-from worker.response.segments import MeasuredText, Segment
-from worker.response.translator import OpenMessage, RunningMcpCall, Translation, step
+from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
+from worker.response.translator import (
+    OpenFunctionCall,
+    OpenItem,
+    OpenMcpCall,
+    OpenMessage,
+    OpenReasoning,
+    OpenSpentCall,
+    RunningCall,
+    Translation,
+    step,
+)
 from worker.response.usage import Turn
+
+# --- what a turn waits for ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CallTool:
+    """The model has called a tool; the call's item is open until the tool has answered."""
+
+    call: RunningCall
+
+
+@dataclass(frozen=True, slots=True)
+class TellSpent:
+    """The model has called a tool once too often: there is no item, and the model is to be told."""
+
+    target: McpTarget
+
+
+@dataclass(frozen=True, slots=True)
+class TellUnknown:
+    """The model has made a call that reaches no tool, and is to be told.
+
+    The turn is not over by that: what the model writes next takes its place.
+    """
+
+    recipient: str
+    """Whom it called; "" if it named nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskClient:
+    """The client has to run a function, or to approve a call; the response ends with that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """The model waits for nobody; when it stops here, the response is complete."""
+
+
+Pending = CallTool | TellSpent | TellUnknown | AskClient | Nothing
 
 
 @dataclass(slots=True)
-class Reader:
+class TurnReader:
     """`translation` and `items` are always those of the events handed out so far."""
 
     translation: Translation
     parallel_calls: bool = True
     items: list[Item] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
     messages: list[ChatMessage] = field(default_factory=list)
     """What the model and the tools said, each message once."""
-    turns: list[Turn] = field(default_factory=list)
-    unknown_recipient: str | None = None
-    """Recipient of a call that nobody is known for, "" if it names nobody: the model is to be told."""
-    refused: McpTarget | None = None
-    """What the model has called once too often: nothing was run, and the model is to be told."""
+    pending: Pending = Nothing()
     _parser: SegmentParser = field(default_factory=SegmentParser)
     _opened: MessageOpened | None = None
     _text: list[str] = field(default_factory=list)
-    _measured: list[tuple[int, TokenLogprob]] = field(default_factory=list)
+    _logprobs: list[tuple[int, TokenLogprob]] = field(default_factory=list)
     """Tokens that have made no segment yet, if they come with logprobs."""
 
     @property
-    def is_waiting(self) -> bool:
-        """The turn is over, whatever else the model would say: a call or a question stands."""
-        if isinstance(self.translation.open_item, RunningMcpCall) or self.refused is not None:
-            return True
-        if self.translation.open_item is not None or not self.items:
-            return False
-        last = self.items[-1]
-        return isinstance(last, McpApprovalRequest) or (
-            isinstance(last, FunctionCall) and not self.parallel_calls
-        )
+    def is_turn_over(self) -> bool:
+        """Nothing more of this turn is read, whatever else the model would say."""
+        return isinstance(self.pending, CallTool | TellSpent | AskClient)
 
     @property
     def has_called(self) -> bool:
@@ -68,21 +107,20 @@ class Reader:
     def begin_turn(self, turn: Turn, *, are_calls_spent: bool = False) -> None:
         """`are_calls_spent`: a further call of a tool is not made, and leaves no item."""
         self.turns.append(turn)
-        self.unknown_recipient, self.refused = None, None
+        self.pending = Nothing()
         self.translation = replace(self.translation, are_calls_spent=are_calls_spent)
         self._parser.begin_turn()
 
-    def read(self, token: int, measured: TokenLogprob | None = None) -> list[StreamEvent]:
-        """One token of the model further."""
+    def read(self, token: int, logprob: TokenLogprob | None = None) -> list[StreamEvent]:
+        """Takes one more token of the model; returns the events that it completes."""
         turn = self.turns[-1]
         turn.output += 1
-        if measured is not None:
-            self._measured.append((token, measured))
+        if logprob is not None:
+            self._logprobs.append((token, logprob))
         was_reasoning = self._is_reasoning
         events: list[StreamEvent] = []
         for segment in self._parser.feed(token):
-            self._record(segment)
-            events += self.advance(self._measure(segment) if self._measured else segment)
+            events += self._take(segment)
         turn.reasoning += was_reasoning
         return events
 
@@ -90,61 +128,75 @@ class Reader:
         """The model says no more: what it left open is closed as it stands."""
         events: list[StreamEvent] = []
         for segment in self._parser.end():
-            self._record(segment)
-            events += self.advance(self._measure(segment) if self._measured else segment)
+            events += self._take(segment)
         return events
 
-    def advance(self, segment: Segment) -> list[StreamEvent]:
-        """Also for segments that do not come from the model: listings, approvals, tool results."""
+    def advance(self, segment: CallApproved | ToolReturned) -> list[StreamEvent]:
+        """Takes what does not come from the model."""
+        events = self._step(segment)
+        running = self.translation.open_item
+        self.pending = CallTool(running) if isinstance(running, RunningCall) else Nothing()
+        return events
+
+    def _take(self, segment: HarmonySegment) -> list[StreamEvent]:
+        match segment:
+            case TextDelta(text):
+                self._text.append(text)
+                return self._step(self._with_logprobs(segment))
+            case MessageOpened():
+                self._opened, self._text, self.pending = segment, [], Nothing()
+                return self._step(self._with_logprobs(segment))
+            case MessageClosed() | MessageCut():
+                item, opened = self.translation.open_item, self._opened
+                events = self._step(self._with_logprobs(segment))
+                if opened is not None:
+                    self._end_message(opened)
+                    self.pending = self._pending_after(opened, item, segment)
+                return events
+
+    def _step(self, segment: Segment) -> list[StreamEvent]:
         self.translation, events = step(self.translation, segment)
         self.items += [event.item for event in events if isinstance(event, ev.OutputItemDone)]
         return events
 
-    def _measure(self, segment: HarmonySegment) -> Segment:
+    def _with_logprobs(self, segment: HarmonySegment) -> Segment:
         """A message's text gets the logprobs of the tokens that made it; nothing else has some."""
-        measured, self._measured = self._measured, []
+        if not self._logprobs:
+            return segment
+        made_of, self._logprobs = self._logprobs, []
         if not isinstance(segment, TextDelta) or not isinstance(self.translation.open_item, OpenMessage):
             return segment
-        of_text = (describe_token(*each) for each in measured if each[0] not in CONTROL_TOKENS)
-        return MeasuredText(segment.text, tuple(of_text))
+        of_text = (describe_token(*each) for each in made_of if each[0] not in CONTROL_TOKENS)
+        return TextWithLogprobs(segment.text, tuple(of_text))
 
     @property
     def _is_reasoning(self) -> bool:
         return self._opened is not None and self._opened.channel == "analysis"
 
-    def _record(self, segment: HarmonySegment) -> None:
-        match segment:
-            case MessageOpened():
-                self._opened, self._text = segment, []
-                self.unknown_recipient = None
-            case TextDelta(text):
-                self._text.append(text)
-            case MessageClosed() | MessageCut():
-                self._record_message(segment)
-
-    def _record_message(self, end: MessageClosed | MessageCut) -> None:
-        opened, self._opened = self._opened, None
-        if opened is None:
-            return
+    def _end_message(self, opened: MessageOpened) -> None:
+        self._opened = None
         text = "".join(self._text)
         self.messages.append(
             ChatMessage("assistant", text, opened.channel, opened.recipient, opened.content_type)
         )
-        if isinstance(end, MessageClosed):
-            self.unknown_recipient = self._unknown_in(opened, end.is_call)
-            self.refused = self._refused_in(opened)
 
-    def _unknown_in(self, opened: MessageOpened, is_call: bool) -> str | None:
-        """A final message is an answer, however it ends; any other `<|call|>` waits for one."""
-        if opened.recipient is None or opened.recipient in TEXT_RECIPIENTS:
-            return "" if is_call and opened.channel != "final" else None
-        is_known = find_target(self.translation.routing, opened.recipient) is not None
-        return None if is_known else opened.recipient
-
-    def _refused_in(self, opened: MessageOpened) -> McpTarget | None:
-        if opened.recipient is None or opened.recipient in TEXT_RECIPIENTS:
-            return None
-        target = find_target(self.translation.routing, opened.recipient)
-        if isinstance(target, McpTarget) and self.translation.refuses(target):
-            return target
-        return None
+    def _pending_after(
+        self, opened: MessageOpened, item: OpenItem | None, end: MessageClosed | MessageCut
+    ) -> Pending:
+        """What the model waits for after a message. `item`: what was open until the message's end."""
+        running = self.translation.open_item
+        if isinstance(running, RunningCall):
+            return CallTool(running)
+        match item, end:
+            case OpenFunctionCall(), _ if not self.parallel_calls:
+                return AskClient()
+            case OpenMcpCall(), MessageClosed():  # it does not run: the client has to approve it
+                return AskClient()
+            case OpenSpentCall(target), MessageClosed():
+                return TellSpent(target)
+            case OpenReasoning(unknown_recipient=str(recipient)), MessageClosed():
+                return TellUnknown(recipient)
+            case OpenReasoning() | OpenMessage(), MessageClosed(is_call=True) if opened.channel != "final":
+                return TellUnknown("")  # a final message is an answer, however it ends
+            case _:
+                return Nothing()

@@ -1,0 +1,147 @@
+"""One turn of the model: its tokens come out of the log as far as that reaches, then from the engine.
+
+Owns the way of a token into events and the log, and when a turn ends. What the turn is answered with is
+`attempt`'s business, what its tokens mean `turn_reader`'s.
+"""
+
+import asyncio
+from collections import deque
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from shared import events as ev
+from shared.events import StreamEvent
+from shared.responses import ResponseError
+from shared.store.owning.lease import Lease
+from worker.asking.constraint import constraint_of
+from worker.asking.offer import Offer
+from worker.asking.sampling import make_sampling
+from worker.engines.protocol import (
+    EngineDead,
+    FinishReason,
+    Sampling,
+    TokenLogprob,
+    Unfulfillable,
+    Unsupported,
+)
+from worker.harmony.tokens import STOP_TOKENS
+from worker.response.history import Record
+from worker.response.hopeless import Hopeless
+from worker.response.log_writer import LogWriter
+from worker.response.resources import Resources
+from worker.response.token_record import LoggedToken, UnloggedTokens
+from worker.response.turn_reader import TurnReader
+
+_REPLAYED_AT_ONCE_MAX = 128
+"""After this many logged tokens a replay lets other responses have their turn."""
+
+
+@dataclass(slots=True)
+class Generation:
+    """The model's turns in one attempt, one after the other."""
+
+    resources: Resources
+    lease: Lease
+    record: Record
+    offer: Offer
+    reader: TurnReader
+    writer: LogWriter
+    logged: deque[LoggedToken]
+    """Tokens that earlier attempts have logged; the queue empties as they are replayed."""
+    _unlogged: UnloggedTokens = field(default_factory=UnloggedTokens)
+
+    async def run_turn(self, prompt: list[int], budget: int) -> tuple[list[int], bool]:
+        """The turn's tokens, at most `budget`, and whether that cut it off; the reader has begun the turn.
+
+        Raises EngineDead, Hopeless, and what `LogWriter.put` raises.
+        """
+        generated: list[int] = []
+        await self._replay(generated, budget)
+        finish = self._finish_of(generated, budget)
+        if finish is None:
+            try:
+                finish = await self._continue(prompt, generated, budget)
+            except (Unfulfillable, Unsupported) as refusal:
+                raise Hopeless(ResponseError("invalid_prompt", str(refusal))) from refusal
+        if not self.reader.is_turn_over:
+            await self._put(self.reader.end())
+        return generated, finish == "length"
+
+    async def _replay(self, generated: list[int], budget: int) -> None:
+        """Takes the turn's tokens out of the log, as far as they reach; nothing in it waits by itself."""
+        while self.logged and self._finish_of(generated, budget) is None:
+            token = self.logged.popleft()
+            if token.cached_tokens:
+                self._note_cached(token.cached_tokens)
+            await self._read((token.id,), (token.logprob,) if token.logprob else (), generated)
+            if len(generated) % _REPLAYED_AT_ONCE_MAX == 0:
+                await asyncio.sleep(0)
+
+    def _note_cached(self, cached_tokens: int) -> None:
+        """A turn begins; this many of its prompt's tokens were in a cache."""
+        self.reader.turns[-1].cached = cached_tokens
+        self._unlogged.begin_turn(cached_tokens)
+
+    def _finish_of(self, generated: list[int], budget: int) -> FinishReason | None:
+        """How a turn with these tokens ended, for one that is replayed; None: it goes on."""
+        if self.reader.is_turn_over or (generated and generated[-1] in STOP_TOKENS):
+            return "stop"
+        return "length" if len(generated) >= budget else None
+
+    async def _continue(self, prompt: list[int], generated: list[int], budget: int) -> FinishReason:
+        """Has the engine go on from here."""
+        chunks = self.resources.engine.generate(
+            prompt + generated,
+            await self._sampling(budget, len(generated)),
+            request_id=f"{self.lease.key}:{self.lease.fencing_token}:{len(self.reader.turns)}",
+            model=self.record.request.response.model,
+        )
+        finish: FinishReason | None = None
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                if not generated:
+                    self._note_cached(chunk.cached_tokens)
+                await self._read(chunk.token_ids, chunk.logprobs, generated)
+                finish = "stop" if self.reader.is_turn_over else chunk.finish_reason
+                if finish is not None:
+                    break
+        if finish is None or finish == "abort":
+            raise EngineDead("the engine ended a generation without finishing it")
+        return finish
+
+    async def _read(
+        self, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...], generated: list[int]
+    ) -> None:
+        """`logprobs`: one for each token, or none."""
+        for place, token in enumerate(token_ids):
+            generated.append(token)
+            logprob = logprobs[place] if logprobs else None
+            self._unlogged.add(token, logprob)
+            events = self.reader.read(token, logprob)
+            if events:
+                await self._put(events)
+            if self.reader.is_turn_over:
+                return
+
+    async def _put(self, events: list[StreamEvent]) -> None:
+        """With the tokens that made them, and those before that made none."""
+        if events:
+            has_logprobs = any(isinstance(event, ev.OutputTextDelta) and event.logprobs for event in events)
+            await self.writer.put(events, *self._unlogged.take(with_logprobs=has_logprobs))
+
+    async def _sampling(self, budget: int, said: int) -> Sampling:
+        """`budget`: of the whole turn; `said`: how many of its tokens an earlier attempt has made."""
+        request, settings = self.record.request, self.resources.settings
+        has_called = self.reader.has_called
+        constraint = await self.resources.stepper.call(
+            lambda: constraint_of(
+                request,
+                self.offer,
+                has_called=has_called,
+                budget=budget,
+                reserved=settings.answer_tokens_reserved,
+            ),
+            self.record.size,
+        )
+        made = sum(turn.output for turn in self.reader.turns)
+        return make_sampling(request, constraint, max_tokens=budget - said, made=made, turn_tokens=said)

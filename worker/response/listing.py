@@ -1,0 +1,35 @@
+"""The item and the events of one listing of a server's tools. Pure.
+
+Listings come before the model's first token, when nobody knows yet which tools will be offered; what the
+model writes is translated by `translator`.
+"""
+
+from shared import events as ev
+from shared.events import StreamEvent
+from shared.ids import item_id
+from shared.responses import McpListTools
+from shared.tool_calls import ToolFailure, ToolsListed, describe
+
+
+def begin_listing(response_id: str, output_index: int, server_label: str) -> list[StreamEvent]:
+    id_ = item_id("mcpl", response_id, output_index)
+    return [
+        ev.OutputItemAdded(output_index, McpListTools(id_, server_label, ())),
+        ev.McpListToolsInProgress(output_index, id_),
+    ]
+
+
+def end_listing(
+    response_id: str, output_index: int, server_label: str, result: ToolsListed | ToolFailure
+) -> tuple[McpListTools, list[StreamEvent]]:
+    """The finished item, and the events that announce it."""
+    id_ = item_id("mcpl", response_id, output_index)
+    announced: StreamEvent
+    match result:
+        case ToolsListed(tools):
+            announced = ev.McpListToolsCompleted(output_index, id_)
+            item = McpListTools(id_, server_label, tools)
+        case ToolFailure(error):
+            announced = ev.McpListToolsFailed(output_index, id_)
+            item = McpListTools(id_, server_label, (), describe(error))
+    return item, [announced, ev.OutputItemDone(output_index, item)]

@@ -1,0 +1,106 @@
+"""What the model reads before its first token: tools are listed and offered, the prompt is made to fit.
+
+Owns the order of that, and what listings put into the log. Which tools are offered is `asking.offer`'s,
+how a request is told to the model `asking.conversation`'s, what may be dropped `prompt`'s.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from shared.context_length import TOO_LONG
+from shared.responses import McpListTools, McpTool
+from shared.tool_calls import ToolListing, ToolOutput
+from worker.asking.conversation import approved_calls_in, build_conversation, listings_in
+from worker.asking.offer import Offer, make_offer, mcp_servers, recipient_of
+from worker.asking.routing import McpTarget, Routing
+from worker.harmony.tokens import HarmonyMessage
+from worker.response.calls import nothing_listed
+from worker.response.history import Record
+from worker.response.hopeless import Hopeless
+from worker.response.listing import begin_listing, end_listing
+from worker.response.log_writer import LogWriter
+from worker.response.prompt import Prompt, TooLong, fit
+from worker.response.resources import Resources
+from worker.response.segments import CallApproved
+from worker.response.tool_results import ToolResults
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    offer: Offer
+    prompt: Prompt
+    listings: tuple[McpListTools, ...]
+    """Items that are in the log by now: the first of the output."""
+    approved: tuple[CallApproved, ...]
+    """Calls that run before the model goes on."""
+
+
+@dataclass(slots=True)
+class Preparation:
+    resources: Resources
+    record: Record
+    writer: LogWriter
+    results: ToolResults
+
+    async def run(self) -> Prepared:
+        """Raises Hopeless if the prompt is too long, and what the writer and a tool runner raise."""
+        request = self.record.request
+        items = [*request.context, *request.input]
+        known = await self._call(lambda: listings_in(items))
+        listings = await self._list_tools(known)
+        listed = known | {each.server_label: each.tools for each in listings if each.error is None}
+        unavailable = {each.server_label: each.error for each in listings if each.error is not None}
+        idempotent = self.resources.settings.idempotent_tools
+        offer = await self._call(lambda: make_offer(request, listed, idempotent))
+        messages = await self._call(lambda: build_conversation(request, offer, unavailable))
+        prompt = await fit_into_context(self.resources, self.record, messages)
+        approved = await self._call(lambda: _approved_in(items, offer.routing))
+        return Prepared(offer, prompt, tuple(listings), approved)
+
+    async def _list_tools(self, known: Mapping[str, tuple[McpTool, ...]]) -> list[McpListTools]:
+        """Asks each server whose tools the context does not have, one after the other."""
+        response_id = self.record.request.response.id
+        listings: list[McpListTools] = []
+        for server in mcp_servers(self.record.request):
+            if server.hosted or server.label in known:
+                continue
+            index = len(listings)
+            await self.writer.put(begin_listing(response_id, index, server.label))
+            result = await self.results.get(index, ToolListing(server.label, server.url), is_repeatable=True)
+            if isinstance(result, ToolOutput):
+                result = nothing_listed()
+            item, events = end_listing(response_id, index, server.label, result)
+            await self.writer.put(events)
+            listings.append(item)
+        return listings
+
+    async def _call(self, work: Callable[[], _T]) -> _T:
+        """Work that takes the longer the longer the request is."""
+        return await self.resources.stepper.call(work, self.record.size)
+
+
+async def fit_into_context(
+    resources: Resources, record: Record, messages: Sequence[HarmonyMessage], reserved: int = 1
+) -> Prompt:
+    """A prompt that leaves `reserved` tokens of the context free, with `truncation: auto` by dropping the
+    oldest messages. Raises Hopeless if it is too long all the same."""
+    may_drop = record.request.response.truncation == "auto"
+    steps = fit(messages, resources.context_tokens_max - reserved, may_drop=may_drop)
+    try:
+        return await resources.stepper.run(steps, record.size)
+    except TooLong:
+        raise Hopeless(TOO_LONG) from None
+
+
+def _approved_in(items: Sequence[Mapping[str, Any]], offered: Routing) -> tuple[CallApproved, ...]:
+    """Calls that the client has approved; a tool that is not offered this time has a target all the same."""
+    approved = []
+    for label, name, arguments, request_id in approved_calls_in(items):
+        recipient = recipient_of(label, name)
+        found = offered.get(recipient)
+        target = found if isinstance(found, McpTarget) else McpTarget(recipient, label, name)
+        approved.append(CallApproved(replace(target, name=name), arguments, request_id))
+    return tuple(approved)

@@ -1,0 +1,54 @@
+"""Where the result of a tool call comes from: from the log if it is there, else from a tool runner.
+
+A replay takes results from the log, whatever became of the journal: a failover may have taken the journal's
+entry back while the owner, who lived, wrote the log's again. When a call needs its result is the attempt's
+business.
+"""
+
+from collections.abc import Iterable
+
+from shared.events import OutputItemDone, decode
+from shared.responses import Item, McpCall, McpListTools
+from shared.store.owning.lease import Lease
+from shared.tool_calls import ToolFailure, ToolOutput, ToolResult, ToolsListed, ToolTask, failure_told
+from worker.response.remote_tools import RemoteTools
+
+
+class ToolResults:
+    def __init__(self, tools: RemoteTools, lease: Lease, frames: Iterable[bytes]) -> None:
+        """`frames`: those of the log, as earlier attempts have written them."""
+        self._tools = tools
+        self._lease = lease
+        self._logged = logged_results(frames)
+
+    async def get(self, call_index: int, task: ToolTask, *, is_repeatable: bool) -> ToolResult:
+        """`call_index`: the output_index of the call's item. Raises LeaseLost, REDIS_AWAY."""
+        if (logged := self._logged.pop(call_index, None)) is not None:
+            return logged
+        return await self._tools.call(self._lease, call_index, task, is_repeatable=is_repeatable)
+
+
+def logged_results(frames: Iterable[bytes]) -> dict[int, ToolResult]:
+    """output_index -> the result of the call or listing there."""
+    logged: dict[int, ToolResult] = {}
+    for frame in frames:
+        if not frame.startswith(b"event: response.output_item.done\n") or b'"mcp_' not in frame:
+            continue
+        event = decode(frame)
+        if isinstance(event, OutputItemDone) and (result := _result_in(event.item)) is not None:
+            logged[event.output_index] = result
+    return logged
+
+
+def _result_in(item: Item) -> ToolResult | None:
+    match item:
+        case McpCall(status="completed", output=output):
+            return ToolOutput(output or "")
+        case McpCall(status="failed", error=error) if error is not None:
+            return ToolFailure(error)
+        case McpListTools(tools=tools, error=None):
+            return ToolsListed(tools)
+        case McpListTools(error=str(error)):
+            return failure_told(error)
+        case _:
+            return None
