@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import logging
 import resource
 import signal
@@ -12,19 +11,18 @@ from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
-from pydantic import ValidationError
 
 from api.app import Edge, create_app
 from api.door import is_loopback
 from api.http_protocol import make_protocol
 from api.routes.health import PROBED
 from api.tenants import FileInvalid, Tenants
+from shared import process
 from shared.settings import Settings
 
 _SHUTDOWN_GRACE_S = 5
 """Calls that are under way when the streams have ended have this long."""
 _LAST_FRAMES_S = 0.1
-_USAGE_ERROR = 2
 _OTHER_FILES = 256
 """Connections to Redis, and whatever else is open."""
 
@@ -32,29 +30,26 @@ _log = logging.getLogger("api")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """0: told to stop. 2: a setting, the file of tenants or an argument is wrong; stderr says which."""
     args = _parse(argv)
-    try:
-        settings = Settings()
-        tenants = Tenants.load(settings.api_keys)
-    except (ValidationError, FileInvalid) as error:
-        return _refuse(str(error))
-    if tenants.is_open and not settings.open_hosts and not is_loopback(args.host):
-        return _refuse(
+    return process.start("api", lambda settings: _run(settings, args.host, args.port), misuses=(FileInvalid,))
+
+
+def _run(settings: Settings, host: str, port: int) -> None:
+    tenants = Tenants.load(settings.api_keys)
+    if tenants.is_open and not settings.open_hosts and not is_loopback(host):
+        raise process.Misuse(
             "without ANTIPHON_API_KEYS anybody who reaches this node is served, so the host must be "
-            f"a loopback address, not {args.host}; set ANTIPHON_API_KEYS, or, if the network keeps others "
+            f"a loopback address, not {host}; set ANTIPHON_API_KEYS, or, if the network keeps others "
             "out, name the hosts by which this node is called in ANTIPHON_OPEN_HOSTS (docs/configuration.md)"
         )
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if tenants.is_open:
         _log.warning("ANTIPHON_API_KEYS is not set: any key is accepted, and all callers are one tenant")
     settings = _fit_connections(settings)
     # The server ends in order when it is told to, and then raises the signal once more.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    # A large body makes a million objects; with the default threshold they are walked 1,400 times.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    _serve(settings, tenants, args.host, args.port)
-    return 0
+    process.collect_rarely()
+    _serve(settings, tenants, host, port)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -62,11 +57,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     return parser.parse_args(argv)
-
-
-def _refuse(reason: str) -> int:
-    print(f"api: {reason}", file=sys.stderr)
-    return _USAGE_ERROR
 
 
 def _fit_connections(settings: Settings) -> Settings:

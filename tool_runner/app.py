@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
 
 from shared import ids
+from shared.race import race
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.owning import presence
@@ -42,7 +41,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     _log.info("%s serves %s", name, ", ".join(sorted(configured)))
     try:
         stdio.start(configured)
-        await _until_first(
+        await race(
             job_queue.serve(
                 settings.redis_url, keys.TOOLS_QUEUE, {"start_tool_call": calls.start}, calls.room
             ),
@@ -65,16 +64,3 @@ async def _hear(subscription: Subscription, calls: CallsInFlight) -> None:
     """Passes on what is cancelled; what was missed is noticed at a claim's next renewal."""
     await subscription.add(keys.CANCELLED)
     await subscription.listen(lambda _channel, name: calls.hear_of_cancel(name), lambda: None)
-
-
-async def _until_first(*flows: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> None:
-    """Runs all; whoever returns or fails first ends the others. Raises what it raised."""
-    tasks = [asyncio.ensure_future(flow) for flow in flows]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()

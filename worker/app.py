@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from shared.ids import new_owner
+from shared.race import race
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.job_queue import BytesRoom
@@ -87,7 +88,7 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
             tasks = [group.create_task(service) for service in services]
             queue = group.create_task(taking)
             _log.info("worker %s is ready", owner)
-            await _first(stopped.wait(), runner.engine_died.wait(), engine.wait_until_dead())
+            await race(stopped.wait(), runner.engine_died.wait(), engine.wait_until_dead())
             if not stopped.is_set():
                 runner.engine_died.set()
             queue.cancel()
@@ -121,19 +122,9 @@ async def hear(subscription: Subscription, owner: str, tools: RemoteTools, runne
 async def _start(engine: Engine, stopped: asyncio.Event) -> bool:
     """Whether the engine runs now: a worker may be told to end while a model loads."""
     starting = asyncio.ensure_future(engine.start())
-    await _first(asyncio.shield(starting), stopped.wait())
+    await race(asyncio.shield(starting), stopped.wait())
     if stopped.is_set():
         starting.cancel()
         return False
     await starting
     return True
-
-
-async def _first(*waits: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> None:
-    """Returns when one of the waits does."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -1,6 +1,5 @@
 """/v1/responses: create, read, stream, resume, end. Owns query parameters and the form of answers."""
 
-import asyncio
 import re
 from collections.abc import Coroutine
 from typing import Any
@@ -15,6 +14,7 @@ from api.paging import read_page
 from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, with_body
 from api.services import FROM_THE_START, Cursor, Frames
 from api.sse import event_stream
+from shared.race import race
 from shared.settings import KeepAliveForm, Settings
 
 router = APIRouter(prefix="/v1/responses")
@@ -143,15 +143,7 @@ def _keep_alive(request: Request, settings: Settings) -> KeepAliveForm:
 
 async def _unless_disconnected(request: Request, answer: Coroutine[Any, Any, bytes]) -> bytes | None:
     """The answer, or None as soon as nobody waits for it any more."""
-    work = asyncio.create_task(answer)
-    gone = asyncio.create_task(_disconnected(request))
-    try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return work.result() if work.done() else None
-    finally:
-        work.cancel()
-        gone.cancel()
-        await asyncio.gather(work, gone, return_exceptions=True)
+    return await race(answer, _disconnected(request))
 
 
 async def _disconnected(request: Request) -> None:

@@ -1,0 +1,87 @@
+"""How the process of a role starts and ends: its settings, its logging, its signals, its exit code.
+
+Owns what is the same for every role; what a role does in between is its own.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from pydantic import ValidationError
+
+from shared.settings import Settings
+
+FAILED, MISUSED = 1, 2
+"""Exit codes: something outside the process does not work; a setting, or a file that one names, is wrong."""
+
+
+class Misuse(Exception):
+    """The process cannot start as it is configured; the reason is for the operator."""
+
+
+def start(
+    role: str,
+    main: Callable[[Settings], None],
+    read_settings: Callable[[], Settings] = Settings,
+    *,
+    misuses: tuple[type[Exception], ...] = (),
+    failures: tuple[type[Exception], ...] = (),
+) -> int:
+    """Run `main` with the settings of the environment; return the exit code of the process.
+
+    0: `main` returned. FAILED: it raised one of `failures`. MISUSED: a setting is wrong, or it raised Misuse
+    or one of `misuses`. Each of these errors is one message on stderr that begins with the role.
+    """
+    misuses = (Misuse, *misuses)
+    try:
+        settings = read_settings()
+    except ValidationError as error:
+        return _refuse(role, error, MISUSED)
+    _log_to_stderr(settings.log_level)
+    try:
+        main(settings)
+    except failures as error:
+        return _refuse(role, error, FAILED)
+    except misuses as error:
+        return _refuse(role, error, MISUSED)
+    return 0
+
+
+def run_until_told(
+    run: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
+    """Run a role on an event loop; SIGTERM and SIGINT set its event, and it then ends by itself."""
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(_with_signals(run))
+
+
+def collect_rarely() -> None:
+    """Have the garbage collector leave alone what stays for ever.
+
+    A large request makes a million objects; with the default threshold they are walked 1,400 times.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+async def _with_signals(run: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await run(stopped)
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("arq").setLevel(logging.WARNING)
+
+
+def _refuse(role: str, error: Exception, code: int) -> int:
+    print(f"{role}: {error}", file=sys.stderr)  # noqa: T201  where a command line says why it ends
+    return code
