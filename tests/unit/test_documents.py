@@ -9,6 +9,11 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ["api", "worker", "tool_runner", "shared", "local", "deploy", "tests"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LINK = re.compile(r"\]\((?!https?://|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
+FILE = re.compile(
+    r"`((?:api|worker|tool_runner|shared|local|bench|tests|docs|deploy)/[\w./-]+\.(?:py|lua|toml|md|sh))`"
+)
+HISTORY = ("CHANGELOG.md", "docs/adr/")
+"""These tell of files as they were."""
 MENTION = re.compile(r"docs/[\w/-]+\.md")
 
 
@@ -24,6 +29,13 @@ def test_a_documents_links_lead_somewhere(document: Path) -> None:
         linked = (document.parent / target).resolve() if target else document
         assert linked.exists(), f"{document.name} links to {target}"
         assert not anchor or anchor in anchors(linked), f"{document.name} links to {target}#{anchor}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_files_that_a_document_names_exist(document: Path) -> None:
+    if str(document.relative_to(ROOT)).startswith(HISTORY):
+        return
+    assert sorted(name for name in FILE.findall(document.read_text()) if not (ROOT / name).exists()) == []
 
 
 def test_the_documents_that_the_code_names_exist() -> None:
