@@ -139,7 +139,10 @@ def _check_answers(history: CallHistory, strikes: Strikes) -> Findings:
             case Refused(operation=operation, status=status, body=body, at_s=at_s):
                 if status in _LATER:
                     if strikes.calm_s(Span(at_s, at_s + _MOMENT_S)) > 0:
-                        yield "later has its cause", f"{operation} was answered {status} at {at_s}: {body}"
+                        yield (
+                            "a refusal has its cause",
+                            f"{operation} was answered {status} at {at_s}: {body}",
+                        )
                 elif not _is_expected(history.asked, operation, status, is_deleted):
                     yield "every answer is right", f"{operation} was answered {status}: {body}"
             case Deleted():
@@ -191,12 +194,12 @@ def _check_told(history: CallHistory, log: Log, strikes: Strikes) -> Findings:
     shas = {seen.sha for seen in history.seen if isinstance(seen, Told)} if strikes.is_upgrade else {final}
     for seen in history.seen:
         if isinstance(seen, Told) and seen.status in TERMINAL and seen.sha not in shas:
-            yield "what is told is the log", f"{seen.operation} told another {seen.status} response"
+            yield "what is reported is the log", f"{seen.operation} told another {seen.status} response"
     ended = False
     for seen in history.seen:
         if isinstance(seen, Told):
             if ended and seen.status not in TERMINAL:
-                yield "what is told is the log", f"told {seen.status} after the end"
+                yield "what is reported is the log", f"told {seen.status} after the end"
             ended = ended or seen.status in TERMINAL
 
 

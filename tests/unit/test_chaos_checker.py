@@ -394,9 +394,9 @@ def test_an_answer_to_try_again_later_is_no_violation() -> None:
 def test_an_answer_to_try_again_later_while_nothing_was_wrong_is_found() -> None:
     run = Run()
     run.more = [Refused(3.0, CALL, "read", 1, 503, "later")]
-    assert run.rules() == {"later has its cause"}
+    assert run.rules() == {"a refusal has its cause"}
     run.more += [struck("valkey", at_s=3.1), struck("worker", at_s=1.0, action="miss")]
-    assert run.rules() == {"later has its cause"}
+    assert run.rules() == {"a refusal has its cause"}
 
 
 def test_a_failure_without_lost_owners_is_found() -> None:
@@ -554,7 +554,7 @@ def test_a_granted_cancel_that_did_not_cancel_is_found() -> None:
 def test_a_poll_that_tells_another_end_is_found() -> None:
     run = Run()
     run.more = [Told(6.0, CALL, "poll", 0, "completed", "0" * 16)]
-    assert run.rules() == {"what is told is the log"}
+    assert run.rules() == {"what is reported is the log"}
 
 
 def test_a_poll_that_goes_back_after_the_end_is_found() -> None:
@@ -564,7 +564,7 @@ def test_a_poll_that_goes_back_after_the_end_is_found() -> None:
         Told(6.0, CALL, "poll", 0, "completed", sha),
         Told(6.5, CALL, "poll", 1, "in_progress", "0" * 16),
     ]
-    assert run.rules() == {"what is told is the log"}
+    assert run.rules() == {"what is reported is the log"}
 
 
 def test_another_text_than_the_undisturbed_one_is_found() -> None:
