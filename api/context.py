@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from api.bodies import item_relations
-from api.bodies.input_items import Item
 from api.errors import ClientError, invalid_value, previous_not_found, reference_not_found
 from api.offload import Offload
 from shared import lifecycle
+from shared.input_items import AskedItem, InputItem, ItemReference
 from shared.json_values import count_values
-from shared.responses import Response, ResponseRequest
+from shared.responses import Item, Response, ResponseRequest
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import archive
@@ -64,14 +64,19 @@ async def read_parent(redis: RedisClient, parent: ResponseKey) -> Stored:
 
 
 async def read_references(
-    redis: RedisClient, offload: Offload, settings: Settings, tenant: str, items: Sequence[Item], name: str
+    redis: RedisClient,
+    offload: Offload,
+    settings: Settings,
+    tenant: str,
+    items: Sequence[AskedItem],
+    name: str,
 ) -> dict[str, bytes]:
     """Item id -> JSON of every item that is referred to and found; `name` is the list's.
 
     Each record is read once, some at a time, and only what is referred to is kept of it. Raises ClientError
     when the records, or the items, are more than one request may have.
     """
-    wanted = {item["id"] for item in items if item["type"] == "item_reference"}
+    wanted = {item.id for item in items if isinstance(item, ItemReference)}
     found: dict[str, bytes] = {}
     async for records in _read_records(redis, settings, _homes(tenant, wanted), name):
         size_bytes = sum(record.size_bytes for record in records)
@@ -156,16 +161,18 @@ def _items_of(record: archive.Record) -> list[msgspec.Raw]:
 # --- composing ----------------------------------------------------------------------------------
 
 
-def compose(request: ResponseRequest, sources: Sources, settings: Settings) -> ResponseRequest:
-    """The request with all that stands before its input, and with items in the place of references.
+def compose(
+    request: ResponseRequest, asked: Sequence[AskedItem], sources: Sources, settings: Settings
+) -> ResponseRequest:
+    """The request with its input, items in the place of references, and with all that stands before it.
 
     Pure. Raises ClientError for what is unknown, does not go together, or is too much.
     """
     param = "conversation" if sources.membership else "previous_response_id" if sources.parent else "input"
     _check_values([*sources.conversation, *sources.referenced.values()], settings, param)
     before = _items_before(sources)
-    item_relations.check_unique(request.input, before, "input")
-    items = resolve(request.input, sources.referenced, "input")
+    item_relations.check_unique(asked, before, "input")
+    items = resolve(asked, sources.referenced, "input")
     before = without_old_reasoning(before, items)
     _check_sizes(before, items, settings, param)
     item_relations.check_answers(items, before, "input")
@@ -174,27 +181,38 @@ def compose(request: ResponseRequest, sources: Sources, settings: Settings) -> R
     return msgspec.structs.replace(request, input=items, context=before)
 
 
-def _items_before(sources: Sources) -> list[Item]:
+def _items_before(sources: Sources) -> list[InputItem]:
     if sources.parent is None:
-        return [msgspec.json.decode(item) for item in sources.conversation]
+        return [msgspec.json.decode(item, type=InputItem) for item in sources.conversation]
     record = sources.parent.open()
     response = msgspec.json.decode(record.snapshot, type=Response)
-    output: list[Item] = msgspec.to_builtins(lifecycle.lasting(response.output))
-    return [*record.request.context, *record.request.input, *output]
+    return [
+        *record.request.context,
+        *record.request.input,
+        *_as_input(lifecycle.lasting(response.output)),
+    ]
 
 
-def resolve(items: Sequence[Item], referenced: Mapping[str, bytes], name: str) -> list[Item]:
+def _as_input(output: Sequence[Item]) -> list[InputItem]:
+    """Items of an output as a later prompt reads them."""
+    return msgspec.convert(msgspec.to_builtins(output), list[InputItem])
+
+
+def resolve(items: Sequence[AskedItem], referenced: Mapping[str, bytes], name: str) -> list[InputItem]:
     """Puts the items themselves in the place of references to them. Raises ClientError for unknown ones."""
 
-    def find(item_id: str) -> Item:
+    def find(item_id: str) -> InputItem:
         if item_id not in referenced:
             raise reference_not_found(item_id, name)
-        return dict(msgspec.json.decode(referenced[item_id]))
+        item: InputItem = msgspec.json.decode(referenced[item_id], type=InputItem)
+        return item
 
-    return [find(item["id"]) if item["type"] == "item_reference" else item for item in items]
+    return [find(item.id) if isinstance(item, ItemReference) else item for item in items]
 
 
-def _check_sizes(context: Sequence[Item], items: Sequence[Item], settings: Settings, param: str) -> None:
+def _check_sizes(
+    context: Sequence[InputItem], items: Sequence[InputItem], settings: Settings, param: str
+) -> None:
     """`param` names where most of the items come from."""
     if len(context) + len(items) > settings.items_max:
         reason = f"with what comes before it, the input has {len(context) + len(items)} items"

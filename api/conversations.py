@@ -13,7 +13,7 @@ import msgspec
 
 from api import context
 from api.bodies import item_relations
-from api.bodies.input_items import Item, adopt_items, read_items
+from api.bodies.input_items import adopt_items, read_items
 from api.bodies.requests import decode_object
 from api.bodies.validation import Metadata, S, Shape, check
 from api.errors import (
@@ -27,6 +27,7 @@ from api.errors import (
 from api.offload import Offload
 from api.paging import Page, join_list
 from shared import ids
+from shared.input_items import AskedItem, InputItem
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ConversationKey
@@ -80,7 +81,7 @@ class Conversations:
 
     async def _create(self, tenant: str, raw: bytes) -> dict[str, Any]:
         body = await self._read_body(_CreateBody, raw or b"{}")
-        items: list[Item] = []
+        items: list[InputItem] = []
         if body.items is not None:
             items = await self._read_items(tenant, body.items, len(raw))
             item_relations.check_answers(items, (), "items")
@@ -140,7 +141,7 @@ class Conversations:
             )
         encoded = await self._encode(items, len(raw))
         await self._add(key, items, encoded)
-        return join_list(encoded, items[0]["id"], items[-1]["id"])
+        return join_list(encoded, items[0].id or None, items[-1].id or None)
 
     async def list_items(self, tenant: str, conversation_id: str, page: Page) -> bytes:
         """JSON of a list: the items as they are kept, which are not opened."""
@@ -206,7 +207,7 @@ class Conversations:
         values_max = self._settings.json_values_max
         return await self._offload.run(len(raw), lambda: check(shape, decode_object(raw, values_max)))
 
-    async def _read_items(self, tenant: str, value: object, raw_bytes: int) -> list[Item]:
+    async def _read_items(self, tenant: str, value: object, raw_bytes: int) -> list[InputItem]:
         """Items of a body as they will be kept, each with an id of its own, references resolved."""
         items = await self._offload.run(raw_bytes, lambda: self._adopt(value))
         referenced = await context.read_references(
@@ -215,20 +216,20 @@ class Conversations:
         size_bytes = sum(map(len, referenced.values()))
         return await self._offload.run(size_bytes, lambda: context.resolve(items, referenced, "items"))
 
-    def _adopt(self, value: object) -> list[Item]:
+    def _adopt(self, value: object) -> list[AskedItem]:
         items = read_items(value, "items", ITEMS_MAX)
         items = adopt_items(items, ids.new_item_origin(self._settings.cell))
         item_relations.check_unique(items, (), "items")
         return items
 
-    async def _encode(self, items: Sequence[Item], raw_bytes: int) -> list[bytes]:
+    async def _encode(self, items: Sequence[InputItem], raw_bytes: int) -> list[bytes]:
         """A body of any length may refer to long items: those are few, and encoded in milliseconds."""
         return await self._offload.run(raw_bytes, lambda: [msgspec.json.encode(item) for item in items])
 
     async def _add(
         self,
         key: ConversationKey,
-        items: Sequence[Item],
+        items: Sequence[InputItem],
         encoded: Sequence[bytes],
         created_at: int | None = None,
         metadata: bytes = b"",
@@ -242,7 +243,7 @@ class Conversations:
             len(items),
         ]
         for item, told in zip(items, encoded, strict=True):
-            args += (item["id"], told)
+            args += (item.id or "", told)
         match await self._run(_ADD, key, *args):
             case [b"ok"]:
                 return
@@ -303,5 +304,5 @@ def _id_of(item: bytes) -> str:
     return msgspec.json.decode(item, type=_Named).id
 
 
-def _decode(items: Sequence[bytes]) -> list[Item]:
-    return [msgspec.json.decode(item) for item in items]
+def _decode(items: Sequence[bytes]) -> list[InputItem]:
+    return [msgspec.json.decode(item, type=InputItem) for item in items]

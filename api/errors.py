@@ -82,7 +82,11 @@ def invalid_value(param: str, reason: str) -> ClientError:
 
 def invalid_type(param: str, expected: str, value: object) -> ClientError:
     """`expected` with its article, as in "an integer"."""
-    got = _KINDS.get(type(value), "something else")
+    return mistyped_value(param, expected, _KINDS.get(type(value), "something else"))
+
+
+def mistyped_value(param: str, expected: str, got: str) -> ClientError:
+    """Both with their articles."""
     message = f"Invalid type for '{param}': expected {expected}, but got {got} instead."
     return ClientError(400, message, "invalid_type", param)
 
@@ -172,10 +176,10 @@ def context_length_exceeded() -> ClientError:
     return ClientError(400, TOO_LONG.message, TOO_LONG.code, TOO_LONG_PARAM)
 
 
-def unreadable_content(encrypted: str) -> ClientError:
+def unreadable_content(encrypted: str, param: str | None = None) -> ClientError:
     """What another service has encrypted: only that service could tell what it stands for."""
     message = f"The encrypted content {encrypted[:4]}... could not be verified."
-    return ClientError(400, message, "invalid_encrypted_content")
+    return ClientError(400, message, "invalid_encrypted_content", param)
 
 
 def cannot_cancel(closed: str, is_background: bool) -> ClientError:

@@ -12,12 +12,11 @@ from typing import Any, Literal
 import msgspec
 
 from api.errors import after_not_found, invalid_value
+from shared.input_items import InputItem
 
 LIMIT_MAX = 100
 _LIMIT_DEFAULT = 20
 _LIMIT = re.compile(r"[0-9]{1,9}")
-
-Item = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +27,17 @@ class Page:
     limit: int = _LIMIT_DEFAULT
     order: Literal["asc", "desc"] = "desc"
 
-    def cut(self, items: Sequence[Item]) -> dict[str, Any]:
+    def cut(self, items: Sequence[InputItem]) -> dict[str, Any]:
         """The page of `items`, which are given oldest first. Raises ClientError if `after` is none of them.
 
         An id stands once in a list, at its first place: else a client that pages could go in circles.
         """
-        listed = list({item["id"]: item for item in items}.values())
+        listed = list({item.id: item for item in items}.values())
         if self.order == "desc":
             listed.reverse()
         start = 0
         if self.after is not None:
-            start = 1 + next((i for i, item in enumerate(listed) if item["id"] == self.after), len(listed))
+            start = 1 + next((i for i, item in enumerate(listed) if item.id == self.after), len(listed))
             if start > len(listed):
                 raise after_not_found(self.after)
         end = start + self.limit
@@ -67,13 +66,13 @@ def _read_order(query: Mapping[str, str]) -> Literal["asc", "desc"]:
             raise invalid_value("order", "it should be asc or desc")
 
 
-def list_of(items: Sequence[Item], *, has_more: bool = False) -> dict[str, Any]:
+def list_of(items: Sequence[InputItem], *, has_more: bool = False) -> dict[str, Any]:
     """Items as a list object, in the order given; an empty one has neither a first nor a last id."""
     return {
         "object": "list",
         "data": list(items),
-        "first_id": items[0]["id"] if items else None,
-        "last_id": items[-1]["id"] if items else None,
+        "first_id": items[0].id if items else None,
+        "last_id": items[-1].id if items else None,
         "has_more": has_more,
     }
 

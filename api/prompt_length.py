@@ -4,33 +4,32 @@ Owns which texts surely stand in the prompt; whoever is not refused here may be 
 counts tokens.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
 from api.errors import context_length_exceeded
 from shared.context_length import tokens_min
+from shared.input_items import EarlierText, FunctionCallOutput, InputItem, InputMessage, InputText
 from shared.responses import ResponseRequest
 
 
 def check_prompt_length(request: ResponseRequest, context_tokens_max: int) -> None:
     """Raises ClientError. With `truncation: auto` only instructions and the last user message must fit."""
-    items: Iterable[Mapping[str, Any]] = [*request.context, *request.input]
+    items = [*request.context, *request.input]
     if request.response.truncation == "auto":
-        items = next(([item] for item in reversed(list(items)) if item.get("role") == "user"), [])
+        items = next(([item] for item in reversed(items) if _is_users(item)), [])
     instructions = request.response.instructions
     chars = len(instructions) if isinstance(instructions, str) else 0
     if tokens_min(chars + sum(map(_chars_of, items))) >= context_tokens_max:
         raise context_length_exceeded()
 
 
-def _chars_of(item: Mapping[str, Any]) -> int:
-    match item.get("type"):
-        case "message":
-            content = item.get("content")
-        case "function_call_output":
-            content = item.get("output")
+def _is_users(item: InputItem) -> bool:
+    return isinstance(item, InputMessage) and item.role == "user"
+
+
+def _chars_of(item: InputItem) -> int:
+    match item:
+        case InputMessage(content=content) | FunctionCallOutput(output=content):
+            if isinstance(content, str):
+                return len(content)
+            return sum(len(part.text) for part in content if isinstance(part, InputText | EarlierText))
         case _:
             return 0
-    if isinstance(content, str):
-        return len(content)
-    return sum(len(part.get("text") or "") for part in content or () if isinstance(part, dict))

@@ -183,7 +183,8 @@ class Services:
             response = msgspec.structs.replace(request.response, conversation=reference)
             request = msgspec.structs.replace(request, response=response)
         return await self._offload.run(
-            raw_bytes + sources.size_bytes, lambda: finish(compose(request, sources, self._settings))
+            raw_bytes + sources.size_bytes,
+            lambda: finish(compose(request, creation.items, sources, self._settings)),
         )
 
     async def _read_sources(self, tenant: str, creation: Creation) -> Sources:
@@ -199,7 +200,7 @@ class Services:
                 key = ResponseKey(tenant, request.response.previous_response_id)
                 parent = await context.read_parent(self._redis, key)
         referenced = await context.read_references(
-            self._redis, self._offload, self._settings, tenant, request.input, "input"
+            self._redis, self._offload, self._settings, tenant, creation.items, "input"
         )
         return Sources(parent, items, referenced, membership)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from shared.input_items import InputItem
 from shared.responses import Response, ResponseRequest, SamplingOptions
 
 
@@ -24,13 +25,17 @@ class InPieces(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _pieces = msgspec.json.Decoder(InPieces)
-_piece = msgspec.json.Decoder(dict[str, Any])
+_item: msgspec.json.Decoder[InputItem] = msgspec.json.Decoder(InputItem)
+_tool = msgspec.json.Decoder(dict[str, Any])
 
 
 def decode_request(text: bytes | str) -> ResponseRequest:
     """Raises msgspec.DecodeError."""
     pieces = _pieces.decode(text)
     fields = msgspec.structs.asdict(pieces)
-    for name in ("input", "context", "tools"):
-        fields[name] = [_piece.decode(each) for each in fields[name]]
+    fields |= {
+        "input": [_item.decode(each) for each in pieces.input],
+        "context": [_item.decode(each) for each in pieces.context],
+        "tools": [_tool.decode(each) for each in pieces.tools],
+    }
     return ResponseRequest(**fields)

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from shared.input_items import InputItem
+
 ItemStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 IncompleteReason = Literal["max_output_tokens", "content_filter"]
@@ -255,16 +257,15 @@ class SamplingOptions(msgspec.Struct, frozen=True, omit_defaults=True):
 class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What one create call asked for, checked and complete: the API writes it, the worker reads it.
 
-    `input` holds input items as dicts (a bare string has become one user message). `tools` are
-    the tools as sent, without any secret: headers, authorization and what of a `server_url` may be one
-    travel apart.
+    A bare string in `input` has become one user message. `tools` are the tools as sent, without any secret:
+    headers, authorization and what of a `server_url` may be one travel apart.
     """
 
     response: Response
     """The response as it is born: id, echo fields, no output."""
-    input: list[dict[str, Any]]
+    input: list[InputItem]
     """The items of this call, each with an id."""
-    context: list[dict[str, Any]] = []
+    context: list[InputItem] = []
     """The items before them: of earlier responses, or of the conversation."""
     tools: list[dict[str, Any]] = []
     enable_response_messages: bool = False

@@ -4,18 +4,35 @@ Pure. Owns the rule that the API keeps contexts by and the worker builds prompts
 format guide, where the analysis of a turn is dropped once the turn has ended in a final message.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
-_CALLS = frozenset(
-    {"function_call", "custom_tool_call", "mcp_call", "mcp_approval_request"}
-    | {"code_interpreter_call", "web_search_call"}
+from shared.input_items import (
+    CodeInterpreterCall,
+    CustomToolCall,
+    EarlierText,
+    InputFunctionCall,
+    InputItem,
+    InputMcpApprovalRequest,
+    InputMcpCall,
+    InputMessage,
+    InputReasoning,
+    InputText,
+    MessagePart,
+    Refusal,
+    WebSearchCall,
 )
 
-ItemT = TypeVar("ItemT", bound=Mapping[str, Any])
+_CALLS = (
+    InputFunctionCall,
+    CustomToolCall,
+    InputMcpCall,
+    InputMcpApprovalRequest,
+    CodeInterpreterCall,
+    WebSearchCall,
+)
 
 
-def answers_in(items: Sequence[Mapping[str, Any]]) -> list[int]:
+def answers_in(items: Sequence[InputItem]) -> list[int]:
     """Where the assistant's final messages stand.
 
     One that a call of the same turn follows is commentary, whatever its `phase` says: many clients leave
@@ -25,26 +42,36 @@ def answers_in(items: Sequence[Mapping[str, Any]]) -> list[int]:
     is_calling = False
     for index in range(len(items) - 1, -1, -1):
         item = items[index]
-        kind = item.get("type")
-        if kind in _CALLS:
+        if isinstance(item, _CALLS):
             is_calling = True
-        elif kind == "message" and item["role"] != "assistant":
+        elif not isinstance(item, InputMessage):
+            continue
+        elif item.role != "assistant":
             is_calling = False
-        elif kind == "message" and not is_calling and item.get("phase") != "commentary" and _says(item):
+        elif not is_calling and item.phase != "commentary" and _says(item):
             answers.append(index)
     answers.reverse()
     return answers
 
 
-def without_old_reasoning(items: Sequence[ItemT], following: Sequence[ItemT] = ()) -> list[ItemT]:
+def without_old_reasoning(items: Sequence[InputItem], following: Sequence[InputItem] = ()) -> list[InputItem]:
     """Reasoning before the last answer, here or among those that follow, is over: no model reads it again."""
     answers = answers_in([*items, *following])
     last = answers[-1] if answers else -1
-    return [item for i, item in enumerate(items) if i > last or item.get("type") != "reasoning"]
+    return [item for i, item in enumerate(items) if i > last or not isinstance(item, InputReasoning)]
 
 
-def _says(message: Mapping[str, Any]) -> bool:
-    content = message["content"]
-    if isinstance(content, str):
-        return bool(content)
-    return any(part.get("text") or part.get("refusal") for part in content)
+def _says(message: InputMessage) -> bool:
+    if isinstance(message.content, str):
+        return bool(message.content)
+    return any(map(_text_of, message.content))
+
+
+def _text_of(part: MessagePart) -> str:
+    match part:
+        case InputText(text) | EarlierText(text):
+            return text
+        case Refusal(refusal):
+            return refusal
+        case _:
+            return ""

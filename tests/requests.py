@@ -9,6 +9,7 @@ from shared.store.keys import ResponseKey
 from shared.store.records import response_store
 from shared.store.records.response_store import NewResponse, Record
 from shared.store.redis.client import RedisClient
+from tests.items import items_of
 
 
 def make_request(
@@ -21,7 +22,9 @@ def make_request(
         "model": "default",
     }
     message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
-    return ResponseRequest(response=Response(**(fields | response)), input=[message], tools=tools or [])
+    return ResponseRequest(
+        response=Response(**(fields | response)), input=items_of([message]), tools=tools or []
+    )
 
 
 async def accept(

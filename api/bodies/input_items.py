@@ -1,24 +1,26 @@
-"""What may stand in `input`: the kinds of item, what each must have, and the one form they are kept in.
+"""What may stand in `input`: items are parsed here, once, into the union that records and workers know.
 
-Owns checking and normalising items; what an item means to the model is the worker's matter.
-Source: the public OpenAI types, `ResponseInputItem`. Ids are optional wherever nothing refers to
-them, because real clients leave them out when they replay items.
+Owns what a client may send beyond an item's shape (names, ids, kinds that no model here can be told), and the
+one form that items are kept in. Source: the public OpenAI types, `ResponseInputItem`. Ids are optional where
+nothing refers to them, because real clients leave them out when they replay items.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, get_args
+
+import msgspec
+from msgspec import UNSET
 
 from api.bodies.validation import (
-    Checked,
-    Label,
-    Name,
+    LABEL_PATTERN,
+    NAME_PATTERN,
     Path,
-    Shape,
-    check,
-    check_kind,
     check_length,
     check_list,
+    check_object,
     check_type,
+    parse,
     spell,
 )
 from api.errors import (
@@ -29,200 +31,67 @@ from api.errors import (
     unreadable_content,
 )
 from shared.ids import item_id
+from shared.input_items import (
+    AskedItem,
+    CodeInterpreterCall,
+    CustomToolCall,
+    CustomToolCallOutput,
+    EarlierText,
+    FunctionCallOutput,
+    InputFunctionCall,
+    InputImage,
+    InputMcpApprovalRequest,
+    InputMcpCall,
+    InputMcpListTools,
+    InputMessage,
+    InputReasoning,
+    InputText,
+    ItemReference,
+    McpApprovalResponse,
+    MessagePart,
+    WebSearchCall,
+)
 
-Item = dict[str, Any]
-
-_McpToolName = str
-"""A server's own word, as our listings have it: the model never reads it (`worker/asking/tool_names.py`)."""
-
-
-class _Item(Shape):
-    id: str | None = None
-    status: str | None = None
-
-
-class _Message(_Item):
-    role: Literal["user", "assistant", "system", "developer"]
-    content: Any
-    phase: Literal["commentary", "final_answer"] | None = None
-
-
-class _FunctionCall(_Item):
-    arguments: str
-    call_id: str
-    name: Name
-
-
-class _FunctionCallOutput(_Item):
-    output: Any
-    call_id: str | None = None
-    name: Name | None = None
-
-
-class _SummaryText(Shape):
-    text: str
-
-
-class _ReasoningText(Shape):
-    text: str
-
-
-class _Reasoning(_Item):
-    summary: Checked[_SummaryText]
-    content: Checked[_ReasoningText] | None = None
-    encrypted_content: str | None = None
-
-
-class _WebSearchCall(_Item):
-    action: dict[str, Any]
-    status: str
+_PREFIXES: Mapping[type[AskedItem], str] = {
+    InputMessage: "msg",
+    InputFunctionCall: "fc",
+    FunctionCallOutput: "fco",
+    InputReasoning: "rs",
+    CodeInterpreterCall: "ci",
+    InputMcpListTools: "mcpl",
+    InputMcpApprovalRequest: "mcpr",
+    McpApprovalResponse: "mcpa",
+    InputMcpCall: "mcp",
+    CustomToolCall: "ctc",
+    CustomToolCallOutput: "ctco",
+}
+"""What the id begins with that an item gets here."""
+_REQUIRED_PREFIXES: Mapping[type[AskedItem], str] = {
+    **_PREFIXES,
+    FunctionCallOutput: "fc",
+}
+_FREE_IDS = (CustomToolCallOutput, McpApprovalResponse)
+"""The public API holds the ids of all others to their prefix."""
+_COMPACTION = "compaction"
 
 
-class _CodeOutput(Shape):
-    logs: str = ""
-
-
-class _CodeInterpreterCall(_Item):
-    container_id: str
-    status: str
-    code: str | None = None
-    outputs: Checked[_CodeOutput] | None = None
-
-
-class _ListedTool(Shape):
-    name: _McpToolName
-    input_schema: dict[str, Any]
-    description: str | None = None
-    annotations: dict[str, Any] | None = None
-
-
-class _McpListTools(_Item):
-    server_label: Label
-    tools: Checked[_ListedTool]
-    error: str | None = None
-
-
-class _McpApprovalRequest(_Item):
-    id: str
-    arguments: str
-    name: _McpToolName
-    server_label: Label
-
-
-class _McpApprovalResponse(_Item):
-    approval_request_id: str
-    approve: bool
-    reason: str | None = None
-
-
-class _McpError(Shape):
-    type: str | None = None
-    code: int | None = None
-    message: str | None = None
-
-
-class _McpCall(_Item):
-    arguments: str
-    name: _McpToolName
-    server_label: Label
-    output: str | None = None
-    error: Any = None
-    approval_request_id: str | None = None
-
-
-class _ItemReference(Shape):
-    id: str
-
-
-class _CustomToolCall(_Item):
-    call_id: str
-    input: str
-    name: Name
-
-
-class _CustomToolCallOutput(_Item):
-    call_id: str
-    output: Any
-
-
-class _Compaction(_Item):
+class _Compaction(msgspec.Struct, frozen=True):
     encrypted_content: str
 
 
-_ITEMS: Mapping[str, type[Shape]] = {
-    "message": _Message,
-    "function_call": _FunctionCall,
-    "function_call_output": _FunctionCallOutput,
-    "reasoning": _Reasoning,
-    "web_search_call": _WebSearchCall,
-    "code_interpreter_call": _CodeInterpreterCall,
-    "mcp_list_tools": _McpListTools,
-    "mcp_approval_request": _McpApprovalRequest,
-    "mcp_approval_response": _McpApprovalResponse,
-    "mcp_call": _McpCall,
-    "item_reference": _ItemReference,
-    "custom_tool_call": _CustomToolCall,
-    "custom_tool_call_output": _CustomToolCallOutput,
-    "compaction": _Compaction,
+_KINDS: Mapping[str, type[AskedItem]] = {
+    str(kind.__struct_config__.tag): kind for kind in get_args(AskedItem) if kind is not WebSearchCall
 }
-
-
-_PREFIXES = {
-    "message": "msg",
-    "function_call": "fc",
-    "function_call_output": "fco",
-    "reasoning": "rs",
-    "web_search_call": "ws",
-    "code_interpreter_call": "ci",
-    "mcp_list_tools": "mcpl",
-    "mcp_approval_request": "mcpr",
-    "mcp_approval_response": "mcpa",
-    "mcp_call": "mcp",
-    "custom_tool_call": "ctc",
-    "custom_tool_call_output": "ctco",
-    "compaction": "cmp",
+_LISTED_TYPES = frozenset({*_KINDS, _COMPACTION})
+_ALWAYS_GIVEN: Mapping[type[AskedItem], str] = {
+    InputMcpApprovalRequest: "id",
+    CodeInterpreterCall: "status",
 }
-_ID_PREFIXES = {
-    kind: prefix for kind, prefix in _PREFIXES.items() if not kind.endswith(("_output", "_response"))
-} | {"function_call_output": "fc"}
-"""What an id that a client brings begins with, where the public API holds it to that."""
-_WITH_STATUS = frozenset({"message", "function_call", "function_call_output"})
-"""A listed item of these kinds has a status."""
-_NEVER_NULL = {"reasoning": "encrypted_content", "mcp_list_tools": "error"}
-"""Older items say null where the hosted API says nothing, and clients that validate accept only that."""
+"""Required of these, and optional in every other kind."""
 
 
-class _Text(Shape):
-    text: str
-
-
-class _Refusal(Shape):
-    refusal: str
-
-
-class _Image(Shape):
-    image_url: str | None = None
-    file_id: str | None = None
-    detail: str | None = None
-
-
-class _File(Shape):
-    file_data: str | None = None
-    file_id: str | None = None
-    file_url: str | None = None
-    filename: str | None = None
-
-
-_OUTPUT_PARTS: Mapping[str, type[Shape]] = {
-    "input_text": _Text,
-    "input_image": _Image,
-    "input_file": _File,
-}
-_MESSAGE_PARTS: Mapping[str, type[Shape]] = {**_OUTPUT_PARTS, "output_text": _Text, "refusal": _Refusal}
-
-
-def read_input(value: object, items_max: int, *, is_continuing: bool) -> list[Item]:
-    """The checked items, each with its `type`; a bare string becomes one user message.
+def read_input(value: object, items_max: int, *, is_continuing: bool) -> list[AskedItem]:
+    """Parse `input`; a bare string becomes one user message. Raises ClientError.
 
     `is_continuing`: something stands before them, so that there may be none.
     """
@@ -231,7 +100,7 @@ def read_input(value: object, items_max: int, *, is_continuing: bool) -> list[It
     if value is None:
         raise missing_parameter("input")
     if isinstance(value, str):
-        return [_user_message(value)]
+        return [InputMessage(role="user", content=[InputText(value)])]
     if not isinstance(value, list):
         raise invalid_type("input", "a string or an array of items", value)
     if not value:
@@ -239,38 +108,24 @@ def read_input(value: object, items_max: int, *, is_continuing: bool) -> list[It
     return read_items(value, "input", items_max)
 
 
-def read_items(value: object, field: str, items_max: int) -> list[Item]:
-    """The checked items of a list, each with its `type`; `field` names the list in complaints."""
+def read_items(value: object, field: str, items_max: int) -> list[AskedItem]:
+    """Parse a list of items; `field` names the list in complaints. Raises ClientError."""
     check_length(value, items_max, (field,))
     return [_read_item(item, (field, index)) for index, item in enumerate(check_list(value, (field,)))]
 
 
-def _user_message(text: str) -> dict[str, Any]:
-    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
-
-
-def _read_item(value: object, path: Path) -> dict[str, Any]:
-    item = check_kind(_ITEMS, _with_type(value), path)
+def _read_item(value: object, path: Path) -> AskedItem:
+    fields = check_object(_with_type(value), path)
+    kind = check_type(_LISTED_TYPES, fields, path)
+    if kind == _COMPACTION:  # none is made here
+        sealed = parse(_Compaction, fields, path).encrypted_content
+        raise unreadable_content(sealed, spell((*path, "encrypted_content")))
+    _check_parts(fields, path)
+    item = parse(_KINDS[kind], fields, path)
+    _check_given(item, path)
+    _check_names(item, path)
     _check_id(item, path)
-    match item["type"]:
-        case "message":
-            _check_content(item["content"], _MESSAGE_PARTS, (*path, "content"))
-        case "function_call_output" | "custom_tool_call_output":
-            _check_output(item, path)
-        case "reasoning":
-            _check_reasoning(item, path)
-        case "compaction":  # none is made here
-            raise unreadable_content(item["encrypted_content"])
-        case "mcp_call" if not isinstance(item.get("error"), str | None):  # older clients keep it as text
-            check(_McpError, item["error"], (*path, "error"))
     return item
-
-
-def _check_id(item: Mapping[str, Any], path: Path) -> None:
-    """An id of another kind would be mistaken for it by whoever reads the item back."""
-    prefix = _ID_PREFIXES.get(item["type"])
-    if prefix and item.get("id") and not item["id"].startswith(prefix):
-        raise invalid_prefix(spell((*path, "id")), item["id"], prefix)
 
 
 def _with_type(value: object) -> object:
@@ -284,57 +139,91 @@ def _with_type(value: object) -> object:
     return value
 
 
-def _check_content(content: object, parts: Mapping[str, type[Shape]], path: Path) -> None:
-    if isinstance(content, str):
+def _check_parts(fields: Mapping[str, Any], path: Path) -> None:
+    """A part of a thought names its type, though there is but one."""
+    if fields["type"] != "reasoning":
         return
-    if not isinstance(content, list):
-        raise invalid_type(spell(path), "a string or an array of content parts", content)
-    for index, part in enumerate(content):
-        check_kind(parts, part, (*path, index))
+    for name, kind in (("summary", "summary_text"), ("content", "reasoning_text")):
+        parts = fields.get(name)
+        for index, part in enumerate(parts if isinstance(parts, list) else ()):
+            if isinstance(part, dict):
+                check_type(frozenset({kind}), part, (*path, name, index))
 
 
-def _check_reasoning(item: Mapping[str, Any], path: Path) -> None:
-    for index, part in enumerate(item["summary"]):
-        check_type(frozenset({"summary_text"}), part, (*path, "summary", index))
-    for index, part in enumerate(item.get("content") or []):
-        check_type(frozenset({"reasoning_text"}), part, (*path, "content", index))
-
-
-def _check_output(item: Mapping[str, Any], path: Path) -> None:
-    _check_content(item["output"], _OUTPUT_PARTS, (*path, "output"))
-    if item.get("call_id") is None and item.get("name") is None:
+def _check_given(item: AskedItem, path: Path) -> None:
+    name = _ALWAYS_GIVEN.get(type(item))
+    if name is not None and getattr(item, name) in (None, UNSET):
+        raise missing_parameter(spell((*path, name)))
+    if isinstance(item, FunctionCallOutput) and not (_is_text(item.call_id) or _is_text(item.name)):
         raise missing_parameter(spell((*path, "call_id")))
 
 
-def adopt_items(items: Sequence[Item], origin: str) -> list[Item]:
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _check_names(item: AskedItem, path: Path) -> None:
+    """Names that become part of a Harmony recipient hold nothing that could end a header."""
+    match item:
+        case InputFunctionCall(name=str(name)) | CustomToolCall(name=str(name)):
+            field, pattern, text = "name", NAME_PATTERN, name
+        case FunctionCallOutput(name=str(name)):
+            field, pattern, text = "name", NAME_PATTERN, name
+        case InputMcpListTools() | InputMcpApprovalRequest() | InputMcpCall():
+            field, pattern, text = "server_label", LABEL_PATTERN, item.server_label
+        case _:
+            return
+    if not re.search(pattern, text):
+        raise invalid_value(spell((*path, field)), f"string should match pattern '{pattern}'")
+
+
+def _check_id(item: AskedItem, path: Path) -> None:
+    """An id of another kind would be mistaken for it by whoever reads the item back."""
+    prefix = _REQUIRED_PREFIXES.get(type(item))
+    if prefix and item.id and not isinstance(item, _FREE_IDS) and not item.id.startswith(prefix):
+        raise invalid_prefix(spell((*path, "id")), item.id, prefix)
+
+
+def adopt_items(items: Sequence[AskedItem], origin: str) -> list[AskedItem]:
     """The items as they are listed later; those without an id get one, `origin` being part of it."""
     return [_adopt(item, origin, index) for index, item in enumerate(items)]
 
 
-def _adopt(item: Item, origin: str, index: int) -> Item:
-    kind = item["type"]
-    if kind == "item_reference":
+def _adopt(item: AskedItem, origin: str, index: int) -> AskedItem:
+    """Complete an item. Where the hosted API leaves a null out, clients that validate accept only that."""
+    if isinstance(item, ItemReference):
         return item
-    adopted = {"id": item.get("id") or item_id(_PREFIXES[kind], origin, f"i{index}")}
-    adopted |= {name: value for name, value in item.items() if name != "id"}
-    if (optional := _NEVER_NULL.get(kind)) and adopted.get(optional) is None:
-        adopted.pop(optional, None)
-    if kind in _WITH_STATUS and item.get("status") is None:
-        adopted["status"] = "completed"
-    if kind == "message":
-        adopted["content"] = _parts_of(item["role"], item["content"])
-    return adopted
+    changes: dict[str, Any] = {"id": item.id or item_id(_PREFIXES[type(item)], origin, f"i{index}")}
+    match item:
+        case InputMessage(role=role, content=content):
+            changes |= {"status": item.status or "completed", "content": _parts_of(role, content)}
+        case InputFunctionCall() | FunctionCallOutput():
+            changes["status"] = item.status or "completed"
+        case InputReasoning(encrypted_content=None):
+            changes["encrypted_content"] = UNSET
+        case InputMcpListTools(error=None):
+            changes["error"] = UNSET
+        case _:
+            pass
+    return msgspec.structs.replace(item, **changes)
 
 
-_PART_DEFAULTS: Mapping[str, Item] = {
-    "output_text": {"annotations": [], "logprobs": []},
-    "input_image": {"detail": "auto"},
-}
-"""What every listed part of a kind has, whoever wrote it."""
-
-
-def _parts_of(role: str, content: str | list[Item]) -> list[Item]:
+def _parts_of(role: str, content: str | list[MessagePart]) -> list[MessagePart]:
     if isinstance(content, str):
-        kind = "output_text" if role == "assistant" else "input_text"
-        content = [{"type": kind, "text": content}]
-    return [{**_PART_DEFAULTS.get(part["type"], {}), **part} for part in content]
+        content = [EarlierText(content) if role == "assistant" else InputText(content)]
+    return [_complete(part) for part in content]
+
+
+def _complete(part: MessagePart) -> MessagePart:
+    """With what every listed part of its kind has, whoever wrote it."""
+    match part:
+        case EarlierText(text, annotations, logprobs):
+            return EarlierText(
+                text,
+                [] if annotations is UNSET else annotations,
+                [] if logprobs is UNSET else logprobs,
+            )
+        case InputImage(detail=msgspec.UNSET):
+            return msgspec.structs.replace(part, detail="auto")
+        case _:
+            return part

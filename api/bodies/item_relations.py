@@ -4,8 +4,7 @@ Pure. Owns what is told of one item by another; what an item must have by itself
 Source: the public OpenAI API, whose wording clients match.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from api.bodies.validation import spell
 from api.errors import (
@@ -16,30 +15,47 @@ from api.errors import (
     shorten,
     unreadable_content,
 )
+from shared.input_items import (
+    AskedItem,
+    CustomToolCall,
+    CustomToolCallOutput,
+    FunctionCallOutput,
+    InputFunctionCall,
+    InputItem,
+    InputMcpApprovalRequest,
+    InputReasoning,
+    McpApprovalResponse,
+)
 from shared.turns import without_old_reasoning
 
-Item = Mapping[str, Any]
+_Output = FunctionCallOutput | CustomToolCallOutput
+_Call = InputFunctionCall | CustomToolCall
 
-_CALLS = {"function_call_output": "function_call", "custom_tool_call_output": "custom_tool_call"}
+_CALLS: dict[type[_Output], type[_Call]] = {
+    FunctionCallOutput: InputFunctionCall,
+    CustomToolCallOutput: CustomToolCall,
+}
 """The kind of call that an output answers."""
 _UNASKED = "no approval request found with this id"
-_NAMES = {"function_call": "function call", "custom_tool_call": "custom tool call"}
+_NAMES: dict[type[_Call], str] = {
+    InputFunctionCall: "function call",
+    CustomToolCall: "custom tool call",
+}
 
 
-def check_unique(items: Sequence[Item], context: Iterable[Item], field: str) -> None:
+def check_unique(items: Sequence[AskedItem], context: Iterable[InputItem], field: str) -> None:
     """Raises ClientError for an item, or a reference to one, that is in the context or twice in the list.
 
     The model would read it twice, and nobody could say which of the two an id means.
     """
-    seen = {item.get("id") for item in context}
+    seen = {item.id for item in context}
     for item in items:
-        item_id = item["id"]
-        if item_id in seen:
-            raise duplicate_item(item_id, field)
-        seen.add(item_id)
+        if item.id in seen:
+            raise duplicate_item(item.id or "", field)
+        seen.add(item.id)
 
 
-def check_answers(items: Sequence[Item], context: Sequence[Item], field: str) -> None:
+def check_answers(items: Sequence[InputItem], context: Sequence[InputItem], field: str) -> None:
     """Raises ClientError for an answer to a call or a question neither in the context nor among the items,
     and for an output before its call.
 
@@ -49,68 +65,67 @@ def check_answers(items: Sequence[Item], context: Sequence[Item], field: str) ->
     """
     orphan = find_orphan(items, context)
     if orphan is not None:
-        raise no_call_found(_NAMES[_CALLS[orphan["type"]]], orphan["call_id"], field)
-    asked = {item.get("id") for item in (*context, *items) if item["type"] == "mcp_approval_request"}
-    answered = {item["approval_request_id"] for item in context if item["type"] == "mcp_approval_response"}
+        raise no_call_found(_NAMES[_CALLS[type(orphan)]], orphan.call_id or "", field)
+    asked = {item.id for item in (*context, *items) if isinstance(item, InputMcpApprovalRequest)}
+    answered = {item.approval_request_id for item in context if isinstance(item, McpApprovalResponse)}
     for index, item in enumerate(items):
-        if item["type"] != "mcp_approval_response":
+        if not isinstance(item, McpApprovalResponse):
             continue
-        question = item["approval_request_id"]
+        question = item.approval_request_id
         if question not in asked or question in answered:
             reason = "it is answered already" if question in answered else _UNASKED
             raise invalid_value(spell((field, index, "approval_request_id")), reason)
         answered.add(question)
 
 
-def find_orphan(items: Sequence[Item], context: Sequence[Item] = ()) -> Item | None:
+def find_orphan(items: Sequence[InputItem], context: Sequence[InputItem] = ()) -> _Output | None:
     """The first output that `check_answers` would refuse: its call is not there, or comes only behind it."""
-    calls = {(item["type"], item.get("call_id")) for item in context}
+    calls = {(type(item), item.call_id) for item in context if isinstance(item, _Call)}
     for item in items:
-        call = _CALLS.get(item["type"])
-        if call is None:
-            calls.add((item["type"], item.get("call_id")))
-        elif item.get("name") is None and (call, item["call_id"]) not in calls:
+        if isinstance(item, _Call):
+            calls.add((type(item), item.call_id))
+        elif isinstance(item, _Output) and not item.name and (_CALLS[type(item)], item.call_id) not in calls:
             return item
     return None
 
 
-def check_calls(items: Sequence[Item], field: str) -> None:
+def check_calls(items: Sequence[InputItem], field: str) -> None:
     """Raises ClientError for a call of the client's own with no output behind it among `items`: all of a
     prompt. The model would wait for it, or make it up.
 
     An id may come again once its call is answered: clients that count calls anew in every turn repeat them.
     While a call waits, another one with its id would take its output.
     """
-    waiting: dict[tuple[str, str], tuple[int, Item]] = {}
-    named: dict[tuple[str, str], int] = {}
+    waiting: dict[tuple[type[_Call], str], tuple[int, _Call]] = {}
+    named: dict[tuple[type[_Call], str], int] = {}
     """Where an output that tells its function and no call stands last: it answers what is before it."""
 
-    def waits(place: int, call: Item) -> bool:
-        return named.get((call["type"], call["name"]), -1) < place
+    def waits(place: int, call: _Call) -> bool:
+        return named.get((type(call), call.name), -1) < place
 
     for place, item in enumerate(items):
-        kind = item["type"]
-        if kind in _NAMES:
-            key = kind, item["call_id"]
+        if isinstance(item, _Call):
+            key = type(item), item.call_id
             if key in waiting and waits(*waiting[key]):
                 reason = f"two calls with the call_id '{shorten(key[1])}' wait for an output at once"
                 raise invalid_value(field, reason)
             waiting[key] = place, item
-        elif kind in _CALLS and item.get("call_id") is not None:
-            waiting.pop((_CALLS[kind], item["call_id"]), None)
-        elif kind in _CALLS:
-            named[_CALLS[kind], item["name"]] = place
+        elif isinstance(item, _Output) and isinstance(item.call_id, str):
+            waiting.pop((_CALLS[type(item)], item.call_id), None)
+        elif isinstance(item, _Output):
+            named[_CALLS[type(item)], item.name or ""] = place
     for place, call in waiting.values():
         if waits(place, call):
-            raise no_output_found(_NAMES[call["type"]], call["call_id"], field)
+            raise no_output_found(_NAMES[type(call)], call.call_id, field)
 
 
-def check_readable(items: Sequence[Item]) -> None:
+def check_readable(items: Sequence[InputItem]) -> None:
     """Raises ClientError for reasoning that only another service can read, where the model would miss it.
 
     Reasoning that is over is told to no model, so none of it is missed.
     """
     for item in without_old_reasoning(items):
-        encrypted = item.get("encrypted_content")
-        if encrypted and not item.get("content") and not item.get("summary"):
-            raise unreadable_content(encrypted)
+        if not isinstance(item, InputReasoning) or item.content or item.summary:
+            continue
+        if item.encrypted_content:
+            raise unreadable_content(item.encrypted_content)

@@ -26,6 +26,7 @@ from api.errors import (
     unknown_parameter,
     unsupported_parameter,
 )
+from shared.input_items import AskedItem
 from shared.json_values import count_values
 from shared.responses import Response, ResponseRequest, SamplingOptions, ServerSecrets
 
@@ -147,6 +148,8 @@ class Creation:
     """One create call, checked: what is stored, what is kept apart, and how it wants its answer."""
 
     request: ResponseRequest
+    """Without its input, as long as that may hold references."""
+    items: Sequence[AskedItem]
     secrets: Mapping[str, ServerSecrets]
     is_streamed: bool
     conversation_id: str | None = None
@@ -187,13 +190,13 @@ def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Limits)
     response = _echo(body, birth, choose_model(body.model, models), offer, choice)
     request = ResponseRequest(
         response=response,
-        input=items,
+        input=[],
         tools=offer.tools,
         enable_response_messages=bool(body.enable_response_messages),
         include=list(body.include or ()),
         sampling=_read_sampling(body),
     )
-    return Creation(request, offer.secrets, bool(body.stream), conversation_id, offer.secret_param)
+    return Creation(request, items, offer.secrets, bool(body.stream), conversation_id, offer.secret_param)
 
 
 def _read_sampling(body: CreateBody) -> SamplingOptions:

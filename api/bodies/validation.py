@@ -3,13 +3,22 @@
 Owns the way from a model's complaint to the client's `param`; knows no field of any request.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
+import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from api.errors import ClientError, invalid_type, invalid_value, missing_parameter, out_of_bounds
+from api.errors import (
+    ClientError,
+    invalid_type,
+    invalid_value,
+    missing_parameter,
+    mistyped_value,
+    out_of_bounds,
+)
 
 Path = tuple[str | int, ...]
 """Where a value stands in the body: `("input", 0, "content")`."""
@@ -23,10 +32,12 @@ class Shape(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+NAME_PATTERN = r"^[A-Za-z0-9_-]{1,128}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 """A function's name: part of a Harmony recipient, so nothing that could end a header."""
 
-Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+LABEL_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+Label = Annotated[str, Field(pattern=LABEL_PATTERN)]
 """An MCP server's label: a Harmony namespace."""
 
 S = TypeVar("S", bound=Shape)
@@ -116,6 +127,45 @@ def check_type(types: frozenset[str], item: Mapping[str, Any], path: Path) -> st
         case _:
             supported = ", ".join(sorted(types))
             raise invalid_value(spell((*path, "type")), f"it should be one of {supported}")
+
+
+def parse(kind: type[T], value: object, path: Path) -> T:
+    """The value as a msgspec type. Raises ClientError naming the first bad field below `path`."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error), path) from None
+
+
+_REFUSED = re.compile(r"(?P<reason>.*?)(?: - at `\$(?P<place>.*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<name>.*)`")
+_MISTYPED = re.compile(r"Expected `(?P<expected>.*)`, got `(?P<got>.*)`")
+_KINDS = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a decimal number",
+    "bool": "a boolean",
+    "array": "an array",
+    "object": "an object",
+    "null": "null",
+}
+"""msgspec's words -> the vendor's."""
+
+
+def _refusal(text: str, path: Path) -> ClientError:
+    """What msgspec refuses, in the vendor's words, and without a word of what was sent."""
+    refused = _REFUSED.fullmatch(text)
+    assert refused is not None
+    param = (spell(path) + (refused["place"] or ""))[:_PARAM_LENGTH_MAX]
+    reason = refused["reason"]
+    if missing := _MISSING.fullmatch(reason):
+        return missing_parameter(f"{param}.{missing['name']}"[:_PARAM_LENGTH_MAX])
+    if mistyped := _MISTYPED.fullmatch(reason):
+        if param.endswith(".type"):
+            return invalid_value(param, "it should be a string")
+        kinds = [_KINDS.get(kind, kind) for kind in mistyped["expected"].split(" | ") if kind != "null"]
+        return mistyped_value(param, " or ".join(kinds), _KINDS.get(mistyped["got"], "something else"))
+    return invalid_value(param, "it is none of the values that are known here")
 
 
 _EXPECTED = {

@@ -64,6 +64,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
         (with_input({"type": kind, "id": "x"}), "input[0].type", INVALID)
         for kind in (
             "file_search_call",
+            "web_search_call",
             "computer_call",
             "computer_call_output",
             "tool_search_call",
@@ -137,7 +138,6 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
         "input[0].content[0].text",
         MISSING,
     ),
-    (with_input({"type": "web_search_call", "status": "completed"}), "input[0].action", MISSING),
     (with_input({"type": "code_interpreter_call", "status": "completed"}), "input[0].container_id", MISSING),
     (with_input({"type": "mcp_list_tools", "tools": []}), "input[0].server_label", MISSING),
     (
@@ -394,7 +394,7 @@ async def test_a_bad_field_is_named_and_nothing_is_written(
         (
             b'{"input": [{"type": "compaction", "encrypted_content": "gAAAA"}]}',
             400,
-            None,
+            "input[0].encrypted_content",
             "invalid_encrypted_content",
         ),
         (b'{"input": "Hello", "conversation": "conv_1"}', 404, "conversation", "conversation_not_found"),

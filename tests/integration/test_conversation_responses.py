@@ -48,6 +48,7 @@ from tests.conversing import (
     serving,
     texts,
 )
+from tests.items import shown
 from tests.kept import count_kept
 from tests.requests import make_request
 
@@ -130,7 +131,7 @@ async def test_a_response_reads_what_was_in_the_conversation_when_it_was_created
         acquired, request = await worker.take(
             response_id or await ask(client, input="d", conversation=conversation)
         )
-        assert [item["content"][0]["text"] for item in request.context] == expected
+        assert [item["content"][0]["text"] for item in shown(request.context)] == expected
         await worker.close(acquired, request, complete(request.response))
     assert await texts(client, conversation) == ["a", "c", "b", "answer", "d", "answer"]
 
@@ -243,7 +244,7 @@ async def test_a_response_that_is_not_kept_reads_its_conversation_and_leaves_it_
         acquired, request = await worker.take(
             await ask(client, input="b", conversation=conversation, store=False)
         )
-        assert [item["content"][0]["text"] for item in request.context] == ["a"]
+        assert [item["content"][0]["text"] for item in shown(request.context)] == ["a"]
         assert request.response.conversation is not None
         await worker.close(acquired, request, complete(request.response))
         assert await texts(client, conversation) == ["a"]
@@ -283,8 +284,8 @@ async def test_an_output_may_answer_a_call_of_an_earlier_response(
 async def test_a_reference_to_a_responses_item_becomes_the_item(client: Client, worker: PlayedWorker) -> None:
     acquired, request = await worker.take(await ask(client, input="b"))
     await worker.close(acquired, request, complete(request.response))
-    conversation = await create(client, {"type": "item_reference", "id": request.input[0]["id"]})
-    assert await read(client, conversation) == request.input
+    conversation = await create(client, {"type": "item_reference", "id": request.input[0].id})
+    assert await read(client, conversation) == shown(request.input)
 
 
 @pytest.mark.parametrize(
@@ -340,12 +341,12 @@ async def test_a_response_that_continues_something_needs_no_input(
 ) -> None:
     conversation = await create(client, say("a"))
     acquired, request = await worker.take(await ask(client, conversation=conversation, **nothing))
-    assert [item["content"][0]["text"] for item in request.context] == ["a"]
+    assert [item["content"][0]["text"] for item in shown(request.context)] == ["a"]
     await worker.close(acquired, request, complete(request.response))
     assert await texts(client, conversation) == ["a", "answer"]
     chained = await ask(client, previous_response_id=request.response.id, **nothing)
     _, request = await worker.take(chained)
-    assert [item["content"][0]["text"] for item in request.context] == ["a", "answer"]
+    assert [item["content"][0]["text"] for item in shown(request.context)] == ["a", "answer"]
     assert request.input == []
     refused = await client.post("/responses", json=nothing)
     assert error_of(refused)[:2] == (400, "input")
@@ -380,4 +381,4 @@ async def test_reasoning_of_a_turn_that_goes_on_is_kept_whatever_was_said_before
         await ask(client, input=[OUTPUT], previous_response_id=request.response.id)
     )
     kinds = ["message", "reasoning", "message", "function_call"]
-    assert [item["type"] for item in going_on.context] == kinds
+    assert [item["type"] for item in shown(going_on.context)] == kinds

@@ -220,7 +220,12 @@ REFUSALS: list[tuple[str, dict[str, Any], str | None, str | None]] = [
     ("", {"items": [say("a", id="msg_m"), say("a", id="msg_m")]}, "items", None),
     ("", {"items": [say("a", id="item_1")]}, "items[0].id", "invalid_value"),
     ("/KNOWN/items", {"items": [say("a", id="item_1")]}, "items[0].id", "invalid_value"),
-    ("", {"items": [{"type": "compaction", "encrypted_content": "x"}]}, None, "invalid_encrypted_content"),
+    (
+        "",
+        {"items": [{"type": "compaction", "encrypted_content": "x"}]},
+        "items[0].encrypted_content",
+        "invalid_encrypted_content",
+    ),
     ("", {"items": [OUTPUT]}, "items", None),
     ("", {"items": [say("a"), {"id": "msg_0_" + "a" * 32 + "_0"}]}, "items", None),
     ("", {"metadata": []}, "metadata", "invalid_type"),

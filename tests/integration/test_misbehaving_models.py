@@ -14,6 +14,7 @@ from shared.responses import McpCall, McpProtocolError, Message, Reasoning, Resp
 from shared.settings import Settings
 from shared.store.log.event_log import Entry
 from shared.store.redis.client import RedisClient
+from tests.items import item_of
 from tests.requests import accept, make_request
 from tests.working import finish, keep_journal, leave_behind, restore_journal, working
 from worker.engines.scripted.script import Script
@@ -21,8 +22,14 @@ from worker.harmony.tokens import encode
 
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
 WIKI: Any = {"type": "mcp", "server_label": "wiki"}
-LISTED: Any = {"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "wiki", "tools": []}
-LISTED["tools"] = [{"name": "ask", "input_schema": {"type": "object"}}]
+LISTED = item_of(
+    {
+        "type": "mcp_list_tools",
+        "id": "mcpl_1",
+        "server_label": "wiki",
+        "tools": [{"name": "ask", "input_schema": {"type": "object"}}],
+    }
+)
 
 THINKS = "<|channel|>analysis<|message|>Hm.<|end|>"
 TURNS = {

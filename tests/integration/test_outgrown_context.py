@@ -8,6 +8,7 @@ import pytest
 
 from shared import events
 from shared.context_length import TOO_LONG
+from shared.input_items import InputText
 from shared.responses import McpCall, ResponseRequest
 from shared.settings import Settings
 from shared.store.log.event_log import Entry
@@ -36,7 +37,7 @@ def after_old_messages(truncation: str) -> ResponseRequest:
     """Asked after 1,350 tokens of what was said before."""
     request = make_request("Call python 3 times", tools=[PYTHON], truncation=truncation)
     [asked] = request.input
-    old = asked | {"content": [{"type": "input_text", "text": "word " * 450}]}
+    old = msgspec.structs.replace(asked, content=[InputText("word " * 450)])
     return msgspec.structs.replace(request, input=[old, old, old, asked], enable_response_messages=True)
 
 

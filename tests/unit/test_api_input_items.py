@@ -1,11 +1,34 @@
 from typing import Any
 
+import msgspec
 import pytest
+from openai.types import responses as openai_types
 from openai.types.conversations import ConversationItem
+from openai.types.responses import response_input_item_param
 from pydantic import TypeAdapter
 
 from api.bodies.input_items import adopt_items, read_items
 from api.errors import ClientError
+from shared.input_items import (
+    CodeInterpreterCall,
+    CustomToolCall,
+    CustomToolCallOutput,
+    EarlierText,
+    FunctionCallOutput,
+    InputFile,
+    InputFunctionCall,
+    InputImage,
+    InputMcpApprovalRequest,
+    InputMcpCall,
+    InputMcpListTools,
+    InputMessage,
+    InputReasoning,
+    InputText,
+    ListedTool,
+    McpApprovalResponse,
+    Refusal,
+)
+from tests.items import shown
 
 ORIGIN = "0_" + "a" * 32
 CALL: dict[str, Any] = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
@@ -13,8 +36,8 @@ OUTPUT: dict[str, Any] = {"type": "function_call_output", "call_id": "c", "outpu
 LISTED: TypeAdapter[Any] = TypeAdapter(ConversationItem)
 
 
-def adopt(*values: dict[str, Any]) -> list[dict[str, Any]]:
-    return adopt_items(read_items(list(values), "items", 100), ORIGIN)
+def adopt(*values: dict[str, Any]) -> Any:
+    return shown(adopt_items(read_items(list(values), "items", 100), ORIGIN))
 
 
 def test_an_item_keeps_the_id_that_it_came_with() -> None:
@@ -116,8 +139,36 @@ def test_an_id_that_says_another_kind_is_refused(item: dict[str, Any], prefix: s
     assert refused.value.param == "items[1].id"
 
 
+PUBLIC: list[tuple[type[Any], list[Any]]] = [
+    (InputMessage, [openai_types.EasyInputMessageParam, openai_types.ResponseOutputMessageParam]),
+    (InputReasoning, [openai_types.ResponseReasoningItemParam]),
+    (InputFunctionCall, [openai_types.ResponseFunctionToolCallParam]),
+    (FunctionCallOutput, [response_input_item_param.FunctionCallOutput]),
+    (CustomToolCall, [openai_types.ResponseCustomToolCallParam]),
+    (CustomToolCallOutput, [openai_types.ResponseCustomToolCallOutputParam]),
+    (CodeInterpreterCall, [openai_types.ResponseCodeInterpreterToolCallParam]),
+    (InputMcpListTools, [response_input_item_param.McpListTools]),
+    (ListedTool, [response_input_item_param.McpListToolsTool]),
+    (InputMcpApprovalRequest, [response_input_item_param.McpApprovalRequest]),
+    (McpApprovalResponse, [response_input_item_param.McpApprovalResponse]),
+    (InputMcpCall, [response_input_item_param.McpCall]),
+    (InputText, [openai_types.ResponseInputTextParam]),
+    (InputImage, [openai_types.ResponseInputImageParam]),
+    (InputFile, [openai_types.ResponseInputFileParam]),
+    (EarlierText, [openai_types.ResponseOutputTextParam]),
+    (Refusal, [openai_types.ResponseOutputRefusalParam]),
+]
+
+
+@pytest.mark.parametrize(("kept", "public"), PUBLIC, ids=lambda value: getattr(value, "__name__", ""))
+def test_every_field_of_the_public_types_is_kept(kept: type[Any], public: list[Any]) -> None:
+    named = {name for shape in public for name in shape.__annotations__}
+    assert named - {"type"} <= {field.encode_name for field in msgspec.structs.fields(kept)} | {"type"}
+
+
 def test_what_another_service_has_compacted_is_refused_by_name() -> None:
     with pytest.raises(ClientError) as refused:
         adopt({"type": "compaction", "encrypted_content": "gAAAAABsecret"})
     assert (refused.value.status, refused.value.code) == (400, "invalid_encrypted_content")
+    assert refused.value.param == "items[0].encrypted_content"
     assert "secret" not in str(refused.value)

@@ -6,14 +6,15 @@ from hypothesis import strategies as st
 
 from api.errors import ClientError
 from api.paging import LIMIT_MAX, Page, list_of, read_page
+from shared.input_items import InputItem, InputMessage
 
 
-def items_of(*item_ids: object) -> list[dict[str, Any]]:
-    return [{"id": str(item_id), "text": f"text {item_id}"} for item_id in item_ids]
+def items_of(*item_ids: object) -> list[InputItem]:
+    return [InputMessage(id=str(item_id), role="user", content=f"text {item_id}") for item_id in item_ids]
 
 
 def ids_of(listed: dict[str, Any]) -> list[str]:
-    return [item["id"] for item in listed["data"]]
+    return [item.id for item in listed["data"]]
 
 
 def test_a_query_that_says_nothing_asks_for_the_twenty_newest() -> None:
@@ -87,5 +88,5 @@ def test_who_pages_sees_every_item_once_and_in_order(numbers: list[int], limit: 
         after = listed["last_id"]
         if not listed["has_more"]:
             break
-    oldest_first = list(dict.fromkeys(item["id"] for item in items))
+    oldest_first = list(dict.fromkeys(item.id for item in items))
     assert seen == (oldest_first if order == "asc" else oldest_first[::-1])

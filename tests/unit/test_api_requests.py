@@ -14,6 +14,7 @@ from api.bodies.tools import strip_url
 from api.bodies.validation import Shape
 from api.errors import ClientError
 from shared.responses import Response, ResponseRequest, SamplingOptions, ServerSecrets
+from tests.items import shown
 
 BIRTH = Birth("resp_0_" + "0" * 32, 1_763_769_600)
 LIMITS = Limits(items_max=100, tools_max=100, values_max=1_000_000)
@@ -204,8 +205,8 @@ def test_stream_is_off_unless_it_is_asked_for() -> None:
 # --- input --------------------------------------------------------------------------------------
 
 
-def items_of(value: object) -> list[dict[str, Any]]:
-    return read_input(value, LIMITS.items_max, is_continuing=False)
+def items_of(value: object) -> Any:
+    return shown(read_input(value, LIMITS.items_max, is_continuing=False))
 
 
 def test_a_string_becomes_one_user_message() -> None:
@@ -238,12 +239,6 @@ ACCEPTED_ITEMS: list[dict[str, Any]] = [
             {"type": "output_text", "text": "t", "annotations": [], "logprobs": []},
             {"type": "refusal", "refusal": "no"},
         ],
-    },
-    {
-        "type": "web_search_call",
-        "id": "ws_1",
-        "action": {"type": "search", "query": "q"},
-        "status": "completed",
     },
     {"type": "function_call", "arguments": "{}", "call_id": "c", "name": "f", "id": None, "status": None},
     {
@@ -318,7 +313,7 @@ def test_every_item_of_a_request_has_an_id() -> None:
     items = create(
         {"input": [{"role": "user", "content": "Hi"}, {"id": "msg-mine", "role": "user", "content": "t"}]}
     )
-    assert [item["id"] for item in items.request.input] == ["msg_0_" + "0" * 32 + "_i0", "msg-mine"]
+    assert [item.id for item in items.items] == ["msg_0_" + "0" * 32 + "_i0", "msg-mine"]
 
 
 # --- tools --------------------------------------------------------------------------------------

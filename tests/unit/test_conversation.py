@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from shared.responses import McpTool, ResponseRequest
+from tests.items import items_of
 from tests.requests import make_request
 from worker.asking.conversation import approved_calls_in, build_conversation, listings_in
 from worker.asking.offer import make_offer
@@ -37,7 +38,7 @@ LISTED = {
 
 
 def with_input(items: list[dict[str, Any]], **response: Any) -> ResponseRequest:
-    return msgspec.structs.replace(make_request(**response), input=items)
+    return msgspec.structs.replace(make_request(**response), input=items_of(items))
 
 
 def told(items: list[dict[str, Any]]) -> list[ChatMessage]:
@@ -252,7 +253,7 @@ def test_a_listing_that_a_client_brings_may_name_its_hints_as_either_api_does(hi
     ask = {"name": "ask", "input_schema": {}, "annotations": {hint: True}}
     edit = {"name": "edit", "input_schema": {}, "annotations": {hint: False, "idempotentHint": True}}
     listing = {"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "wiki", "tools": [ask, edit]}
-    listed = listings_in([listing])
+    listed = listings_in(items_of([listing]))
     everything = make_offer(make_request(tools=[WIKI]), listed).routing.values()
     assert [t.is_repeatable for t in everything if isinstance(t, McpTarget)] == [True, True]
     only_reading = WIKI | {"allowed_tools": {"read_only": True}}
@@ -262,8 +263,8 @@ def test_a_listing_that_a_client_brings_may_name_its_hints_as_either_api_does(hi
 def test_a_listing_in_the_context_is_used_again() -> None:
     item = {"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "wiki"}
     tools = [{"name": "ask", "input_schema": {"type": "object"}, "description": None, "annotations": None}]
-    assert listings_in([item | {"tools": tools}])["wiki"][0].name == "ask"
-    assert listings_in([item | {"tools": [], "error": "down"}]) == {}
+    assert listings_in(items_of([item | {"tools": tools}]))["wiki"][0].name == "ask"
+    assert listings_in(items_of([item | {"tools": [], "error": "down"}])) == {}
 
 
 def test_only_an_approved_call_that_has_not_run_is_run() -> None:
@@ -276,11 +277,11 @@ def test_only_an_approved_call_that_has_not_run_is_run() -> None:
     }
     yes = {"type": "mcp_approval_response", "approval_request_id": "q", "approve": True}
     ran = {"type": "mcp_call", "id": "m", "server_label": "wiki", "name": "ask", "arguments": "{}"}
-    assert approved_calls_in([question, yes]) == [("wiki", "ask", "{}", "q")]
-    assert approved_calls_in([question, yes | {"approve": False}]) == []
-    assert approved_calls_in([question, yes, ran | {"approval_request_id": "q"}]) == []
-    assert approved_calls_in([question, yes, yes]) == [("wiki", "ask", "{}", "q")]
-    assert approved_calls_in([question, yes, yes | {"approve": False}]) == []
+    assert approved_calls_in(items_of([question, yes])) == [("wiki", "ask", "{}", "q")]
+    assert approved_calls_in(items_of([question, yes | {"approve": False}])) == []
+    assert approved_calls_in(items_of([question, yes, ran | {"approval_request_id": "q"}])) == []
+    assert approved_calls_in(items_of([question, yes, yes])) == [("wiki", "ask", "{}", "q")]
+    assert approved_calls_in(items_of([question, yes, yes | {"approve": False}])) == []
 
 
 def test_a_refused_call_is_told_to_the_model() -> None:

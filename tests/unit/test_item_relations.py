@@ -6,6 +6,7 @@ import pytest
 
 from api.bodies.item_relations import check_answers, check_calls, check_readable, check_unique, find_orphan
 from api.errors import ClientError
+from tests.items import asked_of, item_of, items_of
 
 Item = dict[str, Any]
 
@@ -39,10 +40,15 @@ def complaint(check: Any, *args: Any) -> tuple[int, str | None, str | None, str]
 )
 def test_an_item_stands_once_in_a_prompt(items: list[Item], context: list[Item], twice: str | None) -> None:
     if twice is None:
-        check_unique(items, context, "input")
+        check_unique(asked_of(items), items_of(context), "input")
         return
     message = f"Duplicate item found with id {twice}. Remove duplicate items from your input and try again."
-    assert complaint(check_unique, items, context, "input") == (400, None, "input", message)
+    assert complaint(check_unique, asked_of(items), items_of(context), "input") == (
+        400,
+        None,
+        "input",
+        message,
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +70,8 @@ def test_an_item_stands_once_in_a_prompt(items: list[Item], context: list[Item],
 def test_an_output_without_its_call_is_found(
     items: list[Item], context: list[Item], orphan: Item | None
 ) -> None:
-    assert find_orphan(items, context) == orphan
+    found = find_orphan(items_of(items), items_of(context))
+    assert found == (orphan and item_of(orphan))
 
 
 @pytest.mark.parametrize(
@@ -75,10 +82,16 @@ def test_an_output_without_its_call_is_found(
     ],
 )
 def test_an_output_without_its_call_is_refused_in_the_vendors_words(output: Item, message: str) -> None:
-    assert complaint(check_answers, [output], [], "items") == (400, None, "items", message)
+    assert complaint(check_answers, items_of([output]), [], "items") == (400, None, "items", message)
 
 
-QUESTION: Item = {"type": "mcp_approval_request", "id": "mcpr_1", "name": "t", "server_label": "s"}
+QUESTION: Item = {
+    "type": "mcp_approval_request",
+    "id": "mcpr_1",
+    "name": "t",
+    "server_label": "s",
+    "arguments": "{}",
+}
 YES: Item = {
     "type": "mcp_approval_response",
     "id": "mcpa_1",
@@ -93,11 +106,16 @@ NO = YES | {"id": "mcpa_2", "approve": False}
     [([YES, NO], [QUESTION], 1), ([NO, YES], [QUESTION], 1), ([ASKED, YES], [QUESTION, YES], 1)],
 )
 def test_a_question_is_answered_once(items: list[Item], context: list[Item], index: int) -> None:
-    check_answers(items[:1], [QUESTION], "input")
-    check_answers([QUESTION, YES], [], "input")
+    check_answers(items_of(items[:1]), items_of([QUESTION]), "input")
+    check_answers(items_of([QUESTION, YES]), [], "input")
     reason = f"Invalid value for 'input[{index}].approval_request_id': it is answered already."
     param = f"input[{index}].approval_request_id"
-    assert complaint(check_answers, items, context, "input") == (400, "invalid_value", param, reason)
+    assert complaint(check_answers, items_of(items), items_of(context), "input") == (
+        400,
+        "invalid_value",
+        param,
+        reason,
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,26 +143,26 @@ def test_a_call_without_its_output_is_refused_in_the_vendors_words(
     prompt: list[Item], message: str | None
 ) -> None:
     if message is None:
-        check_calls(prompt, "input")
+        check_calls(items_of(prompt), "input")
     else:
-        assert complaint(check_calls, prompt, "input") == (400, None, "input", message)
+        assert complaint(check_calls, items_of(prompt), "input") == (400, None, "input", message)
 
 
 @pytest.mark.parametrize("prompt", [[CALL, CALL, OUTPUT], [CALL, CALL | {"name": "g"}, OUTPUT, OUTPUT]])
 def test_two_calls_that_wait_at_once_have_two_ids(prompt: list[Item]) -> None:
     message = "Invalid value for 'input': two calls with the call_id 'c' wait for an output at once."
-    assert complaint(check_calls, prompt, "input") == (400, "invalid_value", "input", message)
+    assert complaint(check_calls, items_of(prompt), "input") == (400, "invalid_value", "input", message)
 
 
 def test_reasoning_that_only_another_service_can_read_is_refused_unless_it_is_over() -> None:
     for prompt in ([ASKED, OPAQUE, CALL, OUTPUT], [OPAQUE], [ANSWERED, ASKED, OPAQUE]):
-        assert complaint(check_readable, prompt)[1] == "invalid_encrypted_content"
+        assert complaint(check_readable, items_of(prompt))[1] == "invalid_encrypted_content"
     summed_up = OPAQUE | {"summary": [{"type": "summary_text", "text": "s"}]}
     open_text = OPAQUE | {"content": [{"type": "reasoning_text", "text": "t"}]}
     for prompt in ([ASKED, OPAQUE, ANSWERED, ASKED], [summed_up], [open_text]):
-        check_readable(prompt)
+        check_readable(items_of(prompt))
 
 
 def test_a_complaint_repeats_little_of_a_long_id() -> None:
     huge = OUTPUT | {"call_id": "c" * 100_000}
-    assert len(complaint(check_answers, [huge], [], "input")[3]) < 400
+    assert len(complaint(check_answers, items_of([huge]), [], "input")[3]) < 400

@@ -5,13 +5,14 @@ import pytest
 
 from shared.request_json import InPieces, decode_request
 from shared.responses import ResponseRequest, SamplingOptions
+from tests.items import items_of
 from tests.requests import make_request
 
 
 def test_a_request_is_read_as_it_was_written() -> None:
     request = msgspec.structs.replace(
         make_request("Hello", tools=[{"type": "function", "name": "f"}], instructions="Be brief."),
-        context=[{"type": "message", "role": "user", "content": "ก"}],
+        context=items_of([{"type": "message", "role": "user", "content": "ก"}]),
         include=["a"],
         enable_response_messages=True,
         sampling=SamplingOptions(seed=7, logit_bias={5: 1.5}),

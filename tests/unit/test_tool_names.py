@@ -12,6 +12,7 @@ from api.bodies.input_items import read_input
 from shared.responses import HttpError, McpApprovalRequest, McpCall, McpListTools, McpTool
 from shared.tool_calls import describe
 from tests.integration.mcp_servers import ODD_NAMES
+from tests.items import items_of, shown
 from tests.requests import make_request
 from worker.asking.conversation import build_conversation, call_message
 from worker.asking.offer import make_offer, recipient_of
@@ -143,14 +144,14 @@ def test_our_own_items_are_accepted_as_input_again(name: str, description: str |
         McpApprovalRequest("mcpr_1", "mine", name, name),
     ]
     sent = msgspec.json.decode(msgspec.json.encode(items))
-    assert read_input(sent, 100, is_continuing=False) == sent
+    assert shown(read_input(sent, 100, is_continuing=False)) == sent
 
 
 def test_a_history_with_odd_names_is_told_by_the_same_names_that_are_offered() -> None:
     items = [McpCall("mcp_1", "completed", "mine", name, "{}", output="1") for name in ODD_NAMES]
     history = msgspec.json.decode(msgspec.json.encode(items))
     listed = tuple(McpTool(name, {}) for name in ODD_NAMES)
-    request = msgspec.structs.replace(make_request(tools=[MINE]), context=history)
+    request = msgspec.structs.replace(make_request(tools=[MINE]), context=items_of(history))
     offer = make_offer(request, {"mine": listed})
     said = decode(render(build_conversation(request, offer)))
     called = re.findall(r" to=(mine\S*) <\|constrain\|>json<\|message\|>", said)

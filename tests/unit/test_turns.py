@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from shared.turns import answers_in, without_old_reasoning
+from tests.items import items_of
 
 Item = dict[str, Any]
 
@@ -27,8 +28,8 @@ THOUGHT: Item = {"type": "reasoning", "summary": []}
         ([ASKED, FINAL, CALL, OUTPUT, SAID], [4]),
         ([ASKED, SAID, THOUGHT, CALL], []),
         ([ASKED, SAID, ASKED, CALL, OUTPUT], [1]),
-        ([ASKED, SAID, {"type": "mcp_call"}], []),
-        ([ASKED, SAID, {"type": "mcp_list_tools"}], [1]),
+        ([ASKED, SAID, {"type": "mcp_call", "server_label": "s", "name": "n", "arguments": "{}"}], []),
+        ([ASKED, SAID, {"type": "mcp_list_tools", "server_label": "s", "tools": []}], [1]),
         ([ASKED, EMPTY], []),
         ([ASKED, SAID | {"content": ""}], []),
         ([ASKED, SAID | {"content": [{"type": "refusal", "refusal": "no"}]}], [1]),
@@ -37,10 +38,11 @@ THOUGHT: Item = {"type": "reasoning", "summary": []}
 def test_an_answer_is_a_message_that_no_call_of_its_turn_follows(
     items: list[Item], answers: list[int]
 ) -> None:
-    assert answers_in(items) == answers
+    assert answers_in(items_of(items)) == answers
 
 
 def test_reasoning_is_over_once_an_answer_follows_wherever_that_stands() -> None:
-    assert without_old_reasoning([ASKED, THOUGHT, SAID, ASKED, THOUGHT]) == [ASKED, SAID, ASKED, THOUGHT]
-    assert without_old_reasoning([ASKED, THOUGHT, SAID], [CALL, OUTPUT]) == [ASKED, THOUGHT, SAID]
-    assert without_old_reasoning([ASKED, THOUGHT], [SAID]) == [ASKED]
+    asked, thought, said, call, output = items_of([ASKED, THOUGHT, SAID, CALL, OUTPUT])
+    assert without_old_reasoning([asked, thought, said, asked, thought]) == [asked, said, asked, thought]
+    assert without_old_reasoning([asked, thought, said], [call, output]) == [asked, thought, said]
+    assert without_old_reasoning([asked, thought], [said]) == [asked]

@@ -9,12 +9,38 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
+from msgspec import UNSET
 
 from shared import hosted_tools
 from shared.hosted_tools import BROWSER, PYTHON
+from shared.input_items import (
+    CodeInterpreterCall,
+    CustomToolCall,
+    CustomToolCallOutput,
+    EarlierError,
+    EarlierText,
+    EarlierThought,
+    FunctionCallOutput,
+    InputFile,
+    InputFunctionCall,
+    InputImage,
+    InputItem,
+    InputMcpApprovalRequest,
+    InputMcpCall,
+    InputMcpListTools,
+    InputMessage,
+    InputReasoning,
+    InputText,
+    McpApprovalResponse,
+    MessagePart,
+    Refusal,
+    SummaryText,
+    Text,
+    WebSearchCall,
+)
 from shared.responses import (
     HttpError,
     McpError,
@@ -42,8 +68,6 @@ _EFFORTS = {
 
 _CALL_CHANNELS = ("analysis", "commentary")
 
-Item = Mapping[str, Any]
-
 
 def build_conversation(
     request: ResponseRequest, offer: Offer, unavailable: Mapping[str, str] = MappingProxyType({})
@@ -63,30 +87,28 @@ def build_conversation(
     return [*messages, *_drop_old_analysis(_tell(items))]
 
 
-def listings_in(items: Iterable[Item]) -> dict[str, tuple[McpTool, ...]]:
+def listings_in(items: Iterable[InputItem]) -> dict[str, tuple[McpTool, ...]]:
     """Servers whose tools stand in the context already: they are not listed again."""
     return {
-        item["server_label"]: msgspec.convert(item.get("tools") or (), tuple[McpTool, ...], strict=False)
+        item.server_label: msgspec.convert(msgspec.to_builtins(item.tools), tuple[McpTool, ...])
         for item in items
-        if item.get("type") == "mcp_list_tools" and not item.get("error")
+        if isinstance(item, InputMcpListTools) and not item.error
     }
 
 
-def approved_calls_in(items: Sequence[Item]) -> list[tuple[str, str, str, str]]:
+def approved_calls_in(items: Sequence[InputItem]) -> list[tuple[str, str, str, str]]:
     """(server_label, name, arguments, approval_request_id) of calls that may run now.
 
     Approved by the client, and not yet run in the context; each once, however often it is answered: a
     conversation's items come in many calls. The last answer counts.
     """
-    requests = {item["id"]: item for item in items if item.get("type") == "mcp_approval_request"}
-    done = {item.get("approval_request_id") for item in items if item.get("type") == "mcp_call"}
+    requests = {item.id: item for item in items if isinstance(item, InputMcpApprovalRequest)}
+    done = {item.approval_request_id for item in items if isinstance(item, InputMcpCall)}
     answers = {
-        item["approval_request_id"]: item["approve"]
-        for item in items
-        if item.get("type") == "mcp_approval_response"
+        item.approval_request_id: item.approve for item in items if isinstance(item, McpApprovalResponse)
     }
     return [
-        (request["server_label"], request["name"], request["arguments"], request["id"])
+        (request.server_label, request.name, request.arguments, request_id)
         for request_id, is_approved in answers.items()
         if is_approved and (request := requests.get(request_id)) and request_id not in done
     ]
@@ -113,19 +135,20 @@ def tool_message(recipient: str, text: str, channel: str | None = None) -> ChatM
 # --- instructions -------------------------------------------------------------------------------
 
 
-def _split_leading_instructions(items: Sequence[Item]) -> tuple[list[str], Sequence[Item]]:
+def _split_leading_instructions(items: Sequence[InputItem]) -> tuple[list[str], Sequence[InputItem]]:
     """System and developer messages at the very beginning belong into the developer message."""
     texts: list[str] = []
     for index, item in enumerate(items):
-        if item.get("type") != "message" or item["role"] not in ("system", "developer"):
+        if not isinstance(item, InputMessage) or item.role not in ("system", "developer"):
             return texts, items[index:]
-        texts.append(_text_of(item["content"]))
+        texts.append(_text_of(item.content))
     return texts, ()
 
 
-def _instructions(own: Any, leading: Sequence[str], text: Any, unavailable: Mapping[str, str]) -> str | None:
-    parts = [own] if isinstance(own, str) else [_text_of(i["content"]) for i in own or () if "content" in i]
-    parts = [part for part in (*parts, *leading, _lacking(unavailable), _response_format(text)) if part]
+def _instructions(
+    own: str | None, leading: Sequence[str], text: Any, unavailable: Mapping[str, str]
+) -> str | None:
+    parts = [part for part in (own, *leading, _lacking(unavailable), _response_format(text)) if part]
     return "\n\n".join(parts) or None
 
 
@@ -149,58 +172,66 @@ def _response_format(text: Any) -> str | None:
 # --- items --------------------------------------------------------------------------------------
 
 
-def _tell(items: Sequence[Item]) -> list[ChatMessage]:
+def _tell(items: Sequence[InputItem]) -> list[ChatMessage]:
     """An id of a call that comes again names the call before it: clients repeat ids in later turns."""
     functions: dict[str, str] = {}
-    requests = {item["id"]: item for item in items if item.get("type") == "mcp_approval_request"}
+    requests = {item.id: item for item in items if isinstance(item, InputMcpApprovalRequest)}
     answers = set(answers_in(items))
     messages: list[ChatMessage] = []
     for index, item in enumerate(items):
-        if item.get("type") in ("function_call", "custom_tool_call"):
-            functions[item["call_id"]] = item["name"]
+        if isinstance(item, InputFunctionCall | CustomToolCall):
+            functions[item.call_id] = item.name
         messages += _tell_one(item, functions, requests, is_answer=index in answers)
     return messages
 
 
 def _tell_one(
-    item: Item, functions: Mapping[str, str], requests: Mapping[str, Item], *, is_answer: bool
+    item: InputItem,
+    functions: Mapping[str, str],
+    requests: Mapping[Text, InputMcpApprovalRequest],
+    *,
+    is_answer: bool,
 ) -> Sequence[ChatMessage]:
-    match item.get("type"):
-        case "message":
+    match item:
+        case InputMessage():
             return _tell_message(item, is_answer=is_answer)
-        case "reasoning":
-            text = _text_of(item.get("content") or item.get("summary") or ())
+        case InputReasoning():
+            text = _text_of(item.content or item.summary)
             return [ChatMessage("assistant", text, "analysis")] if text else []
-        case "function_call":
-            return [call_message(f"{FUNCTIONS}.{item['name']}", item["arguments"])]
-        case "custom_tool_call":
-            return [call_message(f"{FUNCTIONS}.{item['name']}", json.dumps({"input": item["input"]}))]
-        case "function_call_output" | "custom_tool_call_output":
-            name = functions.get(item.get("call_id") or "") or item.get("name") or "unknown"
-            return [tool_message(f"{FUNCTIONS}.{name}", _text_of(item["output"]))]
-        case "mcp_call":
-            recipient = recipient_of(item["server_label"], item["name"])
-            return _call_and_answer(recipient, item["arguments"], _outcome_of(item))
-        case "code_interpreter_call":
-            logs = [output.get("logs", "") for output in item.get("outputs") or ()]
-            return _call_and_answer(PYTHON.namespace, item.get("code") or "", "".join(logs))
-        case "web_search_call":
-            return _tell_search(item["action"])
-        case "mcp_approval_response" if not item["approve"]:
-            return _tell_refusal(item, requests.get(item["approval_request_id"]))
-        case _:
-            return ()  # listings and approvals are told by what follows from them
+        case InputFunctionCall():
+            return [call_message(f"{FUNCTIONS}.{item.name}", item.arguments)]
+        case CustomToolCall():
+            return [call_message(f"{FUNCTIONS}.{item.name}", json.dumps({"input": item.input}))]
+        case FunctionCallOutput() | CustomToolCallOutput():
+            name = functions.get(item.call_id or "") or item.name or "unknown"
+            return [tool_message(f"{FUNCTIONS}.{name}", _text_of(item.output))]
+        case InputMcpCall():
+            recipient = recipient_of(item.server_label, item.name)
+            return _call_and_answer(recipient, item.arguments, _outcome_of(item))
+        case CodeInterpreterCall():
+            logs = "".join(output.logs or "" for output in item.outputs or ())
+            return _call_and_answer(PYTHON.namespace, item.code or "", logs)
+        case WebSearchCall():
+            return _tell_search(item.action)
+        case McpApprovalResponse():
+            return () if item.approve else _tell_refusal(item, requests.get(item.approval_request_id))
+        case InputMcpListTools() | InputMcpApprovalRequest():
+            return ()  # told by what follows from them
+        case never:
+            assert_never(never)
 
 
-def _tell_message(item: Item, *, is_answer: bool) -> Sequence[ChatMessage]:
-    text = _text_of(item["content"])
-    match item["role"]:
+def _tell_message(item: InputMessage, *, is_answer: bool) -> Sequence[ChatMessage]:
+    text = _text_of(item.content)
+    match item.role:
         case "assistant":
             return [ChatMessage("assistant", text, "final" if is_answer else "commentary")] if text else []
         case "user":
             return [ChatMessage("user", text)]
-        case _:
+        case "system" | "developer":
             return [ChatMessage("developer", text)]
+        case never:
+            assert_never(never)
 
 
 def _tell_search(action: Mapping[str, Any]) -> Sequence[ChatMessage]:
@@ -214,52 +245,58 @@ def _call_and_answer(recipient: str, arguments: str, answer: str) -> Sequence[Ch
     return [call_message(recipient, arguments), tool_message(recipient, answer)]
 
 
-def _tell_refusal(item: Item, request: Item | None) -> Sequence[ChatMessage]:
+def _tell_refusal(
+    item: McpApprovalResponse, request: InputMcpApprovalRequest | None
+) -> Sequence[ChatMessage]:
     if request is None:
         return ()
-    recipient = recipient_of(request["server_label"], request["name"])
-    reason = f" Reason: {item['reason']}" if item.get("reason") else ""
+    recipient = recipient_of(request.server_label, request.name)
+    reason = f" Reason: {item.reason}" if item.reason else ""
     answer = f"The user did not approve this call; it was not made.{reason}"
-    return _call_and_answer(recipient, request["arguments"], answer)
+    return _call_and_answer(recipient, request.arguments, answer)
 
 
-def _outcome_of(call: Item) -> str:
-    error = call.get("error")
-    if isinstance(error, str):  # older clients keep the error as text
-        return error
-    if isinstance(error, dict):
-        return describe(_error_of(error))
-    return call.get("output") or ""
-
-
-def _error_of(error: Mapping[str, Any]) -> McpError:
-    match error.get("type"):
-        case "mcp_tool_execution_error":
-            return McpToolExecutionError(error.get("content"))
-        case "http_error":
-            return HttpError(int(error.get("code") or 0), str(error.get("message")))
+def _outcome_of(call: InputMcpCall) -> str:
+    match call.error:
+        case str(error):
+            return error
+        case EarlierError() as error:
+            return describe(_error_of(error))
         case _:
-            return McpProtocolError(int(error.get("code") or 0), str(error.get("message")))
+            return call.output or ""
 
 
-def _text_of(content: Any) -> str:
+def _error_of(error: EarlierError) -> McpError:
+    message = str(None if error.message is UNSET else error.message)
+    match error.type:
+        case "mcp_tool_execution_error":
+            return McpToolExecutionError(None if error.content is UNSET else error.content)
+        case "http_error":
+            return HttpError(error.code or 0, message)
+        case _:
+            return McpProtocolError(error.code or 0, message)
+
+
+def _text_of(content: str | Sequence[MessagePart | SummaryText | EarlierThought]) -> str:
     """Text of a content: a string, or parts; what a text model cannot see is named, not dropped."""
     if isinstance(content, str):
         return content
-    return "\n".join(_text_of_part(part) for part in content)
+    return "\n".join(map(_text_of_part, content))
 
 
-def _text_of_part(part: Mapping[str, Any]) -> str:
-    match part.get("type"):
-        case "input_image":
+def _text_of_part(part: MessagePart | SummaryText | EarlierThought) -> str:
+    match part:
+        case InputImage():
             return "[An image was attached here; this model reads text only.]"
-        case "input_file":
-            name = part.get("filename") or "unnamed"
+        case InputFile():
+            name = part.filename or "unnamed"
             return f"[A file was attached here ({name}); this model reads text only.]"
-        case "refusal":
-            return str(part.get("refusal", ""))
-        case _:
-            return str(part.get("text", ""))
+        case Refusal(refusal):
+            return refusal
+        case InputText(text) | EarlierText(text) | SummaryText(text) | EarlierThought(text):
+            return text
+        case never:
+            assert_never(never)
 
 
 def _drop_old_analysis(messages: Sequence[ChatMessage]) -> list[ChatMessage]:

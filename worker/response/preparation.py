@@ -6,9 +6,10 @@ how a request is told to the model `asking.conversation`'s, what may be dropped 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from shared.context_length import TOO_LONG
+from shared.input_items import InputItem
 from shared.responses import McpListTools, McpTool
 from shared.tool_calls import ToolListing, ToolOutput
 from worker.asking.conversation import approved_calls_in, build_conversation, listings_in
@@ -95,7 +96,7 @@ async def fit_into_context(
         raise Hopeless(TOO_LONG) from None
 
 
-def _approved_in(items: Sequence[Mapping[str, Any]], offered: Routing) -> tuple[CallApproved, ...]:
+def _approved_in(items: Sequence[InputItem], offered: Routing) -> tuple[CallApproved, ...]:
     """Calls that the client has approved; a tool that is not offered this time has a target all the same."""
     approved = []
     for label, name, arguments, request_id in approved_calls_in(items):

@@ -5,12 +5,13 @@ no owner's append can follow. A completion that comes first stays; so does a can
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from shared import lifecycle
 from shared.events import ResponseCreated, decode, encode, frame
+from shared.input_items import InputItem
 from shared.lifecycle import TerminalEvent
 from shared.responses import ConversationReference, Response, Usage
 from shared.settings import Settings
@@ -23,7 +24,7 @@ from shared.store.redis.client import RedisClient
 
 
 def closing_of(
-    event: TerminalEvent, tenant: str, settings: Settings, input_items: Sequence[dict[str, Any]] = ()
+    event: TerminalEvent, tenant: str, settings: Settings, input_items: Sequence[InputItem] = ()
 ) -> Closing:
     """Input and output join the conversation; a response that is cancelled or failed, or that is not kept,
     leaves it as it was."""
@@ -32,7 +33,7 @@ def closing_of(
     has_answer = response.status in ("completed", "incomplete")
     if isinstance(response.conversation, ConversationReference) and response.store and has_answer:
         conversation = ConversationKey(tenant, response.conversation.id)
-        items = [(item["id"], msgspec.json.encode(item)) for item in input_items]
+        items = [(item.id or "", msgspec.json.encode(item)) for item in input_items]
         items += [(item.id, msgspec.json.encode(item)) for item in lifecycle.lasting(response.output)]
     return Closing(
         response.status,

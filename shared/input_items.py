@@ -1,0 +1,202 @@
+"""Input items: one closed union of what a model is given to read, as clients send it and records keep it.
+
+Owns shapes only. The API parses items once (`api/bodies/input_items.py`), the worker tells them to the model
+(`worker/asking/conversation.py`). A field that a client left out is UNSET and has no key; null stays null.
+Source of names and fields: the public OpenAI types, `ResponseInputItem`.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+Text = str | None | UnsetType
+"""An optional text."""
+
+
+class InputText(msgspec.Struct, frozen=True, tag="input_text"):
+    text: str
+    prompt_cache_breakpoint: Any = UNSET
+
+
+class InputImage(msgspec.Struct, frozen=True, tag="input_image"):
+    image_url: Text = UNSET
+    file_id: Text = UNSET
+    detail: Text = UNSET
+    prompt_cache_breakpoint: Any = UNSET
+
+
+class InputFile(msgspec.Struct, frozen=True, tag="input_file"):
+    file_data: Text = UNSET
+    file_id: Text = UNSET
+    file_url: Text = UNSET
+    filename: Text = UNSET
+    detail: Any = UNSET
+    prompt_cache_breakpoint: Any = UNSET
+
+
+class EarlierText(msgspec.Struct, frozen=True, tag="output_text"):
+    """Text that a model said earlier, perhaps another service's."""
+
+    text: str
+    annotations: Any = UNSET
+    logprobs: Any = UNSET
+
+
+class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
+    refusal: str
+
+
+OutputPart = InputText | InputImage | InputFile
+"""A part of what a tool returned."""
+MessagePart = OutputPart | EarlierText | Refusal
+
+
+class SummaryText(msgspec.Struct, frozen=True, tag="summary_text"):
+    text: str
+
+
+class EarlierThought(msgspec.Struct, frozen=True, tag="reasoning_text"):
+    text: str
+
+
+class _InputItem(msgspec.Struct, frozen=True, kw_only=True):
+    id: Text = UNSET
+    """Always given once the item was adopted by a response or a conversation."""
+    status: Text = UNSET
+
+
+class InputMessage(_InputItem, frozen=True, kw_only=True, tag="message"):
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[MessagePart]
+    phase: Literal["commentary", "final_answer"] | None | UnsetType = UNSET
+
+
+class InputReasoning(_InputItem, frozen=True, kw_only=True, tag="reasoning"):
+    summary: list[SummaryText]
+    content: list[EarlierThought] | None | UnsetType = UNSET
+    encrypted_content: Text = UNSET
+
+
+class InputFunctionCall(_InputItem, frozen=True, kw_only=True, tag="function_call"):
+    call_id: str
+    name: str
+    arguments: str
+    namespace: Any = UNSET
+    caller: Any = UNSET
+    async_: Any = msgspec.field(default=UNSET, name="async")
+
+
+class FunctionCallOutput(_InputItem, frozen=True, kw_only=True, tag="function_call_output"):
+    """Answers the call with its `call_id`, or any call of the function `name`."""
+
+    output: str | list[OutputPart]
+    call_id: Text = UNSET
+    name: Text = UNSET
+    namespace: Any = UNSET
+    caller: Any = UNSET
+
+
+class CustomToolCall(_InputItem, frozen=True, kw_only=True, tag="custom_tool_call"):
+    call_id: str
+    name: str
+    input: str
+    namespace: Any = UNSET
+    caller: Any = UNSET
+    async_: Any = msgspec.field(default=UNSET, name="async")
+
+
+class CustomToolCallOutput(_InputItem, frozen=True, kw_only=True, tag="custom_tool_call_output"):
+    output: str | list[OutputPart]
+    call_id: str
+    name: Text = UNSET
+    caller: Any = UNSET
+
+
+class CodeOutput(msgspec.Struct, frozen=True):
+    type: Any = UNSET
+    logs: str | UnsetType = UNSET
+    url: Any = UNSET
+
+
+class CodeInterpreterCall(_InputItem, frozen=True, kw_only=True, tag="code_interpreter_call"):
+    container_id: str
+    code: Text = UNSET
+    outputs: list[CodeOutput] | None | UnsetType = UNSET
+
+
+class WebSearchCall(_InputItem, frozen=True, kw_only=True, tag="web_search_call"):
+    """Not accepted any more; records and conversations that were made before may hold one."""
+
+    action: dict[str, Any]
+
+
+class ListedTool(msgspec.Struct, frozen=True):
+    name: str
+    input_schema: dict[str, Any]
+    description: Text = UNSET
+    annotations: dict[str, Any] | None | UnsetType = UNSET
+
+
+class InputMcpListTools(_InputItem, frozen=True, kw_only=True, tag="mcp_list_tools"):
+    server_label: str
+    tools: list[ListedTool]
+    error: Text = UNSET
+
+
+class InputMcpApprovalRequest(_InputItem, frozen=True, kw_only=True, tag="mcp_approval_request"):
+    server_label: str
+    name: str
+    arguments: str
+
+
+class McpApprovalResponse(_InputItem, frozen=True, kw_only=True, tag="mcp_approval_response"):
+    approval_request_id: str
+    approve: bool
+    reason: Text = UNSET
+
+
+class EarlierError(msgspec.Struct, frozen=True):
+    """An `McpError` of an earlier call, whoever wrote it."""
+
+    type: Text = UNSET
+    code: int | None | UnsetType = UNSET
+    message: Text = UNSET
+    content: Any = UNSET
+
+
+class InputMcpCall(_InputItem, frozen=True, kw_only=True, tag="mcp_call"):
+    """`error` is text where older clients have kept it."""
+
+    server_label: str
+    name: str
+    arguments: str
+    output: Text = UNSET
+    error: str | EarlierError | None | UnsetType = UNSET
+    approval_request_id: Text = UNSET
+
+
+InputItem = (
+    InputMessage
+    | InputReasoning
+    | InputFunctionCall
+    | FunctionCallOutput
+    | CustomToolCall
+    | CustomToolCallOutput
+    | CodeInterpreterCall
+    | WebSearchCall
+    | InputMcpListTools
+    | InputMcpApprovalRequest
+    | McpApprovalResponse
+    | InputMcpCall
+)
+
+
+class ItemReference(msgspec.Struct, frozen=True, tag="item_reference"):
+    """Stands for an item that is kept already; the API puts that one in its place."""
+
+    id: str
+
+
+AskedItem = InputItem | ItemReference
+"""What a client may send in the place of an item."""
