@@ -138,7 +138,7 @@ class _Outputs(msgspec.Struct):
     output: list[msgspec.Raw] = []
 
 
-class _Named(msgspec.Struct):
+class _StoredItem(msgspec.Struct):
     id: str | None = None
 
 
@@ -147,13 +147,13 @@ def _pick(records: Sequence[Stored], wanted: Collection[str]) -> dict[str, bytes
     found: dict[str, bytes] = {}
     for record in records:
         for raw in _items_of(record.unpack()):
-            item_id = msgspec.json.decode(raw, type=_Named).id
+            item_id = msgspec.json.decode(raw, type=_StoredItem).id
             if item_id is not None and item_id in wanted:
                 found.setdefault(item_id, bytes(raw))
     return found
 
 
-def _items_of(record: archive.Record) -> list[msgspec.Raw]:
+def _items_of(record: archive.ArchivedRecord) -> list[msgspec.Raw]:
     inputs = msgspec.json.decode(record.request, type=_Inputs).input
     return inputs + (msgspec.json.decode(record.snapshot, type=_Outputs).output if record.snapshot else [])
 

@@ -25,7 +25,7 @@ from api.errors import (
     missing_parameter,
 )
 from api.offload import Offload
-from api.paging import Page, join_list
+from api.paging import PageRequest, join_list
 from shared import ids
 from shared.input_items import AskedItem, InputItem
 from shared.settings import Settings
@@ -143,7 +143,7 @@ class Conversations:
         await self._add(key, items, encoded)
         return join_list(encoded, items[0].id or None, items[-1].id or None)
 
-    async def list_items(self, tenant: str, conversation_id: str, page: Page) -> bytes:
+    async def list_items(self, tenant: str, conversation_id: str, page: PageRequest) -> bytes:
         """JSON of a list: the items as they are kept, which are not opened."""
         key = _key_of(tenant, conversation_id)
         match await self._run(_LIST, key, page.after or "", page.limit, int(page.order == "desc")):

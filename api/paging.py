@@ -20,7 +20,7 @@ _LIMIT = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class PageRequest:
     """Which items a list is to show; `after` is the id of the last item seen, in the same order."""
 
     after: str | None = None
@@ -44,9 +44,9 @@ class Page:
         return list_of(listed[start:end], has_more=end < len(listed))
 
 
-def read_page(query: Mapping[str, str]) -> Page:
+def read_page(query: Mapping[str, str]) -> PageRequest:
     """What a query asks for. Raises ClientError naming the parameter that is wrong."""
-    return Page(query.get("after") or None, _read_limit(query), _read_order(query))
+    return PageRequest(query.get("after") or None, _read_limit(query), _read_order(query))
 
 
 def _read_limit(query: Mapping[str, str]) -> int:

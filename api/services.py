@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from api import context
-from api.bodies.requests import Birth, Creation, Limits, read_create
+from api.bodies.requests import Birth, Creation, RequestLimits, read_create
 from api.context import Sources, compose
 from api.conversations import Conversations
 from api.errors import (
@@ -28,7 +28,7 @@ from api.errors import (
 from api.folds import Folds
 from api.hub import LogGone, LogShorter
 from api.offload import Offload
-from api.paging import Page
+from api.paging import PageRequest
 from api.prompt_length import check_prompt_length
 from api.readiness import Readiness, look_around
 from api.tenants import Tenants
@@ -165,7 +165,7 @@ class Services:
     async def _read(self, raw: bytes) -> Creation:
         birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))
         settings = self._settings
-        limits = Limits(settings.items_max, settings.tools_max, settings.json_values_max)
+        limits = RequestLimits(settings.items_max, settings.tools_max, settings.json_values_max)
         models = settings.models
         return await self._offload.run(len(raw), lambda: read_create(raw, birth, models, limits))
 
@@ -269,7 +269,7 @@ class Services:
             raise ResponseLost(key.response_id)
         return await self._read_response(key, state)
 
-    async def list_input_items(self, tenant: str, response_id: str, page: Page) -> bytes:
+    async def list_input_items(self, tenant: str, response_id: str, page: PageRequest) -> bytes:
         """JSON of a page of what the response was given to read."""
         key, _ = await self.find(tenant, response_id)
         async with self._redis_bound():
@@ -382,7 +382,7 @@ async def _chain(first: bytes, rest: Frames) -> Frames:
             yield some
 
 
-def _list_page(stored: Stored, page: Page) -> bytes:
+def _list_page(stored: Stored, page: PageRequest) -> bytes:
     request = stored.open().request
     return msgspec.json.encode(page.cut([*request.context, *request.input]))
 

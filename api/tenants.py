@@ -35,7 +35,7 @@ class FileInvalid(ValueError):
     """The tenants file cannot be read, or does not have its form."""
 
 
-class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TenantLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a tenant may have at a time; None: what the setting `tenant_…` of this name says."""
 
     responses_max: Annotated[int, msgspec.Meta(gt=0)] | None = None
@@ -46,7 +46,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         own = {f"tenant_{name}": value for name, value in self._given().items()}
         return settings.model_copy(update=own) if own else settings
 
-    def before(self, defaults: "Limits") -> "Limits":
+    def before(self, defaults: "TenantLimits") -> "TenantLimits":
         """These limits, and the defaults where these say nothing."""
         return msgspec.structs.replace(defaults, **self._given())
 
@@ -57,7 +57,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What may be said of one tenant, or of all that say nothing else."""
 
-    limits: Limits = Limits()
+    limits: TenantLimits = TenantLimits()
 
 
 class _Tenant(_Terms, frozen=True, forbid_unknown_fields=True):
@@ -65,7 +65,7 @@ class _Tenant(_Terms, frozen=True, forbid_unknown_fields=True):
     """SHA-256 of each key, in hex."""
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _TenantsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tenants: dict[str, _Tenant]
     defaults: _Terms = _Terms()
 
@@ -76,8 +76,8 @@ class Roster:
 
     keys: Mapping[str, str]
     """SHA-256 hex of a key -> its tenant."""
-    limits: Mapping[str, Limits] = field(default_factory=dict)
-    defaults: Limits = field(default_factory=Limits)
+    limits: Mapping[str, TenantLimits] = field(default_factory=dict)
+    defaults: TenantLimits = field(default_factory=TenantLimits)
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
@@ -86,7 +86,7 @@ class Roster:
         if not found.keys() & {"tenants", "defaults"}:
             keys = msgspec.json.decode(raw, type=dict[str, str])
             return cls(_by_digest((tenant, digest) for digest, tenant in keys.items()))
-        file = msgspec.json.decode(raw, type=_File)
+        file = msgspec.json.decode(raw, type=_TenantsFile)
         for name in file.tenants:
             _check_name(name)
         pairs = ((name, digest) for name, tenant in file.tenants.items() for digest in tenant.keys)
@@ -148,10 +148,10 @@ class Tenants:
             raise _unauthorized("Incorrect API key provided.")
         return tenant
 
-    def limits_of(self, tenant: str) -> Limits:
+    def limits_of(self, tenant: str) -> TenantLimits:
         """What the file says of a tenant, and where that is nothing, of all."""
         if self._roster is None:
-            return Limits()
+            return TenantLimits()
         return self._roster.limits.get(tenant, self._roster.defaults)
 
     async def run(self) -> None:

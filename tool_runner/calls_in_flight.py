@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(eq=False, slots=True)
-class _Call:
+class _CallInFlight:
     key: ResponseKey
     index: int
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
@@ -63,8 +63,8 @@ class CallsInFlight:
         self._runner = runner
         self._tools = tools
         self._beat = ClaimBeat(settings, self._hear_of_loss)
-        self._calls: dict[tuple[ResponseKey, int], _Call] = {}
-        self._unsure: dict[tuple[ResponseKey, int], _Call] = {}
+        self._calls: dict[tuple[ResponseKey, int], _CallInFlight] = {}
+        self._unsure: dict[tuple[ResponseKey, int], _CallInFlight] = {}
         """Redis did not say whether they were claimed: they are given back, should they be."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._calling = Shares(settings.tool_calls_in_flight_max, settings.tenant_share_max)
@@ -92,7 +92,7 @@ class CallsInFlight:
 
         Raises REDIS_AWAY: the job stays the queue's then, so that it is not lost.
         """
-        call = _Call(ResponseKey.parse(key), call_index)
+        call = _CallInFlight(ResponseKey.parse(key), call_index)
         name = (call.key, call.index)
         if name in self._calls or name in self._unsure:
             return
@@ -141,7 +141,7 @@ class CallsInFlight:
         await self._tools.close()
         await self._give_back([*stopped, *self._unsure.values()])
 
-    async def _give_back(self, calls: list[_Call]) -> bool:
+    async def _give_back(self, calls: list[_CallInFlight]) -> bool:
         """Whether Redis has heard of it. A call whose result is in is left alone."""
         claims = [(call.key, call.index, self._runner, call.has_begun) for call in calls]
         try:
@@ -161,7 +161,7 @@ class CallsInFlight:
                     del self._unsure[name]
                     self._beat.discard(*name)
 
-    async def _serve(self, call: _Call, intent: ToolIntent) -> None:
+    async def _serve(self, call: _CallInFlight, intent: ToolIntent) -> None:
         claim = Claim(call.key, call.index, self._runner, intent)
         self._beat.add(claim)
         try:
@@ -175,13 +175,13 @@ class CallsInFlight:
             self._beat.discard(call.key, call.index)
             del self._calls[call.key, call.index]
 
-    async def _run(self, call: _Call, intent: ToolIntent) -> Outcome:
+    async def _run(self, call: _CallInFlight, intent: ToolIntent) -> Outcome:
         """In turn: one tenant's calls must not take all there is from the others."""
         shares = self._sandboxes if self._tools.runs_in_sandbox(intent.task) else self._calling
         async with shares.turn(call.key.tenant):
             return await self._run_now(call, intent)
 
-    async def _run_now(self, call: _Call, intent: ToolIntent) -> Outcome:
+    async def _run_now(self, call: _CallInFlight, intent: ToolIntent) -> Outcome:
         label = intent.task.server_label
         secrets, session = await _until_redis_answers(
             lambda: asyncio.gather(

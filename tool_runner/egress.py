@@ -17,7 +17,7 @@ import httpx2
 
 from shared.settings import Settings
 
-Address = IPv4Address | IPv6Address
+IpAddress = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """A host name or a spelling of an address, and a port, to addresses. Raises OSError."""
@@ -92,13 +92,13 @@ class Egress:
             raise NotAllowed("server_url: it leads to no address that is allowed here")
         return list(found)[:_ADDRESSES_MAX]
 
-    def _allows(self, address: Address) -> bool:
+    def _allows(self, address: IpAddress) -> bool:
         if isinstance(address, IPv6Address) and any(address in carrier for carrier in _CARRIERS):
             address = IPv4Address(int(address) & 0xFFFF_FFFF)
         return is_public(address) or any(address in network for network in self.networks)
 
 
-def is_public(address: Address) -> bool:
+def is_public(address: IpAddress) -> bool:
     """Whether it is somebody's on the internet: not this machine, not a network of the operator's.
 
     Written out, as Python's own `is_global` takes multicast and clouds' services for global.

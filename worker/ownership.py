@@ -85,7 +85,7 @@ class Runner:
             self._tasks[held], self._large_bytes[held] = task, bytes_of_large(acquired.record_bytes)
             task.add_done_callback(lambda _: self._forget(held))
 
-    async def _acquire(self, key: ResponseKey) -> Acquired | lease.Refusal:
+    async def _acquire(self, key: ResponseKey) -> Acquired | lease.NotAcquired:
         """Asks for `redis_outage_max_s` until Redis answers: the lease may be ours, and we have not heard."""
         deadline_s = self._loop.time() + self._settings.redis_outage_max_s
         while True:

@@ -29,15 +29,15 @@ from shared.input_items import (
 from shared.turns import without_old_reasoning
 
 _Output = FunctionCallOutput | CustomToolCallOutput
-_Call = InputFunctionCall | CustomToolCall
+_CallItem = InputFunctionCall | CustomToolCall
 
-_CALLS: dict[type[_Output], type[_Call]] = {
+_CALLS: dict[type[_Output], type[_CallItem]] = {
     FunctionCallOutput: InputFunctionCall,
     CustomToolCallOutput: CustomToolCall,
 }
 """The kind of call that an output answers."""
 _UNASKED = "no approval request found with this id"
-_NAMES: dict[type[_Call], str] = {
+_NAMES: dict[type[_CallItem], str] = {
     InputFunctionCall: "function call",
     CustomToolCall: "custom tool call",
 }
@@ -80,9 +80,9 @@ def check_answers(items: Sequence[InputItem], context: Sequence[InputItem], fiel
 
 def find_orphan(items: Sequence[InputItem], context: Sequence[InputItem] = ()) -> _Output | None:
     """The first output that `check_answers` would refuse: its call is not there, or comes only behind it."""
-    calls = {(type(item), item.call_id) for item in context if isinstance(item, _Call)}
+    calls = {(type(item), item.call_id) for item in context if isinstance(item, _CallItem)}
     for item in items:
-        if isinstance(item, _Call):
+        if isinstance(item, _CallItem):
             calls.add((type(item), item.call_id))
         elif isinstance(item, _Output) and not item.name and (_CALLS[type(item)], item.call_id) not in calls:
             return item
@@ -96,15 +96,15 @@ def check_calls(items: Sequence[InputItem], field: str) -> None:
     An id may come again once its call is answered: clients that count calls anew in every turn repeat them.
     While a call waits, another one with its id would take its output.
     """
-    waiting: dict[tuple[type[_Call], str], tuple[int, _Call]] = {}
-    named: dict[tuple[type[_Call], str], int] = {}
+    waiting: dict[tuple[type[_CallItem], str], tuple[int, _CallItem]] = {}
+    named: dict[tuple[type[_CallItem], str], int] = {}
     """Where an output that tells its function and no call stands last: it answers what is before it."""
 
-    def waits(place: int, call: _Call) -> bool:
+    def waits(place: int, call: _CallItem) -> bool:
         return named.get((type(call), call.name), -1) < place
 
     for place, item in enumerate(items):
-        if isinstance(item, _Call):
+        if isinstance(item, _CallItem):
             key = type(item), item.call_id
             if key in waiting and waits(*waiting[key]):
                 reason = f"two calls with the call_id '{shorten(key[1])}' wait for an output at once"

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from api.bodies.input_items import adopt_items, read_input
 from api.bodies.json_schemas import check_schema
 from api.bodies.tool_choice import read_choice
-from api.bodies.tools import Offer
+from api.bodies.tools import RequestTools
 from api.bodies.validation import Checked, Metadata, Shape, at_most, check, check_kind
 from api.errors import (
     ClientError,
@@ -66,12 +66,12 @@ _TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,5})$"), AfterValidato
 _Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
-class _Reasoning(Shape):
+class _ReasoningOptions(Shape):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class _Text(Shape):
+class _TextOptions(Shape):
     format: dict[str, Any] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
@@ -115,7 +115,7 @@ class CreateBody(Shape):
     logit_bias: Annotated[dict[_TokenId, _Bias], at_most(1024)] | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
-    reasoning: _Reasoning | None = None
+    reasoning: _ReasoningOptions | None = None
     safety_identifier: str | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
@@ -123,7 +123,7 @@ class CreateBody(Shape):
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    text: _Text | None = None
+    text: _TextOptions | None = None
     tool_choice: Any = None
     tools: Any = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -158,7 +158,7 @@ class Creation:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """How many of each a request may have (`shared/settings.py`)."""
 
     items_max: int
@@ -174,7 +174,7 @@ class Birth:
     created_at_s: int
 
 
-def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Limits) -> Creation:
+def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: RequestLimits) -> Creation:
     """Checks a whole body. Raises ClientError naming the first field that is wrong."""
     fields = decode_object(raw, limits.values_max)
     _refuse_unknown(fields)
@@ -185,7 +185,7 @@ def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Limits)
     is_continuing = conversation_id is not None or body.previous_response_id is not None
     items = read_input(body.input, limits.items_max, is_continuing=is_continuing)
     items = adopt_items(items, birth.response_id)
-    offer = Offer.read(body.tools, limits.tools_max)
+    offer = RequestTools.read(body.tools, limits.tools_max)
     choice = read_choice(body.tool_choice, offer.tools, limits.tools_max)
     response = _echo(body, birth, choose_model(body.model, models), offer, choice)
     request = ResponseRequest(
@@ -329,7 +329,9 @@ def _refuse_unsupported(body: CreateBody) -> None:
         raise unsupported_parameter("prompt", "Send its text in `instructions` or `input`.")
 
 
-def _echo(body: CreateBody, birth: Birth, model: str, offer: Offer, choice: str | dict[str, Any]) -> Response:
+def _echo(
+    body: CreateBody, birth: Birth, model: str, offer: RequestTools, choice: str | dict[str, Any]
+) -> Response:
     """The response as it is born: every field of the request said back, with what stands for null."""
     return Response(
         id=birth.response_id,
@@ -368,7 +370,7 @@ def _or(value: T | None, default: T) -> T:
     return default if value is None else value
 
 
-def _echo_reasoning(reasoning: _Reasoning | None) -> dict[str, Any]:
+def _echo_reasoning(reasoning: _ReasoningOptions | None) -> dict[str, Any]:
     if reasoning is None:
         return {"effort": "medium", "summary": None}
     return {"effort": reasoning.effort or "medium", "summary": reasoning.summary}
@@ -379,8 +381,8 @@ def _echo_retention(retention: str | None) -> str | None:
     return retention.replace("-", "_") if retention else None
 
 
-def _echo_text(text: _Text | None) -> dict[str, Any]:
-    text = text or _Text()
+def _echo_text(text: _TextOptions | None) -> dict[str, Any]:
+    text = text or _TextOptions()
     return {"format": _read_format(text.format), "verbosity": text.verbosity or "medium"}
 
 

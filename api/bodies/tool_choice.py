@@ -37,7 +37,7 @@ _CHOICES: Mapping[str, type[Shape]] = {
     "mcp": _ByLabel,
 }
 
-Tools = Sequence[Mapping[str, Any]]
+EchoedTools = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class _Offered:
     families: frozenset[str]
 
     @classmethod
-    def of(cls, tools: Tools) -> Self:
+    def of(cls, tools: EchoedTools) -> Self:
         return cls(
             _names(tools, "function", "name"),
             _names(tools, "custom", "name"),
@@ -63,11 +63,11 @@ class _Offered:
         return kind in self.labels or _family(kind) in self.families
 
 
-def _names(tools: Tools, kind: str, key: str) -> frozenset[str]:
+def _names(tools: EchoedTools, kind: str, key: str) -> frozenset[str]:
     return frozenset(tool[key] for tool in tools if tool["type"] == kind)
 
 
-def read_choice(value: object, tools: Tools, entries_max: int) -> str | dict[str, Any]:
+def read_choice(value: object, tools: EchoedTools, entries_max: int) -> str | dict[str, Any]:
     """The checked choice, `auto` where there is none; it may name only what is in `tools`.
 
     `entries_max` bounds the list of a choice of several.

@@ -114,7 +114,7 @@ TOOLS: Mapping[str, type[Shape]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class RequestTools:
     """The tools of one request: as kept for the worker, as echoed, and what was split off."""
 
     tools: list[dict[str, Any]] = field(default_factory=list)

@@ -9,7 +9,7 @@ import pytest
 from tests.model import checkpoint
 from tests.model.checkpoint import CONFIG, VOCABULARY, VOCABULARY_MATRICES, expand, load_tensors, make_random
 from tests.model.conversations import CONVERSATIONS, Conversation, tokens_in_use, tokens_said
-from worker.harmony.tokens import MessageClosed, MessageOpened, SegmentParser, TextDelta
+from worker.harmony.tokens import MessageClosed, MessageOpened, SegmentParser, TextContinued
 
 MAKERS = [pytest.param(expand, id="trained"), pytest.param(make_random, id="random")]
 
@@ -107,6 +107,6 @@ def test_what_the_model_says_reads_as_the_messages_it_was_made_of(conversation: 
         segments = [segment for token in tokens_said(step.said) for segment in parser.feed(token)]
         opened = [segment for segment in segments if isinstance(segment, MessageOpened)]
         assert opened == [MessageOpened(m.channel, m.recipient, m.content_type) for m in step.said]
-        text = "".join(segment.text for segment in segments if isinstance(segment, TextDelta))
+        text = "".join(segment.text for segment in segments if isinstance(segment, TextContinued))
         assert text == "".join(message.text for message in step.said)
         assert segments[-1] == MessageClosed(is_call=step.result is not None)

@@ -26,7 +26,7 @@ from worker.harmony.tokens import (
     STOP_TOKENS,
     MessageOpened,
     SegmentParser,
-    TextDelta,
+    TextContinued,
     encode,
 )
 
@@ -94,7 +94,7 @@ def read(tokens: Sequence[int]) -> list[tuple[str | None, str | None, str]]:
         for segment in parser.feed(token):
             if isinstance(segment, MessageOpened):
                 messages.append((segment.channel, segment.recipient, ""))
-            elif isinstance(segment, TextDelta):
+            elif isinstance(segment, TextContinued):
                 channel, recipient, before = messages[-1]
                 messages[-1] = channel, recipient, before + segment.text
     return messages

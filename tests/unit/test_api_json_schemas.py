@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from api.bodies.json_schemas import check_schema
-from api.bodies.requests import Birth, Limits, read_create
+from api.bodies.requests import Birth, RequestLimits, read_create
 from api.errors import ClientError
 
 RECURSIVE = {
@@ -55,7 +55,10 @@ def test_what_is_no_schema_is_refused_where_it_goes_wrong(schema: Any, param: st
 def refuse(**body: Any) -> str | None:
     with pytest.raises(ClientError) as refused:
         read_create(
-            msgspec.json.encode({"input": "Hi", **body}), Birth("resp_1", 0), ["m"], Limits(1, 1, 1_000_000)
+            msgspec.json.encode({"input": "Hi", **body}),
+            Birth("resp_1", 0),
+            ["m"],
+            RequestLimits(1, 1, 1_000_000),
         )
     return refused.value.param
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.errors import ClientError
-from api.paging import LIMIT_MAX, Page, list_of, read_page
+from api.paging import LIMIT_MAX, PageRequest, list_of, read_page
 from shared.input_items import InputItem, InputMessage
 
 
@@ -41,7 +41,7 @@ def test_a_list_is_told_in_the_order_given() -> None:
 
 
 def test_an_empty_cursor_is_none() -> None:
-    assert read_page({"after": ""}) == Page()
+    assert read_page({"after": ""}) == PageRequest()
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_the_bounds_of_the_limit_are_within(limit: int) -> None:
 
 def test_a_cursor_that_the_list_does_not_hold_is_refused() -> None:
     with pytest.raises(ClientError) as refused:
-        Page(after="c").cut(items_of("a", "b"))
+        PageRequest(after="c").cut(items_of("a", "b"))
     assert (refused.value.status, refused.value.param) == (404, "after")
 
 

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from openai.types import responses as openai_types
 
 from api.bodies.input_items import read_input
-from api.bodies.requests import NESTING_MAX, Birth, CreateBody, Creation, Limits, decode_object, read_create
+from api.bodies.requests import (
+    NESTING_MAX,
+    Birth,
+    CreateBody,
+    Creation,
+    RequestLimits,
+    decode_object,
+    read_create,
+)
 from api.bodies.tools import strip_url
 from api.bodies.validation import Shape
 from api.errors import ClientError
@@ -17,7 +25,7 @@ from shared.responses import Response, ResponseRequest, SamplingOptions, ServerS
 from tests.items import shown
 
 BIRTH = Birth("resp_0_" + "0" * 32, 1_763_769_600)
-LIMITS = Limits(items_max=100, tools_max=100, values_max=1_000_000)
+LIMITS = RequestLimits(items_max=100, tools_max=100, values_max=1_000_000)
 MODELS = ["openai/gpt-oss-20b", "openai/gpt-oss-120b"]
 
 SEED_TOOL = {

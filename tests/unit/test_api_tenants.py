@@ -9,7 +9,7 @@ import pytest
 from api.__main__ import main
 from api.door import is_loopback
 from api.errors import ClientError
-from api.tenants import OPEN_TENANT, FileInvalid, Limits, Roster, Tenants
+from api.tenants import OPEN_TENANT, FileInvalid, Roster, TenantLimits, Tenants
 from shared.settings import Settings
 from tests.patience import until
 
@@ -92,7 +92,7 @@ def test_what_the_file_does_not_say_is_as_the_settings_have_it(tmp_path: Path) -
 
 
 def test_every_limit_is_a_setting() -> None:
-    assert {f"tenant_{name}" for name in Limits.__struct_fields__} <= Settings.model_fields.keys()
+    assert {f"tenant_{name}" for name in TenantLimits.__struct_fields__} <= Settings.model_fields.keys()
 
 
 def test_a_file_of_the_older_form_is_read(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ async def test_a_key_that_is_taken_out_opens_nothing_any_more(watched: Tenants, 
     write(tmp_path, {"tenants": {"acme": {"keys": [digest("a2"), digest("a3")]}}})
     await until(lambda: is_known(watched, "a3"))
     assert [is_known(watched, key) for key in ("a1", "a2", "b")] == [False, True, False]
-    assert watched.limits_of("acme") == Limits()
+    assert watched.limits_of("acme") == TenantLimits()
 
 
 async def test_a_file_that_breaks_or_goes_changes_nothing(

@@ -27,7 +27,7 @@ from worker.harmony.tokens import (
     MessageClosed,
     MessageOpened,
     SegmentParser,
-    TextDelta,
+    TextContinued,
     decode,
     encode,
     render,
@@ -227,11 +227,11 @@ def segments_of(kind: str) -> Iterator[object]:
 
 
 def test_malformed_harmony_is_malformed() -> None:
-    well_formed = [MessageOpened("final", None, None), TextDelta("This message"), MessageClosed(False)]
+    well_formed = [MessageOpened("final", None, None), TextContinued("This message"), MessageClosed(False)]
     assert MessageOpened("final", None, None) not in list(segments_of("unknown channel"))
     assert list(segments_of("nothing")) == []
     assert list(segments_of("two answers")).count(well_formed[0]) == 2
     assert "\N{REPLACEMENT CHARACTER}" in "".join(
-        segment.text for segment in segments_of("broken character") if isinstance(segment, TextDelta)
+        segment.text for segment in segments_of("broken character") if isinstance(segment, TextContinued)
     )
     assert MessageOpened("commentary", "nowhere.nothing", "json") in list(segments_of("unknown tool"))

@@ -27,7 +27,7 @@ from worker.harmony.tokens import (
     MessageCut,
     MessageOpened,
     SegmentParser,
-    TextDelta,
+    TextContinued,
     encode,
 )
 from worker.response.segments import ToolReturned
@@ -71,12 +71,12 @@ def conversations(draw: st.DrawFn) -> list[Any]:
     segments: list[Any] = []
     for _ in range(draw(st.integers(0, 5))):
         opened = draw(headers)
-        segments += [opened, *(TextDelta(text) for text in draw(st.lists(words, max_size=4)) if text)]
+        segments += [opened, *(TextContinued(text) for text in draw(st.lists(words, max_size=4)) if text)]
         segments.append(MessageClosed(opened.recipient is not None))
         if opened.recipient == "python":
             segments.append(ToolReturned(draw(results)))
     if draw(st.booleans()):
-        segments += [draw(headers), TextDelta("cut"), MessageCut()]
+        segments += [draw(headers), TextContinued("cut"), MessageCut()]
     return segments
 
 
@@ -163,7 +163,7 @@ def test_frames_decode_to_the_events_they_were_made_from(segments: list[Any]) ->
 @pytest.mark.parametrize(
     "segments",
     [
-        [TextDelta("a")],
+        [TextContinued("a")],
         [MessageClosed(False)],
         [ToolReturned(ToolOutput("x"))],
         [MessageOpened("final", None, None), MessageOpened("final", None, None)],
@@ -175,7 +175,7 @@ def test_a_segment_out_of_order_is_a_bug_and_says_so(segments: list[Any]) -> Non
 
 
 def test_a_call_that_needs_leave_becomes_a_question_and_nothing_runs() -> None:
-    segments = [MessageOpened("commentary", "wiki.ask", "json"), TextDelta("{}"), MessageClosed(True)]
+    segments = [MessageOpened("commentary", "wiki.ask", "json"), TextContinued("{}"), MessageClosed(True)]
     added, done = translate(segments)
     assert isinstance(added, ev.OutputItemAdded)
     assert isinstance(done, ev.OutputItemDone)
@@ -185,7 +185,7 @@ def test_a_call_that_needs_leave_becomes_a_question_and_nothing_runs() -> None:
 def test_completed_comes_after_the_tool_and_with_its_output() -> None:
     opened = MessageOpened("analysis", "python", "code")
     now, _ = step(Translation(RESPONSE.id, ROUTING), opened)
-    now, _ = step(now, TextDelta("1"))
+    now, _ = step(now, TextContinued("1"))
     now, events = step(now, MessageClosed(True))
     assert [type(e) for e in events] == [ev.McpCallArgumentsDone]
     assert isinstance(now.open_item, RunningCall)

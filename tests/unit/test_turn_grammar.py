@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.engines.protocol import Body, Call, Constraint
-from worker.engines.vllm.turn_grammar import Json, Only, OutOfGrammar, Text, TurnGrammar
+from worker.engines.vllm.turn_grammar import FreeText, Json, Only, OutOfGrammar, TurnGrammar
 from worker.harmony.tokens import (
     CALL,
     CHANNEL,
@@ -63,7 +63,7 @@ def choices(grammar: TurnGrammar[Spelled]) -> list[int]:
     match grammar.allowed():
         case Only(tokens):
             return sorted(tokens)
-        case Text(end):
+        case FreeText(end):
             return [end, *encode("It is so, é")]
         case Json(matcher):
             return matcher.wanted[:1]
@@ -134,7 +134,7 @@ def test_what_is_not_allowed_is_refused(constraint: Constraint, token: int, data
         case Only(tokens):
             # Reasoning that has to end may have gone on: an attempt elsewhere had room for more.
             is_allowed = token in tokens or (tokens == {END} and token not in CONTROL_TOKENS)
-        case Text(end):
+        case FreeText(end):
             is_allowed = token not in CONTROL_TOKENS or token == end
         case Json(matcher):
             is_allowed = token == matcher.wanted[0]
@@ -180,7 +180,7 @@ def test_a_turn_is_over_after_its_answer_and_after_its_call() -> None:
 
 def test_code_is_free_text_that_ends_in_a_call() -> None:
     code = grammar_of(Constraint((PYTHON,), None), [*PYTHON.header, *encode("print({1: 2})")])
-    assert code.allowed() == Text(CALL)
+    assert code.allowed() == FreeText(CALL)
 
 
 def test_names_that_begin_alike_are_told_apart() -> None:

@@ -22,7 +22,7 @@ from shared.responses import McpProtocolError, McpTool, Message, Response, Respo
 from shared.settings import Settings
 from shared.store.log.closing import closing_of
 from shared.tool_calls import ToolFailure, ToolsListed
-from worker.harmony.tokens import MessageClosed, MessageOpened, TextDelta
+from worker.harmony.tokens import MessageClosed, MessageOpened, TextContinued
 from worker.response.listing import begin_listing, end_listing
 from worker.response.translator import Translation, step
 from worker.response.usage import Turn, usage_of
@@ -94,7 +94,7 @@ def test_a_listing_that_failed_says_why() -> None:
 
 
 def test_reasoning_says_nothing_of_an_encrypted_content_that_it_has_not() -> None:
-    items = items_of(MessageOpened("analysis", None, None), TextDelta("Hm."), MessageClosed(False))
+    items = items_of(MessageOpened("analysis", None, None), TextContinued("Hm."), MessageClosed(False))
     assert [item.keys() for item in items] == [{"id", "type", "status", "summary", "content"}] * 2
 
 
@@ -103,7 +103,7 @@ def test_reasoning_says_nothing_of_an_encrypted_content_that_it_has_not() -> Non
     [("commentary", "commentary"), ("final", "final_answer"), (None, "final_answer"), ("x", "final_answer")],
 )
 def test_a_message_has_its_phase_from_its_first_event_on(channel: str | None, phase: str) -> None:
-    items = items_of(MessageOpened(channel, None, None), TextDelta("Hello"), MessageClosed(False))
+    items = items_of(MessageOpened(channel, None, None), TextContinued("Hello"), MessageClosed(False))
     assert [item["phase"] for item in items] == [phase, phase]
 
 

@@ -260,7 +260,7 @@ class MessageOpened:
 
 
 @dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextContinued:
     text: str
 
 
@@ -276,7 +276,7 @@ class MessageCut:
     """The generation ended inside the message."""
 
 
-Segment = MessageOpened | TextDelta | MessageClosed | MessageCut
+HarmonySegment = MessageOpened | TextContinued | MessageClosed | MessageCut
 
 
 @lru_cache(maxsize=65_536)
@@ -315,12 +315,12 @@ class SegmentParser:
     def is_inside_message(self) -> bool:
         return self._header is None
 
-    def feed(self, token: int) -> list[Segment]:
+    def feed(self, token: int) -> list[HarmonySegment]:
         if self._header is None:
             return self._feed_text(token)
         return self._feed_header(self._header, token)
 
-    def end(self) -> list[Segment]:
+    def end(self) -> list[HarmonySegment]:
         """Nothing comes any more: what is open is cut, a header that never ended is kept as text."""
         if self._header is None:
             segments = [*self._flush(), MessageCut()]
@@ -328,7 +328,7 @@ class SegmentParser:
             return segments
         return self._salvage(self._header, MessageCut())
 
-    def _feed_text(self, token: int) -> list[Segment]:
+    def _feed_text(self, token: int) -> list[HarmonySegment]:
         if token in _MESSAGE_ENDS:
             return self._end_text(token)
         if token in (START, CHANNEL):  # the model forgot to end the message
@@ -336,15 +336,15 @@ class SegmentParser:
         if token in CONTROL_TOKENS:  # a marker out of place is no text
             return []
         text = self._utf8.decode(bytes_of(token))
-        return [TextDelta(text)] if text else []
+        return [TextContinued(text)] if text else []
 
-    def _end_text(self, token: int) -> list[Segment]:
+    def _end_text(self, token: int) -> list[HarmonySegment]:
         is_cut = self._is_addressed and token not in (END, RETURN, CALL)
         segments = [*self._flush(), MessageCut() if is_cut else MessageClosed(token == CALL)]
         self._begin_header()
         return segments
 
-    def _feed_header(self, header: list[int], token: int) -> list[Segment]:
+    def _feed_header(self, header: list[int], token: int) -> list[HarmonySegment]:
         if token == MESSAGE:
             return self._open(read_header(_pieces_of(header), self._has_start))
         if token in _MESSAGE_ENDS:
@@ -358,21 +358,21 @@ class SegmentParser:
             return self._salvage(header, None)
         return []
 
-    def _open(self, header: Header) -> list[Segment]:
+    def _open(self, header: Header) -> list[HarmonySegment]:
         self._header, self._is_addressed = None, header.recipient is not None
         opened = MessageOpened(header.channel, header.recipient, header.content_type)
         if not header.stray:
             return [opened]
-        return [MessageOpened(None, None, None), TextDelta(header.stray), MessageClosed(False), opened]
+        return [MessageOpened(None, None, None), TextContinued(header.stray), MessageClosed(False), opened]
 
-    def _salvage(self, header: list[int], closing: MessageClosed | MessageCut | None) -> list[Segment]:
+    def _salvage(self, header: list[int], closing: MessageClosed | MessageCut | None) -> list[HarmonySegment]:
         """A header that is none: its words become a message, if they are more than a broken header."""
         channel, text = read_text(_pieces_of(header), closing == MessageClosed(is_call=True))
         self._begin_header()
         if not text and closing is not None:
             return []
-        opened: list[Segment] = [MessageOpened(channel, None, None)]
-        opened += [TextDelta(text)] if text else []
+        opened: list[HarmonySegment] = [MessageOpened(channel, None, None)]
+        opened += [TextContinued(text)] if text else []
         if closing is None:
             self._header = None
             return opened
@@ -381,10 +381,10 @@ class SegmentParser:
     def _begin_header(self) -> None:
         self._header, self._has_start, self._is_addressed = [], False, False
 
-    def _flush(self) -> list[Segment]:
+    def _flush(self) -> list[HarmonySegment]:
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
-        return [TextDelta(rest)] if rest else []
+        return [TextContinued(rest)] if rest else []
 
 
 def _pieces_of(header: Sequence[int]) -> list[Piece]:

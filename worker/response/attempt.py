@@ -24,7 +24,7 @@ from worker.harmony.tokens import NEXT_TURN, ChatMessage, to_wire
 from worker.response import calls
 from worker.response.calls import Refuse, Run, Tally
 from worker.response.generation import Generation
-from worker.response.history import History, Record
+from worker.response.history import History, LoadedRecord
 from worker.response.hopeless import Hopeless
 from worker.response.log_writer import LogWriter
 from worker.response.preparation import Preparation, Prepared, fit_into_context
@@ -47,7 +47,7 @@ from worker.response.usage import Turn, usage_of
 _T = TypeVar("_T")
 
 
-async def run_attempt(resources: Resources, lease: Lease, record: Record, history: History) -> None:
+async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, history: History) -> None:
     """Drives one response from its request to its terminal event.
 
     `history` is replayed first: same prompt, logged tokens, logged results; then the response goes on.
@@ -84,7 +84,7 @@ class Attempt:
 
     resources: Resources
     lease: Lease
-    record: Record
+    record: LoadedRecord
     prepared: Prepared
     reader: TurnReader
     generation: Generation

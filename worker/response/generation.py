@@ -25,7 +25,7 @@ from worker.engines.protocol import (
     Unsupported,
 )
 from worker.harmony.tokens import STOP_TOKENS
-from worker.response.history import Record
+from worker.response.history import LoadedRecord
 from worker.response.hopeless import Hopeless
 from worker.response.log_writer import LogWriter
 from worker.response.resources import Resources
@@ -42,7 +42,7 @@ class Generation:
 
     resources: Resources
     lease: Lease
-    record: Record
+    record: LoadedRecord
     offer: Offer
     reader: TurnReader
     writer: LogWriter

@@ -37,7 +37,7 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class LoadedRecord:
     """What was asked for. `size`: bytes of its JSON; `format`: of the log that is made of it."""
 
     request: ResponseRequest
@@ -49,14 +49,14 @@ class Unloadable(Exception):
     """This worker cannot read the record: it is too long to come in time, or not what this version writes."""
 
 
-async def load_record(redis: RedisClient, stepper: Stepper, acquired: Acquired) -> Record:
+async def load_record(redis: RedisClient, stepper: Stepper, acquired: Acquired) -> LoadedRecord:
     """Raises Unloadable; LeaseLost if it is gone; REDIS_AWAY if Redis does not answer at all."""
     stored = await _read_request(redis, acquired.lease.key)
     try:
         request = await stepper.call(lambda: decode_request(stored), len(stored))
     except msgspec.DecodeError as error:
         raise Unloadable(f"it cannot be decoded: {error}") from error
-    return Record(request, len(stored), acquired.format)
+    return LoadedRecord(request, len(stored), acquired.format)
 
 
 async def _read_request(redis: RedisClient, key: ResponseKey) -> bytes:

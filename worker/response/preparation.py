@@ -17,7 +17,7 @@ from worker.asking.offer import Offer, make_offer, mcp_servers, recipient_of
 from worker.asking.routing import McpTarget, Routing
 from worker.harmony.tokens import HarmonyMessage
 from worker.response.calls import nothing_listed
-from worker.response.history import Record
+from worker.response.history import LoadedRecord
 from worker.response.hopeless import Hopeless
 from worker.response.listing import begin_listing, end_listing
 from worker.response.log_writer import LogWriter
@@ -42,7 +42,7 @@ class Prepared:
 @dataclass(slots=True)
 class Preparation:
     resources: Resources
-    record: Record
+    record: LoadedRecord
     writer: LogWriter
     results: ToolResults
 
@@ -84,7 +84,7 @@ class Preparation:
 
 
 async def fit_into_context(
-    resources: Resources, record: Record, messages: Sequence[HarmonyMessage], reserved: int = 1
+    resources: Resources, record: LoadedRecord, messages: Sequence[HarmonyMessage], reserved: int = 1
 ) -> Prompt:
     """A prompt that leaves `reserved` tokens of the context free, with `truncation: auto` by dropping the
     oldest messages. Raises Hopeless if it is too long all the same."""

@@ -29,7 +29,7 @@ from shared.responses import (
 from shared.tool_calls import ToolFailure, ToolOutput
 from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_target
 from worker.harmony.headers import TEXT_RECIPIENTS
-from worker.harmony.tokens import MessageClosed, MessageCut, MessageOpened, TextDelta
+from worker.harmony.tokens import MessageClosed, MessageCut, MessageOpened, TextContinued
 from worker.response.chains import Chain, in_order, join
 from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
 
@@ -111,7 +111,7 @@ Events = list[StreamEvent]
 def step(now: Translation, segment: Segment) -> tuple[Translation, Events]:
     """One segment further. Raises OutOfOrder; never for anything that a model writes."""
     match segment, now.open_item:
-        case TextDelta(text), (
+        case TextContinued(text), (
             OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall() | OpenSpentCall()
         ) as item:
             return _extend(now, item, text)
@@ -269,7 +269,7 @@ def _keep_unmade_request(now: Translation, arguments: str) -> tuple[Translation,
     """Arguments that broke off before the client could be asked become reasoning."""
     events: Events = []
     if arguments:
-        for segment in (MessageOpened("analysis", None, None), TextDelta(arguments), MessageCut()):
+        for segment in (MessageOpened("analysis", None, None), TextContinued(arguments), MessageCut()):
             now, made = step(now, segment)
             events += made
     return now, events

@@ -14,13 +14,13 @@ from worker.engines.protocol import TokenLogprob
 from worker.harmony.tokens import (
     CONTROL_TOKENS,
     ChatMessage,
+    HarmonySegment,
     MessageClosed,
     MessageCut,
     MessageOpened,
     SegmentParser,
-    TextDelta,
+    TextContinued,
 )
-from worker.harmony.tokens import Segment as HarmonySegment
 from worker.response.logprobs import describe_token
 from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
 from worker.response.translator import (
@@ -140,7 +140,7 @@ class TurnReader:
 
     def _take(self, segment: HarmonySegment) -> list[StreamEvent]:
         match segment:
-            case TextDelta(text):
+            case TextContinued(text):
                 self._text.append(text)
                 return self._step(self._with_logprobs(segment))
             case MessageOpened():
@@ -164,7 +164,7 @@ class TurnReader:
         if not self._logprobs:
             return segment
         made_of, self._logprobs = self._logprobs, []
-        if not isinstance(segment, TextDelta) or not isinstance(self.translation.open_item, OpenMessage):
+        if not isinstance(segment, TextContinued) or not isinstance(self.translation.open_item, OpenMessage):
             return segment
         of_text = (describe_token(*each) for each in made_of if each[0] not in CONTROL_TOKENS)
         return TextWithLogprobs(segment.text, tuple(of_text))

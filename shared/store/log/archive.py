@@ -23,7 +23,7 @@ class UnreadableLog(Exception):
     """Its frames could not be told apart in an archive: it must stay as it is."""
 
 
-class Record(msgspec.Struct, frozen=True):
+class ArchivedRecord(msgspec.Struct, frozen=True):
     """What is kept of a closed response beside its frames; both are JSON."""
 
     request: bytes
@@ -59,7 +59,7 @@ def open_all(fields: Mapping[bytes, bytes]) -> list[tuple[int, bytes]]:
     ]
 
 
-def pack_record(record: Record) -> bytes:
+def pack_record(record: ArchivedRecord) -> bytes:
     return zstandard.ZstdCompressor(level=_LEVEL).compress(msgspec.msgpack.encode(record))
 
 
@@ -68,5 +68,5 @@ def record_bytes(packed: bytes) -> int:
     return zstandard.frame_content_size(packed)
 
 
-def open_record(packed: bytes) -> Record:
-    return msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(packed), type=Record)
+def open_record(packed: bytes) -> ArchivedRecord:
+    return msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(packed), type=ArchivedRecord)

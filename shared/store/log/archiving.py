@@ -36,7 +36,7 @@ async def archive_log(redis: RedisClient, key: ResponseKey) -> str:
     closed, request, snapshot = await redis.command("HMGET", keys.state(key), "closed", "request", "snapshot")
     starts, record = [0], b""
     if closed and request is not None:
-        record = await asyncio.to_thread(archive.pack_record, archive.Record(request, snapshot))
+        record = await asyncio.to_thread(archive.pack_record, archive.ArchivedRecord(request, snapshot))
         starts = await _pack_chunks(redis, key, packing)
     reply = await redis.run(
         _ARCHIVE,

@@ -59,7 +59,7 @@ class Acquired:
     """Of its request's JSON."""
 
 
-Refusal = Literal["held", "newer", "closed", "missing"]
+NotAcquired = Literal["held", "newer", "closed", "missing"]
 """`newer`: only a process of a later version can replay it; it waits for one."""
 
 
@@ -71,7 +71,7 @@ async def acquire(
     *,
     is_at_it: bool = True,
     token_used: int = 0,
-) -> Acquired | Refusal:
+) -> Acquired | NotAcquired:
     """Takes the lease if nobody holds it.
 
     Not `is_at_it`: the owner has not got the response, so a lease in its name is one that it never heard of.
@@ -88,12 +88,14 @@ async def acquire(
     return await _acquire(redis, key, args)
 
 
-async def seize(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str) -> Acquired | Refusal:
+async def seize(
+    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str
+) -> Acquired | NotAcquired:
     """Takes the lease from whoever holds it; from then on their token is stale. Never `held` or `newer`."""
     return await _acquire(redis, key, [owner, int(settings.lease_ttl_s * 1000), 1, RECORD_FORMAT, 1, 0])
 
 
-async def _acquire(redis: RedisClient, key: ResponseKey, args: Sequence[Argument]) -> Acquired | Refusal:
+async def _acquire(redis: RedisClient, key: ResponseKey, args: Sequence[Argument]) -> Acquired | NotAcquired:
     """`args`: the script's, the owner first."""
     reply = await redis.run(
         _ACQUIRE, [keys.state(key), keys.log(key), keys.ACTIVE, keys.PULSE], [str(key), *args]

@@ -139,10 +139,12 @@ class Stored:
         """Of its JSON."""
         return archive.record_bytes(self.packed) if self.packed else len(self.request) + len(self.snapshot)
 
-    def unpack(self) -> archive.Record:
+    def unpack(self) -> archive.ArchivedRecord:
         """Both JSONs."""
         return (
-            archive.open_record(self.packed) if self.packed else archive.Record(self.request, self.snapshot)
+            archive.open_record(self.packed)
+            if self.packed
+            else archive.ArchivedRecord(self.request, self.snapshot)
         )
 
     def open(self) -> "Record":

@@ -50,7 +50,7 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolResult:
+class ParsedResult:
     """What a tool said; `author` is the recipient that it was called by."""
 
     author: str
@@ -58,7 +58,7 @@ class ToolResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class ParsedPrompt:
     """`user_text` is the last user message; `results` came after it, oldest first.
 
     `turn_begin` is the index behind the last whole message that was not the assistant's: from
@@ -66,12 +66,12 @@ class Prompt:
     """
 
     user_text: str
-    results: tuple[ToolResult, ...]
+    results: tuple[ParsedResult, ...]
     tools: tuple[Tool, ...]
     turn_begin: int
 
 
-def read_prompt(tokens: list[int]) -> Prompt:
+def read_prompt(tokens: list[int]) -> ParsedPrompt:
     """Never raises on what a worker renders; what is no whole message is passed over."""
     user_text: slice | None = None
     results: list[tuple[str, slice]] = []
@@ -87,9 +87,9 @@ def read_prompt(tokens: list[int]) -> Prompt:
             case _:
                 results.append((author, text))
         turn_begin = end
-    return Prompt(
+    return ParsedPrompt(
         decode(tokens[user_text]) if user_text else "",
-        tuple(ToolResult(author, decode(tokens[text])) for author, text in results),
+        tuple(ParsedResult(author, decode(tokens[text])) for author, text in results),
         tuple(tools.values()),
         turn_begin,
     )

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 
-from worker.engines.scripted.prompt import Prompt, Tool, ToolKind
-from worker.engines.scripted.text import Template, Text, Values, count_in
+from worker.engines.scripted.prompt import ParsedPrompt, Tool, ToolKind
+from worker.engines.scripted.text import ScriptText, Template, Values, count_in
 
 MATCHED_CHARS_MAX = 8_000
 """Patterns see this much of the user's message, so that no message can keep them busy for long."""
@@ -27,7 +27,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Json:
+class JsonTemplate:
     """Arguments as a tree whose strings are templates."""
 
     tree: object
@@ -41,11 +41,11 @@ class Filled:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ScriptedCall:
     """`content` is what the tool gets: code or JSON as text, or what becomes JSON."""
 
     tool: Template
-    content: Template | Json | Filled
+    content: Template | JsonTemplate | Filled
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,13 @@ ONCE = Template(("1",))
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ScriptedTurn:
     """What is said up to the next stop token, in the order of the fields; `times` in a row."""
 
-    analysis: Text | None = None
-    commentary: Text | None = None
-    call: Call | None = None
-    final: Text | None = None
+    analysis: ScriptText | None = None
+    commentary: ScriptText | None = None
+    call: ScriptedCall | None = None
+    final: ScriptText | None = None
     raw: Raw | None = None
     times: Template = ONCE
 
@@ -75,11 +75,11 @@ class OnError:
     """The turn that answers a tool result which matches `pattern`."""
 
     pattern: re.Pattern[str]
-    turn: Turn
+    turn: ScriptedTurn
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class OfferCondition:
     """Holds when a tool of this kind is offered whose name fits one of the globs."""
 
     kind: ToolKind
@@ -100,8 +100,8 @@ class Scene:
 
     name: str
     patterns: tuple[re.Pattern[str], ...]
-    when: Offer | None
-    turns: tuple[Turn, ...]
+    when: OfferCondition | None
+    turns: tuple[ScriptedTurn, ...]
     on_error: OnError | None
     pace: Pace
 
@@ -111,12 +111,12 @@ class Cue:
     """What is to be said now: the turn, what its names stand for, the tool it may call."""
 
     scene: Scene
-    turn: Turn
+    turn: ScriptedTurn
     values: Values
     tool: Tool | None
 
 
-def find_cue(scenes: tuple[Scene, ...], prompt: Prompt) -> Cue:
+def find_cue(scenes: tuple[Scene, ...], prompt: ParsedPrompt) -> Cue:
     """The first scene that fits plays the turn after as many results as the prompt holds."""
     for scene in scenes:
         for groups in _occurrences(scene, prompt.user_text[:MATCHED_CHARS_MAX]):
@@ -136,7 +136,7 @@ def _occurrences(scene: Scene, text: str) -> Iterator[Mapping[str, str]]:
             yield found.groupdict(default="")
 
 
-def _values_of(prompt: Prompt, tool: Tool | None) -> dict[str, str]:
+def _values_of(prompt: ParsedPrompt, tool: Tool | None) -> dict[str, str]:
     values = {
         "message": prompt.user_text,
         "results": str(len(prompt.results)),
@@ -149,7 +149,7 @@ def _values_of(prompt: Prompt, tool: Tool | None) -> dict[str, str]:
     return values
 
 
-def _turn_of(scene: Scene, prompt: Prompt, values: Values) -> Turn:
+def _turn_of(scene: Scene, prompt: ParsedPrompt, values: Values) -> ScriptedTurn:
     """The last turn stays when more results come than there are turns for."""
     results = prompt.results
     if results and scene.on_error and scene.on_error.pattern.search(results[-1].text[:MATCHED_CHARS_MAX]):

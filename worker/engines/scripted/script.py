@@ -16,8 +16,18 @@ from typing import Annotated, Any
 import msgspec
 
 from worker.engines.scripted.prompt import ToolKind
-from worker.engines.scripted.scene import Call, Filled, Json, Offer, OnError, Pace, Raw, Scene, Turn
-from worker.engines.scripted.text import Counting, Repetition, Template, Text, parse_template
+from worker.engines.scripted.scene import (
+    Filled,
+    JsonTemplate,
+    OfferCondition,
+    OnError,
+    Pace,
+    Raw,
+    Scene,
+    ScriptedCall,
+    ScriptedTurn,
+)
+from worker.engines.scripted.text import Counting, RepeatedText, ScriptText, Template, parse_template
 from worker.harmony.tokens import (
     CALL,
     CHANNEL,
@@ -246,7 +256,7 @@ class _SceneReader:
     def _pattern(self, text: str) -> re.Pattern[str]:
         return re.compile(_expand_pattern(text, self._named_patterns))
 
-    def _offer(self, when: _WhenTable) -> Offer:
+    def _offer(self, when: _WhenTable) -> OfferCondition:
         kinds: dict[ToolKind, str | list[str] | None]
         kinds = {"function": when.function, "mcp": when.mcp_tool, "trained": when.trained_tool}
         given = [(kind, globs) for kind, globs in kinds.items() if globs]
@@ -255,17 +265,19 @@ class _SceneReader:
                 raise ValueError("give exactly one of `function`, `mcp_tool` and `trained_tool`")
             kind, globs = given[0]
             written = [globs] if isinstance(globs, str) else globs
-            return Offer(kind, tuple(self._template(glob, self._groups) for glob in written))
+            return OfferCondition(kind, tuple(self._template(glob, self._groups) for glob in written))
 
     def _on_error(self, table: _ErrorTable) -> OnError:
-        turn = Turn(analysis=self._text("analysis", table.analysis), final=self._text("final", table.final))
+        turn = ScriptedTurn(
+            analysis=self._text("analysis", table.analysis), final=self._text("final", table.final)
+        )
         return OnError(self._pattern(table.match), turn)
 
-    def _numbered_turn(self, index: int, table: _TurnTable) -> Turn:
+    def _numbered_turn(self, index: int, table: _TurnTable) -> ScriptedTurn:
         with _at(f"turn {index + 1}"):
             return self._turn(table)
 
-    def _turn(self, table: _TurnTable) -> Turn:
+    def _turn(self, table: _TurnTable) -> ScriptedTurn:
         spoken = (table.analysis, table.commentary, table.final, table.call)
         if table.raw is not None and any(said is not None for said in spoken):
             raise ValueError("`raw` stands alone in its turn")
@@ -275,7 +287,7 @@ class _SceneReader:
             raise ValueError("says nothing; give `analysis`, `commentary`, `call`, `final` or `raw`")
         with _at("`times`"):
             times = self._template(str(table.times))
-        return Turn(
+        return ScriptedTurn(
             analysis=self._text("analysis", table.analysis),
             commentary=self._text("commentary", table.commentary),
             call=self._call(table.call) if table.call else None,
@@ -284,7 +296,7 @@ class _SceneReader:
             times=times,
         )
 
-    def _text(self, key: str, written: _TextValue | None) -> Text | None:
+    def _text(self, key: str, written: _TextValue | None) -> ScriptText | None:
         with _at(f"`{key}`"):
             match written:
                 case None:
@@ -294,12 +306,12 @@ class _SceneReader:
                 case _LongTextTable():
                     return self._long_text(written)
 
-    def _long_text(self, table: _LongTextTable) -> Text:
+    def _long_text(self, table: _LongTextTable) -> ScriptText:
         join, before, after = map(self._template, (table.join, table.before, table.after))
         if (table.repeat is None) == (table.count_to is None):
             raise ValueError("give either `repeat` or `count_to`")
         if table.repeat is not None:
-            return Repetition(
+            return RepeatedText(
                 self._template(table.repeat), self._template(str(table.times)), join, before, after
             )
         first, last = self._template(str(table.count_from)), self._template(str(table.count_to))
@@ -315,7 +327,7 @@ class _SceneReader:
             )
         return template
 
-    def _call(self, table: _CallTable) -> Call:
+    def _call(self, table: _CallTable) -> ScriptedCall:
         with _at("`call`"):
             given = [value for value in (table.code, table.arguments, table.fill) if value is not None]
             if len(given) != 1:
@@ -323,14 +335,14 @@ class _SceneReader:
             tool = self._template(table.tool)
             match given[0]:
                 case str(text):
-                    return Call(tool, self._template(text))
+                    return ScriptedCall(tool, self._template(text))
                 case fill if table.fill is not None:
                     if self._scene.when is None:
                         raise ValueError("`fill` needs a `when`: it goes by the parameters of that tool")
                     named = ((self._pattern(name), self._template(value)) for name, value in fill.items())
-                    return Call(tool, Filled(tuple(named)))
+                    return ScriptedCall(tool, Filled(tuple(named)))
                 case tree:
-                    return Call(tool, Json(self._tree(tree)))
+                    return ScriptedCall(tool, JsonTemplate(self._tree(tree)))
 
     def _tree(self, value: object) -> object:
         match value:

@@ -172,7 +172,7 @@ def count_in(text: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Repetition:
+class RepeatedText:
     """`before`, then `unit` so many `times` with `join` between, then `after`."""
 
     unit: Template
@@ -223,4 +223,4 @@ class Counting:
         yield from self.after.pieces(values)
 
 
-Text = Template | Repetition | Counting
+ScriptText = Template | RepeatedText | Counting

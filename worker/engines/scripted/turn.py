@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from shared import hosted_tools
 from worker.engines.scripted.prompt import Parameter, Tool, index_of
-from worker.engines.scripted.scene import Call, Cue, Filled, Json, Raw
+from worker.engines.scripted.scene import Cue, Filled, JsonTemplate, Raw, ScriptedCall
 from worker.engines.scripted.text import Template, Values
 from worker.harmony.tokens import (
     CALL,
@@ -60,7 +60,7 @@ def _raw(raw: Raw, values: Values) -> Pieces:
         yield [RETURN]
 
 
-def _call(call: Call, cue: Cue) -> Pieces:
+def _call(call: ScriptedCall, cue: Cue) -> Pieces:
     recipient = call.tool.expand(cue.values)
     hosted = hosted_tools.by_recipient(recipient)
     channel, content_type = (hosted.channel, _TRAINED_TYPE) if hosted else ("commentary", "json")
@@ -78,11 +78,11 @@ def _header(channel: str, recipient: str | None = None, content_type: str | None
 # --- what a call carries ----------------------------------------------------------------------
 
 
-def _call_content(call: Call, cue: Cue) -> str:
+def _call_content(call: ScriptedCall, cue: Cue) -> str:
     match call.content:
         case Template() as text:
             return text.expand(cue.values)
-        case Json(tree):
+        case JsonTemplate(tree):
             return json.dumps(_expand(tree, cue.values), ensure_ascii=False)
         case Filled() as filled:
             return json.dumps(_fill(filled, cue.tool, cue.values), ensure_ascii=False)

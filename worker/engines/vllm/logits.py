@@ -18,7 +18,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 
 from worker.engines.protocol import Body, Constraint, Unfulfillable
 from worker.engines.vllm.json_grammar import Compiled, JsonGrammars, JsonMatcher, apply_masks, grammars_of
-from worker.engines.vllm.turn_grammar import Json, Only, OutOfGrammar, Text, TurnGrammar
+from worker.engines.vllm.turn_grammar import FreeText, Json, Only, OutOfGrammar, TurnGrammar
 from worker.harmony.tokens import CONTROL_TOKENS
 
 PROCESSOR = "worker.engines.vllm.logits:TurnConstraints"
@@ -185,7 +185,7 @@ class TurnConstraints(LogitsProcessor):  # type: ignore[misc]
             match self._rows[row].allowed():
                 case Json(matcher):
                     matchers[row] = matcher
-                case Text(end):
+                case FreeText(end):
                     bits[row] = _text_bits(self._vocabulary_size, end)
                 case Only(tokens):
                     _set_only(bits[row], tokens or (REFUSAL,))
@@ -216,7 +216,7 @@ class _Row:
         except Unfulfillable:
             self._is_refused = True
 
-    def allowed(self) -> Only | Text | Json[JsonMatcher]:
+    def allowed(self) -> Only | FreeText | Json[JsonMatcher]:
         try:
             return self._catch_up().allowed()
         except (OutOfGrammar, Unfulfillable):

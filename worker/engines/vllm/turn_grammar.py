@@ -30,7 +30,7 @@ class Only:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class FreeText:
     """Any token but markers and reserved ones, or `end`."""
 
     end: int
@@ -91,7 +91,7 @@ class TurnGrammar(Generic[M]):
             self._accept_text(token, self._node.body[1])
         self._said += 1
 
-    def allowed(self) -> Only | Text | Json[M]:
+    def allowed(self) -> Only | FreeText | Json[M]:
         """What the next token may be."""
         if self._is_over:
             return _OVER
@@ -100,7 +100,7 @@ class TurnGrammar(Generic[M]):
         if self._matcher is not None:
             return Json(self._matcher)
         end = self._node.body[1]
-        return Only(frozenset({end})) if end == END and self._is_spent() else Text(end)
+        return Only(frozenset({end})) if end == END and self._is_spent() else FreeText(end)
 
     def _accept_header(self, token: int) -> None:
         node = self._node.next.get(token)
@@ -132,18 +132,18 @@ class TurnGrammar(Generic[M]):
         return OutOfGrammar(f"token {token} is not allowed after {self._said} tokens of the turn")
 
 
-_Ending = tuple[tuple[int, ...], Body, int]
+_AnswerEnding = tuple[tuple[int, ...], Body, int]
 """A header's tokens, its body, and the token that ends it."""
 
 
-def _answers_of(constraint: Constraint) -> list[_Ending]:
+def _answers_of(constraint: Constraint) -> list[_AnswerEnding]:
     answers = [(call.header, call.arguments, CALL) for call in constraint.calls]
     if constraint.final is not None:
         answers.append((_header_of("final"), constraint.final, RETURN))
     return answers
 
 
-def _free_messages_of(constraint: Constraint) -> list[_Ending]:
+def _free_messages_of(constraint: Constraint) -> list[_AnswerEnding]:
     """Reasoning; and what is told before a call."""
     channels = ["analysis", "commentary"] if constraint.calls else ["analysis"]
     return [(_header_of(channel), _FREE, END) for channel in channels]
@@ -153,7 +153,7 @@ def _header_of(channel: str) -> tuple[int, ...]:
     return (CHANNEL, *encode(channel), MESSAGE)
 
 
-def _trie_of(endings: Iterable[_Ending]) -> _Node:
+def _trie_of(endings: Iterable[_AnswerEnding]) -> _Node:
     root = _Node()
     for header, body, end in endings:
         node = root
