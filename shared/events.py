@@ -118,59 +118,67 @@ class OutputTextDone(_Event, frozen=True, tag="response.output_text.done"):
     logprobs: tuple[Logprob, ...] = ()
 
 
-class FunctionCallArgumentsDelta(_Event, frozen=True, tag="response.function_call_arguments.delta"):
+class CallDelta(_Event, frozen=True):
+    """More of what the model writes in a call."""
+
     output_index: int
     item_id: str
     delta: str
 
 
-class FunctionCallArgumentsDone(_Event, frozen=True, tag="response.function_call_arguments.done"):
+class CallWritten(_Event, frozen=True):
+    """All that the model wrote in a call, in the field that the call's item has for it."""
+
     output_index: int
     item_id: str
+
+
+class Announcement(_Event, frozen=True):
+    """Says how an item fares; what has come of it is in the item's own `done`."""
+
+    output_index: int
+    item_id: str
+
+
+class FunctionCallArgumentsDelta(CallDelta, frozen=True, tag="response.function_call_arguments.delta"):
+    pass
+
+
+class FunctionCallArgumentsDone(CallWritten, frozen=True, tag="response.function_call_arguments.done"):
     name: str
     arguments: str
 
 
-class McpCallInProgress(_Event, frozen=True, tag="response.mcp_call.in_progress"):
-    output_index: int
-    item_id: str
+class McpCallInProgress(Announcement, frozen=True, tag="response.mcp_call.in_progress"):
+    pass
 
 
-class McpCallArgumentsDelta(_Event, frozen=True, tag="response.mcp_call_arguments.delta"):
-    output_index: int
-    item_id: str
-    delta: str
+class McpCallArgumentsDelta(CallDelta, frozen=True, tag="response.mcp_call_arguments.delta"):
+    pass
 
 
-class McpCallArgumentsDone(_Event, frozen=True, tag="response.mcp_call_arguments.done"):
-    output_index: int
-    item_id: str
+class McpCallArgumentsDone(CallWritten, frozen=True, tag="response.mcp_call_arguments.done"):
     arguments: str
 
 
-class McpCallCompleted(_Event, frozen=True, tag="response.mcp_call.completed"):
-    output_index: int
-    item_id: str
+class McpCallCompleted(Announcement, frozen=True, tag="response.mcp_call.completed"):
+    pass
 
 
-class McpCallFailed(_Event, frozen=True, tag="response.mcp_call.failed"):
-    output_index: int
-    item_id: str
+class McpCallFailed(Announcement, frozen=True, tag="response.mcp_call.failed"):
+    pass
 
 
-class McpListToolsInProgress(_Event, frozen=True, tag="response.mcp_list_tools.in_progress"):
-    output_index: int
-    item_id: str
+class McpListToolsInProgress(Announcement, frozen=True, tag="response.mcp_list_tools.in_progress"):
+    pass
 
 
-class McpListToolsCompleted(_Event, frozen=True, tag="response.mcp_list_tools.completed"):
-    output_index: int
-    item_id: str
+class McpListToolsCompleted(Announcement, frozen=True, tag="response.mcp_list_tools.completed"):
+    pass
 
 
-class McpListToolsFailed(_Event, frozen=True, tag="response.mcp_list_tools.failed"):
-    output_index: int
-    item_id: str
+class McpListToolsFailed(Announcement, frozen=True, tag="response.mcp_list_tools.failed"):
+    pass
 
 
 LifecycleEvent = (

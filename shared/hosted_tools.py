@@ -1,13 +1,96 @@
 """The tools that GPT-OSS was trained to call, one row for each: what a tool is to clients, servers and model.
 
-Pure data. Every other module asks this table by type, label, namespace or recipient, and compares no names
-itself (docs/adr/0027). Source of the browser's wording: `ToolNamespaceConfig` in
+Pure; the items that their calls leave stand above the rows. Every other module asks this table by type,
+label, namespace, recipient or item, and compares no names itself
+(docs/adr/0027-one-table-of-hosted-tools.md). Source of the browser's wording: `ToolNamespaceConfig` in
 openai_harmony, which a test compares.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+Text = str | None | UnsetType
+"""An optional text: UNSET where it was left out, and then it has no key."""
+
+
+class CallItem(msgspec.Struct, frozen=True, tag_field="type"):
+    """A call of the model's. `written` is what the model wrote, kept in a field of the item's own choice."""
+
+    written_as: ClassVar[str] = "arguments"
+
+    @property
+    def written(self) -> str:
+        return getattr(self, self.written_as) or ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToldCall:
+    """A call as the model reads it in a later prompt."""
+
+    function: str
+    written: str
+    answer: str
+
+
+class HostedCall(CallItem, frozen=True, kw_only=True):
+    """A call of a hosted tool by an item type of its own; it has an id once it was adopted or made here."""
+
+    prefix: ClassVar[str]
+    """What its id begins with."""
+
+    id: str = ""
+    status: Text = UNSET
+
+    def told(self) -> ToldCall:
+        raise NotImplementedError
+
+
+class CodeOutput(msgspec.Struct, frozen=True):
+    type: Any = UNSET
+    logs: str | UnsetType = UNSET
+    url: Any = UNSET
+
+
+class CodeInterpreterCall(HostedCall, frozen=True, kw_only=True, tag="code_interpreter_call"):
+    prefix: ClassVar[str] = "ci"
+    written_as: ClassVar[str] = "code"
+
+    container_id: str
+    code: Text = UNSET
+    outputs: list[CodeOutput] | None | UnsetType = UNSET
+
+    def told(self) -> ToldCall:
+        return ToldCall("python", self.written, "".join(output.logs or "" for output in self.outputs or ()))
+
+
+class WebSearchCall(HostedCall, frozen=True, kw_only=True, tag="web_search_call"):
+    """Not accepted any more; records and conversations that were made before may hold one."""
+
+    prefix: ClassVar[str] = "ws"
+    written_as: ClassVar[str] = "query"
+
+    action: dict[str, Any]
+
+    @property
+    def query(self) -> str:
+        """What was looked for, as JSON."""
+        what = {name: value for name, value in self.action.items() if name not in ("type", "sources")}
+        return json.dumps(what, ensure_ascii=False)
+
+    def told(self) -> ToldCall:
+        """The item says what was looked for, and not what was found."""
+        return ToldCall("search", self.written, "[What was found was not kept with this call.]")
+
+
+MCP_CALL = "mcp_call"
+"""The type of item that the call of any other tool leaves."""
+HostedItem = CodeInterpreterCall | WebSearchCall
+"""The items that calls of hosted tools leave under types of their own, here or with another service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +120,10 @@ class HostedTool:
     """Of the model's calls."""
     content_type: str = "json"
     """Of the model's calls: `json`, or the word in its place."""
+    item_type: str = MCP_CALL
+    """Of the item that a call leaves here; `worker/response/call_items.py` says how it is spoken of."""
+    items: tuple[type[HostedCall], ...] = ()
+    """What else a call may have left in a history."""
     echoed: Mapping[str, Any] = field(default_factory=dict)
     """What a tool of one of `types` says where the request leaves it out."""
 
@@ -75,6 +162,7 @@ internet access and no packages beyond a part of the standard library.""",
     types=frozenset({"code_interpreter"}),
     text_argument="code",
     content_type="code",
+    items=(CodeInterpreterCall,),
     echoed={"container": {"type": "auto"}},
 )
 """Its description is the trained one, made true of the sandbox."""
@@ -138,6 +226,7 @@ Cite information from the tool using the following format:
 `【{cursor}†L{line_start}(-L{line_end})?】`, for example: `【6†L9-L11】` or `【8†L3】`.
 Do not quote more than 10 words directly from the tool output.
 sources=web (default: web)""",
+    items=(WebSearchCall,),
 )
 """The API's own web search types do not ask for it yet: only an `mcp` tool with its label does."""
 
@@ -146,6 +235,7 @@ HOSTED_TOOLS = (PYTHON, BROWSER)
 _BY_LABEL = {tool.server_label: tool for tool in HOSTED_TOOLS}
 _BY_NAMESPACE = {tool.namespace: tool for tool in HOSTED_TOOLS}
 _BY_TYPE = {kind: tool for tool in HOSTED_TOOLS for kind in tool.types}
+_BY_ITEM = {item: tool for tool in HOSTED_TOOLS for item in tool.items}
 
 RESERVED_LABELS = frozenset(
     {
@@ -171,6 +261,17 @@ def by_type(kind: str) -> HostedTool | None:
 def by_namespace(namespace: str) -> HostedTool:
     """Raises KeyError for a namespace that the model was not trained to know."""
     return _BY_NAMESPACE[namespace]
+
+
+def by_item(item: HostedCall) -> HostedTool:
+    """The tool whose call the item is."""
+    return _BY_ITEM[type(item)]
+
+
+def item_type_of(server_label: str) -> str:
+    """The type of the item that a call on this server leaves."""
+    tool = by_label(server_label)
+    return tool.item_type if tool else MCP_CALL
 
 
 def by_recipient(recipient: str) -> HostedTool | None:

@@ -10,8 +10,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-Text = str | None | UnsetType
-"""An optional text."""
+from shared.hosted_tools import HostedItem, Text
 
 
 class InputText(msgspec.Struct, frozen=True, tag="input_text"):
@@ -113,24 +112,6 @@ class CustomToolCallOutput(_InputItem, frozen=True, kw_only=True, tag="custom_to
     caller: Any = UNSET
 
 
-class CodeOutput(msgspec.Struct, frozen=True):
-    type: Any = UNSET
-    logs: str | UnsetType = UNSET
-    url: Any = UNSET
-
-
-class CodeInterpreterCall(_InputItem, frozen=True, kw_only=True, tag="code_interpreter_call"):
-    container_id: str
-    code: Text = UNSET
-    outputs: list[CodeOutput] | None | UnsetType = UNSET
-
-
-class WebSearchCall(_InputItem, frozen=True, kw_only=True, tag="web_search_call"):
-    """Not accepted any more; records and conversations that were made before may hold one."""
-
-    action: dict[str, Any]
-
-
 class ListedTool(msgspec.Struct, frozen=True):
     name: str
     input_schema: dict[str, Any]
@@ -183,8 +164,7 @@ InputItem = (
     | FunctionCallOutput
     | CustomToolCall
     | CustomToolCallOutput
-    | CodeInterpreterCall
-    | WebSearchCall
+    | HostedItem
     | InputMcpListTools
     | InputMcpApprovalRequest
     | McpApprovalResponse

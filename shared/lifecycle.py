@@ -6,21 +6,20 @@ the events, and where they are kept, is not known here.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from shared import events as ev
 from shared.context_length import TOO_LONG, TOO_LONG_PARAM
 from shared.events import StreamEvent
+from shared.hosted_tools import CallItem
 from shared.responses import (
     TERMINAL,
-    FunctionCall,
     IncompleteDetails,
     IncompleteReason,
     Item,
     McpApprovalRequest,
-    McpCall,
     McpListTools,
     Message,
     Part,
@@ -40,6 +39,9 @@ TRANSITIONS: dict[ResponseStatus, frozenset[ResponseStatus]] = {
     "failed": frozenset(),
     "cancelled": frozenset(),
 }
+
+
+CallT = TypeVar("CallT", bound=CallItem)
 
 
 class IllegalEvent(Exception):
@@ -128,22 +130,12 @@ def _apply_to_item(item: Item, event: ev.ItemEvent | ev.TextDelta) -> Item:
             said = item.content[event.content_index]
             said = msgspec.structs.replace(said, text=event.text, logprobs=event.logprobs)
             return _with_part(item, event.content_index, said)
-        case (ev.FunctionCallArgumentsDelta() | ev.McpCallArgumentsDelta(), FunctionCall() | McpCall()):
-            return msgspec.structs.replace(item, arguments=item.arguments + event.delta)
-        case (ev.FunctionCallArgumentsDone() | ev.McpCallArgumentsDone(), FunctionCall() | McpCall()):
-            return msgspec.structs.replace(item, arguments=event.arguments)
-        case (
-            (
-                ev.McpCallInProgress()
-                | ev.McpCallCompleted()
-                | ev.McpCallFailed()
-                | ev.McpListToolsInProgress()
-                | ev.McpListToolsCompleted()
-                | ev.McpListToolsFailed()
-            ),
-            _,
-        ):
-            return item  # what they announce is in the item's own `done`
+        case ev.CallDelta(), CallItem():
+            return _with_written(item, item.written + event.delta)
+        case ev.CallWritten(), CallItem():
+            return _with_written(item, getattr(event, item.written_as))
+        case ev.Announcement(), _:
+            return item
         case _:
             raise IllegalEvent(f"{type(event).__name__} for a {type(item).__name__}")
 
@@ -152,6 +144,10 @@ def _with_part(item: Reasoning | Message, index: int, part: Part) -> Reasoning |
     if index > len(item.content):
         raise IllegalEvent(f"content part {index} of {len(item.content)}")
     return msgspec.structs.replace(item, content=(*item.content[:index], part, *item.content[index + 1 :]))
+
+
+def _with_written(call: CallT, text: str) -> CallT:
+    return msgspec.structs.replace(call, **{call.written_as: text})
 
 
 def _with_text(thought: ReasoningText, text: str) -> ReasoningText:
@@ -199,7 +195,7 @@ def _interrupt(item: Item) -> Item:
             return msgspec.structs.replace(item, error="The listing was interrupted.")
         case McpApprovalRequest():
             return item
-        case Reasoning() | Message() | FunctionCall() | McpCall():
+        case Reasoning() | Message() | CallItem():
             return msgspec.structs.replace(item, status="incomplete")
 
 
@@ -211,7 +207,7 @@ def lasting(output: Sequence[Item]) -> list[Item]:
     return [
         _without_logprobs(item)
         for item in output
-        if not isinstance(item, FunctionCall | McpCall) or item.status in ("completed", "failed")
+        if not isinstance(item, CallItem) or item.status in ("completed", "failed")
     ]
 
 

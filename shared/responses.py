@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from shared.hosted_tools import CallItem, HostedItem
 from shared.input_items import InputItem
 
 ItemStatus = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -68,7 +69,7 @@ class Message(msgspec.Struct, frozen=True, tag_field="type", tag="message", omit
     phase: Phase | None = None
 
 
-class FunctionCall(msgspec.Struct, frozen=True, tag_field="type", tag="function_call"):
+class FunctionCall(CallItem, frozen=True, tag="function_call"):
     id: str
     status: ItemStatus
     call_id: str
@@ -99,7 +100,7 @@ class HttpError(msgspec.Struct, frozen=True, tag_field="type", tag="http_error")
 McpError = McpProtocolError | McpToolExecutionError | HttpError
 
 
-class McpCall(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_call"):
+class McpCall(CallItem, frozen=True, tag="mcp_call"):
     id: str
     status: ItemStatus
     server_label: str
@@ -139,7 +140,10 @@ class McpApprovalRequest(msgspec.Struct, frozen=True, tag_field="type", tag="mcp
     arguments: str
 
 
-Item = Reasoning | Message | FunctionCall | McpCall | McpListTools | McpApprovalRequest
+HostedCallItem = McpCall | HostedItem
+"""A call that runs here."""
+
+Item = Reasoning | Message | FunctionCall | HostedCallItem | McpListTools | McpApprovalRequest
 
 
 PerTurn = tuple[int, ...] | msgspec.UnsetType

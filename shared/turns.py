@@ -6,8 +6,8 @@ format guide, where the analysis of a turn is dropped once the turn has ended in
 
 from collections.abc import Sequence
 
+from shared.hosted_tools import HostedCall
 from shared.input_items import (
-    CodeInterpreterCall,
     CustomToolCall,
     EarlierText,
     InputFunctionCall,
@@ -19,7 +19,6 @@ from shared.input_items import (
     InputText,
     MessagePart,
     Refusal,
-    WebSearchCall,
 )
 
 _CALLS = (
@@ -27,8 +26,7 @@ _CALLS = (
     CustomToolCall,
     InputMcpCall,
     InputMcpApprovalRequest,
-    CodeInterpreterCall,
-    WebSearchCall,
+    HostedCall,
 )
 
 

@@ -30,10 +30,10 @@ from api.errors import (
     missing_parameter,
     unreadable_content,
 )
+from shared.hosted_tools import HostedItem, WebSearchCall
 from shared.ids import item_id
 from shared.input_items import (
     AskedItem,
-    CodeInterpreterCall,
     CustomToolCall,
     CustomToolCallOutput,
     EarlierText,
@@ -49,7 +49,6 @@ from shared.input_items import (
     ItemReference,
     McpApprovalResponse,
     MessagePart,
-    WebSearchCall,
 )
 
 _PREFIXES: Mapping[type[AskedItem], str] = {
@@ -57,13 +56,13 @@ _PREFIXES: Mapping[type[AskedItem], str] = {
     InputFunctionCall: "fc",
     FunctionCallOutput: "fco",
     InputReasoning: "rs",
-    CodeInterpreterCall: "ci",
     InputMcpListTools: "mcpl",
     InputMcpApprovalRequest: "mcpr",
     McpApprovalResponse: "mcpa",
     InputMcpCall: "mcp",
     CustomToolCall: "ctc",
     CustomToolCallOutput: "ctco",
+    **{kind: kind.prefix for kind in get_args(HostedItem)},
 }
 """What the id begins with that an item gets here."""
 _REQUIRED_PREFIXES: Mapping[type[AskedItem], str] = {
@@ -85,7 +84,7 @@ _KINDS: Mapping[str, type[AskedItem]] = {
 _LISTED_TYPES = frozenset({*_KINDS, _COMPACTION})
 _ALWAYS_GIVEN: Mapping[type[AskedItem], str] = {
     InputMcpApprovalRequest: "id",
-    CodeInterpreterCall: "status",
+    **dict.fromkeys(get_args(HostedItem), "status"),
 }
 """Required of these, and optional in every other kind."""
 

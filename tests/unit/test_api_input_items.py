@@ -9,8 +9,8 @@ from pydantic import TypeAdapter
 
 from api.bodies.input_items import adopt_items, read_items
 from api.errors import ClientError
+from shared.hosted_tools import CodeInterpreterCall
 from shared.input_items import (
-    CodeInterpreterCall,
     CustomToolCall,
     CustomToolCallOutput,
     EarlierText,

@@ -15,9 +15,8 @@ import msgspec
 from msgspec import UNSET
 
 from shared import hosted_tools
-from shared.hosted_tools import BROWSER, PYTHON
+from shared.hosted_tools import HostedCall, Text
 from shared.input_items import (
-    CodeInterpreterCall,
     CustomToolCall,
     CustomToolCallOutput,
     EarlierError,
@@ -38,8 +37,6 @@ from shared.input_items import (
     MessagePart,
     Refusal,
     SummaryText,
-    Text,
-    WebSearchCall,
 )
 from shared.responses import (
     HttpError,
@@ -208,11 +205,10 @@ def _tell_one(
         case InputMcpCall():
             recipient = recipient_of(item.server_label, item.name)
             return _call_and_answer(recipient, item.arguments, _outcome_of(item))
-        case CodeInterpreterCall():
-            logs = "".join(output.logs or "" for output in item.outputs or ())
-            return _call_and_answer(PYTHON.namespace, item.code or "", logs)
-        case WebSearchCall():
-            return _tell_search(item.action)
+        case HostedCall():
+            told = item.told()
+            recipient = hosted_tools.by_item(item).recipient_of(told.function)
+            return _call_and_answer(recipient, told.written, told.answer)
         case McpApprovalResponse():
             return () if item.approve else _tell_refusal(item, requests.get(item.approval_request_id))
         case InputMcpListTools() | InputMcpApprovalRequest():
@@ -232,13 +228,6 @@ def _tell_message(item: InputMessage, *, is_answer: bool) -> Sequence[ChatMessag
             return [ChatMessage("developer", text)]
         case never:
             assert_never(never)
-
-
-def _tell_search(action: Mapping[str, Any]) -> Sequence[ChatMessage]:
-    """A search that another service has made: its item says what was looked for, and not what was found."""
-    what = {name: value for name, value in action.items() if name not in ("type", "sources")}
-    recipient, arguments = BROWSER.recipient_of("search"), json.dumps(what, ensure_ascii=False)
-    return _call_and_answer(recipient, arguments, "[What was found was not kept with this call.]")
 
 
 def _call_and_answer(recipient: str, arguments: str, answer: str) -> Sequence[ChatMessage]:

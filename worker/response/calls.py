@@ -67,7 +67,7 @@ def decide(call: RunningCall, tally: Tally, offered: Routing) -> Run | Refuse:
     """Whether this call is made. `offered`: by recipient; an approved call may name a tool that is not."""
     if tally.is_spent:
         return refuse_spent(tally)
-    target, written = call.target, call.item.arguments
+    target, written = call.target, call.item.written
     if target.recipient not in offered:
         return Refuse(_failure("the tool is not offered in this request", _REFUSED), None)
     arguments = read_arguments(target.server_label, written)

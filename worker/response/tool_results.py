@@ -8,9 +8,11 @@ business.
 from collections.abc import Iterable
 
 from shared.events import OutputItemDone, decode
-from shared.responses import Item, McpCall, McpListTools
+from shared.hosted_tools import CallItem
+from shared.responses import Item, McpListTools
 from shared.store.owning.lease import Lease
-from shared.tool_calls import ToolFailure, ToolOutput, ToolResult, ToolsListed, ToolTask, failure_told
+from shared.tool_calls import ToolResult, ToolsListed, ToolTask, failure_told
+from worker.response.call_items import ITEM_TYPES, result_in
 from worker.response.remote_tools import RemoteTools
 
 
@@ -32,7 +34,7 @@ def logged_results(frames: Iterable[bytes]) -> dict[int, ToolResult]:
     """output_index -> the result of the call or listing there."""
     logged: dict[int, ToolResult] = {}
     for frame in frames:
-        if not frame.startswith(b"event: response.output_item.done\n") or b'"mcp_' not in frame:
+        if not frame.startswith(_DONE) or not any(kind in frame for kind in _KINDS):
             continue
         event = decode(frame)
         if isinstance(event, OutputItemDone) and (result := _result_in(event.item)) is not None:
@@ -40,12 +42,15 @@ def logged_results(frames: Iterable[bytes]) -> dict[int, ToolResult]:
     return logged
 
 
+_DONE = b"event: response.output_item.done\n"
+_KINDS = [f'"{kind}"'.encode() for kind in (*ITEM_TYPES, "mcp_list_tools")]
+"""Frames that do not name one of these are not decoded."""
+
+
 def _result_in(item: Item) -> ToolResult | None:
     match item:
-        case McpCall(status="completed", output=output):
-            return ToolOutput(output or "")
-        case McpCall(status="failed", error=error) if error is not None:
-            return ToolFailure(error)
+        case CallItem():
+            return result_in(item)
         case McpListTools(tools=tools, error=None):
             return ToolsListed(tools)
         case McpListTools(error=str(error)):

@@ -8,18 +8,16 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import assert_never
 
-from msgspec import structs
-
 from shared import events as ev
 from shared.events import StreamEvent
 from shared.ids import call_id, item_id
 from shared.record_format import RECORD_FORMAT
 from shared.responses import (
     FunctionCall,
+    HostedCallItem,
     ItemStatus,
     Logprob,
     McpApprovalRequest,
-    McpCall,
     Message,
     OutputText,
     Phase,
@@ -30,6 +28,7 @@ from shared.tool_calls import ToolFailure, ToolOutput
 from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_target
 from worker.harmony.headers import TEXT_RECIPIENTS
 from worker.harmony.tokens import MessageClosed, MessageCut, MessageOpened, TextContinued
+from worker.response.call_items import form_of
 from worker.response.chains import Chain, in_order, join
 from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
 
@@ -75,7 +74,7 @@ class OpenSpentCall:
 class RunningCall:
     """The arguments are complete; the tool is at work."""
 
-    item: McpCall
+    item: HostedCallItem
     target: McpTarget
 
 
@@ -129,8 +128,8 @@ def step(now: Translation, segment: Segment) -> tuple[Translation, Events]:
             OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall() | OpenSpentCall()
         ) as item:
             return _close(now, item, "incomplete")
-        case ToolReturned(result), RunningCall(item):
-            return _finish_call(now, item, result)
+        case ToolReturned(result), RunningCall() as call:
+            return _finish_call(now, call, result)
         case CallApproved() as approved, None:
             return _begin_approved_call(now, approved)
         case _:
@@ -160,12 +159,10 @@ def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]
             return replace(now, open_item=item), []
         case OpenMcpCall(target) as item if target.needs_approval:
             return replace(now, open_item=item), []
-        case OpenMcpCall() as item:
-            call = _mcp_call(now, item, "", "in_progress")
-            return replace(now, open_item=item), [
-                ev.OutputItemAdded(index, call),
-                ev.McpCallInProgress(index, call.id),
-            ]
+        case OpenMcpCall(target) as item:
+            form, id_ = form_of(target), _call_item_id(now, target)
+            call = form.make(id_, target, "", "in_progress")
+            return replace(now, open_item=item), [ev.OutputItemAdded(index, call), *form.begin(index, id_)]
         case never:
             assert_never(never)
 
@@ -210,7 +207,7 @@ def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Ev
             after = OpenMcpCall(target, pieces)
             events = []
             if not target.needs_approval:
-                events = [ev.McpCallArgumentsDelta(index, item_id("mcp", response_id, index), text)]
+                events = [form_of(target).extend(index, _call_item_id(now, target), text)]
     extended = Translation(response_id, now.routing, index, after, now.record_format, now.are_calls_spent)
     return extended, events
 
@@ -255,11 +252,11 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
             return replace(now, open_item=None), []
         case OpenMcpCall(target) if target.needs_approval:
             return _keep_unmade_request(replace(now, open_item=None), text)
-        case OpenMcpCall():
-            cut = _mcp_call(now, item, text, status)
+        case OpenMcpCall(target):
+            form, id_ = form_of(target), _call_item_id(now, target)
             return closed, [
-                ev.McpCallArgumentsDone(index, cut.id, text),
-                ev.OutputItemDone(index, cut),
+                *form.end_text(index, id_, text, is_run=False),
+                ev.OutputItemDone(index, form.make(id_, target, text, status)),
             ]
         case never:
             assert_never(never)
@@ -286,40 +283,28 @@ def _close_arguments(now: Translation, item: OpenMcpCall) -> tuple[Translation, 
             ev.OutputItemAdded(index, request),
             ev.OutputItemDone(index, request),
         ]
-    call = _mcp_call(now, item, text, "in_progress")
-    return replace(now, open_item=RunningCall(call, target)), [ev.McpCallArgumentsDone(index, call.id, text)]
+    form, id_ = form_of(target), _call_item_id(now, target)
+    call = form.make(id_, target, text, "in_progress")
+    return replace(now, open_item=RunningCall(call, target)), form.end_text(index, id_, text, is_run=True)
 
 
 def _begin_approved_call(now: Translation, approved: CallApproved) -> tuple[Translation, Events]:
-    index = now.output_index
-    call = McpCall(
-        item_id("mcp", now.response_id, index),
-        "in_progress",
-        approved.target.server_label,
-        approved.target.name,
-        approved.arguments,
-        approval_request_id=approved.approval_request_id,
-    )
-    return replace(now, open_item=RunningCall(call, approved.target)), [
+    index, target, written = now.output_index, approved.target, approved.arguments
+    form, id_ = form_of(target), _call_item_id(now, target)
+    call = form.make(id_, target, written, "in_progress", approved.approval_request_id)
+    return replace(now, open_item=RunningCall(call, target)), [
         ev.OutputItemAdded(index, call),
-        ev.McpCallInProgress(index, call.id),
-        ev.McpCallArgumentsDone(index, call.id, call.arguments),
+        *form.begin(index, id_),
+        *form.end_text(index, id_, written, is_run=True),
     ]
 
 
 def _finish_call(
-    now: Translation, call: McpCall, result: ToolOutput | ToolFailure
+    now: Translation, call: RunningCall, result: ToolOutput | ToolFailure
 ) -> tuple[Translation, Events]:
     index = now.output_index
-    announced: StreamEvent
-    match result:
-        case ToolOutput(output):
-            announced = ev.McpCallCompleted(index, call.id)
-            done = structs.replace(call, status="completed", output=output)
-        case ToolFailure(error):
-            announced = ev.McpCallFailed(index, call.id)
-            done = structs.replace(call, status="failed", error=error)
-    return replace(now, output_index=index + 1, open_item=None), [announced, ev.OutputItemDone(index, done)]
+    done, announced = form_of(call.target).finish(index, call.item, result)
+    return replace(now, output_index=index + 1, open_item=None), [*announced, ev.OutputItemDone(index, done)]
 
 
 def _function_call(now: Translation, item: OpenFunctionCall, text: str, status: ItemStatus) -> FunctionCall:
@@ -328,6 +313,5 @@ def _function_call(now: Translation, item: OpenFunctionCall, text: str, status: 
     return FunctionCall(id_, status, call_id(response_id, index), item.name, text)
 
 
-def _mcp_call(now: Translation, item: OpenMcpCall, text: str, status: ItemStatus) -> McpCall:
-    id_ = item_id("mcp", now.response_id, now.output_index)
-    return McpCall(id_, status, item.target.server_label, item.target.name, text)
+def _call_item_id(now: Translation, target: McpTarget) -> str:
+    return item_id(form_of(target).prefix, now.response_id, now.output_index)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from shared import events as ev
 from shared.events import StreamEvent
-from shared.responses import FunctionCall, Item, McpApprovalRequest, McpCall
+from shared.hosted_tools import CallItem
+from shared.responses import Item, McpApprovalRequest
 from worker.asking.routing import McpTarget
 from worker.engines.protocol import TokenLogprob
 from worker.harmony.tokens import (
@@ -102,7 +103,7 @@ class TurnReader:
     @property
     def has_called(self) -> bool:
         """A call was made in this response, or the client is asked whether it may be."""
-        return any(isinstance(item, FunctionCall | McpCall | McpApprovalRequest) for item in self.items)
+        return any(isinstance(item, CallItem | McpApprovalRequest) for item in self.items)
 
     def begin_turn(self, turn: Turn, *, are_calls_spent: bool = False) -> None:
         """`are_calls_spent`: a further call of a tool is not made, and leaves no item."""
