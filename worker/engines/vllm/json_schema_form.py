@@ -3,13 +3,14 @@
 Pure. Owns the form and the size of a schema; what of it can be enforced is `json_schema`'s matter.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shared import json_schema_form
+from shared.json_schema_form import FORMS, is_text
 from worker.engines.protocol import Unfulfillable
 
-TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 _PARTS_MAX = 2_000
 _OPTIONAL_MAX = 500
 _VALUES_MAX = 1_000
@@ -17,27 +18,22 @@ _CHARACTERS_MAX = 50_000
 """What is within all four compiles in less than 5 s on one core (each alone in about 1 s)."""
 _BY_NAME = ("properties", "$defs", "definitions")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_INNER = ("items", "additionalProperties")
+_HOLDERS = frozenset((*_BY_NAME, *_LISTS, "items", "additionalProperties"))
+"""Keywords whose inner schemas can be enforced."""
 
 
 def inner_schemas(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every schema directly within one, with its place in it; whatever has not their form is passed over."""
-    for key, value in schema.items():
-        match value:
-            case dict() if key in _BY_NAME:
-                yield from ((f"{key}/{name}", part) for name, part in value.items())
-            case list() if key in _LISTS:
-                yield from ((f"{key}/{index}", part) for index, part in enumerate(value))
-            case _:
-                if key in _INNER:
-                    yield key, value
+    """Yields the enforceable schemas directly within one, with their places; skips malformed keywords."""
+    for keyword, value in schema.items():
+        if keyword in _HOLDERS:
+            for step, inner in json_schema_form.inner_schemas(keyword, value):
+                yield "/".join(map(str, (keyword, *step))), inner
 
 
 def check_form(schema: Mapping[str, Any], place: str) -> None:
-    """Raises Unfulfillable naming a keyword whose value has not its form; inner schemas are not looked at."""
+    """Raises Unfulfillable naming a keyword with a malformed value; does not look at inner schemas."""
     for keyword, value in schema.items():
-        is_right = _FORMS.get(keyword)
-        if is_right is not None and not is_right(value):
+        if keyword in _ENFORCED and not _ENFORCED[keyword](value):
             raise Unfulfillable(f"{place}: this is not a JSON schema: {keyword!r} has a value it cannot have")
 
 
@@ -85,30 +81,14 @@ class _Size:
                 self.characters += len(str(schema[key]))
 
 
-def _is_type(value: object) -> bool:
-    names = value if isinstance(value, list) else [value]
-    return bool(names) and all(isinstance(name, str) and name in TYPES for name in names)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-_FORMS: Mapping[str, Callable[[object], bool]] = {
-    "type": _is_type,
-    "enum": lambda value: isinstance(value, list) and bool(value),
-    "required": lambda value: isinstance(value, list) and all(map(_is_text, value)),
-    **dict.fromkeys(("pattern", "format", "$ref"), _is_text),
-    **dict.fromkeys(_BY_NAME, lambda value: isinstance(value, dict)),
-    **dict.fromkeys(_LISTS, lambda value: isinstance(value, list) and bool(value)),
-    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _is_count),
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _is_number),
-}
+_ENFORCED = {
+    keyword: FORMS[keyword][0]
+    for keyword in (
+        *("type", "enum", "required", "pattern", "$ref"),
+        *_BY_NAME,
+        *_LISTS,
+        *("minLength", "maxLength", "minItems", "maxItems"),
+        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    )
+} | {"format": is_text}
+"""Keywords that can be enforced. Others are refused or left out whatever their value is."""

@@ -1,0 +1,81 @@
+"""The form of a JSON schema: the values each keyword may have, and where schemas lie within schemas. Pure.
+
+Owns form only. What a refusal says is the API's and the engine's business, what can be enforced the engine's
+alone. Source: JSON Schema 2020-12, the core, applicator and validation vocabularies. Why no library does
+this: docs/adr/0029-schema-form-by-hand.md.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
+BY_NAME = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
+"""Keywords whose value is an object of schemas."""
+LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+"""Keywords whose value is a list of schemas."""
+SINGLE = (
+    *("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"),
+    *("unevaluatedItems", "unevaluatedProperties"),
+)
+"""Keywords whose value is a schema."""
+
+
+def inner_schemas(keyword: str, part: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """The schemas directly within a keyword's value, each with its path from there.
+
+    Yields nothing if the value does not have its keyword's form.
+    """
+    if keyword in SINGLE:
+        yield (), part
+    elif keyword in BY_NAME and isinstance(part, dict):
+        for name, inner in part.items():
+            yield (name,), inner
+    elif keyword in LISTS and isinstance(part, list):
+        for index, inner in enumerate(part):
+            yield (index,), inner
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_type(value: object) -> bool:
+    names = value if isinstance(value, list) else [value]
+    return bool(names) and all(isinstance(name, str) and name in TYPES for name in names)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(map(is_text, value))
+
+
+def _is_filled_list(value: object) -> bool:
+    return isinstance(value, list) and bool(value)
+
+
+Form = tuple[Callable[[object], bool], str]
+"""Whether a value has the form, and what to call it: "it should be …"."""
+
+FORMS: Mapping[str, Form] = {
+    "type": (_is_type, f"one of {', '.join(sorted(TYPES))}, or a list of them"),
+    "enum": (_is_filled_list, "a list of at least one value"),
+    "required": (_are_names, "a list of names"),
+    **dict.fromkeys(("pattern", "$ref"), (is_text, "a string")),
+    **dict.fromkeys(BY_NAME, (lambda value: isinstance(value, dict), "an object of schemas")),
+    **dict.fromkeys(LISTS, (_is_filled_list, "a list of at least one schema")),
+    **dict.fromkeys(
+        ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
+        (_is_count, "a whole number from 0"),
+    ),
+    **dict.fromkeys(
+        ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), (_is_number, "a number")
+    ),
+}
+"""The form that a keyword's value must have. Other keywords may have any value."""
