@@ -1,7 +1,7 @@
-"""Every Redis key and channel, on one page. Makes names; touches nothing.
+"""The names of all our Redis keys and channels. Touches nothing; arq's own keys are arq's.
 
-A response's keys share the hash tag `{tenant/response_id}`: one slot, and a stranger's id
-misses because the tenant is part of the name. Each key has a TTL (docs/architecture.md, Keys).
+A response's keys share the hash tag `{tenant/response_id}`, so they are in one slot, and the id of another
+tenant's response finds nothing. Each key has a TTL (docs/architecture.md, Keys).
 """
 
 import hashlib
@@ -52,14 +52,15 @@ STATE_PATTERN = "antiphon:{%s}:state"
 
 
 def state(key: ResponseKey) -> str:
-    """Hash: store, background, created_ms, attempt, deaths, owner, lease_until_ms, alone_since_ms, rings,
-    job, closed; while open usage, as far as tokens are in the log; until archived request, and once
-    closed snapshot; afterwards compacted."""
+    """Hash. From the start: store, background, created_ms, attempt, owner, lease_until_ms, alone_since_ms,
+    rings, job, closed, format. Once it had an owner: deaths, format_needed. While open: usage of the tokens
+    in the log. Until it is archived: request, and once closed, snapshot; afterwards: compacted."""
     return STATE_PATTERN % str(key)
 
 
 def log(key: ResponseKey) -> str:
-    """Stream: entry `<sequence_number + 1>-0` with fields e (frame) and t (token ids, if any)."""
+    """Stream: entry `<sequence_number + 1>-0` with fields e (frame), and if any, t (token ids) and m (what
+    the engine reported about the tokens)."""
     return f"antiphon:{{{key}}}:log"
 
 

@@ -53,7 +53,10 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class McpServer:
-    """One `mcp` tool of a request. `allowed`: None means every tool of the server."""
+    """One server of a request: an `mcp` tool, or a hosted tool that is a server here (`code_interpreter`).
+
+    `allowed`: the names that may be called; None means every tool of the server.
+    """
 
     label: str
     url: str | None

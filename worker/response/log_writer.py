@@ -16,9 +16,9 @@ from shared.store.owning.lease import Lease
 from worker.response.history import Diverged, History
 
 _WAITING_MAX = 2_000
-"""More than these wait: the model is ahead of Redis, and `add` waits too."""
+"""If more entries wait than this, the model is ahead of Redis, and `put` waits."""
 _RECENT_MAX = 500
-"""So many entries are kept after they were appended: a failover may take the last of them back."""
+"""The number of entries kept after they were appended: a failover may take the last of them back."""
 
 
 class LogWriter:

@@ -1,8 +1,8 @@
 """Who owns a response: acquiring, renewing and releasing its lease, and finding lapsed ones.
 
-Owns the fencing token (the attempt's number, which only rises). All times are Redis's own, so
-that no two machines' clocks need agree. What an owner may do is checked where it is done
-(`event_log`, `job_queue`), by the same token.
+Owns the fencing token (the attempt's number, which only rises). All times are Redis's own, so that no
+two machines' clocks need agree. What an owner may do is checked by the same token in the scripts that do it
+(`log/append.lua`, `tools/tool_submit.lua`).
 """
 
 from collections.abc import Sequence
