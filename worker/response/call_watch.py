@@ -4,11 +4,9 @@ Owns the looking; what a call's standing means is `remote_tools`' business.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
-from shared.settings import Settings
 from shared.store.keys import ResponseKey
-from shared.store.redis.client import RedisClient
-from shared.store.tools import tool_journal
 from shared.store.tools.tool_journal import CallState
 
 
@@ -35,30 +33,34 @@ class Steadiness:
         return max(0.0, self._heard_s - self._since_s) if self._heard_s > self._since_s else 0.0
 
 
-_Asked = tuple[tuple[ResponseKey, int], asyncio.Future[CallState]]
+CallPlace = tuple[ResponseKey, int]
+"""Response, and the index of the call in it."""
+ReadStates = Callable[[Sequence[CallPlace]], Awaitable[list[CallState]]]
+"""Reads how far calls are, in one round trip."""
+_Asked = tuple[CallPlace, asyncio.Future[CallState]]
 
 
 class CallWatch:
     """`look` may be called by any number of calls at once: what is asked while a look is under way goes
     together in the next. Raises what Redis raised."""
 
-    def __init__(self, redis: RedisClient, settings: Settings) -> None:
-        self._redis = redis
-        self._settings = settings
+    def __init__(self, read: ReadStates, claim_ttl_s: float) -> None:
+        self._read = read
+        self._claim_ttl_s = claim_ttl_s
         self._clock = asyncio.get_running_loop().time
         self._asked: list[_Asked] = []
         self._looking: asyncio.Task[None] | None = None
-        self._steadiness = Steadiness(settings.tool_claim_ttl_s / 2)
+        self._steadiness = Steadiness(claim_ttl_s / 2)
 
     @property
     def look_every_s(self) -> float:
         """Often enough that one call alone shows whether Redis answers steadily."""
-        return self._settings.tool_claim_ttl_s / 3
+        return self._claim_ttl_s / 3
 
     @property
     def is_steady(self) -> bool:
         """Redis has answered for as long as a claim lasts: whoever lives could have renewed his."""
-        return self._steadiness.lasted_s >= self._settings.tool_claim_ttl_s
+        return self._steadiness.lasted_s >= self._claim_ttl_s
 
     async def look(self, key: ResponseKey, call_index: int) -> CallState:
         answer: asyncio.Future[CallState] = asyncio.get_running_loop().create_future()
@@ -78,7 +80,7 @@ class CallWatch:
     async def _answer(self, asked: list[_Asked]) -> None:
         sent_s = self._clock()
         try:
-            states = await tool_journal.look(self._redis, self._settings, [call for call, _ in asked])
+            states = await self._read([call for call, _ in asked])
         except Exception as error:  # noqa: BLE001  whatever it is, it is the asking call's to handle
             self._steadiness.failed()
             for _, answer in asked:

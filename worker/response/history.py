@@ -5,6 +5,7 @@ the journal's results instead of the tools'; the log writer compares what comes 
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -14,6 +15,7 @@ from shared.request_json import decode_request
 from shared.responses import ResponseRequest
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
+from shared.store.log.event_log import Entry
 from shared.store.owning.lease import Acquired, LeaseLost, now_ms
 from shared.store.records import response_store
 from shared.store.redis.client import RedisClient
@@ -75,17 +77,23 @@ async def _read_request(redis: RedisClient, key: ResponseKey) -> bytes:
 
 async def read_history(redis: RedisClient, key: ResponseKey) -> History:
     """Everything after what the API wrote at its birth. Raises LeaseLost if the log is closed or gone."""
-    frames: deque[bytes] = deque()
-    tokens: deque[LoggedToken] = deque()
+    entries: list[Entry] = []
     while True:
-        page = await event_log.read(redis, key, len(frames), with_measured=True)
+        page = await event_log.read(redis, key, len(entries), with_measured=True)
         if page.is_closed or page.is_missing:
             raise LeaseLost(f"{key}: closed or gone")
-        for entry in page.entries:
-            frames.append(entry.frame)
-            tokens.extend(read_logged(entry.tokens, entry.measured))
+        entries += page.entries
         if not page.has_more:
-            break
+            return history_of(entries)
+
+
+def history_of(entries: Iterable[Entry]) -> History:
+    """`entries`: those of a log, but for entry 0."""
+    frames: deque[bytes] = deque()
+    tokens: deque[LoggedToken] = deque()
+    for entry in entries:
+        frames.append(entry.frame)
+        tokens.extend(read_logged(entry.tokens, entry.measured))
     if frames and is_queued(frames[0]):
         frames.popleft()
         return History(frames, tokens, first=2)

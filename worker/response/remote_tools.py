@@ -1,7 +1,7 @@
 """Tool calls as the worker sees them: a task goes out, a result comes back, whatever happens.
 
-Owns waiting, and the verdict on a call whose runner is lost: the runner's message is a hint, the journal is
-the truth and is looked at again and again. Who runs the call, and how, is the tool runner's business.
+Owns waiting: the runner's message is a hint, the journal is the truth and is looked at again and again. When
+a call is lost, `call_patience` says; who runs the call, and how, is the tool runner's business.
 """
 
 import asyncio
@@ -9,20 +9,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from shared.responses import McpProtocolError
 from shared.settings import Settings
 from shared.store.owning.lease import Lease
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.tools import tool_journal
 from shared.store.tools.tool_journal import CallState
-from shared.tool_calls import ToolFailure, ToolResult, ToolTask
+from shared.tool_calls import ToolResult, ToolTask
+from worker.response.call_patience import Answered, CallPatience, GiveUp, KeepWaiting, MakeAgain
 from worker.response.call_watch import CallWatch
 
 _RETRY_S = 0.1
-_GRACE_S = 5.0
-"""A runner ends a call at `tool_timeout_s` itself; only past that and this is it given up here."""
-TIMED_OUT, LOST = -32001, -32002
 
 _T = TypeVar("_T")
 
@@ -33,7 +30,7 @@ class _Call:
     index: int
     task: ToolTask
     is_repeatable: bool
-    told: asyncio.Event = field(default_factory=asyncio.Event)
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
     """A runner says that something has happened."""
 
     @property
@@ -41,29 +38,20 @@ class _Call:
         return f"{self.lease.key} {self.index}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What the worker itself says of a call that never answered."""
-
-    code: int
-    message: str
-    judged: str
-    """See `tool_journal.settle`."""
-    lost_after_s: float = 0.0
-
-
 class RemoteTools:
     def __init__(self, redis: RedisClient, settings: Settings) -> None:
         self._redis = redis
         self._settings = settings
         self._waiting: dict[str, _Call] = {}
-        self._watch = CallWatch(redis, settings)
+        self._watch = CallWatch(
+            lambda calls: tool_journal.look(redis, settings, calls), settings.tool_claim_ttl_s
+        )
         self._clock = asyncio.get_running_loop().time
 
     def hear(self, name: bytes) -> None:
         """A runner says that `<response> <call_index>` has its result, or is given back."""
         if waiting := self._waiting.get(name.decode()):
-            waiting.told.set()
+            waiting.heard.set()
 
     async def call(self, lease: Lease, call_index: int, task: ToolTask, *, is_repeatable: bool) -> ToolResult:
         """Journals the task, waits for its result. Raises LeaseLost; a failure is a ToolFailure.
@@ -78,34 +66,28 @@ class RemoteTools:
             await self._submit(call)
             while True:
                 outcome = await self._wait(call)
-                if not isinstance(outcome, _Verdict):
-                    return outcome
-                if (result := await self._settle(call, outcome)) is not None:
+                result = outcome.result if isinstance(outcome, Answered) else await self._end(call, outcome)
+                if result is not None:
                     return result
         finally:
             if self._waiting.get(call.name) is call:  # else a later attempt of ours waits for it now
                 del self._waiting[call.name]
 
-    async def _wait(self, call: _Call) -> "ToolResult | _Verdict":
-        """Until there is a result, or nothing more to hope for. A runner has all of `tool_timeout_s`."""
-        patience_s = self._settings.tool_timeout_s + _GRACE_S
-        runner, deadline_s = "", self._clock() + patience_s
+    async def _wait(self, call: _Call) -> Answered | GiveUp:
+        """Until there is a result, or nothing more to hope for."""
+        timeout_s, claim_ttl_s = self._settings.tool_timeout_s, self._settings.tool_claim_ttl_s
+        patience = CallPatience(timeout_s, claim_ttl_s, is_repeatable=call.is_repeatable, now_s=self._clock())
         while True:
             asked_s = self._clock()
             state = await self._insist(lambda: self._look(call))
-            deadline_s += max(0.0, self._clock() - asked_s - _RETRY_S)  # Redis's time is not the call's
-            if state.result is not None:
-                return state.result
-            if state.runner != runner:
-                runner, deadline_s = state.runner, self._clock() + patience_s
-            if self._is_lost(state):
-                if not call.is_repeatable and state.standing not in ("unbegun", "unqueued"):
-                    message = "the tool runner was lost; whether the tool ran is unknown"
-                    return _Verdict(LOST, message, state.claim, self._lost_after_s(state))
-                await self._make_again(call, state)
-            elif self._clock() > deadline_s:
-                message = f"no result within {self._settings.tool_timeout_s:g} s"
-                return _Verdict(TIMED_OUT, message, f"{runner} " if runner else "")
+            patience.excuse(max(0.0, self._clock() - asked_s - _RETRY_S))
+            match patience.judge(state, self._clock(), is_steady=self._watch.is_steady):
+                case (Answered() | GiveUp()) as outcome:
+                    return outcome
+                case MakeAgain(lost_after_s):
+                    await self._make_again(call, state, lost_after_s)
+                case KeepWaiting():
+                    pass
             await self._listen(call)
 
     async def _look(self, call: _Call) -> CallState:
@@ -116,40 +98,21 @@ class RemoteTools:
             state = await self._watch.look(call.lease.key, call.index)
         return state
 
-    def _is_lost(self, state: CallState) -> bool:
-        """Whether nobody is at the call any more, though it is not done.
-
-        A claim can lapse, and an intent, a claim or a job vanish, because Redis was away or another primary
-        has taken over: then the runner lives, and says so as soon as it can. It is lost when it does not,
-        although Redis has been there for a whole claim.
-        """
-        match state.standing:
-            case "returned" | "unbegun":
-                return True
-            case "lapsed" | "unknown" | "unqueued":
-                return self._watch.is_steady and state.is_steady
-            case "queued" | "running" | "answered":
-                return False
-
-    def _lost_after_s(self, state: CallState) -> float:
-        """What a runner has given back is lost at once."""
-        return 0.0 if state.standing in ("returned", "unbegun") else self._settings.tool_claim_ttl_s
-
     async def _listen(self, call: _Call) -> None:
         """Until the runner says something, or it is time to look again."""
         try:
             async with asyncio.timeout(self._watch.look_every_s):
-                await call.told.wait()
+                await call.heard.wait()
         except TimeoutError:
             pass
-        call.told.clear()
+        call.heard.clear()
 
     async def _submit(self, call: _Call) -> None:
         await self._insist(
             lambda: tool_journal.submit(self._redis, self._settings, call.lease, call.index, call.task)
         )
 
-    async def _make_again(self, call: _Call, state: CallState) -> None:
+    async def _make_again(self, call: _Call, state: CallState, lost_after_s: float) -> None:
         if state.standing == "unknown":
             await self._submit(call)
             return
@@ -160,19 +123,18 @@ class RemoteTools:
                 call.lease,
                 call.index,
                 state.claim,
-                lost_after_s=self._lost_after_s(state),
+                lost_after_s=lost_after_s,
             )
         )
 
-    async def _settle(self, call: _Call, verdict: _Verdict) -> ToolResult | None:
-        """The result that stands; None if the call has moved on meanwhile."""
-        failure = ToolFailure(McpProtocolError(verdict.code, verdict.message))
+    async def _end(self, call: _Call, verdict: GiveUp) -> ToolResult | None:
+        """Journals the verdict. The result that stands; None if the call has moved on meanwhile."""
         return await self._insist(
             lambda: tool_journal.settle(
                 self._redis,
                 call.lease,
                 call.index,
-                failure,
+                verdict.failure,
                 verdict.judged,
                 lost_after_s=verdict.lost_after_s,
             )

@@ -7,8 +7,8 @@ from shared.settings import Settings
 from shared.store.log.appender import Appender
 from shared.store.redis.client import RedisClient
 from worker.engines.protocol import Engine
-from worker.response.remote_tools import RemoteTools
 from worker.response.stepper import Stepper
+from worker.response.tool_results import ToolCaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Resources:
     redis: RedisClient
     appender: Appender
     engine: Engine
-    tools: RemoteTools
+    tools: ToolCaller
     now_s: Callable[[], int]
     """Whole seconds since the epoch, for `completed_at` only."""
     stepper: Stepper = field(default_factory=Stepper)

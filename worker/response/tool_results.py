@@ -6,6 +6,7 @@ business.
 """
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from shared.events import OutputItemDone, decode
 from shared.hosted_tools import CallItem
@@ -13,11 +14,18 @@ from shared.responses import Item, McpListTools
 from shared.store.owning.lease import Lease
 from shared.tool_calls import ToolResult, ToolsListed, ToolTask, failure_told
 from worker.response.call_items import ITEM_TYPES, result_in
-from worker.response.remote_tools import RemoteTools
+
+
+class ToolCaller(Protocol):
+    """Whoever has calls made: `remote_tools`."""
+
+    async def call(
+        self, lease: Lease, call_index: int, task: ToolTask, *, is_repeatable: bool
+    ) -> ToolResult: ...
 
 
 class ToolResults:
-    def __init__(self, tools: RemoteTools, lease: Lease, frames: Iterable[bytes]) -> None:
+    def __init__(self, tools: ToolCaller, lease: Lease, frames: Iterable[bytes]) -> None:
         """`frames`: those of the log, as earlier attempts have written them."""
         self._tools = tools
         self._lease = lease

@@ -1,0 +1,172 @@
+"""An attempt without Redis: its log and its tools are in memory, everything else is the worker's own.
+
+Owns what stands where the appender and the tool runners do. The log keeps to the rules of the real one
+(`tests/integration/test_log.py` has those): entries follow each other without a gap, none follows the end.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import msgspec
+
+from shared.events import StreamEvent, decode
+from shared.record_format import RECORD_FORMAT
+from shared.responses import ResponseRequest
+from shared.settings import Settings
+from shared.store.keys import ResponseKey
+from shared.store.log.appender import Appender
+from shared.store.log.event_log import Closing, Entry, NewEntry, TailLost
+from shared.store.owning.lease import Lease, LeaseLost
+from shared.store.redis.client import RedisClient
+from shared.tool_calls import ToolCall, ToolListing, ToolOutput, ToolResult, ToolTask
+from worker.engines.protocol import Engine
+from worker.engines.scripted.engine import ScriptedEngine
+from worker.engines.scripted.script import Script
+from worker.response.attempt import run_attempt
+from worker.response.history import LoadedRecord, history_of
+from worker.response.resources import Resources
+from worker.response.stepper import Stepper
+
+NOW_S = 1_763_769_700
+
+
+class MemoryLog:
+    """One response's log after entry 0; stands where the appender does. Appends take a turn of the loop."""
+
+    def __init__(self, entries: Sequence[Entry] = ()) -> None:
+        self.entries = [NewEntry(entry.frame, entry.tokens, entry.measured) for entry in entries]
+        self.closing: Closing | None = None
+        self.usages: list[bytes] = []
+        """What came with each append."""
+        self.is_held = False
+        """Nothing is written any more until `let_go`, as while Redis is slow."""
+        self.failure: Exception | None = None
+        """What the next append fails with."""
+        self._held: list[Callable[[], None]] = []
+
+    def append(
+        self,
+        lease: Lease,
+        first: int,
+        entries: Sequence[NewEntry],
+        closing: Closing | None = None,
+        usage: bytes = b"",
+    ) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def write() -> None:
+            failure = self._write(lease, first, entries, closing, usage)
+            done.set_exception(failure) if failure is not None else done.set_result(None)
+
+        self._held.append(write) if self.is_held else loop.call_soon(write)
+        return done
+
+    def let_go(self) -> None:
+        self.is_held = False
+        held, self._held = self._held, []
+        for write in held:
+            write()
+
+    def lose(self, count: int) -> None:
+        """The last entries are gone, as after a failover."""
+        del self.entries[len(self.entries) - count :]
+
+    def _write(
+        self,
+        lease: Lease,
+        first: int,
+        entries: Sequence[NewEntry],
+        closing: Closing | None,
+        usage: bytes,
+    ) -> Exception | None:
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            return failure
+        if self.closing is not None:
+            return LeaseLost("closed")
+        tail = len(self.entries) + 1
+        if first > tail:
+            return TailLost(lease, first, tail)
+        assert first == tail, "an entry would stand there twice"
+        self.entries += entries
+        self.closing = closing
+        self.usages.append(usage)
+        return None
+
+    @property
+    def frames(self) -> list[bytes]:
+        return [entry.frame for entry in self.entries]
+
+    @property
+    def events(self) -> list[StreamEvent]:
+        return [decode(frame) for frame in self.frames]
+
+    def read(self) -> list[Entry]:
+        return [Entry(n, e.frame, e.tokens, e.measured) for n, e in enumerate(self.entries, 1)]
+
+
+def calculate(task: ToolTask) -> ToolResult:
+    assert isinstance(task, ToolCall)
+    code = msgspec.json.decode(task.arguments).get("code")
+    return ToolOutput(f"{eval(code)}\n" if code is not None else f"{task.name} ran")
+
+
+@dataclass
+class MemoryTools:
+    """Answers every call at once, and keeps what was asked."""
+
+    answer: Callable[[ToolTask], ToolResult] = calculate
+    asked: list[ToolCall | ToolListing] = field(default_factory=list)
+    repeatable: list[bool] = field(default_factory=list)
+
+    async def call(self, _lease: Lease, _index: int, task: ToolTask, *, is_repeatable: bool) -> ToolResult:
+        self.asked.append(task)
+        self.repeatable.append(is_repeatable)
+        await asyncio.sleep(0)
+        return self.answer(task)
+
+
+def lease_of(request: ResponseRequest) -> Lease:
+    return Lease(ResponseKey("default", request.response.id), "worker", 1)
+
+
+async def attempt(
+    request: ResponseRequest,
+    *,
+    log: MemoryLog | None = None,
+    tools: MemoryTools | None = None,
+    script: str | None = None,
+    engine: Engine | None = None,
+    settings: Settings | None = None,
+    record_format: int = RECORD_FORMAT,
+) -> MemoryLog:
+    """Runs one attempt to its end; the log that it leaves. Raises what `run_attempt` does.
+
+    `log`: what earlier attempts have left.
+    """
+    log, engine = log or MemoryLog(), engine or ScriptedEngine(read_script(script))
+    stepper = Stepper()
+    resources = Resources(
+        settings or Settings(),
+        cast("RedisClient", None),  # an attempt touches Redis by its log and its tools only
+        cast("Appender", log),
+        engine,
+        tools or MemoryTools(),
+        lambda: NOW_S,
+        stepper,
+    )
+    await engine.start()
+    record = LoadedRecord(request, len(msgspec.json.encode(request)), record_format)
+    try:
+        await run_attempt(resources, lease_of(request), record, history_of(log.read()))
+    finally:
+        await engine.stop()
+        stepper.close()
+    return log
+
+
+def read_script(text: str | None) -> Script:
+    return Script.load(None) if text is None else Script.parse(text)
