@@ -1,6 +1,6 @@
 """Log probabilities of tokens as clients read them.
 
-Pure. Which tokens have some, and which event tells of them, is the reader's business.
+Pure. Which tokens have some, and which event tells of them, is the turn reader's business.
 """
 
 from functools import lru_cache
@@ -13,11 +13,11 @@ _LOWEST = -9999.0
 """Stands for minus infinity, which JSON does not have."""
 
 
-def describe_token(token: int, measured: TokenLogprob) -> Logprob:
+def describe_token(token: int, logprob: TokenLogprob) -> Logprob:
     """A token as `logprobs` name it: its text, its exact bytes, and what else might have been there."""
     text, spelling = _spell(token)
-    top = tuple(TopLogprob(*_spell(other), _finite(logprob)) for other, logprob in measured.top)
-    return Logprob(text, spelling, _finite(measured.logprob), top)
+    top = tuple(TopLogprob(*_spell(other), _finite(value)) for other, value in logprob.top)
+    return Logprob(text, spelling, _finite(logprob.logprob), top)
 
 
 @lru_cache(maxsize=65_536)

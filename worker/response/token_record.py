@@ -45,20 +45,20 @@ class UnloggedTokens:
 
     def take(self, *, with_logprobs: bool) -> tuple[tuple[int, ...], bytes]:
         """All of them, and what is to be kept with them, packed; nothing is left here."""
-        ids, measured = tuple(self._ids), b""
+        ids, token_record = tuple(self._ids), b""
         if ids and (self._begun[1] or (with_logprobs and self._logprobs)):
             logprobs = [(each.logprob, each.top) for each in self._logprobs] if with_logprobs else ()
-            measured = _encoder.encode((*self._begun, logprobs))
+            token_record = _encoder.encode((*self._begun, logprobs))
         if ids:
             self._begun = 0, 0
         self._ids.clear()
         self._logprobs.clear()
-        return ids, measured
+        return ids, token_record
 
 
-def read_logged(ids: Sequence[int], measured: bytes) -> Iterator[LoggedToken]:
+def read_logged(ids: Sequence[int], token_record: bytes) -> Iterator[LoggedToken]:
     """An entry's tokens as they were taken for it."""
-    begun, cached, packed = _decoder.decode(measured) if measured else (0, 0, ())
+    begun, cached, packed = _decoder.decode(token_record) if token_record else (0, 0, ())
     logprobs = (TokenLogprob(*each) for each in packed) if packed else repeat(None, len(ids))
     for place, (token, logprob) in enumerate(zip(ids, logprobs, strict=True)):
         yield LoggedToken(token, logprob, cached if place == begun else 0)
