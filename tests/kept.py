@@ -1,11 +1,12 @@
 """What Redis holds of requests: all keys but those by which processes say that they are there."""
 
+from shared.store import keys
 from shared.store.redis.client import RedisClient
 
 
 async def kept_keys(redis: RedisClient) -> set[str]:
     names = {name.decode() for name in await redis.command("KEYS", "*")}
-    return {name for name in names if not name.startswith("antiphon:{presence}:")}
+    return {name for name in names if name != keys.PULSE and not name.startswith("antiphon:{presence}:")}
 
 
 async def count_kept(redis: RedisClient) -> int:

@@ -43,9 +43,9 @@ CALL_S = 120.0
 _SILENCE_S = 4.0
 """A stream without even a comment for so long: the node stands still, another one is asked."""
 _ANSWER_S = 30.0
-_BEYOND_S = 20.0
+_BEYOND_S = 120.0
 """A reader beyond the end that has heard nothing but comments for so long has learnt nothing; a silent reader
-of the API looks into the log every two seconds."""
+of the API looks into the log every two seconds, but all nodes may be away for half of this."""
 _TERMINAL_EVENTS = frozenset({b"response.completed", b"response.incomplete", b"response.failed"})
 
 _FINAL = ("create", "read", "poll")

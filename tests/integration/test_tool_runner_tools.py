@@ -55,7 +55,7 @@ class Caller:
 async def calling(
     folder: Path,
     *,
-    timeout_s: float = 20.0,
+    timeout_s: float = PATIENCE_S,
     configured: str | None = None,
     resolve: Resolve | None = None,
     **limits: Any,
