@@ -10,7 +10,9 @@ from shared.hosted_tools import HostedCall
 from shared.input_items import (
     CustomToolCall,
     EarlierText,
+    InputFile,
     InputFunctionCall,
+    InputImage,
     InputItem,
     InputMcpApprovalRequest,
     InputMcpCall,
@@ -71,5 +73,5 @@ def _text_of(part: MessagePart) -> str:
             return text
         case Refusal(refusal):
             return refusal
-        case _:
+        case InputImage() | InputFile():
             return ""

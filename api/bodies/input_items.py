@@ -38,6 +38,7 @@ from shared.input_items import (
     CustomToolCallOutput,
     EarlierText,
     FunctionCallOutput,
+    InputFile,
     InputFunctionCall,
     InputImage,
     InputMcpApprovalRequest,
@@ -49,6 +50,7 @@ from shared.input_items import (
     ItemReference,
     McpApprovalResponse,
     MessagePart,
+    Refusal,
 )
 
 _PREFIXES: Mapping[type[AskedItem], str] = {
@@ -172,7 +174,7 @@ def _check_names(item: AskedItem, path: Path) -> None:
             field, pattern, text = "server_label", LABEL_PATTERN, item.server_label
         case _:
             return
-    if not re.search(pattern, text):
+    if not re.fullmatch(pattern, text):
         raise invalid_value(spell((*path, field)), f"string should match pattern '{pattern}'")
 
 
@@ -193,17 +195,14 @@ def _adopt(item: AskedItem, origin: str, index: int) -> AskedItem:
     if isinstance(item, ItemReference):
         return item
     changes: dict[str, Any] = {"id": item.id or item_id(_PREFIXES[type(item)], origin, f"i{index}")}
-    match item:
-        case InputMessage(role=role, content=content):
-            changes |= {"status": item.status or "completed", "content": _parts_of(role, content)}
-        case InputFunctionCall() | FunctionCallOutput():
-            changes["status"] = item.status or "completed"
-        case InputReasoning(encrypted_content=None):
-            changes["encrypted_content"] = UNSET
-        case InputMcpListTools(error=None):
-            changes["error"] = UNSET
-        case _:
-            pass
+    if isinstance(item, InputMessage | InputFunctionCall | FunctionCallOutput):
+        changes["status"] = item.status or "completed"
+    if isinstance(item, InputMessage):
+        changes["content"] = _parts_of(item.role, item.content)
+    if isinstance(item, InputReasoning) and item.encrypted_content is None:
+        changes["encrypted_content"] = UNSET
+    if isinstance(item, InputMcpListTools) and item.error is None:
+        changes["error"] = UNSET
     return msgspec.structs.replace(item, **changes)
 
 
@@ -222,7 +221,7 @@ def _complete(part: MessagePart) -> MessagePart:
                 [] if annotations is UNSET else annotations,
                 [] if logprobs is UNSET else logprobs,
             )
-        case InputImage(detail=msgspec.UNSET):
-            return msgspec.structs.replace(part, detail="auto")
-        case _:
+        case InputImage(detail=detail):
+            return msgspec.structs.replace(part, detail="auto" if detail is UNSET else detail)
+        case InputText() | InputFile() | Refusal():
             return part

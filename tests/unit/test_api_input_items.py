@@ -166,6 +166,24 @@ def test_every_field_of_the_public_types_is_kept(kept: type[Any], public: list[A
     assert named - {"type"} <= {field.encode_name for field in msgspec.structs.fields(kept)} | {"type"}
 
 
+@pytest.mark.parametrize("name", ["f\n", "f g", "f<|", "", "f" * 129])
+@pytest.mark.parametrize(
+    ("item", "field"),
+    [
+        (CALL, "name"),
+        (OUTPUT, "name"),
+        ({"type": "custom_tool_call", "call_id": "c", "input": "i"}, "name"),
+        ({"type": "mcp_call", "name": "n", "arguments": "{}"}, "server_label"),
+        ({"type": "mcp_list_tools", "tools": []}, "server_label"),
+    ],
+    ids=lambda value: value.get("type") if isinstance(value, dict) else value,
+)
+def test_a_name_that_could_end_a_header_is_refused(item: dict[str, Any], field: str, name: str) -> None:
+    with pytest.raises(ClientError) as refused:
+        adopt(item | {field: name})
+    assert (refused.value.code, refused.value.param) == ("invalid_value", f"items[0].{field}")
+
+
 def test_what_another_service_has_compacted_is_refused_by_name() -> None:
     with pytest.raises(ClientError) as refused:
         adopt({"type": "compaction", "encrypted_content": "gAAAAABsecret"})

@@ -1,18 +1,30 @@
 """The table of hosted tools: the model was trained on what it says, and every reader agrees with it."""
 
 import json
+from typing import Any
 
+import msgspec
 import pytest
 from openai_harmony import ToolNamespaceConfig
 
 from api.bodies.tools import TOOLS
 from shared import hosted_tools
-from shared.hosted_tools import BROWSER, HOSTED_TOOLS, PYTHON, RESERVED_LABELS, HostedTool
+from shared.hosted_tools import (
+    BROWSER,
+    HOSTED_TOOLS,
+    PYTHON,
+    RESERVED_LABELS,
+    CodeInterpreterCall,
+    HostedCall,
+    HostedTool,
+    WebSearchCall,
+)
 from tests.requests import make_request
 from worker.asking.arguments import read_arguments
 from worker.asking.constraint import constraint_of
 from worker.asking.conversation import call_message
 from worker.asking.offer import make_offer
+from worker.response.call_items import ITEM_TYPES
 
 each_tool = pytest.mark.parametrize("tool", HOSTED_TOOLS, ids=lambda tool: tool.namespace)
 
@@ -74,6 +86,22 @@ def test_what_is_offered_by_a_row_is_routed_to_its_server(tool: HostedTool) -> N
         assert {recipient: target.name for recipient, target in offer.routing.items()} == {
             tool.recipient_of(function.name): function.name for function in tool.functions
         }
+
+
+@each_tool
+def test_the_items_of_a_row_can_be_streamed_and_told(tool: HostedTool) -> None:
+    """Else the first call, or the first history that holds one, would fail."""
+    assert tool.item_type in ITEM_TYPES
+    for kind in tool.items:
+        item = msgspec.convert(EARLIER[kind], kind)
+        assert hosted_tools.by_item(item) is tool
+        assert item.told().function in {function.name for function in tool.functions}
+
+
+EARLIER: dict[type[HostedCall], dict[str, Any]] = {
+    CodeInterpreterCall: {"container_id": "c", "code": "1", "outputs": None},
+    WebSearchCall: {"action": {"type": "search", "query": "q"}},
+}
 
 
 @each_tool

@@ -246,13 +246,11 @@ def _tell_refusal(
 
 
 def _outcome_of(call: InputMcpCall) -> str:
-    match call.error:
-        case str(error):
-            return error
-        case EarlierError() as error:
-            return describe(_error_of(error))
-        case _:
-            return call.output or ""
+    if isinstance(call.error, str):
+        return call.error
+    if isinstance(call.error, EarlierError):
+        return describe(_error_of(call.error))
+    return call.output or ""
 
 
 def _error_of(error: EarlierError) -> McpError:
