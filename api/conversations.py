@@ -1,11 +1,9 @@
-"""Conversations: items that many responses share, in order, kept until nobody has touched them for long.
+"""Conversations: items that many responses share, in order.
 
-Owns their record and their items, each change one script. What a response adds at its end is written
-with the log's last entry (`shared/store/log/append.lua`); what the items mean to the model is the worker's.
+Owns what may be added and how they are shown; keeping them is the store's
+(`shared/store/records/conversations.py`), and what the items mean to the model is the worker's.
 """
 
-import asyncio
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,18 +27,13 @@ from api.paging import PageRequest, join_list
 from shared import ids
 from shared.input_items import AskedItem, InputItem
 from shared.settings import Settings
-from shared.store import keys
 from shared.store.keys import ConversationKey
+from shared.store.records import conversations
+from shared.store.records.conversations import Context, Head
 from shared.store.redis.client import RedisClient
-from shared.store.redis.scripts import Argument, LuaScript
 
 ITEMS_MAX = 20
 """So many items may be added by one call."""
-
-_ADD, _UPDATE, _REMOVE = (
-    LuaScript(f"records/conversation_{name}", is_confirmed=True) for name in ("add", "update", "remove")
-)
-_LIST = LuaScript("records/conversation_list")
 
 _ID, _ITEM_ID = "conversation_id", "item_id"
 """What the API calls the parts of an address."""
@@ -86,36 +79,31 @@ class Conversations:
             items = await self._read_items(tenant, body.items, len(raw))
             item_relations.check_answers(items, (), "items")
         key = ConversationKey(tenant, ids.new_conversation_id(self._settings.cell))
-        created_at, metadata = int(self._clock()), msgspec.json.encode(body.metadata or {})
-        await self._add(key, items, await self._encode(items, len(raw)), created_at, metadata)
-        return _tell(key, created_at, metadata)
+        birth = Head(int(self._clock()), msgspec.json.encode(body.metadata or {}))
+        await self._add(key, items, await self._encode(items, len(raw)), birth)
+        return _tell(key, birth)
 
     async def retrieve(self, tenant: str, conversation_id: str) -> dict[str, Any]:
         key = _key_of(tenant, conversation_id)
-        (created_at, metadata), *_ = await self._read(
-            key, ("HMGET", keys.conversation(key), "created_at", "metadata")
-        )
-        if created_at is None:
+        head = await conversations.read_head(self._redis, self._settings, key)
+        if head == "missing":
             raise conversation_not_found(conversation_id, _ID)
-        return _tell(key, created_at, metadata)
+        return _tell(key, head)
 
     async def update(self, tenant: str, conversation_id: str, raw: bytes) -> dict[str, Any]:
         """Replaces the metadata as a whole."""
         key = _key_of(tenant, conversation_id)
         body = await self._read_body(_UpdateBody, raw)
-        head = await self._run(_UPDATE, key, msgspec.json.encode(body.metadata or {}))
-        if not head:
+        metadata = msgspec.json.encode(body.metadata or {})
+        head = await conversations.update(self._redis, self._settings, key, metadata)
+        if head == "missing":
             raise conversation_not_found(conversation_id, _ID)
-        return _tell(key, *head)
+        return _tell(key, head)
 
     async def delete(self, tenant: str, conversation_id: str) -> None:
         """Forgets a conversation and its items; the responses that made them stay as they are."""
         key = _key_of(tenant, conversation_id)
-        async with self._redis_bound():
-            is_known, _ = await self._redis.transaction(
-                ("EXISTS", keys.conversation(key)), ("DEL", *_keys_of(key))
-            )
-        if not is_known:
+        if not await conversations.delete(self._redis, key):
             raise conversation_not_found(conversation_id, _ID)
 
     # --- its items ------------------------------------------------------------------------------
@@ -134,7 +122,7 @@ class Conversations:
             raise invalid_value("items", "it should hold at least one item")
         items = await self._read_items(tenant, body.items, len(raw))
         if item_relations.find_orphan(items) is not None:
-            kept, _ = await self.read_context(key, _ID)
+            kept = (await self.read_context(key, _ID)).items
             size_bytes = sum(map(len, kept))
             await self._offload.run(
                 size_bytes, lambda: item_relations.check_answers(items, _decode(kept), "items")
@@ -146,60 +134,49 @@ class Conversations:
     async def list_items(self, tenant: str, conversation_id: str, page: PageRequest) -> bytes:
         """JSON of a list: the items as they are kept, which are not opened."""
         key = _key_of(tenant, conversation_id)
-        match await self._run(_LIST, key, page.after or "", page.limit, int(page.order == "desc")):
-            case [b"ok", has_more, *items]:
-                first, last = (_id_of(items[place]) if items else None for place in (0, -1))
-                return join_list(items, first, last, has_more=bool(has_more))
-            case [b"missing"]:
-                raise conversation_not_found(conversation_id, _ID)
-            case [b"unknown"]:
-                raise after_not_found(page.after or "")
-            case reply:
-                raise RuntimeError(f"conversation_list answered {reply!r}")
+        found = await conversations.list_items(
+            self._redis,
+            self._settings,
+            key,
+            page.after or "",
+            page.limit,
+            is_newest_first=page.order == "desc",
+        )
+        if found == "missing":
+            raise conversation_not_found(conversation_id, _ID)
+        if found == "unknown":
+            raise after_not_found(page.after or "")
+        first, last = (_id_of(found.items[place]) if found.items else None for place in (0, -1))
+        return join_list(found.items, first, last, has_more=found.has_more)
 
     async def find_item(self, tenant: str, conversation_id: str, item_id: str) -> bytes:
         """JSON of the item, as it is kept."""
         key = _key_of(tenant, conversation_id)
-        is_known, item, *_ = await self._read(
-            key, ("EXISTS", keys.conversation(key)), ("HGET", keys.conversation_items(key), item_id)
-        )
-        if not is_known:
+        item = await conversations.read_item(self._redis, self._settings, key, item_id)
+        if item == "missing":
             raise conversation_not_found(conversation_id, _ID)
-        if item is None:
+        if item == "unknown":
             raise item_not_found(item_id, _ITEM_ID)
-        return bytes(item)
+        return item
 
     async def remove_item(self, tenant: str, conversation_id: str, item_id: str) -> dict[str, Any]:
         """Takes an item out; the object that tells of the conversation."""
         key = _key_of(tenant, conversation_id)
-        match await self._run(_REMOVE, key, item_id):
-            case [b"ok", created_at, metadata]:
-                return _tell(key, created_at, metadata)
-            case [b"missing"]:
-                raise conversation_not_found(conversation_id, _ID)
-            case [b"unknown"]:
-                raise item_not_found(item_id, _ITEM_ID)
-            case reply:
-                raise RuntimeError(f"conversation_remove answered {reply!r}")
+        head = await conversations.remove_item(self._redis, self._settings, key, item_id)
+        if head == "missing":
+            raise conversation_not_found(conversation_id, _ID)
+        if head == "unknown":
+            raise item_not_found(item_id, _ITEM_ID)
+        return _tell(key, head)
 
-    async def read_context(
-        self, key: ConversationKey, param: str = "conversation"
-    ) -> tuple[list[bytes], bytes]:
-        """All items as JSON, oldest first, and the place of the last that joined it.
-
-        `param` names the conversation where there is none.
-        """
+    async def read_context(self, key: ConversationKey, param: str = "conversation") -> Context:
+        """All its items. `param` names the conversation in the error where there is none."""
         if not ids.is_conversation_id(key.conversation_id):
             raise conversation_not_found(key.conversation_id, param)
-        place, order, items, *_ = await self._read(
-            key,
-            ("HGET", keys.conversation(key), "next"),
-            ("ZRANGE", keys.conversation_order(key), 0, -1),
-            ("HGETALL", keys.conversation_items(key)),
-        )
-        if place is None:
+        read = await conversations.read_context(self._redis, self._settings, key)
+        if read == "missing":
             raise conversation_not_found(key.conversation_id, param)
-        return [items[item_id] for item_id in order], place
+        return read
 
     # --- beneath --------------------------------------------------------------------------------
 
@@ -231,50 +208,21 @@ class Conversations:
         key: ConversationKey,
         items: Sequence[InputItem],
         encoded: Sequence[bytes],
-        created_at: int | None = None,
-        metadata: bytes = b"",
+        birth: Head | None = None,
     ) -> None:
-        """Adds items, `encoded` being their JSON; with `created_at`, to a conversation made for them."""
-        args: list[Argument] = [
-            secrets.token_hex(8),
-            self._settings.context_bytes_max,
-            "" if created_at is None else created_at,
-            metadata,
-            len(items),
-        ]
-        for item, told in zip(items, encoded, strict=True):
-            args += (item.id or "", told)
-        match await self._run(_ADD, key, *args):
-            case [b"ok"]:
+        """Adds items, `encoded` being their JSON; with `birth`, to a conversation made for them."""
+        named = [(item.id or "", told) for item, told in zip(items, encoded, strict=True)]
+        match await conversations.add(self._redis, self._settings, key, named, birth):
+            case "ok":
                 return
-            case [b"missing"]:
+            case "missing":
                 raise conversation_not_found(key.conversation_id, _ID)
-            case [b"taken"]:
+            case "taken":
                 raise ClientError(400, "Item already in conversation", _TAKEN, "items")
-            case [b"full"]:
+            case "full":
                 limit = self._settings.context_bytes_max
                 message = f"A conversation holds at most {limit} bytes of items."
                 raise ClientError(400, message, "conversation_too_large", "items")
-            case reply:
-                raise RuntimeError(f"conversation_add answered {reply!r}")
-
-    async def _run(self, script: LuaScript, key: ConversationKey, *args: Argument) -> Any:
-        async with self._redis_bound():
-            return await self._redis.run(script, _keys_of(key), [self._ttl_ms, *args])
-
-    async def _read(self, key: ConversationKey, *commands: Sequence[Argument]) -> list[Any]:
-        """Replies to the commands, and then of what keeps the conversation: reading is a touch too."""
-        touches = [("PEXPIRE", name, self._ttl_ms) for name in _keys_of(key)]
-        async with self._redis_bound():
-            return await self._redis.transaction(*commands, *touches)
-
-    @property
-    def _ttl_ms(self) -> int:
-        return self._settings.conversation_retention_s * 1000
-
-    def _redis_bound(self) -> asyncio.Timeout:
-        """However often the client tries again beneath: an answer within this time, or REDIS_AWAY."""
-        return asyncio.timeout(self._settings.redis_timeout_s)
 
 
 def _key_of(tenant: str, conversation_id: str) -> ConversationKey:
@@ -283,16 +231,12 @@ def _key_of(tenant: str, conversation_id: str) -> ConversationKey:
     return ConversationKey(tenant, conversation_id)
 
 
-def _keys_of(key: ConversationKey) -> list[str]:
-    return [keys.conversation(key), keys.conversation_items(key), keys.conversation_order(key)]
-
-
-def _tell(key: ConversationKey, created_at: int | bytes, metadata: bytes) -> dict[str, Any]:
+def _tell(key: ConversationKey, head: Head) -> dict[str, Any]:
     return {
         "id": key.conversation_id,
         "object": "conversation",
-        "created_at": int(created_at),
-        "metadata": msgspec.json.decode(metadata),
+        "created_at": head.created_at,
+        "metadata": msgspec.json.decode(head.metadata),
     }
 
 

@@ -14,7 +14,6 @@ from api.offload import Offload
 from shared.events import decode, encode
 from shared.lifecycle import fold, fold_on
 from shared.responses import Response
-from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.redis.client import RedisClient
@@ -43,10 +42,9 @@ class _Fold:
 
 
 class Folds:
-    def __init__(self, redis: RedisClient, offload: Offload, settings: Settings) -> None:
+    def __init__(self, redis: RedisClient, offload: Offload) -> None:
         self._redis = redis
         self._offload = offload
-        self._settings = settings
         self._folds: OrderedDict[ResponseKey, _Fold] = OrderedDict()
 
     async def tell(self, key: ResponseKey) -> bytes:
@@ -84,10 +82,8 @@ class Folds:
     async def _fold_on(self, key: ResponseKey, kept: _Fold) -> None:
         """Page by page: others have their turn in between, and what was read is not read again. A frame may
         echo megabytes of its request, and is then taken apart off the loop."""
-        new_bytes, has_more = 0, True
-        while has_more:
-            async with asyncio.timeout(self._settings.redis_timeout_s):
-                page = await event_log.read(self._redis, key, kept.following - 1)
+        new_bytes = 0
+        async for page in event_log.pages(self._redis, key, kept.following - 1):
             if page.is_missing:
                 kept.told = b""
                 return
@@ -97,7 +93,7 @@ class Folds:
                 kept.response = await self._offload.run(page_bytes, fold_page)
                 kept.following += len(page.entries)
                 new_bytes += page_bytes
-            kept.is_closed, has_more = page.is_closed, page.has_more
+            kept.is_closed = page.is_closed
         if kept.response is not None and kept.told_up_to != kept.following:
             tell = partial(encode, kept.response)
             kept.told = await self._offload.run(len(kept.told) + new_bytes, tell)

@@ -17,6 +17,7 @@ from shared.store.log import event_log
 from shared.store.log.event_log import Entry, Published
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.insisting import insist
 from shared.store.redis.subscription import Subscription
 
 _LOOK_EVERY_S = 2.0
@@ -185,21 +186,16 @@ class Hub:
             raise NodeEnding
 
     async def _read(self, key: ResponseKey, after: int) -> event_log.Page:
-        deadline = asyncio.get_running_loop().time() + self._settings.redis_outage_max_s
-        while True:
-            try:
-                async with self._reading:
-                    page = await self._read_for_good(key, after)
-            except REDIS_AWAY:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-                await asyncio.sleep(0.1)
-                continue
-            if page.is_missing:
-                raise LogGone(str(key))
-            if page.beyond is not None:
-                raise LogShorter(page.beyond - 1)
-            return page
+        async def ask() -> event_log.Page:
+            async with self._reading:
+                return await self._read_for_good(key, after)
+
+        page = await insist(ask, self._settings.redis_outage_max_s)
+        if page.is_missing:
+            raise LogGone(str(key))
+        if page.beyond is not None:
+            raise LogShorter(page.beyond - 1)
+        return page
 
     async def _read_for_good(self, key: ResponseKey, after: int) -> event_log.Page:
         """With `durable_writes` an end is told when no failover can take it back any more."""

@@ -5,7 +5,7 @@ Owns the order of things and the bound on waiting for Redis; bytes that leave ar
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -98,7 +98,7 @@ class Services:
         self._tenants = tenants
         self._name = ids.new_owner("api")
         self._offload, self._asking = Offload(), asyncio.Semaphore(token_count.ASKING_MAX)
-        self._folds = Folds(redis, self._offload, settings)
+        self._folds = Folds(redis, self._offload)
         self.watchers = Watchers(redis, self._hear_last_reader_left)
         self.conversations = Conversations(redis, self._offload, settings, clock)
 
@@ -190,12 +190,12 @@ class Services:
     async def _read_sources(self, tenant: str, creation: Creation) -> Sources:
         request = creation.request
         parent, membership = None, None
-        items: list[bytes] = []
+        items: Sequence[bytes] = ()
         async with self._redis_bound():
             if creation.conversation_id is not None:
                 conversation = ConversationKey(tenant, creation.conversation_id)
-                items, place = await self.conversations.read_context(conversation)
-                membership = Membership(conversation, place)
+                read = await self.conversations.read_context(conversation)
+                items, membership = read.items, Membership(conversation, read.place)
             elif request.response.previous_response_id is not None:
                 key = ResponseKey(tenant, request.response.previous_response_id)
                 parent = await context.read_parent(self._redis, key)

@@ -44,12 +44,7 @@ async def write(cluster: Cluster) -> str:
 
 
 async def read_frames(redis: RedisClient, key: ResponseKey) -> list[bytes]:
-    frames: list[bytes] = []
-    while True:
-        page = await event_log.read(redis, key, len(frames) - 1)
-        frames += [entry.frame for entry in page.entries]
-        if not page.has_more:
-            return frames
+    return [entry.frame async for page in event_log.pages(redis, key) for entry in page.entries]
 
 
 async def size_bytes(redis: RedisClient, name: str) -> int:

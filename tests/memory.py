@@ -17,7 +17,8 @@ from shared.responses import ResponseRequest
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log.appender import Appender
-from shared.store.log.event_log import Closing, Entry, NewEntry, TailLost
+from shared.store.log.event_log import Entry
+from shared.store.log.response_log import Closing, NewEntry, TailLost
 from shared.store.owning.lease import Lease, LeaseLost
 from shared.store.redis.client import RedisClient
 from shared.tool_calls import ToolCall, ToolListing, ToolOutput, ToolResult, ToolTask
@@ -32,8 +33,20 @@ from worker.response.stepper import Stepper
 NOW_S = 1_763_769_700
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryWrite:
+    """What `ResponseLog` makes of the same arguments, kept as it is."""
+
+    key: ResponseKey
+    first: int
+    entries: Sequence[NewEntry]
+    closing: Closing | None = None
+    usage: bytes = b""
+
+
 class MemoryLog:
-    """One response's log after entry 0; stands where the appender does. Appends take a turn of the loop."""
+    """One response's log after entry 0; stands where the appender and the log that it makes writes for do.
+    Appends take a turn of the loop."""
 
     def __init__(self, entries: Sequence[Entry] = ()) -> None:
         self.entries = [NewEntry(entry.frame, entry.tokens, entry.measured) for entry in entries]
@@ -46,23 +59,21 @@ class MemoryLog:
         """What the next append fails with."""
         self._held: list[Callable[[], None]] = []
 
-    def append(
-        self,
-        lease: Lease,
-        first: int,
-        entries: Sequence[NewEntry],
-        closing: Closing | None = None,
-        usage: bytes = b"",
-    ) -> asyncio.Future[None]:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
+    def log_of(self, key: ResponseKey) -> "MemoryLog":
+        self._key = key
+        return self
 
-        def write() -> None:
-            failure = self._write(lease, first, entries, closing, usage)
-            done.set_exception(failure) if failure is not None else done.set_result(None)
+    def append(self, token: str, first: int, entries: Sequence[NewEntry], usage: bytes = b"") -> MemoryWrite:
+        return MemoryWrite(self._key, first, entries, usage=usage)
 
-        self._held.append(write) if self.is_held else loop.call_soon(write)
-        return done
+    def close(self, token: str, first: int, entries: Sequence[NewEntry], closing: Closing) -> MemoryWrite:
+        return MemoryWrite(self._key, first, entries, closing)
+
+    def send(self, write: MemoryWrite, hear: Callable[[Exception | None], None]) -> None:
+        def take() -> None:
+            hear(self._write(write))
+
+        self._held.append(take) if self.is_held else asyncio.get_running_loop().call_soon(take)
 
     def let_go(self) -> None:
         self.is_held = False
@@ -74,26 +85,19 @@ class MemoryLog:
         """The last entries are gone, as after a failover."""
         del self.entries[len(self.entries) - count :]
 
-    def _write(
-        self,
-        lease: Lease,
-        first: int,
-        entries: Sequence[NewEntry],
-        closing: Closing | None,
-        usage: bytes,
-    ) -> Exception | None:
+    def _write(self, write: MemoryWrite) -> Exception | None:
         failure, self.failure = self.failure, None
         if failure is not None:
             return failure
         if self.closing is not None:
             return LeaseLost("closed")
         tail = len(self.entries) + 1
-        if first > tail:
-            return TailLost(lease, first, tail)
-        assert first == tail, "an entry would stand there twice"
-        self.entries += entries
-        self.closing = closing
-        self.usages.append(usage)
+        if write.first > tail:
+            return TailLost(write.key, write.first, tail)
+        assert write.first == tail, "an entry would stand there twice"
+        self.entries += write.entries
+        self.closing = write.closing
+        self.usages.append(write.usage)
         return None
 
     @property

@@ -17,7 +17,8 @@ from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.appender import Appender
-from shared.store.log.event_log import Entry, NewEntry
+from shared.store.log.event_log import Entry
+from shared.store.log.response_log import NewEntry
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
@@ -25,6 +26,7 @@ from shared.store.redis.subscription import Subscription
 from shared.store.tools import tool_journal
 from shared.store.tools.tool_journal import Claim
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
+from tests.appending import append_through
 from tests.patience import PATIENCE_S
 from tests.requests import accept
 from worker.app import hear
@@ -134,7 +136,7 @@ async def leave_behind(
     first = dead.next_sequence_number
     if len(entries) > first:
         drafts = [NewEntry(entry.frame, entry.tokens, entry.measured) for entry in entries[first:]]
-        await worker.appender.append(dead.lease, first, drafts)
+        await append_through(worker.appender, dead.lease, first, drafts)
     await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
     return key
 

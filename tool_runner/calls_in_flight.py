@@ -6,7 +6,6 @@ beat's.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ from shared.store.keys import ResponseKey
 from shared.store.records import response_store
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.insisting import insist
 from shared.store.tools import tool_journal
 from shared.store.tools.tool_journal import Claim, Claiming
 from shared.tool_calls import ToolIntent
@@ -27,7 +27,6 @@ from tool_runner.shares import Shares
 
 _log = logging.getLogger(__name__)
 
-_RETRY_S = 0.05
 _UNWIND_S = 2.0
 _UNREADABLE = "what the request brought for its tool servers is sealed with a key that is not here"
 """Without it a call would go to another address than the request gave, or without its authorization."""
@@ -183,7 +182,7 @@ class CallsInFlight:
 
     async def _run_now(self, call: _CallInFlight, intent: ToolIntent) -> Outcome:
         label = intent.task.server_label
-        secrets, session = await _until_redis_answers(
+        secrets, session = await insist(
             lambda: asyncio.gather(
                 response_store.read_secrets(self._redis, self._settings, call.key),
                 tool_journal.read_session(self._redis, call.key, label),
@@ -202,7 +201,7 @@ class CallsInFlight:
     async def _finish(self, claim: Claim, outcome: Outcome) -> None:
         label = claim.intent.task.server_label
         session = None if outcome.session is None else (label, outcome.session)
-        is_wanted = await _until_redis_answers(
+        is_wanted = await insist(
             lambda: tool_journal.finish(self._redis, claim, outcome.result, session),
             self._settings.redis_outage_max_s,
         )
@@ -214,16 +213,3 @@ class CallsInFlight:
         if call is not None:
             _log.info("%s: cancelled, its response is closed or the claim is lost", call)
             call.scope.cancel()
-
-
-async def _until_redis_answers(ask: Callable[[], Awaitable[_T]], outage_max_s: float) -> _T:
-    """Asks again while Redis is away; raises REDIS_AWAY after `outage_max_s`."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + outage_max_s
-    while True:
-        try:
-            return await ask()
-        except REDIS_AWAY:
-            if loop.time() > deadline:
-                raise
-        await asyncio.sleep(_RETRY_S)

@@ -6,7 +6,7 @@ Owns how many are in flight and what an attempt's end means. What happens within
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
 from shared import lifecycle
@@ -19,11 +19,12 @@ from shared.store.job_queue import bytes_of_large, ring_again
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.closing import cancel, closing_of, end_at_once, with_usage
-from shared.store.log.event_log import NewEntry, TailLost
+from shared.store.log.response_log import NewEntry, TailLost
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, Lease, LeaseLost, Loss
 from shared.store.records import response_store
 from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.insisting import insist
 from worker.engines.protocol import EngineDead
 from worker.lease_beat import LeaseBeat
 from worker.response.attempt import run_attempt
@@ -87,22 +88,18 @@ class Runner:
 
     async def _acquire(self, key: ResponseKey) -> Acquired | lease.NotAcquired:
         """Asks for `redis_outage_max_s` until Redis answers: the lease may be ours, and we have not heard."""
-        deadline_s = self._loop.time() + self._settings.redis_outage_max_s
-        while True:
-            is_at_it = any(held.key == key for held in self._tasks)
-            try:
-                return await lease.acquire(
-                    self._resources.redis,
-                    self._settings,
-                    key,
-                    self.owner,
-                    is_at_it=is_at_it,
-                    token_used=self._tokens.get(key, 0),
-                )
-            except REDIS_AWAY:
-                if self._is_draining or self._loop.time() > deadline_s:
-                    raise
-            await asyncio.sleep(_RETRY_S)
+
+        def ask() -> Awaitable[Acquired | lease.NotAcquired]:
+            return lease.acquire(
+                self._resources.redis,
+                self._settings,
+                key,
+                self.owner,
+                is_at_it=any(held.key == key for held in self._tasks),
+                token_used=self._tokens.get(key, 0),
+            )
+
+        return await insist(ask, self._settings.redis_outage_max_s, lambda: self._is_draining)
 
     def _forget(self, held: Lease) -> None:
         del self._tasks[held], self._large_bytes[held]
@@ -175,19 +172,17 @@ class Runner:
     async def _fail(self, held: Lease, error: ResponseError) -> None:
         """Ends a response from what its log says, whoever wrote it so far."""
         frames: list[bytes] = []
-        while True:
-            page = await event_log.read(self._resources.redis, held.key, len(frames) - 1)
+        async for page in event_log.pages(self._resources.redis, held.key):
             if page.is_closed or page.is_missing:
                 raise LeaseLost(f"{held}: closed already")
             frames += [entry.frame for entry in page.entries]
-            if not page.entries:
-                break
         usage = await response_store.read_usage(self._resources.redis, held.key)
         entries, failed = await self._resources.stepper.call(
             lambda: _fail_after(frames, usage, error), sum(map(len, frames))
         )
         closing = closing_of(failed, held.key.tenant, self._settings)
-        await self._resources.appender.append(held, len(frames), entries, closing)
+        log = self._resources.appender.log_of(held.key)
+        await self._resources.appender.write(log.close(held.proof, len(frames), entries, closing))
 
     async def _fail_if_possible(self, held: Lease, reason: str) -> None:
         error = ResponseError("server_error", reason)

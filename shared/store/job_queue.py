@@ -22,7 +22,7 @@ from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY, make_pool
-from shared.store.redis.scripts import LuaScript
+from shared.store.redis.scripts import LuaScript, read_word
 
 _RING, _TAKE = LuaScript("ring"), LuaScript("take")
 _log = logging.getLogger(__name__)
@@ -70,27 +70,24 @@ def tool_job(key: ResponseKey, call_index: int) -> bytes:
 async def ring_again(redis: RedisClient, settings: Settings, key: ResponseKey) -> str:
     """Puts an open response without an owner back into the queue; what it found is returned."""
     reply = await redis.run(
-        _RING,
-        [
-            keys.state(key),
-            keys.log(key),
-            keys.tools(key),
-            keys.secrets(key),
-            keys.ACTIVE,
-            keys.RESPONSES_QUEUE,
-            keys.doorbell(keys.RESPONSES_QUEUE),
-            keys.open_responses(key.tenant),
-        ],
-        [
-            str(key),
-            key.response_id,
-            int(settings.ring_again_s * 1000),
-            settings.live_ttl_s * 1000,
-            response_job(key),
-            int(2 * settings.lease_ttl_s * 1000),
-        ],
+        _RING(
+            state=keys.state(key),
+            log=keys.log(key),
+            tools=keys.tools(key),
+            secrets=keys.secrets(key),
+            active=keys.ACTIVE,
+            queue=keys.RESPONSES_QUEUE,
+            doorbell=keys.doorbell(keys.RESPONSES_QUEUE),
+            open=keys.open_responses(key.tenant),
+            member=str(key),
+            response_id=key.response_id,
+            ring_again_ms=int(settings.ring_again_s * 1000),
+            live_ttl_ms=settings.live_ttl_s * 1000,
+            job=response_job(key),
+            lease_ttl_max_ms=int(2 * settings.lease_ttl_s * 1000),
+        )
     )
-    return str(reply.decode())
+    return read_word(reply, "rung", "waiting", "held", "gone")
 
 
 Handler = Callable[..., Awaitable[None]]
@@ -192,18 +189,19 @@ class _DoorbellWorker(Worker):
         """What waits, up to the room there is and a fair share among those who serve this queue."""
         self._bytes_then = self._bytes_left()
         is_left, *taken = await RedisClient(self._bell).run(
-            _TAKE,
-            [self.queue_name, self._doorbell, keys.takers(self.queue_name)],
-            [
-                min(max(jobs_left, 0), _TAKEN_MAX),
-                int(_IN_PROGRESS_S * 1000),
-                _SCANNED_MAX,
-                self._bytes_room.bytes_max,
-                self._bytes_then,
-                LARGE_BYTES,
-                keys.STATE_PATTERN,
-                int(not self._is_crowded),
-            ],
+            _TAKE(
+                queue=self.queue_name,
+                doorbell=self._doorbell,
+                takers=keys.takers(self.queue_name),
+                count_max=min(max(jobs_left, 0), _TAKEN_MAX),
+                lock_ms=int(_IN_PROGRESS_S * 1000),
+                scan_max=_SCANNED_MAX,
+                bytes_max=self._bytes_room.bytes_max,
+                bytes_left=self._bytes_then,
+                large_bytes=LARGE_BYTES,
+                state_pattern=keys.STATE_PATTERN,
+                rings_on=int(not self._is_crowded),
+            )
         )
         for job_id, score, size_bytes in zip(taken[::3], taken[1::3], taken[2::3], strict=True):
             name = job_id.decode()

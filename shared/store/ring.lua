@@ -1,11 +1,9 @@
 -- Rings again for an open response whose lease has lapsed; forgets one that needs no owner.
 -- A job that is still queued is not queued twice: its doorbell may have been lost, that is all.
+-- USES redis/clock queue
 -- KEYS state log tools secrets active queue doorbell open
--- ARGV member response_id ring_again_ms live_ttl_ms job lease_ttl_max_ms
+-- ARGV member response_id ring_again_ms# live_ttl_ms# job lease_ttl_max_ms#
 -- -> 'rung' | 'waiting' | 'held' | 'gone'
-local state, log, tools, secrets, active, queue, doorbell, open = unpack(KEYS)
-local member, response_id, ring_again_ms, live_ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-
 local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'job')
 if fields[1] ~= '' then
   redis.call('ZREM', active, member)
@@ -14,7 +12,7 @@ if fields[1] ~= '' then
 end
 local now = now_ms()
 local lease_until = tonumber(fields[2])
-if lease_until > now and lease_until <= now + tonumber(ARGV[6]) then
+if lease_until > now and lease_until <= now + lease_ttl_max_ms then
   redis.call('ZADD', active, fields[2], member)
   return 'held'
 end
@@ -29,5 +27,5 @@ end
 local job_id = member .. ':' .. redis.call('HINCRBY', state, 'rings', 1)
 redis.call('HSET', state, 'job', job_id)
 redis.call('DEL', 'arq:retry:' .. fields[3])  -- left by an owner that died while it took the job
-enqueue(queue, doorbell, 'arq:job:' .. job_id, job_id, ARGV[5], live_ttl_ms)
+enqueue(queue, doorbell, 'arq:job:' .. job_id, job_id, job, live_ttl_ms)
 return 'rung'

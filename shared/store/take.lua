@@ -2,26 +2,24 @@
 -- together, but no more than a fair share, so that a burst does not all go to the one that looks first.
 -- A large job is taken when its bytes fit beside the large ones that the taker has, or when it has none: then it is
 -- alone, however large it is. Large ones keep their order among themselves, so that none waits for ever; others pass.
+-- `bytes_max`: 0: bytes are no matter. `rings_on`: whether somebody else is to look, if all that is left here is too
+-- large.
+-- USES redis/clock queue
 -- KEYS queue doorbell takers
--- ARGV count_max lock_ms scan_max bytes_max bytes_left large_bytes state_pattern rings_on
---      bytes_max: 0: bytes are no matter
---      rings_on: whether somebody else is to look, if all that is left here is too large
+-- ARGV count_max# lock_ms scan_max# bytes_max# bytes_left# large_bytes# state_pattern rings_on
 -- -> {is_left_for_bytes, job_id, score, bytes, …}; bytes: 0 of one that is not large
-local queue, doorbell, takers = unpack(KEYS)
-local count_max, lock_ms = tonumber(ARGV[1]), ARGV[2]
-local bytes_max, bytes_left, large_bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
 -- What a job has whoever takes it hold: the record of its response, or what is asked in the job itself.
 local function weigh(job_id)
   if bytes_max == 0 then return 0 end
   local member = string.match(job_id, '^(.*):%d+$')
   local bytes = redis.call('STRLEN', 'arq:job:' .. job_id)
-  if member then bytes = bytes + redis.call('HSTRLEN', string.format(ARGV[7], member), 'request') end
+  if member then bytes = bytes + redis.call('HSTRLEN', string.format(state_pattern, member), 'request') end
   return bytes >= large_bytes and bytes or 0
 end
 
 local waiting = {}
-for _, job_id in ipairs(redis.call('ZRANGE', queue, 0, tonumber(ARGV[3]) - 1)) do
+for _, job_id in ipairs(redis.call('ZRANGE', queue, 0, scan_max - 1)) do
   if redis.call('EXISTS', 'arq:in-progress:' .. job_id) == 0 then waiting[#waiting + 1] = job_id end
 end
 local share = math.ceil(#waiting / math.max(1, redis.call('ZCOUNT', takers, now_ms(), '+inf')))
@@ -39,7 +37,7 @@ for _, job_id in ipairs(waiting) do
 end
 -- One token has woken the taker; those of the other jobs would wake somebody for nothing.
 if count > 1 then redis.call('LPOP', doorbell, count - 1) end
-if count == 0 and left_for_bytes == 1 and ARGV[8] == '1' then
+if count == 0 and left_for_bytes == 1 and rings_on == '1' then
   local ttl_ms = redis.call('PTTL', queue)
   if ttl_ms > 0 then ring(queue, doorbell, ttl_ms) end
 end

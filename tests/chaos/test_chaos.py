@@ -18,15 +18,15 @@ pytestmark = pytest.mark.chaos
 
 PLAIN = {name: PLANS[name].weight for name in ("quick", "short", "middle", "long", "characters", "cut")}
 _FENCES = {
-    "append.lua": "if fields[1] .. ' ' .. fields[5] ~= token then return {'fenced'} end\n",
-    "renew.lua": (
-        "if not fields[1] or fields[1] .. ' ' .. fields[6] ~= token"
+    "log/entries.lua": "  if attempt .. ' ' .. owner ~= proof then return {'fenced'} end\n",
+    "owning/renew.lua": (
+        "if not fields[1] or fields[1] .. ' ' .. fields[6] ~= proof"
         " or fields[2] ~= '' then return 'lost' end\n"
     ),
-    "event_log.py": """\
-        case [b"gap", _, owner] if owner != lease.owner.encode():
-            # Our acquiring was lost in a failover, and somebody else got the same token.
-            raise LeaseLost(f"{lease}: owned by {owner!r}")
+    "log/response_log.py": """\
+            case [b"gap", _, owner] if owner != self.token.partition(" ")[2].encode():
+                # Our acquiring was lost in a failover, and somebody else got the same token.
+                return LeaseLost(f"{self.key}, {self.token}: owned by {owner!r}")
 """,
 }
 
@@ -87,7 +87,7 @@ def course_of_stops(root: Path) -> Course:
 
 @pytest.mark.timeout(400)
 def test_a_cluster_without_fencing_is_caught(tmp_path: Path) -> None:
-    """Its stale owners go on when they wake. The check of the tail in append.lua still stands: it refuses
+    """Its stale owners go on when they wake. The check of the tail in entries.lua still stands: it refuses
     most of their entries, which they take for a fault of their own and end the response as failed."""
     course = course_of_stops(copy_without_fences(tmp_path / "root"))
     judgement = drive(course, tmp_path)

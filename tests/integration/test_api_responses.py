@@ -34,11 +34,12 @@ from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import archiving, event_log
 from shared.store.log.appender import Appender
-from shared.store.log.event_log import Closing, NewEntry
+from shared.store.log.response_log import Closing, NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired
 from shared.store.records import response_store
 from shared.store.redis.client import RedisClient
+from tests.appending import append_through
 from tests.kept import count_kept
 from tests.patience import PATIENCE_S
 from tests.streams import without_comments
@@ -77,7 +78,7 @@ class PlayedWorker:
     ) -> None:
         tail = self._tails[key]
         drafts = [NewEntry(events.frame(event, tail + index)) for index, event in enumerate(told)]
-        await self._appender.append(self._leases[key].lease, tail, drafts, closing)
+        await append_through(self._appender, self._leases[key].lease, tail, drafts, closing)
         self._tails[key] = tail + len(drafts)
 
     async def begin(self, key: ResponseKey) -> Response:

@@ -28,13 +28,15 @@ from shared.responses import (
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ConversationKey, ResponseKey
-from shared.store.log import closing, event_log
+from shared.store.log import closing
 from shared.store.log.closing import closing_of
+from shared.store.log.response_log import NewEntry
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.records import response_store
 from shared.store.records.response_store import ConversationMoved, Membership, NewResponse
 from shared.store.redis.client import RedisClient
+from tests.appending import append
 from tests.conversing import (
     CREATED_AT_S,
     OUTPUT,
@@ -77,8 +79,8 @@ class PlayedWorker:
     async def close(self, acquired: Acquired, request: ResponseRequest, event: TerminalEvent) -> None:
         first = acquired.next_sequence_number
         ending = closing_of(event, "one", self._settings, request.input)
-        drafts = [event_log.NewEntry(frame(event, first))]
-        await event_log.append(self._redis, self._settings, acquired.lease, first, drafts, ending)
+        drafts = [NewEntry(frame(event, first))]
+        await append(self._redis, self._settings, acquired.lease, first, drafts, ending)
 
 
 @pytest.fixture

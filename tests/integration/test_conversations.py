@@ -13,7 +13,7 @@ from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ConversationKey
 from shared.store.redis.client import RedisClient
-from shared.store.redis.scripts import Argument, LuaScript
+from shared.store.redis.scripts import LuaScript
 from tests.conversing import (
     CALL,
     CREATED_AT_S,
@@ -182,11 +182,21 @@ async def test_an_addition_whose_reply_was_lost_is_not_made_twice(
     client: Client, redis: RedisClient, settings: Settings
 ) -> None:
     conversation = ConversationKey("one", await create(client))
-    names = [keys.conversation(conversation), keys.conversation_items(conversation)]
-    names.append(keys.conversation_order(conversation))
+    add = LuaScript("records/conversation_add", is_confirmed=True)
     for call in ("0" * 16, "1" * 16, "0" * 16):  # the first comes again after another one's
-        args: list[Argument] = [60_000, call, 10_000, "", "", 1, f"msg_{call}", b'{"id": "msg"}']
-        assert await redis.run(LuaScript("records/conversation_add"), names, args) == [b"ok"]
+        adding = add(
+            f"msg_{call}",
+            b'{"id": "msg"}',
+            conversation=keys.conversation(conversation),
+            items=keys.conversation_items(conversation),
+            order=keys.conversation_order(conversation),
+            ttl_ms=60_000,
+            call=call,
+            bytes_max=10_000,
+            created_at="",
+            metadata="",
+        )
+        assert await redis.run(adding) == [b"ok"]
     assert len(await read(client, conversation.conversation_id)) == 2
 
 

@@ -15,12 +15,13 @@ from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.log import event_log
 from shared.store.log.appender import Appender
-from shared.store.log.event_log import NewEntry
+from shared.store.log.response_log import NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY, make_pool
 from shared.store.redis.subscription import Subscription
+from tests.appending import append_through
 from tests.cutting import MANNERS, CutWay, Manner
 from tests.patience import until
 from tests.requests import accept
@@ -104,7 +105,9 @@ async def live_through_cuts(way: CutWay) -> None:
     acquired = await lease.acquire(client, settings, key, "a")
     assert isinstance(acquired, Acquired)
     for number, manner in zip(range(CUTS), itertools.cycle(MANNERS), strict=False):
-        appending = appender.append(acquired.lease, number + 1, [NewEntry(b"event: x\n\n")])
+        appending = asyncio.create_task(
+            append_through(appender, acquired.lease, number + 1, [NewEntry(b"event: x\n\n")])
+        )
         changing = asyncio.create_task(subscription.add(f"channel {number}"))
         for _ in range(number % 7):
             await asyncio.sleep(0)

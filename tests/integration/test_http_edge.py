@@ -14,11 +14,11 @@ import pytest_asyncio
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.log import event_log
-from shared.store.log.event_log import NewEntry
+from shared.store.log.response_log import NewEntry
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
+from tests.appending import append
 from tests.nodes import Node, node
 from tests.requests import accept
 
@@ -276,7 +276,7 @@ async def test_a_client_that_reads_nothing_is_cut_off_and_holds_nobody_up(
     assert isinstance(acquired, Acquired)
     for first in range(1, 41, 10):
         drafts = [NewEntry(b"event: x\ndata: %0500000d\n\n" % i) for i in range(10)]
-        await event_log.append(redis, settings, acquired.lease, first, drafts)
+        await append(redis, settings, acquired.lease, first, drafts)
     async with connected(api) as connection:
         transport = connection.writer.transport
         assert isinstance(transport, asyncio.ReadTransport)

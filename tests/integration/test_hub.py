@@ -23,10 +23,11 @@ from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import archive, archiving, event_log
 from shared.store.log.appender import Appender
-from shared.store.log.event_log import Closing, NewEntry
+from shared.store.log.response_log import Closing, NewEntry
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
+from tests.appending import append, append_through
 from tests.requests import accept
 
 READERS = 20
@@ -88,7 +89,7 @@ async def test_readers_that_come_together_leave_most_connections_to_other_calls(
 ) -> None:
     """Connections are opened as they are needed: how many there are tells how many were used at once."""
     held = await begin(redis, settings)
-    await event_log.append(redis, settings, held, 1, [fat_draft(0)], CLOSING)
+    await append(redis, settings, held, 1, [fat_draft(0)], CLOSING)
     whole = await stored(redis, held.key)
     client = RedisClient.connect(settings.redis_url, timeout_s=30.0)
     listener = RedisClient.connect_listener(settings.redis_url)
@@ -113,8 +114,8 @@ async def test_stuck_readers_of_large_frames_hold_a_page_each_and_get_every_byte
 ) -> None:
     held = await begin(redis, settings)
     for i in range(40):
-        await appender.append(held, 1 + i, [fat_draft(i)])
-    await appender.append(held, 41, [NewEntry(b"event: end\ndata: 0\n\n")], CLOSING)
+        await append_through(appender, held, 1 + i, [fat_draft(i)])
+    await append_through(appender, held, 41, [NewEntry(b"event: end\ndata: 0\n\n")], CLOSING)
     if is_archived:
         await archiving.archive_log(redis, held.key)
     gc.collect()
@@ -149,11 +150,11 @@ async def test_stuck_readers_of_what_is_being_written_hold_their_buffer_and_get_
     held_bytes: list[int] = []
     for i in range(100):
         drafts = [NewEntry(b"event: x\ndata: %01000d\n\n" % (i * 10 + j)) for j in range(10)]
-        await appender.append(held, last + 1, drafts)
+        await append_through(appender, held, last + 1, drafts)
         last += 10
         held_bytes.append(attached._messages_bytes)
     assert 0 < max(held_bytes) <= narrow.client_buffer_bytes_max
-    await appender.append(held, last + 1, [NewEntry(b"event: end\ndata: 0\n\n")], CLOSING)
+    await append_through(appender, held, last + 1, [NewEntry(b"event: end\ndata: 0\n\n")], CLOSING)
     assert begun + await read_rest(reader) == await stored(redis, held.key)
 
 
@@ -162,7 +163,7 @@ async def test_frames_leave_in_slices_and_a_stream_that_ends_ends_between_two_fr
 ) -> None:
     held = await begin(redis, settings)
     drafts = [NewEntry(b"event: x\ndata: %0900d\n\n" % i) for i in range(600)]
-    await appender.append(held, 1, drafts)
+    await append_through(appender, held, 1, drafts)
     reader = node.follow(held.key, 0)
     slices = [await anext(reader), await anext(reader)]
     assert all(hub._SLICE_BYTES / 2 < len(some) <= hub._SLICE_BYTES for some in slices)
@@ -181,9 +182,9 @@ async def test_a_reader_that_is_ahead_of_a_log_that_closes_shorter_learns_so(
     held = await begin(redis, settings)
     ahead, at_the_end = node.follow(held.key, 7), node.follow(held.key, 2)
     reading = [asyncio.create_task(read_rest(frames)) for frames in (ahead, at_the_end)]
-    await appender.append(held, 1, [NewEntry(b"event: x\ndata: 1\n\n")])
+    await append_through(appender, held, 1, [NewEntry(b"event: x\ndata: 1\n\n")])
     closing = Closing("failed", b"{}", 60)
-    await event_log.append(redis, settings, held, 2, [NewEntry(b"event: x\ndata: 2\n\n")], closing)
+    await append(redis, settings, held, 2, [NewEntry(b"event: x\ndata: 2\n\n")], closing)
     async with asyncio.timeout(20):
         with pytest.raises(LogShorter, match=r"^2$"):
             await reading[0]
@@ -196,8 +197,8 @@ async def test_a_reader_that_is_as_fast_as_the_writer_hears_everything_once(
     held = await begin(redis, settings)
     reading = [asyncio.create_task(read_rest(node.follow(held.key, after))) for after in (-1, 0, 7, 150)]
     for i in range(300):
-        await appender.append(held, 1 + i, [NewEntry(b"event: x\ndata: %d\n\n" % i)])
-    await appender.append(held, 301, [NewEntry(b"event: end\ndata: 0\n\n")], CLOSING)
+        await append_through(appender, held, 1 + i, [NewEntry(b"event: x\ndata: %d\n\n" % i)])
+    await append_through(appender, held, 301, [NewEntry(b"event: end\ndata: 0\n\n")], CLOSING)
     frames = [some + b"\n\n" for some in (await stored(redis, held.key)).split(b"\n\n")[:-1]]
     for after, task in zip((-1, 0, 7, 150), reading, strict=True):
         assert await task == b"".join(frames[after + 1 :])
@@ -235,7 +236,7 @@ def words(first: int, count: int) -> list[StreamEvent]:
 async def write(appender: Appender, held: Lease, first: int, events: list[StreamEvent]) -> int:
     """Returns the number of the next event."""
     drafts = [NewEntry(frame(event, first + i)) for i, event in enumerate(events)]
-    await appender.append(held, first, drafts)
+    await append_through(appender, held, first, drafts)
     return first + len(drafts)
 
 
@@ -248,7 +249,7 @@ async def test_a_poll_tells_the_whole_response_and_reads_only_what_is_new(
     redis: RedisClient, settings: Settings, appender: Appender, counting: CountingClient
 ) -> None:
     held = await begin(redis, settings)
-    kept = Folds(counting, Offload(), settings)
+    kept = Folds(counting, Offload())
     following = await write(appender, held, 1, opening() + words(0, 4_000))
     assert await kept.tell(held.key) == await told_by_the_whole_log(redis, held.key)
     first_runs = counting.runs
@@ -263,7 +264,7 @@ async def test_polls_of_one_moment_share_one_reading_and_a_later_one_sees_what_c
     redis: RedisClient, settings: Settings, appender: Appender, counting: CountingClient
 ) -> None:
     held = await begin(redis, settings)
-    kept = Folds(counting, Offload(), settings)
+    kept = Folds(counting, Offload())
     following = await write(appender, held, 1, opening() + words(0, 10))
     told = await asyncio.gather(*(kept.tell(held.key) for _ in range(50)))
     assert set(told) == {await told_by_the_whole_log(redis, held.key)}
@@ -276,7 +277,7 @@ async def test_a_poll_that_is_broken_off_leaves_the_next_one_whole(
     redis: RedisClient, settings: Settings, appender: Appender
 ) -> None:
     held = await begin(redis, settings)
-    kept = Folds(redis, Offload(), settings)
+    kept = Folds(redis, Offload())
     await write(appender, held, 1, opening() + words(0, 4_000))
     impatient = asyncio.create_task(kept.tell(held.key))
     waiting = asyncio.create_task(kept.tell(held.key))
@@ -293,18 +294,20 @@ async def test_while_redis_is_away_all_polls_of_one_response_hear_so_within_one_
     redis: RedisClient, settings: Settings
 ) -> None:
     held = await begin(redis, settings)
-    kept = Folds(redis, Offload(), settings.model_copy(update={"redis_timeout_s": 0.2}))
+    impatient = RedisClient.connect(settings.redis_url, timeout_s=0.2)
+    kept = Folds(impatient, Offload())
     await redis.command("CLIENT", "PAUSE", 4_000, "ALL")  # less than thirty waits, and far more than one
     polls = [kept.tell(held.key) for _ in range(30)]
     assert {type(told) for told in await asyncio.gather(*polls, return_exceptions=True)} == {TimeoutError}
     await redis.command("PING")  # the pause is over
     assert await kept.tell(held.key) == await told_by_the_whole_log(redis, held.key)
+    await impatient.close()
 
 
 async def test_folds_are_bounded_in_number_and_bytes_and_leave_with_their_response(
     redis: RedisClient, settings: Settings, appender: Appender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = Folds(redis, Offload(), settings)
+    kept = Folds(redis, Offload())
     held = [await begin(redis, settings) for _ in range(6)]
     monkeypatch.setattr(folds, "FOLDS_MAX", 4)
     for each in held:
@@ -313,7 +316,7 @@ async def test_folds_are_bounded_in_number_and_bytes_and_leave_with_their_respon
     monkeypatch.setattr(folds, "FOLDS_BYTES_MAX", 1)
     await kept.tell(held[3].key)
     assert list(kept._folds) == [held[3].key]
-    await appender.append(held[3], 1, [], CLOSING)
+    await append_through(appender, held[3], 1, [], CLOSING)
     await kept.tell(held[3].key)
     assert not kept._folds
     assert await kept.tell(ResponseKey("default", "resp_none")) == b""

@@ -18,12 +18,13 @@ from shared.store.keys import ResponseKey
 from shared.store.log import archive, archiving, event_log
 from shared.store.log.appender import Appender
 from shared.store.log.closing import cancel
-from shared.store.log.event_log import Closing, NewEntry
+from shared.store.log.response_log import Closing, NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease, LeaseLost
 from shared.store.records import response_store
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
+from tests.appending import append_through
 from tests.conftest import keys_without_ttl
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request, read_record
@@ -57,7 +58,7 @@ async def test_what_was_appended_is_read_with_its_numbers_and_tokens(
 ) -> None:
     key = await accept(redis, settings)
     held = await acquire(redis, settings, key)
-    await appender.append(held, 1, [draft("a", 7, 200_012), draft("b")])
+    await append_through(appender, held, 1, [draft("a", 7, 200_012), draft("b")])
     page = await event_log.read(redis, key, 0)
     assert [(e.sequence_number, e.tokens) for e in page.entries] == [(1, (7, 200_012)), (2, ())]
     assert not page.is_closed
@@ -69,8 +70,8 @@ async def test_logprobs_are_kept_beside_the_tokens_and_read_by_those_who_ask(
     key = await accept(redis, settings)
     held = await acquire(redis, settings, key)
     measured = NewEntry(b"event: x\ndata: b\n\n", (7, 8), b"\x00measured\xff")
-    await appender.append(held, 1, [draft("a", 5), measured, draft("c")])
-    await appender.append(held, 4, [measured], CLOSING)
+    await append_through(appender, held, 1, [draft("a", 5), measured, draft("c")])
+    await append_through(appender, held, 4, [measured], CLOSING)
     asked = await event_log.read(redis, key, 0, with_measured=True)
     assert [(e.tokens, e.measured) for e in asked.entries] == [
         ((5,), b""),
@@ -93,8 +94,8 @@ async def test_a_stale_owner_cannot_append_or_close(
     fresh = await acquire(redis, settings, key, "fresh")
     for closing in (None, CLOSING):
         with pytest.raises(LeaseLost):
-            await appender.append(stale, 1, [draft("stale")], closing)
-    await appender.append(fresh, 1, [draft("fresh")])
+            await append_through(appender, stale, 1, [draft("stale")], closing)
+    await append_through(appender, fresh, 1, [draft("fresh")])
     assert (await frames_of(redis, key, 0)) == [draft("fresh").frame]
 
 
@@ -103,9 +104,9 @@ async def test_nothing_is_appended_after_the_close(
 ) -> None:
     key = await accept(redis, settings)
     held = await acquire(redis, settings, key)
-    await appender.append(held, 1, [draft("last")], CLOSING)
+    await append_through(appender, held, 1, [draft("last")], CLOSING)
     with pytest.raises(LeaseLost):
-        await appender.append(held, 2, [draft("more")])
+        await append_through(appender, held, 2, [draft("more")])
     page = await event_log.read(redis, key, -1)
     assert page.is_closed
     assert len(page.entries) == 2
@@ -117,8 +118,8 @@ async def test_an_append_whose_reply_was_lost_is_recognised_when_sent_again(
 ) -> None:
     key = await accept(redis, settings)
     held = await acquire(redis, settings, key)
-    await appender.append(held, 1, [draft("a"), draft("b")])
-    await appender.append(held, 1, [draft("a"), draft("b")])
+    await append_through(appender, held, 1, [draft("a"), draft("b")])
+    await append_through(appender, held, 1, [draft("a"), draft("b")])
     assert len(await frames_of(redis, key)) == 3
 
 
@@ -128,7 +129,7 @@ async def test_a_number_that_is_not_the_next_one_is_refused(
     key = await accept(redis, settings)
     held = await acquire(redis, settings, key)
     with pytest.raises(RuntimeError, match="log is at 1"):
-        await appender.append(held, 5, [draft("a")])
+        await append_through(appender, held, 5, [draft("a")])
     assert len(await frames_of(redis, key)) == 1
 
 
@@ -199,7 +200,7 @@ async def test_secrets_are_gone_when_the_response_is_closed(
     await response_store.create(redis, settings, response_store.NewResponse.of(key, request, secrets))
     assert await response_store.read_secrets(redis, settings, key) == secrets
     held = await acquire(redis, settings, key)
-    await appender.append(held, 1, [draft("end")], CLOSING)
+    await append_through(appender, held, 1, [draft("end")], CLOSING)
     assert await response_store.read_secrets(redis, settings, key) == {}
 
 
@@ -240,7 +241,7 @@ async def test_the_log_behaves_as_a_list_with_one_writer(
         drafts = [draft(f"{name}{len(model) + i}", *range(i)) for i in range(count)]
         may = writer is leases[-1] and not is_closed
         try:
-            await appender.append(writer, len(model), drafts, CLOSING if name == "close" else None)
+            await append_through(appender, writer, len(model), drafts, CLOSING if name == "close" else None)
             assert may
             model += [d.frame for d in drafts]
             is_closed = name == "close"
@@ -262,7 +263,7 @@ async def write_log(redis: RedisClient, settings: Settings, appender: Appender, 
     held = await acquire(redis, settings, key)
     drafts = [draft(f"entry {i}", i) for i in range(entries)]
     closing = Closing("completed", b'{"id": "snapshot"}', 60)
-    await appender.append(held, 1, drafts, closing)
+    await append_through(appender, held, 1, drafts, closing)
     return key
 
 
@@ -391,7 +392,7 @@ async def write_fat_log(
         for i in range(entries)
     ]
     drafts.append(draft("x" * (archive.CHUNK_BYTES + 1)))
-    await appender.append(held, 1, drafts, Closing("completed", b"{}", 60))
+    await append_through(appender, held, 1, drafts, Closing("completed", b"{}", 60))
     return key
 
 
@@ -426,10 +427,10 @@ async def test_cancel_wins_over_an_owner_who_goes_on_and_stays_won(
 ) -> None:
     key = await accept(redis, settings)
     held = await acquire(redis, settings, key)
-    await appender.append(held, 1, [draft("a")])
+    await append_through(appender, held, 1, [draft("a")])
     assert await cancel(redis, settings, key, "api") == "ended"
     with pytest.raises(LeaseLost):
-        await appender.append(held, 2, [draft("b")], CLOSING)
+        await append_through(appender, held, 2, [draft("b")], CLOSING)
     assert await cancel(redis, settings, key, "api") == "closed"
     state = await response_store.read_state(redis, key)
     assert state is not None
@@ -497,8 +498,11 @@ async def test_a_foreground_response_is_abandoned_when_its_last_reader_has_been_
     foreground = await acquire(redis, hasty, await accept(redis, hasty))
     watched = await acquire(redis, hasty, await accept(redis, hasty))
     background = await acquire(redis, hasty, await accept(redis, hasty, make_request(background=True)))
+    watch = LuaScript("records/watch", allows_full=True)
     await redis.run(
-        LuaScript("records/watch"), [keys.readers(watched.key), keys.state(watched.key)], ["reader", 60_000]
+        watch(
+            readers=keys.readers(watched.key), state=keys.state(watched.key), reader="reader", ttl_ms=60_000
+        )
     )
     await presence.announce(redis, "api", "node")
     assert await lease.renew_all(redis, hasty, [foreground, watched, background]) == [
@@ -524,7 +528,7 @@ async def test_a_short_retention_of_one_tenant_shortens_nothing_of_another(
     long = await write_log(redis, settings, appender, 1)
     short = await accept(redis, settings, tenant="short")
     held = await acquire(redis, settings, short)
-    await appender.append(held, 1, [draft("end")], Closing("completed", b"{}", 1))
+    await append_through(appender, held, 1, [draft("end")], Closing("completed", b"{}", 1))
     assert await redis.command("PTTL", keys.CLOSED) > 50_000
     assert await redis.command("ZSCORE", keys.CLOSED, str(long)) is not None
 

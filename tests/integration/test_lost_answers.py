@@ -1,7 +1,6 @@
 """Redis has done what it was asked, and whoever asked did not hear of it."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from shared.store.keys import ResponseKey
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
-from shared.store.redis.scripts import Argument, LuaScript
+from shared.store.redis.scripts import ScriptCall
 from tests.requests import accept, make_request
 from tests.working import finish, working
 
@@ -24,9 +23,9 @@ class Deaf(RedisClient):
         self.has_acquired, self.heard = asyncio.Event(), asyncio.Event()
         self.is_lost = False
 
-    async def run(self, script: LuaScript, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        reply = await super().run(script, keys, args)
-        if script.name == "acquire" and not self.has_acquired.is_set():
+    async def run(self, call: ScriptCall) -> Any:
+        reply = await super().run(call)
+        if call.script.name == "owning/acquire" and not self.has_acquired.is_set():
             self.has_acquired.set()
             if self.is_lost:
                 raise ConnectionError("the answer was lost")

@@ -16,7 +16,7 @@ from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
-from shared.store.redis.scripts import Argument, LuaScript
+from shared.store.redis.scripts import LuaScript
 from tests.proxy import proxying
 from tests.requests import accept, make_request
 from tests.working import working
@@ -211,9 +211,21 @@ _TAKE = LuaScript("take")
 
 
 async def take(redis: RedisClient, room: int) -> list[bytes]:
-    arguments: list[Argument] = [room, 60_000, 1_000, 0, 0, 0, "", 0]
-    names = [keys.RESPONSES_QUEUE, keys.doorbell(keys.RESPONSES_QUEUE), keys.takers(keys.RESPONSES_QUEUE)]
-    _, *taken = await redis.run(_TAKE, names, arguments)
+    _, *taken = await redis.run(
+        _TAKE(
+            queue=keys.RESPONSES_QUEUE,
+            doorbell=keys.doorbell(keys.RESPONSES_QUEUE),
+            takers=keys.takers(keys.RESPONSES_QUEUE),
+            count_max=room,
+            lock_ms=60_000,
+            scan_max=1_000,
+            bytes_max=0,
+            bytes_left=0,
+            large_bytes=0,
+            state_pattern="",
+            rings_on=0,
+        )
+    )
     jobs: list[bytes] = taken[::3]
     return jobs
 

@@ -91,9 +91,19 @@ async def closed(redis: RedisClient, name: str) -> None:
 async def take(redis: RedisClient, bytes_left: int, rings_on: int = 0) -> tuple[bool, dict[str, int]]:
     """Whether something is left for its bytes, and what was taken, with the bytes of large ones."""
     is_left, *taken = await redis.run(
-        _TAKE,
-        [keys.RESPONSES_QUEUE, keys.doorbell(keys.RESPONSES_QUEUE), keys.takers(keys.RESPONSES_QUEUE)],
-        [100, 60_000, 1_000, ROOM, bytes_left, LARGE_BYTES, keys.STATE_PATTERN, rings_on],
+        _TAKE(
+            queue=keys.RESPONSES_QUEUE,
+            doorbell=keys.doorbell(keys.RESPONSES_QUEUE),
+            takers=keys.takers(keys.RESPONSES_QUEUE),
+            count_max=100,
+            lock_ms=60_000,
+            scan_max=1_000,
+            bytes_max=ROOM,
+            bytes_left=bytes_left,
+            large_bytes=LARGE_BYTES,
+            state_pattern=keys.STATE_PATTERN,
+            rings_on=rings_on,
+        )
     )
     names = (job.decode().rsplit(":", 1)[0] for job in taken[::3])
     return bool(is_left), dict(zip(names, taken[2::3], strict=True))

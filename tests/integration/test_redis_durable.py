@@ -13,12 +13,12 @@ from api.app import create_app
 from api.tenants import Tenants
 from local.valkey import Valkey
 from shared.settings import Settings
-from shared.store.log import event_log
-from shared.store.log.event_log import APPEND, NewEntry, append_call
+from shared.store.log.response_log import LogLimits, NewEntry, ResponseLog
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
+from tests.appending import append, make_write
 from tests.patience import PATIENCE_S
 from tests.requests import accept
 from tests.running import start_cluster
@@ -76,10 +76,14 @@ async def test_one_confirmation_serves_all_appends_of_a_write(
     before = count(server, "waitaof")
     leases = await own_three(durable, settings)
     assert count(server, "waitaof") == before + 3  # one for each response that was accepted
-    calls = [append_call(settings, held, 1, [NewEntry(b"event: x\n\n")], None) for held in leases]
-    await event_log.append(durable, settings, leases[0], 1, [NewEntry(b"event: x\n\n")])
+    logs = [ResponseLog(LogLimits.of(settings), held.key) for held in leases]
+    calls = [
+        make_write(log, held, 1, [NewEntry(b"event: x\n\n")]).call
+        for log, held in zip(logs, leases, strict=True)
+    ]
+    await append(durable, settings, leases[0], 1, [NewEntry(b"event: x\n\n")])
     before = count(server, "waitaof")
-    replies = await durable.run_many(APPEND, calls[1:])
+    replies = await durable.run_many(calls[1:])
     assert replies == [[b"ok", 2]] * 2
     assert count(server, "waitaof") == before + 1
 
@@ -97,9 +101,9 @@ async def test_an_append_that_is_sent_again_is_confirmed_again(
     """Though it writes nothing then: the confirmation covers what another connection has written."""
     settings = Settings()
     held = (await own_three(durable, settings))[0]
-    await event_log.append(durable, settings, held, 1, [NewEntry(b"event: x\n\n")])
+    await append(durable, settings, held, 1, [NewEntry(b"event: x\n\n")])
     confirmed, written = count(server, "waitaof"), file_bytes(server)
-    await event_log.append(durable, settings, held, 1, [NewEntry(b"event: x\n\n")])
+    await append(durable, settings, held, 1, [NewEntry(b"event: x\n\n")])
     assert count(server, "waitaof") == confirmed + 1
     assert file_bytes(server) > written
 

@@ -10,11 +10,11 @@ import redis as plain_redis
 from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store import keys
-from shared.store.log import event_log
-from shared.store.log.event_log import NewEntry
+from shared.store.log.response_log import NewEntry
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
+from tests.appending import append
 from tests.patience import PATIENCE_S, wait_until
 from tests.requests import accept
 from tests.running import RunningCluster, start_cluster
@@ -58,11 +58,11 @@ async def test_a_refused_write_leaves_nothing_behind(redis: RedisClient, setting
         with pytest.raises(plain_redis.exceptions.OutOfMemoryError):
             await accept(redis, settings)
         with pytest.raises(plain_redis.exceptions.OutOfMemoryError):
-            await event_log.append(redis, settings, held.lease, 1, [NewEntry(b"event: x\n\n")])
+            await append(redis, settings, held.lease, 1, [NewEntry(b"event: x\n\n")])
         assert await read_everything(redis) == before
     finally:
         await redis.command("CONFIG", "SET", "maxmemory", 0)
-    await event_log.append(redis, settings, held.lease, 1, [NewEntry(b"event: x\n\n")])
+    await append(redis, settings, held.lease, 1, [NewEntry(b"event: x\n\n")])
 
 
 async def test_a_lease_is_kept_in_a_full_redis(redis: RedisClient, settings: Settings) -> None:

@@ -12,12 +12,13 @@ from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.appender import Appender
-from shared.store.log.event_log import TailLost
+from shared.store.log.response_log import TailLost
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, LeaseLost
 from shared.store.redis.client import RedisClient
 from shared.store.tools import tool_journal
 from shared.tool_calls import ToolListing
+from tests.appending import append
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
 from worker.engines.scripted.engine import ScriptedEngine
@@ -163,7 +164,7 @@ async def test_who_owns_a_response_again_after_a_failover_has_another_token(
         await runner.start_response(str(key))
         assert await redis.command("HGET", keys.state(key), "attempt") == b"2"
         with pytest.raises(LeaseLost):
-            await event_log.append(redis, settings, first, 1, [])
+            await append(redis, settings, first, 1, [])
     finally:
         await runner.drain()
         await engine.stop()

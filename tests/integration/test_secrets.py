@@ -20,8 +20,7 @@ from shared.responses import McpProtocolError
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.log import event_log
-from shared.store.log.event_log import Closing, NewEntry
+from shared.store.log.response_log import Closing, NewEntry
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.records import response_store
@@ -36,6 +35,7 @@ from shared.tool_calls import (
     ToolsListed,
     ToolTask,
 )
+from tests.appending import append
 from tests.integration.mcp_servers import serving_http
 from tests.integration.test_tool_runner import serving, start_process, until
 
@@ -132,7 +132,7 @@ async def test_no_secret_of_a_request_lies_open_in_redis(
             assert await run(redis, sealing, held, 1, asked) == ToolOutput("5")
             assert SECRET.encode() not in await everything_in(redis)
     closing = Closing("cancelled", b"{}", 60)
-    await event_log.append(redis, sealing, held, 2, [NewEntry(b"data: {}\n\n")], closing)
+    await append(redis, sealing, held, 2, [NewEntry(b"data: {}\n\n")], closing)
     assert await redis.command("EXISTS", keys.secrets(held.key)) == 0
     assert SECRET.encode() not in await everything_in(redis)
 

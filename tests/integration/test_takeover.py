@@ -22,7 +22,8 @@ from shared.responses import (
 )
 from shared.settings import Settings
 from shared.store import job_queue, keys
-from shared.store.log.event_log import Entry, NewEntry
+from shared.store.log.event_log import Entry
+from shared.store.log.response_log import NewEntry
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.records import response_store
@@ -38,6 +39,7 @@ from shared.tool_calls import (
     describe,
     failure_told,
 )
+from tests.appending import append_through
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request, read_record
 from tests.working import Answer, calculate, finish, keep_journal, leave_behind, restore_journal, working
@@ -159,7 +161,7 @@ async def test_a_tool_that_still_runs_when_its_worker_dies_is_waited_for_and_not
         dead = await lease.acquire(redis, settings, key, "dead")
         assert isinstance(dead, Acquired)
         drafts = [NewEntry(entry.frame, entry.tokens) for entry in whole[1 : told[0] + 1]]
-        await worker.appender.append(dead.lease, 1, drafts)
+        await append_through(worker.appender, dead.lease, 1, drafts)
         task = ToolCall("code_interpreter", "python", '{"code": "123*456\\n"}')
         await redis.command("DEL", keys.TOOLS_QUEUE)
         await tool_journal.submit(redis, settings, dead.lease, 1, task)

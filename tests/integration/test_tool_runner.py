@@ -18,8 +18,7 @@ from shared.events import ResponseFailed, frame
 from shared.responses import HttpError, McpProtocolError, ServerSecrets
 from shared.settings import Settings
 from shared.store import job_queue, keys
-from shared.store.log import event_log
-from shared.store.log.event_log import Closing, NewEntry
+from shared.store.log.response_log import Closing, NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.records import response_store
@@ -36,6 +35,7 @@ from shared.tool_calls import (
     ToolsListed,
     ToolTask,
 )
+from tests.appending import append
 from tests.integration.mcp_servers import ROOT, serving_http, stdio_entry
 from tests.patience import PATIENCE_S
 from tests.requests import make_request
@@ -108,7 +108,7 @@ class Response:
     async def close(self) -> None:
         failed = NewEntry(frame(ResponseFailed(make_request().response), 1))
         closing = Closing("cancelled", b"{}", 60)
-        await event_log.append(self._redis, self._settings, self.lease, 1, [failed], closing)
+        await append(self._redis, self._settings, self.lease, 1, [failed], closing)
 
 
 @asynccontextmanager

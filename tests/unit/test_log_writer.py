@@ -8,7 +8,8 @@ import pytest
 
 from shared.events import ResponseInProgress, frame
 from shared.store.log.appender import Appender
-from shared.store.log.event_log import Entry, TailLost
+from shared.store.log.event_log import Entry
+from shared.store.log.response_log import TailLost
 from shared.store.owning.lease import LeaseLost
 from tests.memory import MemoryLog, lease_of
 from tests.patience import until

@@ -78,13 +78,11 @@ async def _read_request(redis: RedisClient, key: ResponseKey) -> bytes:
 async def read_history(redis: RedisClient, key: ResponseKey) -> History:
     """Everything after what the API wrote at its birth. Raises LeaseLost if the log is closed or gone."""
     entries: list[Entry] = []
-    while True:
-        page = await event_log.read(redis, key, len(entries), with_measured=True)
+    async for page in event_log.pages(redis, key, 0, with_measured=True):
         if page.is_closed or page.is_missing:
             raise LeaseLost(f"{key}: closed or gone")
         entries += page.entries
-        if not page.has_more:
-            return history_of(entries)
+    return history_of(entries)
 
 
 def history_of(entries: Iterable[Entry]) -> History:

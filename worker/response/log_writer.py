@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from shared.events import StreamEvent, decode, frame
 from shared.record_format import RECORD_FORMAT
 from shared.store.log.appender import Appender
-from shared.store.log.event_log import Closing, NewEntry, TailLost
+from shared.store.log.response_log import Closing, NewEntry, TailLost
 from shared.store.owning.lease import Lease
 from worker.response.history import Diverged, History
 
@@ -41,7 +41,8 @@ class LogWriter:
         self._appender = appender
         self._is_older = record_format < RECORD_FORMAT
         """Events are compared instead of bytes: an earlier version wrote the same event otherwise."""
-        self._lease = lease
+        self._log = appender.log_of(lease.key)
+        self._token = lease.proof
         self._count = count
         self._logged = history.frames
         self._next = history.first
@@ -49,8 +50,10 @@ class LogWriter:
         self._waiting: list[NewEntry] = []
         self._recent: deque[NewEntry] = deque(maxlen=_RECENT_MAX)
         """What stands in the log last."""
-        self._under_way: asyncio.Future[None] | None = None
-        self._failure: BaseException | None = None
+        self._is_idle = asyncio.Event()
+        """Nothing is under way."""
+        self._is_idle.set()
+        self._failure: Exception | None = None
 
     async def put(
         self, events: Sequence[StreamEvent], tokens: tuple[int, ...] = (), measured: bytes = b""
@@ -71,14 +74,14 @@ class LogWriter:
             tokens, measured = (), b""
         if len(self._waiting) > _WAITING_MAX:
             await self.flush()
-        elif self._under_way is None:
+        elif self._is_idle.is_set():
             self._send()
         self._raise_failure()
 
     async def flush(self) -> None:
         """Returns when everything that was put is in the log."""
-        while self._under_way is not None:
-            await asyncio.wait([self._under_way])
+        while not self._is_idle.is_set():
+            await self._is_idle.wait()
         self._raise_failure()
 
     async def close(self, event: StreamEvent, closing: Closing) -> None:
@@ -98,20 +101,22 @@ class LogWriter:
         self._append(self._next - len(entries), entries, closing)
 
     def _append(self, first: int, entries: list[NewEntry], closing: Closing | None) -> None:
-        self._under_way = self._appender.append(
-            self._lease, first, entries, closing, b"" if closing else self._count()
-        )
-        self._under_way.add_done_callback(lambda append: self._go_on(append, first, entries, closing))
+        if closing is None:
+            write = self._log.append(self._token, first, entries, self._count())
+        else:
+            write = self._log.close(self._token, first, entries, closing)
+        self._is_idle.clear()
+        self._appender.send(write, lambda failure: self._go_on(failure, first, entries, closing))
 
     def _go_on(
-        self, append: "asyncio.Future[None]", first: int, entries: list[NewEntry], closing: Closing | None
+        self, failure: Exception | None, first: int, entries: list[NewEntry], closing: Closing | None
     ) -> None:
-        self._under_way = None
-        failure = asyncio.CancelledError() if append.cancelled() else append.exception()
+        """Called with the outcome of an append."""
         if isinstance(failure, TailLost) and failure.tail >= first - len(self._recent):
             lost = [self._recent.pop() for _ in range(first - failure.tail)]
             self._append(failure.tail, [*reversed(lost), *entries], closing)
             return
+        self._is_idle.set()
         self._failure = failure
         self._recent.extend(entries)
         self._send()

@@ -12,14 +12,15 @@ from typing import TypeVar
 from shared.settings import Settings
 from shared.store.owning.lease import Lease
 from shared.store.redis.client import RedisClient
-from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.insisting import insist
 from shared.store.tools import tool_journal
 from shared.store.tools.tool_journal import CallState
 from shared.tool_calls import ToolResult, ToolTask
 from worker.response.call_patience import Answered, CallPatience, GiveUp, KeepWaiting, MakeAgain
 from worker.response.call_watch import CallWatch
 
-_RETRY_S = 0.1
+_ANSWER_S = 0.1
+"""A question to Redis takes this long at most, unless Redis is away."""
 
 _T = TypeVar("_T")
 
@@ -80,7 +81,7 @@ class RemoteTools:
         while True:
             asked_s = self._clock()
             state = await self._insist(lambda: self._look(call))
-            patience.excuse(max(0.0, self._clock() - asked_s - _RETRY_S))
+            patience.excuse(max(0.0, self._clock() - asked_s - _ANSWER_S))
             match patience.judge(state, self._clock(), is_steady=self._watch.is_steady):
                 case (Answered() | GiveUp()) as outcome:
                     return outcome
@@ -141,12 +142,4 @@ class RemoteTools:
         )
 
     async def _insist(self, ask: Callable[[], Awaitable[_T]]) -> _T:
-        """Asks until Redis answers, for `redis_outage_max_s`; what is asked here may be asked twice."""
-        deadline_s = self._clock() + self._settings.redis_outage_max_s
-        while True:
-            try:
-                return await ask()
-            except REDIS_AWAY:
-                if self._clock() > deadline_s:
-                    raise
-                await asyncio.sleep(_RETRY_S)
+        return await insist(ask, self._settings.redis_outage_max_s)

@@ -1,10 +1,9 @@
 -- Puts a closed log's archive in its place; whoever reads on finds the same bytes there.
 -- `changed`: the log is open, or is not what was packed; nothing was done then.
+-- USES records/held
 -- KEYS state log tools archive closed_logs packing held held_bytes
--- ARGV member entry_count chunk_count index record response_id
+-- ARGV member entry_count# chunk_count# index record response_id
 -- -> 'archived' | 'changed' | 'gone'
-local state, log, tools, archive, closed_logs, packing, held, held_bytes = unpack(KEYS)
-local member, entry_count, chunk_count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local function leave(outcome, is_settled)
   redis.call('UNLINK', packing)
@@ -18,13 +17,13 @@ if redis.call('HEXISTS', state, 'compacted') == 1 then return leave('archived', 
 if closed == '' or redis.call('XLEN', log) ~= entry_count then return leave('changed', false) end
 if redis.call('HLEN', packing) ~= chunk_count then return leave('changed', false) end
 
-redis.call('HSET', packing, 'index', ARGV[4], 'record', ARGV[5])
+redis.call('HSET', packing, 'index', index, 'record', record)
 redis.call('RENAME', packing, archive)
 redis.call('PEXPIRE', archive, redis.call('PTTL', state))
 redis.call('HSET', state, 'compacted', '1')
 redis.call('HDEL', state, 'request', 'snapshot')
 redis.call('UNLINK', log)
-let_go(held, held_bytes, ARGV[6])
+let_go(held, held_bytes, response_id)
 for _, field in ipairs(redis.call('HKEYS', tools)) do
   if string.sub(field, 1, 8) ~= 'session:' then redis.call('HDEL', tools, field) end
 end

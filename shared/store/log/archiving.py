@@ -12,7 +12,7 @@ from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import archive, event_log
 from shared.store.redis.client import RedisClient
-from shared.store.redis.scripts import LuaScript
+from shared.store.redis.scripts import LuaScript, read_word
 
 _CLAIM_DUE, _PACK, _ARCHIVE = LuaScript("log/claim_due"), LuaScript("log/pack"), LuaScript("log/archive")
 
@@ -23,7 +23,9 @@ _CLAIM_MS = int(CLAIM_S * 1000)
 
 async def claim_due(redis: RedisClient, count_max: int) -> list[ResponseKey]:
     """Closed logs whose time to be archived has come; others do not get them for `CLAIM_S`."""
-    members: list[Any] = await redis.run(_CLAIM_DUE, [keys.CLOSED], [count_max, _CLAIM_MS])
+    members: list[Any] = await redis.run(
+        _CLAIM_DUE(closed_logs=keys.CLOSED, count_max=count_max, claim_ms=_CLAIM_MS)
+    )
     return [ResponseKey.parse(member.decode()) for member in members]
 
 
@@ -39,20 +41,24 @@ async def archive_log(redis: RedisClient, key: ResponseKey) -> str:
         record = await asyncio.to_thread(archive.pack_record, archive.ArchivedRecord(request, snapshot))
         starts = await _pack_chunks(redis, key, packing)
     reply = await redis.run(
-        _ARCHIVE,
-        [
-            keys.state(key),
-            keys.log(key),
-            keys.tools(key),
-            keys.archive(key),
-            keys.CLOSED,
-            packing,
-            keys.held(key.tenant),
-            keys.held_bytes(key.tenant),
-        ],
-        [str(key), starts[-1], len(starts) - 1, archive.pack_index(starts), record, key.response_id],
+        _ARCHIVE(
+            state=keys.state(key),
+            log=keys.log(key),
+            tools=keys.tools(key),
+            archive=keys.archive(key),
+            closed_logs=keys.CLOSED,
+            packing=packing,
+            held=keys.held(key.tenant),
+            held_bytes=keys.held_bytes(key.tenant),
+            member=str(key),
+            entry_count=starts[-1],
+            chunk_count=len(starts) - 1,
+            index=archive.pack_index(starts),
+            record=record,
+            response_id=key.response_id,
+        )
     )
-    return str(reply.decode())
+    return read_word(reply, "archived", "changed", "gone")
 
 
 async def _pack_chunks(redis: RedisClient, key: ResponseKey, packing: str) -> list[int]:
@@ -60,7 +66,16 @@ async def _pack_chunks(redis: RedisClient, key: ResponseKey, packing: str) -> li
     starts = [0]
     async for frames in _chunks(redis, key):
         chunk = await asyncio.to_thread(archive.pack_chunk, frames)
-        await redis.run(_PACK, [packing, keys.CLOSED], [len(starts) - 1, chunk, _CLAIM_MS, str(key)])
+        await redis.run(
+            _PACK(
+                packing=packing,
+                closed_logs=keys.CLOSED,
+                chunk_index=len(starts) - 1,
+                chunk=chunk,
+                claim_ms=_CLAIM_MS,
+                member=str(key),
+            )
+        )
         starts.append(starts[-1] + len(frames))
     return starts
 
@@ -68,9 +83,8 @@ async def _pack_chunks(redis: RedisClient, key: ResponseKey, packing: str) -> li
 async def _chunks(redis: RedisClient, key: ResponseKey) -> AsyncIterator[list[bytes]]:
     """The frames of a log, as many pages together as a chunk may hold."""
     frames: list[bytes] = []
-    size_bytes, following, has_more = 0, 0, True
-    while has_more:
-        page = await event_log.read(redis, key, following - 1)
+    size_bytes = 0
+    async for page in event_log.pages(redis, key):
         page_bytes = sum(len(entry.frame) for entry in page.entries)
         is_full = len(frames) + len(page.entries) > archive.CHUNK_ENTRIES
         if frames and (is_full or size_bytes + page_bytes > archive.CHUNK_BYTES):
@@ -78,6 +92,5 @@ async def _chunks(redis: RedisClient, key: ResponseKey) -> AsyncIterator[list[by
             frames, size_bytes = [], 0
         frames += [entry.frame for entry in page.entries]
         size_bytes += page_bytes
-        following, has_more = following + len(page.entries), page.has_more
     if frames:
         yield frames

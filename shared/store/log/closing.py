@@ -16,8 +16,7 @@ from shared.lifecycle import TerminalEvent
 from shared.responses import ConversationReference, Response, Usage
 from shared.settings import Settings
 from shared.store.keys import ConversationKey, ResponseKey
-from shared.store.log import event_log
-from shared.store.log.event_log import Closing, NewEntry
+from shared.store.log.response_log import Closing, LogLimits, NewEntry, ResponseLog, write_now
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, LeaseLost
 from shared.store.redis.client import RedisClient
@@ -99,7 +98,8 @@ async def _close(
     event = make_event(with_usage(_born(acquired), acquired.usage))
     held, first = acquired.lease, acquired.next_sequence_number
     closing = closing_of(event, held.key.tenant, settings)
-    await event_log.append(redis, settings, held, first, [NewEntry(frame(event, first))], closing)
+    log = ResponseLog(LogLimits.of(settings), held.key)
+    await write_now(redis, log.close(held.proof, first, [NewEntry(frame(event, first))], closing))
 
 
 def _born(acquired: Acquired) -> Response:

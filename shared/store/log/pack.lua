@@ -1,8 +1,9 @@
 -- Keeps one packed chunk of a log that is being archived, and the claim on it for a while longer.
--- KEYS packing closed_logs    ARGV chunk_index chunk claim_ms member    -> 'ok'
-local packing, closed_logs = unpack(KEYS)
-local claim_ms = tonumber(ARGV[3])
-redis.call('HSET', packing, ARGV[1], ARGV[2])
+-- USES redis/clock
+-- KEYS packing closed_logs
+-- ARGV chunk_index chunk claim_ms# member
+-- -> 'ok'
+redis.call('HSET', packing, chunk_index, chunk)
 redis.call('PEXPIRE', packing, claim_ms)
-redis.call('ZADD', closed_logs, 'XX', now_ms() + claim_ms, ARGV[4])
+redis.call('ZADD', closed_logs, 'XX', now_ms() + claim_ms, member)
 return 'ok'

@@ -1,10 +1,9 @@
 -- What a log holds from an entry on, at one moment and within bounds: some of its stream, or a chunk of its archive.
 -- A page holds at least one entry, however large, if there is one.
--- KEYS state log archive    ARGV first_sequence_number count_max bytes_max with_measured
+-- KEYS state log archive
+-- ARGV first# count_max# bytes_max# with_measured
 -- -> {'missing'} | {'beyond', entries} | {'log', is_closed, has_more, (frame, tokens[, measured])…}
 --    | {'archive', has_more, chunk_first, chunk}
-local state, log, archive = unpack(KEYS)
-local first, count_max, bytes_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 
 -- The index is the chunks' first sequence numbers and, at its end, how many entries there are.
 local function read_archive()
@@ -43,7 +42,7 @@ while at < tail and not is_full do
     end
     reply[#reply + 1] = frame
     reply[#reply + 1] = tokens
-    if ARGV[4] == '1' then reply[#reply + 1] = entry[2][6] or '' end
+    if with_measured == '1' then reply[#reply + 1] = entry[2][6] or '' end
     at, bytes = at + 1, bytes + #frame
   end
   is_full = is_full or at - first >= count_max

@@ -2,19 +2,19 @@
 
 Owns the fencing token (the attempt's number, which only rises). All times are Redis's own, so that no
 two machines' clocks need agree. What an owner may do is checked by the same token in the scripts that do it
-(`log/append.lua`, `tools/tool_submit.lua`).
+(`log/append.lua`, `tools/submit.lua`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from shared.record_format import RECORD_FORMAT
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.redis.client import RedisClient
-from shared.store.redis.scripts import Argument, LuaScript
+from shared.store.redis.scripts import LuaScript, ScriptCall
 
 _ACQUIRE = LuaScript("owning/acquire")
 # Confirmed: a primary that was replaced answers for some seconds, and no lease is kept there any more.
@@ -77,50 +77,66 @@ async def acquire(
     Not `is_at_it`: the owner has not got the response, so a lease in its name is one that it never heard of.
     `token_used`: the last one that the owner has had for it; it gets a later one, also after a failover.
     """
-    args: list[Argument] = [
-        owner,
-        int(settings.lease_ttl_s * 1000),
-        0,
-        RECORD_FORMAT,
-        int(is_at_it),
-        token_used,
-    ]
-    return await _acquire(redis, key, args)
+    return await _acquire(redis, settings, key, owner, force=False, is_at_it=is_at_it, token_used=token_used)
 
 
 async def seize(
     redis: RedisClient, settings: Settings, key: ResponseKey, owner: str
 ) -> Acquired | NotAcquired:
     """Takes the lease from whoever holds it; from then on their token is stale. Never `held` or `newer`."""
-    return await _acquire(redis, key, [owner, int(settings.lease_ttl_s * 1000), 1, RECORD_FORMAT, 1, 0])
+    return await _acquire(redis, settings, key, owner, force=True, is_at_it=True, token_used=0)
 
 
-async def _acquire(redis: RedisClient, key: ResponseKey, args: Sequence[Argument]) -> Acquired | NotAcquired:
-    """`args`: the script's, the owner first."""
+async def _acquire(
+    redis: RedisClient,
+    settings: Settings,
+    key: ResponseKey,
+    owner: str,
+    *,
+    force: bool,
+    is_at_it: bool,
+    token_used: int,
+) -> Acquired | NotAcquired:
     reply = await redis.run(
-        _ACQUIRE, [keys.state(key), keys.log(key), keys.ACTIVE, keys.PULSE], [str(key), *args]
+        _ACQUIRE(
+            state=keys.state(key),
+            log=keys.log(key),
+            active=keys.ACTIVE,
+            pulse=keys.PULSE,
+            member=str(key),
+            owner=owner,
+            lease_ttl_ms=int(settings.lease_ttl_s * 1000),
+            force=int(force),
+            known_format=RECORD_FORMAT,
+            is_at_it=int(is_at_it),
+            token_used=token_used,
+        )
     )
     match reply:
         case [b"acquired", token, *rest]:
-            return Acquired(Lease(key, str(args[0]), token), *rest)
+            return Acquired(Lease(key, owner, token), *rest)
         case [b"held"]:
             return "held"
         case [b"newer"]:
             return "newer"
         case [b"closed"]:
             return "closed"
-        case _:
+        case [b"missing"]:
             return "missing"
+        case _:
+            raise RuntimeError(f"acquire answered {reply!r}")
 
 
 async def release(redis: RedisClient, settings: Settings, *leases: Lease) -> None:
     """Lets go at once, of all in one round trip: the sweeper rings for the responses at its next look."""
-    await redis.run_many(_RELEASE, [_renewal(lease, 0.0, settings) for lease in leases])
+    await redis.run_many([replace(_renewal(lease, 0.0, settings), script=_RELEASE) for lease in leases])
 
 
 async def lose(redis: RedisClient, lease: Lease) -> None:
     """Lets go of a response with which its owner can do nothing, which counts as the loss of an owner."""
-    await redis.run(_LOSE, [keys.state(lease.key), keys.ACTIVE], [str(lease.key), lease.proof])
+    await redis.run(
+        _LOSE(state=keys.state(lease.key), active=keys.ACTIVE, member=str(lease.key), proof=lease.proof)
+    )
 
 
 Loss = Literal["lost", "abandoned"]
@@ -132,37 +148,38 @@ async def renew_all(
 ) -> list[tuple[Lease, Loss]]:
     """Renews every lease in one write. Returns those to be given up."""
     calls = [_renewal(lease, settings.lease_ttl_s, settings) for lease in leases]
-    losses: dict[Any, Loss] = {b"lost": "lost", b"abandoned": "abandoned"}
-    replies = await redis.run_many(_RENEW, calls)
-    return [
-        (lease, losses[reply])
-        for lease, reply in zip(leases, replies, strict=True)
-        if isinstance(reply, bytes) and reply in losses
-    ]
+    losses: list[tuple[Lease, Loss]] = []
+    for lease, reply in zip(leases, await redis.run_many(calls), strict=True):
+        match reply:
+            case b"ok" | Exception():  # what Redis refused is renewed by the next beat, or lapses
+                pass
+            case b"lost":
+                losses.append((lease, "lost"))
+            case b"abandoned":
+                losses.append((lease, "abandoned"))
+            case _:
+                raise RuntimeError(f"renew answered {reply!r}")
+    return losses
 
 
-def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> tuple[list[str], list[Argument]]:
+def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> ScriptCall:
     key = lease.key
-    return (
-        [
-            keys.state(key),
-            keys.log(key),
-            keys.tools(key),
-            keys.secrets(key),
-            keys.ACTIVE,
-            keys.open_responses(key.tenant),
-            keys.readers(key),
-            keys.presence("api"),
-            keys.PULSE,
-        ],
-        [
-            str(key),
-            lease.proof,
-            int(ttl_s * 1000),
-            settings.live_ttl_s * 1000,
-            int(settings.disconnect_grace_s * 1000),
-            int(keys.PRESENCE_TTL_S * 1000),
-        ],
+    return _RENEW(
+        state=keys.state(key),
+        log=keys.log(key),
+        tools=keys.tools(key),
+        secrets=keys.secrets(key),
+        active=keys.ACTIVE,
+        open=keys.open_responses(key.tenant),
+        readers=keys.readers(key),
+        api_nodes=keys.presence("api"),
+        pulse=keys.PULSE,
+        member=str(key),
+        proof=lease.proof,
+        lease_ttl_ms=int(ttl_s * 1000),
+        live_ttl_ms=settings.live_ttl_s * 1000,
+        disconnect_grace_ms=int(settings.disconnect_grace_s * 1000),
+        presence_ttl_ms=int(keys.PRESENCE_TTL_S * 1000),
     )
 
 
@@ -173,15 +190,15 @@ async def lapsed(redis: RedisClient, settings: Settings, count_max: int) -> list
     in a claim, by one process or another: the asking is how that is known.
     """
     found: list[bytes] = await redis.run(
-        _LAPSED,
-        [keys.ACTIVE, keys.PULSE],
-        [
-            int(settings.lease_ttl_s * 1000),
-            int(settings.ring_again_s * 1000),
-            count_max,
-            settings.live_ttl_s * 1000,
-            int(min(settings.lease_ttl_s, settings.tool_claim_ttl_s) * 500),
-        ],
+        _LAPSED(
+            active=keys.ACTIVE,
+            pulse=keys.PULSE,
+            lease_ttl_ms=int(settings.lease_ttl_s * 1000),
+            ring_again_ms=int(settings.ring_again_s * 1000),
+            count_max=count_max,
+            live_ttl_ms=settings.live_ttl_s * 1000,
+            break_ms=int(min(settings.lease_ttl_s, settings.tool_claim_ttl_s) * 500),
+        )
     )
     return [ResponseKey.parse(member.decode()) for member in found]
 

@@ -1,15 +1,12 @@
 -- Keeps a lease, and the keys of its response alive. A release is a renewal by nothing: ttl 0.
 -- A foreground response that nobody has read for the grace is abandoned by its client, unless its client could
 -- not read: with no API node there, or Redis away. The grace then begins when readers have had time to come back.
+-- USES redis/clock owning/pulse
 -- KEYS state log tools secrets active open readers api_nodes pulse
--- ARGV member proof lease_ttl_ms live_ttl_ms disconnect_grace_ms presence_ttl_ms
+-- ARGV member proof lease_ttl_ms# live_ttl_ms# disconnect_grace_ms# presence_ttl_ms#
 -- -> 'ok' | 'lost' | 'abandoned'
-local state, log, tools, secrets, active, open, readers, api_nodes, pulse = unpack(KEYS)
-local member, token, lease_ttl_ms, live_ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local grace_ms, presence_ttl_ms = tonumber(ARGV[5]), tonumber(ARGV[6])
-
 local fields = redis.call('HMGET', state, 'attempt', 'closed', 'background', 'alone_since_ms', 'lease_until_ms', 'owner')
-if not fields[1] or fields[1] .. ' ' .. fields[6] ~= token or fields[2] ~= '' then return 'lost' end
+if not fields[1] or fields[1] .. ' ' .. fields[6] ~= proof or fields[2] ~= '' then return 'lost' end
 if fields[5] == '0' then return 'lost' end  -- released; a renewal that was still under way does not take it back
 local now = now_ms()
 redis.call('HSET', state, 'lease_until_ms', lease_ttl_ms > 0 and now + lease_ttl_ms or 0)
@@ -28,7 +25,7 @@ if present_until < now or not is_steady(pulse, now, lease_ttl_ms) then
 elseif not alone_since then
   redis.call('HSET', state, 'alone_since_ms', now)
 -- A node that was there since, and nobody came through it.
-elseif now - alone_since >= grace_ms and present_until - presence_ttl_ms >= alone_since then
+elseif now - alone_since >= disconnect_grace_ms and present_until - presence_ttl_ms >= alone_since then
   return 'abandoned'
 end
 return 'ok'

@@ -1,9 +1,8 @@
 -- Reads one page of a conversation's items, after an item or ('') from the beginning of the order.
--- KEYS conversation items order    ARGV ttl_ms after limit is_newest_first
+-- KEYS conversation items order
+-- ARGV ttl_ms after limit# newest_first
 -- -> {'ok', has_more, item…} | {'missing'} | {'unknown'}
-local conversation, items, order = unpack(KEYS)
-local ttl_ms, after, limit, is_newest_first = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
-
+local is_newest_first = newest_first == '1'
 if redis.call('EXISTS', conversation) == 0 then return {'missing'} end
 local start = 0
 if after ~= '' then
@@ -15,5 +14,5 @@ end
 local ids = redis.call(is_newest_first and 'ZREVRANGE' or 'ZRANGE', order, start, start + limit)
 local page = {'ok', #ids > limit and 1 or 0}
 for i = 1, math.min(#ids, limit) do page[i + 2] = redis.call('HGET', items, ids[i]) end
-for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ttl_ms) end
+for _, key in ipairs({conversation, items, order}) do redis.call('PEXPIRE', key, ttl_ms) end
 return page

@@ -1,8 +1,7 @@
 -- Takes one item out of a conversation.
--- KEYS conversation items order    ARGV ttl_ms item_id    -> {'ok', created_at, metadata} | {'missing'} | {'unknown'}
-local conversation, items, order = unpack(KEYS)
-local ttl_ms, item_id = ARGV[1], ARGV[2]
-
+-- KEYS conversation items order
+-- ARGV ttl_ms item_id
+-- -> {'ok', created_at, metadata} | {'missing'} | {'unknown'}
 local head = redis.call('HMGET', conversation, 'created_at', 'metadata')
 if not head[1] then return {'missing'} end
 local item = redis.call('HGET', items, item_id)
@@ -10,5 +9,5 @@ if not item then return {'unknown'} end
 redis.call('HDEL', items, item_id)
 redis.call('ZREM', order, item_id)
 redis.call('HINCRBY', conversation, 'bytes', -#item)
-for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ttl_ms) end
+for _, key in ipairs({conversation, items, order}) do redis.call('PEXPIRE', key, ttl_ms) end
 return {'ok', head[1], head[2]}

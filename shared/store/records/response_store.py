@@ -21,7 +21,7 @@ from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.log import archive
 from shared.store.records.sealing import seal, unseal
 from shared.store.redis.client import RedisClient
-from shared.store.redis.scripts import LuaScript
+from shared.store.redis.scripts import LuaScript, ScriptCall, read_word
 
 _CREATE = LuaScript("records/create", is_confirmed=True)
 _DELETE = LuaScript("records/delete", is_confirmed=True, allows_full=True)
@@ -168,7 +168,7 @@ async def create(redis: RedisClient, settings: Settings, new: NewResponse) -> Re
     ConversationLocked or ConversationMoved, and writes nothing then.
     """
     key = new.key
-    match await redis.run(_CREATE, _create_keys(new), _create_arguments(settings, new)):
+    match await redis.run(_create_call(settings, new)):
         case [b"ok", *_] | [b"exists"]:  # an id is never used twice: `exists` is our own retry
             return key
         case [b"known", response_id]:
@@ -206,51 +206,45 @@ def _job_id(key: ResponseKey) -> str:
     return f"{key}:0"
 
 
-def _create_keys(new: NewResponse) -> list[str]:
+def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
     key = new.key
     repeated = new.repetition.idempotency_key if new.repetition else ""
     conversation = new.membership.conversation if new.membership else ConversationKey(key.tenant, "")
-    return [
-        keys.state(key),
-        keys.log(key),
-        keys.secrets(key),
-        keys.tools(key),
-        keys.ACTIVE,
-        keys.RESPONSES_QUEUE,
-        keys.doorbell(keys.RESPONSES_QUEUE),
-        keys.job(_job_id(key)),
-        keys.open_responses(key.tenant),
-        keys.idempotency(key.tenant, repeated),
-        keys.tools(new.parent or key),
-        keys.held(key.tenant),
-        keys.held_bytes(key.tenant),
-        keys.conversation(conversation),
-    ]
-
-
-def _create_arguments(settings: Settings, new: NewResponse) -> list[str | bytes | int | float]:
-    key = new.key
-    return [
-        str(key),
-        key.response_id,
-        _job_id(key),
-        job_queue.response_job(key),
-        settings.live_ttl_s * 1000,
-        settings.queue_depth_max,
-        settings.tenant_responses_max,
-        int(settings.ring_again_s * 1000),
-        new.record,
-        int(new.is_stored),
-        int(new.is_background),
-        seal(settings, msgspec.json.encode(new.secrets)) if new.secrets else b"",
-        new.repetition.body_digest if new.repetition else "",
-        settings.idempotency_retention_s * 1000,
-        new.kept_bytes,
-        settings.tenant_bytes_max,
-        RECORD_FORMAT,
-        new.membership.place if new.membership else "",
+    return _CREATE(
         *new.frames,
-    ]
+        state=keys.state(key),
+        log=keys.log(key),
+        secrets=keys.secrets(key),
+        tools=keys.tools(key),
+        active=keys.ACTIVE,
+        queue=keys.RESPONSES_QUEUE,
+        doorbell=keys.doorbell(keys.RESPONSES_QUEUE),
+        job_key=keys.job(_job_id(key)),
+        open=keys.open_responses(key.tenant),
+        idempotency=keys.idempotency(key.tenant, repeated),
+        parent_tools=keys.tools(new.parent or key),
+        held=keys.held(key.tenant),
+        held_bytes=keys.held_bytes(key.tenant),
+        conversation=keys.conversation(conversation),
+        member=str(key),
+        response_id=key.response_id,
+        job_id=_job_id(key),
+        job=job_queue.response_job(key),
+        ttl_ms=settings.live_ttl_s * 1000,
+        queue_depth_max=settings.queue_depth_max,
+        open_max=settings.tenant_responses_max,
+        ring_again_ms=int(settings.ring_again_s * 1000),
+        request=new.record,
+        store=int(new.is_stored),
+        background=int(new.is_background),
+        sealed_secrets=seal(settings, msgspec.json.encode(new.secrets)) if new.secrets else b"",
+        body_digest=new.repetition.body_digest if new.repetition else "",
+        idempotency_ttl_ms=settings.idempotency_retention_s * 1000,
+        bytes=new.kept_bytes,
+        bytes_max=settings.tenant_bytes_max,
+        format=RECORD_FORMAT,
+        place=new.membership.place if new.membership else "",
+    )
 
 
 async def read_state(redis: RedisClient, key: ResponseKey) -> State | None:
@@ -322,19 +316,19 @@ def _state(fields: list[bytes | None]) -> State | None:
 async def delete(redis: RedisClient, key: ResponseKey) -> str:
     """Deletes a closed response with all its keys: `deleted`, or `open` or `missing` and nothing done."""
     reply = await redis.run(
-        _DELETE,
-        [
-            keys.state(key),
-            keys.log(key),
-            keys.tools(key),
-            keys.archive(key),
-            keys.CLOSED,
-            keys.held(key.tenant),
-            keys.held_bytes(key.tenant),
-        ],
-        [str(key), key.response_id],
+        _DELETE(
+            state=keys.state(key),
+            log=keys.log(key),
+            tools=keys.tools(key),
+            archive=keys.archive(key),
+            closed_logs=keys.CLOSED,
+            held=keys.held(key.tenant),
+            held_bytes=keys.held_bytes(key.tenant),
+            member=str(key),
+            response_id=key.response_id,
+        )
     )
-    return str(reply.decode())
+    return read_word(reply, "deleted", "open", "missing")
 
 
 async def read_secrets(

@@ -33,20 +33,28 @@ async def ask(
     job_id = f"count/{name}"
     job = job_queue.count_job(name, record.decode())
     outcome = await redis.run(
-        _COUNT,
-        [
-            keys.RESPONSES_QUEUE,
-            keys.doorbell(keys.RESPONSES_QUEUE),
-            keys.job(job_id),
-            keys.held(tenant),
-            keys.held_bytes(tenant),
-        ],
-        [job_id, job, ANSWER_WITHIN_S * 1000, settings.queue_depth_max, settings.tenant_bytes_max],
+        _COUNT(
+            queue=keys.RESPONSES_QUEUE,
+            doorbell=keys.doorbell(keys.RESPONSES_QUEUE),
+            job_key=keys.job(job_id),
+            held=keys.held(tenant),
+            held_bytes=keys.held_bytes(tenant),
+            job_id=job_id,
+            job=job,
+            ttl_ms=ANSWER_WITHIN_S * 1000,
+            queue_depth_max=settings.queue_depth_max,
+            bytes_max=settings.tenant_bytes_max,
+        )
     )
-    if outcome == b"full":
-        raise QueueFull("the queue is full")
-    if outcome == b"heavy":
-        raise TenantBusy("its requests have more bytes than may be kept")
+    match outcome:
+        case b"ok":
+            pass
+        case b"full":
+            raise QueueFull("the queue is full")
+        case b"heavy":
+            raise TenantBusy("its requests have more bytes than may be kept")
+        case _:
+            raise RuntimeError(f"count answered {outcome!r}")
     async with asyncio.timeout(ANSWER_WITHIN_S):
         while True:
             async with turns:

@@ -1,8 +1,8 @@
 -- A reader of a foreground response says that it is there, or with ttl 0 that it leaves.
--- KEYS readers state    ARGV reader ttl_ms    -> how many readers there are now
-local readers, state = KEYS[1], KEYS[2]
-local reader, ttl_ms = ARGV[1], tonumber(ARGV[2])
-
+-- USES redis/clock
+-- KEYS readers state
+-- ARGV reader ttl_ms#
+-- -> the number of readers now
 local now = now_ms()
 if ttl_ms > 0 then
   redis.call('ZADD', readers, now + ttl_ms, reader)

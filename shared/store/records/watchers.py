@@ -14,7 +14,7 @@ from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
-from shared.store.redis.scripts import LuaScript
+from shared.store.redis.scripts import LuaScript, ScriptCall
 
 _WATCH = LuaScript("records/watch", allows_full=True)
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Watchers:
             calls = [_call(key, reader, _READER_TTL_S) for reader, key in self._present.items()]
             try:
                 if calls:
-                    await self._redis.run_many(_WATCH, calls)
+                    await self._redis.run_many(calls)
             except REDIS_AWAY as away:
                 _log.warning("readers not announced, Redis is away (%s)", away)
 
@@ -54,7 +54,7 @@ class Watchers:
         reader = secrets.token_hex(8)
         self._present[reader] = key
         try:
-            await self._redis.run(_WATCH, *_call(key, reader, _READER_TTL_S))
+            await self._redis.run(_call(key, reader, _READER_TTL_S))
             yield
         finally:
             del self._present[reader]
@@ -66,11 +66,11 @@ class Watchers:
 
     async def _leave(self, key: ResponseKey, reader: str) -> None:
         try:
-            if await self._redis.run(_WATCH, *_call(key, reader, 0)) == 0:
+            if await self._redis.run(_call(key, reader, 0)) == 0:
                 await self._on_last_left(key)
         except REDIS_AWAY:
             pass  # the announcement lapses
 
 
-def _call(key: ResponseKey, reader: str, ttl_s: float) -> tuple[list[str], list[str | bytes | int | float]]:
-    return [keys.readers(key), keys.state(key)], [reader, int(ttl_s * 1000)]
+def _call(key: ResponseKey, reader: str, ttl_s: float) -> ScriptCall:
+    return _WATCH(readers=keys.readers(key), state=keys.state(key), reader=reader, ttl_ms=int(ttl_s * 1000))

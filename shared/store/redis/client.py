@@ -24,7 +24,7 @@ from shared.store.redis.connections import (
     Unready,
     make_pool,
 )
-from shared.store.redis.scripts import Argument, LuaScript
+from shared.store.redis.scripts import Argument, ScriptCall
 
 
 def _is_unknown(replies: Sequence[Any]) -> bool:
@@ -90,26 +90,27 @@ class RedisClient:
             async with asyncio.timeout(self._timeout_s):
                 return await pipe.execute()
 
-    async def run(self, script: LuaScript, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        if script.is_confirmed and self.is_confirming:
-            (reply,) = await self.run_many(script, [(keys, args)])
+    async def run(self, call: ScriptCall) -> Any:
+        if call.script.is_confirmed and self.is_confirming:
+            (reply,) = await self.run_many([call])
             if isinstance(reply, RedisError):
                 raise reply
             return reply
         try:
-            return await self.command(*script.command(keys, args))
+            return await self.command(*call.command())
         except NoScriptError:
-            return await self.command(*script.whole_command(keys, args))
+            return await self.command(*call.whole_command())
 
-    async def run_many(
-        self, script: LuaScript, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
-    ) -> list[Any]:
-        """One script, many calls, one write. A refused call's place holds its RedisError."""
-        commands: list[Command] = [script.command(*call) for call in calls]
-        replies = await self._pipeline(commands, script.is_confirmed)
-        if _is_unknown(replies):
-            replies = await self._pipeline([("SCRIPT LOAD", script.text), *commands], script.is_confirmed)
-            return replies[1:]
+    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Many calls in one write. A refused call's place holds its RedisError."""
+        is_confirmed = any(call.script.is_confirmed for call in calls)
+        commands: list[Command] = [call.command() for call in calls]
+        replies = await self._pipeline(commands, is_confirmed)
+        if _is_unknown(replies):  # all are sent again: each recognises its own repetition
+            texts = {call.script.text for call in calls}
+            loads: list[Command] = [("SCRIPT LOAD", text) for text in texts]
+            replies = await self._pipeline([*loads, *commands], is_confirmed)
+            return replies[len(loads) :]
         return replies
 
     @property

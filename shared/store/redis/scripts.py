@@ -1,21 +1,32 @@
-"""Lua scripts as Redis knows them: text and digest. Sends nothing.
+"""Lua scripts as Redis knows them: text and digest, called by the names that their files declare.
 
+Sends nothing.
 Every script of the store may be sent twice (a lost reply is followed by a retry): each recognises its own
 repetition.
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 Argument = str | bytes | int | float
 
 _STORE = Path(__file__).parents[1]
-_PRELUDE = "".join((_STORE / f"{name}.lua").read_text() for name in ("enqueue", "held"))
+_DECLARED = re.compile(r"^-- (KEYS|ARGV|USES) (.*(?:\n--   .*)*)$", re.MULTILINE)
+_REPEATED = "…"
+_NUMBER = "#"
 
 
 class LuaScript:
-    """A Lua file of the store, with the prelude in front; known to Redis by its digest.
+    """A Lua file of the store. Called with keys and arguments by name, it makes a ScriptCall.
+
+    The file's head declares them: `-- KEYS state log`, `-- ARGV member ttl_ms# (frame tokens)…`, and with
+    `-- USES` the files whose functions it needs. Each name is a local variable when the file begins; `#`
+    makes it a number. What stands before `…` may come any number of times at the end, is passed by position,
+    and begins at `ARGV[REST]`.
 
     `name`: its path below the store, without the ending.
     `is_confirmed`: its writes count only when they are as safe as `durable_writes` asks for.
@@ -26,12 +37,82 @@ class LuaScript:
     def __init__(self, name: str, *, is_confirmed: bool = False, allows_full: bool = False) -> None:
         self.name = name
         self.is_confirmed = is_confirmed
+        body = _read(name)
+        declared = {kind: text.replace("\n--", " ") for kind, text in _DECLARED.findall(body)}
+        self.uses = declared.get("USES", "").split()
+        self.keys = tuple(declared["KEYS"].split())
+        before_repeated = re.split(r"\(|\S+…", declared.get("ARGV", ""))[0].split()
+        self.args = tuple(arg.removesuffix(_NUMBER) for arg in before_repeated)
+        self.is_open_ended = _REPEATED in declared.get("ARGV", "")
         flags = "#!lua flags=allow-oom\n" if allows_full else ""
-        self.text = flags + _PRELUDE + (_STORE / f"{name}.lua").read_text()
+        used = "".join(map(_read, self.uses))
+        self.text = flags + used + _bind(self.keys, before_repeated) + body
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
-    def command(self, keys: Sequence[str], args: Sequence[Argument]) -> tuple[Argument, ...]:
-        return ("EVALSHA", self.sha, len(keys), *keys, *args)
+    def __call__(self, *repeated: Argument, **named: Argument) -> "ScriptCall":
+        """Raises TypeError unless all declared names are there, and no other."""
+        self._check(named, {*self.keys, *self.args}, is_open_ended=self.is_open_ended or not repeated)
+        args = (*(named[arg] for arg in self.args), *repeated)
+        return ScriptCall(self, tuple(cast(str, named[key]) for key in self.keys), args)
 
-    def whole_command(self, keys: Sequence[str], args: Sequence[Argument]) -> tuple[Argument, ...]:
-        return ("EVAL", self.text, len(keys), *keys, *args)
+    def bind(self, **named: Argument) -> "BoundScript":
+        """Fixes all keys and the first arguments for many calls. Raises TypeError for other names."""
+        fixed = self.args[: len(named) - len(self.keys)]
+        self._check(named, {*self.keys, *fixed})
+        keys = tuple(cast(str, named[key]) for key in self.keys)
+        return BoundScript(self, keys, tuple(named[arg] for arg in fixed))
+
+    def _check(self, named: Iterable[str], expected: set[str], *, is_open_ended: bool = True) -> None:
+        if set(named) != expected or not is_open_ended:
+            raise TypeError(f"{self.name}.lua takes {sorted(expected)}, not {sorted(named)}")
+
+
+@dataclass(frozen=True, slots=True)
+class BoundScript:
+    """A script with the keys and the first arguments that many calls have in common."""
+
+    script: LuaScript
+    keys: tuple[str, ...]
+    fixed: tuple[Argument, ...]
+
+    def __call__(self, *args: Argument) -> "ScriptCall":
+        """The other arguments, in the order that the file declares. Raises TypeError if any is missing."""
+        if len(self.fixed) + len(args) < len(self.script.args):
+            raise TypeError(f"{self.script.name}.lua takes {self.script.args}")
+        return ScriptCall(self.script, self.keys, (*self.fixed, *args))
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptCall:
+    """A script with its keys and arguments, in the order that its file declares."""
+
+    script: LuaScript
+    keys: tuple[str, ...]
+    args: tuple[Argument, ...]
+
+    def command(self) -> tuple[Argument, ...]:
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+
+    def whole_command(self) -> tuple[Argument, ...]:
+        """For a server that does not know the script yet."""
+        return ("EVAL", self.script.text, len(self.keys), *self.keys, *self.args)
+
+
+def read_word(reply: object, *words: str) -> str:
+    """The reply of a script that answers with one of these words. Raises RuntimeError for any other."""
+    if isinstance(reply, bytes) and reply.decode() in words:
+        return reply.decode()
+    raise RuntimeError(f"a script that answers {' | '.join(words)} answered {reply!r}")
+
+
+def _read(name: str) -> str:
+    return (_STORE / f"{name}.lua").read_text()
+
+
+def _bind(keys: Iterable[str], args: list[str]) -> str:
+    """Lua that gives keys and arguments their names, in one line."""
+    bound = [f"local {', '.join(keys)} = unpack(KEYS)"]
+    for place, arg in enumerate(args, 1):
+        value = f"tonumber(ARGV[{place}])" if arg.endswith(_NUMBER) else f"ARGV[{place}]"
+        bound.append(f"local {arg.removesuffix(_NUMBER)} = {value}")
+    return "; ".join([*bound, f"local REST = {len(args) + 1}"]) + "\n"

@@ -19,17 +19,17 @@ from shared.store.redis.scripts import LuaScript
 from shared.tool_calls import ToolIntent, ToolResult, ToolTask
 
 _SUBMIT, _RESULT = (
-    LuaScript("tools/tool_submit", is_confirmed=True),
-    LuaScript("tools/tool_result", is_confirmed=True),
+    LuaScript("tools/submit", is_confirmed=True),
+    LuaScript("tools/result", is_confirmed=True),
 )
 _CLAIM, _SETTLE = (
-    LuaScript("tools/tool_claim", is_confirmed=True),
-    LuaScript("tools/tool_settle", is_confirmed=True),
+    LuaScript("tools/claim", is_confirmed=True),
+    LuaScript("tools/settle", is_confirmed=True),
 )
 # A renewal too: a primary that was replaced answers for some seconds, and no claim is kept there any more.
-_RENEW = LuaScript("tools/tool_renew", is_confirmed=True, allows_full=True)
-_RELEASE = LuaScript("tools/tool_release", allows_full=True)
-_LOOK, _RETRY = LuaScript("tools/tool_look"), LuaScript("tools/tool_retry")
+_RENEW = LuaScript("tools/renew", is_confirmed=True, allows_full=True)
+_RELEASE = LuaScript("tools/release", allows_full=True)
+_LOOK, _RETRY = LuaScript("tools/look"), LuaScript("tools/retry")
 
 _decode_result: msgspec.json.Decoder[ToolResult] = msgspec.json.Decoder(ToolResult)
 
@@ -41,30 +41,27 @@ async def submit(
     job_id = f"{lease.key}:tool:{call_index}"
     intent = ToolIntent(task, lease.fencing_token)
     reply = await redis.run(
-        _SUBMIT,
-        _queue_keys(lease, job_id),
-        [
-            lease.proof,
-            call_index,
-            msgspec.json.encode(intent),
-            settings.live_ttl_s * 1000,
-            job_id,
-            job_queue.tool_job(lease.key, call_index),
-        ],
+        _SUBMIT(
+            state=keys.state(lease.key),
+            tools=keys.tools(lease.key),
+            queue=keys.TOOLS_QUEUE,
+            doorbell=keys.doorbell(keys.TOOLS_QUEUE),
+            job_key=keys.job(job_id),
+            proof=lease.proof,
+            index=call_index,
+            intent=msgspec.json.encode(intent),
+            ttl_ms=settings.live_ttl_s * 1000,
+            job_id=job_id,
+            job=job_queue.tool_job(lease.key, call_index),
+        )
     )
-    if reply[0] == b"fenced":
-        raise LeaseLost(f"{lease}: tool call {call_index} refused")
-
-
-def _queue_keys(lease: Lease, job_id: str) -> list[str]:
-    """Of the scripts that put a call into the queue."""
-    return [
-        keys.state(lease.key),
-        keys.tools(lease.key),
-        keys.TOOLS_QUEUE,
-        keys.doorbell(keys.TOOLS_QUEUE),
-        keys.job(job_id),
-    ]
+    match reply:
+        case [b"queued"] | [b"known", _]:
+            return
+        case [b"fenced"]:
+            raise LeaseLost(f"{lease}: tool call {call_index} refused")
+        case _:
+            raise RuntimeError(f"submit answered {reply!r}")
 
 
 Standing = Literal["unknown", "queued", "unqueued", "running", "lapsed", "returned", "unbegun", "answered"]
@@ -95,11 +92,16 @@ async def look(
 ) -> list[CallState]:
     """How far the calls (response, call_index) are. One round trip, however many."""
     replies = await redis.run_many(
-        _LOOK,
         [
-            ([keys.tools(key), keys.TOOLS_QUEUE, keys.PULSE], [index, _claim_ttl_ms(settings)])
+            _LOOK(
+                tools=keys.tools(key),
+                queue=keys.TOOLS_QUEUE,
+                pulse=keys.PULSE,
+                index=index,
+                claim_ttl_ms=_claim_ttl_ms(settings),
+            )
             for key, index in calls
-        ],
+        ]
     )
     return [_read_state(reply) for reply in replies]
 
@@ -125,11 +127,21 @@ async def claim(
 ) -> ToolIntent | None:
     """Takes a call. None: it is not ours to run."""
     reply = await redis.run(
-        _CLAIM, [keys.state(key), keys.tools(key)], [call_index, runner, _claim_ttl_ms(settings)]
+        _CLAIM(
+            state=keys.state(key),
+            tools=keys.tools(key),
+            index=call_index,
+            runner=runner,
+            claim_ttl_ms=_claim_ttl_ms(settings),
+        )
     )
-    if reply[0] != b"claimed":
-        return None
-    return msgspec.json.decode(reply[1], type=ToolIntent)
+    match reply:
+        case [b"claimed", intent]:
+            return msgspec.json.decode(intent, type=ToolIntent)
+        case [b"taken" | b"done" | b"gone"]:
+            return None
+        case _:
+            raise RuntimeError(f"claim answered {reply!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,25 +182,35 @@ async def _renew(
     """What becomes of each claim, sent with its intent or with b""."""
     ttl_ms = _claim_ttl_ms(settings)
     return await redis.run_many(
-        _RENEW,
         [
-            ([keys.state(held.key), keys.tools(held.key)], [held.call_index, held.runner, ttl_ms, intent])
+            _RENEW(
+                state=keys.state(held.key),
+                tools=keys.tools(held.key),
+                index=held.call_index,
+                runner=held.runner,
+                claim_ttl_ms=ttl_ms,
+                intent=intent,
+            )
             for held, intent in claims
-        ],
+        ]
     )
 
 
 async def release(redis: RedisClient, claims: Sequence[tuple[ResponseKey, int, str, bool]]) -> None:
     """Gives calls (response, call_index, runner, whether it has begun) back, and tells those who wait."""
     await redis.run_many(
-        _RELEASE,
         [
-            (
-                [keys.state(key), keys.tools(key)],
-                [index, runner, int(has_begun), keys.results(""), f"{key} {index}"],
+            _RELEASE(
+                state=keys.state(key),
+                tools=keys.tools(key),
+                index=index,
+                runner=runner,
+                begun=int(has_begun),
+                channel_prefix=keys.results(""),
+                message=f"{key} {index}",
             )
             for key, index, runner, has_begun in claims
-        ],
+        ]
     )
 
 
@@ -200,20 +222,26 @@ async def finish(
     `session` is (server_label, state) to keep for the next call to the same server.
     """
     reply = await redis.run(
-        _RESULT,
-        [keys.state(claim.key), keys.tools(claim.key)],
-        [
-            claim.call_index,
-            claim.runner,
-            msgspec.json.encode(result),
-            keys.results(""),
-            f"{claim.key} {claim.call_index}",
-            f"session:{session[0]}" if session else "",
-            session[1] if session else "",
-            msgspec.json.encode(claim.intent),
-        ],
+        _RESULT(
+            state=keys.state(claim.key),
+            tools=keys.tools(claim.key),
+            index=claim.call_index,
+            runner=claim.runner,
+            result=msgspec.json.encode(result),
+            channel_prefix=keys.results(""),
+            message=f"{claim.key} {claim.call_index}",
+            session_field=f"session:{session[0]}" if session else "",
+            session=session[1] if session else "",
+            intent=msgspec.json.encode(claim.intent),
+        )
     )
-    return bool(reply == b"ok")
+    match reply:
+        case b"ok":
+            return True
+        case b"done" | b"gone":
+            return False
+        case _:
+            raise RuntimeError(f"result answered {reply!r}")
 
 
 async def settle(
@@ -233,17 +261,26 @@ async def settle(
     fenced.
     """
     reply = await redis.run(
-        _SETTLE,
-        [keys.state(lease.key), keys.tools(lease.key), keys.PULSE],
-        [lease.proof, call_index, msgspec.json.encode(verdict), judged, int(lost_after_s * 1000)],
+        _SETTLE(
+            state=keys.state(lease.key),
+            tools=keys.tools(lease.key),
+            pulse=keys.PULSE,
+            proof=lease.proof,
+            index=call_index,
+            result=msgspec.json.encode(verdict),
+            judged=judged,
+            lost_after_ms=int(lost_after_s * 1000),
+        )
     )
     match reply:
         case [b"stands", result]:
             return _decode_result.decode(result)
         case [b"moved"]:
             return None
-        case _:
+        case [b"fenced"]:
             raise LeaseLost(f"{lease}: verdict on tool call {call_index} refused")
+        case _:
+            raise RuntimeError(f"settle answered {reply!r}")
 
 
 async def retry(
@@ -259,20 +296,29 @@ async def retry(
     on, or it is too early to say (`lost_after_s` as for `settle`). Raises LeaseLost if fenced."""
     job_id = f"{lease.key}:tool:{call_index}:{lost_claim.replace(' ', '-')}"
     reply = await redis.run(
-        _RETRY,
-        [*_queue_keys(lease, job_id), keys.PULSE],
-        [
-            lease.proof,
-            call_index,
-            lost_claim,
-            settings.live_ttl_s * 1000,
-            job_id,
-            job_queue.tool_job(lease.key, call_index),
-            int(lost_after_s * 1000),
-        ],
+        _RETRY(
+            state=keys.state(lease.key),
+            tools=keys.tools(lease.key),
+            queue=keys.TOOLS_QUEUE,
+            doorbell=keys.doorbell(keys.TOOLS_QUEUE),
+            job_key=keys.job(job_id),
+            pulse=keys.PULSE,
+            proof=lease.proof,
+            index=call_index,
+            lost_claim=lost_claim,
+            ttl_ms=settings.live_ttl_s * 1000,
+            job_id=job_id,
+            job=job_queue.tool_job(lease.key, call_index),
+            lost_after_ms=int(lost_after_s * 1000),
+        )
     )
-    if reply == b"fenced":
-        raise LeaseLost(f"{lease}: retry of tool call {call_index} refused")
+    match reply:
+        case b"queued" | b"moved":
+            return
+        case b"fenced":
+            raise LeaseLost(f"{lease}: retry of tool call {call_index} refused")
+        case _:
+            raise RuntimeError(f"retry answered {reply!r}")
 
 
 async def read_session(redis: RedisClient, key: ResponseKey, server_label: str) -> str | None:

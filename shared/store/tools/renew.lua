@@ -1,18 +1,17 @@
 -- A runner that is at a call keeps its claim. What a failover has lost, the claim or with it the intent, is
 -- written again: the runner knows. It sends the intent ('' otherwise) only when it is told that there is none.
--- KEYS state tools    ARGV call_index runner claim_ttl_ms intent
+-- USES redis/clock
+-- KEYS state tools
+-- ARGV index runner claim_ttl_ms# intent
 -- -> 'kept' | 'unknown' | 'taken' | 'done' | 'gone'
-local state, tools = unpack(KEYS)
-local index, runner, claim_ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
-
 if redis.call('HGET', state, 'closed') ~= '' then return 'gone' end
 if redis.call('HEXISTS', tools, index .. ':result') == 1 then return 'done' end
 local claim = redis.call('HGET', tools, index .. ':claim')
 local holder, until_ms = string.match(claim or '', '^(%S+) (%S+)')
 if claim and (holder ~= runner or tonumber(until_ms) <= 0) then return 'taken' end  -- or was given back
 if redis.call('HEXISTS', tools, index .. ':intent') == 0 then
-  if ARGV[4] == '' then return 'unknown' end
-  redis.call('HSET', tools, index .. ':intent', ARGV[4])
+  if intent == '' then return 'unknown' end
+  redis.call('HSET', tools, index .. ':intent', intent)
 end
 redis.call('HSET', tools, index .. ':claim', runner .. ' ' .. (now_ms() + claim_ttl_ms))
 if redis.call('PTTL', tools) == -1 then redis.call('PEXPIRE', tools, redis.call('PTTL', state)) end

@@ -2,16 +2,15 @@
 -- moved on: its claim must still be the one that was judged, or still be of that runner ('<runner> '), or none ('').
 -- What was judged as lost is so only on a server that has been steady (`lost_after_ms`; 0: it is not about that):
 -- it may have become the primary since, and nobody has renewed anything there yet.
--- KEYS state tools pulse    ARGV proof call_index result claim lost_after_ms
+-- USES redis/clock owning/pulse
+-- KEYS state tools pulse
+-- ARGV proof index result judged lost_after_ms#
 -- -> {'stands', result} | {'moved'} | {'fenced'}
-local state, tools, pulse = unpack(KEYS)
-local token, index, result, lost_after_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5])
-
 local fields = redis.call('HMGET', state, 'attempt', 'closed', 'owner')
-if not fields[1] or fields[1] .. ' ' .. fields[3] ~= token or fields[2] ~= '' then return {'fenced'} end
+if not fields[1] or fields[1] .. ' ' .. fields[3] ~= proof or fields[2] ~= '' then return {'fenced'} end
 local known = redis.call('HGET', tools, index .. ':result')
 if known then return {'stands', known} end
-local claim, judged = redis.call('HGET', tools, index .. ':claim') or '', ARGV[4]
+local claim = redis.call('HGET', tools, index .. ':claim') or ''
 local is_of_runner = string.sub(judged, -1) == ' ' and string.sub(claim, 1, #judged) == judged
 if claim ~= judged and not is_of_runner then return {'moved'} end
 if lost_after_ms > 0 and not is_steady(pulse, now_ms(), lost_after_ms) then return {'moved'} end

@@ -1,18 +1,15 @@
 -- Queues a call again whose runner was lost, or whose job was ('' as its claim); only its worker may decide that.
--- `lost_after_ms` as in `tool_settle.lua`.
--- KEYS state tools queue doorbell job pulse
--- ARGV proof call_index lost_claim ttl_ms job_id job lost_after_ms
+-- `lost_after_ms` as in `settle.lua`.
+-- USES redis/clock owning/pulse queue
+-- KEYS state tools queue doorbell job_key pulse
+-- ARGV proof index lost_claim ttl_ms# job_id job lost_after_ms#
 -- -> 'queued' | 'moved' (somebody has it, or has finished it, or it is too early to say) | 'fenced'
-local state, tools, queue, doorbell, job_key, pulse = unpack(KEYS)
-local token, index, lost_claim, ttl_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local lost_after_ms = tonumber(ARGV[7])
-
 local fields = redis.call('HMGET', state, 'attempt', 'closed', 'owner')
-if not fields[1] or fields[1] .. ' ' .. fields[3] ~= token or fields[2] ~= '' then return 'fenced' end
+if not fields[1] or fields[1] .. ' ' .. fields[3] ~= proof or fields[2] ~= '' then return 'fenced' end
 if redis.call('HEXISTS', tools, index .. ':result') == 1 then return 'moved' end
 if (redis.call('HGET', tools, index .. ':claim') or '') ~= lost_claim then return 'moved' end
 if lost_after_ms > 0 and not is_steady(pulse, now_ms(), lost_after_ms) then return 'moved' end
 redis.call('HDEL', tools, index .. ':claim')
-redis.call('HSET', tools, index .. ':job', ARGV[5])
-enqueue(queue, doorbell, job_key, ARGV[5], ARGV[6], ttl_ms)
+redis.call('HSET', tools, index .. ':job', job_id)
+enqueue(queue, doorbell, job_key, job_id, job, ttl_ms)
 return 'queued'

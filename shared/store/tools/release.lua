@@ -1,12 +1,11 @@
 -- A runner that stops gives a call back, and the worker that waits for it is told. `begun` is 0 if it has not
 -- been made at all: then it can be made by anybody. A claim until 0 was given back, one until -1 before it began.
--- KEYS state tools    ARGV call_index runner begun channel_prefix message    -> 'ok' | 'gone'
-local state, tools = unpack(KEYS)
-local index, runner = ARGV[1], ARGV[2]
-
+-- KEYS state tools
+-- ARGV index runner begun channel_prefix message
+-- -> 'ok' | 'gone'
 local claim = redis.call('HGET', tools, index .. ':claim')
 if not claim or string.match(claim, '^(%S+)') ~= runner then return 'gone' end
 if redis.call('HEXISTS', tools, index .. ':result') == 1 then return 'gone' end
-redis.call('HSET', tools, index .. ':claim', runner .. (ARGV[3] == '1' and ' 0' or ' -1'))
-redis.call('PUBLISH', ARGV[4] .. redis.call('HGET', state, 'owner'), ARGV[5])
+redis.call('HSET', tools, index .. ':claim', runner .. (begun == '1' and ' 0' or ' -1'))
+redis.call('PUBLISH', channel_prefix .. redis.call('HGET', state, 'owner'), message)
 return 'ok'

@@ -1,4 +1,4 @@
--- Prelude: how many bytes a tenant has in records that are not packed yet.
+-- How many bytes a tenant has in records that are not packed yet.
 -- `held` is a sorted set of what counts, by when (ms) it ceases to; `held_bytes` a hash of its bytes and their sum.
 -- What is never let go of (a log that expired unpacked) lapses, and is let go of by the next one that asks.
 local HELD_TOTAL, HELD_LAPSED_MAX = 'total', 100

@@ -1,9 +1,9 @@
 -- How far a call is, by Redis's own clock, at one moment.
--- KEYS tools queue pulse    ARGV call_index claim_ttl_ms
+-- USES redis/clock owning/pulse
+-- KEYS tools queue pulse
+-- ARGV index claim_ttl_ms#
 -- -> {'result', result} | {standing, claim, is_steady}
 --    standing: 'unknown', 'queued', 'unqueued', 'running', 'lapsed', 'returned' or 'unbegun'
-local tools, queue, pulse, index, claim_ttl_ms = KEYS[1], KEYS[2], KEYS[3], ARGV[1], tonumber(ARGV[2])
-
 local result, claim, job = unpack(redis.call('HMGET', tools, index .. ':result', index .. ':claim', index .. ':job'))
 if result then return {'result', result} end
 local now = now_ms()

@@ -1,0 +1,45 @@
+-- Appends the last entries under a fencing token, closes the log with a status, and publishes both.
+-- Everything or nothing, as `append`.
+-- USES redis/clock log/entries
+-- KEYS state log secrets active tools open closed_logs conversation items order queue held
+-- ARGV proof channel member response_id archive_after_ms# conversation_ttl_ms# cancelled_channel
+--      first# status retention_ms# snapshot entry_count# (frame tokens measured)… (item_id item)…
+-- -> {'ok', next} | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
+local refused = refuse_write(state, log, proof, first)
+if refused then return refused end
+
+-- The response's input and output join its conversation, if that still exists.
+local function join_conversation(place)
+  if place > #ARGV or redis.call('EXISTS', conversation) == 0 then return end
+  for i = place, #ARGV, 2 do
+    local item_id, item = ARGV[i], ARGV[i + 1]
+    if redis.call('HSETNX', items, item_id, item) == 1 then
+      redis.call('ZADD', order, redis.call('HINCRBY', conversation, 'next', 1), item_id)
+      redis.call('HINCRBY', conversation, 'bytes', #item)
+    end
+  end
+  for _, key in ipairs({conversation, items, order}) do redis.call('PEXPIRE', key, conversation_ttl_ms) end
+end
+
+local frames = write_entries(log, first, REST, entry_count)
+local store, job = unpack(redis.call('HMGET', state, 'store', 'job'))
+redis.call('HSET', state, 'closed', status, 'snapshot', snapshot, 'lease_until_ms', 0)
+redis.call('HDEL', state, 'usage')
+for _, key in ipairs({state, log, tools}) do redis.call('PEXPIRE', key, retention_ms) end
+redis.call('DEL', secrets, 'arq:job:' .. job, 'arq:retry:' .. job)
+redis.call('ZREM', queue, job)  -- one that was closed before a worker took it
+redis.call('ZREM', active, member)
+redis.call('SREM', open, response_id)
+if store == '1' then
+  -- One that failed is packed at once: clients repeat what fails, and nothing is read of it.
+  redis.call('ZADD', closed_logs, now_ms() + (status == 'failed' and 0 or archive_after_ms), member)
+  if redis.call('PTTL', closed_logs) < retention_ms then
+    redis.call('PEXPIRE', closed_logs, retention_ms)
+  end
+else
+  redis.call('ZADD', held, 'XX', now_ms() + retention_ms, response_id)  -- it is never packed
+end
+join_conversation(REST + 3 * entry_count)
+if status == 'cancelled' then redis.call('PUBLISH', cancelled_channel, member) end
+redis.call('PUBLISH', channel, string.format('%d %d 1\n', first, first + entry_count) .. frames)
+return {'ok', first + entry_count}

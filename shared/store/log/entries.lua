@@ -1,0 +1,30 @@
+-- What appending and closing have in common: who may write, and the writing.
+
+-- Why nothing may be written as entry `first` under this proof: a reply; nil if it may.
+local function refuse_write(state, log, proof, first)
+  local attempt, closed, owner = unpack(redis.call('HMGET', state, 'attempt', 'closed', 'owner'))
+  if not attempt then return {'missing'} end
+  if closed ~= '' then return {'closed'} end
+  if attempt .. ' ' .. owner ~= proof then return {'fenced'} end
+  local tail = redis.call('XLEN', log)
+  if tail ~= first then return {'gap', tail, owner} end
+end
+
+-- Writes `count` entries (frame, tokens, measured), which begin at `place` in ARGV. Returns their frames, joined.
+local function write_entries(log, first, place, count)
+  local frames = {}
+  for i = 0, count - 1 do
+    local frame, tokens, measured = ARGV[place + 3 * i], ARGV[place + 3 * i + 1], ARGV[place + 3 * i + 2]
+    local id = string.format('%d-0', first + i + 1)
+    if tokens == '' then
+      redis.call('XADD', log, id, 'e', frame)
+    elseif measured == '' then
+      redis.call('XADD', log, id, 'e', frame, 't', tokens)
+    else
+      redis.call('XADD', log, id, 'e', frame, 't', tokens, 'm', measured)
+    end
+    frames[i + 1] = frame
+  end
+  return table.concat(frames)
+end
+

@@ -1,0 +1,41 @@
+"""Appending to logs as owners do, for tests that play one."""
+
+from collections.abc import Sequence
+
+from shared.settings import Settings
+from shared.store.log.appender import Appender
+from shared.store.log.response_log import Closing, LogLimits, NewEntry, ResponseLog, Write, write_now
+from shared.store.owning.lease import Lease
+from shared.store.redis.client import RedisClient
+
+
+def make_write(
+    log: ResponseLog, held: Lease, first: int, entries: Sequence[NewEntry], closing: Closing | None = None
+) -> Write:
+    if closing is None:
+        return log.append(held.proof, first, entries)
+    return log.close(held.proof, first, entries, closing)
+
+
+async def append(
+    redis: RedisClient,
+    settings: Settings,
+    held: Lease,
+    first: int,
+    entries: Sequence[NewEntry],
+    closing: Closing | None = None,
+) -> None:
+    """By itself, in one round trip."""
+    log = ResponseLog(LogLimits.of(settings), held.key)
+    await write_now(redis, make_write(log, held, first, entries, closing))
+
+
+async def append_through(
+    appender: Appender,
+    held: Lease,
+    first: int,
+    entries: Sequence[NewEntry],
+    closing: Closing | None = None,
+) -> None:
+    """Together with what others append at the moment."""
+    await appender.write(make_write(appender.log_of(held.key), held, first, entries, closing))
