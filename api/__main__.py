@@ -30,7 +30,7 @@ _log = logging.getLogger("api")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: told to stop. 2: a setting, the file of tenants or an argument is wrong; stderr says which."""
+    """Returns 0 if told to stop, 2 if a setting, the tenants file or an argument is wrong (see stderr)."""
     args = _parse(argv)
     return process.start("api", lambda settings: _run(settings, args.host, args.port), misuses=(FileInvalid,))
 

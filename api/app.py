@@ -76,7 +76,7 @@ class Edge(FastAPI):
 
 
 def build(settings: Settings, tenants: Tenants, lifespan: Lifespan | None = None) -> Edge:
-    """The app without anything behind it; `app.state.services` is set by whoever runs it.
+    """Builds the app alone; the caller sets `app.state.services`.
 
     No pages of documentation: theirs fetch scripts from elsewhere.
     """
@@ -146,7 +146,7 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
 
 
 def _end_with(task: "asyncio.Task[None]") -> None:
-    """Without its hub a process would leave every reader waiting: it ends, and is started anew."""
+    """Ends the process: without its hub it would leave every reader waiting. A supervisor restarts it."""
     if task.cancelled():
         return
     _log.critical("the %s has stopped", task.get_name(), exc_info=task.exception())

@@ -33,7 +33,7 @@ _BATCH_BYTES, _BATCH_RECORDS = 4 * 2**20, 100
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What a request's items are made of, as Redis keeps it; all of it JSON."""
+    """The parts from which a request's items are composed, as stored in Redis; all JSON."""
 
     parent: Stored | None = None
     """The response that it continues."""
@@ -112,7 +112,7 @@ async def _read_records(
 async def _batches(
     redis: RedisClient, asked: Sequence[ResponseKey], bytes_max: int, name: str
 ) -> AsyncIterator[list[ResponseKey]]:
-    """Responses to be read together; refused as a whole where their sizes alone tell."""
+    """Yields responses to be read together; refuses all if their sizes alone show that they do not fit."""
     sizes: list[int] = []
     for i in range(0, len(asked), _BATCH_RECORDS):
         sizes += await response_store.read_sizes(redis, asked[i : i + _BATCH_RECORDS])

@@ -1,4 +1,4 @@
-"""Conversations: items that many responses share, in order.
+"""Conversations: ordered items that many responses share.
 
 Owns what may be added and how they are shown; keeping them is the store's
 (`shared/store/records/conversations.py`), and what the items mean to the model is the worker's.
@@ -59,7 +59,7 @@ class Conversations:
     def __init__(
         self, redis: RedisClient, offload: Offload, settings: Settings, clock: Callable[[], float]
     ) -> None:
-        """`clock` tells seconds since the epoch."""
+        """`clock` returns seconds since the epoch."""
         self._redis = redis
         self._offload = offload
         self._settings = settings
@@ -68,7 +68,7 @@ class Conversations:
     # --- the conversation -----------------------------------------------------------------------
 
     async def create(self, tenant: str, raw: bytes) -> dict[str, Any]:
-        """Makes a conversation of a body, which may be empty; the object that tells of it."""
+        """Creates a conversation from a body, which may be empty; returns the conversation object."""
         async with self._offload.in_hand(len(raw)):
             return await self._create(tenant, raw)
 
@@ -160,7 +160,7 @@ class Conversations:
         return item
 
     async def remove_item(self, tenant: str, conversation_id: str, item_id: str) -> dict[str, Any]:
-        """Takes an item out; the object that tells of the conversation."""
+        """Removes an item; returns the conversation object."""
         key = _key_of(tenant, conversation_id)
         head = await conversations.remove_item(self._redis, self._settings, key, item_id)
         if head == "missing":

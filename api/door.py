@@ -20,7 +20,7 @@ _ITEM = "/items/"
 
 
 class Door:
-    """`is_open`: there are no keys, so whoever reaches the node is served, and it matters who that can be."""
+    """`is_open`: there are no keys, so everyone who reaches the node is served, and it matters who can."""
 
     def __init__(self, app: ASGIApp, settings: Settings, *, is_open: bool) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What a client hears when something is wrong: one exception for its mistakes, one envelope for all.
+"""What a client receives when something is wrong: one exception for its mistakes, one envelope for all.
 
 Owns status codes, codes and wording of errors; does not decide what is a mistake. Source of the
 envelope: the public OpenAI API, `{"error": {message, type, param, code}}`.
@@ -22,7 +22,7 @@ RETRY_AFTER = {"retry-after": "1"}
 _CLIENT_CLOSED_REQUEST = 499
 _QUOTED_MAX = 200
 _MESSAGE_MAX = 1_000
-"""Characters of a whole message: what it repeats may be a client's own megabytes."""
+"""Characters of a whole message: it may quote megabytes that a client has sent."""
 _KINDS = {
     str: "a string",
     int: "an integer",
@@ -32,11 +32,11 @@ _KINDS = {
     dict: "an object",
     type(None): "null",
 }
-"""How the vendor's messages name what JSON has."""
+"""How the vendor's messages name the JSON types."""
 
 
 class ClientError(Exception):
-    """A request that is refused, and why; `param` spells the field as `input[0].content`."""
+    """A request is refused, for the reason given; `param` spells the field as `input[0].content`."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class ClientError(Exception):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """`code` is null where the public API's is."""
+        """`code` is None where the public API's is null."""
         super().__init__(message)
         self.status = status
         self.code = code
@@ -59,16 +59,16 @@ class NodeEnding(Exception):
 
 
 class StreamCut(Exception):
-    """An answer has begun and cannot be finished, and why. Its connection ends without the mark of an end, so
-    that no client takes what it has for the whole (`api/http_protocol.py`)."""
+    """An answer has begun and cannot be finished, for the reason given. Its connection ends without the
+    end-of-body mark, so that no client takes it for complete (`api/http_protocol.py`)."""
 
 
 class ResponseLost(Exception):
-    """A response that was accepted is gone from Redis before it was closed; a fault of ours."""
+    """An accepted response has vanished from Redis before it was closed; a fault of ours."""
 
 
 def shorten(text: str) -> str:
-    """What was sent, as far as a complaint repeats it."""
+    """Truncates a text from a request to what an error message may quote."""
     return text if len(text) <= _QUOTED_MAX else f"{text[:_QUOTED_MAX]}…"
 
 
@@ -81,12 +81,12 @@ def invalid_value(param: str, reason: str) -> ClientError:
 
 
 def invalid_type(param: str, expected: str, value: object) -> ClientError:
-    """`expected` with its article, as in "an integer"."""
+    """Reports a wrong type; `expected` has its article, as in "an integer"."""
     return mistyped_value(param, expected, _KINDS.get(type(value), "something else"))
 
 
 def mistyped_value(param: str, expected: str, got: str) -> ClientError:
-    """Both with their articles."""
+    """Reports a wrong type; both names have their articles."""
     message = f"Invalid type for '{param}': expected {expected}, but got {got} instead."
     return ClientError(400, message, "invalid_type", param)
 
@@ -94,7 +94,7 @@ def mistyped_value(param: str, expected: str, got: str) -> ClientError:
 def out_of_bounds(
     param: str, value: object, *, least: float | None = None, most: float | None = None
 ) -> ClientError:
-    """A number below `least` or above `most`; the bound's type says which kind of number it is."""
+    """Reports a number below `least` or above `most`; the bound's type decides the kind of number."""
     bound = least if least is not None else most
     kind = "integer" if isinstance(bound, int) else "decimal"
     word, sign = ("below minimum", ">=") if least is not None else ("above maximum", "<=")
@@ -177,7 +177,7 @@ def context_length_exceeded() -> ClientError:
 
 
 def unreadable_content(encrypted: str, param: str | None = None) -> ClientError:
-    """What another service has encrypted: only that service could tell what it stands for."""
+    """Reports content that another service has encrypted and only that service could decrypt."""
     message = f"The encrypted content {encrypted[:4]}... could not be verified."
     return ClientError(400, message, "invalid_encrypted_content", param)
 
@@ -191,7 +191,7 @@ def cannot_cancel(closed: str, is_background: bool) -> ClientError:
 
 def cursor_beyond_end(param: str, last: str) -> ClientError:
     message = (
-        f"The events of this response end at {last}: there is nothing after '{param}'. Retrieve it instead."
+        f"The events of this response end at {last}: none follow '{param}'. Retrieve the response instead."
     )
     return ClientError(400, message, "cursor_beyond_end", param)
 
@@ -224,7 +224,7 @@ def _type_of(status: int) -> str:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Maps every exception that may leave a route; what is not named here is a fault of ours, a 500."""
+    """Maps every exception that may leave a route; any other is a fault of ours, a 500."""
     app.add_exception_handler(ClientError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_route)
     app.add_exception_handler(ClientDisconnect, _forget)
@@ -249,7 +249,7 @@ async def _refuse(_request: Request, error: Exception) -> Response:
 
 
 async def _refuse_route(request: Request, error: Exception) -> Response:
-    """What the router itself refuses: an unknown address, a method that the address has not."""
+    """Answers what the router itself refuses: an unknown URL, a method that the URL does not have."""
     assert isinstance(error, HTTPException)
     place = _place_of(request)
     match error.status_code:
@@ -262,27 +262,27 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
 
 
 def _place_of(request: Request) -> str:
-    """Not from `request.url`: that fails on a `host` header that makes no address."""
+    """Does not use `request.url`, which fails on a malformed `host` header."""
     return f"{request.method} {shorten(request.scope['path'])}"
 
 
 async def _forget(_request: Request, _error: Exception) -> Response:
-    """The client has gone while it was still sending: nobody reads this."""
+    """The client has disconnected while it was still sending: nobody reads this."""
     return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
 
 async def _defer_full(_request: Request, error: Exception) -> Response:
-    message = f"Too many responses are under way ({error}). Try again later."
+    message = f"Too many responses are in progress ({error}). Try again later."
     return envelope(429, message, "rate_limit_exceeded", None, RETRY_AFTER)
 
 
 async def _refuse_reuse(_request: Request, _error: Exception) -> Response:
-    message = "This Idempotency-Key was used for a request with another body."
+    message = "This Idempotency-Key was already used for a request with a different body."
     return envelope(409, message, "idempotency_key_reused", "Idempotency-Key")
 
 
 async def _refuse_second(_request: Request, _error: Exception) -> Response:
-    """400 and not 409, as the public API has it: clients try again on exactly this code."""
+    """Answers 400 rather than 409, like the public API: clients retry on exactly this code."""
     message = "Another process is currently operating on this conversation. Please retry in a few seconds."
     return envelope(400, message, "conversation_locked", "conversation", RETRY_AFTER)
 
@@ -305,5 +305,5 @@ async def _admit_loss(_request: Request, error: Exception) -> Response:
 
 
 async def _admit_fault(_request: Request, _error: Exception) -> Response:
-    """The server logs the traceback; the client learns nothing of our inside."""
+    """The server logs the traceback; the client learns nothing about our internals."""
     return envelope(500, "The server had an error while processing your request.", "server_error")

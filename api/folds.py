@@ -1,7 +1,7 @@
 """Open responses as they are now: the fold of each log, kept and carried on from poll to poll.
 
 Owns the folds of this node, in a bound that is stated below, and never more than what a log says: a fold
-that is dropped is made anew. A poll reads only what came since the last one; polls of one moment share it.
+that was dropped is folded again. A poll reads only new entries; concurrent polls share one read.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class Folds:
         self._folds: OrderedDict[ResponseKey, _Fold] = OrderedDict()
 
     async def tell(self, key: ResponseKey) -> bytes:
-        """JSON of a response as its log tells it, at a moment after the call; empty if it has vanished.
+        """Returns the JSON of a response, folded from its log after the call began; empty if it has vanished.
 
         Raises REDIS_AWAY, and IllegalEvent if the log is not one.
         """
@@ -64,7 +64,7 @@ class Folds:
         return kept.told
 
     def forget(self, key: ResponseKey) -> None:
-        """For a response that is closed: its snapshot tells what it is."""
+        """Drops the fold of a closed response: its snapshot has everything."""
         self._folds.pop(key, None)
 
     async def _read_on(self, key: ResponseKey, kept: _Fold) -> None:

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from api.offload import INLINE_BYTES_MAX
 
 SMALL_BYTES_MAX = INLINE_BYTES_MAX
-"""A body of so many bytes is small."""
+"""A body of up to this many bytes is small."""
 _SMALL_SHARE = 8
-"""One part in so many of the bound is for small bodies alone, however many large ones are coming."""
+"""This fraction of the bound (one part in N) is reserved for small bodies."""
 
 
 class BodiesFull(Exception):

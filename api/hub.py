@@ -1,7 +1,7 @@
-"""Follows all logs that this node's clients read, over one subscription, and hands the bytes on.
+"""Follows all logs that this node's clients read, over one subscription, and passes the bytes on.
 
-Owns the readers of this process and their bounded buffers. It never looks into a frame: what was
-stored is what is sent. The log is the truth; a published message only saves a read
+Owns the readers of this process and their bounded buffers. It never parses a frame: what was stored
+is what is sent. The log is the truth; a published message only saves a read
 (docs/architecture.md, Relay).
 """
 
@@ -21,7 +21,7 @@ from shared.store.redis.insisting import insist
 from shared.store.redis.subscription import Subscription
 
 _LOOK_EVERY_S = 2.0
-"""A reader that hears nothing looks into the log this often: messages are hints."""
+"""A reader that hears nothing polls the log this often: messages are hints."""
 _READS_MAX = 16
 """So many pages are read at once, a quarter of the connections to Redis: a thousand readers that come
 together wait for each other, and other calls do not wait for them."""
@@ -38,7 +38,7 @@ class LogShorter(Exception):
 
 
 class _Reader:
-    """What one client still has to be sent, as far as memory allows: of the log, and of what came after.
+    """Buffers what one client is still to be sent, as far as memory allows: a page of the log, then messages.
 
     It holds `bytes_max` or one page of the log, whichever is more, and beside it the slice on its way.
     """
@@ -51,7 +51,7 @@ class _Reader:
         self._woken = asyncio.Event()
 
     def offer(self, message: Published) -> None:
-        """A reader that is too far behind keeps no messages: it will read the log instead."""
+        """Buffers a message; a reader that is too far behind drops its messages and will read the log."""
         self._messages.append(message)
         self._messages_bytes += len(message.frames)
         if self._frames_bytes + self._messages_bytes > self._bytes_max:
@@ -69,7 +69,7 @@ class _Reader:
         self._frames_bytes += sum(len(entry.frame) for entry in entries)
 
     def take_frames(self) -> bytes:
-        """The next slice of the page; empty when all of it is taken."""
+        """Returns the next slice of the page; empty when all of it is taken."""
         taken: list[bytes] = []
         size_bytes = 0
         while self._frames and (not taken or size_bytes + len(self._frames[0]) <= _SLICE_BYTES):
@@ -79,7 +79,7 @@ class _Reader:
         return b"".join(taken)
 
     def take_messages(self, following: int) -> list[Published]:
-        """The next slice of what carries on from number `following`. Empty: only the log can tell."""
+        """Returns the next slice of messages from number `following` on. If empty, the log must be read."""
         self._woken.clear()
         taken: list[Published] = []
         size_bytes = 0
@@ -198,7 +198,7 @@ class Hub:
         return page
 
     async def _read_for_good(self, key: ResponseKey, after: int) -> event_log.Page:
-        """With `durable_writes` an end is told when no failover can take it back any more."""
+        """With `durable_writes`, an end is reported only once no failover can take it back."""
         page = await event_log.read(self._redis, key, after)
         if self._redis.is_confirming and (page.is_closed or page.is_missing or page.beyond is not None):
             await self._redis.confirm()
@@ -213,7 +213,7 @@ class Hub:
             await self._subscription.add(channel)
 
     def _part(self, key: ResponseKey, reader: _Reader) -> None:
-        """Never waits: whoever leaves may be cancelled already."""
+        """Never waits: the task that leaves may be cancelled already."""
         channel = keys.live(key)
         readers = self._readers[channel]
         readers.discard(reader)

@@ -1,4 +1,4 @@
-"""Refuses what the model's context cannot hold, where its length alone tells. Pure.
+"""Refuses what the model's context cannot hold, if its length alone shows it. Pure.
 
 Owns which texts surely stand in the prompt; whoever is not refused here may be refused by a worker, which
 counts tokens.

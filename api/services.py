@@ -90,7 +90,7 @@ class Services:
         clock: Callable[[], float],
         tenants: Tenants,
     ) -> None:
-        """`clock` tells seconds since the epoch."""
+        """`clock` returns seconds since the epoch."""
         self._redis = redis
         self._follower = follower
         self._settings = settings
@@ -154,7 +154,7 @@ class Services:
     def _make_new(
         self, tenant: str, request: ResponseRequest, creation: Creation, repetition: Repetition | None
     ) -> NewResponse:
-        """A stream that is too long is accepted: what is wrong with it is told in its own events."""
+        """Accepts a stream that is too long: its own events report the error."""
         if not creation.is_streamed:
             check_prompt_length(request, self._settings.context_tokens_max)
         response = request.response
@@ -281,7 +281,7 @@ class Services:
     # --- reading --------------------------------------------------------------------------------
 
     async def follow(self, key: ResponseKey, after: int, *, is_watched: bool) -> AsyncGenerator[bytes, None]:
-        """Stored frames after a number, to the end. `is_watched`: the response lives while it is read."""
+        """Yields stored frames after a number, to the end. `is_watched`: the response lives while read."""
         if not is_watched:
             async with aclosing(self._follower.follow(key, after)) as frames:
                 async for some in frames:

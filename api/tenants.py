@@ -112,10 +112,10 @@ def _check_name(tenant: str) -> None:
 
 
 class Tenants:
-    """The tenants as the file tells them, and what a call's key says of its caller."""
+    """The tenants from the file, and the lookup of a call's tenant by its key."""
 
     def __init__(self, roster: Roster | None = None, path: Path | None = None) -> None:
-        """Without a roster any key will do, and none too. `path`: where the roster is read again from."""
+        """Without a roster, any key is accepted, including no key. `path`: the file to reload it from."""
         self._roster = roster
         self._path = path
 
@@ -134,9 +134,9 @@ class Tenants:
         return self._path is not None
 
     def tenant_of(self, authorization: str | None) -> str:
-        """The tenant that an `authorization` header stands for. Raises ClientError, a 401.
+        """Returns the tenant of an `authorization` header. Raises ClientError, a 401.
 
-        What is looked up is a digest, so that its timing tells nothing of the keys that exist.
+        A digest is looked up, so the timing reveals nothing about the existing keys.
         """
         if self._roster is None:
             return OPEN_TENANT

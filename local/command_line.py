@@ -88,9 +88,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m local", description="Antiphon on this machine.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="up | status | demo")
     _add_up(commands.add_parser("up", help="start everything; Ctrl-C ends it"))
-    shown = commands.add_parser("status", help="show what runs in a data folder")
+    shown = commands.add_parser("status", help="show what is running in a data folder")
     shown.add_argument("--data", type=Path, default=record.FOLDER_DEFAULT, metavar="DIR")
-    commands.add_parser("demo", help="show a stream that is cut and resumed on another API node")
+    commands.add_parser("demo", help="show a stream being cut and resumed on another API node")
     return parser
 
 
@@ -116,7 +116,7 @@ def _add_up(up: argparse.ArgumentParser) -> None:
     up.add_argument(
         "--engine",
         choices=("scripted", "vllm"),
-        help="what generates (default: $ANTIPHON_ENGINE, else scripted)",
+        help="the engine (default: $ANTIPHON_ENGINE, else scripted)",
     )
     up.add_argument(
         "--model",
@@ -133,7 +133,7 @@ def _add_up(up: argparse.ArgumentParser) -> None:
         "--script",
         type=Path,
         metavar="FILE",
-        help="what the scripted engine plays (default: $ANTIPHON_SCRIPT)",
+        help="the script of the scripted engine (default: $ANTIPHON_SCRIPT)",
     )
     up.add_argument(
         "--redis-url",

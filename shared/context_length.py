@@ -1,4 +1,4 @@
-"""An input that the model's context cannot hold: what is said of it, and when its length alone tells. Pure.
+"""An input that the model's context cannot hold: its error, and when the length alone shows it. Pure.
 
 Owns the words and the bound; how many tokens an input really has only a worker knows.
 """
@@ -16,5 +16,5 @@ TOO_LONG_PARAM = "input"
 
 
 def tokens_min(chars: int) -> int:
-    """A text of so many characters has no fewer tokens than that."""
+    """Returns a lower bound on the tokens of a text with this many characters."""
     return chars // TOKEN_CHARS_MAX

@@ -134,7 +134,7 @@ class CallWritten(_Event, frozen=True):
 
 
 class Announcement(_Event, frozen=True):
-    """Says how an item fares; what has come of it is in the item's own `done`."""
+    """Reports an item's progress; its result is in the item's own `done` event."""
 
     output_index: int
     item_id: str

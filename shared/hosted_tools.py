@@ -110,7 +110,7 @@ class HostedTool:
     """Its Harmony namespace."""
     functions: tuple[HostedFunction, ...]
     description: str
-    """What the system message says of it; a request's `server_description` replaces it."""
+    """The system message's description of it; a request's `server_description` replaces it."""
     types: frozenset[str] = frozenset()
     """The `type` of each tool of the API that asks for it, besides `mcp` with its label."""
     text_argument: str | None = None

@@ -138,7 +138,7 @@ class McpApprovalResponse(_InputItem, frozen=True, kw_only=True, tag="mcp_approv
 
 
 class EarlierError(msgspec.Struct, frozen=True):
-    """An `McpError` of an earlier call, whoever wrote it."""
+    """An `McpError` of an earlier call, from this server or another."""
 
     type: Text = UNSET
     code: int | None | UnsetType = UNSET

@@ -1,4 +1,4 @@
-"""How many values a JSON text has, told from its bytes before anybody takes it apart. Pure.
+"""Counts the values of a JSON text from its bytes, before it is decoded. Pure.
 
 Owns the counting; what may be is a setting (`json_values_max`). A decoder holds the interpreter for as long
 as it takes, in whatever thread, and that goes by values: 8 MB of `[]` take a hundred times as long as text.

@@ -1,6 +1,6 @@
 """How a response comes to be: legal transitions, and the fold of its events.
 
-Pure. Whatever is told of a response (status, output, usage) is `fold` of its log; who generates
+Pure. Everything reported about a response (status, output, usage) is `fold` of its log; who generates
 the events, and where they are kept, is not known here.
 """
 
@@ -45,7 +45,7 @@ CallT = TypeVar("CallT", bound=CallItem)
 
 
 class IllegalEvent(Exception):
-    """The event cannot follow what came before it: a bug in whoever made it."""
+    """The event cannot follow the ones before it: a bug in its producer."""
 
 
 def begin(response: Response) -> list[StreamEvent]:
@@ -56,7 +56,7 @@ def begin(response: Response) -> list[StreamEvent]:
 
 
 def fold(events: Iterable[StreamEvent]) -> Response:
-    """The response that a log tells of, from its entry 0 to wherever it ends.
+    """Returns the response of a log, from its entry 0 to wherever it ends.
 
     Raises IllegalEvent if the first event carries no response or a later one does not fit.
     """
@@ -242,12 +242,12 @@ def cut_short(response: Response, usage: Usage, reason: IncompleteReason) -> ev.
 
 
 def fail(response: Response, error: ResponseError) -> ev.ResponseFailed:
-    """With the usage that the response has: whoever ends it knows what was counted."""
+    """Keeps the usage that the response has: the caller that ends it knows what was counted."""
     return ev.ResponseFailed(_end(response, "failed", error=error))
 
 
 def tell_error(error: ResponseError) -> list[StreamEvent]:
-    """What a stream says before it fails: an event of its own where the hosted API has one."""
+    """Returns the events that precede a failure: an `error` event, where the hosted API sends one."""
     if error != TOO_LONG:
         return []
     body = ev.ErrorBody(error.type, error.code, error.message, TOO_LONG_PARAM)

@@ -1,7 +1,7 @@
 """The number of the format that a response's record and log are in, so that versions can live together.
 
 Owns the numbers and what each one changed. Who may take a record is `acquire.lua`'s to refuse; what another
-format means for an event is the translator's. docs/adr/0022-record-formats.md tells when a number rises.
+format means for an event is the translator's. docs/adr/0022-record-formats.md says when the number rises.
 """
 
 RECORD_FORMAT = 2

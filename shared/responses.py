@@ -125,7 +125,7 @@ class McpTool(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class McpListTools(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_list_tools", omit_defaults=True):
-    """`error` is there only if there was one: clients take the key itself for a failure."""
+    """`error` is present only if there was one: clients take the key itself for a failure."""
 
     id: str
     server_label: str

@@ -46,100 +46,101 @@ class Settings(BaseSettings):
     )
 
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """A server, or Sentinels that know which one it is (`shared/redis_url.py`)."""
+    """The URL of a server, or of the Sentinels that know the server (`shared/redis_url.py`)."""
     durable_writes: Literal["no", "aof", "replica"] = "no"
-    """What a new response, an event, a tool call and its result wait for before they count: nothing, the
-    server's disk (WAITAOF), or the memory of replicas (WAIT)."""
+    """What a write (a new response, an event, a tool call, its result) waits for before it counts: nothing,
+    the server's disk (WAITAOF), or the memory of replicas (WAIT)."""
     durable_replicas: Literal["all"] | Annotated[int, Field(gt=0)] = "all"
-    """Of `replica`: how many, or all that could be promoted (`shared/store/redis/confirmation.py`)."""
+    """For `replica`: the number of replicas, or all that could be promoted
+    (`shared/store/redis/confirmation.py`)."""
     secrets_key: SecretStr | None = None
-    """32 random bytes in URL-safe base64. What requests bring for their MCP servers (headers,
-    authorization, a `server_url` that may hold a secret) is kept in Redis sealed with it while the response
-    runs; without it, such a request is refused, or on a developer's machine (no `api_keys`) kept as it is."""
+    """32 random bytes in URL-safe base64. While a response runs, this key seals its request's secrets for MCP
+    servers (headers, authorization, a `server_url` that may hold a secret). If None, such a request is
+    refused, or on a developer's machine (no `api_keys`) stored unsealed."""
     cell: str = Field("0", pattern=r"^[a-z0-9]{1,8}$")
-    """Names the Redis primary (with its replicas) that holds a response; part of every id."""
+    """The name of the Redis primary (with its replicas) that holds a response; part of every id."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     # API
     api_keys: Path | None = None
-    """A JSON file of tenants, with their keys and limits (`api/tenants.py`). None: any key, one tenant,
-    loopback only."""
+    """A JSON file of tenants, with their keys and limits (`api/tenants.py`). If None, any key is accepted,
+    including no key; all clients are one tenant, and the API binds to loopback only."""
     open_hosts: list[str] = []
-    """Without `api_keys`: names and addresses, beside loopback, by which this node may be called."""
+    """Without `api_keys`: names and addresses, in addition to loopback, by which this node may be called."""
     cors_origins: list[str] = []
     """Origins whose pages may call this node from a browser, as browsers write them: `https://app.example`."""
     models: list[str] = Field(["default"], min_length=1)
-    """Names that a request may use for the model; the first is the one that `default` means."""
+    """Model names that requests may use; `default` stands for the first."""
     body_bytes_max: int = Field(8 * 2**20, gt=0)
     bodies_bytes_max: int = Field(256 * 2**20, gt=0)
-    """Of all bodies that an API node holds at a time, as far as they have come."""
+    """All bodies together that an API node holds, as far as they have arrived."""
     queue_depth_max: int = Field(10_000, gt=0)
     tenant_responses_max: int = Field(1_000, gt=0)
-    """Open responses of one tenant, waiting ones included."""
+    """Open responses of one tenant, including those that wait."""
     tenant_bytes_max: int = Field(2**30, gt=0)
-    """Requests of one tenant that Redis holds unpacked: of open responses, and of closed ones until they
-    are archived. What is echoed counts as often as it is kept."""
+    """Requests of one tenant that Redis holds uncompressed: those of open responses, and of closed ones until
+    they are archived. What is echoed counts once for each copy."""
     idempotency_retention_s: int = Field(86_400, gt=0)
     disconnect_grace_s: float = Field(5.0, ge=0)
-    """A foreground response whose last reader has left is cancelled after this; 0: at once."""
+    """A foreground response is cancelled this long after its last reader has left; 0: at once."""
     allow_unstored_background: bool = False
-    """Accept `background` with `store: false`; such a response lives for `unstored_background_s`."""
+    """Accept `background` with `store: false`; such a response is kept for `unstored_background_s`."""
     unstored_background_s: int = Field(600, gt=0)
     context_bytes_max: int = Field(16 * 2**20, gt=0)
-    """The items of one request as JSON: what earlier responses or a conversation add, and its own input with
+    """All items of one request as JSON: those of earlier responses or a conversation, and its own input with
     every reference resolved."""
     json_values_max: int = Field(200_000, gt=0)
     """JSON values of one body, and of all items that one request reads (`shared/json_values.py`)."""
     items_max: int = Field(10_000, gt=0)
-    """How many items those may be, together."""
+    """The number of all those items."""
     references_bytes_max: int = Field(64 * 2**20, gt=0)
-    """The records of all responses that a request's item references lead to: what is read to resolve them."""
+    """What may be read to resolve a request's item references: the records of all responses they refer to."""
     tools_max: int = Field(1_024, gt=0)
-    """Tools of one request, members of namespaces included; and entries of a `tool_choice` of several."""
+    """Tools of one request, including members of namespaces; also entries of a `tool_choice`."""
     conversation_retention_s: int = Field(30 * 86_400, gt=0)
-    """A conversation that nobody touches is kept this long."""
+    """How long an unused conversation is kept."""
     client_buffer_bytes_max: int = Field(2**20, gt=0)
     keep_alive_s: float = Field(15.0, gt=0)
-    """A keep-alive goes out on a stream this often."""
+    """How often a keep-alive is sent on a stream."""
     keep_alive_form: KeepAliveForm = "comment"
-    """A comment line, which no parser shows to a client; or an event `keepalive`, which has no number."""
+    """A comment line, which parsers ignore; or a `keepalive` event, which has no sequence number."""
     http_line_bytes_max: int = Field(16 * 2**10, gt=0)
-    """Of an address with its query."""
+    """Limits the request target, including its query."""
     http_head_bytes_max: int = Field(64 * 2**10, gt=0)
-    """Of all headers of one request, and of whatever else frames its body."""
+    """Limits all headers of one request together, and whatever else frames its body."""
     http_headers_max: int = Field(100, gt=0)
     http_pipelined_max: int = Field(16, gt=0)
-    """Requests of one connection that may wait for the one before them; of more, none is read."""
+    """Requests that one connection may send before it is answered; no more are read."""
     http_connections_max: int = Field(10_000, gt=0)
     http_excess_connections_max: int = Field(256, gt=0)
-    """Connections beyond that, on which nothing is answered but whether the node lives and is ready."""
+    """Connections beyond that, on which only liveness and readiness are answered."""
     http_head_timeout_s: float = Field(10.0, gt=0)
     """From a connection, or the first byte of a further request, to the end of the headers."""
     http_body_timeout_s: float = Field(60.0, gt=0)
     http_idle_timeout_s: int = Field(75, gt=0)
-    """Longer than the idle time of usual proxies (60 s), so that it is they who close connections."""
+    """Longer than the usual idle time of proxies (60 s), so that the proxy closes connections first."""
     http_send_timeout_s: float = Field(120.0, gt=0)
-    """A client that takes nothing of what waits for it is cut off after this."""
+    """A client that reads nothing of what is waiting for it is disconnected after this."""
     http_linger_s: float = Field(2.0, gt=0)
-    """A client that still sends when it has been answered has this long to read the answer: what is closed on
-    unread data is reset, and a reset may take the answer with it."""
+    """A client that is still sending when it is answered has this long to read the answer. Closing with
+    unread data resets the connection, and a reset can discard the answer."""
     redis_timeout_s: float = Field(2.0, gt=0)
-    """How long one command may wait for Redis; a request then answers 503."""
+    """How long one command may wait for Redis; after that, a request gets 503."""
 
     # Log
     response_retention_s: int = Field(30 * 86_400, gt=0)
     unstored_grace_s: int = Field(60, gt=0)
     """How long the log of a `store: false` response outlives its close, for its own reader."""
     tenant_retention_s: dict[str, int] = {}
-    """tenant -> its own `response_retention_s`."""
+    """Maps tenants to their own `response_retention_s`."""
     archive_after_s: float = Field(30.0, ge=0)
-    """A closed log becomes a compressed archive after this."""
+    """How long after its close a log is turned into a compressed archive."""
     live_ttl_s: int = Field(86_400, gt=0)
-    """TTL of an open response's keys, renewed by every beat and every ring: how long everything that was
-    accepted outlives an outage of all API nodes and workers."""
+    """The TTL of an open response's keys, renewed by every beat and every ring: how long an accepted response
+    outlives an outage of all API nodes and workers."""
 
     redis_outage_max_s: float = Field(30.0, gt=0)
-    """A worker holds what it could not append for this long, and tries again."""
+    """How long a worker keeps what it could not append, and retries."""
 
     # Lease
     lease_ttl_s: float = Field(1.5, gt=0)
@@ -147,55 +148,54 @@ class Settings(BaseSettings):
     """A response that has lost this many owners is closed as `failed`. Handing over counts as no loss."""
     sweep_interval_s: float = Field(0.25, gt=0)
     ring_again_s: float = Field(2.0, gt=0)
-    """A response that nobody acquired is rung for again this often."""
+    """How often the doorbell is rung again for a response that nobody has acquired."""
 
     # Worker
     responses_in_flight_max: int = Field(512, gt=0)
-    """Responses, and questions for a token count, that one worker has in hand."""
+    """Responses and token counts that one worker handles at a time."""
     records_bytes_max: int = Field(64 * 2**20, gt=0)
-    """Of the records among those that have 64 KiB or more (`shared/store/job_queue.py`), as JSON; one that
-    has more is taken when there is no other. In memory they take some seven times as much."""
+    """The records of 64 KiB or more among those (`shared/store/job_queue.py`), as JSON; one that exceeds the
+    limit is taken if there is no other. In memory they take about seven times as much."""
     drain_grace_s: float = Field(1.0, gt=0)
     engine: Literal["scripted", "vllm"] = "scripted"
     script: Path | None = None
     engine_silence_max_s: float = Field(120.0, gt=0)
-    """An engine that was asked for tokens and makes none for so long counts as dead, and its worker ends."""
+    """An engine that was asked for tokens and produces none for this long is dead; its worker exits."""
     engine_args: str = ""
-    """What the engine `vllm` is started with: flags as vLLM names them, or the path of a YAML file that
-    has them (it ends in `.yaml` or `.yml`). A worker's `--engine-args` goes over it."""
+    """Arguments for the engine `vllm`: vLLM's flags, or the path of a YAML file with them (it ends in
+    `.yaml` or `.yml`). A worker's `--engine-args` takes precedence."""
     context_tokens_max: int = Field(131_072, gt=0)
     answer_tokens_reserved: int = Field(1_024, ge=0)
-    """Where a format or a call is demanded, reasoning leaves so much of what a turn may have, but never
-    more than half of it, to the answer. So much room, again of half at most, is made in a context that
-    tools' answers outgrow."""
+    """If a format or a call is demanded, reasoning leaves this many of the turn's tokens to the answer, but
+    at most half of them. As much room, again at most half, is made in a context that tool outputs outgrow."""
     tool_calls_max: int = Field(128, gt=0)
     """Server-side tool calls of one response; `max_tool_calls` of a request may lower it."""
 
     idempotent_tools: list[str] = ["code_interpreter.python"]
-    """`label.tool` of MCP tools that may be called again when it is unknown whether they ran, beside
-    those that are listed with annotations that say so. The built-in python keeps nothing of a call that
-    did not return; take it out if another server has its label."""
+    """`label.tool` of MCP tools that may be called again if it is unknown whether they ran, in addition to
+    those whose annotations say so. The built-in Python keeps nothing of a call that did not return; remove it
+    if another server has its label."""
 
     # Tool runner
     tool_calls_in_flight_max: int = Field(256, gt=0)
     tool_calls_waiting_max: int = Field(4_096, gt=0)
-    """Calls that one tool runner has taken beside those, and that wait for a share or a sandbox."""
+    """Calls that one tool runner has taken in addition and that wait for a share or a sandbox."""
     tenant_share_max: float = Field(0.5, gt=0, le=1)
-    """What part of a tool runner's calls in flight, and of its sandboxes, one tenant may have at a time."""
+    """The part of a tool runner's calls in flight, and of its sandboxes, that one tenant may use."""
     sandboxes_max: int = Field(0, ge=0)
-    """Processes of the built-in python on one tool runner; 0: two for each CPU, at least four."""
+    """Processes of the built-in Python on one tool runner; 0: two per CPU, at least four."""
     tool_timeout_s: float = Field(120.0, gt=0)
     tool_claim_ttl_s: float = Field(1.5, gt=0)
-    """A runner that has not renewed its claim on a call for so long, although Redis was there, counts as
-    lost. It renews three times as often."""
+    """A runner that has not renewed its claim on a call for this long, although Redis was available, counts
+    as lost. Claims are renewed three times as often."""
     tool_output_bytes_max: int = Field(256 * 1024, gt=0)
     tool_session_bytes_max: int = Field(2**20, gt=0)
     mcp_servers: Path | None = None
     """A JSON file {label: {"url": …, "headers": …} | {"command": …, "args": […], "env": …}}."""
 
-    # Egress: where the `server_url` of a request may lead; `mcp_servers` is not subject to it
+    # Egress: where the `server_url` of a request may lead; servers in `mcp_servers` are exempt
     egress_hosts: list[str] = []
-    """Host names that may be called wherever they lead: whoever answers for their DNS is trusted."""
+    """Host names that may be called wherever they lead: whoever controls their DNS is trusted."""
     egress_networks: list[IPvAnyNetwork] = []
     """Networks and addresses that may be called although they are not public (loopback, private …)."""
     egress_ports: list[_PortRange] = ["80", "443", "1024-65535"]
@@ -210,7 +210,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments first, then variables, then variables under their former names."""
+        """Reads arguments first, then variables, then variables under their former names."""
         former = EnvSettingsSource(settings_cls)
         former.env_vars = _rename_former(former.env_vars)
         return init_settings, env_settings, former
@@ -252,7 +252,7 @@ class Settings(BaseSettings):
 
 
 def _rename_former(variables: Mapping[str, str | None]) -> dict[str, str | None]:
-    """The variables that are set under a former name, under the present one. Names are in lower case."""
+    """Returns the variables that are set under a former name, under the present one. Names are lower-case."""
     renamed: dict[str, str | None] = {}
     for former, present in FORMER_NAMES.items():
         value = variables.get(f"antiphon_{former}")

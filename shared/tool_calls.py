@@ -55,7 +55,7 @@ class ToolOutput(msgspec.Struct, frozen=True, tag_field="kind", tag="output"):
 
 
 class ToolFailure(msgspec.Struct, frozen=True, tag_field="kind", tag="failure"):
-    """The tool, its server or the way there failed; the model is told `error` in words."""
+    """The tool, its server or the connection failed; the model is given `error` in words."""
 
     error: McpError
 
@@ -68,7 +68,7 @@ ToolResult = ToolOutput | ToolFailure | ToolsListed
 
 
 def describe(error: McpError) -> str:
-    """The error in one sentence, as the model and `mcp_list_tools.error` are told."""
+    """Describes the error in one sentence, for the model and `mcp_list_tools.error`."""
     match error:
         case McpProtocolError(code, message):
             return f"The tool call failed: {message} (code {code})."

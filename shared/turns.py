@@ -1,4 +1,4 @@
-"""Turns of a conversation as its items tell them: which message answers, and which reasoning is over.
+"""The turns of a conversation, derived from its items: which message answers, which reasoning is over.
 
 Pure. Owns the rule that the API keeps contexts by and the worker builds prompts by. Source: the Harmony
 format guide, where the analysis of a turn is dropped once the turn has ended in a final message.

@@ -10,7 +10,7 @@ from tool_runner.servers import BadServersFile
 
 
 def main() -> int:
-    """0: told to stop. 2: a setting or the file of servers is wrong; stderr says which."""
+    """Returns 0 if told to stop, 2 if a setting or the file of servers is wrong; stderr says which."""
     return process.start(app.ROLE, _run, misuses=(BadServersFile,))
 
 

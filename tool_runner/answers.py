@@ -39,7 +39,7 @@ def make_result(answer: Answer, bytes_max: int) -> ToolOutput | ToolFailure:
 
 
 def make_listing(tools: Sequence[McpTool], bytes_max: int) -> ToolsListed | ToolFailure:
-    """A listing is all or nothing: with half of it a tool would seem not to exist."""
+    """Reads a listing, all or nothing: in half a listing, a tool would seem not to exist."""
     for tool in tools:
         if _is_deeper(tool.input_schema, _SCHEMA_LEVELS_MAX):
             message = f"the schema of its tool {tool.name[:64]!r} has over {_SCHEMA_LEVELS_MAX} levels"

@@ -41,7 +41,7 @@ class _CallInFlight:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     """Cancelled when nobody wants the result any more."""
     has_begun: bool = False
-    """Its server may have heard of it."""
+    """Its server may have received it."""
     has_answer: bool = False
     """It only remains to be journaled."""
 

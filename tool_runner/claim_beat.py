@@ -1,6 +1,6 @@
 """Keeps the claims of a tool runner, all in one round trip, whatever the connection does.
 
-Owns when claims are renewed; what a lost claim means for its call is told to whoever holds it.
+Owns when claims are renewed; the holder of a lost claim is notified and decides what it means for the call.
 """
 
 import asyncio

@@ -113,7 +113,7 @@ def is_public(address: IpAddress) -> bool:
 class GuardedTransport(httpx2.AsyncBaseTransport):
     """Sends each request to an address that was checked: no name is looked up after the check.
 
-    What is refused fails like what nobody serves, so that an answer does not tell what is where.
+    A refused address fails like one that nobody serves, so that an answer reveals nothing about the network.
     """
 
     def __init__(self, egress: Egress, way_out: httpx2.AsyncBaseTransport) -> None:

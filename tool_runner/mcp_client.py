@@ -226,7 +226,7 @@ async def _watched(
 
 
 class _WatchedStream:
-    """What a server says; the event tells when it will say nothing more."""
+    """What a server sends; the event is set when it will send nothing more."""
 
     def __init__(self, stream: Any, has_ended: asyncio.Event) -> None:
         self._stream = stream

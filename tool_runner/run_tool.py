@@ -25,7 +25,7 @@ from tool_runner.stdio_servers import StdioServers
 _log = logging.getLogger(__name__)
 
 _UNWIND_S = 1.0
-"""How long a connection may take to tell its server that the call is cancelled."""
+"""How long a connection may take to notify its server that the call is cancelled."""
 
 
 @dataclass(frozen=True, slots=True)

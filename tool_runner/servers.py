@@ -180,7 +180,7 @@ def _headers_of(secrets: ServerSecrets | None) -> dict[str, str]:
 
 
 def _check_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The same headers with names in lower case; a fault is told by the header's name alone."""
+    """Returns the headers with lower-case names; an error names the header only, never its value."""
     for name, value in headers.items():
         if not _HEADER_NAME.match(name):
             raise NoServer(f"headers: {name!r} is not a header name")

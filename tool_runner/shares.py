@@ -1,4 +1,4 @@
-"""Turns among tenants: so many at once, a bounded share for each, and whoever waits is next in turn.
+"""Turns among tenants: a bounded number at once, a bounded share for each, and waiting tenants in rotation.
 
 Owns the counting and the order; knows nothing of what is done with a turn.
 """

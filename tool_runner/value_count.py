@@ -1,4 +1,4 @@
-"""How many values an answer has, told from its bytes before anybody takes it apart. Pure.
+"""Counts the values of an answer from its bytes, before it is decoded. Pure.
 
 The SDK checks an answer on the event loop, in 15 to 30 microseconds a value: what is bounded in bytes alone
 held everybody else's calls for two minutes, and their claims lapsed.

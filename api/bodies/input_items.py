@@ -186,7 +186,7 @@ def _check_id(item: AskedItem, path: Path) -> None:
 
 
 def adopt_items(items: Sequence[AskedItem], origin: str) -> list[AskedItem]:
-    """The items as they are listed later; those without an id get one, `origin` being part of it."""
+    """Returns the items as they are listed later; an item without an id gets one that contains `origin`."""
     return [_adopt(item, origin, index) for index, item in enumerate(items)]
 
 

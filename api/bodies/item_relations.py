@@ -1,6 +1,6 @@
 """What must hold among the items that a model is to read: each stands once, calls and outputs go together.
 
-Pure. Owns what is told of one item by another; what an item must have by itself is `input_items`'.
+Pure. Owns the rules between items; what an item must have by itself is `input_items`'.
 Source: the public OpenAI API, whose wording clients match.
 """
 
@@ -93,7 +93,7 @@ def check_calls(items: Sequence[InputItem], field: str) -> None:
     """Raises ClientError for a call of the client's own with no output behind it among `items`: all of a
     prompt. The model would wait for it, or make it up.
 
-    An id may come again once its call is answered: clients that count calls anew in every turn repeat them.
+    An id may come again once its call is answered: clients that number calls per turn repeat ids.
     While a call waits, another one with its id would take its output.
     """
     waiting: dict[tuple[type[_CallItem], str], tuple[int, _CallItem]] = {}

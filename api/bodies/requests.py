@@ -99,7 +99,7 @@ _FORMATS: Mapping[str, type[Shape]] = {
 
 
 class CreateBody(Shape):
-    """What a create call may say; null is the same as nothing."""
+    """The fields of a create call; null is the same as absent."""
 
     model: Annotated[str, Field(max_length=256)] | None = None
     input: Any = None
@@ -145,7 +145,7 @@ class _ConversationReference(Shape):
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """One create call, checked: what is stored, what is kept apart, and how it wants its answer."""
+    """One create call, checked: what is stored, what is kept apart, and how it is to be answered."""
 
     request: ResponseRequest
     """Without its input, as long as that may hold references."""
@@ -168,7 +168,7 @@ class RequestLimits:
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a response gets from the server and not from its request."""
+    """What the server, not the request, determines about a response."""
 
     response_id: str
     created_at_s: int
@@ -221,7 +221,7 @@ def _read_conversation(body: CreateBody) -> str | None:
 
 
 def _check_parent(response_id: str | None) -> None:
-    """Raises ClientError for what cannot be a response's id, whoever has made it."""
+    """Raises ClientError unless the text has the form of a response id, ours or another server's."""
     param = "previous_response_id"
     if response_id is None:
         return
@@ -296,7 +296,7 @@ def choose_model(name: str | None, models: Sequence[str]) -> str:
 _WITHOUT_EFFECT = frozenset(
     {"access_programs", "background_options", "client_metadata", "context_management", "prompt_cache_options"}
 )
-"""Known to the public API or its clients, and nothing that an answer here could differ by."""
+"""Known to the public API or its clients, but without any effect on an answer here."""
 _UNSUPPORTED = frozenset({"image", "moderation"})
 _MOVED = {
     "function_call": "tool_choice",
@@ -308,11 +308,11 @@ _MOVED = {
     "response_format": "text.format",
     "verbosity": "text.verbosity",
 }
-"""Parameters of another API, and where the Responses API has them."""
+"""Maps parameters of another API to their place in the Responses API."""
 
 
 def _refuse_unknown(fields: Mapping[str, Any]) -> None:
-    """A slip of the pen is told, and not taken for a wish that needs no answer (docs/adr/0026)."""
+    """Reports a misspelt parameter instead of ignoring it (docs/adr/0026)."""
     for name in fields.keys() - CreateBody.model_fields.keys() - _WITHOUT_EFFECT:
         if fields[name] is None:
             continue
@@ -324,7 +324,7 @@ def _refuse_unknown(fields: Mapping[str, Any]) -> None:
 
 
 def _refuse_unsupported(body: CreateBody) -> None:
-    """What this server cannot do is said, not silently left out."""
+    """Reports what this server cannot do, instead of silently ignoring it."""
     if body.prompt is not None:
         raise unsupported_parameter("prompt", "Send its text in `instructions` or `input`.")
 

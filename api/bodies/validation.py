@@ -100,7 +100,7 @@ def check_list(value: object, path: Path) -> list[Any]:
 
 
 def check_length(value: object, length_max: int, path: Path) -> None:
-    """A list that is too long is refused before anything of it is looked at; the wording is the vendor's."""
+    """Refuses a list that is too long before looking at its members; the wording is the vendor's."""
     if isinstance(value, list) and len(value) > length_max:
         param = spell(path)
         message = (

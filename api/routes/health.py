@@ -1,4 +1,4 @@
-"""/health and /ready, for probes: no key needed, nothing of a tenant told."""
+"""/health and /ready, for probes: need no key and reveal nothing about tenants."""
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -15,13 +15,13 @@ PROBED = ("/health", "/ready")
 
 @router.get(PROBED[0])
 async def tell_health() -> Response:
-    """The process lives; whatever else is wrong, restarting it would not help."""
+    """Reports liveness: whatever else may be wrong, restarting the process would not help."""
     return JSONResponse({"status": "ok"})
 
 
 @router.get(PROBED[1])
 async def tell_readiness(request: Request, services: ServicesDep) -> Response:
-    """Whether new requests should come here: Redis answers, a worker is there, and this node stays."""
+    """Reports readiness: Redis answers, a worker is present, and this node is not shutting down."""
     seen = await services.look_around()
     is_ready = seen.is_ready and not request.app.state.is_draining
     body = {

@@ -11,7 +11,7 @@ from api.routes.access import SettingsDep, TenantDep
 router = APIRouter(prefix="/v1/models")
 
 GPT_OSS_PUBLISHED_S = 1_754_352_000
-"""2025-08-05; every node must tell the same date, and the served models are of this family."""
+"""2025-08-05; every node must report the same date, and the served models are of this family."""
 
 
 @router.get("")

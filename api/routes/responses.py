@@ -75,7 +75,7 @@ async def retrieve(
     if frames is not None:
         return event_stream(frames, settings, keep_alive)
     if cursor.param == _LAST_EVENT_ID:
-        return Response(status_code=204)  # what tells an EventSource not to come back
+        return Response(status_code=204)  # stops an EventSource from reconnecting
     return event_stream(_nothing(), settings, keep_alive)
 
 

@@ -41,7 +41,7 @@ LIMITS = ResourceLimits(max_feed_duration_secs=30.0, max_memory=256 * 2**20, max
 _OS_POLICY = OSPolicy(sleep="system", sleep_system_max=math.inf)
 """`time.sleep` sleeps as long as it says, or fails at its limit; it would end after ten seconds otherwise."""
 _REQUEST_TIMEOUT_S = 75.0
-"""A sandbox process that does not answer for so long is killed: above all its own limits together."""
+"""A sandbox process that does not answer for this long is killed; more than all its own limits together."""
 _NOTES_BYTES = 512
 _EXCEPTION_ARGUMENTS = "exceptions can only be called with zero or one string argument"
 """What the sandbox says of `SystemExit(1)`, as an internal error and without a traceback."""

@@ -64,7 +64,7 @@ class Sampling:
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     top_logprobs: int | None = None
-    """Asks for the log probability of each token, and of so many of the likeliest in its place."""
+    """If set, return each token's log probability and those of the N most likely alternatives."""
     constraint: Constraint | None = None
     """What the turn may say; None: anything."""
     turn_tokens: int = 0
@@ -78,7 +78,7 @@ class TokenLogprob:
 
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
-    """(token id, logprob) of the likeliest tokens in this place, likeliest first."""
+    """(token id, logprob) of the most likely tokens at this position, most likely first."""
 
 
 @dataclass(frozen=True, slots=True)
