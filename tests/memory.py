@@ -49,7 +49,7 @@ class MemoryLog:
     Appends take a turn of the loop."""
 
     def __init__(self, entries: Sequence[Entry] = ()) -> None:
-        self.entries = [NewEntry(entry.frame, entry.tokens, entry.measured) for entry in entries]
+        self.entries = [NewEntry(entry.frame, entry.tokens, entry.token_record) for entry in entries]
         self.closing: Closing | None = None
         self.usages: list[bytes] = []
         """What came with each append."""
@@ -109,7 +109,7 @@ class MemoryLog:
         return [decode(frame) for frame in self.frames]
 
     def read(self) -> list[Entry]:
-        return [Entry(n, e.frame, e.tokens, e.measured) for n, e in enumerate(self.entries, 1)]
+        return [Entry(n, e.frame, e.tokens, e.token_record) for n, e in enumerate(self.entries, 1)]
 
 
 def calculate(task: ToolTask) -> ToolResult:

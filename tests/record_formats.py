@@ -82,8 +82,8 @@ class Logged(msgspec.Struct, frozen=True):
     @property
     def log(self) -> list[Entry]:
         return [
-            Entry(number, frame.encode(), tokens, measured)
-            for number, (frame, tokens, measured) in enumerate(self.entries)
+            Entry(number, frame.encode(), tokens, token_record)
+            for number, (frame, tokens, token_record) in enumerate(self.entries)
         ]
 
 
@@ -102,7 +102,7 @@ async def write(file: Path) -> None:
                 entries = await finish(redis, worker, key)
                 logged[name] = Logged(
                     request,
-                    [(entry.frame.decode(), entry.tokens, entry.measured) for entry in entries],
+                    [(entry.frame.decode(), entry.tokens, entry.token_record) for entry in entries],
                     await keep_journal(redis, key),
                 )
         await redis.close()

@@ -106,7 +106,7 @@ async def finish(redis: RedisClient, worker: Worker, key: ResponseKey) -> list[E
     await worker.runner.start_response(str(key))
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            page = await event_log.read(redis, key, -1, 5_000, with_measured=True)
+            page = await event_log.read(redis, key, -1, 5_000, with_token_records=True)
             if page.is_closed:
                 return page.entries
             await asyncio.sleep(0.002)
@@ -135,7 +135,7 @@ async def leave_behind(
     assert isinstance(dead, Acquired)
     first = dead.next_sequence_number
     if len(entries) > first:
-        drafts = [NewEntry(entry.frame, entry.tokens, entry.measured) for entry in entries[first:]]
+        drafts = [NewEntry(entry.frame, entry.tokens, entry.token_record) for entry in entries[first:]]
         await append_through(worker.appender, dead.lease, first, drafts)
     await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
     return key

@@ -72,15 +72,15 @@ async def test_logprobs_are_kept_beside_the_tokens_and_read_by_those_who_ask(
     measured = NewEntry(b"event: x\ndata: b\n\n", (7, 8), b"\x00measured\xff")
     await append_through(appender, held, 1, [draft("a", 5), measured, draft("c")])
     await append_through(appender, held, 4, [measured], CLOSING)
-    asked = await event_log.read(redis, key, 0, with_measured=True)
-    assert [(e.tokens, e.measured) for e in asked.entries] == [
+    asked = await event_log.read(redis, key, 0, with_token_records=True)
+    assert [(e.tokens, e.token_record) for e in asked.entries] == [
         ((5,), b""),
-        ((7, 8), measured.measured),
+        ((7, 8), measured.token_record),
         ((), b""),
-        ((7, 8), measured.measured),
+        ((7, 8), measured.token_record),
     ]
     others = await event_log.read(redis, key, 0)
-    assert [(e.frame, e.tokens, e.measured) for e in others.entries] == [
+    assert [(e.frame, e.tokens, e.token_record) for e in others.entries] == [
         (e.frame, e.tokens, b"") for e in asked.entries
     ]
 

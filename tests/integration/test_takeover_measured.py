@@ -102,17 +102,19 @@ async def test_a_log_keeps_them_where_they_were_told_and_until_it_is_archived(
     async with working(redis, settings, engine=MeasuringEngine()) as worker:
         key = await accept(redis, settings, request)
         entries = await finish(redis, worker, key)
-    assert [entry for entry in entries if entry.measured] == deltas_in(entries)
+    assert [entry for entry in entries if entry.token_record] == deltas_in(entries)
     assert await archive_log(redis, key) == "archived"
-    page = await read(redis, key, -1, with_measured=True)
-    assert [(e.frame, e.tokens, e.measured) for e in page.entries] == [(e.frame, (), b"") for e in entries]
+    page = await read(redis, key, -1, with_token_records=True)
+    assert [(e.frame, e.tokens, e.token_record) for e in page.entries] == [
+        (e.frame, (), b"") for e in entries
+    ]
 
 
 async def test_who_does_not_ask_has_none_in_the_log(redis: RedisClient, settings: Settings) -> None:
     async with working(redis, settings) as worker:
         key = await accept(redis, settings, make_request("Hello", top_logprobs=5))
         entries = await finish(redis, worker, key)
-    assert not any(entry.measured for entry in entries)
+    assert not any(entry.token_record for entry in entries)
     assert all(logprobs_in(entry) == [] for entry in deltas_in(entries))
     assert await fields_of(redis, key) == {(b"e",), (b"e", b"t")}
 

@@ -45,7 +45,7 @@ async def test_tokens_stand_with_the_first_of_the_events_that_they_made() -> Non
     writer = writer_to(log)
     await writer.put([EVENT, EVENT], (1, 2), b"about")
     await writer.flush()
-    assert [(entry.tokens, entry.measured) for entry in log.entries] == [((1, 2), b"about"), ((), b"")]
+    assert [(entry.tokens, entry.token_record) for entry in log.entries] == [((1, 2), b"about"), ((), b"")]
 
 
 async def test_what_a_failover_took_back_is_appended_again_under_the_same_numbers() -> None:

@@ -78,7 +78,7 @@ async def _read_request(redis: RedisClient, key: ResponseKey) -> bytes:
 async def read_history(redis: RedisClient, key: ResponseKey) -> History:
     """Everything after what the API wrote at its birth. Raises LeaseLost if the log is closed or gone."""
     entries: list[Entry] = []
-    async for page in event_log.pages(redis, key, 0, with_measured=True):
+    async for page in event_log.pages(redis, key, 0, with_token_records=True):
         if page.is_closed or page.is_missing:
             raise LeaseLost(f"{key}: closed or gone")
         entries += page.entries
@@ -91,7 +91,7 @@ def history_of(entries: Iterable[Entry]) -> History:
     tokens: deque[LoggedToken] = deque()
     for entry in entries:
         frames.append(entry.frame)
-        tokens.extend(read_logged(entry.tokens, entry.measured))
+        tokens.extend(read_logged(entry.tokens, entry.token_record))
     if frames and is_queued(frames[0]):
         frames.popleft()
         return History(frames, tokens, first=2)

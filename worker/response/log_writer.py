@@ -56,22 +56,22 @@ class LogWriter:
         self._failure: Exception | None = None
 
     async def put(
-        self, events: Sequence[StreamEvent], tokens: tuple[int, ...] = (), measured: bytes = b""
+        self, events: Sequence[StreamEvent], tokens: tuple[int, ...] = (), token_record: bytes = b""
     ) -> None:
         """Sends events on their way; `tokens` made them, and stand in the log with the first.
 
         Waits only when the model is far ahead of Redis.
         """
         for event in events:
-            entry = NewEntry(frame(event, self._next), tokens, measured)
+            entry = NewEntry(frame(event, self._next), tokens, token_record)
             if self._logged:
                 logged = self._logged.popleft()
                 self._compare(event, entry.frame, logged)
-                self._recent.append(NewEntry(logged, tokens, measured))
+                self._recent.append(NewEntry(logged, tokens, token_record))
             else:
                 self._waiting.append(entry)
             self._next += 1
-            tokens, measured = (), b""
+            tokens, token_record = (), b""
         if len(self._waiting) > _WAITING_MAX:
             await self.flush()
         elif self._is_idle.is_set():

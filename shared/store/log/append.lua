@@ -2,7 +2,7 @@
 -- `usage`: what the owner has counted so far, for whoever ends the response without having counted; '' is nothing.
 -- USES log/entries
 -- KEYS state log
--- ARGV channel proof first# usage (frame tokens measured)…
+-- ARGV channel proof first# usage (frame tokens token_record)…
 -- -> {'ok', next} | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
 local refused = refuse_write(state, log, proof, first)
 if refused then return refused end

@@ -3,7 +3,7 @@
 -- USES redis/clock log/entries
 -- KEYS state log secrets active tools open closed_logs conversation items order queue held
 -- ARGV proof channel member response_id archive_after_ms# conversation_ttl_ms# cancelled_channel
---      first# status retention_ms# snapshot entry_count# (frame tokens measured)… (item_id item)…
+--      first# status retention_ms# snapshot entry_count# (frame tokens token_record)… (item_id item)…
 -- -> {'ok', next} | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
 local refused = refuse_write(state, log, proof, first)
 if refused then return refused end

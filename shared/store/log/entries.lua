@@ -10,18 +10,18 @@ local function refuse_write(state, log, proof, first)
   if tail ~= first then return {'gap', tail, owner} end
 end
 
--- Writes `count` entries (frame, tokens, measured), which begin at `place` in ARGV. Returns their frames, joined.
+-- Writes `count` entries (frame, tokens, token_record), which begin at `place` in ARGV. Returns their frames, joined.
 local function write_entries(log, first, place, count)
   local frames = {}
   for i = 0, count - 1 do
-    local frame, tokens, measured = ARGV[place + 3 * i], ARGV[place + 3 * i + 1], ARGV[place + 3 * i + 2]
+    local frame, tokens, token_record = ARGV[place + 3 * i], ARGV[place + 3 * i + 1], ARGV[place + 3 * i + 2]
     local id = string.format('%d-0', first + i + 1)
     if tokens == '' then
       redis.call('XADD', log, id, 'e', frame)
-    elseif measured == '' then
+    elseif token_record == '' then
       redis.call('XADD', log, id, 'e', frame, 't', tokens)
     else
-      redis.call('XADD', log, id, 'e', frame, 't', tokens, 'm', measured)
+      redis.call('XADD', log, id, 'e', frame, 't', tokens, 'm', token_record)
     end
     frames[i + 1] = frame
   end

@@ -1,8 +1,8 @@
 """The log as it is read: after a cursor, page by page, from its stream or its archive. Knows bytes only.
 
-An entry is (sequence_number, frame, token ids), and what the engine measured of the tokens, if anything; the
-Redis entry id is `<sequence_number + 1>-0`, so a cursor is a sequence number and Redis itself refuses a
-repeated or older one (docs/adr/0002-log-ids.md). Writing is `response_log`'s.
+An entry is a frame, the token ids that made it, and what the engine reported beside those (the token record),
+if anything. Its Redis id is `<sequence_number + 1>-0`, so a cursor is a sequence number and Redis itself
+refuses a repeated or older one (docs/adr/0002-log-ids.md). Writing is `response_log`'s.
 """
 
 import struct
@@ -29,7 +29,7 @@ class Entry:
     frame: bytes
     tokens: tuple[int, ...]
     """Empty once the log is archived: nobody will continue it."""
-    measured: bytes = b""
+    token_record: bytes = b""
     """As in NewEntry, if it was asked for."""
 
 
@@ -61,7 +61,7 @@ async def read(
     after: int,
     count_max: int = PAGE_ENTRIES,
     *,
-    with_measured: bool = False,
+    with_token_records: bool = False,
 ) -> Page:
     """Entries with sequence_number > `after` (-1: from the beginning), in order, without a gap.
 
@@ -76,14 +76,14 @@ async def read(
             first=after + 1,
             count_max=count_max,
             bytes_max=PAGE_BYTES,
-            with_measured=int(with_measured),
+            with_token_records=int(with_token_records),
         )
     )
     match reply:
         case [b"log", is_closed, has_more, *rest]:
-            width = 3 if with_measured else 2
-            measured = rest[2::3] if with_measured else repeat(b"", len(rest) // 2)
-            columns = zip(rest[::width], rest[1::width], measured, strict=True)
+            width = 3 if with_token_records else 2
+            token_records = rest[2::3] if with_token_records else repeat(b"", len(rest) // 2)
+            columns = zip(rest[::width], rest[1::width], token_records, strict=True)
             entries = [
                 Entry(number, frame, unpack_tokens(packed) if packed else (), about)
                 for number, (frame, packed, about) in enumerate(columns, after + 1)
@@ -102,12 +102,12 @@ async def read(
 
 
 async def pages(
-    redis: RedisClient, key: ResponseKey, after: int = -1, *, with_measured: bool = False
+    redis: RedisClient, key: ResponseKey, after: int = -1, *, with_token_records: bool = False
 ) -> AsyncIterator[Page]:
     """As `read`, page by page, up to where the log ends when that is reached: at least one page."""
     has_more = True
     while has_more:
-        page = await read(redis, key, after, with_measured=with_measured)
+        page = await read(redis, key, after, with_token_records=with_token_records)
         after, has_more = after + len(page.entries), page.has_more
         yield page
 

@@ -1,8 +1,8 @@
 -- What a log holds from an entry on, at one moment and within bounds: some of its stream, or a chunk of its archive.
 -- A page holds at least one entry, however large, if there is one.
 -- KEYS state log archive
--- ARGV first# count_max# bytes_max# with_measured
--- -> {'missing'} | {'beyond', entries} | {'log', is_closed, has_more, (frame, tokens[, measured])…}
+-- ARGV first# count_max# bytes_max# with_token_records
+-- -> {'missing'} | {'beyond', entries} | {'log', is_closed, has_more, (frame, tokens[, token_record])…}
 --    | {'archive', has_more, chunk_first, chunk}
 
 -- The index is the chunks' first sequence numbers and, at its end, how many entries there are.
@@ -42,7 +42,7 @@ while at < tail and not is_full do
     end
     reply[#reply + 1] = frame
     reply[#reply + 1] = tokens
-    if with_measured == '1' then reply[#reply + 1] = entry[2][6] or '' end
+    if with_token_records == '1' then reply[#reply + 1] = entry[2][6] or '' end
     at, bytes = at + 1, bytes + #frame
   end
   is_full = is_full or at - first >= count_max

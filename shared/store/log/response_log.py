@@ -27,7 +27,7 @@ class NewEntry(msgspec.Struct, frozen=True):
 
     frame: bytes
     tokens: tuple[int, ...] = ()
-    measured: bytes = b""
+    token_record: bytes = b""
     """What the engine reported beside the tokens, packed (`worker/response/token_record.py`)."""
 
 
@@ -116,7 +116,7 @@ class ResponseLog:
         """Entries as `first`, `first + 1`, …. `usage`: as in `lease.Acquired`, once they are in the log."""
         repeated: list[Argument] = []
         for entry in entries:
-            repeated += (entry.frame, _pack(entry.tokens), entry.measured)
+            repeated += (entry.frame, _pack(entry.tokens), entry.token_record)
         return Write(self._key, token, first, len(entries), self._append(token, first, usage, *repeated))
 
     def close(self, token: str, first: int, entries: Sequence[NewEntry], closing: Closing) -> Write:
@@ -125,7 +125,7 @@ class ResponseLog:
         conversation = closing.conversation or ConversationKey(key.tenant, "")
         repeated: list[Argument] = []
         for entry in entries:
-            repeated += (entry.frame, _pack(entry.tokens), entry.measured)
+            repeated += (entry.frame, _pack(entry.tokens), entry.token_record)
         for item_id, item in closing.items:
             repeated += (item_id, item)
         call = _CLOSE(
