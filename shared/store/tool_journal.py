@@ -21,7 +21,8 @@ _SUBMIT, _RESULT = Script("tool_submit", is_confirmed=True), Script("tool_result
 _CLAIM, _SETTLE = Script("tool_claim", is_confirmed=True), Script("tool_settle", is_confirmed=True)
 # A renewal too: a primary that was replaced answers for some seconds, and no claim is kept there any more.
 _RENEW = Script("tool_renew", is_confirmed=True, allows_full=True)
-_RELEASE = Script("tool_release", allows_full=True)
+# So is giving back: who believes it of such a primary leaves the claim to lapse on the one that follows.
+_RELEASE = Script("tool_release", is_confirmed=True, allows_full=True)
 _LOOK, _RETRY = Script("tool_look"), Script("tool_retry")
 
 _decode_result: msgspec.json.Decoder[ToolResult] = msgspec.json.Decoder(ToolResult)
@@ -165,7 +166,10 @@ async def _renew(
     return await redis.run_many(
         _RENEW,
         [
-            ([keys.state(held.key), keys.tools(held.key)], [held.call_index, held.runner, ttl_ms, intent])
+            (
+                [keys.state(held.key), keys.tools(held.key)],
+                [held.call_index, held.runner, ttl_ms, intent, int(isinstance(held, Claim))],
+            )
             for held, intent in claims
         ],
     )

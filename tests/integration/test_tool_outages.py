@@ -14,7 +14,7 @@ from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store import keys, lease, tool_journal
 from shared.store.redis_client import RedisClient
-from shared.store.tool_journal import Claim
+from shared.store.tool_journal import Claim, Claiming
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, describe
 from tests.integration.mcp_servers import stdio_entry
 from tests.integration.test_tool_runner import OWNER, Response, hearing, serving, until
@@ -311,6 +311,20 @@ async def test_a_claim_is_kept_while_it_waits_for_its_confirmation_and_then_give
         await asyncio.wait([starting, running])
         await calls.close()
         await client.close()
+
+
+async def test_who_is_not_sure_of_a_claim_makes_none_by_renewing(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """Given back and taken out for the next one meanwhile, it would be nobody's, and lapse."""
+    response, claim = await take_one(redis, settings)
+    unsure = Claiming(claim.key, claim.call_index, claim.runner)
+    assert await tool_journal.renew(redis, settings, [unsure]) == []
+    assert (await response.look(0)).standing == "running"
+    await tool_journal.release(redis, [(claim.key, 0, claim.runner, False)])
+    await tool_journal.retry(redis, settings, response.lease, 0, (await response.look(0)).claim)
+    assert await tool_journal.renew(redis, settings, [unsure]) == []
+    assert (await response.look(0)).standing == "queued"
 
 
 async def take_one(redis: RedisClient, settings: Settings) -> tuple[Response, Claim]:
