@@ -4,16 +4,17 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store import keys, lease, tool_journal
-from shared.store.redis_client import RedisClient
+from shared.store.redis_client import Argument, RedisClient, Script
 from shared.store.tool_journal import Claim, Claiming
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, describe
 from tests.integration.mcp_servers import stdio_entry
@@ -325,6 +326,47 @@ async def test_who_is_not_sure_of_a_claim_makes_none_by_renewing(
     await tool_journal.retry(redis, settings, response.lease, 0, (await response.look(0)).claim)
     assert await tool_journal.renew(redis, settings, [unsure]) == []
     assert (await response.look(0)).standing == "queued"
+
+
+class Unheard(RedisClient):
+    """Results arrive, and nobody says so, as on a primary that has been replaced."""
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        reply = await super().run(script, keys, args)
+        if script.name == "tool_result":
+            raise ConnectionError("not confirmed")
+        return reply
+
+
+async def test_a_result_that_was_thrown_away_with_its_primary_is_told_again(
+    redis: RedisClient, own: Settings, settings: Settings
+) -> None:
+    """Its runner finds it there before it is confirmed, and must not take the call for somebody else's."""
+    response = await Response.begin(redis, own)
+    await response.submit(ToolCall("pipe", "no such tool", "not JSON"))
+    client = Unheard.connect(settings.redis_url, timeout_s=PATIENCE_S)
+    calls = CallsInFlight(
+        client,
+        own.model_copy(update={"redis_url": settings.redis_url}),
+        "runner",
+        Tools(own, {}, StdioServers(1.0)),
+    )
+    running = asyncio.create_task(calls.run())
+
+    async def has_result() -> bool:
+        return (await response.look(0)).standing == "answered"
+
+    try:
+        await calls.start(str(response.lease.key), 0)
+        await until(has_result)
+        await outlast_two_claims()
+        await redis.command("HDEL", keys.tools(response.lease.key), "0:result")
+        await until(has_result)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        await calls.close()
+        await client.close()
 
 
 async def take_one(redis: RedisClient, settings: Settings) -> tuple[Response, Claim]:
