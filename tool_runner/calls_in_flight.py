@@ -210,6 +210,10 @@ class CallsInFlight:
 
     def _hear_of_loss(self, claim: Claiming) -> None:
         call = self._calls.get((claim.key, claim.call_index))
-        if call is not None:
+        if call is not None and call.has_answer:
+            # What is there may be its own result, on a primary that is being replaced: telling it goes on
+            # until that is confirmed or refused, and the claim with it.
+            self._beat.add(claim)
+        elif call is not None:
             _log.info("%s: cancelled, its response is closed or the claim is lost", call)
             call.scope.cancel()

@@ -71,11 +71,14 @@ _OUTAGES = (
     Strike(6.0, "drain", "valkey", 0),
 )
 _FAILOVERS = (
-    Strike(5.0, "failover", "valkey", 0),
+    Strike(12.0, "failover", "valkey", 0),
     Strike(12.0, "failover", "valkey", 0),
     Strike(12.0, "kill", "valkey", 0),
-    Strike(12.0, "stop", "valkey", 0, 6.0),
+    Strike(20.0, "stop", "valkey", 0, 6.0),
+    Strike(25.0, "failover", "valkey", 0),
 )
+"""One server at a time: one that was killed or stood still has everything again some twelve seconds after it
+goes on. Two that are lost together are beyond what `durable_writes` promises."""
 _GRACE = {"ANTIPHON_DISCONNECT_GRACE_S": "20"}
 NAMES = ("all", "redis", "cuts", "restarts", "away", "failover", "upgrade")
 _TOOLS = {"count": 4, "build": 4, "study": 3, "short": 3, "middle": 2, "slow": 2}

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -12,12 +12,10 @@ from redis.exceptions import RedisError
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
-from shared.store.owning import lease
-from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.subscription import Subscription
-from tests.failover import MASTER_NAME, WatchedValkeys, connect
+from tests.failover import WatchedValkeys, connect
 from tests.patience import PATIENCE_S, wait_until
 from tests.requests import accept
 from tests.running import RunningCluster, start_cluster
@@ -124,111 +122,6 @@ def test_a_stream_goes_on_through_a_planned_failover(
     frames = read_through(cluster, promote)
     wait_until(lambda: valkeys.primary() != primary)
     check_whole(cluster, frames)
-
-
-def fail_over(valkeys: WatchedValkeys) -> None:
-    """Another server is the primary afterwards; the earlier one goes on for some seconds as if it were."""
-    primary = valkeys.primary()
-
-    def is_begun() -> bool:
-        try:
-            with connect(valkeys.sentinels[1]) as sentinel:
-                sentinel.execute_command("SENTINEL", "FAILOVER", MASTER_NAME)
-        except RedisError:  # it is at one already, or has just ended one
-            pass
-        return valkeys.primary() != primary
-
-    wait_until(is_begun)
-
-
-async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not await is_so():
-            await asyncio.sleep(0.02)
-
-
-async def test_who_only_asks_and_listens_leaves_a_primary_that_was_replaced_too(
-    valkeys: WatchedValkeys,
-) -> None:
-    """The earlier primary is one still for itself, for as long as this takes."""
-    primary = valkeys.primary()
-    client = RedisClient.connect(valkeys.url, timeout_s=2.0)
-    listener = RedisClient.connect_listener(valkeys.url)
-    subscription, has_missed = Subscription(listener), asyncio.Event()
-    listening = asyncio.create_task(subscription.listen(lambda *_: None, has_missed.set))
-    try:
-        await subscription.add("news")
-        assert await port_of(client) == primary
-        has_missed.clear()
-        with connect(primary) as server:
-            server.acl_setuser("default", enabled=True, commands=["-replicaof", "-slaveof"])
-        await asyncio.to_thread(fail_over, valkeys)
-
-        async def has_moved() -> bool:
-            return await port_of(client) == valkeys.primary()
-
-        await until(has_moved)
-        async with asyncio.timeout(PATIENCE_S):
-            await has_missed.wait()
-        with connect(primary) as server:
-            assert server.role()[0] == b"master"
-    finally:
-        with connect(primary) as server:
-            server.acl_setuser("default", enabled=True, commands=["+replicaof", "+slaveof"])
-        listening.cancel()
-        await asyncio.wait([listening])
-        await subscription.close()
-        await listener.close()
-        await client.close()
-
-
-async def port_of(client: RedisClient) -> int:
-    """Of the server that answers this client now."""
-    try:
-        return int((await client.command("CONFIG", "GET", "port"))[1])
-    except REDIS_AWAY:
-        return 0
-
-
-async def test_nothing_counts_as_lost_until_the_new_primary_has_been_one_for_long_enough(
-    valkeys: WatchedValkeys,
-) -> None:
-    """However soon it takes over: what was renewed on the other one meanwhile is not known there."""
-    settings = Settings(redis_url=valkeys.url)
-    client = RedisClient.connect(valkeys.url, timeout_s=2.0, durability="replica")
-    try:
-        key = await accept_in_the_end(client, settings)
-        held = await lease.acquire(client, settings, key, "a")
-        assert isinstance(held, Acquired)
-        await lease.lapsed(client, settings, 10)
-        await client.command("HSET", keys.state(key), "lease_until_ms", 1)
-        await client.command("ZADD", keys.ACTIVE, 1, str(key))
-        await be_steady(client)
-        await client.confirm()
-        await asyncio.to_thread(fail_over, valkeys)
-
-        async def writes() -> bool:
-            try:
-                await be_steady(client)
-                return await port_of(client) == valkeys.primary()
-            except REDIS_AWAY:
-                return False
-
-        await until(writes)
-        assert await lease.acquire(client, settings, key, "b") == "held"
-        assert await lease.lapsed(client, settings, 10) == []
-        since_ms = int(await client.command("HGET", keys.PULSE, "since_ms"))
-        assert since_ms > await lease.now_ms(client)  # some have still to hear of it
-        await be_steady(client)
-        assert await lease.lapsed(client, settings, 10) == [key]
-    finally:
-        await client.close()
-
-
-async def be_steady(client: RedisClient) -> None:
-    """As if sweepers had been answered for a minute, and just now."""
-    now_ms = await lease.now_ms(client)
-    await client.command("HSET", keys.PULSE, "since_ms", now_ms - 60_000, "heard_ms", now_ms)
 
 
 def has(port: int, name: str) -> bool:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,9 @@ from shared.settings import Settings
 from shared.store import keys
 from shared.store.owning import lease
 from shared.store.redis.client import RedisClient
+from shared.store.redis.scripts import ScriptCall
 from shared.store.tools import tool_journal
-from shared.store.tools.tool_journal import Claim
+from shared.store.tools.tool_journal import Claim, Claiming
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, describe
 from tests.integration.mcp_servers import stdio_entry
 from tests.integration.test_tool_runner import OWNER, Response, hearing, serving, until
@@ -311,6 +313,61 @@ async def test_a_claim_is_kept_while_it_waits_for_its_confirmation_and_then_give
         for task in (starting, running):
             task.cancel()
         await asyncio.wait([starting, running])
+        await calls.close()
+        await client.close()
+
+
+async def test_who_is_not_sure_of_a_claim_makes_none_by_renewing(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """Given back and taken out for the next one meanwhile, it would be nobody's, and lapse."""
+    response, claim = await take_one(redis, settings)
+    unsure = Claiming(claim.key, claim.call_index, claim.runner)
+    assert await tool_journal.renew(redis, settings, [unsure]) == []
+    assert (await response.look(0)).standing == "running"
+    await tool_journal.release(redis, [(claim.key, 0, claim.runner, False)])
+    await tool_journal.retry(redis, settings, response.lease, 0, (await response.look(0)).claim)
+    assert await tool_journal.renew(redis, settings, [unsure]) == []
+    assert (await response.look(0)).standing == "queued"
+
+
+class Unheard(RedisClient):
+    """Results arrive, and nobody says so, as on a primary that has been replaced."""
+
+    async def run(self, call: ScriptCall) -> Any:
+        reply = await super().run(call)
+        if call.script.name == "tools/result":
+            raise ConnectionError("not confirmed")
+        return reply
+
+
+async def test_a_result_that_was_thrown_away_with_its_primary_is_told_again(
+    redis: RedisClient, own: Settings, settings: Settings
+) -> None:
+    """Its runner finds it there before it is confirmed, and must not take the call for somebody else's."""
+    response = await Response.begin(redis, own)
+    await response.submit(ToolCall("pipe", "no such tool", "not JSON"))
+    client = Unheard.connect(settings.redis_url, timeout_s=PATIENCE_S)
+    calls = CallsInFlight(
+        client,
+        own.model_copy(update={"redis_url": settings.redis_url}),
+        "runner",
+        Tools(own, {}, StdioServers(1.0)),
+    )
+    running = asyncio.create_task(calls.run())
+
+    async def has_result() -> bool:
+        return (await response.look(0)).standing == "answered"
+
+    try:
+        await calls.start(str(response.lease.key), 0)
+        await until(has_result)
+        await outlast_two_claims()
+        await redis.command("HDEL", keys.tools(response.lease.key), "0:result")
+        await until(has_result)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
         await calls.close()
         await client.close()
 

@@ -1,12 +1,15 @@
 -- A runner that is at a call keeps its claim. What a failover has lost, the claim or with it the intent, is
 -- written again: the runner knows. It sends the intent ('' otherwise) only when it is told that there is none.
+-- Not `is_sure`: it does not know whether it has the call. Then only a claim that is there is kept: one that it gives
+-- back meanwhile must not come again.
 -- USES redis/clock
 -- KEYS state tools
--- ARGV index runner claim_ttl_ms# intent
+-- ARGV index runner claim_ttl_ms# intent is_sure
 -- -> 'kept' | 'unknown' | 'taken' | 'done' | 'gone'
 if redis.call('HGET', state, 'closed') ~= '' then return 'gone' end
 if redis.call('HEXISTS', tools, index .. ':result') == 1 then return 'done' end
 local claim = redis.call('HGET', tools, index .. ':claim')
+if not claim and is_sure == '0' then return 'unknown' end
 local holder, until_ms = string.match(claim or '', '^(%S+) (%S+)')
 if claim and (holder ~= runner or tonumber(until_ms) <= 0) then return 'taken' end  -- or was given back
 if redis.call('HEXISTS', tools, index .. ':intent') == 0 then

@@ -28,7 +28,8 @@ _CLAIM, _SETTLE = (
 )
 # A renewal too: a primary that was replaced answers for some seconds, and no claim is kept there any more.
 _RENEW = LuaScript("tools/renew", is_confirmed=True, allows_full=True)
-_RELEASE = LuaScript("tools/release", allows_full=True)
+# So is giving back: who believes it of such a primary leaves the claim to lapse on the one that follows.
+_RELEASE = LuaScript("tools/release", is_confirmed=True, allows_full=True)
 _LOOK, _RETRY = LuaScript("tools/look"), LuaScript("tools/retry")
 
 _decode_result: msgspec.json.Decoder[ToolResult] = msgspec.json.Decoder(ToolResult)
@@ -190,6 +191,7 @@ async def _renew(
                 runner=held.runner,
                 claim_ttl_ms=ttl_ms,
                 intent=intent,
+                is_sure=int(isinstance(held, Claim)),
             )
             for held, intent in claims
         ]
