@@ -7,7 +7,7 @@ is a violation is `checker`'s to say.
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from tests.chaos.history import EventSeen, Observation, OfCall, Replayed, Struck, ViewEnded, ViewOpened
+from tests.chaos.history import Asked, EventSeen, Observation, OfCall, Replayed, Struck, ViewEnded, ViewOpened
 
 LEASE_TTL_S = 1.5
 """`lease_ttl_s` of the cluster that is judged; a tool runner's claim lasts as long."""
@@ -16,6 +16,9 @@ REACH_S = 10 * LEASE_TTL_S
 up to 10 s), connections are made anew."""
 CALM_WAIT_MAX_S = 20 * LEASE_TTL_S
 """So long a client may wait for an event while nothing that was done is felt any more."""
+ABANDONED_AFTER_S = 30.0
+"""`disconnect_grace_s` of the cluster that is judged: longer than any client is kept away from its stream, however
+the processes fall."""
 
 _NO_DEATH = frozenset({"miss", "drain", "upgrade", "slow", "cut", "reset"})
 
@@ -84,13 +87,18 @@ def _reach(seen: Struck) -> Span:
 
 
 def span_of(seen: Iterable[OfCall]) -> Span:
-    """From the first to the last observation of a call, the replay at the end aside."""
-    times_s = []
+    """From the first to the last observation of a call, the replay at the end aside.
+
+    A response that its client has abandoned goes on, unseen, until the grace is over.
+    """
+    times_s, unseen_s = [], 0.0
     for one in seen:
         if isinstance(one, Replayed):
             break
+        if isinstance(one, Asked) and one.way == "abandon":
+            unseen_s = ABANDONED_AFTER_S
         times_s.append(one.at_s)
-    return Span(min(times_s, default=0.0), max(times_s, default=0.0))
+    return Span(min(times_s, default=0.0), max(times_s, default=0.0) + unseen_s)
 
 
 def waits(seen: Iterable[OfCall]) -> Iterator[Span]:

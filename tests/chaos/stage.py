@@ -20,12 +20,11 @@ from tests.chaos import network
 from tests.chaos.courses import Course
 from tests.chaos.network import Network
 from tests.chaos.plans import SCRIPT
+from tests.chaos.reasons import ABANDONED_AFTER_S
 from tests.chaos.upgrade import check_out
 from tests.failover import MASTER_NAME, WatchedValkeys, connect
 
 OWNERS_LOST_MAX = 3
-_ABANDONED_AFTER_S = 30.0
-"""Longer than any client is kept away from its stream, however the processes fall."""
 _END = re.compile(r"^\[launcher\] (\S+) ended with ([^;]+);", re.MULTILINE)
 _REPAIRED_AFTER_S = 2.0
 """A server of several that was killed starts again after this."""
@@ -100,7 +99,7 @@ def _settings(folder: Path) -> dict[str, str]:
         "ANTIPHON_MCP_SERVERS": str(folder / "servers.json"),
         "ANTIPHON_OWNERS_LOST_MAX": str(OWNERS_LOST_MAX),
         "ANTIPHON_KEEP_ALIVE_S": "1",
-        "ANTIPHON_DISCONNECT_GRACE_S": str(_ABANDONED_AFTER_S),
+        "ANTIPHON_DISCONNECT_GRACE_S": str(ABANDONED_AFTER_S),
     }
 
 

@@ -629,6 +629,11 @@ def test_a_call_whose_outcome_is_unknown_may_have_been_executed_once_or_never() 
     assert run.check() == []
     run.counted[f"{key}-1"] = 2
     assert run.rules() == {"no call runs twice"}
+    run.counted[f"{key}-1"] = 1
+    run.more = [struck("tool_runner", at_s=20.0)]
+    assert run.rules() == {"an unknown outcome has its cause"}
+    run.way = "abandon"
+    assert run.check() == [], "its client has left, and it goes on"
 
 
 def test_a_result_without_an_execution_is_found() -> None:
