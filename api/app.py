@@ -118,13 +118,13 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
 
         def end_streams() -> None:
             app.state.has_ended = True
-            services.watchers.end()
+            services.read.watchers.end()
             hub.end_streams()
 
         app.state.end_streams = end_streams
         running = [
             asyncio.create_task(hub.run(), name="hub"),
-            asyncio.create_task(services.watchers.run(), name="watchers"),
+            asyncio.create_task(services.read.watchers.run(), name="watchers"),
             # Workers sweep, too; this keeps alive what waits while there is none, and feels Redis's pulse.
             asyncio.create_task(sweep(redis, settings, settings.sweep_interval_s), name="sweeper"),
             asyncio.create_task(presence.stay(redis, "api", new_owner("api")), name="presence"),

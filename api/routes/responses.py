@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse, Response
 from api.bodies.includes import check_include
 from api.errors import invalid_value
 from api.paging import read_page
+from api.read import FROM_THE_START, Cursor, Frames
 from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, with_body
-from api.services import FROM_THE_START, Cursor, Frames
 from api.sse import event_stream
 from shared.race import race
 from shared.settings import KeepAliveForm, Settings
@@ -37,14 +37,14 @@ async def create(
     """
     keep_alive = _keep_alive(request, settings)
     repeated = request.headers.get("idempotency-key")
-    created = await with_body(request, settings, lambda body: services.create(tenant, body, repeated))
+    created = await with_body(request, settings, lambda body: services.accept.create(tenant, body, repeated))
     key, is_watched = created.key, not created.is_background
     if created.is_streamed:
-        frames = services.follow(key, FROM_THE_START, is_watched=is_watched)
+        frames = services.read.follow(key, FROM_THE_START, is_watched=is_watched)
         return event_stream(frames, settings, keep_alive)
     if created.is_background:
-        return json_of(await services.tell(key))
-    snapshot = await _unless_disconnected(request, services.finish(key))
+        return json_of(created.born or await services.read.tell(key))
+    snapshot = await _unless_disconnected(request, services.read.finish(key))
     return json_of(snapshot) if snapshot is not None else Response(status_code=_CLIENT_CLOSED_REQUEST)
 
 
@@ -53,7 +53,7 @@ async def count_input_tokens(
     request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
     """How many tokens a create call with this body would have as input."""
-    tokens = await with_body(request, settings, lambda body: services.count_input_tokens(tenant, body))
+    tokens = await with_body(request, settings, lambda body: services.accept.count_input_tokens(tenant, body))
     return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
 
 
@@ -69,9 +69,9 @@ async def retrieve(
     check_include(request.query_params.multi_items())
     cursor, keep_alive = _cursor(request), _keep_alive(request, settings)
     if not _flag(request, "stream"):
-        return json_of(await services.retrieve(tenant, response_id))
-    key, state = await services.find_log(tenant, response_id)
-    frames = await services.resume(key, state, cursor)
+        return json_of(await services.read.retrieve(tenant, response_id))
+    key, state = await services.read.find_log(tenant, response_id)
+    frames = await services.read.resume(key, state, cursor)
     if frames is not None:
         return event_stream(frames, settings, keep_alive)
     if cursor.param == _LAST_EVENT_ID:
@@ -82,13 +82,13 @@ async def retrieve(
 @router.post("/{response_id}/cancel")
 async def cancel(response_id: str, tenant: TenantDep, services: ServicesDep) -> Response:
     """Stops a response for good; repeated, it answers the same."""
-    return json_of(await services.cancel(tenant, response_id))
+    return json_of(await services.read.cancel(tenant, response_id))
 
 
 @router.delete("/{response_id}")
 async def delete(response_id: str, tenant: TenantDep, services: ServicesDep) -> Response:
     """Forgets a response that has ended; every later call on its id is 404."""
-    await services.delete(tenant, response_id)
+    await services.read.delete(tenant, response_id)
     return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
 
@@ -99,7 +99,7 @@ async def list_input_items(
     """What the response was given to read, a page at a time."""
     check_include(request.query_params.multi_items())
     page = read_page(request.query_params)
-    return json_of(await services.list_input_items(tenant, response_id, page))
+    return json_of(await services.read.list_input_items(tenant, response_id, page))
 
 
 def _flag(request: Request, name: str) -> bool:

@@ -62,6 +62,21 @@ async def cancel(
     return await end_at_once(redis, settings, key, owner, lifecycle.cancel)
 
 
+async def cancel_kept(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str) -> bytes | None:
+    """Ends a response that the API tells of as cancelled: JSON of its end, in two round trips.
+
+    None, and nothing done: it has ended before, or there is no such response that is kept.
+    """
+    while True:
+        acquired = await lease.seize(redis, settings, key, owner, only_kept=True)
+        if not isinstance(acquired, Acquired):
+            return None
+        try:
+            return await _close(redis, settings, acquired, lifecycle.cancel)
+        except LeaseLost:
+            continue  # somebody else ended it meanwhile
+
+
 async def end_at_once(
     redis: RedisClient,
     settings: Settings,
@@ -94,12 +109,14 @@ async def _close(
     settings: Settings,
     acquired: Acquired,
     make_event: Callable[[Response], TerminalEvent],
-) -> None:
+) -> bytes:
+    """The snapshot."""
     event = make_event(with_usage(_born(acquired), acquired.usage))
     held, first = acquired.lease, acquired.next_sequence_number
     closing = closing_of(event, held.key.tenant, settings)
     log = ResponseLog(LogLimits.of(settings), held.key)
     await write_now(redis, log.close(held.proof, first, [NewEntry(frame(event, first))], closing))
+    return closing.snapshot
 
 
 def _born(acquired: Acquired) -> Response:

@@ -9,13 +9,15 @@
 -- it takes that again, so that no lost answer leaves a lease that nobody keeps.
 -- `token_used`: one that the owner has had before; a failover may have taken it back. No owner gets one twice, for
 -- what it sent with it then may still be under way.
+-- `force`: 'no', 'any', or 'kept': then a response that is neither stored nor in the background is not there.
 -- `known_format`: the newest that the owner can replay. `format_needed` is what the record was begun in, or what an
 -- owner since has written: a record that needs a newer owner is left for one.
 -- `born`: entry 0, for who takes the lease by force; the request, which may be long, is read apart.
 -- `record_bytes`: how long the request is, for who has to find room for it.
 -- -> {'acquired', fencing_token, next_sequence_number, deaths, format, usage, born, record_bytes}
 --    | {'held'} | {'newer'} | {'closed'} | {'missing'}
-local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'owner', 'format', 'format_needed', 'usage')
+local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'owner', 'format', 'format_needed', 'usage',
+  'store', 'background')
 if not fields[1] then
   redis.call('ZREM', active, member)
   return {'missing'}
@@ -24,22 +26,23 @@ if fields[1] ~= '' then
   redis.call('ZREM', active, member)
   return {'closed'}
 end
+if force == 'kept' and fields[7] ~= '1' and fields[8] ~= '1' then return {'missing'} end
 local now = now_ms()
 -- A time further off than any lease lasts was written by another clock, before a failover.
 local lease_until = tonumber(fields[2])
-local is_free = force == '1' or fields[3] == owner and is_at_it == '0'
+local is_free = force ~= 'no' or fields[3] == owner and is_at_it == '0'
 if not is_free and lease_until > now and lease_until <= now + 2 * lease_ttl_ms then return {'held'} end
 if not is_free and lease_until > 0 and not is_steady(pulse, now, lease_ttl_ms) then return {'held'} end
 local format = tonumber(fields[4] or 1)  -- records had no number at first
 local needed = tonumber(fields[5] or format)
-if force ~= '1' and needed > known_format then return {'newer'} end
+if force == 'no' and needed > known_format then return {'newer'} end
 local token = math.max(tonumber(redis.call('HGET', state, 'attempt')), token_used) + 1
 redis.call('HSET', state, 'attempt', token)
-local has_lapsed = force ~= '1' and lease_until > 0 and fields[3] ~= owner
+local has_lapsed = force == 'no' and lease_until > 0 and fields[3] ~= owner
 local deaths = redis.call('HINCRBY', state, 'deaths', has_lapsed and 1 or 0)
 redis.call('HSET', state, 'owner', owner, 'lease_until_ms', now + lease_ttl_ms,
   'format_needed', math.max(needed, known_format))
 redis.call('ZADD', active, now + lease_ttl_ms, member)
-local first = force == '1' and redis.call('XRANGE', log, '1-0', '1-0')[1]
+local first = force ~= 'no' and redis.call('XRANGE', log, '1-0', '1-0')[1]
 return {'acquired', token, redis.call('XLEN', log), deaths, format, fields[6] or '', first and first[2][2] or '',
   redis.call('HSTRLEN', state, 'request')}

@@ -77,14 +77,18 @@ async def acquire(
     Not `is_at_it`: the owner has not got the response, so a lease in its name is one that it never heard of.
     `token_used`: the last one that the owner has had for it; it gets a later one, also after a failover.
     """
-    return await _acquire(redis, settings, key, owner, force=False, is_at_it=is_at_it, token_used=token_used)
+    return await _acquire(redis, settings, key, owner, force="no", is_at_it=is_at_it, token_used=token_used)
 
 
 async def seize(
-    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str
+    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str, *, only_kept: bool = False
 ) -> Acquired | NotAcquired:
-    """Takes the lease from whoever holds it; from then on their token is stale. Never `held` or `newer`."""
-    return await _acquire(redis, settings, key, owner, force=True, is_at_it=True, token_used=0)
+    """Takes the lease from whoever holds it; from then on their token is stale. Never `held` or `newer`.
+
+    `only_kept`: what the API does not tell of (`response_store.State.is_kept`) is `missing`.
+    """
+    force: Literal["any", "kept"] = "kept" if only_kept else "any"
+    return await _acquire(redis, settings, key, owner, force=force, is_at_it=True, token_used=0)
 
 
 async def _acquire(
@@ -93,7 +97,7 @@ async def _acquire(
     key: ResponseKey,
     owner: str,
     *,
-    force: bool,
+    force: Literal["no", "any", "kept"],
     is_at_it: bool,
     token_used: int,
 ) -> Acquired | NotAcquired:
@@ -106,7 +110,7 @@ async def _acquire(
             member=str(key),
             owner=owner,
             lease_ttl_ms=int(settings.lease_ttl_s * 1000),
-            force=int(force),
+            force=force,
             known_format=RECORD_FORMAT,
             is_at_it=int(is_at_it),
             token_used=token_used,

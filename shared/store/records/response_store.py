@@ -259,6 +259,25 @@ async def read_state(redis: RedisClient, key: ResponseKey) -> State | None:
     return state
 
 
+async def read_ended(redis: RedisClient, key: ResponseKey) -> Stored | None:
+    """What tells of a response once it has ended, in one round trip: as `read_stored`, without the request
+    unless it is in an archive. With `durable_writes`, as `read_state`."""
+    stored = await _read_ended(redis, key)
+    if redis.is_confirming and (stored is None or stored.state.closed):
+        await redis.confirm()
+        stored = await _read_ended(redis, key)
+    return stored
+
+
+async def _read_ended(redis: RedisClient, key: ResponseKey) -> Stored | None:
+    fields, packed = await redis.transaction(
+        ("HMGET", keys.state(key), *_STATE_FIELDS, "snapshot"),
+        ("HGET", keys.archive(key), archive.RECORD_FIELD),
+    )
+    *state, snapshot = fields
+    return _stored([*state, None, snapshot], packed)
+
+
 async def read_request(redis: RedisClient, key: ResponseKey) -> bytes:
     """JSON of the ResponseRequest of an open response; empty if there is none."""
     return await redis.command("HGET", keys.state(key), "request") or b""

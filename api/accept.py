@@ -1,0 +1,200 @@
+"""Accepting a response: what a create call asks for, checked, composed and written in one script.
+
+Owns the order of things, from the body to the record; what is told of a response afterwards is `read`'s.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import msgspec
+
+from api import context
+from api.bodies.requests import Birth, Creation, RequestLimits, read_create
+from api.context import Sources, compose
+from api.conversations import Conversations
+from api.errors import unsupported_parameter
+from api.offload import Offload
+from api.prompt_length import check_prompt_length
+from api.tenants import Tenants
+from shared import ids
+from shared.events import encode
+from shared.lifecycle import begin, fold
+from shared.responses import ConversationReference, ResponseRequest
+from shared.settings import Settings
+from shared.store.keys import ConversationKey, ResponseKey
+from shared.store.records import response_store, token_count
+from shared.store.records.response_store import (
+    ConversationLocked,
+    ConversationMoved,
+    Membership,
+    NewResponse,
+    Repetition,
+)
+from shared.store.redis.client import RedisClient
+
+_READINGS_MAX = 3
+"""So often a conversation is read for one create call, if others add items to it at that moment."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    key: ResponseKey
+    is_streamed: bool
+    is_background: bool
+    born: bytes = b""
+    """JSON of the response as it was accepted, if that answers the call and no earlier call made it."""
+
+
+class Acceptance:
+    def __init__(
+        self,
+        redis: RedisClient,
+        offload: Offload,
+        conversations: Conversations,
+        settings: Settings,
+        clock: Callable[[], float],
+        tenants: Tenants,
+    ) -> None:
+        """`clock` returns seconds since the epoch."""
+        self._redis = redis
+        self._offload = offload
+        self._conversations = conversations
+        self._settings = settings
+        self._clock = clock
+        self._tenants = tenants
+        self._asking = asyncio.Semaphore(token_count.ASKING_MAX)
+
+    async def create(self, tenant: str, raw: bytes, idempotency_key: str | None = None) -> Created:
+        """Accepts a create call, or raises and writes nothing.
+
+        Raises ClientError, QueueFull, TenantBusy, KeyReused, REDIS_AWAY.
+        """
+        async with self._offload.in_hand(len(raw)):
+            return await self._create(tenant, raw, idempotency_key)
+
+    async def _create(self, tenant: str, raw: bytes, idempotency_key: str | None) -> Created:
+        creation = await self._read(raw)
+        response = creation.request.response
+        self._check_background(response.background, response.store)
+        self._check_secrets(creation.secret_param)
+        repetition = None
+        if idempotency_key is not None:
+            digest = await self._offload.run(len(raw), lambda: hashlib.sha256(raw).hexdigest())
+            repetition = Repetition(idempotency_key, digest)
+            async with self._redis_bound():  # up to three round trips
+                known = await response_store.find_repeated(self._redis, tenant, repetition)
+            if known is not None:
+                return Created(known, creation.is_streamed, response.background)
+        return await self._accept(tenant, creation, len(raw), repetition)
+
+    async def _accept(
+        self, tenant: str, creation: Creation, raw_bytes: int, repetition: Repetition | None
+    ) -> Created:
+        """Writes the response with what it is to read, which is read again if that has moved on meanwhile."""
+        for _ in range(_READINGS_MAX):
+            sources = await self._read_sources(tenant, creation)
+            new, born = await self._compose(
+                creation,
+                sources,
+                raw_bytes,
+                lambda request: self._make_new(tenant, request, creation, repetition),
+            )
+            new = replace(new, membership=sources.membership)
+            try:
+                key = await response_store.create(self._redis, self._settings_of(tenant), new)
+            except ConversationMoved:
+                continue
+            return Created(key, creation.is_streamed, new.is_background, born if key == new.key else b"")
+        raise ConversationLocked
+
+    def _settings_of(self, tenant: str) -> Settings:
+        return self._tenants.limits_of(tenant).over(self._settings)
+
+    def _make_new(
+        self, tenant: str, request: ResponseRequest, creation: Creation, repetition: Repetition | None
+    ) -> tuple[NewResponse, bytes]:
+        """With what answers a call that waits for nothing more.
+
+        A stream that is too long is accepted: what is wrong with it is told in its own events.
+        """
+        if not creation.is_streamed:
+            check_prompt_length(request, self._settings.context_tokens_max)
+        response = request.response
+        previous = response.previous_response_id
+        parent = ResponseKey(tenant, previous) if previous is not None else None
+        key = ResponseKey(tenant, response.id)
+        is_answer = response.background and not creation.is_streamed
+        born = encode(fold(begin(response))) if is_answer else b""
+        return NewResponse.of(key, request, creation.secrets, parent, repetition), born
+
+    async def _read(self, raw: bytes) -> Creation:
+        birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))
+        settings = self._settings
+        limits = RequestLimits(settings.items_max, settings.tools_max, settings.json_values_max)
+        models = settings.models
+        return await self._offload.run(len(raw), lambda: read_create(raw, birth, models, limits))
+
+    async def _compose(
+        self,
+        creation: Creation,
+        sources: Sources,
+        raw_bytes: int,
+        finish: Callable[[ResponseRequest], T],
+    ) -> T:
+        """What `finish` makes of the request with all that stands before its input."""
+        request = creation.request
+        if creation.conversation_id is not None:
+            reference = ConversationReference(creation.conversation_id)
+            response = msgspec.structs.replace(request.response, conversation=reference)
+            request = msgspec.structs.replace(request, response=response)
+        return await self._offload.run(
+            raw_bytes + sources.size_bytes,
+            lambda: finish(compose(request, creation.items, sources, self._settings)),
+        )
+
+    async def _read_sources(self, tenant: str, creation: Creation) -> Sources:
+        request = creation.request
+        parent, membership = None, None
+        items: Sequence[bytes] = ()
+        if creation.conversation_id is not None:
+            conversation = ConversationKey(tenant, creation.conversation_id)
+            read = await self._conversations.read_context(conversation)
+            items, membership = read.items, Membership(conversation, read.place)
+        elif request.response.previous_response_id is not None:
+            key = ResponseKey(tenant, request.response.previous_response_id)
+            parent = await context.read_parent(self._redis, key)
+        referenced = await context.read_references(
+            self._redis, self._offload, self._settings, tenant, creation.items, "input"
+        )
+        return Sources(parent, items, referenced, membership)
+
+    def _check_background(self, background: bool, store: bool) -> None:
+        if background and not store and not self._settings.allow_unstored_background:
+            raise unsupported_parameter("background", "background can only be used when `store` is true.")
+
+    def _check_secrets(self, param: str | None) -> None:
+        """What could not be sealed is not taken; on a developer's own machine it may lie open."""
+        is_at_home = self._tenants.is_open and not self._settings.open_hosts
+        if param is not None and self._settings.secrets_key is None and not is_at_home:
+            reason = "This server keeps no secrets for tool servers: its operator has set no secrets_key."
+            raise unsupported_parameter(param, reason)
+
+    async def count_input_tokens(self, tenant: str, raw: bytes) -> int:
+        """How many tokens the model would read. Raises ClientError, and REDIS_AWAY if no worker answers."""
+        async with self._offload.in_hand(len(raw)):
+            record = await self._record(tenant, raw)
+        return await token_count.ask(self._redis, self._settings_of(tenant), tenant, record, self._asking)
+
+    async def _record(self, tenant: str, raw: bytes) -> bytes:
+        creation = await self._read(raw)
+        sources = await self._read_sources(tenant, creation)
+        return await self._compose(creation, sources, len(raw), msgspec.json.encode)
+
+    def _redis_bound(self) -> asyncio.Timeout:
+        """For what takes several round trips: an answer within this time, or REDIS_AWAY."""
+        return asyncio.timeout(self._settings.redis_timeout_s)

@@ -1,0 +1,230 @@
+"""What is told of a response: finding it, following it, waiting for it, ending it. Knows nothing of HTTP.
+
+Bytes that leave are those stored. Owns which responses are told of at all, and to whom.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from api.errors import (
+    ResponseLost,
+    cannot_cancel,
+    cannot_delete,
+    context_length_exceeded,
+    cursor_beyond_end,
+    response_not_found,
+)
+from api.folds import Folds
+from api.hub import LogGone, LogShorter
+from api.offload import Offload
+from api.paging import PageRequest
+from shared import ids
+from shared.context_length import TOO_LONG
+from shared.responses import ResponseError
+from shared.settings import Settings
+from shared.store.keys import ResponseKey
+from shared.store.log import closing
+from shared.store.records import response_store
+from shared.store.records.response_store import State, Stored
+from shared.store.records.watchers import Watchers
+from shared.store.redis.client import RedisClient
+
+FROM_THE_START = -1
+
+Frames = AsyncGenerator[bytes, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The sequence number of the last event that a reader has seen, and where it has said so."""
+
+    after: int = FROM_THE_START
+    param: str = "starting_after"
+
+
+class Follower(Protocol):
+    def follow(self, key: ResponseKey, after: int) -> AsyncGenerator[bytes, None]:
+        """Stored frames with sequence_number > `after`, until the log is closed. Raises LogGone."""
+
+
+class Reading:
+    def __init__(self, redis: RedisClient, offload: Offload, follower: Follower, settings: Settings) -> None:
+        self._redis = redis
+        self._offload = offload
+        self._follower = follower
+        self._settings = settings
+        self._name = ids.new_owner("api")
+        self._folds = Folds(redis, offload)
+        self.watchers = Watchers(redis, self._hear_last_reader_left)
+
+    # --- finding --------------------------------------------------------------------------------
+
+    async def find_log(self, tenant: str, response_id: str) -> tuple[ResponseKey, State]:
+        """A response of this tenant, kept or not: its own reader may come back.
+
+        Raises ClientError where there is none; somebody else's id is like one that never was.
+        """
+        key = _key_of(tenant, response_id)
+        async with self._redis_bound():
+            state = await response_store.read_state(self._redis, key)
+        if state is None:
+            raise response_not_found(response_id)
+        return key, state
+
+    async def retrieve(self, tenant: str, response_id: str) -> bytes:
+        """JSON of the response as it is now: its snapshot, or while it is open the fold of its log.
+
+        Raises ClientError also for one that is not kept.
+        """
+        return await self._read_response(*await self._find_kept(tenant, response_id))
+
+    async def _find_kept(self, tenant: str, response_id: str) -> tuple[ResponseKey, Stored]:
+        key = _key_of(tenant, response_id)
+        async with self._redis_bound():
+            stored = await response_store.read_ended(self._redis, key)
+        if stored is None or not stored.state.is_kept:
+            raise response_not_found(response_id)
+        return key, stored
+
+    async def _read_response(self, key: ResponseKey, stored: Stored) -> bytes:
+        if stored.state.closed:
+            self._folds.forget(key)
+            return await self._snapshot_of(stored)
+        told = await self._folds.tell(key)
+        if not told:
+            raise response_not_found(key.response_id)
+        return told
+
+    async def tell(self, key: ResponseKey) -> bytes:
+        """As `retrieve`, for a response that an earlier call has made, stored or not."""
+        async with self._redis_bound():
+            stored = await response_store.read_ended(self._redis, key)
+        if stored is None:
+            raise ResponseLost(key.response_id)
+        return await self._read_response(key, stored)
+
+    async def list_input_items(self, tenant: str, response_id: str, page: PageRequest) -> bytes:
+        """JSON of a page of what the response was given to read."""
+        stored = await response_store.read_stored(self._redis, _key_of(tenant, response_id))
+        if stored is None or not stored.state.is_kept:
+            raise response_not_found(response_id)
+        return await self._offload.run(stored.size_bytes, lambda: _list_page(stored, page))
+
+    # --- reading --------------------------------------------------------------------------------
+
+    async def follow(self, key: ResponseKey, after: int, *, is_watched: bool) -> AsyncGenerator[bytes, None]:
+        """Yields stored frames after a number, to the end. `is_watched`: the response lives while read."""
+        if not is_watched:
+            async with aclosing(self._follower.follow(key, after)) as frames:
+                async for some in frames:
+                    yield some
+            return
+        async with self.watchers.present(key), aclosing(self._follower.follow(key, after)) as frames:
+            async for some in frames:
+                yield some
+
+    async def resume(self, key: ResponseKey, state: State, cursor: Cursor) -> Frames | None:
+        """As `follow`, for a reader that comes back. None: it has read to the end already.
+
+        Raises ClientError where the log has ended before what the reader says it has seen.
+        """
+        frames = self.follow(key, cursor.after, is_watched=not state.is_background and not state.closed)
+        if not state.closed:
+            return frames
+        try:
+            first = await anext(frames, None)
+        except LogGone:
+            raise response_not_found(key.response_id) from None
+        except LogShorter as last:
+            raise cursor_beyond_end(cursor.param, str(last)) from None
+        return None if first is None else _chain(first, frames)
+
+    async def _hear_last_reader_left(self, key: ResponseKey) -> None:
+        """With a grace, the owner's beat decides later; it also does when this node dies."""
+        if self._settings.disconnect_grace_s == 0:
+            await closing.cancel(self._redis, self._settings, key, self._name)
+
+    async def finish(self, key: ResponseKey) -> bytes:
+        """Waits for the end of a response; JSON of how it ended.
+
+        Raises ResponseLost, NodeEnding; ClientError for one that turned out to be too long for the model.
+        """
+        try:
+            frames = self.follow(key, FROM_THE_START, is_watched=True)
+            async with aclosing(frames):
+                async for _ in frames:
+                    pass
+        except LogGone:
+            raise ResponseLost(key.response_id) from None
+        async with self._redis_bound():
+            stored = await response_store.read_ended(self._redis, key)
+        if stored is None or not stored.state.closed:
+            raise ResponseLost(key.response_id)
+        snapshot = await self._snapshot_of(stored)
+        if stored.state.closed == "failed":
+            ending = await self._offload.run(len(snapshot), lambda: _read_ending(snapshot))
+            if ending.error == TOO_LONG:
+                raise context_length_exceeded()
+        return snapshot
+
+    async def _snapshot_of(self, stored: Stored) -> bytes:
+        record = await self._offload.run(len(stored.packed), stored.unpack)
+        return record.snapshot
+
+    # --- ending ---------------------------------------------------------------------------------
+
+    async def cancel(self, tenant: str, response_id: str) -> bytes:
+        """JSON of the cancelled response. Raises ClientError if it has ended in another way."""
+        key = _key_of(tenant, response_id)
+        async with self._redis_bound():
+            snapshot = await closing.cancel_kept(self._redis, self._settings, key, self._name)
+        if snapshot is not None:
+            self._folds.forget(key)
+            return snapshot
+        _, stored = await self._find_kept(tenant, response_id)
+        if stored.state.closed != "cancelled":
+            raise cannot_cancel(stored.state.closed, stored.state.is_background)
+        return await self._snapshot_of(stored)
+
+    async def delete(self, tenant: str, response_id: str) -> None:
+        """Raises ClientError if there is none, or if it is still open."""
+        key, _ = await self._find_kept(tenant, response_id)
+        outcome = await response_store.delete(self._redis, key)
+        if outcome == "open":
+            raise cannot_delete()
+        if outcome == "missing":
+            raise response_not_found(response_id)
+
+    def _redis_bound(self) -> asyncio.Timeout:
+        """For what takes several round trips: an answer within this time, or REDIS_AWAY."""
+        return asyncio.timeout(self._settings.redis_timeout_s)
+
+
+def _key_of(tenant: str, response_id: str) -> ResponseKey:
+    if not ids.is_response_id(response_id):
+        raise response_not_found(response_id)
+    return ResponseKey(tenant, response_id)
+
+
+async def _chain(first: bytes, rest: Frames) -> Frames:
+    async with aclosing(rest):
+        yield first
+        async for some in rest:
+            yield some
+
+
+def _list_page(stored: Stored, page: PageRequest) -> bytes:
+    request = stored.open().request
+    return msgspec.json.encode(page.cut([*request.context, *request.input]))
+
+
+class _Ending(msgspec.Struct):
+    error: ResponseError | None
+
+
+_read_ending = msgspec.json.Decoder(_Ending).decode
