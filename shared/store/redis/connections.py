@@ -12,8 +12,7 @@ import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
-from redis._parsers.base import BaseParser
-from redis.asyncio.connection import Connection
+from redis.asyncio.connection import Connection, DefaultParser
 from redis.exceptions import ConnectionError as _ConnectionError
 from redis.exceptions import (
     ExecAbortError,
@@ -31,14 +30,17 @@ class Unready(ResponseError):
     """The server is there and refuses for now: something around it has to recover first."""
 
 
-# What redis-py has no name for: a replica without its primary, a primary without its replicas, a disk that
-# takes no writes, a blocked command whose primary was demoted, a script that takes long; and what a proxy in
-# front of a cluster says while that moves things.
-BaseParser.EXCEPTION_CLASSES.update(
-    dict.fromkeys(
-        ("MASTERDOWN", "NOREPLICAS", "MISCONF", "UNBLOCKED", "BUSY", "CLUSTERDOWN", "TRYAGAIN"), Unready
-    )
-)
+_UNREADY = ("MASTERDOWN", "NOREPLICAS", "MISCONF", "UNBLOCKED", "BUSY", "CLUSTERDOWN", "TRYAGAIN")
+"""What redis-py has no name for: a replica without its primary, a primary without its replicas, a disk that
+takes no writes, a blocked command whose primary was demoted, a script that takes long; and what a proxy in
+front of a cluster says while that moves things."""
+
+
+class _ReplyParser(DefaultParser):  # type: ignore[misc, valid-type]
+    """redis-py's own, which knows these refusals too."""
+
+    EXCEPTION_CLASSES = DefaultParser.EXCEPTION_CLASSES | dict.fromkeys(_UNREADY, Unready)
+
 
 TORN = (RuntimeError, AttributeError, EOFError, InvalidResponse)
 """What else a dead connection is said to be: uvloop's transport that is closed, redis-py's that another task
@@ -215,6 +217,7 @@ def make_pool(
 def _guard(pool: "redis.asyncio.ConnectionPool", timeout_s: float) -> "redis.asyncio.ConnectionPool":
     bases = (_Guarded, pool.connection_class)
     pool.connection_class = type("GuardedConnection", bases, {"read_timeout_s": timeout_s})
+    pool.connection_kwargs["parser_class"] = _ReplyParser
     return pool
 
 
