@@ -17,8 +17,8 @@ up to 10 s), connections are made anew."""
 CALM_WAIT_MAX_S = 20 * LEASE_TTL_S
 """So long a client may wait for an event while nothing that was done is felt any more."""
 ABANDONED_AFTER_S = 30.0
-"""`disconnect_grace_s` of the cluster that is judged: longer than any client is kept away from its stream, however
-the processes fall."""
+"""`disconnect_grace_s` of the cluster that is judged: longer than any client is kept away from its stream,
+however the processes fall."""
 
 _NO_DEATH = frozenset({"miss", "drain", "upgrade", "slow", "cut", "reset"})
 
