@@ -181,7 +181,18 @@ class _Sentinels(redis.asyncio.sentinel.Sentinel):
         raise redis.asyncio.sentinel.MasterNotFoundError(f"no Sentinel sees the primary of {service_name!r}")
 
 
-class _SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
+class _Pool(redis.asyncio.BlockingConnectionPool):
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Idle ones are left at once: of several who wait until one is closed, whoever is cancelled takes the
+        others with him."""
+        if inuse_connections:
+            await super().disconnect()
+        else:
+            for connection in list(self._available_connections):
+                await connection.disconnect(nowait=True)
+
+
+class _SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, _Pool):
     """Connections to whatever the Sentinels say is the primary; waits for a free one, as our other pool.
 
     A primary that was replaced answers for some ten seconds as if it were one still. Therefore Sentinels are
@@ -196,7 +207,7 @@ class _SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio
         if self.is_current(connection):
             return connection
         try:
-            await connection.disconnect()
+            await connection.disconnect(nowait=True)
             await self.ensure_connection(connection)
         except BaseException:
             await self.release(connection)
@@ -238,7 +249,7 @@ def make_pool(
     pool: redis.asyncio.ConnectionPool
     address = read_sentinel_url(url)
     if address is None:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(url, **options)
+        pool = _Pool.from_url(url, **options)
     else:
         login = {"db": address.db, "username": address.username, "password": address.password}
         pool = _SentinelPool(address.master_name, _make_sentinels(address), **login, **options)  # type: ignore[no-untyped-call]
