@@ -138,3 +138,27 @@ async def test_a_channel_whose_first_reader_left_at_once_is_heard_by_the_second(
     await asyncio.wait([listening])
     await subscription.close()
     await listener.close()
+
+
+async def test_who_is_cancelled_while_idle_connections_are_left_takes_nobody_with_him(
+    tmp_path: Path,
+) -> None:
+    """A connection whose server does not read is closed only after a while."""
+    with Valkey(tmp_path) as valkey:
+        client = RedisClient.connect(valkey.url, timeout_s=PATIENCE_S)
+        pool = client.raw.connection_pool
+        await client.command("PING")
+        (idle,) = pool._available_connections
+        os.kill(valkey.pid, signal.SIGSTOP)
+        assert idle._writer is not None
+        idle._writer.write(b"PING\r\n" * 4_000_000)
+        other = asyncio.create_task(idle.disconnect())
+        leaving = asyncio.create_task(pool.disconnect(inuse_connections=False))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        leaving.cancel()
+        os.kill(valkey.pid, signal.SIGCONT)
+        await asyncio.wait([leaving, other])
+        assert not other.cancelled()
+        assert await client.command("PING")
+        await client.close()

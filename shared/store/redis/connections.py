@@ -150,7 +150,18 @@ class _Sentinels(redis.asyncio.sentinel.Sentinel):
         raise redis.asyncio.sentinel.MasterNotFoundError(f"no Sentinel sees the primary of {service_name!r}")
 
 
-class SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
+class _Pool(redis.asyncio.BlockingConnectionPool):
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Leaves idle ones at once: of several tasks that wait until one is closed, one that is cancelled
+        takes the others with it."""
+        if inuse_connections:
+            await super().disconnect()
+        else:
+            for connection in list(self._available_connections):
+                await connection.disconnect(nowait=True)
+
+
+class SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, _Pool):
     """Connections to whatever the Sentinels say is the primary; waits for a free one, as our other pool.
 
     A primary that was replaced answers for some ten seconds as if it were one still. Therefore Sentinels are
@@ -165,7 +176,7 @@ class SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.
         if self.is_current(connection):
             return connection
         try:
-            await connection.disconnect()
+            await connection.disconnect(nowait=True)
             await self.ensure_connection(connection)
         except BaseException:
             await self.release(connection)
@@ -207,7 +218,7 @@ def make_pool(
     pool: redis.asyncio.ConnectionPool
     address = read_sentinel_url(url)
     if address is None:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(url, **options)
+        pool = _Pool.from_url(url, **options)
     else:
         login = {"db": address.db, "username": address.username, "password": address.password}
         pool = SentinelPool(address.master_name, _make_sentinels(address), **login, **options)  # type: ignore[no-untyped-call]
