@@ -6,7 +6,7 @@ Owns the earlier code's folder and the order of replacing, which is that of docs
 import asyncio
 import io
 import subprocess
-import tarfile
+import zipfile
 from pathlib import Path
 
 from local.cluster import ROOT, Cluster
@@ -20,10 +20,10 @@ _BETWEEN_S = 3.0
 def check_out(commit: str, folder: Path) -> Path:
     """The roles' code as it was at that commit, in `folder`. Raises CalledProcessError."""
     packed = subprocess.run(
-        ["git", "archive", commit, *_PACKAGES], cwd=ROOT, check=True, stdout=subprocess.PIPE
+        ["git", "archive", "--format=zip", commit, *_PACKAGES], cwd=ROOT, check=True, stdout=subprocess.PIPE
     )
-    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+    with zipfile.ZipFile(io.BytesIO(packed.stdout)) as archive:
+        archive.extractall(folder)
     return folder
 
 
