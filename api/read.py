@@ -110,7 +110,9 @@ class Reading:
 
     async def list_input_items(self, tenant: str, response_id: str, page: PageRequest) -> bytes:
         """JSON of a page of what the response was given to read."""
-        stored = await response_store.read_stored(self._redis, _key_of(tenant, response_id))
+        key = _key_of(tenant, response_id)
+        async with self._redis_bound():
+            stored = await response_store.read_whole(self._redis, key)
         if stored is None or not stored.state.is_kept:
             raise response_not_found(response_id)
         return await self._offload.run(stored.size_bytes, lambda: _list_page(stored, page))

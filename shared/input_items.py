@@ -108,7 +108,7 @@ class CustomToolCall(_InputItem, frozen=True, kw_only=True, tag="custom_tool_cal
 class CustomToolCallOutput(_InputItem, frozen=True, kw_only=True, tag="custom_tool_call_output"):
     output: str | list[OutputPart]
     call_id: str
-    name: Text = UNSET
+    name: Any = UNSET
     caller: Any = UNSET
 
 

@@ -83,6 +83,7 @@ class _Compaction(msgspec.Struct, frozen=True):
 _KINDS: Mapping[str, type[AskedItem]] = {
     str(kind.__struct_config__.tag): kind for kind in get_args(AskedItem) if kind is not WebSearchCall
 }
+_HOSTED_TYPES = frozenset(name for name, kind in _KINDS.items() if kind in get_args(HostedItem))
 _LISTED_TYPES = frozenset({*_KINDS, _COMPACTION})
 _ALWAYS_GIVEN: Mapping[type[AskedItem], str] = {
     InputMcpApprovalRequest: "id",
@@ -118,6 +119,8 @@ def read_items(value: object, field: str, items_max: int) -> list[AskedItem]:
 def _read_item(value: object, path: Path) -> AskedItem:
     fields = check_object(_with_type(value), path)
     kind = check_type(_LISTED_TYPES, fields, path)
+    if kind in _HOSTED_TYPES and fields.get("id", "") is None:  # it gets one, as without
+        fields = {name: field for name, field in fields.items() if name != "id"}
     if kind == _COMPACTION:  # none is made here
         sealed = parse(_Compaction, fields, path).encrypted_content
         raise unreadable_content(sealed, spell((*path, "encrypted_content")))
@@ -196,7 +199,7 @@ def _adopt(item: AskedItem, origin: str, index: int) -> AskedItem:
         return item
     changes: dict[str, Any] = {"id": item.id or item_id(_PREFIXES[type(item)], origin, f"i{index}")}
     if isinstance(item, InputMessage | InputFunctionCall | FunctionCallOutput):
-        changes["status"] = item.status or "completed"
+        changes["status"] = item.status if isinstance(item.status, str) else "completed"
     if isinstance(item, InputMessage):
         changes["content"] = _parts_of(item.role, item.content)
     if isinstance(item, InputReasoning) and item.encrypted_content is None:

@@ -152,6 +152,10 @@ _KINDS = {
 """msgspec's words -> the vendor's."""
 
 
+_ENUMERATIONS = ("type", "role", "phase")
+"""Fields with a closed list of values: what is no string is none of them."""
+
+
 def _refusal(text: str, path: Path) -> ClientError:
     """What msgspec refuses, in the vendor's words, and without a word of what was sent."""
     refused = _REFUSED.fullmatch(text)
@@ -161,7 +165,10 @@ def _refusal(text: str, path: Path) -> ClientError:
     if missing := _MISSING.fullmatch(reason):
         return missing_parameter(f"{param}.{missing['name']}"[:_PARAM_LENGTH_MAX])
     if mistyped := _MISTYPED.fullmatch(reason):
-        if param.endswith(".type"):
+        field = param.rpartition(".")[2]
+        if field == "type" and mistyped["got"] == "NoneType":
+            return missing_parameter(param)
+        if field in _ENUMERATIONS and not param.endswith(".error.type"):
             return invalid_value(param, "it should be a string")
         kinds = [_KINDS.get(kind, kind) for kind in mistyped["expected"].split(" | ") if kind != "null"]
         return mistyped_value(param, " or ".join(kinds), _KINDS.get(mistyped["got"], "something else"))

@@ -19,6 +19,7 @@ from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from tests.appending import append, make_write
+from tests.edges import serving
 from tests.patience import PATIENCE_S
 from tests.requests import accept
 from tests.running import start_cluster
@@ -129,6 +130,16 @@ async def test_without_a_replica_nothing_is_replicated(own: Valkey) -> None:
     with pytest.raises(REDIS_AWAY, match="not confirmed in time"):
         await accept(client, Settings())
     await client.close()
+
+
+async def test_that_a_response_is_missing_is_not_said_by_a_server_that_may_have_been_replaced(
+    own: Valkey,
+) -> None:
+    settings = Settings(redis_url=own.url, durable_writes="replica", redis_timeout_s=0.5)
+    missing = f"/v1/responses/resp_0_{'a' * 32}"
+    async with serving(settings) as client:
+        for path in (missing, f"{missing}/input_items"):
+            assert (await client.get(path)).status_code == 503
 
 
 def test_a_stream_whose_events_are_all_confirmed_outlives_the_servers_death(tmp_path: Path) -> None:

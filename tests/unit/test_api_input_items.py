@@ -190,3 +190,30 @@ def test_what_another_service_has_compacted_is_refused_by_name() -> None:
     assert (refused.value.status, refused.value.code) == (400, "invalid_encrypted_content")
     assert refused.value.param == "items[0].encrypted_content"
     assert "secret" not in str(refused.value)
+
+
+def test_an_id_of_null_is_an_id_that_is_left_out_and_an_empty_status_stays() -> None:
+    call = {"type": "code_interpreter_call", "id": None, "status": "completed", "container_id": "c"}
+    message = {"role": "user", "content": "Hello", "status": ""}
+    output = {"type": "custom_tool_call_output", "call_id": "c", "output": "o", "name": 5}
+    first, second, _ = adopt_items(read_items([call, message, output], "input", 10), "resp_0_" + "a" * 32)
+    assert (msgspec.to_builtins(first)["id"][:3], msgspec.to_builtins(second)["status"]) == ("ci_", "")
+
+
+@pytest.mark.parametrize(
+    ("item", "code", "param"),
+    [
+        ({"role": None, "content": "a"}, "invalid_value", "input[0].role"),
+        (
+            {"role": "user", "content": [{"type": None}]},
+            "missing_required_parameter",
+            "input[0].content[0].type",
+        ),
+    ],
+)
+def test_what_is_no_string_is_none_of_the_values_of_a_list(
+    item: dict[str, Any], code: str, param: str
+) -> None:
+    with pytest.raises(ClientError) as refused:
+        read_items([item], "input", 10)
+    assert (refused.value.code, refused.value.param) == (code, param)

@@ -200,7 +200,8 @@ def _tell_one(
         case CustomToolCall():
             return [call_message(f"{FUNCTIONS}.{item.name}", json.dumps({"input": item.input}))]
         case FunctionCallOutput() | CustomToolCallOutput():
-            name = functions.get(item.call_id or "") or item.name or "unknown"
+            given = item.name if isinstance(item, FunctionCallOutput) else None
+            name = functions.get(item.call_id or "") or given or "unknown"
             return [tool_message(f"{FUNCTIONS}.{name}", _text_of(item.output))]
         case InputMcpCall():
             recipient = recipient_of(item.server_label, item.name)

@@ -294,6 +294,15 @@ async def read_stored(redis: RedisClient, key: ResponseKey) -> Stored | None:
     return stored
 
 
+async def read_whole(redis: RedisClient, key: ResponseKey) -> Stored | None:
+    """As `read_stored`; with `durable_writes`, as `read_state`."""
+    stored = await read_stored(redis, key)
+    if redis.is_confirming and (stored is None or stored.state.closed):
+        await redis.confirm()
+        stored = await read_stored(redis, key)
+    return stored
+
+
 async def read_all_stored(redis: RedisClient, asked: Sequence[ResponseKey]) -> list[Stored | None]:
     """As `read_stored`, for several at one moment."""
     commands: list[tuple[str, ...]] = []
