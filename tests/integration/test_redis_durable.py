@@ -126,7 +126,8 @@ async def test_a_server_that_keeps_no_file_refuses_and_says_why(
 
 
 async def test_without_a_replica_nothing_is_replicated(own: Valkey) -> None:
-    client = RedisClient.connect(own.url, timeout_s=0.5, durability="replica")
+    # A fifth of it is left for the answer once the wait is over.
+    client = RedisClient.connect(own.url, timeout_s=5.0, durability="replica")
     with pytest.raises(REDIS_AWAY, match="not confirmed in time"):
         await accept(client, Settings())
     await client.close()
