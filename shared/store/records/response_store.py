@@ -4,9 +4,9 @@ Owns the record beside the log. A response is the fold of its log; the snapshot 
 reader the folding once the log is closed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import msgspec
 
@@ -247,26 +247,35 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
     )
 
 
+_Found = TypeVar("_Found", bound="State | Stored | None")
+
+
+async def _read_safely(redis: RedisClient, read: Callable[[], Awaitable[_Found]]) -> _Found:
+    """Read again, after a confirmation, what says that a response is missing or has ended."""
+    found = await read()
+    state = found.state if isinstance(found, Stored) else found
+    if redis.is_confirming and (state is None or state.closed):
+        await redis.confirm()
+        found = await read()
+    return found
+
+
 async def read_state(redis: RedisClient, key: ResponseKey) -> State | None:
     """None: no such response, or it has expired.
 
     With `durable_writes` that, and an end, are told when no failover can take them back any more.
     """
-    state = _state(await redis.command("HMGET", keys.state(key), *_STATE_FIELDS))
-    if redis.is_confirming and (state is None or state.closed):
-        await redis.confirm()
-        state = _state(await redis.command("HMGET", keys.state(key), *_STATE_FIELDS))
-    return state
+
+    async def read() -> State | None:
+        return _state(await redis.command("HMGET", keys.state(key), *_STATE_FIELDS))
+
+    return await _read_safely(redis, read)
 
 
 async def read_ended(redis: RedisClient, key: ResponseKey) -> Stored | None:
     """What tells of a response once it has ended, in one round trip: as `read_stored`, without the request
     unless it is in an archive. With `durable_writes`, as `read_state`."""
-    stored = await _read_ended(redis, key)
-    if redis.is_confirming and (stored is None or stored.state.closed):
-        await redis.confirm()
-        stored = await _read_ended(redis, key)
-    return stored
+    return await _read_safely(redis, lambda: _read_ended(redis, key))
 
 
 async def _read_ended(redis: RedisClient, key: ResponseKey) -> Stored | None:
@@ -296,11 +305,7 @@ async def read_stored(redis: RedisClient, key: ResponseKey) -> Stored | None:
 
 async def read_whole(redis: RedisClient, key: ResponseKey) -> Stored | None:
     """As `read_stored`; with `durable_writes`, as `read_state`."""
-    stored = await read_stored(redis, key)
-    if redis.is_confirming and (stored is None or stored.state.closed):
-        await redis.confirm()
-        stored = await read_stored(redis, key)
-    return stored
+    return await _read_safely(redis, lambda: read_stored(redis, key))
 
 
 async def read_all_stored(redis: RedisClient, asked: Sequence[ResponseKey]) -> list[Stored | None]:
