@@ -208,7 +208,7 @@ class CallsInFlight:
         if not is_wanted:
             _log.info("%s call %d: nobody wants its result any more", claim.key, claim.call_index)
 
-    def _hear_of_loss(self, claim: Claiming) -> None:
+    def _hear_of_loss(self, claim: Claim) -> None:
         call = self._calls.get((claim.key, claim.call_index))
         if call is not None and call.has_answer:
             # What is there may be its own result, on a primary that is being replaced: telling it goes on

@@ -12,7 +12,7 @@ from shared.store.keys import ResponseKey
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.tools import tool_journal
-from shared.store.tools.tool_journal import Claiming
+from shared.store.tools.tool_journal import Claim, Claiming
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _RETRY_S = 0.05
 class ClaimBeat:
     """`on_loss` is called with a claim that another runner has, or whose call nobody wants any more."""
 
-    def __init__(self, settings: Settings, on_loss: Callable[[Claiming], None]) -> None:
+    def __init__(self, settings: Settings, on_loss: Callable[[Claim], None]) -> None:
         self._settings = settings
         self._on_loss = on_loss
         # Connections of its own: calls that wait for Redis must not hold it up. One that does not answer is

@@ -205,6 +205,10 @@ class _DoorbellWorker(Worker):
         )
         for job_id, score, size_bytes in zip(taken[::3], taken[1::3], taken[2::3], strict=True):
             name = job_id.decode()
+            if (
+                name in self.tasks and not self.tasks[name].done()
+            ):  # its lock has lapsed, and is ours again now
+                continue
             self._starting[name] = size_bytes
             self.tasks[name] = self.loop.create_task(self.run_job(name, int(score)))
         self._is_crowded = bool(is_left)

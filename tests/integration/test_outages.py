@@ -17,6 +17,7 @@ from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.scripts import LuaScript
+from tests.patience import PATIENCE_S
 from tests.proxy import proxying
 from tests.requests import accept, make_request
 from tests.working import working
@@ -287,6 +288,49 @@ async def begin(redis: RedisClient, settings: Settings, count: int) -> float:
             while await redis.command("XLEN", keys.log(key)) < 2:
                 await asyncio.sleep(0.005)
     return asyncio.get_running_loop().time() - begun_s
+
+
+async def test_a_job_whose_lock_lapses_while_it_is_taken_is_not_taken_twice_at_once(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """With a slow Redis taking one outlasts the lock. The second that this process begins would be in the way of
+    the first one's end: a job that was to be tried again counted as done."""
+    key = await accept(redis, settings)
+    job = (await redis.command("HGET", keys.state(key), "job")).decode()
+    begun = 0
+    may_fail = asyncio.Event()
+
+    async def start(_name: str) -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            await may_fail.wait()
+            raise ConnectionError("away")
+
+    serving = asyncio.create_task(
+        job_queue.serve(settings.redis_url, keys.RESPONSES_QUEUE, {"start_response": start}, lambda: 2)
+    )
+
+    async def is_locked_again() -> None:
+        await redis.command("DEL", f"arq:in-progress:{job}")
+        while not await redis.command("EXISTS", f"arq:in-progress:{job}"):
+            await redis.command("RPUSH", keys.doorbell(keys.RESPONSES_QUEUE), 1)
+            await asyncio.sleep(0.02)
+
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while begun == 0:
+                await asyncio.sleep(0.02)
+            await is_locked_again()
+            await is_locked_again()
+            assert begun == 1
+            may_fail.set()
+            while await redis.command("ZSCORE", keys.RESPONSES_QUEUE, job) is not None:
+                await asyncio.sleep(0.02)
+        assert begun == 2
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
 
 
 async def test_a_job_stays_queued_when_redis_goes_away_while_it_is_taken(

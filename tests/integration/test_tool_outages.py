@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from tests.integration.mcp_servers import stdio_entry
 from tests.integration.test_tool_runner import OWNER, Response, hearing, serving, until
 from tests.patience import PATIENCE_S
 from tests.proxy import Proxy, proxying
+from tool_runner import servers
 from tool_runner.calls_in_flight import CallsInFlight
 from tool_runner.run_tool import Tools
 from tool_runner.stdio_servers import StdioServers
@@ -331,6 +332,48 @@ async def test_who_is_not_sure_of_a_claim_makes_none_by_renewing(
     assert (await response.look(0)).standing == "queued"
 
 
+class Delayed(RedisClient):
+    """Claims wait before they go out, as on a connection that has to be made again first."""
+
+    is_waiting: asyncio.Event
+    may_go: asyncio.Event
+
+    async def run(self, call: ScriptCall) -> Any:
+        if call.script.name == "tools/claim":
+            self.is_waiting.set()
+            await self.may_go.wait()
+        return await super().run(call)
+
+
+async def test_a_call_that_another_has_given_back_while_it_was_being_claimed_is_made(
+    redis: RedisClient, own: Settings, settings: Settings
+) -> None:
+    """A renewal meanwhile found the other's claim: that says nothing of the claim that is under way."""
+    with_url = own.model_copy(update={"redis_url": settings.redis_url})
+    response, claim = await take_one(redis, own, {"a": 1, "b": 2})
+    client = Delayed.connect(settings.redis_url, timeout_s=PATIENCE_S)
+    client.is_waiting, client.may_go = asyncio.Event(), asyncio.Event()
+    tools = Tools(with_url, servers.load(with_url), StdioServers(PATIENCE_S))
+    calls = CallsInFlight(client, with_url, "another", tools)
+    running = asyncio.create_task(calls.run())
+    starting = asyncio.create_task(calls.start(str(claim.key), 0))
+    try:
+        await client.is_waiting.wait()
+        await outlast_two_claims()
+        await tool_journal.release(redis, [(claim.key, 0, claim.runner, False)])
+        await tool_journal.retry(redis, own, response.lease, 0, (await response.look(0)).claim)
+        client.may_go.set()
+        await starting
+        assert await response.result(0) == ToolOutput("3")
+    finally:
+        for task in (starting, running):
+            task.cancel()
+        await asyncio.wait([starting, running])
+        await calls.drain(0.0)
+        await calls.close()
+        await client.close()
+
+
 class Unheard(RedisClient):
     """Results arrive, and nobody says so, as on a primary that has been replaced."""
 
@@ -372,9 +415,11 @@ async def test_a_result_that_was_thrown_away_with_its_primary_is_told_again(
         await client.close()
 
 
-async def take_one(redis: RedisClient, settings: Settings) -> tuple[Response, Claim]:
+async def take_one(
+    redis: RedisClient, settings: Settings, arguments: Mapping[str, int] | None = None
+) -> tuple[Response, Claim]:
     response = await Response.begin(redis, settings)
-    await response.submit(ToolCall("pipe", "add", "{}"))
+    await response.submit(ToolCall("pipe", "add", json.dumps(arguments or {})))
     intent = await tool_journal.claim(redis, settings, response.lease.key, 0, "runner")
     assert intent is not None
     return response, Claim(response.lease.key, 0, "runner", intent)

@@ -161,12 +161,16 @@ class Claim(Claiming):
     intent: ToolIntent
 
 
-async def renew(redis: RedisClient, settings: Settings, claims: Sequence[Claiming]) -> list[Claiming]:
-    """Keeps the claims, in one round trip. Returns those that are lost: to another runner, or for good."""
+async def renew(redis: RedisClient, settings: Settings, claims: Sequence[Claiming]) -> list[Claim]:
+    """Keeps the claims, in one round trip. Returns those that are lost: to another runner, or for good.
+
+    What is not sure to have been taken is never lost: the one who has it now may give it back before the claim
+    that is under way arrives.
+    """
     replies = await _renew(redis, settings, [(claim, b"") for claim in claims])
-    unknown = [claim for claim, reply in zip(claims, replies, strict=True) if reply == b"unknown"]
-    forgotten = [claim for claim in unknown if isinstance(claim, Claim)]
-    lost = [claim for claim, reply in zip(claims, replies, strict=True) if reply in _LOST]
+    sure = [(claim, reply) for claim, reply in zip(claims, replies, strict=True) if isinstance(claim, Claim)]
+    forgotten = [claim for claim, reply in sure if reply == b"unknown"]
+    lost = [claim for claim, reply in sure if reply in _LOST]
     if forgotten:  # a failover took them back
         told = [(claim, msgspec.json.encode(claim.intent)) for claim in forgotten]
         again = await _renew(redis, settings, told)
