@@ -14,6 +14,10 @@ LEASE_TTL_S = 1.5
 REACH_S = 10 * LEASE_TTL_S
 """So long after its end a misfortune may still be felt: leases lapse, processes start (the launcher waits for
 up to 10 s), connections are made anew."""
+REJOIN_S = 10.0
+"""For so long a Sentinel lets a server be that comes back (it waits until the others have announced
+themselves four times). Then it makes a replica of it, which loads everything; writes that wait for all
+replicas wait for that."""
 CALM_WAIT_MAX_S = 20 * LEASE_TTL_S
 """So long a client may wait for an event while nothing that was done is felt any more."""
 ABANDONED_AFTER_S = 30.0
@@ -39,10 +43,11 @@ class Strikes:
 
     def __init__(self, observations: Iterable[Observation]) -> None:
         self._struck = [seen for seen in observations if isinstance(seen, Struck) and seen.action != "miss"]
+        self._has_replicas = any(seen.action == "failover" for seen in self._struck)
 
     def count(self, roles: Collection[str], within: Span) -> int:
         """How many misfortunes of these roles are felt within a span."""
-        return sum(seen.role in roles and _reach(seen).overlaps(within) for seen in self._struck)
+        return sum(seen.role in roles and self._reach(seen).overlaps(within) for seen in self._struck)
 
     @property
     def is_upgrade(self) -> bool:
@@ -52,7 +57,7 @@ class Strikes:
     def is_mixed(self, at_s: float) -> bool:
         """Whether API nodes of an earlier version ran until shortly before."""
         return any(
-            (seen.action, seen.role) == ("upgrade", "api") and at_s < _reach(seen).end_s
+            (seen.action, seen.role) == ("upgrade", "api") and at_s < self._reach(seen).end_s
             for seen in self._struck
         )
 
@@ -60,30 +65,31 @@ class Strikes:
         """Whether an API node of an earlier version was ended within a span."""
         return any(
             (seen.action, seen.role, seen.number) == ("upgrade", "api", node)
-            and _reach(seen).overlaps(within)
+            and self._reach(seen).overlaps(within)
             for seen in self._struck
         )
 
     def deaths(self, within: Span) -> int:
         """How many of them may have cost a worker its leases."""
         return sum(
-            seen.role == "worker" and seen.action not in _NO_DEATH and _reach(seen).overlaps(within)
+            seen.role == "worker" and seen.action not in _NO_DEATH and self._reach(seen).overlaps(within)
             for seen in self._struck
         )
 
     def calm_s(self, within: Span) -> float:
         """How much of a span no misfortune reaches into."""
         calm_s, since_s = 0.0, within.begin_s
-        for reach in sorted(map(_reach, self._struck), key=lambda reach: reach.begin_s):
+        for reach in sorted(map(self._reach, self._struck), key=lambda reach: reach.begin_s):
             if not reach.overlaps(within):
                 continue
             calm_s += max(0.0, reach.begin_s - since_s)
             since_s = max(since_s, reach.end_s)
         return calm_s + max(0.0, within.end_s - since_s)
 
-
-def _reach(seen: Struck) -> Span:
-    return Span(seen.at_s, seen.at_s + seen.lasting_s + REACH_S)
+    def _reach(self, seen: Struck) -> Span:
+        comes_back = self._has_replicas and seen.role == "valkey" and seen.action in ("kill", "stop")
+        after_s = REACH_S + REJOIN_S if comes_back else REACH_S
+        return Span(seen.at_s, seen.at_s + seen.lasting_s + after_s)
 
 
 def span_of(seen: Iterable[OfCall]) -> Span:

@@ -293,8 +293,8 @@ async def begin(redis: RedisClient, settings: Settings, count: int) -> float:
 async def test_a_job_whose_lock_lapses_while_it_is_taken_is_not_taken_twice_at_once(
     redis: RedisClient, settings: Settings
 ) -> None:
-    """With a slow Redis taking one outlasts the lock. The second that this process begins would be in the way of
-    the first one's end: a job that was to be tried again counted as done."""
+    """With a slow Redis taking one outlasts the lock. A second beginning in the same process would make the
+    first one's end fail: a job that was to be tried again counted as done."""
     key = await accept(redis, settings)
     job = (await redis.command("HGET", keys.state(key), "job")).decode()
     begun = 0

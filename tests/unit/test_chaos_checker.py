@@ -399,6 +399,14 @@ def test_an_answer_to_try_again_later_while_nothing_was_wrong_is_found() -> None
     assert run.rules() == {"a refusal has its cause"}
 
 
+def test_a_503_while_a_killed_server_becomes_a_replica_again_has_its_cause() -> None:
+    run = Run()
+    run.more = [struck("valkey", at_s=2.0), Refused(20.0, CALL, "read", 1, 503, "later")]
+    assert run.rules() == {"a refusal has its cause"}
+    run.more.append(struck("valkey", at_s=90.0, action="failover"))
+    assert run.rules() == set()
+
+
 def test_a_failure_without_lost_owners_is_found() -> None:
     run = Run()
     run.events = make_events(text_events(0, PIECES), way="failed")

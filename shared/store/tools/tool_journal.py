@@ -164,7 +164,7 @@ class Claim(Claiming):
 async def renew(redis: RedisClient, settings: Settings, claims: Sequence[Claiming]) -> list[Claim]:
     """Keeps the claims, in one round trip. Returns those that are lost: to another runner, or for good.
 
-    What is not sure to have been taken is never lost: the one who has it now may give it back before the claim
+    What is not sure to have been taken is never lost: whoever has it now may give it back before the claim
     that is under way arrives.
     """
     replies = await _renew(redis, settings, [(claim, b"") for claim in claims])
