@@ -45,7 +45,8 @@ async def test_no_request_stops_another(
     cluster: Cluster = request.getfixturevalue("wide" if row.is_wide else "watched")
     measured = await cluster.measure(row)
     for _ in range(_AGAIN_MAX):
-        if longest_s(measured) < HELD_MAX_S:
+        # 503: the machine's disk stood still, and Valkey with it; that says nothing about the request.
+        if longest_s(measured) < HELD_MAX_S and measured.status != 503:
             break
         measured = await cluster.measure(row)
     record_property(STALLS, write_line(measured))
