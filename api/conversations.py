@@ -12,7 +12,7 @@ import msgspec
 from api import context
 from api.bodies import item_relations
 from api.bodies.input_items import adopt_items, read_items
-from api.bodies.requests import decode_object
+from api.bodies.json_body import decode_object
 from api.bodies.validation import Metadata, S, Shape, check
 from api.errors import (
     ClientError,

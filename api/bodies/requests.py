@@ -13,12 +13,12 @@ import msgspec
 from pydantic import AfterValidator, Field
 
 from api.bodies.input_items import adopt_items, read_input
+from api.bodies.json_body import decode_object
 from api.bodies.json_schemas import check_schema
 from api.bodies.tool_choice import read_choice
 from api.bodies.tools import RequestTools
 from api.bodies.validation import Checked, Metadata, Shape, at_most, check, check_kind
 from api.errors import (
-    ClientError,
     invalid_prefix,
     invalid_value,
     model_not_found,
@@ -27,11 +27,7 @@ from api.errors import (
     unsupported_parameter,
 )
 from shared.input_items import AskedItem
-from shared.json_values import count_values
 from shared.responses import Response, ResponseRequest, SamplingOptions, ServerSecrets
-
-NESTING_MAX = 128
-"""Levels of lists and objects within one another; what reads the request later recurses."""
 
 DEFAULT_MODEL = "default"
 """Another name for the first of the configured models."""
@@ -230,59 +226,6 @@ def _check_parent(response_id: str | None) -> None:
     if not _ID.fullmatch(response_id):
         reason = "an ID contains letters, numbers, underscores, or dashes, and nothing else"
         raise invalid_value(param, reason)
-
-
-def decode_object(raw: bytes, values_max: int) -> dict[str, Any]:
-    """The body as a JSON object of bounded depth and number of values; numbers are finite, text is valid
-    Unicode."""
-    if count_values(raw, values_max) > values_max:
-        raise _too_many_values(raw, values_max)
-    try:
-        value = msgspec.json.decode(raw)
-    except RecursionError:
-        raise _too_deep() from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ClientError(400, f"The body is not valid JSON: {error}.", "invalid_json") from None
-    if not isinstance(value, dict):
-        raise ClientError(400, "The body must be a JSON object.", "invalid_json")
-    _check_nesting(value)
-    return value
-
-
-class _Fields(msgspec.Struct):
-    """What of a body may be long, not taken apart."""
-
-    input: msgspec.Raw = msgspec.Raw()
-    items: msgspec.Raw = msgspec.Raw()
-    tools: msgspec.Raw = msgspec.Raw()
-    text: msgspec.Raw = msgspec.Raw()
-
-
-def _too_many_values(raw: bytes, values_max: int) -> ClientError:
-    """Names the field that has most of them."""
-    try:
-        fields = msgspec.structs.asdict(msgspec.json.decode(raw, type=_Fields))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        fields = {}
-    counts = {name: count_values(bytes(field), 0) for name, field in fields.items()}
-    name = max(counts, key=counts.__getitem__, default=None)
-    message = f"The body has too many JSON values: at most {values_max} are accepted."
-    return ClientError(400, message, "too_many_values", name if name and counts[name] else None)
-
-
-def _check_nesting(value: object) -> None:
-    level: list[Any] = [value]
-    for _ in range(NESTING_MAX):
-        children = (child for node in level for child in (node.values() if isinstance(node, dict) else node))
-        level = [child for child in children if isinstance(child, dict | list)]
-        if not level:
-            return
-    raise _too_deep()
-
-
-def _too_deep() -> ClientError:
-    message = f"The body is nested too deeply: at most {NESTING_MAX} levels are accepted."
-    return ClientError(400, message, "invalid_json")
 
 
 def choose_model(name: str | None, models: Sequence[str]) -> str:

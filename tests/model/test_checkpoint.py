@@ -9,7 +9,7 @@ import pytest
 from tests.model import checkpoint
 from tests.model.checkpoint import CONFIG, VOCABULARY, VOCABULARY_MATRICES, expand, load_tensors, make_random
 from tests.model.conversations import CONVERSATIONS, Conversation, tokens_in_use, tokens_said
-from worker.harmony.tokens import MessageClosed, MessageOpened, SegmentParser, TextContinued
+from worker.harmony.parser import MessageClosed, MessageOpened, SegmentParser, TextContinued
 
 MAKERS = [pytest.param(expand, id="trained"), pytest.param(make_random, id="random")]
 

@@ -19,14 +19,12 @@ from tests.requests import make_request
 from worker.asking.constraint import constraint_of
 from worker.asking.offer import make_offer
 from worker.engines.protocol import Engine, Sampling, Unsupported
+from worker.harmony.parser import MessageOpened, SegmentParser, TextContinued
 from worker.harmony.tokens import (
     CALL,
     NEXT_TURN,
     RETURN,
     STOP_TOKENS,
-    MessageOpened,
-    SegmentParser,
-    TextContinued,
     encode,
 )
 

@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 from openai.types import responses as openai_types
 
 from api.bodies.input_items import read_input
-from api.bodies.requests import (
-    NESTING_MAX,
-    Birth,
-    CreateBody,
-    Creation,
-    RequestLimits,
-    decode_object,
-    read_create,
-)
+from api.bodies.json_body import NESTING_MAX, decode_object
+from api.bodies.requests import Birth, CreateBody, Creation, RequestLimits, read_create
 from api.bodies.tools import strip_url
 from api.bodies.validation import Shape
 from api.errors import ClientError

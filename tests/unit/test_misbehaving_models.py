@@ -30,6 +30,7 @@ from shared.responses import (
 from shared.tool_calls import ToolOutput
 from worker.asking.arguments import read_arguments
 from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_target
+from worker.harmony.parser import MessageOpened, SegmentParser
 from worker.harmony.tokens import (
     CALL,
     CHANNEL,
@@ -41,8 +42,6 @@ from worker.harmony.tokens import (
     RETURN,
     START,
     ChatMessage,
-    MessageOpened,
-    SegmentParser,
     encode,
     render_message,
 )

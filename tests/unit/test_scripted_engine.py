@@ -23,6 +23,7 @@ from worker.engines.protocol import EngineDead, Sampling, TokenLogprob
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.prompt import read_prompt
 from worker.engines.scripted.scene import Pace
+from worker.harmony.parser import MessageClosed, MessageOpened, SegmentParser
 from worker.harmony.tokens import (
     CALL,
     END,
@@ -31,9 +32,6 @@ from worker.harmony.tokens import (
     STOP_TOKENS,
     ChatMessage,
     HarmonyMessage,
-    MessageClosed,
-    MessageOpened,
-    SegmentParser,
     decode,
     encode,
     render,

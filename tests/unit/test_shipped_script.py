@@ -19,15 +19,12 @@ from tests.scripted import (
     python_says,
     said,
 )
+from worker.harmony.parser import MessageClosed, MessageOpened, SegmentParser, TextContinued
 from worker.harmony.signatures import ToolSignature
 from worker.harmony.tokens import (
     STOP_TOKENS,
     ChatMessage,
     DeveloperPart,
-    MessageClosed,
-    MessageOpened,
-    SegmentParser,
-    TextContinued,
     decode,
     encode,
     render,

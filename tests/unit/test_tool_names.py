@@ -18,10 +18,9 @@ from worker.asking.conversation import build_conversation, call_message
 from worker.asking.offer import make_offer, recipient_of
 from worker.asking.routing import McpTarget, find_target
 from worker.asking.tool_names import callable_name, flatten
+from worker.harmony.parser import MessageOpened, SegmentParser
 from worker.harmony.tokens import (
     CONTROL_TOKENS,
-    MessageOpened,
-    SegmentParser,
     decode,
     encode,
     render,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.bodies.requests import decode_object
+from api.bodies.json_body import decode_object
 from shared.responses import McpProtocolError, McpTool, McpToolExecutionError
 from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
 from tool_runner.answers import Answer, cut, make_encodable, make_failure, make_listing, make_result

@@ -14,6 +14,7 @@ from shared.lifecycle import abandon, apply, fold
 from shared.responses import McpProtocolError, Response
 from shared.tool_calls import ToolFailure, ToolOutput
 from worker.asking.routing import FunctionTarget, McpTarget, Routing
+from worker.harmony.parser import MessageClosed, MessageCut, MessageOpened, SegmentParser, TextContinued
 from worker.harmony.tokens import (
     CALL,
     CHANNEL,
@@ -23,11 +24,6 @@ from worker.harmony.tokens import (
     MESSAGE,
     RETURN,
     START,
-    MessageClosed,
-    MessageCut,
-    MessageOpened,
-    SegmentParser,
-    TextContinued,
     encode,
 )
 from worker.response.segments import ToolReturned

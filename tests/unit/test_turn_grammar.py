@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from worker.engines.protocol import Body, Call, Constraint
 from worker.engines.vllm.turn_grammar import FreeText, Json, Only, OutOfGrammar, TurnGrammar
+from worker.harmony.parser import MessageClosed, MessageOpened, SegmentParser
 from worker.harmony.tokens import (
     CALL,
     CHANNEL,
@@ -18,9 +19,6 @@ from worker.harmony.tokens import (
     NEXT_TURN,
     RETURN,
     START,
-    MessageClosed,
-    MessageOpened,
-    SegmentParser,
     encode,
 )
 

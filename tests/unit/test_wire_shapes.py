@@ -22,7 +22,7 @@ from shared.responses import McpProtocolError, McpTool, Message, Response, Respo
 from shared.settings import Settings
 from shared.store.log.closing import closing_of
 from shared.tool_calls import ToolFailure, ToolsListed
-from worker.harmony.tokens import MessageClosed, MessageOpened, TextContinued
+from worker.harmony.parser import MessageClosed, MessageOpened, TextContinued
 from worker.response.listing import begin_listing, end_listing
 from worker.response.translator import Translation, step
 from worker.response.usage import Turn, usage_of

@@ -1,7 +1,7 @@
 """What the header of a Harmony message says, however badly a model has written it.
 
 Pure. Owns what is read out of a header and what of it is text; knows no token ids, no tools, and not
-where a header begins or ends (`harmony`). Decisions and their sources: docs/adr/0007-harmony-parsing.md.
+where a header begins or ends (`parser`). Decisions and their sources: docs/adr/0007-harmony-parsing.md.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Where a text may be cut so that its pieces have the tokens of the whole. Pure.
 
-Owns the length of a piece; what tokens are is `harmony`'s. The vocabulary's pattern divides a text into
+Owns the length of a piece; what tokens are is `tokens`'. The vocabulary's pattern divides a text into
 words before anything is merged, and no word is known before its end is seen: a text may be cut where a word
 ends whatever comes before and after (docs/adr/0015-encode-in-pieces.md).
 """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from shared.responses import Logprob
 from shared.tool_calls import ToolFailure, ToolOutput
 from worker.asking.routing import McpTarget
-from worker.harmony.tokens import HarmonySegment
+from worker.harmony.parser import HarmonySegment
 
 
 @dataclass(frozen=True, slots=True)

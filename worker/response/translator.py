@@ -27,7 +27,7 @@ from shared.responses import (
 from shared.tool_calls import ToolFailure, ToolOutput
 from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_target
 from worker.harmony.headers import TEXT_RECIPIENTS
-from worker.harmony.tokens import MessageClosed, MessageCut, MessageOpened, TextContinued
+from worker.harmony.parser import MessageClosed, MessageCut, MessageOpened, TextContinued
 from worker.response.call_items import form_of
 from worker.response.chains import Chain, in_order, join
 from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned

@@ -12,9 +12,7 @@ from shared.hosted_tools import CallItem
 from shared.responses import Item, McpApprovalRequest
 from worker.asking.routing import McpTarget
 from worker.engines.protocol import TokenLogprob
-from worker.harmony.tokens import (
-    CONTROL_TOKENS,
-    ChatMessage,
+from worker.harmony.parser import (
     HarmonySegment,
     MessageClosed,
     MessageCut,
@@ -22,6 +20,7 @@ from worker.harmony.tokens import (
     SegmentParser,
     TextContinued,
 )
+from worker.harmony.tokens import CONTROL_TOKENS, ChatMessage
 from worker.response.logprobs import describe_token
 from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
 from worker.response.translator import (
