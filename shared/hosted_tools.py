@@ -100,6 +100,8 @@ class HostedFunction:
     name: str
     description: str = ""
     parameters: Mapping[str, Any] | None = None
+    is_repeatable: bool = False
+    """Whether our own server may run it again if it is unknown whether it ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class HostedTool:
     """The system message's description of it; a request's `server_description` replaces it."""
     types: frozenset[str] = frozenset()
     """The `type` of each tool of the API that asks for it, besides `mcp` with its label."""
+    unoffered_types: frozenset[str] = frozenset()
+    """Other types of the API that mean it: they are accepted and echoed, and do not offer it to the model."""
     text_argument: str | None = None
     """The one argument that holds all of what the model writes. Then the namespace itself is called, its only
     function is not declared, and arguments are no JSON."""
@@ -149,7 +153,7 @@ class HostedTool:
 PYTHON = HostedTool(
     server_label="code_interpreter",
     namespace="python",
-    functions=(HostedFunction("python"),),
+    functions=(HostedFunction("python", is_repeatable=True),),
     description="""\
 Use this tool to execute Python code in your chain of thought. The code will not be shown to the \
 user. This tool should be used for internal reasoning, but not for code that is intended to be \
@@ -226,15 +230,24 @@ Cite information from the tool using the following format:
 `【{cursor}†L{line_start}(-L{line_end})?】`, for example: `【6†L9-L11】` or `【8†L3】`.
 Do not quote more than 10 words directly from the tool output.
 sources=web (default: web)""",
+    unoffered_types=frozenset(
+        {
+            "web_search",
+            "web_search_2025_08_26",
+            "web_search_preview",
+            "web_search_preview_2025_03_11",
+        }
+    ),
     items=(WebSearchCall,),
 )
-"""The API's own web search types do not ask for it yet: only an `mcp` tool with its label does."""
+"""Only an `mcp` tool with its label offers it."""
 
 HOSTED_TOOLS = (PYTHON, BROWSER)
 
 _BY_LABEL = {tool.server_label: tool for tool in HOSTED_TOOLS}
 _BY_NAMESPACE = {tool.namespace: tool for tool in HOSTED_TOOLS}
 _BY_TYPE = {kind: tool for tool in HOSTED_TOOLS for kind in tool.types}
+_BY_ANY_TYPE = {kind: tool for tool in HOSTED_TOOLS for kind in tool.types | tool.unoffered_types}
 _BY_ITEM = {item: tool for tool in HOSTED_TOOLS for item in tool.items}
 
 RESERVED_LABELS = frozenset(
@@ -249,6 +262,17 @@ RESERVED_LABELS = frozenset(
 or they are words of a message's header."""
 
 
+KINDS = frozenset(_BY_ANY_TYPE)
+"""Every `type` of the API's tools that means a hosted tool."""
+REPEATABLE = tuple(
+    f"{tool.server_label}.{function.name}"
+    for tool in HOSTED_TOOLS
+    for function in tool.functions
+    if function.is_repeatable
+)
+"""`label.function` of those that may be run again."""
+
+
 def by_label(server_label: str) -> HostedTool | None:
     return _BY_LABEL.get(server_label)
 
@@ -256,6 +280,11 @@ def by_label(server_label: str) -> HostedTool | None:
 def by_type(kind: str) -> HostedTool | None:
     """The tool that a tool of the API's type `kind` asks for."""
     return _BY_TYPE.get(kind)
+
+
+def meant_by(kind: str) -> HostedTool | None:
+    """The tool that the API's type `kind` means, whether or not it asks for it here."""
+    return _BY_ANY_TYPE.get(kind)
 
 
 def by_namespace(namespace: str) -> HostedTool:

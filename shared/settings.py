@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from shared import hosted_tools
 from shared.redis_url import read_sentinel_url
 
 _log = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ class Settings(BaseSettings):
     tool_calls_max: int = Field(128, gt=0)
     """Server-side tool calls of one response; `max_tool_calls` of a request may lower it."""
 
-    idempotent_tools: list[str] = ["code_interpreter.python"]
+    idempotent_tools: list[str] = list(hosted_tools.REPEATABLE)
     """`label.tool` of MCP tools that may be called again if it is unknown whether they ran, in addition to
     those whose annotations say so. The built-in Python keeps nothing of a call that did not return; remove it
     if another server has its label."""

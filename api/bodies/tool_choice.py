@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from api.bodies.tools import TOOLS, Plain
 from api.bodies.validation import Checked, Path, Shape, check, check_kind, check_length, spell
 from api.errors import invalid_value
+from shared import hosted_tools
 
 _PARAM = "tool_choice"
 
@@ -37,6 +38,8 @@ _CHOICES: Mapping[str, type[Shape]] = {
     "mcp": _ByLabel,
 }
 
+_COMPUTERS = frozenset({"computer", "computer_use", "computer_use_preview"})
+
 EchoedTools = Sequence[Mapping[str, Any]]
 
 
@@ -60,7 +63,9 @@ class _Offered:
 
     def holds_hosted(self, kind: str) -> bool:
         """Under its own type (dated and preview ones are the same), or as the MCP server of that label."""
-        return kind in self.labels or _family(kind) in self.families
+        hosted = hosted_tools.by_type(kind)
+        label = hosted.server_label if hosted else kind
+        return label in self.labels or _family(kind) in self.families
 
 
 def _names(tools: EchoedTools, kind: str, key: str) -> frozenset[str]:
@@ -114,7 +119,7 @@ def _check_chosen(value: object, offered: _Offered, path: Path) -> dict[str, Any
 
 
 def _family(kind: str) -> str:
-    for family in ("web_search", "computer"):
-        if kind.startswith(family):
-            return family
-    return kind
+    """One name for all types that mean the same tool."""
+    if (hosted := hosted_tools.meant_by(kind)) is not None:
+        return hosted.server_label
+    return "computer" if kind in _COMPUTERS else kind

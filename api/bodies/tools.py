@@ -28,7 +28,7 @@ from api.bodies.validation import (
 )
 from api.errors import invalid_value, unsupported_parameter
 from shared import hosted_tools
-from shared.hosted_tools import HOSTED_TOOLS, RESERVED_LABELS
+from shared.hosted_tools import RESERVED_LABELS
 from shared.responses import ServerSecrets
 from shared.tool_calls import approval_unsaid
 
@@ -92,8 +92,8 @@ TOOLS: Mapping[str, type[Shape]] = {
     "custom": _Custom,
     **dict.fromkeys(
         (
+            *hosted_tools.KINDS,
             "apply_patch",
-            *(kind for tool in HOSTED_TOOLS for kind in tool.types),
             "computer",
             "computer_use_preview",
             "file_search",
@@ -103,10 +103,6 @@ TOOLS: Mapping[str, type[Shape]] = {
             "programmatic_tool_calling",
             "shell",
             "tool_search",
-            "web_search",
-            "web_search_2025_08_26",
-            "web_search_preview",
-            "web_search_preview_2025_03_11",
         ),
         Plain,
     ),

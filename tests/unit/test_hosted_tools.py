@@ -1,12 +1,16 @@
 """The table of hosted tools: the model was trained on what it says, and every reader agrees with it."""
 
+import ast
+import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from openai_harmony import ToolNamespaceConfig
 
+from api.bodies.tool_choice import read_choice
 from api.bodies.tools import TOOLS
 from shared import hosted_tools
 from shared.hosted_tools import (
@@ -25,6 +29,9 @@ from worker.asking.constraint import constraint_of
 from worker.asking.conversation import call_message
 from worker.asking.offer import make_offer
 from worker.response.call_items import ITEM_TYPES
+
+_ROOT = Path(__file__).parents[2]
+_ROLES = ("api", "worker", "tool_runner", "shared", "local")
 
 each_tool = pytest.mark.parametrize("tool", HOSTED_TOOLS, ids=lambda tool: tool.namespace)
 
@@ -86,6 +93,45 @@ def test_what_is_offered_by_a_row_is_routed_to_its_server(tool: HostedTool) -> N
         assert {recipient: target.name for recipient, target in offer.routing.items()} == {
             tool.recipient_of(function.name): function.name for function in tool.functions
         }
+
+
+@each_tool
+def test_a_type_that_does_not_offer_its_tool_is_accepted_and_offers_nothing(tool: HostedTool) -> None:
+    assert not tool.types & tool.unoffered_types
+    for kind in tool.unoffered_types:
+        assert hosted_tools.meant_by(kind) is tool
+        assert hosted_tools.by_type(kind) is None
+        assert kind in TOOLS
+        assert not make_offer(make_request(tools=[{"type": kind}]), {}).routing
+
+
+@each_tool
+def test_a_choice_may_name_a_tool_by_any_type_that_means_it(tool: HostedTool) -> None:
+    kinds = sorted(tool.types | tool.unoffered_types)
+    for offered, chosen in itertools.product(kinds, kinds):
+        assert read_choice({"type": chosen}, [{"type": offered}], 1) == {"type": chosen}
+    for chosen in tool.types:
+        mcp = {"type": "mcp", "server_label": tool.server_label}
+        assert read_choice({"type": chosen}, [mcp], 1) == {"type": chosen}
+
+
+def test_only_the_table_names_a_hosted_tool() -> None:
+    """No type, label, namespace or function of one is written as a string anywhere else in product code, the
+    launcher's sample request apart."""
+    names = {*hosted_tools.KINDS, *(tool.server_label for tool in HOSTED_TOOLS)}
+    names |= {tool.namespace for tool in HOSTED_TOOLS}
+    functions = {f"{name}.{f.name}" for name in names for tool in HOSTED_TOOLS for f in tool.functions}
+    apart = {Path(hosted_tools.__file__), _ROOT / "local" / "seed.py"}
+    assert all(names & _texts_of(path) for path in apart)
+    files = {path for role in _ROLES for path in (_ROOT / role).rglob("*.py")}
+    assert apart < files
+    found = {path: (names | functions) & _texts_of(path) for path in files - apart}
+    assert {path: texts for path, texts in found.items() if texts} == {}
+
+
+def _texts_of(path: Path) -> set[str]:
+    constants = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+    return {node.value for node in constants if isinstance(node.value, str)}
 
 
 @each_tool
