@@ -246,7 +246,7 @@ def fail(response: Response, error: ResponseError) -> ev.ResponseFailed:
     return ev.ResponseFailed(_end(response, "failed", error=error))
 
 
-def tell_error(error: ResponseError) -> list[StreamEvent]:
+def error_events(error: ResponseError) -> list[StreamEvent]:
     """Returns the events that precede a failure: an `error` event, where the hosted API sends one."""
     if error != TOO_LONG:
         return []

@@ -51,7 +51,7 @@ def start(
     return 0
 
 
-def run_until_told(
+def run_until_stopped(
     run: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> None:

@@ -78,7 +78,7 @@ def describe(error: McpError) -> str:
             return f"The tool reported an error: {_text_of(content)}"
 
 
-def failure_told(described: str) -> ToolFailure:
+def parse_failure(described: str) -> ToolFailure:
     """A failure that `describe` makes the same sentence of."""
     if found := re.fullmatch(r"The tool call failed: (.*) \(code (-?\d+)\)\.", described, re.DOTALL):
         return ToolFailure(McpProtocolError(int(found[2]), found[1]))

@@ -29,11 +29,11 @@ from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, To
 from tests.appending import append_through
 from tests.patience import PATIENCE_S
 from tests.requests import accept
-from worker.app import hear
+from worker.app import relay_notifications
 from worker.engines.protocol import Engine
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
-from worker.ownership import Runner
+from worker.ownership import Ownership
 from worker.response.remote_tools import RemoteTools
 from worker.response.resources import Resources
 from worker.response.stepper import Stepper
@@ -41,7 +41,7 @@ from worker.response.stepper import Stepper
 
 @dataclass(frozen=True)
 class Worker:
-    runner: Runner
+    ownership: Ownership
     appender: Appender
     stepper: Stepper
 
@@ -69,8 +69,8 @@ async def working(
     await engine.start()
     appender, tools = Appender(redis, settings), RemoteTools(redis, settings)
     stepper = Stepper()
-    runner = Runner(Resources(settings, redis, appender, engine, tools, lambda: 1_763_769_700, stepper))
-    runner.start()
+    ownership = Ownership(Resources(settings, redis, appender, engine, tools, lambda: 1_763_769_700, stepper))
+    ownership.start()
     listener = RedisClient.connect_listener(settings.redis_url)
 
     async def run_tool(name: str, index: int) -> None:
@@ -85,14 +85,14 @@ async def working(
         asyncio.create_task(flow)
         for flow in (
             appender.run(),
-            hear(Subscription(listener), runner.owner, tools, runner),
+            relay_notifications(Subscription(listener), ownership.owner, tools, ownership),
             job_queue.serve(settings.redis_url, keys.TOOLS_QUEUE, {"start_tool_call": run_tool}, lambda: 10),
         )
     ]
     try:
-        yield Worker(runner, appender, stepper)
+        yield Worker(ownership, appender, stepper)
     finally:
-        await runner.drain()
+        await ownership.drain()
         for service in services:
             service.cancel()
         await asyncio.gather(*services, return_exceptions=True)
@@ -103,7 +103,7 @@ async def working(
 
 async def finish(redis: RedisClient, worker: Worker, key: ResponseKey) -> list[Entry]:
     """Has the worker own the response; its whole log, once it is closed."""
-    await worker.runner.start_response(str(key))
+    await worker.ownership.start_response(str(key))
     async with asyncio.timeout(PATIENCE_S):
         while True:
             page = await event_log.read(redis, key, -1, 5_000, with_token_records=True)

@@ -18,7 +18,7 @@ def _run(settings: Settings) -> None:
     # What servers do wrong becomes a result, and these would log addresses and what servers said.
     for name in ("mcp", "client", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    process.run_until_told(lambda stopped: app.run(settings, stopped))
+    process.run_until_stopped(lambda stopped: app.run(settings, stopped))
 
 
 if __name__ == "__main__":

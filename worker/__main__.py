@@ -1,6 +1,6 @@
-"""`python -m worker [--engine-args …]`: starts a worker; ends on SIGTERM.
+"""`python -m worker [--engine-args …]`: runs one worker until SIGTERM.
 
-Its settings come from the environment; the argument goes over the one that it names.
+Settings come from the environment; the argument overrides the setting that it names.
 """
 
 import argparse
@@ -16,8 +16,11 @@ from worker.engines.scripted.script import ScriptError
 
 
 def main() -> int:
-    """0: told to stop. 1: the engine cannot start, or died. 2: a setting, or the script that one names, is
-    wrong; stderr says which."""
+    """Runs the worker and returns its exit code.
+
+    0: stopped by a signal. 1: the engine could not start, or died. 2: a setting is invalid, or the script
+    that a setting names; stderr says which.
+    """
     return process.start(
         "worker",
         _run,
@@ -28,7 +31,10 @@ def main() -> int:
 
 
 def read_settings(arguments: list[str]) -> Settings:
-    """Raises SystemExit for arguments that are not a worker's."""
+    """Reads the settings, with the command line overriding the environment.
+
+    Raises SystemExit for unknown arguments.
+    """
     parser = argparse.ArgumentParser(prog="python -m worker", description="One worker of Antiphon.")
     parser.add_argument(
         "--engine-args",
@@ -42,7 +48,7 @@ def read_settings(arguments: list[str]) -> Settings:
 
 def _run(settings: Settings) -> None:
     process.collect_rarely()
-    process.run_until_told(
+    process.run_until_stopped(
         lambda stopped: run(settings, make_engine(settings), stopped), uvloop.new_event_loop
     )
 

@@ -1,6 +1,6 @@
-"""The worker's composition root: everything is made here once, and runs until told to stop.
+"""The worker's composition root: creates every part once and runs it until the process is stopped.
 
-Owns wiring and the order of starting and ending; no rule of the protocol lives here.
+Owns the wiring and the order of startup and shutdown; contains no rule of the protocol.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from worker.counting import TokenCounter
 from worker.engines.protocol import Engine, EngineUnavailable
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
-from worker.ownership import Runner
+from worker.ownership import Ownership
 from worker.response.remote_tools import RemoteTools
 from worker.response.resources import Resources
 from worker.response.stepper import Stepper
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def make_engine(settings: Settings) -> Engine:
-    """Raises EngineUnavailable, ScriptError."""
+    """Returns the engine that the settings name, not yet started. Raises EngineUnavailable, ScriptError."""
     if settings.engine == "scripted":
         return ScriptedEngine(Script.load(settings.script))
     try:
@@ -44,9 +44,9 @@ def make_engine(settings: Settings) -> Engine:
 
 
 async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> None:
-    """Runs a worker until `stopped` is set, or its engine dies (then raises SystemExit).
+    """Runs a worker until `stopped` is set.
 
-    Raises EngineUnavailable.
+    Raises SystemExit if the engine dies, EngineUnavailable if it cannot start.
     """
     if not await _start(engine, stopped):
         return
@@ -61,11 +61,11 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
     appender = Appender(redis, settings)
     tools = RemoteTools(redis, settings)
     resources = Resources(settings, redis, appender, engine, tools, lambda: int(time.time()), Stepper())
-    runner, counter = Runner(resources, owner), TokenCounter(redis, resources.stepper)
-    runner.start()
+    ownership, counter = Ownership(resources, owner), TokenCounter(redis, resources.stepper)
+    ownership.start()
     services: list[Coroutine[Any, Any, None]] = [
         appender.run(),
-        hear(Subscription(listener), owner, tools, runner),
+        relay_notifications(Subscription(listener), owner, tools, ownership),
         sweep(redis, settings, settings.sweep_interval_s),
         archive_due(redis, settings),
         presence.stay(redis, "worker", owner),
@@ -74,13 +74,13 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
         settings.redis_url,
         keys.RESPONSES_QUEUE,
         {
-            "start_response": runner.start_response,
+            "start_response": ownership.start_response,
             "count_input_tokens": counter.count_input_tokens,
         },
-        lambda: runner.room() - counter.in_hand,
+        lambda: ownership.room() - counter.pending,
         BytesRoom(
             settings.records_bytes_max,
-            lambda: settings.records_bytes_max - runner.large_bytes - counter.large_bytes,
+            lambda: settings.records_bytes_max - ownership.large_bytes - counter.large_bytes,
         ),
     )
     try:
@@ -88,12 +88,12 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
             tasks = [group.create_task(service) for service in services]
             queue = group.create_task(taking)
             _log.info("worker %s is ready", owner)
-            await race(stopped.wait(), runner.engine_died.wait(), engine.wait_until_dead())
+            await race(stopped.wait(), ownership.engine_died.wait(), engine.wait_until_dead())
             if not stopped.is_set():
-                runner.engine_died.set()
+                ownership.engine_died.set()
             queue.cancel()
             await counter.stop()
-            await runner.drain()
+            await ownership.drain()
             for task in tasks:
                 task.cancel()
     finally:
@@ -101,26 +101,28 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
         resources.stepper.close()
         await listener.close()
         await redis.close()
-    if runner.engine_died.is_set():
+    if ownership.engine_died.is_set():
         raise SystemExit("the engine died")
 
 
-async def hear(subscription: Subscription, owner: str, tools: RemoteTools, runner: Runner) -> None:
-    """Passes on what tool runners and cancels say to this worker, until cancelled.
+async def relay_notifications(
+    subscription: Subscription, owner: str, tools: RemoteTools, ownership: Ownership
+) -> None:
+    """Passes notifications of tool results and cancels to their handlers, until cancelled.
 
-    What was missed is noticed all the same: calls look into the journal, the beat into the lease.
+    A missed notification does no harm: the tool journal and the leases are polled as well.
     """
-    ears: dict[str, Callable[[bytes], None]] = {
-        keys.results(owner): tools.hear,
-        keys.CANCELLED: runner.hear_of_cancel,
+    handlers: dict[str, Callable[[bytes], None]] = {
+        keys.results(owner): tools.on_result,
+        keys.CANCELLED: ownership.on_cancel,
     }
-    for channel in ears:
+    for channel in handlers:
         await subscription.add(channel)
-    await subscription.listen(lambda channel, payload: ears[channel](payload), lambda: None)
+    await subscription.listen(lambda channel, payload: handlers[channel](payload), lambda: None)
 
 
 async def _start(engine: Engine, stopped: asyncio.Event) -> bool:
-    """Whether the engine runs now: a worker may be told to end while a model loads."""
+    """Starts the engine; returns False if the worker is stopped before the model has loaded."""
     starting = asyncio.ensure_future(engine.start())
     await race(asyncio.shield(starting), stopped.wait())
     if stopped.is_set():

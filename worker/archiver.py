@@ -1,6 +1,6 @@
-"""Finds closed logs that are due, and archives them.
+"""Finds closed logs that are due for archiving, and archives them.
 
-Owns nothing: every worker looks, and each takes others than the rest for a while.
+Owns the loop and its limits. Every worker runs one; a claim on each log keeps them from doing the same work.
 """
 
 import asyncio
@@ -25,14 +25,15 @@ async def archive_due(redis: RedisClient, settings: Settings) -> None:
         try:
             due = await archiving.claim_due(redis, _CLAIMED_AT_ONCE_MAX)
         except REDIS_AWAY as away:
-            _log.warning("archiving: Redis is away (%s)", away)
+            _log.warning("archiving: Redis is unavailable (%s)", away)
         await _archive_claimed(redis, due)
         if len(due) < _CLAIMED_AT_ONCE_MAX:
             await asyncio.sleep(random.uniform(0.5, 1.5))
 
 
 async def _archive_claimed(redis: RedisClient, claimed: list[ResponseKey]) -> None:
-    """What it does not come to while its claim holds falls due again, for whoever has time."""
+    """Archives logs until half their claim time is over; the claims on the rest lapse, and any worker may
+    take those logs."""
     clock = asyncio.get_running_loop().time
     ends_at_s = clock() + archiving.CLAIM_S / 2
     for key in claimed:
@@ -41,6 +42,6 @@ async def _archive_claimed(redis: RedisClient, claimed: list[ResponseKey]) -> No
         try:
             await archiving.archive_log(redis, key)
         except REDIS_AWAY as away:
-            _log.warning("%s was not archived, Redis is away (%s)", key, away)
-        except Exception:  # noqa: BLE001  the top of one log: whatever is wrong with it stops no other
-            _log.exception("%s cannot be archived: it stays as it is", key)
+            _log.warning("%s: not archived, Redis is unavailable (%s)", key, away)
+        except Exception:  # noqa: BLE001  the top of one log: its failure must not stop the others
+            _log.exception("%s: could not be archived, left as it is", key)

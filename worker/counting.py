@@ -1,6 +1,7 @@
-"""Answers how many tokens a request has, beside the responses that are under way.
+"""Counts the input tokens of requests, concurrently with the responses in progress.
 
-Owns how many counts are made at once and for how long; question and answer are `shared/store/token_count`'s.
+Owns how many counts run at once and how long each may take; how a count is requested and answered is
+defined in `shared/store/records/token_count.py`.
 """
 
 import asyncio
@@ -31,30 +32,30 @@ class TokenCounter:
         self._places = asyncio.Semaphore(_AT_ONCE_MAX)
 
     async def count_input_tokens(self, name: str, request: str) -> None:
-        """Handles a job. The tools of MCP servers that were not yet listed are not counted."""
+        """Handles a job: starts the count. Tools of MCP servers not yet listed are not counted."""
         task = asyncio.create_task(self._answer(name, request))
         self._counts[task] = bytes_of_large(len(request.encode()))
         task.add_done_callback(self._counts.pop)
 
     @property
-    def in_hand(self) -> int:
-        """Questions that were taken and not yet answered."""
+    def pending(self) -> int:
+        """The number of counts taken and not yet answered."""
         return len(self._counts)
 
     @property
     def large_bytes(self) -> int:
-        """What the large ones of them have."""
+        """Total size of the pending requests that count as large."""
         return sum(self._counts.values())
 
     async def _answer(self, name: str, request: str) -> None:
-        """The top of one count: whatever is wrong with it, nobody else is held up."""
+        """The top of one count: logs every failure, so that none affects another count."""
         try:
             async with asyncio.timeout(token_count.ANSWER_WITHIN_S), self._places:
                 await token_count.answer(self._redis, name, await self._count(request))
-        except REDIS_AWAY as away:  # a timeout as well: nobody waits any more
-            _log.warning("a count of tokens was given up: %s", away or type(away).__name__)
+        except REDIS_AWAY as away:  # includes the timeout: by then no caller is waiting
+            _log.warning("token count abandoned: %s", away or type(away).__name__)
         except Exception:  # noqa: BLE001
-            _log.exception("a count of tokens crashed")
+            _log.exception("token count failed")
 
     async def _count(self, request: str) -> int:
         size, stepper = len(request), self._stepper
@@ -62,7 +63,7 @@ class TokenCounter:
         return await stepper.run(count(await stepper.call(lambda: _conversation_of(asked), size)), size)
 
     async def stop(self) -> None:
-        """Ends what is being counted; who asked gets no answer."""
+        """Cancels the pending counts; their callers get no answer."""
         for task in self._counts:
             task.cancel()
         await asyncio.gather(*self._counts, return_exceptions=True)

@@ -1,6 +1,6 @@
-"""Renews leases from a thread and a loop of its own, so that no model work can delay it.
+"""Renews leases from a thread and event loop of its own, so that no model work can delay a renewal.
 
-Owns the thread and the set of leases held; what a lost lease means is told to the event loop.
+Owns the thread and the set of leases held; what happens to a lost lease is up to `on_loss`.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _RETRY_S = 0.05
 
 
 class LeaseBeat:
-    """`on_loss` is called in the thread, with a lease that is to be given up, and why."""
+    """Renews every lease added to it. Calls `on_loss`, in its own thread, with each lost lease and why."""
 
     def __init__(self, settings: Settings, on_loss: Callable[[Lease, Loss], None]) -> None:
         self._settings = settings
@@ -57,7 +57,7 @@ class LeaseBeat:
             runner.run(self._beat())
 
     async def _beat(self) -> None:
-        # A connection that does not answer is left long before a lease lapses: another one can still keep it.
+        # A silent connection is dropped long before a lease lapses, so that another can still renew it.
         redis = RedisClient.connect(
             self._settings.redis_url,
             timeout_s=self._settings.lease_ttl_s / 2,
@@ -79,7 +79,7 @@ class LeaseBeat:
             return False
 
     async def _renew(self, redis: RedisClient) -> bool:
-        """Whether what is held was kept, or is known to be lost."""
+        """Renews the leases held and reports the lost ones; returns False if Redis did not answer."""
         with self._lock:
             held = list(self._held)
         if not held:
@@ -87,7 +87,7 @@ class LeaseBeat:
         try:
             losses = await renew_all(redis, self._settings, held)
         except REDIS_AWAY as away:
-            _log.warning("leases: Redis is away (%s)", away)
+            _log.warning("leases: Redis is unavailable (%s)", away)
             return False
         for lease, loss in losses:
             self.discard(lease)

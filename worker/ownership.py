@@ -1,7 +1,7 @@
-"""The responses that this worker owns: takes leases, runs attempts, and ends each one way or another.
+"""The responses that this worker owns: acquires their leases, runs their attempts, and decides what follows.
 
-Owns how many are in flight and what an attempt's end means. What happens within an attempt is
-`attempt`'s; renewing is the beat's, from its own thread.
+Owns the number in flight and what the outcome of an attempt means. An attempt itself runs in
+`response/attempt.py`; `lease_beat.py` renews the leases, from its own thread.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 _RETRY_S = 0.25
 
 
-class Runner:
+class Ownership:
     def __init__(self, resources: Resources, owner: str | None = None) -> None:
         self.owner = owner or new_owner("worker")
         self.engine_died = asyncio.Event()
@@ -46,30 +46,31 @@ class Runner:
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
         self._large_bytes: dict[Lease, int] = {}
         self._tokens: dict[ResponseKey, int] = {}
-        """The last fencing token of each response, for as long as something may be under way with it."""
+        """The last fencing token of each response, kept while a write with it may still be in flight."""
         self._taking: set[asyncio.Task[None]] = set()
         self._endings: set[asyncio.Task[None]] = set()
         self._is_draining = False
         self._loop = asyncio.get_running_loop()
-        self._beat = LeaseBeat(self._settings, self._hear_of_loss)
+        self._beat = LeaseBeat(self._settings, self._on_loss)
 
     # --- taking work ----------------------------------------------------------------------------
 
     def room(self) -> int:
-        """How many more responses this worker may own now."""
+        """Returns the number of further responses that this worker may take now."""
         if self._is_draining:
             return 0
         return self._settings.responses_in_flight_max - len(self._tasks)
 
     @property
     def large_bytes(self) -> int:
-        """What the large records have that it holds."""
+        """Total size of the large records among the responses owned."""
         return sum(self._large_bytes.values())
 
     async def start_response(self, name: str) -> None:
-        """Handles a job: owns the response from here on, or leaves it to whoever does.
+        """Handles a job: acquires the response's lease and starts an attempt, unless another worker owns it.
 
-        A queue whose connection breaks ends its handlers: Redis may have given us the lease by then.
+        Shielded, because a queue that loses its connection cancels its handlers, and Redis may have granted
+        the lease by then.
         """
         taking = asyncio.create_task(self._take(ResponseKey.parse(name)))
         self._taking.add(taking)
@@ -87,7 +88,7 @@ class Runner:
             task.add_done_callback(lambda _: self._forget(held))
 
     async def _acquire(self, key: ResponseKey) -> Acquired | lease.NotAcquired:
-        """Asks for `redis_outage_max_s` until Redis answers: the lease may be ours, and we have not heard."""
+        """Retries for `redis_outage_max_s`: Redis may have granted the lease although its reply was lost."""
 
         def ask() -> Awaitable[Acquired | lease.NotAcquired]:
             return lease.acquire(
@@ -110,21 +111,21 @@ class Runner:
     # --- one response ---------------------------------------------------------------------------
 
     async def _own(self, acquired: Acquired) -> None:
-        """The top of an attempt: whatever happens, the response ends or is let go."""
+        """The top of an attempt: however it ends, the response is closed or its lease is given up."""
         held = acquired.lease
         try:
             await self._drive(acquired)
         except LeaseLost as lost:
             _log.info("%s: stopped, %s", held.key, lost)
         except REDIS_AWAY as away:
-            _log.warning("%s: given up, Redis is away: %s", held.key, away)
-            self._follow_up(self._hand_over_at_last(held))
+            _log.warning("%s: given up, Redis is unavailable: %s", held.key, away)
+            self._follow_up(self._hand_over_when_possible(held))
         except EngineDead as dead:
             _log.error("%s: %s", held.key, dead)
             self.engine_died.set()
         except asyncio.CancelledError:
             raise
-        except Exception:  # noqa: BLE001  a bug: this attempt ends, the others go on
+        except Exception:  # noqa: BLE001  a bug: it ends this attempt and no other
             _log.exception("%s: the attempt crashed", held.key)
             await self._fail_if_possible(held, "The server had an error while generating the response.")
         finally:
@@ -136,41 +137,45 @@ class Runner:
             del self._tokens[held.key]
 
     async def _drive(self, acquired: Acquired) -> None:
+        held = acquired.lease
         if acquired.format < RECORD_FORMAT_OLDEST:
-            reason = "The response was begun by a version that is too old to be continued by this one."
-            return await self._fail(acquired.lease, ResponseError("server_error", reason))
+            reason = "The response was started by a version too old to be continued by this one."
+            return await self._fail(held, ResponseError("server_error", reason))
         if acquired.deaths >= self._settings.owners_lost_max:
             lost = f"{acquired.deaths} workers were lost while they had it, or could not load it"
             reason = f"The response was given up: {lost}."
-            return await self._fail(acquired.lease, ResponseError("server_error", reason))
+            return await self._fail(held, ResponseError("server_error", reason))
         try:
             record = await load_record(self._resources.redis, self._resources.stepper, acquired)
         except Unloadable as unloadable:
-            return await self._lose(acquired.lease, unloadable)
-        history = await read_history(self._resources.redis, acquired.lease.key)
+            return await self._lose(held, unloadable)
+        history = await read_history(self._resources.redis, held.key)
         if history.frames:
-            _log.info("%s: goes on after %d events", acquired.lease.key, history.first + len(history.frames))
+            _log.info("%s: continues after %d events", held.key, history.first + len(history.frames))
         try:
-            await run_attempt(self._resources, acquired.lease, record, history)
+            await run_attempt(self._resources, held, record, history)
         except Hopeless as hopeless:
-            await self._fail(acquired.lease, hopeless.error)
+            await self._fail(held, hopeless.error)
         except TailLost as lost:
-            _log.error("%s: %s", acquired.lease.key, lost)
+            _log.error("%s: %s", held.key, lost)
             reason = "The end of the response was lost with the server that held it."
-            await self._fail(acquired.lease, ResponseError("server_error", reason))
+            await self._fail(held, ResponseError("server_error", reason))
         except Diverged as diverged:
-            _log.error("%s: %s", acquired.lease.key, diverged)
+            _log.error("%s: %s", held.key, diverged)
             reason = "The response could not be continued exactly after its worker was lost."
-            await self._fail(acquired.lease, ResponseError("server_error", reason))
+            await self._fail(held, ResponseError("server_error", reason))
 
     async def _lose(self, held: Lease, reason: Unloadable) -> None:
-        """Another worker may be able to; when `owners_lost_max` were not, the response fails."""
-        _log.error("%s: its record was not loaded: %s", held.key, reason)
+        """Gives the lease back, counted as a lost owner, so that another worker tries to load the record."""
+        _log.error("%s: the record could not be loaded: %s", held.key, reason)
         await lease.lose(self._resources.redis, held)
         await ring_again(self._resources.redis, self._settings, held.key)
 
     async def _fail(self, held: Lease, error: ResponseError) -> None:
-        """Ends a response from what its log says, whoever wrote it so far."""
+        """Closes a response as failed, continuing its log as it stands.
+
+        Raises LeaseLost if the log is closed or gone, REDIS_AWAY.
+        """
         frames: list[bytes] = []
         async for page in event_log.pages(self._resources.redis, held.key):
             if page.is_closed or page.is_missing:
@@ -190,8 +195,8 @@ class Runner:
             await self._fail(held, error)
         except (LeaseLost, *REDIS_AWAY) as lost:
             _log.warning("%s: could not be failed: %s", held.key, lost)
-        except Exception:  # noqa: BLE001  its log cannot even be read: it must not be tried for ever
-            _log.exception("%s: its log cannot be folded", held.key)
+        except Exception:  # noqa: BLE001  its log cannot be read: close it without, or it is retried for ever
+            _log.exception("%s: the log cannot be folded", held.key)
             await self._end_bluntly(held.key, error)
 
     async def _end_bluntly(self, key: ResponseKey, error: ResponseError) -> None:
@@ -201,12 +206,12 @@ class Runner:
         try:
             await end_at_once(self._resources.redis, self._settings, key, self.owner, make_event)
         except REDIS_AWAY as away:
-            _log.warning("%s: could not be ended: %s", key, away)
+            _log.warning("%s: could not be closed: %s", key, away)
 
     # --- losing leases, ending ------------------------------------------------------------------
 
-    def _hear_of_loss(self, lost: Lease, loss: Loss) -> None:
-        """Called in the beat's thread."""
+    def _on_loss(self, lost: Lease, loss: Loss) -> None:
+        """Called in the beat's thread; continues on the event loop."""
         self._loop.call_soon_threadsafe(self._give_up, lost, loss)
 
     def _give_up(self, lost: Lease, loss: Loss) -> None:
@@ -224,19 +229,19 @@ class Runner:
         task.add_done_callback(self._endings.discard)
 
     async def _cancel_abandoned(self, key: ResponseKey) -> None:
-        """The client of a foreground response has gone and not come back: nobody wants the rest."""
+        """Cancels a foreground response whose client disconnected and did not come back."""
         try:
             await cancel(self._resources.redis, self._settings, key, self.owner)
         except REDIS_AWAY as away:
-            _log.warning("%s: not cancelled, Redis is away: %s", key, away)
+            _log.warning("%s: not cancelled, Redis is unavailable: %s", key, away)
 
-    def hear_of_cancel(self, name: bytes) -> None:
-        """Somebody has cancelled the response of that name: the beat would notice, but later."""
+    def on_cancel(self, name: bytes) -> None:
+        """Stops the attempt at the response of that name, which was cancelled; sooner than the beat would."""
         for held in [held for held in self._tasks if str(held.key) == name.decode()]:
             self._give_up(held, "lost")
 
     async def drain(self) -> None:
-        """Takes nothing more, and hands over what runs: another worker goes on sooner than this one ends."""
+        """Takes nothing more and hands over the running responses, so that other workers continue at once."""
         self._is_draining = True
         await asyncio.gather(*self._taking, return_exceptions=True)
         tasks = dict(self._tasks)
@@ -245,22 +250,22 @@ class Runner:
             task.cancel()
         await asyncio.gather(*tasks.values(), *self._endings, return_exceptions=True)
         self._beat.stop()
-        if left and not self.engine_died.is_set():  # a death is to be counted: those leases lapse
+        if left and not self.engine_died.is_set():  # a dead engine counts as a lost owner: its leases lapse
             await self._hand_over(left)
 
-    async def _hand_over_at_last(self, held: Lease) -> None:
-        """Redis was away for too long, and this worker lives: its lease must not count as a dead one's."""
+    async def _hand_over_when_possible(self, held: Lease) -> None:
+        """Retries until Redis answers: the worker is alive, so the lease must not count as a lost owner's."""
         while not (await self._hand_over([held]) or self._is_draining):  # noqa: ASYNC110  Redis sets no event
             await asyncio.sleep(_RETRY_S)
 
     async def _hand_over(self, leases: list[Lease]) -> bool:
-        """Lets go of the leases and rings at once, so that nobody has to find out; True if Redis heard."""
+        """Releases the leases and rings for their responses; returns False if Redis is unavailable."""
         redis = self._resources.redis
         try:
             await lease.release(redis, self._settings, *leases)
             await asyncio.gather(*(ring_again(redis, self._settings, held.key) for held in leases))
         except REDIS_AWAY as away:
-            _log.warning("%d leases not handed over, Redis is away (%s)", len(leases), away)
+            _log.warning("%d leases not handed over, Redis is unavailable (%s)", len(leases), away)
             return False
         return True
 
@@ -268,12 +273,12 @@ class Runner:
 def _fail_after(
     frames: Sequence[bytes], usage: bytes, error: ResponseError
 ) -> tuple[list[NewEntry], ResponseFailed]:
-    """What is appended to a log of these frames, the terminal event last."""
+    """Returns the entries that close a log of these frames as failed, and the terminal event, their last."""
     events: list[StreamEvent] = [decode(stored) for stored in frames]
     response = with_usage(fold(events), usage)
     ending = abandon(events)
     for event in ending:
         response = lifecycle.apply(response, event)
     failed = lifecycle.fail(response, error)
-    told = [*ending, *lifecycle.tell_error(error), failed]
-    return [NewEntry(frame(event, len(events) + i)) for i, event in enumerate(told)], failed
+    added = [*ending, *lifecycle.error_events(error), failed]
+    return [NewEntry(frame(event, len(events) + i)) for i, event in enumerate(added)], failed

@@ -60,12 +60,12 @@ async def test_a_worker_that_is_told_to_end_while_it_takes_a_response_hands_it_o
     deaf = make_deaf(settings)
     key = await accept(redis, settings, make_request("Count slowly from 1 to 1000"))
     async with working(deaf, settings) as worker:
-        starting = asyncio.create_task(worker.runner.start_response(str(key)))
+        starting = asyncio.create_task(worker.ownership.start_response(str(key)))
         await deaf.has_acquired.wait()
         starting.cancel()
         await asyncio.wait([starting])
         deaf.heard.set()
-        await worker.runner.drain()
+        await worker.ownership.drain()
         assert isinstance(await lease.acquire(redis, settings, key, "next"), Acquired)
     await deaf.close()
     assert await deaths_of(redis, key) == 0

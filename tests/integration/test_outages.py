@@ -111,7 +111,7 @@ async def test_outages_one_after_another_are_no_deaths_of_owners_that_live(tmp_p
         async with working(redis, settings) as first, working(redis, settings) as second:
             sweeping = [asyncio.create_task(sweep_for(redis, settings, (first, second))) for _ in range(2)]
             key = await accept(redis, settings, make_request("Count slowly from 1 to 1000"))
-            await first.runner.start_response(str(key))
+            await first.ownership.start_response(str(key))
             await until_longer(redis, key, 0)
             for _ in range(3):
                 grown = await redis.command("XLEN", keys.log(key))
@@ -124,7 +124,7 @@ async def test_outages_one_after_another_are_no_deaths_of_owners_that_live(tmp_p
                 task.cancel()
             await asyncio.wait(sweeping)
         await redis.close()
-    assert state == [first.runner.owner.encode(), b"1", b"0", b""]
+    assert state == [first.ownership.owner.encode(), b"1", b"0", b""]
 
 
 async def sweep_for(redis: RedisClient, settings: Settings, workers: Any) -> None:
@@ -134,7 +134,7 @@ async def sweep_for(redis: RedisClient, settings: Settings, workers: Any) -> Non
         try:
             for key in await lease.lapsed(redis, settings, 10):
                 for worker in reversed(workers):
-                    await worker.runner.start_response(str(key))
+                    await worker.ownership.start_response(str(key))
         except REDIS_AWAY:
             pass
 
@@ -264,8 +264,8 @@ async def test_nine_responses_begin_in_a_slow_redis_about_as_soon_as_one(
                 job_queue.serve(
                     slow.redis_url,
                     keys.RESPONSES_QUEUE,
-                    {"start_response": worker.runner.start_response},
-                    worker.runner.room,
+                    {"start_response": worker.ownership.start_response},
+                    worker.ownership.room,
                 )
             )
             try:

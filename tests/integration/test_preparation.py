@@ -60,10 +60,10 @@ async def test_what_is_stopped_while_its_prompt_is_made_is_encoded_no_further(
     encoder = Encoder(monkeypatch)
     async with working(redis, wide) as worker:
         key = await accept(redis, wide, make_request(LONG))
-        await worker.runner.start_response(str(key))
+        await worker.ownership.start_response(str(key))
         await until(lambda: encoder.pieces > 3)
         await stop(redis, wide, key)
-        await until(lambda: worker.runner.room() == wide.responses_in_flight_max)
+        await until(lambda: worker.ownership.room() == wide.responses_in_flight_max)
         stepper = worker.stepper
         await stepper.call(lambda: None, len(LONG))  # what was begun is done
         pieces = encoder.pieces
@@ -79,7 +79,7 @@ async def test_a_short_prompt_does_not_wait_for_a_long_one(
     encoder = Encoder(monkeypatch)
     async with working(redis, wide) as worker:
         long = await accept(redis, wide, make_request(LONG))
-        await worker.runner.start_response(str(long))
+        await worker.ownership.start_response(str(long))
         await until(lambda: encoder.pieces > 3)
         # One that is done at once, and one that needs a few turns of its own.
         for text in ("Hello!", "word " * 10_000):
@@ -104,7 +104,7 @@ async def sweeping(redis: RedisClient, settings: Settings, worker: Worker) -> As
     async def take() -> None:
         while True:
             for name in await redis.command("ZRANGE", keys.ACTIVE, 0, -1):
-                await worker.runner.start_response(name.decode())
+                await worker.ownership.start_response(name.decode())
             await asyncio.sleep(0.01)
 
     tasks = [asyncio.create_task(take()), asyncio.create_task(sweep(redis, settings, 0.05))]

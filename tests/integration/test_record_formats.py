@@ -52,8 +52,8 @@ async def test_a_record_that_needs_a_later_version_waits_for_one_and_is_not_fail
     await set_format(redis, key, RECORD_FORMAT + 1)
     before = await redis.command("HGETALL", keys.state(key))
     async with working(redis, settings) as worker:
-        await worker.runner.start_response(str(key))
-        assert worker.runner.room() == settings.responses_in_flight_max
+        await worker.ownership.start_response(str(key))
+        assert worker.ownership.room() == settings.responses_in_flight_max
     assert await redis.command("HGETALL", keys.state(key)) == before
     assert await redis.command("ZSCORE", keys.ACTIVE, str(key)) is not None, "the sweepers ring for it again"
 

@@ -23,7 +23,7 @@ from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
-from worker.ownership import Runner
+from worker.ownership import Ownership
 from worker.response import log_writer
 from worker.response.history import History
 from worker.response.log_writer import LogWriter
@@ -112,11 +112,11 @@ async def test_a_response_that_cannot_be_mended_fails_and_says_why(
     engine = ScriptedEngine(Script.load(None))
     await engine.start()
     tools = RemoteTools(redis, settings)
-    runner = Runner(Resources(settings, redis, appender, engine, tools, lambda: 1_763_769_700))
-    runner.start()
+    ownership = Ownership(Resources(settings, redis, appender, engine, tools, lambda: 1_763_769_700))
+    ownership.start()
     try:
         key = await accept(redis, settings, make_request("Count slowly from 1 to 100"))
-        await runner.start_response(str(key))
+        await ownership.start_response(str(key))
         past = await remember(redis, key)
         await wait_for_entries(redis, key, 30)
         await go_back(redis, past)
@@ -124,7 +124,7 @@ async def test_a_response_that_cannot_be_mended_fails_and_says_why(
             while not (page := await event_log.read(redis, key, -1)).is_closed:
                 await asyncio.sleep(0.01)
     finally:
-        await runner.drain()
+        await ownership.drain()
         await engine.stop()
     last = decode(page.entries[-1].frame)
     assert isinstance(last, ResponseFailed)
@@ -148,25 +148,25 @@ async def test_who_owns_a_response_again_after_a_failover_has_another_token(
     key = await accept(redis, settings)
     engine = ScriptedEngine(Script.load(None))
     await engine.start()
-    runner = Runner(
+    ownership = Ownership(
         Resources(settings, redis, appender, engine, RemoteTools(redis, settings), lambda: 1_763_769_700)
     )
-    runner.start()
+    ownership.start()
     try:
         past = await remember(redis, key)
-        await runner.start_response(str(key))
-        first = lease.Lease(key, runner.owner, 1)
+        await ownership.start_response(str(key))
+        first = lease.Lease(key, ownership.owner, 1)
         assert await redis.command("HGET", keys.state(key), "attempt") == b"1"
         await go_back(redis, past)
         async with asyncio.timeout(PATIENCE_S):
-            while runner.room() < settings.responses_in_flight_max:  # until the loss is noticed
+            while ownership.room() < settings.responses_in_flight_max:  # until the loss is noticed
                 await asyncio.sleep(0.01)
-        await runner.start_response(str(key))
+        await ownership.start_response(str(key))
         assert await redis.command("HGET", keys.state(key), "attempt") == b"2"
         with pytest.raises(LeaseLost):
             await append(redis, settings, first, 1, [])
     finally:
-        await runner.drain()
+        await ownership.drain()
         await engine.stop()
 
 

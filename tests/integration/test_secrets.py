@@ -104,7 +104,7 @@ async def run(redis: RedisClient, settings: Settings, held: Lease, index: int, t
     await tool_journal.submit(redis, settings, held, index, task)
 
     async def look() -> ToolResult | None:
-        (state,) = await tool_journal.look(redis, settings, [(held.key, index)])
+        (state,) = await tool_journal.read_states(redis, settings, [(held.key, index)])
         return state.result
 
     async def is_in() -> bool:

@@ -37,7 +37,7 @@ from shared.tool_calls import (
     ToolOutput,
     ToolsListed,
     describe,
-    failure_told,
+    parse_failure,
 )
 from tests.appending import append_through
 from tests.patience import PATIENCE_S
@@ -141,7 +141,7 @@ async def test_what_a_log_tells_of_its_calls_is_enough_to_go_on_without_a_journa
     ],
 )
 def test_a_failed_listing_is_read_out_of_its_sentence(error: McpError) -> None:
-    assert describe(failure_told(describe(error)).error) == describe(error)
+    assert describe(parse_failure(describe(error)).error) == describe(error)
 
 
 def is_past_a_result(entries: list[Entry]) -> bool:
@@ -209,7 +209,7 @@ async def test_a_replay_that_comes_out_otherwise_fails_with_a_reason_and_tells_n
             Entry(8, whole[8].frame.replace(b'"delta":"', b'"delta":"other '), whole[8].tokens),
         ]
         key = await leave_behind(redis, settings, worker, request, other)
-        await worker.runner.start_response(str(key))
+        await worker.ownership.start_response(str(key))
         async with asyncio.timeout(PATIENCE_S):
             while not (state := await response_store.read_state(redis, key)) or not state.closed:
                 await asyncio.sleep(0.002)
@@ -241,7 +241,7 @@ async def test_a_call_that_lost_its_runner_is_made_again_only_if_it_may_be(
 ) -> None:
     async with working(redis, settings) as worker:
         key = await accept(redis, settings, REQUESTS["a tool call"])
-        acquired = await lease.acquire(redis, settings, key, worker.runner.owner)
+        acquired = await lease.acquire(redis, settings, key, worker.ownership.owner)
         assert isinstance(acquired, Acquired)
         task = ToolCall("code_interpreter", "python", '{"code": "6*7"}')
         await tool_journal.submit(redis, settings, acquired.lease, 0, task)

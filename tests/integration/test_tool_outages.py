@@ -177,7 +177,7 @@ async def listening(redis: RedisClient, settings: Settings) -> AsyncIterator[Rem
 
         async def pass_on() -> None:
             while True:
-                tools.hear(await heard.get())
+                tools.on_result(await heard.get())
 
         passing = asyncio.create_task(pass_on())
         yield tools
@@ -244,10 +244,10 @@ async def test_a_verdict_on_a_claim_that_was_renewed_meanwhile_is_not_taken(
     assert lapsed.standing == "lapsed"
     assert await tool_journal.renew(redis, settings, [claim]) == []
     verdict = ToolOutput("lost")
-    assert await tool_journal.settle(redis, response.lease, 0, verdict, lapsed.claim) is None
+    assert await tool_journal.resolve(redis, response.lease, 0, verdict, lapsed.claim) is None
     await tool_journal.retry(redis, settings, response.lease, 0, lapsed.claim)
     assert (await response.look(0)).standing == "running"
-    assert await tool_journal.settle(redis, response.lease, 0, verdict, "runner ") == verdict
+    assert await tool_journal.resolve(redis, response.lease, 0, verdict, "runner ") == verdict
     assert await tool_journal.renew(redis, settings, [claim]) == [claim]
 
 
@@ -275,13 +275,16 @@ async def test_a_runner_is_lost_only_where_it_could_have_renewed_for_a_whole_cla
         assert not (await response.look(0)).is_steady
         judged = steady.claim
         assert (
-            await tool_journal.settle(redis, response.lease, 0, verdict, judged, lost_after_s=after_s) is None
+            await tool_journal.resolve(redis, response.lease, 0, verdict, judged, lost_after_s=after_s)
+            is None
         )
         await tool_journal.retry(redis, settings, response.lease, 0, judged, lost_after_s=after_s)
         assert (await response.look(0)).standing == standing
     await redis.command("HSET", keys.PULSE, "since_ms", 1, "heard_ms", await lease.now_ms(redis))
     await redis.command("HSET", keys.PULSE, "history", history)
-    settled = await tool_journal.settle(redis, response.lease, 0, verdict, steady.claim, lost_after_s=after_s)
+    settled = await tool_journal.resolve(
+        redis, response.lease, 0, verdict, steady.claim, lost_after_s=after_s
+    )
     assert settled == verdict
 
 

@@ -94,7 +94,7 @@ class Response:
         return result
 
     async def look(self, index: int) -> CallState:
-        (state,) = await tool_journal.look(self._redis, self._settings, [(self.lease.key, index)])
+        (state,) = await tool_journal.read_states(self._redis, self._settings, [(self.lease.key, index)])
         return state
 
     async def run(self, task: ToolTask) -> ToolResult:

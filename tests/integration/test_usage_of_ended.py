@@ -26,7 +26,7 @@ async def tokens_of(redis: RedisClient, key: ResponseKey) -> int:
 
 
 async def run_to_the_middle(redis: RedisClient, worker: Worker, key: ResponseKey) -> None:
-    await worker.runner.start_response(str(key))
+    await worker.ownership.start_response(str(key))
     async with asyncio.timeout(30):
         while await tokens_of(redis, key) < ENOUGH:
             await asyncio.sleep(0.002)
@@ -73,7 +73,7 @@ async def test_what_a_dead_owner_has_made_is_counted_once_and_not_left_out(
         await redis.command("FLUSHALL")
         key = await leave_behind(redis, settings, worker, request, whole[:half])
         before = await tokens_of(redis, key)
-        await worker.runner.start_response(str(key))
+        await worker.ownership.start_response(str(key))
         async with asyncio.timeout(30):
             while await tokens_of(redis, key) <= before:
                 await asyncio.sleep(0.002)

@@ -33,9 +33,9 @@ async def test_what_is_asked_while_a_reading_is_under_way_goes_together_in_the_n
     journal = Journal()
     watch = CallWatch(journal.read, TTL_S)
     journal.may_answer.clear()
-    looks = [asyncio.create_task(watch.look(KEY, 0))]
+    looks = [asyncio.create_task(watch.read(KEY, 0))]
     await until(lambda: journal.readings == [[0]])
-    looks += [asyncio.create_task(watch.look(KEY, index)) for index in range(1, 5)]
+    looks += [asyncio.create_task(watch.read(KEY, index)) for index in range(1, 5)]
     await asyncio.sleep(0)
     journal.may_answer.set()
     states = await asyncio.gather(*looks)
@@ -47,7 +47,7 @@ async def test_one_who_no_longer_waits_takes_nothing_from_the_others() -> None:
     journal = Journal()
     watch = CallWatch(journal.read, TTL_S)
     journal.may_answer.clear()
-    gone, waiting = (asyncio.create_task(watch.look(KEY, index)) for index in range(2))
+    gone, waiting = (asyncio.create_task(watch.read(KEY, index)) for index in range(2))
     await until(lambda: len(journal.readings) == 1)
     gone.cancel()
     journal.may_answer.set()
@@ -58,8 +58,8 @@ async def test_a_failed_reading_fails_all_who_asked_and_redis_is_not_steady() ->
     journal = Journal()
     watch = CallWatch(journal.read, TTL_S)
     journal.failure = ConnectionError("away")
-    looks = [asyncio.create_task(watch.look(KEY, index)) for index in range(3)]
+    looks = [asyncio.create_task(watch.read(KEY, index)) for index in range(3)]
     assert [str(each) for each in await asyncio.gather(*looks, return_exceptions=True)] == ["away"] * 3
     assert not watch.is_steady
     journal.failure = None
-    assert (await watch.look(KEY, 7)).claim == "7"
+    assert (await watch.read(KEY, 7)).claim == "7"

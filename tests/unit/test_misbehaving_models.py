@@ -47,7 +47,7 @@ from worker.harmony.tokens import (
 )
 from worker.response.segments import ToolReturned
 from worker.response.translator import Translation
-from worker.response.turn_reader import CallTool, TellUnknown, TurnReader
+from worker.response.turn_reader import CallTool, ReportUnknown, TurnReader
 from worker.response.usage import Turn, usage_of
 
 RESPONSE = Response(id="resp_0_" + "a" * 32, created_at=1, status="in_progress", model="default")
@@ -128,7 +128,7 @@ def read(token_ids: Sequence[int]) -> Outcome:
     pending = reader.pending
     if isinstance(pending, CallTool):
         events += reader.advance(ToolReturned(ToolOutput("x")))
-    return Outcome(events, pending.recipient if isinstance(pending, TellUnknown) else None)
+    return Outcome(events, pending.recipient if isinstance(pending, ReportUnknown) else None)
 
 
 FILE = Path(__file__).with_name("misbehaving_models.toml")

@@ -62,7 +62,7 @@ def test_a_signal_tells_the_role_to_end_and_the_role_ends_itself(number: signal.
         await stopped.wait()
         ended.append("in order")
 
-    process.run_until_told(run)
+    process.run_until_stopped(run)
     assert ended == ["in order"]
 
 

@@ -1,7 +1,7 @@
-"""One response under one lease: generate, answer the call, generate again, close.
+"""One attempt at one response, under one lease: generate, answer the call, generate again, close.
 
-Owns the order of things within an attempt. Leases and their end are `ownership`'s, bytes and numbers the
-log writer's, items and events the turn reader's, the way of a token `generation`'s.
+Owns the order of these steps. `worker/ownership.py` owns leases, the log writer bytes and sequence numbers,
+the turn reader items and events, and `generation.py` a single turn.
 """
 
 import sys
@@ -38,8 +38,8 @@ from worker.response.turn_reader import (
     CallTool,
     Nothing,
     Pending,
-    TellSpent,
-    TellUnknown,
+    ReportSpent,
+    ReportUnknown,
     TurnReader,
 )
 from worker.response.usage import Turn, usage_of
@@ -50,11 +50,11 @@ _T = TypeVar("_T")
 async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, history: History) -> None:
     """Drives one response from its request to its terminal event.
 
-    `history` is replayed first: same prompt, logged tokens, logged results; then the response goes on.
+    `history` is replayed first: the same prompt, logged tokens, logged results. Then generation continues.
 
-    Raises LeaseLost (stop quietly), EngineDead (the worker must end), REDIS_AWAY (the lease will lapse),
-    Hopeless (the response must be failed with its reason; all events are in the log), TailLost and Diverged
-    (so must it; after Diverged there is a bug, or an engine that does not repeat itself).
+    Raises LeaseLost (stop quietly), EngineDead (end the worker), REDIS_AWAY (the lease will lapse), Hopeless
+    (fail the response with its error; every event is in the log by then), and TailLost and Diverged (fail the
+    response; Diverged means a bug, or an engine whose output cannot be reproduced).
     """
     request, turns = record.request, list[Turn]()
     results = ToolResults(resources.tools, lease, history.frames)
@@ -80,7 +80,7 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
 
 @dataclass(slots=True)
 class Attempt:
-    """The loop, once everything is prepared."""
+    """The loop over turns, once everything is prepared."""
 
     resources: Resources
     lease: Lease
@@ -110,11 +110,12 @@ class Attempt:
         return await self._close(is_cut=False)
 
     async def _keep_within_context(self, prompt: list[int]) -> list[int]:
-        """The prompt; one that tools' answers have made too long is fitted anew, with room for an answer.
+        """Returns the prompt, fitted again if tools' answers have made it too long for the context.
 
-        A response of an earlier format is cut there. Raises Hopeless.
+        The new prompt leaves room for an answer. A record of an earlier format is not fitted again: it is cut
+        off there. Raises Hopeless.
         """
-        is_spent = self._tokens_left <= 0  # which ends it in any case
+        is_spent = self._tokens_left <= 0  # then the response ends in any case
         tokens_max = self.resources.context_tokens_max
         if len(prompt) < tokens_max or is_spent or self.record.format == 1:
             return prompt
@@ -124,7 +125,7 @@ class Attempt:
 
     @property
     def _tokens_left(self) -> int:
-        """How many more the request allows the model to make, reasoning included."""
+        """The number of tokens that the request still allows, reasoning included."""
         limit = self.record.request.response.max_output_tokens or sys.maxsize
         return limit - sum(turn.output for turn in self.reader.turns)
 
@@ -132,18 +133,19 @@ class Attempt:
 
     @property
     def _are_calls_spent(self) -> bool:
-        """In a response of an earlier format, the call beyond the limit has an item, and fails."""
+        """Always False for a record of an earlier format: there, a call beyond the limit has an item that
+        fails."""
         return self.tally.is_spent and self.record.format > 1
 
     async def _run_approved_calls(self) -> list[int]:
-        """Calls that the client has approved run first; tokens of the calls and their answers."""
+        """Runs the calls that the client has approved; returns the tokens of the calls and their answers."""
         tokens: list[int] = []
         for approved in self.prepared.approved:
             call = call_message(approved.target.recipient, approved.arguments)
             self.reader.messages.append(call)
-            # The prompt ends with the start of the assistant's message already.
+            # The prompt already ends with the start of an assistant message.
             tokens += (await self._encode(call))[len(NEXT_TURN) :]
-            pending: Pending = TellSpent(approved.target)
+            pending: Pending = ReportSpent(approved.target)
             if not self._are_calls_spent:
                 await self.writer.put(self.reader.advance(approved))
                 pending = self.reader.pending
@@ -151,18 +153,18 @@ class Attempt:
         return tokens
 
     async def _answer(self, pending: Pending) -> list[int] | None:
-        """Tokens that answer what the model waits for; None when it waits for nobody here."""
+        """Returns the tokens of the answer that the model waits for, or None if the response ends here."""
         match pending:
             case CallTool(call):
                 result = await self._result_of(call)
                 await self.writer.put(self.reader.advance(ToolReturned(result)))
                 text = result.output if isinstance(result, ToolOutput) else describe(result.error)
                 return await self._answer_with(call.target.recipient, text)
-            case TellSpent(target):
+            case ReportSpent(target):
                 refusal = calls.refuse_spent(self.tally)
                 self.tally = self.tally.after(refusal)
                 return await self._answer_with(target.recipient, describe(refusal.failure.error))
-            case TellUnknown(recipient):
+            case ReportUnknown(recipient):
                 self.tally = self.tally.after_complaint(calls.complain_of_unknown(recipient))
                 text = calls.describe_unknown(recipient, self.prepared.offer.routing)
                 return await self._answer_with(recipient or FUNCTIONS, text)
@@ -181,7 +183,7 @@ class Attempt:
                 return calls.listed_for_a_call() if isinstance(result, ToolsListed) else result
 
     async def _answer_with(self, recipient: str, text: str) -> list[int]:
-        """Answers the call that was made last, on its channel."""
+        """Appends the answer to the last call, on that call's channel; returns its tokens."""
         message = tool_message(recipient, text, self.reader.messages[-1].channel)
         self.reader.messages.append(message)
         return await self._encode(message) + NEXT_TURN
@@ -212,7 +214,7 @@ class Attempt:
         return msgspec.structs.replace(request.response, output=tuple(self.reader.items), **wanted)
 
     async def _call(self, work: Callable[[], _T]) -> _T:
-        """Work that takes the longer the longer the request is."""
+        """Runs work whose duration grows with the request's size."""
         return await self.resources.stepper.call(work, self.record.size)
 
 
@@ -221,6 +223,9 @@ def _usage_of(request: ResponseRequest, turns: Sequence[Turn]) -> Usage:
 
 
 def _count(request: ResponseRequest, turns: Sequence[Turn]) -> bytes:
-    """For whoever ends the response in this attempt's place; nothing while no token was made."""
+    """Returns the usage so far as JSON, or nothing before the first token.
+
+    It is stored with each append, for a response that somebody else closes.
+    """
     is_begun = any(turn.output for turn in turns)
     return msgspec.json.encode(_usage_of(request, turns)) if is_begun else b""

@@ -1,7 +1,7 @@
-"""How a call that runs here is spoken of: its item and the events around it, one class for each item type.
+"""The item and the events of a call that runs here, one class for each item type.
 
-Pure. Which type a tool's calls have is said in its row (`shared/hosted_tools.py`); when each event is due is
-the translator's business. Source of the order of events: the public OpenAI types and recorded streams.
+Pure. A tool's row in `shared/hosted_tools.py` gives the type of its calls; the translator decides when each
+event is due. Source of the order of events: the public OpenAI types and recorded streams.
 """
 
 from collections.abc import Mapping
@@ -19,32 +19,34 @@ from worker.asking.routing import McpTarget
 
 
 class CallForm(Protocol):
-    """`index` is the item's output_index. A call that is cut off or fails is told by the same class."""
+    """Makes the item and events of one call, also of one that is cut off or fails. `index`: its
+    output_index."""
 
     prefix: str
-    """What the item's id begins with."""
+    """The prefix of the item's id."""
 
     def make(
         self, id_: str, target: McpTarget, written: str, status: ItemStatus, approved_by: str | None = None
     ) -> HostedCallItem:
-        """The item before any result. `approved_by`: the id of the request that the client approved."""
+        """Returns the item without a result. `approved_by`: the id of the approval request, if there was
+        one."""
 
     def begin(self, index: int, id_: str) -> list[StreamEvent]:
-        """After the item was added."""
+        """Returns the events that follow `response.output_item.added`."""
 
     def extend(self, index: int, id_: str, text: str) -> StreamEvent:
-        """The model has written more of the call."""
+        """Returns the event for another piece of the call's text."""
 
     def end_text(self, index: int, id_: str, text: str, *, is_run: bool) -> list[StreamEvent]:
-        """The model has written all of it. `is_run`: the tool begins to work."""
+        """Returns the events for the end of the call's text. `is_run`: the tool now runs."""
 
     def finish(
         self, index: int, item: CallItem, result: ToolOutput | ToolFailure
     ) -> tuple[HostedCallItem, list[StreamEvent]]:
-        """The item with its result, and what announces that."""
+        """Returns the item with its result, and the events that announce it."""
 
     def result_in(self, item: CallItem) -> ToolOutput | ToolFailure | None:
-        """What `finish` was given, read back from the item; None if it had no result."""
+        """Returns the result that `finish` was given, read back from the item, or None if it has none."""
 
 
 class McpCallForm:
@@ -89,7 +91,7 @@ class McpCallForm:
 
 _FORMS: Mapping[str, CallForm] = {MCP_CALL: McpCallForm()}
 ITEM_TYPES = frozenset(_FORMS)
-"""Of all calls that may run here."""
+"""The item types of all calls that may run here."""
 
 
 def form_of(target: McpTarget) -> CallForm:
@@ -97,6 +99,6 @@ def form_of(target: McpTarget) -> CallForm:
 
 
 def result_in(item: CallItem) -> ToolOutput | ToolFailure | None:
-    """The result that a finished item holds; None for a call that had none, or that did not run here."""
+    """Returns the result that an item holds, or None if it has none or its call does not run here."""
     form = _FORMS.get(str(item.__struct_config__.tag))
     return form.result_in(item) if form else None

@@ -1,7 +1,7 @@
-"""What is to be done about a call whose result has not come: wait, have it made again, or give it up.
+"""Decides what to do about a call that has no result yet: keep waiting, make it again, or give it up.
 
-Pure: it is told how far the call is, the time, and whether Redis has answered steadily. Looking, and doing
-what comes of it, is `remote_tools`' business.
+Pure: takes the call's state, the time, and whether Redis has answered steadily. `remote_tools.py` reads the
+state and acts on the decision.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from shared.store.tools.tool_journal import CallState
 from shared.tool_calls import ToolFailure, ToolResult
 
 _GRACE_S = 5.0
-"""A runner ends a call at `tool_timeout_s` itself; only past that and this is it given up here."""
+"""A runner ends a call at `tool_timeout_s` itself; the worker gives it up this much later."""
 TIMED_OUT, LOST = -32001, -32002
 
 
@@ -22,24 +22,24 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class KeepWaiting:
-    """Somebody is at the call, or it is not known that nobody is."""
+    """A runner has the call, or may still have it."""
 
 
 @dataclass(frozen=True, slots=True)
 class MakeAgain:
-    """Nobody is at the call, and making it again does no harm."""
+    """No runner has the call, and making it again does no harm."""
 
     lost_after_s: float
-    """For how long its claim must have lapsed; see `tool_journal.retry`."""
+    """How long ago its claim must have lapsed; see `tool_journal.retry`."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """No result will come, or nobody knows whether the tool ran: that is the worker's own verdict."""
+    """The worker's verdict: no result will come, or whether the tool ran is unknown."""
 
     failure: ToolFailure
     judged: str
-    """The claim that was judged; see `tool_journal.settle`."""
+    """The claim that the verdict is about; see `tool_journal.resolve`."""
     lost_after_s: float = 0.0
 
 
@@ -47,7 +47,7 @@ Outlook = Answered | KeepWaiting | MakeAgain | GiveUp
 
 
 class CallPatience:
-    """How long one call is waited for. A runner has all of `timeout_s`, from when it took the call."""
+    """Decides how long to wait for one call. A runner has `timeout_s` from when it claimed the call."""
 
     def __init__(self, timeout_s: float, claim_ttl_s: float, *, is_repeatable: bool, now_s: float) -> None:
         self._timeout_s = timeout_s
@@ -57,17 +57,18 @@ class CallPatience:
         self._deadline_s = now_s + timeout_s + _GRACE_S
 
     def excuse(self, away_s: float) -> None:
-        """Redis was away this long: that is not the call's time."""
+        """Extends the deadline by the time for which Redis was unavailable."""
         self._deadline_s += away_s
 
     def judge(self, state: CallState, now_s: float, *, is_steady: bool) -> Outlook:
-        """`is_steady`: Redis has answered this worker for as long as a claim lasts."""
+        """Returns what to do now. `is_steady`: Redis has answered this worker for as long as a claim
+        lasts."""
         if state.result is not None:
             return Answered(state.result)
         if state.runner != self._runner:
             self._runner, self._deadline_s = state.runner, now_s + self._timeout_s + _GRACE_S
         if _is_lost(state, is_steady=is_steady):
-            # What a runner has given back is lost at once.
+            # A call that its runner has given back counts as lost at once.
             lost_after_s = 0.0 if state.standing in ("returned", "unbegun") else self._claim_ttl_s
             if self._is_repeatable or state.standing in ("unbegun", "unqueued"):
                 return MakeAgain(lost_after_s)
@@ -80,11 +81,11 @@ class CallPatience:
 
 
 def _is_lost(state: CallState, *, is_steady: bool) -> bool:
-    """Whether nobody is at the call any more, though it is not done.
+    """Returns True if no runner has the call any more, although it is not done.
 
-    A claim can lapse, and an intent, a claim or a job vanish, because Redis was away or another primary has
-    taken over: then the runner lives, and says so as soon as it can. It is lost when it does not, although
-    Redis has been there for a whole claim.
+    An outage or a failover of Redis can let a claim lapse, or lose an intent, a claim or a job. The runner is
+    alive then and renews as soon as it can, so the call counts as lost only if that has not happened after
+    Redis has answered for the length of a claim.
     """
     match state.standing:
         case "returned" | "unbegun":

@@ -1,7 +1,7 @@
-"""Whether a call that the model has written is made, and what the model reads if it is not. Pure.
+"""Decides whether a call that the model has written is made, and what the model reads if it is not.
 
-Owns the limits (calls of a response, refusals in a row) and the words of a refusal. Running a call is
-`remote_tools`' business, the order of things `attempt`'s.
+Pure. Owns the limits (calls in a response, refusals in a row) and the texts of refusals. `remote_tools.py`
+runs the calls.
 """
 
 from collections.abc import Iterable
@@ -33,12 +33,12 @@ class Refuse:
 
     failure: ToolFailure
     complaint: str | None
-    """What the response fails with if the model keeps making such calls; None: the client made this one."""
+    """The response's error message if the model keeps making such calls; None if the client made this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """The calls of a response so far. `refused`: those in a row that were not made."""
+    """Counts a response's calls so far. `refused`: the number refused since the last one that was made."""
 
     calls_max: int
     made: int = 0
@@ -49,7 +49,7 @@ class Tally:
         return self.made >= self.calls_max
 
     def after(self, decision: Run | Refuse) -> "Tally":
-        """Raises Hopeless if the model has made too many calls in a row that had to be refused."""
+        """Returns the tally after this decision. Raises Hopeless after too many refusals in a row."""
         match decision:
             case Run():
                 return replace(self, made=self.made + 1, refused=0)
@@ -57,14 +57,18 @@ class Tally:
                 return self if complaint is None else self.after_complaint(complaint)
 
     def after_complaint(self, complaint: str) -> "Tally":
-        """As `after`, for a call that has no item and so no outcome."""
+        """Like `after`, for a call that has no item."""
         if self.refused >= _REFUSALS_MAX:
             raise Hopeless(ResponseError("server_error", complaint))
         return replace(self, refused=self.refused + 1)
 
 
 def decide(call: RunningCall, tally: Tally, offered: Routing) -> Run | Refuse:
-    """Whether this call is made. `offered`: by recipient; an approved call may name a tool that is not."""
+    """Decides whether to make this call.
+
+    `offered`: the tools of this request; a call approved earlier may name a tool that is no longer among
+    them.
+    """
     if tally.is_spent:
         return refuse_spent(tally)
     target, written = call.target, call.item.written
@@ -79,7 +83,7 @@ def decide(call: RunningCall, tally: Tally, offered: Routing) -> Run | Refuse:
 
 
 def refuse_spent(tally: Tally) -> Refuse:
-    """For a call beyond the limit."""
+    """Refuses a call beyond the limit."""
     reason = f"no more than {tally.calls_max} tool calls are allowed in this response"
     complaint = f"The model kept calling tools after {tally.calls_max} calls."
     return Refuse(_failure(reason, _REFUSED), complaint)
@@ -94,7 +98,7 @@ def nothing_listed() -> ToolFailure:
 
 
 def describe_unknown(recipient: str, known: Iterable[str]) -> str:
-    """What the model reads. `recipient`: "" if the call names none that could be read."""
+    """Returns the answer that the model reads. `recipient`: "" if the call names none."""
     tools = ", ".join(sorted(known)) or "none"
     if not recipient:
         return f"This call names no tool; nothing was run. Tools: {tools}."
@@ -102,7 +106,7 @@ def describe_unknown(recipient: str, known: Iterable[str]) -> str:
 
 
 def complain_of_unknown(recipient: str) -> str:
-    """What the response fails with if the model keeps making such calls."""
+    """Returns the response's error message if the model keeps making such calls."""
     if not recipient:
         return "The model kept making calls that name no tool."
     return f"The model kept calling {recipient!r}, which does not exist."

@@ -1,6 +1,6 @@
-"""What the deltas of an item brought, newest first: one more costs the same however many there are. Pure.
+"""A linked list of an item's deltas, newest first, so that adding one takes constant time. Pure.
 
-Owns nothing of what the pieces mean.
+Knows nothing of what the pieces mean.
 """
 
 from typing import TypeVar
@@ -14,7 +14,7 @@ def join(pieces: Chain[str]) -> str:
 
 
 def in_order(pieces: Chain[T]) -> list[T]:
-    """Oldest first."""
+    """Returns the pieces, oldest first."""
     found: list[T] = []
     while pieces is not None:
         pieces, piece = pieces

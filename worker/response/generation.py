@@ -1,7 +1,7 @@
-"""One turn of the model: its tokens come out of the log as far as that reaches, then from the engine.
+"""One turn of the model: its tokens come from the log as far as that reaches, then from the engine.
 
-Owns the way of a token into events and the log, and when a turn ends. What the turn is answered with is
-`attempt`'s business, what its tokens mean `turn_reader`'s.
+Owns the path of a token into events and the log, and when a turn ends. `turn_reader.py` owns what the tokens
+mean, `attempt.py` how a turn is answered.
 """
 
 import asyncio
@@ -33,12 +33,12 @@ from worker.response.token_record import LoggedToken, UnloggedTokens
 from worker.response.turn_reader import TurnReader
 
 _REPLAYED_AT_ONCE_MAX = 128
-"""After this many logged tokens a replay lets other responses have their turn."""
+"""A replay yields to other tasks after this many logged tokens."""
 
 
 @dataclass(slots=True)
 class Generation:
-    """The model's turns in one attempt, one after the other."""
+    """Runs the model's turns in one attempt, one after the other."""
 
     resources: Resources
     lease: Lease
@@ -47,13 +47,14 @@ class Generation:
     reader: TurnReader
     writer: LogWriter
     logged: deque[LoggedToken]
-    """Tokens that earlier attempts have logged; the queue empties as they are replayed."""
+    """Tokens logged by earlier attempts; emptied as they are replayed."""
     _unlogged: UnloggedTokens = field(default_factory=UnloggedTokens)
 
     async def run_turn(self, prompt: list[int], budget: int) -> tuple[list[int], bool]:
-        """The turn's tokens, at most `budget`, and whether that cut it off; the reader has begun the turn.
+        """Runs a turn that the reader has begun.
 
-        Raises EngineDead, Hopeless, and what `LogWriter.put` raises.
+        Returns its tokens, at most `budget`, and whether that limit cut it off. Raises EngineDead, Hopeless,
+        and whatever `LogWriter.put` raises.
         """
         generated: list[int] = []
         await self._replay(generated, budget)
@@ -68,7 +69,8 @@ class Generation:
         return generated, finish == "length"
 
     async def _replay(self, generated: list[int], budget: int) -> None:
-        """Takes the turn's tokens out of the log, as far as they reach; nothing in it waits by itself."""
+        """Takes the turn's tokens from the log, as far as they reach; yields at times, since nothing else
+        here waits."""
         while self.logged and self._finish_of(generated, budget) is None:
             token = self.logged.popleft()
             if token.cached_tokens:
@@ -78,18 +80,18 @@ class Generation:
                 await asyncio.sleep(0)
 
     def _note_cached(self, cached_tokens: int) -> None:
-        """A turn begins; this many of its prompt's tokens were in a cache."""
+        """Records, at a turn's first token, how many of its prompt's tokens were in a cache."""
         self.reader.turns[-1].cached = cached_tokens
         self._unlogged.begin_turn(cached_tokens)
 
     def _finish_of(self, generated: list[int], budget: int) -> FinishReason | None:
-        """How a turn with these tokens ended, for one that is replayed; None: it goes on."""
+        """Returns how a replayed turn ended, or None if it continues after these tokens."""
         if self.reader.is_turn_over or (generated and generated[-1] in STOP_TOKENS):
             return "stop"
         return "length" if len(generated) >= budget else None
 
     async def _continue(self, prompt: list[int], generated: list[int], budget: int) -> FinishReason:
-        """Has the engine go on from here."""
+        """Generates the rest of the turn with the engine; returns how it ended."""
         chunks = self.resources.engine.generate(
             prompt + generated,
             await self._sampling(budget, len(generated)),
@@ -112,7 +114,8 @@ class Generation:
     async def _read(
         self, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...], generated: list[int]
     ) -> None:
-        """`logprobs`: one for each token, or none."""
+        """Passes tokens to the reader and their events to the log. `logprobs`: one for each token, or
+        none."""
         for place, token in enumerate(token_ids):
             generated.append(token)
             logprob = logprobs[place] if logprobs else None
@@ -124,13 +127,14 @@ class Generation:
                 return
 
     async def _put(self, events: list[StreamEvent]) -> None:
-        """With the tokens that made them, and those before that made none."""
+        """Logs events together with the tokens that made them, and those before that made none."""
         if events:
             has_logprobs = any(isinstance(event, ev.OutputTextDelta) and event.logprobs for event in events)
             await self.writer.put(events, *self._unlogged.take(with_logprobs=has_logprobs))
 
-    async def _sampling(self, budget: int, said: int) -> Sampling:
-        """`budget`: of the whole turn; `said`: how many of its tokens an earlier attempt has made."""
+    async def _sampling(self, budget: int, generated: int) -> Sampling:
+        """Returns the rest of the turn's sampling. `budget`: tokens for the whole turn; `generated`: how many
+        of them there are already."""
         request, settings = self.record.request, self.resources.settings
         has_called = self.reader.has_called
         constraint = await self.resources.stepper.call(
@@ -144,4 +148,6 @@ class Generation:
             self.record.size,
         )
         made = sum(turn.output for turn in self.reader.turns)
-        return make_sampling(request, constraint, max_tokens=budget - said, made=made, turn_tokens=said)
+        return make_sampling(
+            request, constraint, max_tokens=budget - generated, made=made, turn_tokens=generated
+        )

@@ -1,7 +1,7 @@
-"""What earlier attempts have put into a log: read once, replayed, and never written again.
+"""What earlier attempts have written into a response's log, and the record that they started from.
 
-Owns the reading. Replaying is the attempt's own way, with logged tokens instead of the engine's and
-the journal's results instead of the tools'; the log writer compares what comes out with what stands.
+Owns the reading. A replay is an ordinary attempt that takes tokens and results from here first; the log
+writer compares the events it makes with those in the log.
 """
 
 from collections import deque
@@ -25,22 +25,22 @@ from worker.response.token_record import LoggedToken, read_logged
 
 
 class Diverged(Exception):
-    """A replay made other bytes than the log holds: going on would tell the client two stories."""
+    """A replay made other bytes than the log holds: continuing would contradict what clients have read."""
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What workers have written, oldest first; both queues empty as they are replayed."""
+    """What workers have written, oldest first; both queues are emptied by the replay."""
 
     frames: deque[bytes]
     tokens: deque[LoggedToken]
     first: int = 1
-    """The number of the first event that is a worker's; those before are the API's."""
+    """The sequence number of the first event written by a worker; the API wrote those before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedRecord:
-    """What was asked for. `size`: bytes of its JSON; `format`: of the log that is made of it."""
+    """A request as it was accepted. `size`: bytes of its JSON; `format`: the record format of its log."""
 
     request: ResponseRequest
     size: int
@@ -48,11 +48,14 @@ class LoadedRecord:
 
 
 class Unloadable(Exception):
-    """This worker cannot read the record: it is too long to come in time, or not what this version writes."""
+    """This worker cannot load the record: it does not arrive in time, or cannot be decoded."""
 
 
 async def load_record(redis: RedisClient, stepper: Stepper, acquired: Acquired) -> LoadedRecord:
-    """Raises Unloadable; LeaseLost if it is gone; REDIS_AWAY if Redis does not answer at all."""
+    """Returns the record of a response just acquired.
+
+    Raises Unloadable, LeaseLost if the record is gone, REDIS_AWAY if Redis does not answer at all.
+    """
     stored = await _read_request(redis, acquired.lease.key)
     try:
         request = await stepper.call(lambda: decode_request(stored), len(stored))
@@ -62,7 +65,7 @@ async def load_record(redis: RedisClient, stepper: Stepper, acquired: Acquired) 
 
 
 async def _read_request(redis: RedisClient, key: ResponseKey) -> bytes:
-    """Twice, if Redis answers in between: an outage is not the record's fault."""
+    """Returns the stored request; tries twice, since an outage in between is not the record's fault."""
     for _ in range(2):
         try:
             stored = await response_store.read_request(redis, key)
@@ -72,11 +75,11 @@ async def _read_request(redis: RedisClient, key: ResponseKey) -> bytes:
         if not stored:
             raise LeaseLost(f"{key}: gone")
         return stored
-    raise Unloadable("it does not come in time, though Redis answers")
+    raise Unloadable("it does not arrive in time, although Redis answers")
 
 
 async def read_history(redis: RedisClient, key: ResponseKey) -> History:
-    """Everything after what the API wrote at its birth. Raises LeaseLost if the log is closed or gone."""
+    """Returns everything that workers have written. Raises LeaseLost if the log is closed or gone."""
     entries: list[Entry] = []
     async for page in event_log.pages(redis, key, 0, with_token_records=True):
         if page.is_closed or page.is_missing:
@@ -86,7 +89,7 @@ async def read_history(redis: RedisClient, key: ResponseKey) -> History:
 
 
 def history_of(entries: Iterable[Entry]) -> History:
-    """`entries`: those of a log, but for entry 0."""
+    """Returns the history in a log's entries. `entries`: all but entry 0."""
     frames: deque[bytes] = deque()
     tokens: deque[LoggedToken] = deque()
     for entry in entries:

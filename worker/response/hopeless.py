@@ -1,13 +1,13 @@
-"""Why a response cannot go on, on its way from whoever finds that out to whoever ends it.
+"""The exception that ends an attempt whose response must fail.
 
-Owns the exception only: ending a response is `ownership`'s.
+Owns the exception only; `worker/ownership.py` closes the response.
 """
 
 from shared.responses import ResponseError
 
 
 class Hopeless(Exception):
-    """The response cannot go on, and the reason is for the client to read."""
+    """The response cannot be completed; `error` is its error as the client reads it."""
 
     def __init__(self, error: ResponseError) -> None:
         super().__init__(error.message)

@@ -1,7 +1,7 @@
 """The item and the events of one listing of a server's tools. Pure.
 
-Listings come before the model's first token, when nobody knows yet which tools will be offered; what the
-model writes is translated by `translator`.
+Kept apart from `translator.py`, since listings come before the model's first token, when the tools on offer
+are not yet known.
 """
 
 from shared import events as ev
@@ -12,6 +12,7 @@ from shared.tool_calls import ToolFailure, ToolsListed, describe
 
 
 def begin_listing(response_id: str, output_index: int, server_label: str) -> list[StreamEvent]:
+    """Returns the events that add the item and announce the listing."""
     id_ = item_id("mcpl", response_id, output_index)
     return [
         ev.OutputItemAdded(output_index, McpListTools(id_, server_label, ())),
@@ -22,7 +23,7 @@ def begin_listing(response_id: str, output_index: int, server_label: str) -> lis
 def end_listing(
     response_id: str, output_index: int, server_label: str, result: ToolsListed | ToolFailure
 ) -> tuple[McpListTools, list[StreamEvent]]:
-    """The finished item, and the events that announce it."""
+    """Returns the finished item and the events that announce it."""
     id_ = item_id("mcpl", response_id, output_index)
     announced: StreamEvent
     match result:

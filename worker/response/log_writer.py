@@ -1,7 +1,7 @@
-"""One response's way into its log: numbers events, encodes them once, keeps one append under way.
+"""Writes one attempt's events to the log: numbers them, encodes each once, keeps one append in flight.
 
-Owns the sequence number of an attempt, and what to do with events that the log has already; what the
-events are, and when the log is closed, is the attempt's business.
+Owns the attempt's sequence numbers, and compares events that the log already has. The attempt decides what
+the events are and when the log is closed.
 """
 
 import asyncio
@@ -16,17 +16,17 @@ from shared.store.owning.lease import Lease
 from worker.response.history import Diverged, History
 
 _WAITING_MAX = 2_000
-"""If more entries wait than this, the model is ahead of Redis, and `put` waits."""
+"""If more entries are waiting than this, the model is ahead of Redis, and `put` waits."""
 _RECENT_MAX = 500
-"""The number of entries kept after they were appended: a failover may take the last of them back."""
+"""The number of entries kept after they were appended, because a failover can take the last of them back."""
 
 
 class LogWriter:
-    """What was put leaves as soon as no append is under way; what comes meanwhile leaves together.
+    """Sends entries as soon as no append is in flight; entries put meanwhile are sent together.
 
-    Every method raises what a failed append raised: LeaseLost, REDIS_AWAY after a long outage, TailLost when
-    Redis has lost more of the log than is kept here; `put` also raises Diverged. What Redis has lost and is
-    still kept is appended again, the same bytes under the same numbers.
+    Entries that Redis has lost are appended again, the same bytes under the same numbers, as far back as they
+    are kept. Every method raises what a failed append raised: LeaseLost, REDIS_AWAY after a long outage,
+    TailLost if Redis has lost more of the log than is kept here; `put` and `close` also raise Diverged.
     """
 
     def __init__(
@@ -37,30 +37,31 @@ class LogWriter:
         record_format: int = RECORD_FORMAT,
         count: Callable[[], bytes] = bytes,
     ) -> None:
-        """`history`: its frames are compared, not written. `count`: JSON of the usage so far, or nothing."""
+        """`history`: its frames are compared, not written. `count` returns the usage so far as JSON, or
+        b""."""
         self._appender = appender
         self._is_older = record_format < RECORD_FORMAT
-        """Events are compared instead of bytes: an earlier version wrote the same event otherwise."""
+        """Compare events instead of bytes: an earlier version may have written the same event differently."""
         self._log = appender.log_of(lease.key)
         self._token = lease.proof
         self._count = count
         self._logged = history.frames
         self._next = history.first
-        """Number of the next event to be encoded."""
+        """The sequence number of the next event."""
         self._waiting: list[NewEntry] = []
         self._recent: deque[NewEntry] = deque(maxlen=_RECENT_MAX)
-        """What stands in the log last."""
+        """The last entries in the log."""
         self._is_idle = asyncio.Event()
-        """Nothing is under way."""
+        """Set while no append is in flight."""
         self._is_idle.set()
         self._failure: Exception | None = None
 
     async def put(
         self, events: Sequence[StreamEvent], tokens: tuple[int, ...] = (), token_record: bytes = b""
     ) -> None:
-        """Sends events on their way; `tokens` made them, and stand in the log with the first.
+        """Queues events to be appended; `tokens` made them and are stored with the first.
 
-        Waits only when the model is far ahead of Redis.
+        Waits only if the model is far ahead of Redis.
         """
         for event in events:
             entry = NewEntry(frame(event, self._next), tokens, token_record)
@@ -79,13 +80,13 @@ class LogWriter:
         self._raise_failure()
 
     async def flush(self) -> None:
-        """Returns when everything that was put is in the log."""
+        """Returns when every event put so far is in the log."""
         while not self._is_idle.is_set():
             await self._is_idle.wait()
         self._raise_failure()
 
     async def close(self, event: StreamEvent, closing: Closing) -> None:
-        """Appends the terminal event last, and closes the log in the same script."""
+        """Appends the terminal event as the last entry and closes the log in the same script."""
         await self.flush()
         if self._logged:
             raise Diverged(f"the log has {len(self._logged)} entries beyond the end")
@@ -111,7 +112,7 @@ class LogWriter:
     def _go_on(
         self, failure: Exception | None, first: int, entries: list[NewEntry], closing: Closing | None
     ) -> None:
-        """Called with the outcome of an append."""
+        """Handles the outcome of an append, then sends what has been put since."""
         if isinstance(failure, TailLost) and failure.tail >= first - len(self._recent):
             lost = [self._recent.pop() for _ in range(first - failure.tail)]
             self._append(failure.tail, [*reversed(lost), *entries], closing)
@@ -126,7 +127,7 @@ class LogWriter:
             raise self._failure
 
     def _compare(self, event: StreamEvent, made: bytes, logged: bytes) -> None:
-        """What stands in the log stands: what is made anew must tell the same."""
+        """Raises Diverged unless the replay made what is in the log."""
         if made == logged or (self._is_older and decode(logged) == event):
             return
         raise Diverged(f"the replay made {made!r}, the log has {logged!r}")

@@ -1,6 +1,6 @@
 """Log probabilities of tokens as clients read them.
 
-Pure. Which tokens have some, and which event tells of them, is the turn reader's business.
+Pure. The turn reader decides which tokens have them and which event carries them.
 """
 
 from functools import lru_cache
@@ -10,11 +10,11 @@ from worker.engines.protocol import TokenLogprob
 from worker.harmony.tokens import bytes_of
 
 _LOWEST = -9999.0
-"""Stands for minus infinity, which JSON does not have."""
+"""Stands for minus infinity, which JSON cannot express."""
 
 
 def describe_token(token: int, logprob: TokenLogprob) -> Logprob:
-    """A token as `logprobs` name it: its text, its exact bytes, and what else might have been there."""
+    """Returns a token as an entry of `logprobs`: its text, its bytes, and the most likely alternatives."""
     text, spelling = _spell(token)
     top = tuple(TopLogprob(*_spell(other), _finite(value)) for other, value in logprob.top)
     return Logprob(text, spelling, _finite(logprob.logprob), top)

@@ -1,7 +1,7 @@
-"""What the model reads before its first token: tools are listed and offered, the prompt is made to fit.
+"""Prepares what the model reads before its first token: lists tools, offers them, fits the prompt.
 
-Owns the order of that, and what listings put into the log. Which tools are offered is `asking.offer`'s,
-how a request is told to the model `asking.conversation`'s, what may be dropped `prompt`'s.
+Owns the order of these steps and the listings' events. `asking/offer.py` owns which tools are offered,
+`asking/conversation.py` how a request is rendered, `prompt.py` what may be dropped.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,9 +34,9 @@ class Prepared:
     offer: Offer
     prompt: Prompt
     listings: tuple[McpListTools, ...]
-    """Items that are in the log by now: the first of the output."""
+    """Items already in the log, which begin the output."""
     approved: tuple[CallApproved, ...]
-    """Calls that run before the model goes on."""
+    """Calls to run before the model continues."""
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class Preparation:
     results: ToolResults
 
     async def run(self) -> Prepared:
-        """Raises Hopeless if the prompt is too long, and what the writer and a tool runner raise."""
+        """Raises Hopeless if the prompt is too long, and whatever the log writer and a tool call raise."""
         request = self.record.request
         items = [*request.context, *request.input]
         known = await self._call(lambda: listings_in(items))
@@ -62,7 +62,7 @@ class Preparation:
         return Prepared(offer, prompt, tuple(listings), approved)
 
     async def _list_tools(self, known: Mapping[str, tuple[McpTool, ...]]) -> list[McpListTools]:
-        """Asks each server whose tools the context does not have, one after the other."""
+        """Lists the tools of each server that are not yet in the context, one server after the other."""
         response_id = self.record.request.response.id
         listings: list[McpListTools] = []
         for server in mcp_servers(self.record.request):
@@ -79,15 +79,17 @@ class Preparation:
         return listings
 
     async def _call(self, work: Callable[[], _T]) -> _T:
-        """Work that takes the longer the longer the request is."""
+        """Runs work whose duration grows with the request's size."""
         return await self.resources.stepper.call(work, self.record.size)
 
 
 async def fit_into_context(
     resources: Resources, record: LoadedRecord, messages: Sequence[HarmonyMessage], reserved: int = 1
 ) -> Prompt:
-    """A prompt that leaves `reserved` tokens of the context free, with `truncation: auto` by dropping the
-    oldest messages. Raises Hopeless if it is too long all the same."""
+    """Returns a prompt that leaves `reserved` tokens of the context free.
+
+    Drops the oldest messages if `truncation` is `auto`. Raises Hopeless if the prompt is still too long.
+    """
     may_drop = record.request.response.truncation == "auto"
     steps = fit(messages, resources.context_tokens_max - reserved, may_drop=may_drop)
     try:
@@ -97,7 +99,8 @@ async def fit_into_context(
 
 
 def _approved_in(items: Sequence[InputItem], offered: Routing) -> tuple[CallApproved, ...]:
-    """Calls that the client has approved; a tool that is not offered this time has a target all the same."""
+    """Returns the calls that the client has approved, each with a target even if its tool is no longer
+    offered."""
     approved = []
     for label, name, arguments, request_id in approved_calls_in(items):
         recipient = recipient_of(label, name)

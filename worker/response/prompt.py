@@ -1,7 +1,8 @@
-"""A conversation as the tokens of a prompt that fits into the model's context. Pure.
+"""Turns a conversation into the tokens of a prompt that fits into the model's context. Pure.
 
-Owns what is dropped where a request allows that, and that nothing is encoded that cannot fit; a message's
-tokens are `harmony`'s. What takes long is a generator that yields after each short step, for `stepper`.
+Owns which messages are dropped, if the request allows it, and that nothing is encoded that cannot fit;
+`worker/harmony` renders each message. Long work is a generator that yields after each short step, for
+`stepper.py`.
 """
 
 from collections import deque
@@ -24,23 +25,23 @@ _MESSAGE_TOKENS_MIN = 4
 
 
 class TooLong(Exception):
-    """The conversation has more tokens than there is room for, and nothing of it may be dropped."""
+    """The conversation, without all that may be dropped, has more tokens than there is room for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     tokens: list[int]
-    """Up to where the assistant's next message begins."""
+    """Ends where the assistant's next message begins."""
     messages: list[HarmonyMessage]
-    """Those that were kept."""
+    """The messages that were kept."""
 
 
 def fit(messages: Sequence[HarmonyMessage], tokens_max: int, *, may_drop: bool) -> Steps[Prompt]:
-    """A prompt of no more than `tokens_max` tokens. Raises TooLong.
+    """Returns a prompt of at most `tokens_max` tokens. Raises TooLong.
 
-    `may_drop`: the oldest messages give way, a call together with its outputs; instructions and tools, the
-    last user message and what stands last remain. Each message that is kept is encoded once, of what is
-    dropped at most one.
+    `may_drop`: the oldest messages are dropped, a call together with its outputs; instructions, tools, the
+    last user message and the last unit are always kept. Each kept message is encoded once, and at most one
+    unit of those dropped.
     """
     head = [message for message in messages if not isinstance(message, ChatMessage)]
     said = [message for message in messages if isinstance(message, ChatMessage)]
@@ -66,7 +67,7 @@ def fit(messages: Sequence[HarmonyMessage], tokens_max: int, *, may_drop: bool) 
 
 
 def encode_message(message: ChatMessage) -> Steps[list[int]]:
-    """What a message adds to a prompt."""
+    """Returns the tokens that a message adds to a prompt."""
     tokens: list[int] = []
     for piece in render_steps(message, ()):
         tokens += piece
@@ -75,7 +76,7 @@ def encode_message(message: ChatMessage) -> Steps[list[int]]:
 
 
 def count(messages: Sequence[HarmonyMessage]) -> Steps[int]:
-    """How many tokens the whole prompt has, however many."""
+    """Returns the number of tokens in the whole prompt, without any limit."""
     tokens = len(NEXT_TURN)
     for message in messages:
         for piece in render_steps(message, messages):
@@ -85,14 +86,14 @@ def count(messages: Sequence[HarmonyMessage]) -> Steps[int]:
 
 
 class _Room:
-    """What is left of the context; messages take of it as they are encoded."""
+    """The room left in the context; encoding messages uses it up."""
 
     def __init__(self, tokens: int, conversation: Sequence[HarmonyMessage]) -> None:
         self._tokens = tokens
         self._conversation = conversation
 
     def take(self, messages: Iterable[HarmonyMessage]) -> Steps[list[int]]:
-        """Their tokens. Raises TooLong as soon as there is no room for more of them; then none was taken."""
+        """Returns the messages' tokens. Raises TooLong as soon as they do not fit, with no room used up."""
         taken: list[int] = []
         for message in messages:
             for piece in render_steps(message, self._conversation):
@@ -105,7 +106,7 @@ class _Room:
 
 
 def _tokens_min(messages: Sequence[HarmonyMessage]) -> int:
-    """No fewer than that, told by their length alone."""
+    """Returns a lower bound on the messages' tokens, from their lengths alone."""
     return _MESSAGE_TOKENS_MIN * len(messages) + tokens_min(sum(map(_chars_of, messages)))
 
 
@@ -120,16 +121,17 @@ def _chars_of(message: HarmonyMessage) -> int:
 
 
 def _pinned(said: Sequence[ChatMessage], units: Sequence[range]) -> set[int]:
-    """Places of the units that may not be dropped."""
+    """Returns the places of the units that must be kept."""
     last_user = next((i for i in reversed(range(len(said))) if said[i].role == "user"), None)
     places = {len(units) - 1} if said else set()
     return places | {place for place, unit in enumerate(units) if last_user is not None and last_user in unit}
 
 
 def _units_of(said: Sequence[ChatMessage]) -> list[range]:
-    """What is kept or dropped as one: a call and what answers it, with all that stands between; or a message.
+    """Returns the units that are kept or dropped as a whole, as ranges of indices.
 
-    An answer belongs to the first call of its author that has none.
+    A unit is a message, or a call with everything up to its answer. An answer belongs to its author's first
+    unanswered call.
     """
     waiting: dict[str, deque[int]] = {}
     ends = list(range(len(said)))

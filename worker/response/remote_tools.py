@@ -1,7 +1,7 @@
-"""Tool calls as the worker sees them: a task goes out, a result comes back, whatever happens.
+"""Tool calls from the worker's side: submits a task and waits for its result.
 
-Owns waiting: the runner's message is a hint, the journal is the truth and is looked at again and again. When
-a call is lost, `call_patience` says; who runs the call, and how, is the tool runner's business.
+Owns the waiting: a runner's notification is a hint, the journal is the truth and is polled.
+`call_patience.py` decides when a call is lost; the tool runner owns how it runs.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from worker.response.call_patience import Answered, CallPatience, GiveUp, KeepWa
 from worker.response.call_watch import CallWatch
 
 _ANSWER_S = 0.1
-"""A question to Redis takes this long at most, unless Redis is away."""
+"""A round trip that takes longer counts as an outage of Redis."""
 
 _T = TypeVar("_T")
 
@@ -31,8 +31,8 @@ class _Call:
     index: int
     task: ToolTask
     is_repeatable: bool
-    heard: asyncio.Event = field(default_factory=asyncio.Event)
-    """A runner says that something has happened."""
+    notified: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by a runner's notification."""
 
     @property
     def name(self) -> str:
@@ -45,21 +45,23 @@ class RemoteTools:
         self._settings = settings
         self._waiting: dict[str, _Call] = {}
         self._watch = CallWatch(
-            lambda calls: tool_journal.look(redis, settings, calls), settings.tool_claim_ttl_s
+            lambda calls: tool_journal.read_states(redis, settings, calls), settings.tool_claim_ttl_s
         )
         self._clock = asyncio.get_running_loop().time
 
-    def hear(self, name: bytes) -> None:
-        """A runner says that `<response> <call_index>` has its result, or is given back."""
+    def on_result(self, name: bytes) -> None:
+        """Handles a runner's notification that the call `<response> <call_index>` has a result or was given
+        back."""
         if waiting := self._waiting.get(name.decode()):
-            waiting.heard.set()
+            waiting.notified.set()
 
     async def call(self, lease: Lease, call_index: int, task: ToolTask, *, is_repeatable: bool) -> ToolResult:
-        """Journals the task, waits for its result. Raises LeaseLost; a failure is a ToolFailure.
+        """Journals the task and waits for its result; a failure is a ToolFailure.
 
-        `call_index` names the call within its response: the output_index of its item. A call that an
-        earlier attempt made is not made again: its result is used, or waited for. One whose runner was
-        lost is made again only if `is_repeatable`; otherwise its outcome is unknown, which is a failure.
+        `call_index` identifies the call within its response: its item's output_index. A call made by an
+        earlier attempt is not made again: its result is used, or waited for. A call whose runner was lost is
+        made again only if `is_repeatable`, or if no runner began it; otherwise its outcome is unknown, which
+        is a failure. Raises LeaseLost, REDIS_AWAY after a long outage.
         """
         call = _Call(lease, call_index, task, is_repeatable)
         self._waiting[call.name] = call
@@ -71,16 +73,16 @@ class RemoteTools:
                 if result is not None:
                     return result
         finally:
-            if self._waiting.get(call.name) is call:  # else a later attempt of ours waits for it now
+            if self._waiting.get(call.name) is call:  # otherwise a later attempt of ours is waiting for it
                 del self._waiting[call.name]
 
     async def _wait(self, call: _Call) -> Answered | GiveUp:
-        """Until there is a result, or nothing more to hope for."""
+        """Waits until there is a result or the call must be given up; makes it again meanwhile if need be."""
         timeout_s, claim_ttl_s = self._settings.tool_timeout_s, self._settings.tool_claim_ttl_s
         patience = CallPatience(timeout_s, claim_ttl_s, is_repeatable=call.is_repeatable, now_s=self._clock())
         while True:
             asked_s = self._clock()
-            state = await self._insist(lambda: self._look(call))
+            state = await self._insist(lambda: self._read_state(call))
             patience.excuse(max(0.0, self._clock() - asked_s - _ANSWER_S))
             match patience.judge(state, self._clock(), is_steady=self._watch.is_steady):
                 case (Answered() | GiveUp()) as outcome:
@@ -89,24 +91,24 @@ class RemoteTools:
                     await self._make_again(call, state, lost_after_s)
                 case KeepWaiting():
                     pass
-            await self._listen(call)
+            await self._wait_for_notification(call)
 
-    async def _look(self, call: _Call) -> CallState:
-        """With `durable_writes` a result is told when no failover can take it back any more."""
-        state = await self._watch.look(call.lease.key, call.index)
+    async def _read_state(self, call: _Call) -> CallState:
+        """Reads the call's state; with `durable_writes`, a result only once no failover can take it back."""
+        state = await self._watch.read(call.lease.key, call.index)
         if state.result is not None and self._redis.is_confirming:
             await self._redis.confirm()
-            state = await self._watch.look(call.lease.key, call.index)
+            state = await self._watch.read(call.lease.key, call.index)
         return state
 
-    async def _listen(self, call: _Call) -> None:
-        """Until the runner says something, or it is time to look again."""
+    async def _wait_for_notification(self, call: _Call) -> None:
+        """Returns when a runner notifies us, or when it is time to poll again."""
         try:
-            async with asyncio.timeout(self._watch.look_every_s):
-                await call.heard.wait()
+            async with asyncio.timeout(self._watch.poll_interval_s):
+                await call.notified.wait()
         except TimeoutError:
             pass
-        call.heard.clear()
+        call.notified.clear()
 
     async def _submit(self, call: _Call) -> None:
         await self._insist(
@@ -129,9 +131,10 @@ class RemoteTools:
         )
 
     async def _end(self, call: _Call, verdict: GiveUp) -> ToolResult | None:
-        """Journals the verdict. The result that stands; None if the call has moved on meanwhile."""
+        """Journals the verdict. Returns the result that the journal then has, or None if the call's state has
+        changed meanwhile."""
         return await self._insist(
-            lambda: tool_journal.settle(
+            lambda: tool_journal.resolve(
                 self._redis,
                 call.lease,
                 call.index,

@@ -1,4 +1,4 @@
-"""What every response that a worker owns has in common. Made once, in `app`."""
+"""What all responses of a worker share. Created once, in `worker/app.py`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,5 +24,5 @@ class Resources:
 
     @property
     def context_tokens_max(self) -> int:
-        """Prompt and generated tokens together, of one response."""
+        """The limit on prompt and generated tokens together, for one response."""
         return min(self.settings.context_tokens_max, self.engine.context_tokens_max)

@@ -1,6 +1,6 @@
 """What the translator turns into events: the parser's segments, and those that do not come from the model.
 
-Owns their shapes; what becomes of them is `translator`'s.
+Owns their shapes; `translator.py` owns what they become.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""What an engine tells of tokens beside their ids, on its way into the log and out of it again.
+"""What an engine reports about tokens beside their ids, packed for the log and unpacked again.
 
-Pure. The next owner of a response cannot ask for it again, and must make the same events of it.
+Pure. It is logged because the next owner cannot ask the engine again, and must make the same events.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,15 @@ import msgspec
 from worker.engines.protocol import TokenLogprob
 
 _Packed = tuple[int, int, tuple[tuple[float, tuple[tuple[int, float], ...]], ...]]
-"""Place of the token that begins a turn, its cached tokens, and a logprob for each token or none."""
+"""The place of the token that begins a turn, the turn's cached tokens, and a logprob for each token or
+none."""
 _encoder = msgspec.msgpack.Encoder()  # floats are kept exactly, so that a replay makes the same JSON
 _decoder = msgspec.msgpack.Decoder(_Packed)
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedToken:
-    """`cached_tokens`: of the prompt of the turn that begins with this token."""
+    """One token of the log. `cached_tokens`: those of its turn's prompt, if this token begins the turn."""
 
     id: int
     logprob: TokenLogprob | None
@@ -28,14 +29,14 @@ class LoggedToken:
 
 @dataclass(slots=True)
 class UnloggedTokens:
-    """Tokens that have made no event yet: they go into the log with the next one that is made."""
+    """Tokens that have made no event yet; they are logged with the next event."""
 
     _ids: list[int] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
     _begun: tuple[int, int] = (0, 0)
 
     def begin_turn(self, cached_tokens: int) -> None:
-        """The next token is a turn's first."""
+        """Marks the next token as a turn's first."""
         self._begun = len(self._ids), cached_tokens
 
     def add(self, token: int, logprob: TokenLogprob | None) -> None:
@@ -44,7 +45,7 @@ class UnloggedTokens:
             self._logprobs.append(logprob)
 
     def take(self, *, with_logprobs: bool) -> tuple[tuple[int, ...], bytes]:
-        """All of them, and what is to be kept with them, packed; nothing is left here."""
+        """Removes and returns the ids of all tokens, with their packed record, which may be empty."""
         ids, token_record = tuple(self._ids), b""
         if ids and (self._begun[1] or (with_logprobs and self._logprobs)):
             logprobs = [(each.logprob, each.top) for each in self._logprobs] if with_logprobs else ()
@@ -57,7 +58,7 @@ class UnloggedTokens:
 
 
 def read_logged(ids: Sequence[int], token_record: bytes) -> Iterator[LoggedToken]:
-    """An entry's tokens as they were taken for it."""
+    """Yields the tokens of a log entry."""
     begun, cached, packed = _decoder.decode(token_record) if token_record else (0, 0, ())
     logprobs = (TokenLogprob(*each) for each in packed) if packed else repeat(None, len(ids))
     for place, (token, logprob) in enumerate(zip(ids, logprobs, strict=True)):

@@ -1,8 +1,7 @@
-"""Where the result of a tool call comes from: from the log if it is there, else from a tool runner.
+"""Gets the result of a tool call: from the log if it is there, else from a tool runner.
 
-A replay takes results from the log, whatever became of the journal: a failover may have taken the journal's
-entry back while the owner, who lived, wrote the log's again. When a call needs its result is the attempt's
-business.
+A replay takes results from the log, not the journal: a failover can take the journal's entry back while the
+surviving owner appends the log's again. The attempt decides when a result is needed.
 """
 
 from collections.abc import Iterable
@@ -12,12 +11,12 @@ from shared.events import OutputItemDone, decode
 from shared.hosted_tools import CallItem
 from shared.responses import Item, McpListTools
 from shared.store.owning.lease import Lease
-from shared.tool_calls import ToolResult, ToolsListed, ToolTask, failure_told
+from shared.tool_calls import ToolResult, ToolsListed, ToolTask, parse_failure
 from worker.response.call_items import ITEM_TYPES, result_in
 
 
 class ToolCaller(Protocol):
-    """Whoever has calls made: `remote_tools`."""
+    """What has calls made; implemented by `remote_tools.RemoteTools`."""
 
     async def call(
         self, lease: Lease, call_index: int, task: ToolTask, *, is_repeatable: bool
@@ -26,20 +25,21 @@ class ToolCaller(Protocol):
 
 class ToolResults:
     def __init__(self, tools: ToolCaller, lease: Lease, frames: Iterable[bytes]) -> None:
-        """`frames`: those of the log, as earlier attempts have written them."""
+        """`frames`: those that earlier attempts have written to the log."""
         self._tools = tools
         self._lease = lease
         self._logged = logged_results(frames)
 
     async def get(self, call_index: int, task: ToolTask, *, is_repeatable: bool) -> ToolResult:
-        """`call_index`: the output_index of the call's item. Raises LeaseLost, REDIS_AWAY."""
+        """Returns the result of a call. `call_index`: its item's output_index. Raises LeaseLost,
+        REDIS_AWAY."""
         if (logged := self._logged.pop(call_index, None)) is not None:
             return logged
         return await self._tools.call(self._lease, call_index, task, is_repeatable=is_repeatable)
 
 
 def logged_results(frames: Iterable[bytes]) -> dict[int, ToolResult]:
-    """output_index -> the result of the call or listing there."""
+    """Returns the results of logged calls and listings by output_index."""
     logged: dict[int, ToolResult] = {}
     for frame in frames:
         if not frame.startswith(_DONE) or not any(kind in frame for kind in _KINDS):
@@ -62,6 +62,6 @@ def _result_in(item: Item) -> ToolResult | None:
         case McpListTools(tools=tools, error=None):
             return ToolsListed(tools)
         case McpListTools(error=str(error)):
-            return failure_told(error)
+            return parse_failure(error)
         case _:
             return None

@@ -1,7 +1,7 @@
-"""Segments to events: `step` is pure, and the same segments always give the same events.
+"""Translates segments into events. Pure: the same segments always give the same events.
 
-Owns which item a message becomes and the legal order of its events; knows neither tokens nor
-numbers, neither Redis nor tools at work. Ids derive from (response_id, output_index).
+Owns which item a message becomes and the legal order of its events; knows nothing of tokens, sequence
+numbers, Redis or how tools run. Ids derive from (response_id, output_index).
 """
 
 from dataclasses import dataclass, replace
@@ -39,13 +39,13 @@ from worker.response.segments import CallApproved, Segment, TextWithLogprobs, To
 class OpenReasoning:
     pieces: Chain[str] = None
     unknown_recipient: str | None = None
-    """The message is a call, but no offered tool has this name."""
+    """Set if the message is a call to a recipient that no offered tool has."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenMessage:
     phase: Phase | None
-    """None: the record was begun before answers had one."""
+    """None if the record's format is older than `phase` on answers."""
     pieces: Chain[str] = None
     logprobs: Chain[tuple[Logprob, ...]] = None
 
@@ -64,7 +64,7 @@ class OpenMcpCall:
 
 @dataclass(frozen=True, slots=True)
 class OpenSpentCall:
-    """A call beyond `max_tool_calls`: it is not made and leaves no item; the model is told."""
+    """A call beyond `max_tool_calls`: it is not made and leaves no item; the model reads a refusal."""
 
     target: McpTarget
     pieces: Chain[str] = None
@@ -72,7 +72,7 @@ class OpenSpentCall:
 
 @dataclass(frozen=True, slots=True)
 class RunningCall:
-    """The arguments are complete; the tool is at work."""
+    """A call whose arguments are complete and whose tool is running."""
 
     item: HostedCallItem
     target: McpTarget
@@ -84,31 +84,32 @@ OpenItem = _Texted | RunningCall
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """Where a response's translation stands. `output_index` is the open item's, or the next one's."""
+    """The state of a response's translation. `output_index`: the open item's, or else the next one's."""
 
     response_id: str
     routing: Routing
     output_index: int = 0
     open_item: OpenItem | None = None
     record_format: int = RECORD_FORMAT
-    """What the record was begun in: a response keeps to the shapes that it began with."""
+    """The format that the record began with; a response keeps its event shapes."""
     are_calls_spent: bool = False
     """No further call is made in this response."""
 
     def refuses(self, target: McpTarget) -> bool:
-        """A call of this tool is one too many; of one that needs leave the client is only asked."""
+        """Returns True if a call of this tool exceeds the limit; asking for an approval never does."""
         return self.are_calls_spent and not target.needs_approval
 
 
 class OutOfOrder(Exception):
-    """A segment that cannot follow the last one: a bug in whoever drives the translation."""
+    """A segment that cannot follow the last one: a bug in the code that drives the translation."""
 
 
 Events = list[StreamEvent]
 
 
 def step(now: Translation, segment: Segment) -> tuple[Translation, Events]:
-    """One segment further. Raises OutOfOrder; never for anything that a model writes."""
+    """Advances by one segment; returns the new state and the events. Raises OutOfOrder, which nothing that a
+    model writes can cause."""
     match segment, now.open_item:
         case TextContinued(text), (
             OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall() | OpenSpentCall()
@@ -168,7 +169,8 @@ def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]
 
 
 def _item_for(opened: MessageOpened, now: Translation) -> _Texted:
-    """What a message becomes. A call to nobody known is kept as reasoning; nothing runs."""
+    """Returns the item that a message becomes. A call to an unknown recipient becomes reasoning and never
+    runs."""
     if opened.recipient is not None and opened.recipient not in TEXT_RECIPIENTS:
         match find_target(now.routing, opened.recipient):
             case FunctionTarget(name):
@@ -263,7 +265,7 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
 
 
 def _keep_unmade_request(now: Translation, arguments: str) -> tuple[Translation, Events]:
-    """Arguments that broke off before the client could be asked become reasoning."""
+    """Turns the text of a call that was cut off before the client could be asked into reasoning."""
     events: Events = []
     if arguments:
         for segment in (MessageOpened("analysis", None, None), TextContinued(arguments), MessageCut()):
@@ -273,7 +275,7 @@ def _keep_unmade_request(now: Translation, arguments: str) -> tuple[Translation,
 
 
 def _close_arguments(now: Translation, item: OpenMcpCall) -> tuple[Translation, Events]:
-    """The call is written. It runs, or the client is asked."""
+    """Ends a call's arguments: the call runs, or the client is asked to approve it."""
     index, text, target = now.output_index, join(item.pieces), item.target
     if target.needs_approval:
         request = McpApprovalRequest(

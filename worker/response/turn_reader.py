@@ -1,7 +1,7 @@
-"""Reads a turn: the model's tokens become segments, segments become events for the log.
+"""Reads a turn: turns the model's tokens into segments, and segments into events for the log.
 
-Owns what one response has said so far (items, messages, counts) and what a turn waits for (`Pending`);
-drives nothing and waits for nothing. `generation` feeds it, `attempt` decides what comes next.
+Owns a response's output so far (items, messages, counts) and what a turn waits for (`Pending`). Drives
+nothing: `generation.py` feeds it tokens, `attempt.py` decides what comes next.
 """
 
 from dataclasses import dataclass, field, replace
@@ -41,78 +41,79 @@ from worker.response.usage import Turn
 
 @dataclass(frozen=True, slots=True)
 class CallTool:
-    """The model has called a tool; the call's item is open until the tool has answered."""
+    """The model has called a tool; the call's item stays open until the result."""
 
     call: RunningCall
 
 
 @dataclass(frozen=True, slots=True)
-class TellSpent:
-    """The model has called a tool once too often: there is no item, and the model is to be told."""
+class ReportSpent:
+    """The model has made a call beyond the limit: there is no item, and the model is to read a refusal."""
 
     target: McpTarget
 
 
 @dataclass(frozen=True, slots=True)
-class TellUnknown:
-    """The model has made a call that reaches no tool, and is to be told.
+class ReportUnknown:
+    """The model has made a call that reaches no tool, and is to read that.
 
-    The turn is not over by that: what the model writes next takes its place.
+    This does not end the turn: if the model continues, what it writes next replaces this.
     """
 
     recipient: str
-    """Whom it called; "" if it named nobody."""
+    """The recipient of the call; "" if it had none."""
 
 
 @dataclass(frozen=True, slots=True)
 class AskClient:
-    """The client has to run a function, or to approve a call; the response ends with that."""
+    """The client must run a function or approve a call, so the response ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """The model waits for nobody; when it stops here, the response is complete."""
+    """The model waits for nothing; if it stops here, the response is complete."""
 
 
-Pending = CallTool | TellSpent | TellUnknown | AskClient | Nothing
+Pending = CallTool | ReportSpent | ReportUnknown | AskClient | Nothing
 
 
 @dataclass(slots=True)
 class TurnReader:
-    """`translation` and `items` are always those of the events handed out so far."""
+    """Reads the turns of one response. `translation` and `items` reflect exactly the events returned so
+    far."""
 
     translation: Translation
     parallel_calls: bool = True
     items: list[Item] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     messages: list[ChatMessage] = field(default_factory=list)
-    """What the model and the tools said, each message once."""
+    """Every message of the model and the tools, once."""
     pending: Pending = Nothing()
     _parser: SegmentParser = field(default_factory=SegmentParser)
     _opened: MessageOpened | None = None
     _text: list[str] = field(default_factory=list)
     _logprobs: list[tuple[int, TokenLogprob]] = field(default_factory=list)
-    """Tokens that have made no segment yet, if they come with logprobs."""
+    """Tokens that have not yet made a segment, if they have logprobs."""
 
     @property
     def is_turn_over(self) -> bool:
-        """Nothing more of this turn is read, whatever else the model would say."""
-        return isinstance(self.pending, CallTool | TellSpent | AskClient)
+        """True once no more of this turn is read, even if the model would continue."""
+        return isinstance(self.pending, CallTool | ReportSpent | AskClient)
 
     @property
     def has_called(self) -> bool:
-        """A call was made in this response, or the client is asked whether it may be."""
+        """True if this response contains a call or a request to approve one."""
         return any(isinstance(item, CallItem | McpApprovalRequest) for item in self.items)
 
     def begin_turn(self, turn: Turn, *, are_calls_spent: bool = False) -> None:
-        """`are_calls_spent`: a further call of a tool is not made, and leaves no item."""
+        """Begins a turn. `are_calls_spent`: no further call is made; a further one leaves no item."""
         self.turns.append(turn)
         self.pending = Nothing()
         self.translation = replace(self.translation, are_calls_spent=are_calls_spent)
         self._parser.begin_turn()
 
     def read(self, token: int, logprob: TokenLogprob | None = None) -> list[StreamEvent]:
-        """Takes one more token of the model; returns the events that it completes."""
+        """Reads one token of the model; returns the events that it completes."""
         turn = self.turns[-1]
         turn.output += 1
         if logprob is not None:
@@ -125,14 +126,14 @@ class TurnReader:
         return events
 
     def end(self) -> list[StreamEvent]:
-        """The model says no more: what it left open is closed as it stands."""
+        """Ends the turn; returns the events that close what the model left open."""
         events: list[StreamEvent] = []
         for segment in self._parser.end():
             events += self._take(segment)
         return events
 
     def advance(self, segment: CallApproved | ToolReturned) -> list[StreamEvent]:
-        """Takes what does not come from the model."""
+        """Takes a segment that does not come from the model; returns its events."""
         events = self._step(segment)
         running = self.translation.open_item
         self.pending = CallTool(running) if isinstance(running, RunningCall) else Nothing()
@@ -160,7 +161,7 @@ class TurnReader:
         return events
 
     def _with_logprobs(self, segment: HarmonySegment) -> Segment:
-        """A message's text gets the logprobs of the tokens that made it; nothing else has some."""
+        """Adds the logprobs of its tokens to a segment of a message's text; other segments have none."""
         if not self._logprobs:
             return segment
         made_of, self._logprobs = self._logprobs, []
@@ -183,20 +184,20 @@ class TurnReader:
     def _pending_after(
         self, opened: MessageOpened, item: OpenItem | None, end: MessageClosed | MessageCut
     ) -> Pending:
-        """What the model waits for after a message. `item`: what was open until the message's end."""
+        """Returns what the model waits for after a message. `item`: the item that the message had open."""
         running = self.translation.open_item
         if isinstance(running, RunningCall):
             return CallTool(running)
         match item, end:
             case OpenFunctionCall(), _ if not self.parallel_calls:
                 return AskClient()
-            case OpenMcpCall(), MessageClosed():  # it does not run: the client has to approve it
+            case OpenMcpCall(), MessageClosed():  # not running, so the client has to approve it
                 return AskClient()
             case OpenSpentCall(target), MessageClosed():
-                return TellSpent(target)
+                return ReportSpent(target)
             case OpenReasoning(unknown_recipient=str(recipient)), MessageClosed():
-                return TellUnknown(recipient)
+                return ReportUnknown(recipient)
             case OpenReasoning() | OpenMessage(), MessageClosed(is_call=True) if opened.channel != "final":
-                return TellUnknown("")  # a final message is an answer, however it ends
+                return ReportUnknown("")  # a final message is an answer, however it ends
             case _:
                 return Nothing()

@@ -1,4 +1,4 @@
-"""What a response cost, turn by turn. Pure; counts are handed in, nothing is measured here."""
+"""Adds up the tokens that a response used, turn by turn. Pure; the turn reader does the counting."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from shared.responses import InputTokensDetails, OutputTokensDetails, PerTurn, U
 
 @dataclass(slots=True)
 class Turn:
-    """One generation: from a prompt to a stop, a cut or a tool call. All counts are tokens."""
+    """The counts of one generation, from a prompt to a stop, a cut or a tool call, in tokens."""
 
     prompt: int
     tool_output: int = 0
-    """How much of the prompt the last tool's answer added."""
+    """The part of the prompt that the last tool's answer added."""
     cached: int = 0
     output: int = 0
     reasoning: int = 0
-    """Output inside messages of the analysis channel, the end of each included."""
+    """The part of the output inside messages of the analysis channel, including the token that ends each."""
 
 
 def usage_of(turns: Sequence[Turn], *, with_turns: bool) -> Usage:
-    """Sums over turns: each turn's whole prompt counts as input, as it does for the engine.
+    """Returns the sums over all turns; each turn's whole prompt counts as input, as it does for the engine.
 
-    `with_turns`: the counts of each turn stand beside the sums.
+    `with_turns`: the counts of each turn are included as well.
     """
 
     def each(count: Callable[[Turn], int]) -> PerTurn:

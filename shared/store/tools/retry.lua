@@ -1,5 +1,5 @@
 -- Queues a call again whose runner was lost, or whose job was ('' as its claim); only its worker may decide that.
--- `lost_after_ms` as in `settle.lua`.
+-- `lost_after_ms` as in `resolve.lua`.
 -- USES redis/clock owning/pulse queue
 -- KEYS state tools queue doorbell job_key pulse
 -- ARGV proof index lost_claim ttl_ms# job_id job lost_after_ms#

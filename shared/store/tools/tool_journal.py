@@ -22,15 +22,15 @@ _SUBMIT, _RESULT = (
     LuaScript("tools/submit", is_confirmed=True),
     LuaScript("tools/result", is_confirmed=True),
 )
-_CLAIM, _SETTLE = (
+_CLAIM, _RESOLVE = (
     LuaScript("tools/claim", is_confirmed=True),
-    LuaScript("tools/settle", is_confirmed=True),
+    LuaScript("tools/resolve", is_confirmed=True),
 )
 # A renewal too: a primary that was replaced answers for some seconds, and no claim is kept there any more.
 _RENEW = LuaScript("tools/renew", is_confirmed=True, allows_full=True)
 # So is giving back: who believes it of such a primary leaves the claim to lapse on the one that follows.
 _RELEASE = LuaScript("tools/release", is_confirmed=True, allows_full=True)
-_LOOK, _RETRY = LuaScript("tools/look"), LuaScript("tools/retry")
+_READ, _RETRY = LuaScript("tools/read"), LuaScript("tools/retry")
 
 _decode_result: msgspec.json.Decoder[ToolResult] = msgspec.json.Decoder(ToolResult)
 
@@ -88,13 +88,13 @@ class CallState:
         return self.claim.partition(" ")[0]
 
 
-async def look(
+async def read_states(
     redis: RedisClient, settings: Settings, calls: Sequence[tuple[ResponseKey, int]]
 ) -> list[CallState]:
     """How far the calls (response, call_index) are. One round trip, however many."""
     replies = await redis.run_many(
         [
-            _LOOK(
+            _READ(
                 tools=keys.tools(key),
                 queue=keys.TOOLS_QUEUE,
                 pulse=keys.PULSE,
@@ -116,7 +116,7 @@ def _read_state(reply: list[Any] | Exception) -> CallState:
         case Exception():
             raise reply
         case _:
-            raise RuntimeError(f"look answered {reply!r}")
+            raise RuntimeError(f"read answered {reply!r}")
 
 
 def _claim_ttl_ms(settings: Settings) -> int:
@@ -250,7 +250,7 @@ async def finish(
             raise RuntimeError(f"result answered {reply!r}")
 
 
-async def settle(
+async def resolve(
     redis: RedisClient,
     lease: Lease,
     call_index: int,
@@ -267,7 +267,7 @@ async def settle(
     fenced.
     """
     reply = await redis.run(
-        _SETTLE(
+        _RESOLVE(
             state=keys.state(lease.key),
             tools=keys.tools(lease.key),
             pulse=keys.PULSE,
@@ -286,7 +286,7 @@ async def settle(
         case [b"fenced"]:
             raise LeaseLost(f"{lease}: verdict on tool call {call_index} refused")
         case _:
-            raise RuntimeError(f"settle answered {reply!r}")
+            raise RuntimeError(f"resolve answered {reply!r}")
 
 
 async def retry(
@@ -299,7 +299,7 @@ async def retry(
     lost_after_s: float = 0.0,
 ) -> None:
     """Queues a call again whose runner was lost, or whose job was (its claim is "" then), unless it has moved
-    on, or it is too early to say (`lost_after_s` as for `settle`). Raises LeaseLost if fenced."""
+    on, or it is too early to say (`lost_after_s` as for `resolve`). Raises LeaseLost if fenced."""
     job_id = f"{lease.key}:tool:{call_index}:{lost_claim.replace(' ', '-')}"
     reply = await redis.run(
         _RETRY(
