@@ -84,7 +84,7 @@ def render(ways: Sequence[Way]) -> str:
     first, second = (figures(way) for way in ways)
     ratios = [f"{b / a:.2f}×" for a, b in zip(first, second, strict=True)]
     rows.append([f"**{ways[1].name} / {ways[0].name}**", *ratios, ""])
-    return f"{tables.render(head, rows)}\n\n{len(ways[0].token_ms)} requests each, by turns."
+    return f"{tables.render(head, rows)}\n\n{len(ways[0].token_ms)} requests each, interleaved."
 
 
 def figures(way: Way) -> list[float]:

@@ -124,7 +124,7 @@ def render_all(device: str, figures: dict[str, dict[int, Figures]], plan: Plan) 
     head = (
         f"{device}; generations at once",
         *("tokens/s", "of the engine alone", "ms to the first token, p50", "p99"),
-        *("CPU µs for each token: API", "worker", "Redis", "engine"),
+        *("CPU µs per token: API", "worker", "Redis", "engine"),
     )
     rows = [
         [f"{streams}, {name}", *_describe(found[streams], figures[RawEngine.name][streams])]

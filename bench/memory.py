@@ -56,9 +56,9 @@ def render(events: int, frames: int, logs: tuple[int, int], wholes: tuple[int, i
     head = (
         "Redis's memory",
         "as a stream, bytes",
-        "for each event",
+        "per event",
         "archived, bytes",
-        "for each event",
+        "per event",
         "ratio",
     )
     rows = [

@@ -115,7 +115,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 def render(costs: dict[str, list[Cost]], idle: Usage) -> str:
-    head = ("CPU µs for each event", "events", "API", "worker", "Redis", "API, ratio")
+    head = ("CPU µs per event", "events", "API", "worker", "Redis", "API, ratio")
     base = median(cost.api_us for cost in costs[_BASE])
     rows = []
     for name, found in costs.items():
@@ -137,6 +137,6 @@ def render(costs: dict[str, list[Cost]], idle: Usage) -> str:
     )
     return (
         f"{tables.render(head, rows)}\n\n"
-        f"{_ROUNDS} rounds, by turns. Taken off: CPU ms for each second with nothing to do: {used}. "
+        f"{_ROUNDS} rounds, interleaved. Subtracted: CPU ms per idle second: {used}. "
         f"Ratios are to {_BASE}."
     )

@@ -128,4 +128,4 @@ def render(without: list[Run], stuck: list[Run], pause_s: float) -> str:
             strict=True,
         )
         rows.append([name, *(tables.show_spread(figure) for figure in figures)])
-    return f"{tables.render(head, rows)}\n\n{_ROUNDS} rounds, by turns, each in a new cluster."
+    return f"{tables.render(head, rows)}\n\n{_ROUNDS} rounds, interleaved, each in a new cluster."

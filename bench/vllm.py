@@ -128,11 +128,11 @@ async def run_once(subject: Subject, streams: int, results: Results) -> Outcome:
 
 def render_all(results: Results, rounds: int) -> str:
     parts = [render_rates(results), render_costs(results), render_first(results)]
-    return "\n\n".join([*parts, f"{rounds} rounds, by turns."])
+    return "\n\n".join([*parts, f"{rounds} rounds, interleaved."])
 
 
 def render_rates(results: Results) -> str:
-    head = (f"{_MANY} generations at once", "tokens/s", "of `AsyncLLM` alone", "worker's CPU, µs a token")
+    head = (f"{_MANY} generations at once", "tokens/s", "of `AsyncLLM` alone", "worker's CPU, µs per token")
     alone = results.rates[RawEngine.name]
     rows = []
     for name, rates in results.rates.items():
@@ -146,7 +146,7 @@ def render_rates(results: Results) -> str:
 
 def render_costs(results: Results) -> str:
     head = (
-        "CPU µs for each token, streams",
+        "CPU µs per token, streams",
         *("API", "worker", "Redis", "**all of ours**", "vLLM's API process", "**ours / vLLM's**"),
         *("engine, ours", "engine, vLLM's"),
     )
@@ -169,7 +169,7 @@ def render_costs(results: Results) -> str:
             ]
         )
     events = ", ".join(f"{results.events[name]:.2f} {whose}" for name, whose in _WHOSE.items())
-    return f"{tables.render(head, rows)}\n\nEvents for each token: {events}."
+    return f"{tables.render(head, rows)}\n\nEvents per token: {events}."
 
 
 _WHOSE = {WholePath.name: "of ours", VllmServer.name: "of vLLM's server"}
