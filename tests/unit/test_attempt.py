@@ -1,6 +1,9 @@
 """What an attempt promises, without Redis: what is logged, what tools are asked, how a response ends."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -35,7 +38,7 @@ from shared.tool_calls import (
 from tests.items import items_of
 from tests.memory import NOW_S, MemoryLog, MemoryTools, attempt, calculate
 from tests.requests import make_request
-from worker.engines.protocol import EngineDead
+from worker.engines.protocol import EngineDead, Sampling, TokenChunk
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
 from worker.response.history import Diverged
@@ -131,6 +134,48 @@ async def test_a_later_attempt_makes_the_same_log_and_asks_only_for_what_is_not_
         log = await attempt(REQUESTS[name], log=left, tools=tools)
         assert log.frames == undisturbed.frames, length
         assert tools.asked == first.asked[answered:]
+
+
+class Caching(ScriptedEngine):
+    """Says that a third of each prompt was cached."""
+
+    async def generate(
+        self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"
+    ) -> AsyncGenerator[TokenChunk, None]:
+        chunks = super().generate(prompt, sampling, request_id=request_id, model=model)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield replace(chunk, cached_tokens=len(prompt) // 3)
+
+
+async def test_a_replay_knows_what_was_cached_for_the_first_owner() -> None:
+    request = with_messages(REQUESTS["several tool calls"])
+    undisturbed = await attempt(request, engine=Caching(Script.load(None)))
+    usage = final_of(undisturbed).usage
+    assert usage is not None
+    details: Any = usage.input_tokens_details
+    prompts: Any = details.input_tokens_per_turn
+    assert details.cached_tokens_per_turn == tuple(tokens // 3 for tokens in prompts)
+    left = MemoryLog(undisturbed.read()[:-1])
+    assert (await attempt(request, log=left)).frames == undisturbed.frames  # this engine caches nothing
+
+
+async def test_a_long_replay_lets_others_have_their_turn() -> None:
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    request = make_request("Count from 1 to 1000")
+    undisturbed = await attempt(request)
+    tokens = sum(len(entry.tokens) for entry in undisturbed.entries)
+    beside = asyncio.create_task(take_turns())
+    await attempt(request, log=MemoryLog(undisturbed.read()[:-1]))
+    beside.cancel()
+    assert turns > tokens // 200 > 10
 
 
 async def test_a_log_that_says_otherwise_is_not_continued() -> None:

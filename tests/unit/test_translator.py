@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared import events as ev
 from shared.events import StreamEvent, decode, frame
 from shared.lifecycle import abandon, apply, fold
-from shared.responses import McpProtocolError, Response
+from shared.responses import McpProtocolError, Reasoning, Response
 from shared.tool_calls import ToolFailure, ToolOutput
 from worker.asking.routing import FunctionTarget, McpTarget, Routing
 from worker.harmony.parser import MessageClosed, MessageCut, MessageOpened, SegmentParser, TextContinued
@@ -176,6 +176,15 @@ def test_a_call_that_needs_leave_becomes_a_question_and_nothing_runs() -> None:
     assert isinstance(added, ev.OutputItemAdded)
     assert isinstance(done, ev.OutputItemDone)
     assert done.item.id.startswith("mcpr_")
+
+
+def test_a_question_that_broke_off_is_not_asked_and_what_was_written_of_it_is_reasoning() -> None:
+    opened = MessageOpened("commentary", "wiki.ask", "json")
+    assert translate([opened, MessageCut()]) == []
+    done = translate([opened, TextContinued('{"q"'), MessageCut()])[-1]
+    assert isinstance(done, ev.OutputItemDone)
+    assert isinstance(done.item, Reasoning)
+    assert (done.item.status, done.item.content[0].text) == ("incomplete", '{"q"')
 
 
 def test_completed_comes_after_the_tool_and_with_its_output() -> None:
