@@ -55,6 +55,14 @@ def test_nothing_is_lost_on_a_course_of_its_own(tmp_path: Path, name: str) -> No
     assert sum(sum(actions.values()) for actions in judgement.figures.strikes.values()) > 0
 
 
+@pytest.mark.timeout(400)
+def test_nothing_is_lost_while_one_server_after_the_other_becomes_the_primary(tmp_path: Path) -> None:
+    """Of its strikes as many as half a minute has room for: planned failovers, and a kill."""
+    judgement = drive(make_course("failover", replace(SHORT, responses=10_000, seconds_max=45.0)), tmp_path)
+    assert not judgement.violations, describe_violations(judgement)
+    assert judgement.figures.strikes["valkey"]["failover"] > 0
+
+
 def copy_without_fences(root: Path) -> Path:
     """The product's code, with everything taken out that refuses a stale owner by name or token."""
     for name in ("api", "worker", "tool_runner", "shared"):
