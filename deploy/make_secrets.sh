@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes what compose.yaml mounts as secrets: the password of Redis, the key that seals what requests
-# bring for their MCP servers, a first API key, and an empty list of MCP servers. Prints the key once; only its hash is kept. Never overwrites.
+# Makes the files that compose.yaml mounts as secrets: the Redis password, the key that seals the secrets in
+# requests for MCP servers, a first API key, and an empty list of MCP servers. Prints the API key once; only its
+# hash is kept. Never overwrites anything.
 #
 #   sh deploy/make_secrets.sh [FOLDER] [TENANT]
 set -eu
@@ -29,8 +30,8 @@ sha256_hex() {
     if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -d ' ' -f 1
 }
 
-# The folder keeps others out. The files in it are readable, because the containers, which see
-# them one by one, run as users of their own.
+# Only the owner can enter the folder. The files in it are readable, because the containers, into which they
+# are mounted one by one, run as other users.
 umask 022
 mkdir -p "$(dirname "$folder")"
 mkdir -m 700 "$folder"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Gives a role its secrets from their files, so that no inspection of the container shows them.
+# Reads a role's secrets from their files, so that inspecting the container does not show them.
 set -eu
 if [ -r /run/secrets/redis_url ]; then
     ANTIPHON_REDIS_URL="$(cat /run/secrets/redis_url)"

@@ -1,15 +1,15 @@
 # The model side with vLLM, for NVIDIA GPUs; no HTTP of ours, no MCP.
 #
-# It stands on vLLM's own image of the release that pyproject.toml names, not on wheels alone
-# (requirements/vllm-gpu.txt, which `make up` uses): kernels that the wheels would compile or fetch at the
-# first request are in it, with the compiler for those that depend on the card, and it is what vLLM
-# tests. What is ours lies in a folder of its own, before vLLM's packages: the same pins as everywhere.
+# It is based on vLLM's own image of the release that pyproject.toml names, not on the wheels alone
+# (requirements/vllm-gpu.txt, which `make up` uses). That image contains the kernels that the wheels would
+# compile or download at the first request, and the compiler for those that depend on the card; and it is what
+# vLLM tests. Our own packages are in a folder before vLLM's on the path, with the same pins as everywhere.
 FROM python:3.12-slim-bookworm AS build
 COPY requirements/worker.txt /requirements.txt
 RUN pip install --no-cache-dir --only-binary=:all: --require-hashes --target /site -r /requirements.txt
 
 FROM vllm/vllm-openai:v0.32.0
-# A user without a name needs USER (PyTorch asks for it), and HOME for what is compiled at the first start.
+# A user without a name needs USER, which PyTorch reads, and HOME for what is compiled at the first start.
 ENV PYTHONPATH=/app:/site \
     HOME=/cache \
     USER=antiphon \
@@ -25,7 +25,7 @@ COPY --from=build /site /site
 COPY deploy/start.sh deploy/probe.py deploy/
 COPY shared shared
 COPY worker worker
-# Fails here, not at a customer's: /site is for the image's Python, and its vLLM is the one that is pinned.
+# Fails at build time if /site is not for the image's Python, or if its vLLM is not the pinned version.
 RUN python3 -c 'import arq, hiredis, msgspec, openai_harmony, pydantic_settings, zstandard' \
     && python3 -c 'import importlib.metadata as m; assert m.version("vllm").split("+")[0] == "0.32.0"' \
     && python3 -m compileall -q shared worker \
