@@ -1,4 +1,4 @@
-"""What a model wrote as a call's arguments, in the form in which a tool takes them. Pure."""
+"""Reads the arguments that a model wrote for a call, as a tool takes them. Pure."""
 
 import msgspec
 
@@ -6,7 +6,10 @@ from shared import hosted_tools
 
 
 def read_arguments(server_label: str, written: str) -> str | None:
-    """Return a JSON object as text, or None if it is none. Plain text becomes the tool's one argument."""
+    """Returns the arguments as JSON text, or None if they are not a JSON object.
+
+    For a hosted tool that takes plain text, the text becomes its single argument.
+    """
     tool = hosted_tools.by_label(server_label)
     if tool is not None and tool.text_argument is not None:
         return msgspec.json.encode({tool.text_argument: written}).decode()

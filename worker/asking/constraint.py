@@ -1,7 +1,7 @@
-"""What one turn of the model may say, as data: the engine makes it impossible to say anything else.
+"""Decides what one turn of the model may say, as data that the engine enforces.
 
-Pure. Owns which constraint a request calls for; how tokens are kept to it is the engine's business
-(`engines/turn_grammar.py`; docs/adr/0012-constraints-of-our-own.md).
+Pure. Owns which constraint a request calls for; the engine owns how tokens are held to it
+(`engines/vllm/turn_grammar.py`; docs/adr/0012-constraints-of-our-own.md).
 """
 
 import json
@@ -21,10 +21,10 @@ from worker.harmony.tokens import MESSAGE, NEXT_TURN, render_message
 def constraint_of(
     request: ResponseRequest, offer: Offer, *, has_called: bool, budget: int, reserved: int
 ) -> Constraint | None:
-    """What the next turn may say; None: anything, since nothing is asked of it.
+    """Returns what the next turn may say, or None if it may say anything.
 
-    `has_called`: a call has been made in this response already, which is what `tool_choice` demands.
-    `budget`: tokens the turn may have; up to `reserved` of them are kept for an answer that is demanded.
+    `has_called`: a call has been made in this response, so `tool_choice` is satisfied. `budget`: the number
+    of tokens that the turn may have; up to `reserved` of them are kept for an answer, if one is required.
     Raises Unfulfillable.
     """
     choice = request.response.tool_choice
@@ -36,7 +36,7 @@ def constraint_of(
         return None
     calls = () if choice == "none" else _calls_of(offer, strict, is_forced)
     if is_forced and not calls:
-        raise Unfulfillable("tool_choice demands a call, but no tool that it admits is available")
+        raise Unfulfillable("tool_choice requires a call, but no tool that it allows is available")
     is_answer_demanded = is_forced or final.is_json
     free_tokens_max = budget - min(reserved, budget // 2) if is_answer_demanded else None
     return Constraint(calls, None if is_forced else final, free_tokens_max)
@@ -94,7 +94,8 @@ def _arguments_of(recipient: str, schema: Mapping[str, Any] | None, strict: Coll
 
 
 def _trained_arguments(function: HostedFunction | None) -> Body:
-    """What GPT-OSS was trained to give: a request does not describe it. Its numbers are all whole."""
+    """Returns the arguments that GPT-OSS was trained to write for a hosted tool; their numbers are
+    integers."""
     if function is None or function.parameters is None:
         return Body(True)
     schema = {"additionalProperties": False, **function.parameters}

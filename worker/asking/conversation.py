@@ -1,8 +1,8 @@
-"""A request as a Harmony conversation: system, developer, and one message for each input item.
+"""Renders a request as a Harmony conversation: system and developer messages, then the input items.
 
-Pure. Owns how items are told to the model; tokens are made in `harmony`, tools chosen in `offer`.
-Source: the Harmony format guide (instructions and functions stand in the developer message; the
-analysis of earlier turns is dropped once they have ended in a final message).
+Pure. Owns what the model reads of each item; `worker/harmony` makes the tokens, `offer.py` chooses the tools.
+Source: the Harmony format guide (instructions and functions belong in the developer message; the analysis of
+earlier turns is dropped once they have ended in a final message).
 """
 
 import json
@@ -61,7 +61,7 @@ _EFFORTS = {
     "high": "high",
     "xhigh": "high",
 }
-"""GPT-OSS knows three efforts; the others of the API are the nearest of them."""
+"""GPT-OSS knows three efforts; the API's others map to the nearest of them."""
 
 _CALL_CHANNELS = ("analysis", "commentary")
 
@@ -69,9 +69,9 @@ _CALL_CHANNELS = ("analysis", "commentary")
 def build_conversation(
     request: ResponseRequest, offer: Offer, unavailable: Mapping[str, str] = MappingProxyType({})
 ) -> list[HarmonyMessage]:
-    """Everything that stands before the model's first token, in order.
+    """Returns everything that precedes the model's first token, in order.
 
-    `unavailable`: server_label -> why its tools could not be listed, which the model is told.
+    `unavailable`: server_label -> why its tools could not be listed, as the model reads it.
     """
     response = request.response
     effort = (response.reasoning or {}).get("effort") or "medium"
@@ -81,11 +81,11 @@ def build_conversation(
     messages: list[HarmonyMessage] = [SystemPart(_EFFORTS[effort], date, offer.trained)]
     if instructions or offer.namespaces:
         messages.append(DeveloperPart(instructions, offer.namespaces))
-    return [*messages, *_drop_old_analysis(_tell(items))]
+    return [*messages, *_drop_old_analysis(_render_items(items))]
 
 
 def listings_in(items: Iterable[InputItem]) -> dict[str, tuple[McpTool, ...]]:
-    """Servers whose tools stand in the context already: they are not listed again."""
+    """Returns the tools of each server already listed in the context, by server_label."""
     return {
         item.server_label: msgspec.convert(msgspec.to_builtins(item.tools), tuple[McpTool, ...])
         for item in items
@@ -94,10 +94,10 @@ def listings_in(items: Iterable[InputItem]) -> dict[str, tuple[McpTool, ...]]:
 
 
 def approved_calls_in(items: Sequence[InputItem]) -> list[tuple[str, str, str, str]]:
-    """(server_label, name, arguments, approval_request_id) of calls that may run now.
+    """Returns (server_label, name, arguments, approval_request_id) of the calls that may run now.
 
-    Approved by the client, and not yet run in the context; each once, however often it is answered: a
-    conversation's items come in many calls. The last answer counts.
+    These are the calls that the client has approved and that have not run yet in the context. Each is listed
+    once even if it was answered several times, as in a conversation; the last answer counts.
     """
     requests = {item.id: item for item in items if isinstance(item, InputMcpApprovalRequest)}
     done = {item.approval_request_id for item in items if isinstance(item, InputMcpCall)}
@@ -112,17 +112,17 @@ def approved_calls_in(items: Sequence[InputItem]) -> list[tuple[str, str, str, s
 
 
 def call_message(recipient: str, arguments: str) -> ChatMessage:
-    """A tool call as the model itself would have written it."""
+    """Returns a tool call as the model itself would have written it."""
     hosted = hosted_tools.by_recipient(recipient)
     channel, content_type = (hosted.channel, hosted.content_type) if hosted else ("commentary", "json")
     return ChatMessage("assistant", arguments, channel, recipient, content_type)
 
 
 def tool_message(recipient: str, text: str, channel: str | None = None) -> ChatMessage:
-    """A tool's answer to the call that was made to `recipient`, on the channel of the call.
+    """Returns a tool's answer to a call of `recipient`, on the channel of the call.
 
-    `channel`: as the model wrote it; a call that comes from a history, or has none of a call's channels,
-    is on the one that the guide gives it.
+    `channel`: the call's, as the model wrote it. If None, or not a channel for calls, the one that the guide
+    gives such a call is used.
     """
     if channel not in _CALL_CHANNELS:
         channel = call_message(recipient, "").channel
@@ -133,7 +133,7 @@ def tool_message(recipient: str, text: str, channel: str | None = None) -> ChatM
 
 
 def _split_leading_instructions(items: Sequence[InputItem]) -> tuple[list[str], Sequence[InputItem]]:
-    """System and developer messages at the very beginning belong into the developer message."""
+    """Splits off the leading system and developer messages, whose texts belong in the developer message."""
     texts: list[str] = []
     for index, item in enumerate(items):
         if not isinstance(item, InputMessage) or item.role not in ("system", "developer"):
@@ -145,17 +145,19 @@ def _split_leading_instructions(items: Sequence[InputItem]) -> tuple[list[str], 
 def _instructions(
     own: str | None, leading: Sequence[str], text: Any, unavailable: Mapping[str, str]
 ) -> str | None:
-    parts = [part for part in (own, *leading, _lacking(unavailable), _response_format(text)) if part]
+    parts = [
+        part for part in (own, *leading, _unavailable_servers(unavailable), _response_format(text)) if part
+    ]
     return "\n\n".join(parts) or None
 
 
-def _lacking(unavailable: Mapping[str, str]) -> str:
+def _unavailable_servers(unavailable: Mapping[str, str]) -> str:
     servers = "".join(f"\n- {label}: {one_line(reason)}" for label, reason in unavailable.items())
     return f"# Unavailable tool servers\n{servers}" if servers else ""
 
 
 def _response_format(text: Any) -> str | None:
-    """The guide's section for structured answers; that they are kept to is the engine's business."""
+    """Returns the guide's section for structured answers, or None; the engine enforces the format."""
     match (text or {}).get("format"):
         case {"type": "json_schema", "name": name, "schema": schema, **rest}:
             about = f"// {rest['description']}\n" if rest.get("description") else ""
@@ -169,8 +171,9 @@ def _response_format(text: Any) -> str | None:
 # --- items --------------------------------------------------------------------------------------
 
 
-def _tell(items: Sequence[InputItem]) -> list[ChatMessage]:
-    """An id of a call that comes again names the call before it: clients repeat ids in later turns."""
+def _render_items(items: Sequence[InputItem]) -> list[ChatMessage]:
+    """Renders items in order. An output belongs to the last call before it with its id, since clients repeat
+    ids in later turns."""
     functions: dict[str, str] = {}
     requests = {item.id: item for item in items if isinstance(item, InputMcpApprovalRequest)}
     answers = set(answers_in(items))
@@ -178,11 +181,11 @@ def _tell(items: Sequence[InputItem]) -> list[ChatMessage]:
     for index, item in enumerate(items):
         if isinstance(item, InputFunctionCall | CustomToolCall):
             functions[item.call_id] = item.name
-        messages += _tell_one(item, functions, requests, is_answer=index in answers)
+        messages += _render_item(item, functions, requests, is_answer=index in answers)
     return messages
 
 
-def _tell_one(
+def _render_item(
     item: InputItem,
     functions: Mapping[str, str],
     requests: Mapping[Text, InputMcpApprovalRequest],
@@ -191,7 +194,7 @@ def _tell_one(
 ) -> Sequence[ChatMessage]:
     match item:
         case InputMessage():
-            return _tell_message(item, is_answer=is_answer)
+            return _render_message(item, is_answer=is_answer)
         case InputReasoning():
             text = _text_of(item.content or item.summary)
             return [ChatMessage("assistant", text, "analysis")] if text else []
@@ -211,14 +214,14 @@ def _tell_one(
             recipient = hosted_tools.by_item(item).recipient_of(told.function)
             return _call_and_answer(recipient, told.written, told.answer)
         case McpApprovalResponse():
-            return () if item.approve else _tell_refusal(item, requests.get(item.approval_request_id))
+            return () if item.approve else _render_refusal(item, requests.get(item.approval_request_id))
         case InputMcpListTools() | InputMcpApprovalRequest():
-            return ()  # told by what follows from them
+            return ()  # rendered by what follows from them
         case never:
             assert_never(never)
 
 
-def _tell_message(item: InputMessage, *, is_answer: bool) -> Sequence[ChatMessage]:
+def _render_message(item: InputMessage, *, is_answer: bool) -> Sequence[ChatMessage]:
     text = _text_of(item.content)
     match item.role:
         case "assistant":
@@ -235,7 +238,7 @@ def _call_and_answer(recipient: str, arguments: str, answer: str) -> Sequence[Ch
     return [call_message(recipient, arguments), tool_message(recipient, answer)]
 
 
-def _tell_refusal(
+def _render_refusal(
     item: McpApprovalResponse, request: InputMcpApprovalRequest | None
 ) -> Sequence[ChatMessage]:
     if request is None:
@@ -266,7 +269,7 @@ def _error_of(error: EarlierError) -> McpError:
 
 
 def _text_of(content: str | Sequence[MessagePart | SummaryText | EarlierThought]) -> str:
-    """Text of a content: a string, or parts; what a text model cannot see is named, not dropped."""
+    """Returns the text of a content; parts that a text model cannot see are mentioned, not dropped."""
     if isinstance(content, str):
         return content
     return "\n".join(map(_text_of_part, content))
@@ -288,7 +291,7 @@ def _text_of_part(part: MessagePart | SummaryText | EarlierThought) -> str:
 
 
 def _drop_old_analysis(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """Reasoning before the last final answer is over; calls and their answers stay."""
+    """Drops the reasoning before the last final answer, except calls."""
     finals = [i for i, message in enumerate(messages) if message.channel == "final"]
     last_final = finals[-1] if finals else -1
     return [

@@ -1,6 +1,6 @@
-"""Which tools a request offers to the model, under which Harmony names. Pure.
+"""Decides which tools a request offers to the model, and under which Harmony names. Pure.
 
-Owns the routing from recipient to target; what is said to the model besides is `conversation`.
+Owns the routing from recipient to target; `conversation.py` owns the rest of what the model reads.
 """
 
 from collections import defaultdict
@@ -19,14 +19,15 @@ from worker.harmony.signatures import FUNCTIONS, ToolSignature
 
 @dataclass(frozen=True, slots=True)
 class ToolFilter:
-    """Some tools of a server: every part that is given must hold."""
+    """A filter over a server's tools; a tool must match every part that is given."""
 
     names: frozenset[str] | None
     is_read_only: bool
 
     @classmethod
     def of(cls, rule: Any) -> "ToolFilter | None":
-        """`rule`: {tool_names, read_only} as sent. None: it names no tools, which is not all of them."""
+        """Returns the filter of a rule {tool_names, read_only} as sent, or None if the rule names no tools,
+        which does not mean all tools."""
         if not isinstance(rule, dict):
             return None
         names, is_read_only = rule.get("tool_names"), bool(rule.get("read_only"))
@@ -42,9 +43,9 @@ class ToolFilter:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """Which calls of a server need the client's leave: those of `always`, or all but those of `never`.
+    """Says which calls of a server need the client's approval.
 
-    A tool of both needs it.
+    If `always` is given, the calls that it matches; otherwise all except those that `never` matches.
     """
 
     never: ToolFilter | None
@@ -53,9 +54,10 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class McpServer:
-    """One server of a request: an `mcp` tool, or a hosted tool that is a server here (`code_interpreter`).
+    """One server of a request: an `mcp` tool, or a hosted tool that runs on a server here
+    (`code_interpreter`).
 
-    `allowed`: the names that may be called; None means every tool of the server.
+    `allowed`: the names of the tools that may be called, or None for all of them.
     """
 
     label: str
@@ -64,26 +66,26 @@ class McpServer:
     allowed: frozenset[str] | None
     is_read_only: bool
     approval: Approval | str | None
-    """`always`, `never`, or which; None: the default for this kind of server."""
+    """`always`, `never` or a rule; None means the default for this kind of server."""
 
     @property
     def hosted(self) -> HostedTool | None:
-        """What the model was trained to know it as."""
+        """The hosted tool that this server provides, or None."""
         return hosted_tools.by_label(self.label)
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What the model is told it can call, and where each call goes."""
+    """The tools offered to the model, and the target of each."""
 
     trained: Mapping[str, str]
-    """Harmony namespace of a hosted tool -> its description."""
+    """The Harmony namespace of each hosted tool -> its description."""
     namespaces: Mapping[str, tuple[str | None, tuple[ToolSignature, ...]]]
     routing: Routing
 
     @classmethod
     def join(cls, offers: Iterable["Offer"]) -> "Offer":
-        """All of them together; a later one goes over an earlier one."""
+        """Merges offers; a later one overrides an earlier one."""
         trained: dict[str, str] = {}
         namespaces: dict[str, tuple[str | None, tuple[ToolSignature, ...]]] = {}
         routing: dict[str, Target] = {}
@@ -95,7 +97,7 @@ class Offer:
 
 
 def mcp_servers(request: ResponseRequest) -> list[McpServer]:
-    """The MCP servers of a request, hosted tools among them."""
+    """Returns the MCP servers of a request, including hosted tools, one for each label."""
     servers: dict[str, McpServer] = {}
     for tool in request.tools:
         server = _server_of(tool)
@@ -135,9 +137,10 @@ def make_offer(
     listed: Mapping[str, tuple[McpTool, ...]],
     idempotent_tools: Collection[str] = (),
 ) -> Offer:
-    """`listed`: server_label -> its tools, for every server that answered.
+    """Returns the tools that the request and its `tool_choice` allow.
 
-    `idempotent_tools`: `label.tool` of those that the operator says may be repeated.
+    `listed`: server_label -> its tools, for every server that was listed. `idempotent_tools`: the
+    `label.tool` names of the tools that the operator declares repeatable.
     """
     choice = _Choice.of(request.response.tool_choice)
     offers = [
@@ -174,7 +177,7 @@ def _offer_listed(
     routing: dict[str, Target] = {}
     for tool in tools:
         recipient = recipient_of(server.label, tool.name)
-        if recipient in routing:  # a name twice: the first is meant
+        if recipient in routing:  # a duplicate name: the first one wins
             continue
         signatures.append(_sign(tool))
         is_repeatable = _is_repeatable(tool) or f"{server.label}.{tool.name}" in idempotent_tools
@@ -191,7 +194,7 @@ def _sign(tool: McpTool) -> ToolSignature:
 
 
 def recipient_of(server_label: str, name: str) -> str:
-    """The Harmony name of an MCP tool."""
+    """Returns the Harmony name of an MCP tool."""
     hosted, callable_as = hosted_tools.by_label(server_label), callable_name(name)
     return hosted.recipient_of(callable_as) if hosted else f"{server_label}.{callable_as}"
 
@@ -199,7 +202,7 @@ def recipient_of(server_label: str, name: str) -> str:
 def _offer_hosted(
     server: McpServer, hosted: HostedTool, choice: "_Choice", idempotent_tools: Collection[str]
 ) -> Offer:
-    """GPT-OSS calls these by the names it was trained on, not by those that a server lists."""
+    """Offers a hosted tool under the names that GPT-OSS was trained on, whatever its server lists."""
     routing: dict[str, Target] = {}
     for name in (function.name for function in hosted.functions):
         is_allowed = server.allowed is None or name in server.allowed
@@ -228,13 +231,14 @@ def _is_repeatable(tool: McpTool) -> bool:
 
 
 def _is_read_only(tool: McpTool) -> bool:
-    """As our own listings say it, or as MCP does: a client may bring a listing of either form."""
+    """Reads the annotation of our own listings or MCP's: a client may send a listing of either form."""
     hints = tool.annotations or {}
     return bool(hints.get("read_only", hints.get("readOnlyHint")))
 
 
 def _needs_approval(server: McpServer, tool: McpTool) -> bool:
-    """As the request says; unsaid: never for the operator's servers, always for a request's own URL."""
+    """Returns what the request says; by default, calls need approval only on servers that it gives a URL
+    for."""
     match server.approval:
         case "never":
             return False
@@ -253,9 +257,9 @@ class _Choice:
     """`tool_choice`, as a filter over what is offered."""
 
     functions: frozenset[str] | None
-    """None: every function."""
+    """The functions allowed, or None for all."""
     mcp: Mapping[str, frozenset[str] | None] | None
-    """None: every server; label -> None: every tool of it."""
+    """The tools allowed by server label, or None for every server; a label with None allows all its tools."""
 
     @classmethod
     def of(cls, choice: Any) -> "_Choice":
@@ -269,7 +273,7 @@ class _Choice:
                 return cls(frozenset(), {label: frozenset({name}) if name else None})
             case {"type": "allowed_tools", "tools": list(tools)}:
                 return cls._of_allowed(tools)
-            case {"type": str(kind)}:  # a hosted tool, or the server whose label is the type
+            case {"type": str(kind)}:  # a hosted tool, or a server whose label is the type
                 hosted = hosted_tools.by_type(kind)
                 return cls(frozenset(), {hosted.server_label if hosted else kind: None})
             case _:
@@ -279,7 +283,7 @@ class _Choice:
     def _of_allowed(cls, tools: list[dict[str, Any]]) -> "_Choice":
         functions: set[str] = set()
         whole: set[str] = set()
-        """Servers that are allowed with all their tools."""
+        """Servers whose tools are all allowed."""
         named: defaultdict[str, set[str]] = defaultdict(set)
         for tool in tools:
             one = cls.of(tool)

@@ -1,6 +1,6 @@
-"""What a recipient stands for: who runs the tool that the model calls by that name.
+"""Resolves a call's recipient to its target: the tool, and who runs it.
 
-Pure. Owns which recipients are calls of offered tools; which tools are offered is `offer`'s.
+Pure. Owns which recipients mean an offered tool; `offer.py` decides which tools are offered.
 """
 
 from collections.abc import Mapping
@@ -11,36 +11,36 @@ from worker.harmony.signatures import FUNCTIONS
 
 @dataclass(frozen=True, slots=True)
 class FunctionTarget:
-    """The client runs it: the response completes with the call."""
+    """A function that the client runs; the response ends with the call."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class McpTarget:
-    """A tool runner runs it, if need be after the client has approved."""
+    """A tool that a tool runner runs, after the client's approval if it needs one."""
 
     recipient: str
-    """The Harmony name under which the tool is offered, and answers."""
+    """The Harmony name under which the tool is offered and its answers are attributed."""
     server_label: str
     name: str
     server_url: str | None = None
-    """As the request's record has it; which server is called is the tool runner's choice."""
+    """The address in the request's record; the tool runner decides which server it calls."""
     needs_approval: bool = False
     is_repeatable: bool = False
-    """Calling it twice does no more than calling it once."""
+    """Calling it twice has the same effect as calling it once."""
 
 
 Target = FunctionTarget | McpTarget
 Routing = Mapping[str, Target]
-"""Harmony recipient -> target. What `find_target` does not find in it is never executed."""
+"""Harmony recipient -> target. A recipient that `find_target` does not resolve is never executed."""
 
 
 def find_target(routing: Routing, recipient: str) -> Target | None:
-    """The one offered tool that a recipient can mean, else None.
+    """Returns the one offered tool that a recipient can mean, or None.
 
-    Models leave the namespace out, or put `functions.` before the whole name of another tool. Nothing
-    else is understood: which tool is meant is not guessed.
+    Models omit the namespace, or put `functions.` in front of another tool's full name; both are accepted.
+    Anything else is not guessed at.
     """
     if recipient in routing:
         return routing[recipient]

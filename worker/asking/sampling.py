@@ -1,6 +1,6 @@
-"""What a request asks of the engine: how to choose tokens, and with which random numbers.
+"""Makes the sampling parameters of one generation from a request, including its seed.
 
-Pure. How much may be said and under which constraint is handed in.
+Pure. The token limit and the constraint are passed in.
 """
 
 import struct
@@ -16,7 +16,11 @@ _LOGPROBS = "message.output_text.logprobs"
 def make_sampling(
     request: ResponseRequest, constraint: Constraint | None, *, max_tokens: int, made: int, turn_tokens: int
 ) -> Sampling:
-    """For one generation; `made`: so many tokens the response has by now, `turn_tokens` of this turn."""
+    """Returns the parameters of one generation.
+
+    `made`: the number of tokens that the response has so far; `turn_tokens`: how many of them belong to this
+    turn.
+    """
     response, options = request.response, request.sampling
     return Sampling(
         max_tokens=max_tokens,
@@ -37,10 +41,10 @@ def make_sampling(
 
 
 def seed_after(seed: int | None, tokens: int) -> int | None:
-    """The seed with which a response goes on that has so many tokens by now, whoever generated them.
+    """Returns the seed for continuing a response that has `tokens` tokens, whichever worker generated them.
 
-    No two generations of a response draw the same numbers. At its beginning the seed is the request's own;
-    later it is not negative. None: the engine chooses.
+    No two generations of a response draw the same random numbers. The first one uses the request's own seed;
+    later seeds are never negative. None lets the engine choose.
     """
     if seed is None or tokens == 0:
         return seed

@@ -1,7 +1,7 @@
-"""What a server says of its tools, as the model is told it: names that can be called, text that stays text.
+"""Makes a server's tool names and descriptions safe for a prompt.
 
-Pure. A server chooses names, descriptions and schemas; none of them may end a header or begin a section
-of the developer message. What the client sees is the server's own word (docs/adr/0025-names-of-tools.md).
+Pure. A server chooses names, descriptions and schemas; none of them may end a header or begin a section of
+the developer message. Clients still see the server's own text (docs/adr/0025-names-of-tools.md).
 """
 
 import hashlib
@@ -14,9 +14,10 @@ _WORDS_LENGTH_MAX = 40
 
 
 def callable_name(name: str) -> str:
-    """The name by which the model calls a tool: the server's own, or always the same alias for it.
+    """Returns the name by which the model calls a tool: the server's own, or a stable alias for it.
 
-    A name is a part of a Harmony recipient, where blanks, line breaks and markers mean something else.
+    A name becomes part of a Harmony recipient, where spaces, line breaks and markers have a meaning of their
+    own.
     """
     if _CALLABLE.fullmatch(name):
         return name
@@ -25,12 +26,13 @@ def callable_name(name: str) -> str:
 
 
 def describe_lines(text: str) -> str:
-    """The text with one kind of line break: each of its lines is told as a comment, and none by itself."""
+    """Returns the text with `\\n` for every kind of line break, so that each line is rendered as a
+    comment."""
     return "\n".join(text.splitlines())
 
 
 def flatten(schema: Any) -> Any:
-    """The JSON schema without line breaks in its texts, which are told in the middle of a declaration."""
+    """Returns the JSON schema without line breaks in its texts, which are rendered inside a declaration."""
     match schema:
         case str():
             return one_line(schema)

@@ -1,7 +1,7 @@
 """The scripted engine: an `Engine` that plays a script as real Harmony tokens, at the script's pace.
 
-Owns time and the requests under way; what is said comes from script.py. It is no language model
-and sees nothing but the prompt's tokens.
+Owns timing and the running requests; `scene.py` and `turn.py` decide what is said. It is not a language
+model, and sees nothing but the prompt's tokens.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ from worker.harmony.tokens import STOP_TOKENS
 
 _TICK_S = 0.002
 _TOKENS_BETWEEN_PAUSES = 32
-"""After so many tokens without a wait, the loop's other tasks get their turn."""
+"""After this many tokens without a wait, a generation yields to the loop's other tasks."""
 _TOKENS_READ_AT_ONCE_MAX = 4_096
-"""A longer prompt is read in a thread: no other request waits for that."""
+"""A longer prompt is read in a thread, so that no other request waits for it."""
 _NOTHING_YET = TokenChunk(())
 
 
 class ScriptedEngine:
-    """Plays `script`. `pace` overrides what the script says about pace, in all scenes."""
+    """Plays `script`. `pace` overrides the pace of every scene."""
 
     context_tokens_max = 2**31 - 1
 
@@ -47,10 +47,10 @@ class ScriptedEngine:
     async def generate(
         self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"
     ) -> AsyncGenerator[TokenChunk, None]:
-        """What is left of the turn that the prompt calls for; see `Engine.generate`.
+        """Yields the rest of the turn that the prompt calls for; see `Engine.generate`.
 
-        A turn that the prompt holds whole ends with an empty chunk. Raises EngineDead before
-        `start` and after `stop`, ValueError for `max_tokens` below 1 or a `request_id` in use.
+        If the prompt already contains the whole turn, yields one empty chunk. Raises EngineDead before
+        `start` and after `stop`, ValueError if `max_tokens` is below 1 or `request_id` is in use.
         """
         self._admit(request_id, sampling)
         try:
@@ -71,7 +71,7 @@ class ScriptedEngine:
             self._under_way.discard(request_id)
 
     async def wait_until_dead(self) -> None:
-        """It never dies by itself: returns after `stop`."""
+        """Returns after `stop`; this engine never dies by itself."""
         await self._stopped.wait()
 
     async def stop(self) -> None:
@@ -83,14 +83,14 @@ class ScriptedEngine:
         if not self._is_started:
             raise EngineDead("the scripted engine is not running")
         if sampling.max_tokens < 1:
-            raise ValueError(f"max_tokens is {sampling.max_tokens}; at least 1 is needed")
+            raise ValueError(f"max_tokens is {sampling.max_tokens}; it must be at least 1")
         if request_id in self._under_way:
             raise ValueError(f"request_id {request_id!r} is in use")
         self._under_way.add(request_id)
 
 
 def _cut(pieces: Pieces, sampling: Sampling, chunk_tokens: int) -> Iterator[TokenChunk]:
-    """Chunks of so many tokens, up to a stop token or `max_tokens`; a stop token wins over the limit."""
+    """Yields chunks of `chunk_tokens` tokens, up to a stop token or `max_tokens`; a stop token wins a tie."""
     stops = frozenset((*STOP_TOKENS, *sampling.stop_token_ids))
     tokens: list[int] = []
     left = sampling.max_tokens
@@ -110,7 +110,7 @@ def _cut(pieces: Pieces, sampling: Sampling, chunk_tokens: int) -> Iterator[Toke
 
 
 def _measure(chunk: TokenChunk, top_logprobs: int | None) -> TokenChunk:
-    """What a script says is certain, and nothing else could have been said."""
+    """Adds log probabilities, if asked for: every token of a script has probability 1."""
     if top_logprobs is None:
         return chunk
     certain = (TokenLogprob(0.0, ((token, 0.0),) if top_logprobs else ()) for token in chunk.token_ids)
@@ -118,7 +118,7 @@ def _measure(chunk: TokenChunk, top_logprobs: int | None) -> TokenChunk:
 
 
 class _Timing:
-    """When each token of one generation is due. Who reads late gets what is due at once."""
+    """Decides when each token of one generation is due. A late reader gets everything that is due at once."""
 
     def __init__(self, pace: Pace, metronome: "_Metronome") -> None:
         self._metronome = metronome
@@ -129,7 +129,7 @@ class _Timing:
         self._without_pause = 0
 
     async def wait_for(self, chunk: TokenChunk) -> None:
-        """Returns when the chunk's last token is due, and at times lets others run."""
+        """Returns when the chunk's last token is due; at times yields to other tasks."""
         if chunk is _NOTHING_YET:
             await asyncio.sleep(0)
             return
@@ -146,13 +146,13 @@ class _Timing:
 
 
 class _Metronome:
-    """One timer per tick, however many generations are due in it."""
+    """Sets one timer per tick, however many generations are due in it."""
 
     def __init__(self) -> None:
         self._ticks: dict[int, asyncio.Event] = {}
 
     async def wait_until(self, due_s: float) -> None:
-        """Returns at the first tick not before `due_s` (loop time), or when all are rung."""
+        """Returns at the first tick not before `due_s` (loop time), or on `ring_all`."""
         tick = math.ceil(due_s / _TICK_S)
         event = self._ticks.get(tick)
         if event is None:

@@ -1,4 +1,4 @@
-"""Reads a prompt back from its tokens: what was asked, which tools are offered, what they answered.
+"""Reads a prompt back from its tokens: the user's message, the tools on offer, and their results.
 
 Sees tokens only, as a model does; knows nothing of scripts and decides nothing.
 """
@@ -14,7 +14,7 @@ from worker.harmony.signatures import FUNCTIONS
 from worker.harmony.tokens import CHANNEL, CONSTRAIN, END, MESSAGE, NEXT_TURN, START, decode
 
 ToolKind = Literal["function", "mcp", "trained"]
-"""`function`: the client runs it; `trained`: the system message names it; `mcp`: any other."""
+"""`function`: the client runs it; `trained`: the system message declares it; `mcp`: any other."""
 
 _HEADER_SPECIALS = frozenset({CHANNEL, CONSTRAIN, MESSAGE})
 _AUTHOR_TOKENS_MAX = 64
@@ -27,12 +27,13 @@ _DECLARATION = re.compile(
 )
 _PARAMETER = re.compile(r"(?P<name>[^/\s][^:]*?)(?P<optional>\?)?: (?P<type>.*?),?")
 _BARE = [tool.namespace for tool in HOSTED_TOOLS if not tool.declared]
-"""Namespaces that are called by themselves."""
+"""Namespaces that are recipients themselves, without functions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """`type` is as the prompt writes it: `string`, `number`, `"c" | "f"`, `string[]`, `{` …"""
+    """One parameter of a tool. `type`: as the prompt writes it: `string`, `number`, `"c" | "f"`, `string[]`,
+    `{` …"""
 
     name: str
     type: str
@@ -41,7 +42,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """`recipient` is what a call is addressed to: `python`, `functions.NAME`, `LABEL.NAME`."""
+    """A tool on offer. `recipient`: what a call is addressed to: `python`, `functions.NAME`, `LABEL.NAME`."""
 
     kind: ToolKind
     recipient: str
@@ -51,7 +52,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ParsedResult:
-    """What a tool said; `author` is the recipient that it was called by."""
+    """A tool's result. `author`: the recipient by which it was called."""
 
     author: str
     text: str
@@ -59,10 +60,10 @@ class ParsedResult:
 
 @dataclass(frozen=True, slots=True)
 class ParsedPrompt:
-    """`user_text` is the last user message; `results` came after it, oldest first.
+    """What a prompt says. `user_text`: the last user message; `results`: those after it, oldest first.
 
-    `turn_begin` is the index behind the last whole message that was not the assistant's: from
-    there on stands what the assistant has said so far.
+    `turn_begin`: the index after the last complete message that is not the assistant's; what the assistant
+    has said in this turn begins there.
     """
 
     user_text: str
@@ -72,7 +73,7 @@ class ParsedPrompt:
 
 
 def read_prompt(tokens: list[int]) -> ParsedPrompt:
-    """Never raises on what a worker renders; what is no whole message is passed over."""
+    """Reads a prompt. Never raises on what a worker renders; incomplete messages are skipped."""
     user_text: slice | None = None
     results: list[tuple[str, slice]] = []
     tools: dict[str, Tool] = {}
@@ -96,7 +97,8 @@ def read_prompt(tokens: list[int]) -> ParsedPrompt:
 
 
 def _messages_of_others(tokens: list[int]) -> Iterator[tuple[str, slice, int]]:
-    """(author, where the text stands, index behind the message), for each whole message."""
+    """Yields (author, slice of the text, index after the message) for each complete message that is not the
+    assistant's."""
     begin = index_of(tokens, START, 0)
     while begin < len(tokens):
         following = index_of(tokens, START, begin + 1)
@@ -107,13 +109,14 @@ def _messages_of_others(tokens: list[int]) -> Iterator[tuple[str, slice, int]]:
 
 
 def _is_assistant(tokens: list[int], begin: int) -> bool:
-    """Nobody else leaves the author out. Only what begins as `assistant` does is decoded."""
+    """Returns True for the assistant's messages: only they may omit the author. Decodes as little as it
+    can."""
     first = tokens[begin + 1]
     return first in _HEADER_SPECIALS or (first == NEXT_TURN[1] and _author_of(tokens, begin) == "assistant")
 
 
 def _author_of(tokens: list[int], begin: int) -> str:
-    """The first word of the header."""
+    """Returns the first word of the header."""
     name: list[int] = []
     for token in tokens[begin + 1 : begin + 1 + _AUTHOR_TOKENS_MAX]:
         if token in _HEADER_SPECIALS:
@@ -124,7 +127,7 @@ def _author_of(tokens: list[int], begin: int) -> str:
 
 
 def index_of(tokens: list[int], token: int, begin: int, end: int | None = None) -> int:
-    """Where the token stands from `begin` on; `end` when it does not."""
+    """Returns the index of the token from `begin` on, or `end` if it does not occur."""
     limit = len(tokens) if end is None else end
     try:
         return tokens.index(token, begin, limit)
@@ -134,7 +137,7 @@ def index_of(tokens: list[int], token: int, begin: int, end: int | None = None) 
 
 @lru_cache(maxsize=64)
 def read_tools(text: str, *, is_system: bool) -> tuple[Tool, ...]:
-    """The tools that a system or developer message declares, those without functions last."""
+    """Returns the tools that a system or developer message declares, those without functions last."""
     tools: list[Tool] = []
     for namespace in _NAMESPACE.finditer(text):
         label = namespace["name"]
@@ -154,7 +157,7 @@ def _kind_of(namespace: str, is_system: bool) -> ToolKind:
 
 
 def _read_parameters(body: str) -> Iterator[Parameter]:
-    """The properties at the top of a declaration; nested ones belong to their parent's type."""
+    """Yields the top-level properties of a declaration; nested ones belong to their parent's type."""
     depth = 0
     for line in body.splitlines():
         code = "" if line.lstrip().startswith("//") else line.partition(" // ")[0].rstrip()

@@ -1,4 +1,4 @@
-"""Scenes and their turns, and which turn answers a prompt.
+"""Scenes and their turns, and the choice of the turn that answers a prompt.
 
 Owns the choice; knows nothing of files, tokens or time.
 """
@@ -13,13 +13,13 @@ from worker.engines.scripted.prompt import ParsedPrompt, Tool, ToolKind
 from worker.engines.scripted.text import ScriptText, Template, Values, count_in
 
 MATCHED_CHARS_MAX = 8_000
-"""Patterns see this much of the user's message, so that no message can keep them busy for long."""
+"""Patterns see only this much of the user's message, so that no message can keep them busy for long."""
 _OCCURRENCES_MAX = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast tokens come. `tokens_per_s` 0 means as fast as they are read."""
+    """How fast tokens are generated. `tokens_per_s` 0 means as fast as they are read."""
 
     tokens_per_s: float = 0.0
     first_token_s: float = 0.0
@@ -28,21 +28,21 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class JsonTemplate:
-    """Arguments as a tree whose strings are templates."""
+    """Arguments as a JSON tree whose strings are templates."""
 
     tree: object
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """Arguments by the parameters that the tool declares: name pattern -> value."""
+    """Arguments filled in by the names of the tool's parameters: name pattern -> value."""
 
     values: tuple[tuple[re.Pattern[str], Template], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptedCall:
-    """`content` is what the tool gets: code or JSON as text, or what becomes JSON."""
+    """A call. `content`: what the tool receives: code or JSON as text, or a tree that becomes JSON."""
 
     tool: Template
     content: Template | JsonTemplate | Filled
@@ -50,7 +50,7 @@ class ScriptedCall:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Token ids and texts as they come; nothing is added but a stop token where none ends it."""
+    """Token ids and texts, verbatim; a stop token is added if the last part is not one."""
 
     parts: tuple[int | Template, ...]
 
@@ -60,7 +60,7 @@ ONCE = Template(("1",))
 
 @dataclass(frozen=True, slots=True)
 class ScriptedTurn:
-    """What is said up to the next stop token, in the order of the fields; `times` in a row."""
+    """What is said up to the next stop token, in the order of the fields; repeated `times` in a row."""
 
     analysis: ScriptText | None = None
     commentary: ScriptText | None = None
@@ -72,7 +72,7 @@ class ScriptedTurn:
 
 @dataclass(frozen=True, slots=True)
 class OnError:
-    """The turn that answers a tool result which matches `pattern`."""
+    """The turn that answers a tool result matching `pattern`."""
 
     pattern: re.Pattern[str]
     turn: ScriptedTurn
@@ -80,12 +80,13 @@ class OnError:
 
 @dataclass(frozen=True, slots=True)
 class OfferCondition:
-    """Holds when a tool of this kind is offered whose name fits one of the globs."""
+    """Holds if a tool of this kind is offered whose name matches one of the globs."""
 
     kind: ToolKind
     globs: tuple[Template, ...]
 
     def find(self, tools: tuple[Tool, ...], values: Values) -> Tool | None:
+        """Returns the first matching tool, or None."""
         globs = [glob.expand(values).lower() for glob in self.globs]
         for tool in tools:
             name = tool.name if tool.kind == "function" else tool.recipient
@@ -96,7 +97,7 @@ class OfferCondition:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Plays when one of `patterns` (none: any message) is in the message and `when` holds."""
+    """Plays if one of `patterns` is found in the message, or there are none, and if `when` holds."""
 
     name: str
     patterns: tuple[re.Pattern[str], ...]
@@ -108,7 +109,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """What is to be said now: the turn, what its names stand for, the tool it may call."""
+    """What to say now: the turn, the values of its names, and the tool it may call."""
 
     scene: Scene
     turn: ScriptedTurn
@@ -117,18 +118,19 @@ class Cue:
 
 
 def find_cue(scenes: tuple[Scene, ...], prompt: ParsedPrompt) -> Cue:
-    """The first scene that fits plays the turn after as many results as the prompt holds."""
+    """Returns the turn of the first scene that matches; the number of results in the prompt selects the
+    turn."""
     for scene in scenes:
         for groups in _occurrences(scene, prompt.user_text[:MATCHED_CHARS_MAX]):
             tool = scene.when.find(prompt.tools, groups) if scene.when else None
             if tool or not scene.when:
                 values = {**groups, **_values_of(prompt, tool)}
                 return Cue(scene, _turn_of(scene, prompt, values), values, tool)
-    raise LookupError("the last scene fits every prompt")
+    raise LookupError("no scene matches, although the last one should match every prompt")
 
 
 def _occurrences(scene: Scene, text: str) -> Iterator[Mapping[str, str]]:
-    """The groups of every place where a pattern is found: the condition chooses among them."""
+    """Yields the groups of each match of a pattern; the condition chooses among them."""
     if not scene.patterns:
         yield {}
     for pattern in scene.patterns:
@@ -150,7 +152,7 @@ def _values_of(prompt: ParsedPrompt, tool: Tool | None) -> dict[str, str]:
 
 
 def _turn_of(scene: Scene, prompt: ParsedPrompt, values: Values) -> ScriptedTurn:
-    """The last turn stays when more results come than there are turns for."""
+    """Returns the turn for the number of results; the last turn also answers any further ones."""
     results = prompt.results
     if results and scene.on_error and scene.on_error.pattern.search(results[-1].text[:MATCHED_CHARS_MAX]):
         return scene.on_error.turn

@@ -1,7 +1,7 @@
-"""A script: read from its TOML file, checked, ready to play. The format is in docs/scripted_engine.md.
+"""Reads and checks a script from its TOML file. The format is described in docs/scripted_engine.md.
 
-Every mistake in a file is a ScriptError that names the file, the scene and the key. Knows nothing
-of prompts and tokens.
+Every mistake in a file is a ScriptError that names the file, the scene and the key. Knows nothing of prompts
+and tokens.
 """
 
 import re
@@ -58,11 +58,11 @@ _MARKS = {
     "endoftext": ENDOFTEXT,
 }
 _TOKEN_ID_MAX = 201_087
-"""The last row of the model's vocabulary."""
+"""The last id of the model's vocabulary."""
 
 
 class ScriptError(ValueError):
-    """The file cannot be played; the message says where and why."""
+    """The script is invalid; the message says where and why."""
 
 
 # --- the file's shape -------------------------------------------------------------------------
@@ -140,13 +140,13 @@ class _FileTable(_Table, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """The last scene answers every message that no other one answers."""
+    """The scenes of a script; the last one answers every message that no other scene answers."""
 
     scenes: tuple[Scene, ...]
 
     @staticmethod
     def load(path: Path | str | None = None) -> "Script":
-        """The script in the file; without a path the one that ships. Raises ScriptError."""
+        """Returns the script in the file; without a path, the one shipped. Raises ScriptError."""
         file = SHIPPED if path is None else Path(path)
         try:
             text = file.read_text("utf-8")
@@ -156,18 +156,18 @@ class Script:
 
     @staticmethod
     def parse(text: str, *, name: str = "script") -> "Script":
-        """The script in a TOML text; `name` stands for it in errors. Raises ScriptError."""
+        """Returns the script in a TOML text. `name`: what errors call it. Raises ScriptError."""
         try:
             return Script(_read_file(tomllib.loads(text)))
         except RecursionError as error:
             raise ScriptError(f"script {name}: it is nested too deeply") from error
-        except (ValueError, OverflowError) as error:  # a pattern may count further than any does
+        except (ValueError, OverflowError) as error:  # OverflowError: a pattern's repeat count is too large
             raise ScriptError(f"script {name}: {error}") from error
 
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Puts the place before the message of what goes wrong inside."""
+    """Prefixes the message of an error raised inside with the place."""
     try:
         yield
     except (ValueError, re.error) as error:
@@ -189,14 +189,14 @@ def _read_file(data: dict[str, Any]) -> tuple[Scene, ...]:
         raise ValueError(f"scene {repeated!r}: the name is used twice")
     if scenes[-1].patterns or scenes[-1].when:
         raise ValueError(
-            f"scene {scenes[-1].name!r}: the last scene answers whatever no other one does, "
-            "so it has no `match` and no `when`"
+            f"scene {scenes[-1].name!r}: the last scene answers every message that no other one does, "
+            "so it must have no `match` and no `when`"
         )
     return tuple(scenes)
 
 
 def _expand_patterns(written: Mapping[str, str]) -> dict[str, str]:
-    """Each may use those above it."""
+    """Expands the named patterns in order; each may use those above it."""
     patterns: dict[str, str] = {}
     for name, text in written.items():
         with _at(f"[patterns] `{name}`"):
@@ -206,7 +206,7 @@ def _expand_patterns(written: Mapping[str, str]) -> dict[str, str]:
 
 
 def _expand_pattern(text: str, patterns: Mapping[str, str]) -> str:
-    """`(?&name)` stands for the pattern of that name."""
+    """Replaces each `(?&name)` with the pattern of that name."""
 
     def insert(use: re.Match[str]) -> str:
         if use[1] not in patterns:
@@ -217,7 +217,7 @@ def _expand_pattern(text: str, patterns: Mapping[str, str]) -> str:
 
 
 class _SceneReader:
-    """One scene's table to a Scene, with the file's defaults."""
+    """Turns one scene's table into a Scene, with the file's defaults."""
 
     def __init__(self, file: _FileTable, patterns: Mapping[str, str], scene: _SceneTable) -> None:
         self._file, self._named_patterns, self._scene = file, patterns, scene
@@ -228,9 +228,7 @@ class _SceneReader:
         if taken := sorted(
             name for name in groups if name in _VALUES | _TOOL_VALUES or _RESULT.fullmatch(name)
         ):
-            raise ValueError(
-                f"`match`: a group cannot be called {taken[0]!r}, which has a meaning of its own"
-            )
+            raise ValueError(f"`match`: a group cannot be called {taken[0]!r}; that name is reserved")
         self._groups = groups
         self._names = groups | _VALUES | (_TOOL_VALUES if scene.when else frozenset())
 
@@ -238,7 +236,7 @@ class _SceneReader:
         scene = self._scene
         turns = tuple(self._numbered_turn(index, table) for index, table in enumerate(scene.turn))
         if turns[-1].call or (turns[-1].raw and CALL in turns[-1].raw.parts):
-            raise ValueError("the last turn calls a tool; add a turn that answers when the result is there")
+            raise ValueError("the last turn calls a tool; add a turn that answers once the result is there")
         error = scene.error or self._file.error
         with _at("`error`"):
             on_error = self._on_error(error) if error else None
@@ -338,7 +336,7 @@ class _SceneReader:
                     return ScriptedCall(tool, self._template(text))
                 case fill if table.fill is not None:
                     if self._scene.when is None:
-                        raise ValueError("`fill` needs a `when`: it goes by the parameters of that tool")
+                        raise ValueError("`fill` needs a `when`: it uses the parameters of that tool")
                     named = ((self._pattern(name), self._template(value)) for name, value in fill.items())
                     return ScriptedCall(tool, Filled(tuple(named)))
                 case tree:
@@ -376,13 +374,13 @@ def _token_of(mark: re.Match[str]) -> int:
         return int(number)
     if name not in _MARKS or number is not None:
         known = ", ".join(f"<|{known}|>" for known in _MARKS)
-        raise ValueError(f"{mark[0]} is no token; there are {known} and <|id:N|> up to {_TOKEN_ID_MAX}")
+        raise ValueError(f"{mark[0]} is no token; use {known} or <|id:N|> with N up to {_TOKEN_ID_MAX}")
     return _MARKS[name]
 
 
 def _check_raw(parts: list[int | Template]) -> None:
-    """What breaks the format is welcome; what no engine could do, or what would let the assistant
-    pass for somebody else when the prompt is read back, is not."""
+    """Raises ValueError for what no engine could generate, or what would make the assistant pass for another
+    author when the prompt is read back. Any other breach of the format is allowed."""
     if any(part in STOP_TOKENS for part in parts[:-1]):
         raise ValueError("nothing comes after a stop token: <|return|>, <|call|>, <|endoftext|>")
     for part, following in pairwise(parts):
@@ -391,7 +389,7 @@ def _check_raw(parts: list[int | Template]) -> None:
 
 
 def _is_assistants_header(part: int | Template) -> bool:
-    """What follows `<|start|>`: the assistant's name, or a special token where the name is missing."""
+    """Returns True if the part after `<|start|>` is the assistant's name, or a special token in its place."""
     if isinstance(part, int):
         return part in _MARKS.values()
     words = part.parts[0]

@@ -1,4 +1,4 @@
-"""The texts of a script: templates with filters, long texts made piece by piece, their tokens.
+"""The texts of a script: templates with filters, long texts generated piece by piece, and their tokens.
 
 Knows nothing of scenes, prompts or files.
 """
@@ -12,7 +12,7 @@ from itertools import chain, islice, repeat
 from worker.harmony.tokens import encode
 
 Values = Mapping[str, str]
-"""What the names in a template stand for; a name that is missing stands for nothing."""
+"""The values of the names in a template; a missing name has an empty value."""
 
 TIMES_MAX = 1_000_000
 _SHORT_CHARS = 500
@@ -27,13 +27,13 @@ _NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\
 
 
 def last_number(text: str) -> str:
-    """The last number in the text, as it stands there; the text itself, stripped, without one."""
+    """Returns the last number in the text, as written, or the stripped text if it contains none."""
     numbers = _NUMBER.findall(text)
     return numbers[-1] if numbers else text.strip()
 
 
 def plain_number(text: str) -> str:
-    """A typed number as a program writes it: `1,234` → `1234`, `007` → `7`, `.5` → `0.5`."""
+    """Returns a typed number as a program writes it: `1,234` → `1234`, `007` → `7`, `.5` → `0.5`."""
     if not _NUMBER.fullmatch(text.strip()):
         return text
     digits = text.strip().replace(",", "").replace("\N{MINUS SIGN}", "-").lstrip("+")
@@ -43,7 +43,7 @@ def plain_number(text: str) -> str:
 
 
 def with_thousands(text: str) -> str:
-    """The last number in the text with separators: `56088\\n` → `56,088`. Nothing is calculated."""
+    """Returns the last number in the text with separators: `56088\\n` → `56,088`. Calculates nothing."""
     number = last_number(text)
     if not re.fullmatch(r"[-+]?[0-9]+(\.[0-9]+)?", number):
         return number or "(no output)"
@@ -52,13 +52,13 @@ def with_thousands(text: str) -> str:
 
 
 def shorten(text: str) -> str:
-    """Stripped, and cut where it is long."""
+    """Returns the text, stripped and cut to a maximum length."""
     stripped = text.strip()
     return stripped if len(stripped) <= _SHORT_CHARS else stripped[:_SHORT_CHARS] + " …"
 
 
 def json_object_in(text: str) -> str:
-    """The first JSON object in the text, as it stands there; `{}` when there is none."""
+    """Returns the first JSON object in the text, as written, or `{}` if there is none."""
     decoder = json.JSONDecoder()
     for begin in islice(re.finditer(r"\{", text), _BRACES_TRIED_MAX):
         try:
@@ -70,7 +70,7 @@ def json_object_in(text: str) -> str:
 
 
 def list_facts(text: str) -> str:
-    """A JSON object as `name: value, name: value`; anything else shortened."""
+    """Returns a JSON object as `name: value, name: value`, and any other text shortened."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -104,9 +104,9 @@ FILTERS: Mapping[str, Filter] = {
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """`{name|filter|or:text}`: the value of the name, through the filters from left to right.
+    """`{name|filter|or:text}`: the value of the name, passed through the filters from left to right.
 
-    `or:text` puts the text where the value is empty.
+    `or:text` gives the text if the value is empty.
     """
 
     name: str
@@ -121,7 +121,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Text with fields. Braces that hold no name are ordinary; `{{name}}` is the text `{name}`."""
+    """Text with fields. Braces without a name are ordinary text; `{{name}}` is the text `{name}`."""
 
     parts: tuple[str | Field, ...]
 
@@ -133,13 +133,13 @@ class Template:
         return "".join(part if isinstance(part, str) else part.expand(values) for part in self.parts)
 
     def pieces(self, values: Values) -> Iterator[list[int]]:
-        """The text's tokens, encoded as a whole."""
+        """Yields the text's tokens, encoded as a whole."""
         if text := self.expand(values):
             yield encode(text)
 
 
 def parse_template(text: str) -> Template:
-    """Raises ValueError for a filter that does not exist."""
+    """Parses a template. Raises ValueError for an unknown filter."""
     parts: list[str | Field] = []
     end = 0
     for found in _FIELD.finditer(text):
@@ -158,7 +158,7 @@ def _filter(written: str) -> Filter:
     if name == "or" and colon:
         return lambda text: text or argument
     if name not in FILTERS or colon:
-        raise ValueError(f"no filter is called {written!r}; there are or:TEXT, {', '.join(sorted(FILTERS))}")
+        raise ValueError(f"no filter is called {written!r}; use or:TEXT, {', '.join(sorted(FILTERS))}")
     return FILTERS[name]
 
 
@@ -166,14 +166,14 @@ def _filter(written: str) -> Filter:
 
 
 def count_in(text: str) -> int:
-    """The whole number that a template came to, from 0 to a million; 0 when it is none."""
+    """Returns the integer in an expanded template, at most a million, or 0 if it is not one."""
     digits = plain_number(text)
     return min(int(digits), TIMES_MAX) if re.fullmatch(r"[0-9]{1,18}", digits) else 0
 
 
 @dataclass(frozen=True, slots=True)
 class RepeatedText:
-    """`before`, then `unit` so many `times` with `join` between, then `after`."""
+    """`before`, then `unit` repeated `times` with `join` between, then `after`."""
 
     unit: Template
     times: Template
@@ -187,7 +187,7 @@ class RepeatedText:
         return frozenset(chain.from_iterable(template.names for template in templates))
 
     def pieces(self, values: Values) -> Iterator[list[int]]:
-        """Every unit is encoded by itself, once."""
+        """Yields the tokens; the unit is encoded once and by itself."""
         yield from self.before.pieces(values)
         times, unit = count_in(self.times.expand(values)), self.unit.expand(values)
         if times > 0:
@@ -212,7 +212,8 @@ class Counting:
         return frozenset(chain.from_iterable(template.names for template in templates))
 
     def pieces(self, values: Values) -> Iterator[list[int]]:
-        """Some numbers at a time are encoded, so that a long count costs nothing before it is due."""
+        """Yields the tokens of a few numbers at a time, so that a long count costs nothing before it is
+        due."""
         yield from self.before.pieces(values)
         first, last = count_in(self.first.expand(values)), count_in(self.last.expand(values))
         numbers = range(first, last + 1) if first <= last else range(first, last - 1, -1)

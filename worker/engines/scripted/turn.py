@@ -1,7 +1,6 @@
-"""A turn to Harmony tokens, and where to go on when some of them stand in the prompt already.
+"""Turns a cue into Harmony tokens, and finds where to continue if the prompt already contains some of them.
 
-The tokens of a turn depend on its cue alone, never on where a continuation begins. Knows nothing
-of time.
+The tokens of a turn depend on its cue alone, never on where a continuation begins. Knows nothing of time.
 """
 
 import json
@@ -27,11 +26,11 @@ from worker.harmony.tokens import (
 Pieces = Iterator[list[int]]
 
 _TRAINED_TYPE = "code"
-"""GPT-OSS writes it in every call of a trained tool, also where JSON follows."""
+"""The content type that GPT-OSS writes in every call of a trained tool, even if JSON follows."""
 
 
 def turn_pieces(cue: Cue) -> Pieces:
-    """The tokens from `<|start|>assistant` to the stop token, in pieces that are made when asked for."""
+    """Yields the tokens from `<|start|>assistant` to the stop token, in pieces made on demand."""
     turn, values = cue.turn, cue.values
     if turn.raw:
         yield from _raw(turn.raw, values)
@@ -101,8 +100,9 @@ def _expand(tree: object, values: Values) -> object:
 
 
 def _fill(filled: Filled, tool: Tool | None, values: Values) -> dict[str, object]:
-    """A parameter takes the first value whose pattern finds its name. Where none does, the first
-    required string takes the first value; other required ones get a plain value of their type."""
+    """Returns the call's arguments. A parameter takes the first value whose pattern matches its name. If none
+    matches any, the first required string takes the first value; other required parameters get a default of
+    their type."""
     parameters = tool.parameters if tool else ()
     arguments = {p.name: _typed(p, v) for p in parameters if (v := _value_for(p, filled, values)) is not None}
     first = filled.values[0][1].expand(values)
@@ -118,7 +118,7 @@ def _value_for(parameter: Parameter, filled: Filled, values: Values) -> str | No
 
 
 def _typed(parameter: Parameter, value: str) -> object:
-    """Numbers where the parameter wants one and the value is one; a choice where there are some."""
+    """Returns the value as the parameter's type: a number, one of its choices, or the text itself."""
     if '"' in parameter.type:
         choices = _choices(parameter.type)
         return next((choice for choice in choices if choice.lower() == value.lower()), choices[0])
@@ -147,11 +147,11 @@ def _plain_value(type_text: str) -> object:
 
 
 def continue_turn(prompt: list[int], turn_begin: int, cue: Cue) -> Pieces:
-    """What is left of the turn, given what the prompt holds of it from `turn_begin` on.
+    """Yields the rest of the turn, given how much of it the prompt contains from `turn_begin` on.
 
-    Empty pieces come while it still looks for its place. When what stands there is not from this
-    turn (an earlier message of the assistant, another engine's words), the turn is said from its
-    beginning; a message that was left open is ended first.
+    Yields empty pieces while it searches for its place. If the prompt contains something other than this turn
+    there (an earlier message of the assistant, another engine's output), the turn is said from its beginning,
+    after ending any open message.
     """
     begin = turn_begin
     while begin < len(prompt):
@@ -166,7 +166,7 @@ def continue_turn(prompt: list[int], turn_begin: int, cue: Cue) -> Pieces:
 
 
 def _follow(prompt: list[int], begin: int, pieces: Pieces) -> Generator[list[int], None, Pieces | None]:
-    """Walks along the prompt; returns what comes after its end, None where the two differ."""
+    """Compares the pieces with the prompt; returns those that follow its end, or None if the two differ."""
     for piece in pieces:
         end = begin + len(piece)
         if prompt[begin:end] != piece[: len(prompt) - begin]:

@@ -1,7 +1,7 @@
-"""GPT-OSS on vLLM's AsyncLLM: token ids in, token ids out, no tokenizer and no detokenizer.
+"""Runs GPT-OSS on vLLM's AsyncLLM: token ids in, token ids out, no tokenizer and no detokenizer.
 
-The only importer of vllm beside `vllm_logits`. Owns the engine's options, its processes and its
-death; Harmony, constraints and responses are others'. Measured on vLLM 0.32 (docs/gpu.md).
+Owns the engine's options, its processes and the detection of its death; knows nothing of Harmony or
+responses. Beside `logits.py`, the only importer of vllm. Measured on vLLM 0.32 (docs/gpu.md).
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-# Our logits processor has the first model runner's interface (docs/adr/0012-constraints-of-our-own.md).
+# Our logits processor needs vLLM's first model runner (docs/adr/0012-constraints-of-our-own.md).
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
@@ -56,9 +56,9 @@ from worker.engines.vllm.pulse import Pulse
 
 _log = logging.getLogger(__name__)
 _MODEL = "openai/gpt-oss-20b"
-_LOOK_EVERY_S = 0.25
+_POLL_INTERVAL_S = 0.25
 _TOP_P_MIN = 1e-6
-"""vLLM takes no 0, which means the likeliest token alone."""
+"""vLLM rejects 0, which means only the most likely token."""
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
 _Loaded = TypeVar("_Loaded")
 
@@ -69,10 +69,11 @@ class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
 
 
 def read_engine_args(text: str) -> Namespace:
-    """Options as vLLM names them: a command line, or the path of a YAML file. Raises EngineUnavailable."""
+    """Parses vLLM's options from a command line, or from the YAML file at a path. Raises
+    EngineUnavailable."""
     parser = AsyncEngineArgs.add_cli_args(_Parser(prog="--engine-args"))
     parser.add_argument("--lora-modules", nargs="+", default=[], action=LoRAParserAction)
-    parser.set_defaults(model=_MODEL, disable_log_stats=True)  # nobody here asks for its statistics
+    parser.set_defaults(model=_MODEL, disable_log_stats=True)  # nothing here reads its statistics
     try:
         options = ["--config", text] if Path(text).suffix in (".yaml", ".yml") else shlex.split(text)
         parsed: Namespace = parser.parse_args(options)
@@ -82,9 +83,10 @@ def read_engine_args(text: str) -> Namespace:
 
 
 class VllmEngine:
-    """`options` as `read_engine_args` gives them; `--lora-modules` name adapters that `model` may choose.
+    """Runs one engine. `options`: as returned by `read_engine_args`; a request's `model` may name an adapter
+    of `--lora-modules`.
 
-    An engine that has requests and makes no token for `silence_max_s` counts as dead: its process hangs.
+    An engine that has requests but generates no token for `silence_max_s` counts as dead.
     """
 
     def __init__(self, options: Namespace, silence_max_s: float = 120.0) -> None:
@@ -95,7 +97,7 @@ class VllmEngine:
         if options.lora_modules and not args.enable_lora:
             raise EngineUnavailable("engine_args: --lora-modules needs --enable-lora")
         if args.worker_extension_cls:
-            raise EngineUnavailable("engine_args: --worker-extension-cls is taken by what compiles grammars")
+            raise EngineUnavailable("engine_args: --worker-extension-cls is reserved for compiling grammars")
         args.skip_tokenizer_init = True
         args.logits_processors = [*(args.logits_processors or ()), PROCESSOR]
         args.worker_extension_cls = WORKER_EXTENSION
@@ -113,7 +115,7 @@ class VllmEngine:
     async def start(self) -> None:
         """Loads the model, which takes seconds to minutes. Raises EngineUnavailable."""
         guard = [sys.executable, str(Path(__file__).with_name("guard.py")), str(os.getpid())]
-        subprocess.Popen(guard, start_new_session=True)  # noqa: ASYNC220  it ends itself, after this process
+        subprocess.Popen(guard, start_new_session=True)  # noqa: ASYNC220  ends by itself, after us
         engine = await _load(lambda: _make_engine(self._args))
         await self._load_adapters(engine)
         self.context_tokens_max = engine.model_config.max_model_len
@@ -121,11 +123,11 @@ class VllmEngine:
         self._engine = engine
 
     async def _load_adapters(self, engine: AsyncLLM) -> None:
-        """All of them now: one that cannot be loaded would end the engine of whoever asks for it."""
+        """Loads all adapters now: one that cannot be loaded on request would end the engine."""
         for adapter in self._adapters.values():
             try:
                 await engine.add_lora(adapter)
-            except Exception as error:  # whatever kind vLLM sends from its process
+            except Exception as error:  # vLLM's process may send any kind
                 await asyncio.to_thread(engine.shutdown)
                 raise EngineUnavailable(f"adapter {adapter.lora_name}: {error}") from error
 
@@ -168,11 +170,11 @@ class VllmEngine:
         return self._engine is not None and (self._engine.errored or self._pulse.has_stopped)
 
     async def wait_until_dead(self) -> None:
-        while not self._is_dead:  # noqa: ASYNC110  vLLM tells nobody by itself
-            await asyncio.sleep(_LOOK_EVERY_S)
+        while not self._is_dead:  # noqa: ASYNC110  vLLM sends no notification
+            await asyncio.sleep(_POLL_INTERVAL_S)
         if self._pulse.has_stopped:
             _log.error(
-                "vLLM has made no token for %g s, though it was asked for some", self._pulse.silence_max_s
+                "vLLM has generated no token for %g s, although it has requests", self._pulse.silence_max_s
             )
 
     async def stop(self) -> None:
@@ -184,44 +186,44 @@ class VllmEngine:
 
 
 async def _load(make: Callable[[], _Loaded]) -> _Loaded:
-    """Runs `make` beside the loop, so that a worker which still loads its model can be told to end.
+    """Runs `make` in a thread, so that a worker that is still loading its model can be stopped.
 
-    Not in a pool: its threads would be waited for at the end.
+    Not in a pool, whose threads would be joined at exit.
     """
     loop = asyncio.get_running_loop()
     loaded: asyncio.Future[_Loaded] = loop.create_future()
 
-    def settle(settling: Callable[[Any], None], value: object) -> None:
+    def resolve(setter: Callable[[Any], None], value: object) -> None:
         if not loaded.done():
-            settling(value)
+            setter(value)
 
-    def tell(settling: Callable[[Any], None], value: object) -> None:
-        with suppress(RuntimeError):  # the loop has ended: nobody waits any more
-            loop.call_soon_threadsafe(settle, settling, value)
+    def post(setter: Callable[[Any], None], value: object) -> None:
+        with suppress(RuntimeError):  # the loop has ended, so nobody is waiting
+            loop.call_soon_threadsafe(resolve, setter, value)
 
     def run() -> None:
         try:
             made = make()
-        except BaseException as error:  # noqa: BLE001  raised again where it is waited for
-            tell(loaded.set_exception, error)
+        except BaseException as error:  # noqa: BLE001  passed on to the caller that waits for it
+            post(loaded.set_exception, error)
         else:
-            tell(loaded.set_result, made)
+            post(loaded.set_result, made)
 
     threading.Thread(target=run, daemon=True, name="vllm-start").start()
     return await loaded
 
 
 def _make_engine(args: AsyncEngineArgs) -> AsyncLLM:
-    """Raises EngineUnavailable. Batches are as large as vLLM's own server makes them."""
+    """Creates the engine, with the batch size of vLLM's own server. Raises EngineUnavailable."""
     try:
         config = args.create_engine_config(UsageContext.OPENAI_API_SERVER)
     except (OSError, ValueError) as error:
         raise EngineUnavailable(str(error)) from error
     kind = config.model_config.hf_config.model_type
     if kind != "gpt_oss":
-        raise EngineUnavailable(f"{args.model} is a {kind} model; only gpt_oss speaks Harmony")
+        raise EngineUnavailable(f"{args.model} is a {kind} model; only gpt_oss models speak Harmony")
     if config.speculative_config is not None:
-        raise EngineUnavailable("speculative decoding does not go together with constraints on what is said")
+        raise EngineUnavailable("speculative decoding cannot be combined with constrained output")
     try:
         return AsyncLLM.from_vllm_config(config, disable_log_stats=args.disable_log_stats)
     except RuntimeError as error:
@@ -229,7 +231,7 @@ def _make_engine(args: AsyncEngineArgs) -> AsyncLLM:
 
 
 def _make_params(sampling: Sampling) -> SamplingParams:
-    """Raises Unsupported for what vLLM does not take."""
+    """Returns vLLM's sampling parameters. Raises Unsupported if vLLM rejects them."""
     try:
         return SamplingParams(
             max_tokens=sampling.max_tokens,
@@ -255,7 +257,7 @@ def _make_params(sampling: Sampling) -> SamplingParams:
 def _read_output(output: RequestOutput, top_logprobs: int | None) -> TokenChunk:
     (completion,) = output.outputs
     if completion.stop_reason == REFUSAL:
-        raise Unsupported("Nothing that the response's format or its tools allow can follow what was said.")
+        raise Unsupported("The output cannot continue in a way that the response's format or tools allow.")
     finish = completion.finish_reason
     if finish is not None and finish not in _FINISH_REASONS:
         raise RuntimeError(f"vLLM ended the request with {finish!r}")
@@ -272,6 +274,9 @@ def _read_output(output: RequestOutput, top_logprobs: int | None) -> TokenChunk:
 
 
 def _read_logprobs(token: int, places: Mapping[int, Any], top: int) -> TokenLogprob:
-    """`places`: the likeliest tokens and the sampled one, each with its rank from 1."""
+    """Returns the sampled token's logprob and the `top` most likely tokens.
+
+    `places`: the most likely tokens and the sampled one, each with its rank from 1.
+    """
     likeliest = sorted((p.rank, other, p.logprob) for other, p in places.items() if p.rank <= top)
     return TokenLogprob(places[token].logprob, tuple((other, logprob) for _, other, logprob in likeliest))

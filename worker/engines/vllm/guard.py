@@ -1,8 +1,8 @@
-"""A process of its own, started with a worker's pid: ends what the engine has started when that is gone.
+"""A process that kills the engine's processes once the worker that started them has ended.
 
-vLLM's processes outlive a worker that is killed, and hold the GPU's memory until somebody ends them
-(vLLM 0.32). The guard follows its parent's children, from before the engine starts, and kills those
-that are left when the parent has ended, however it ended. Linux only, as vLLM is.
+vLLM's processes outlive a killed worker and keep the GPU's memory (vLLM 0.32). The guard takes the worker's
+pid, tracks its descendants from before the engine starts, and kills those left when the worker has ended,
+however it ended. Linux only, like vLLM.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-_LOOK_EVERY_MS = 250
+_POLL_INTERVAL_MS = 250
 
 
 def main() -> None:
@@ -21,12 +21,12 @@ def main() -> None:
         handle = os.pidfd_open(parent)
     except ProcessLookupError:
         return
-    if os.getppid() != parent:  # it ended before this began, and the number may be somebody else's by now
+    if os.getppid() != parent:  # it ended before this started, and another process may have the pid by now
         return
     gone = select.poll()
     gone.register(handle, select.POLLIN)
     held: dict[int, int] = {}
-    while not gone.poll(_LOOK_EVERY_MS):
+    while not gone.poll(_POLL_INTERVAL_MS):
         _hold(_descendants(parent), held)
     for handle in held.values():
         with contextlib.suppress(ProcessLookupError):
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _hold(pids: set[int], held: dict[int, int]) -> None:
-    """A handle for each pid: unlike the number, it never means another process later."""
+    """Opens a handle for each pid, which unlike the pid never comes to mean another process."""
     for pid in held.keys() - pids:
         os.close(held.pop(pid))
     for pid in pids - held.keys() - {os.getpid()}:
@@ -53,7 +53,7 @@ def _descendants(pid: int) -> set[int]:
 
 
 def _children(pid: int) -> set[int]:
-    """Children of all threads of a process; none when it has gone meanwhile."""
+    """Returns the children of all threads of a process, or none if it has ended."""
     children: set[int] = set()
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):

@@ -1,7 +1,8 @@
-"""The only importer of xgrammar: JSON schemas to grammars over our own vocabulary, and their masks.
+"""Compiles JSON schemas to grammars over the model's vocabulary, and makes their masks.
 
-Owns compiling, its cache and its threads; what may stand beside a JSON text in a turn is `turn_grammar`.
-Runs where the logits are; decisions and times: docs/adr/0012-constraints-of-our-own.md.
+Owns compilation, its cache and its threads; `turn_grammar.py` owns what may surround a JSON text in a turn.
+The only importer of xgrammar. Runs in vLLM's processes; decisions and timings are in
+docs/adr/0012-constraints-of-our-own.md.
 """
 
 import os
@@ -21,12 +22,12 @@ from worker.harmony.tokens import CONTROL_TOKENS, bytes_of
 
 _ANY_OBJECT = '{"type": "object"}'
 _WHITESPACE_MAX = 16
-"""Characters between two elements: a new line and an indentation of seven times two."""
+"""The number of whitespace characters between two elements: a newline and seven levels of two spaces."""
 _GRAMMARS_MAX = 512
-"""Kept in memory, beside those that are in the making; well above what one request may bring. A grammar
+"""Grammars kept in memory, besides those being compiled; well above what one request can bring. A grammar
 takes 1 to 10 MB."""
 _COMPILED_MAX_BYTES = 256 * 2**20
-"""Parts of grammars that xgrammar keeps for the next ones."""
+"""The size of xgrammar's cache of parts of grammars."""
 _SOURCE = re.compile(r"^\[[\d:]+\] \S+: ")
 _THREADS = max(1, min(8, (os.cpu_count() or 2) // 2))
 
@@ -34,7 +35,7 @@ Compiled = Future[xgrammar.CompiledGrammar]
 
 
 class JsonMatcher:
-    """Follows one JSON text and the token that ends it."""
+    """Tracks one JSON text, and the token that ends it."""
 
     def __init__(self, grammar: xgrammar.CompiledGrammar, end: int) -> None:
         self.matcher = xgrammar.GrammarMatcher(grammar, override_stop_tokens=[end])
@@ -44,7 +45,7 @@ class JsonMatcher:
 
 
 class JsonGrammars:
-    """Grammars for a vocabulary of `vocabulary_size` ids, each compiled once, in threads of its own."""
+    """Compiles grammars for a vocabulary of `vocabulary_size` ids, each once, in threads of its own."""
 
     def __init__(self, vocabulary_size: int) -> None:
         vocabulary = [b"" if token in CONTROL_TOKENS else bytes_of(token) for token in range(vocabulary_size)]
@@ -61,7 +62,8 @@ class JsonGrammars:
         return len(self._grammars)
 
     def begin(self, body: Body) -> Compiled:
-        """The grammar, which may still be in the making; its error is Unfulfillable."""
+        """Returns the grammar as a future, starting to compile it if necessary; it may raise
+        Unfulfillable."""
         if body in self._grammars:
             self._grammars.move_to_end(body)
             return self._grammars[body]
@@ -70,14 +72,16 @@ class JsonGrammars:
         return compiled
 
     def _make_room(self) -> None:
-        """Forgets what was asked for longest ago; never what is unfinished, which would be begun again."""
+        """Drops the least recently used grammars, but none still being compiled, which would be started
+        again."""
         excess = len(self._grammars) - _GRAMMARS_MAX + 1
         finished = [body for body, grammar in self._grammars.items() if grammar.done()] if excess > 0 else []
         for body in finished[:excess]:
             del self._grammars[body]
 
     def fill(self, matchers: Sequence[JsonMatcher], masks: torch.Tensor, rows: Sequence[int]) -> None:
-        """Writes what each matcher allows next as bits into its row of `masks` ([n, ids / 32] int32)."""
+        """Writes the tokens that each matcher allows next into its row of `masks` ([n, ids / 32] int32
+        bits)."""
         handles = [matcher.matcher for matcher in matchers]
         self._filler.batch_fill_next_token_bitmask(handles, masks, list(rows))
 
@@ -96,15 +100,15 @@ class JsonGrammars:
 
 @lru_cache(maxsize=1)
 def grammars_of(vocabulary_size: int) -> JsonGrammars:
-    """The one of this process: its grammars are shared by whoever asks."""
+    """Returns this process's grammars, shared by all its callers."""
     return JsonGrammars(vocabulary_size)
 
 
 def apply_masks(logits: torch.Tensor, masks: torch.Tensor, rows: Sequence[int]) -> None:
-    """Forbids in place what the masks do not allow, in these rows; both on one device."""
+    """Forbids in place what the masks do not allow, in these rows; both tensors are on the same device."""
     xgrammar.apply_token_bitmask_inplace(logits, masks, indices=list(rows))
 
 
 def _reason_in(error: Exception) -> str:
-    """The message; xgrammar's without time and place in its source."""
+    """Returns the error's message, without the time and source position that xgrammar prefixes."""
     return _SOURCE.sub("", str(error)).strip()

@@ -1,7 +1,7 @@
-"""What of a JSON schema a grammar can enforce: refuses the rest, or leaves it out.
+"""Reduces a JSON schema to what a grammar can enforce: rejects the rest, or drops it.
 
-Pure. Owns which keywords hold; grammars are made in `json_grammar`. Checked against xgrammar 0.2.8, which
-ignores what it does not know instead of saying so.
+Pure. Owns which keywords are enforced; `json_grammar.py` makes the grammars. Checked against xgrammar 0.2.8,
+which silently ignores what it does not support.
 """
 
 import re
@@ -41,7 +41,7 @@ _KEYWORDS = {
 }
 _OF_TYPES = frozenset[str]().union(*_KEYWORDS.values())
 _ALONE = ("$ref", "const", "enum", "anyOf")
-"""Beside one of these, xgrammar overlooks other keywords; a `type` beside `const` and `enum` it heeds."""
+"""Next to one of these, xgrammar ignores other keywords, except `type` next to `const` or `enum`."""
 _FORMATS = frozenset(
     [
         "email",
@@ -58,32 +58,33 @@ _FORMATS = frozenset(
         "uri-template",
     ]
 )
-"""Not the two of JSON pointers: they let quotes out of the string (xgrammar 0.2.8)."""
+"""Without the two for JSON pointers, which let unescaped quotes through (xgrammar 0.2.8)."""
 _LENGTHS = frozenset({"minLength", "maxLength"})
 _LENGTHS_MAX = 8
-"""Each length that a string is bounded by costs seconds of compiling."""
+"""The number of different string length bounds in a schema: each one costs seconds of compiling."""
 _PATTERN_LENGTH_MAX = 512
 _UNKNOWN_TO_PATTERNS = re.compile(r"\(\?(?!:)|\\[1-9bBpPkcuU]")
-"""Lookaround, named groups, back references, word boundaries, classes of Unicode: ignored or refused."""
+"""Lookaround, named groups, back references, word boundaries and Unicode classes, which xgrammar ignores or
+rejects."""
 _NEEDS_ESCAPES = re.compile(r'["\x00-\x1f]|\\[\\nrtfvx0]')
-"""What a JSON string spells with a backslash; a pattern would write it as it is."""
+"""Characters that JSON escapes, but that a pattern would generate unescaped."""
 _COUNTS = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 _REPEATED_GROUP = re.compile(r"[)}]\{")
 _COUNT_MAX = 128
-"""A class that is repeated more often lets quotes out of the string, and xgrammar's own lengths above it
-control characters (0.2.8)."""
+"""The largest repeat count. Above it, a character class lets unescaped quotes through, and xgrammar's own
+length bounds let control characters through (0.2.8)."""
 _REPEATS_MAX = 1_024
-"""Of all different patterns together; 512 take 1.3 s to compile."""
+"""The number of repeats in all different patterns together; 512 take 1.3 s to compile."""
 
 Schema = dict[str, Any]
 
 
 def make_enforceable(schema: Any, *, is_strict: bool) -> Any:
-    """The schema with nothing in it but what a grammar keeps to.
+    """Returns the schema reduced to what a grammar enforces.
 
-    Raises Unfulfillable naming the keyword and its place if something is left over, or with `is_strict`
-    False leaves it out: what is made then may break it. Either way raises Unfulfillable for what is not a
-    JSON schema, is fulfilled by nothing, or is too large to compile in seconds.
+    If something cannot be enforced, raises Unfulfillable naming the keyword and its place; with `is_strict`
+    False, drops it, and the output may then violate it. Either way raises Unfulfillable for what is not a
+    JSON schema, cannot be satisfied by any value, or is too large to compile in seconds.
     """
     check_size(schema)
     return _Walk(is_strict).convert(schema, "#")
@@ -168,7 +169,7 @@ def _unknown_in(schema: Mapping[str, Any]) -> Iterator[_Complaint]:
 
 
 def _misunderstood_in(schema: Mapping[str, Any]) -> Iterator[_Complaint]:
-    """Keywords that are known, but not in this company or with this value."""
+    """Yields the keywords that are supported, but not in this combination or with this value."""
     yield from _overlooked_in(schema)
     if not str(schema.get("$ref", "#")).startswith("#"):
         yield "$ref", "a '$ref' to another document cannot be followed"
@@ -224,13 +225,13 @@ def _counts_in(pattern: str) -> list[int]:
 
 
 def _repeats_in(pattern: str) -> int:
-    """What its counts come to when they are written out, or more: those of a group may multiply others."""
+    """Returns an upper bound on the pattern's repeats, written out: a group's count may multiply others."""
     counts = [max(1, count) for count in _counts_in(pattern)]
     return prod(counts) if _REPEATED_GROUP.search(pattern) else sum(counts)
 
 
 def _spell_lengths(schema: Schema) -> None:
-    """Lengths as a pattern, whose masks take 0.1 ms where those of `maxLength` take up to 30."""
+    """Replaces the length bounds with a pattern, whose masks take 0.1 ms instead of up to 30 ms."""
     longest = schema.get("maxLength")
     count = f"{{{schema.get('minLength', 0)},{'' if longest is None else longest}}}"
     schema["pattern"] = rf'^[^"\\\x00-\x1f]{count}$'
@@ -239,7 +240,8 @@ def _spell_lengths(schema: Schema) -> None:
 
 
 def _keep_possible_values(schema: Schema, place: str) -> None:
-    """Takes out what the `type` beside `enum` or `const` excludes: xgrammar (0.2.8) overlooks that."""
+    """Removes the values that the `type` next to `enum` or `const` excludes, which xgrammar (0.2.8)
+    ignores."""
     types = _listed(schema.get("type"))
     for keyword in {"enum", "const"} & schema.keys() if types else ():
         values = schema["enum"] if keyword == "enum" else [schema["const"]]

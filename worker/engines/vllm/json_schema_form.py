@@ -1,6 +1,6 @@
-"""Whether a value is a JSON schema at all, and one small enough to compile while others wait.
+"""Checks that a value is a JSON schema, and small enough to compile in seconds.
 
-Pure. Owns the form and the size of a schema; what of it can be enforced is `json_schema`'s matter.
+Pure. Owns the form and the size of a schema; `json_schema.py` owns which parts of it can be enforced.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ _PARTS_MAX = 2_000
 _OPTIONAL_MAX = 500
 _VALUES_MAX = 1_000
 _CHARACTERS_MAX = 50_000
-"""What is within all four compiles in less than 5 s on one core (each alone in about 1 s)."""
+"""A schema within all four limits compiles in less than 5 s on one core; each limit alone costs about 1 s."""
 _BY_NAME = ("properties", "$defs", "definitions")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _HOLDERS = frozenset((*_BY_NAME, *_LISTS, "items", "additionalProperties"))
@@ -59,7 +59,7 @@ def check_size(schema: object) -> None:
 
 @dataclass
 class _Size:
-    """Of all of a schema."""
+    """The size of a whole schema."""
 
     parts: int = 0
     optional: int = 0
@@ -91,4 +91,4 @@ _ENFORCED = {
         *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
     )
 } | {"format": is_text}
-"""Keywords that can be enforced. Others are refused or left out whatever their value is."""
+"""The keywords that can be enforced. Others are rejected or dropped whatever their value is."""

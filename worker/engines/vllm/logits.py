@@ -1,7 +1,7 @@
-"""Keeps vLLM to a turn's constraint: a logits processor for its first model runner.
+"""Enforces a turn's constraint in vLLM, as a logits processor for its first model runner.
 
-Owns one automaton for each row of a batch, and the way there and back between the worker's process and
-vLLM's. What a turn may say is `turn_grammar`'s business. Source: vllm/v1/sample/logits_processor (0.32).
+Owns one automaton for each row of a batch, and the exchange between the worker's process and vLLM's.
+`turn_grammar.py` owns what a turn may say. Source: vllm/v1/sample/logits_processor (0.32).
 """
 
 import asyncio
@@ -24,39 +24,40 @@ from worker.harmony.tokens import CONTROL_TOKENS
 PROCESSOR = "worker.engines.vllm.logits:TurnConstraints"
 WORKER_EXTENSION = "worker.engines.vllm.logits.GrammarCompiling"
 REFUSAL = CONTROL_TOKENS[-1]
-"""A reserved token that a row says whose turn cannot go on; it is to be a stop token of constrained turns."""
+"""A reserved token that a row generates if its turn cannot continue; a stop token of every constrained
+turn."""
 _KEY = "antiphon_turn"
 _REMEMBERED_MAX = 256
 _BODIES_MAX = 128
-"""Different JSON texts that one request may have grammars of; far fewer than `JsonGrammars` keeps."""
+"""The number of different grammars that one request may use; far fewer than `JsonGrammars` keeps."""
 _AT_ONCE_MAX = 16
-"""Asked for in one call, so that a request with many waits in turn with those that have one."""
+"""Grammars requested in one call, so that a request with many takes turns with the others."""
 _ANY_OBJECT = Body(True)
 _WAIT_FIRST_S, _WAIT_MOST_S, _WAIT_S = 0.02, 0.5, 120.0
 
 
 class _Turn(msgspec.Struct, frozen=True):
-    """What vLLM carries with a request."""
+    """What vLLM passes along with a request."""
 
     constraint: Constraint
     tokens: int
-    """So many of the prompt's last tokens are the turn's own."""
+    """How many of the prompt's last tokens belong to the turn."""
 
 
 # --- in the worker's process --------------------------------------------------------------------
 
 
 def to_extra_args(constraint: Constraint | None, turn_tokens: int) -> dict[str, Any] | None:
-    """`SamplingParams.extra_args`, in types that go between processes."""
+    """Returns `SamplingParams.extra_args`, in types that can be sent between processes."""
     if constraint is None:
         return None
     return {_KEY: msgspec.to_builtins(_Turn(constraint, turn_tokens))}
 
 
 class GrammarPreparation:
-    """Has vLLM's processes compile what a request needs before it is queued: compiling takes 20 ms to
-    seconds, and a step that waited for it would hold up everyone's tokens.
+    """Has vLLM's processes compile a request's grammars before it is queued.
 
+    Compiling takes from 20 ms to seconds, and a step that waited for it would delay every request's tokens.
     `call`: `AsyncLLM.collective_rpc`.
     """
 
@@ -65,7 +66,7 @@ class GrammarPreparation:
         self._prepared: OrderedDict[Body, None] = OrderedDict()
 
     async def prepare(self, constraint: Constraint) -> None:
-        """Returns when every grammar is there. Raises Unfulfillable."""
+        """Returns when every grammar has been compiled. Raises Unfulfillable."""
         bodies = list(dict.fromkeys(_grammar_bodies_of(constraint).values()))
         missing = [body for body in bodies if body not in self._prepared]
         for start in range(0, len(missing), _AT_ONCE_MAX):
@@ -91,10 +92,10 @@ class GrammarPreparation:
 
 
 def _grammar_bodies_of(constraint: Constraint) -> dict[Body, Body]:
-    """Each JSON body of the turn, and what its grammar is made of: beyond `_BODIES_MAX` different ones those
-    that are not strict share the grammar of any JSON object.
+    """Returns, for each JSON body of the turn, the body whose grammar it uses.
 
-    Raises Unfulfillable if the strict ones alone are more.
+    Beyond `_BODIES_MAX` different bodies, those that are not strict share the grammar of any JSON object.
+    Raises Unfulfillable if the strict ones alone exceed the limit.
     """
     bodies = [] if constraint.final is None else [constraint.final]
     bodies += [call.arguments for call in constraint.calls]
@@ -116,12 +117,12 @@ _COMPILED = "compiled"
 
 
 class GrammarCompiling:
-    """What vLLM's workers can do besides, as `worker_extension_cls`."""
+    """Extends vLLM's workers with a call that compiles grammars (`worker_extension_cls`)."""
 
     model_config: Any
 
     def compile_json_grammars(self, bodies: list[dict[str, Any]]) -> str | None:
-        """`compiled`, an error, or None: not yet. Returns at once."""
+        """Returns at once: `compiled`, an error message, or None if the grammars are still being compiled."""
         grammars = grammars_of(self.model_config.get_vocab_size())
         compiled = [grammars.begin(body) for body in msgspec.convert(bodies, list[Body])]
         errors = [error for grammar in compiled if grammar.done() and (error := grammar.exception())]
@@ -131,7 +132,7 @@ class GrammarCompiling:
 
 
 class TurnConstraints(LogitsProcessor):  # type: ignore[misc]
-    """Masks the rows that have a constraint. Nothing a single request brings raises here."""
+    """Masks the rows that have a constraint. Nothing in a single request can make it raise."""
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -171,7 +172,7 @@ class TurnConstraints(LogitsProcessor):  # type: ignore[misc]
         if not self._rows:
             return logits
         rows = sorted(self._rows)
-        # New memory each time (PyTorch has it at hand): the device may still read what the last step sent.
+        # New memory each time (PyTorch caches it): the device may still be reading the last step's.
         shape = rows[-1] + 1, (self._vocabulary_size + 31) // 32
         masks = torch.empty(shape, dtype=torch.int32, pin_memory=self._is_pin_memory)
         self._fill(masks, rows)
@@ -192,17 +193,18 @@ class TurnConstraints(LogitsProcessor):  # type: ignore[misc]
         if matchers:
             self._grammars.fill(list(matchers.values()), masks, list(matchers))
         for row in matchers:
-            if not bits[row].any():  # a schema that nothing fulfils, or not from here on
+            if not bits[row].any():  # a schema that no value satisfies, or none that begins like this
                 _set_only(bits[row], (REFUSAL,))
 
 
 class _Row:
-    """One request: its automaton, as far as its tokens are known to it."""
+    """One request's automaton, which catches up with the request's tokens on demand."""
 
     def __init__(
         self, constraint: Constraint, own: Sequence[int], output: list[int], grammars: JsonGrammars
     ) -> None:
-        """`own`: the turn's tokens in the prompt; `output`: vLLM's own list, which grows."""
+        """`own`: the turn's tokens within the prompt; `output`: vLLM's list of output tokens, which it
+        extends."""
         self._constraint = constraint
         self._own = own
         self._output = output
@@ -226,7 +228,7 @@ class _Row:
     def _catch_up(self) -> TurnGrammar[JsonMatcher]:
         if self._is_refused:
             raise OutOfGrammar("the turn was refused before")
-        if self._grammar is None or self._read > len(self._output):  # vLLM took tokens back
+        if self._grammar is None or self._read > len(self._output):  # vLLM removed tokens
             self._grammar, self._read = TurnGrammar(self._constraint, self._matcher_of), 0
             for token in self._own:
                 self._grammar.accept(token)
@@ -248,7 +250,7 @@ def _read_turn(params: SamplingParams) -> _Turn | None:
 
 
 def _set_only(bits: Any, tokens: Iterable[int]) -> None:
-    """`bits`: a row of a mask, as unsigned numbers of 32 ids each, the lowest first."""
+    """Sets a mask's row to exactly these tokens. `bits`: uint32 words of 32 ids each, lowest bit first."""
     bits[:] = 0
     for token in tokens:
         bits[token >> 5] |= 1 << (token & 31)

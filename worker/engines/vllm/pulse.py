@@ -1,10 +1,10 @@
-"""Whether an engine that has requests still makes tokens. Pure but for the clock."""
+"""Detects an engine that has requests but no longer generates tokens. Pure except for the clock."""
 
 import time
 
 
 class Pulse:
-    """Stops when requests have waited for `silence_max_s` without a single token for any of them."""
+    """Counts as stopped once there have been requests, but not a single token, for `silence_max_s`."""
 
     def __init__(self, silence_max_s: float) -> None:
         self.silence_max_s = silence_max_s

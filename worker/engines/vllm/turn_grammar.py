@@ -1,7 +1,7 @@
-"""An automaton over the Harmony tokens of one turn: what may come next under a constraint.
+"""An automaton over the Harmony tokens of one turn, which says what may come next under a constraint.
 
-Pure: its state is a fold of the turn's tokens. Owns headers, bodies and their ends; how a JSON text goes
-on is a matcher's business (`json_grammar`), how logits are masked the engine's.
+Pure: its state is a fold of the turn's tokens. Owns headers, bodies and their ends; a matcher owns how a JSON
+text continues (`json_grammar.py`), the engine how logits are masked.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,10 +13,10 @@ from worker.harmony.tokens import CALL, CHANNEL, CONTROL_TOKENS, END, MESSAGE, N
 
 
 class Matcher(Protocol):
-    """Follows a JSON text, and the token that ends its message."""
+    """Tracks a JSON text, and the token that ends its message."""
 
     def accept(self, token: int) -> bool:
-        """Goes one token further; False: the text cannot go on so, and nothing has changed."""
+        """Advances by one token; returns False, changing nothing, if the text cannot continue with it."""
 
 
 M = TypeVar("M", bound=Matcher)
@@ -24,32 +24,32 @@ M = TypeVar("M", bound=Matcher)
 
 @dataclass(frozen=True, slots=True)
 class Only:
-    """One of these tokens; none at all once the turn is over."""
+    """Allows these tokens; empty once the turn is over."""
 
     tokens: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
 class FreeText:
-    """Any token but markers and reserved ones, or `end`."""
+    """Allows any token except markers and reserved ones, and `end`."""
 
     end: int
 
 
 @dataclass(frozen=True, slots=True)
 class Json(Generic[M]):
-    """What the matcher allows, which includes the message's end where the text is complete."""
+    """Allows what the matcher does, which includes the end of the message once the text is complete."""
 
     matcher: M
 
 
 class OutOfGrammar(Exception):
-    """A token that was not allowed in its place: these tokens were made under another constraint."""
+    """A token that was not allowed in its place: the tokens were generated under another constraint."""
 
 
 @dataclass(slots=True)
 class _Node:
-    """A place in the headers that may be said: the tokens that lead on, or the body that has begun."""
+    """A node of the trie of headers: the tokens that may follow, or the body that begins here."""
 
     next: dict[int, "_Node"] = field(default_factory=dict)
     body: tuple[Body, int] | None = None
@@ -61,28 +61,30 @@ _FREE = Body()
 
 
 class TurnGrammar(Generic[M]):
-    """Follows one turn from its beginning, behind the prompt's `<|start|>assistant`.
+    """Tracks one turn from its beginning, after the prompt's `<|start|>assistant`.
 
-    `matcher_of`: a matcher for a JSON body that ends in a given token.
+    `matcher_of`: returns a matcher for a JSON body that ends with a given token.
     """
 
     def __init__(self, constraint: Constraint, matcher_of: Callable[[Body, int], M]) -> None:
         if constraint.final is None and not constraint.calls:
-            raise ValueError("a constraint without calls and without a final message allows no turn at all")
+            raise ValueError("a constraint with neither calls nor a final message allows no turn")
         self._matcher_of = matcher_of
         self._free_tokens_max = constraint.free_tokens_max
         self._answers = _answers_of(constraint)
         self._headers = _trie_of([*_free_messages_of(constraint), *self._answers])
         self._said = 0
-        """Tokens of the turn so far."""
+        """The number of the turn's tokens so far."""
         self._node = self._headers_now()
-        """Where the header stands; its body once that has begun."""
+        """The current node of the header; once its body has begun, the node with the body."""
         self._matcher: M | None = None
         self._is_over = False
 
     def accept(self, token: int) -> None:
-        """Raises OutOfGrammar; the grammar is of no use after that. Takes reasoning beyond its limit, which
-        another worker may have had higher."""
+        """Advances by one token. Raises OutOfGrammar, after which the grammar is unusable.
+
+        Accepts reasoning beyond the limit, since another worker may have had a higher one.
+        """
         if self._is_over:
             raise self._refusal(token)
         if self._node.body is None:
@@ -92,7 +94,7 @@ class TurnGrammar(Generic[M]):
         self._said += 1
 
     def allowed(self) -> Only | FreeText | Json[M]:
-        """What the next token may be."""
+        """Returns what the next token may be."""
         if self._is_over:
             return _OVER
         if self._node.body is None:
@@ -144,7 +146,7 @@ def _answers_of(constraint: Constraint) -> list[_AnswerEnding]:
 
 
 def _free_messages_of(constraint: Constraint) -> list[_AnswerEnding]:
-    """Reasoning; and what is told before a call."""
+    """Returns the messages that may precede the answer: reasoning, and commentary if a call may follow."""
     channels = ["analysis", "commentary"] if constraint.calls else ["analysis"]
     return [(_header_of(channel), _FREE, END) for channel in channels]
 
@@ -171,6 +173,6 @@ def _path_to(tokens: Iterable[int], last: _Node) -> _Node:
 
 
 _NEXT_HEADER = _Node()
-"""Stands for the headers that may be said by then."""
+"""A placeholder for the headers allowed at that point."""
 _BETWEEN = _path_to(NEXT_TURN, _NEXT_HEADER)
-"""Behind the end of a free message."""
+"""The node after the end of a free message."""
