@@ -68,7 +68,7 @@ class TurnGrammar(Generic[M]):
 
     def __init__(self, constraint: Constraint, matcher_of: Callable[[Body, int], M]) -> None:
         if constraint.final is None and not constraint.calls:
-            raise ValueError("a constraint with neither calls nor a final message allows no turn")
+            raise ValueError("a constraint with neither calls nor a final message allows no turn at all")
         self._matcher_of = matcher_of
         self._free_tokens_max = constraint.free_tokens_max
         self._answers = _answers_of(constraint)
