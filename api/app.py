@@ -127,7 +127,7 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
             asyncio.create_task(services.read.watchers.run(), name="watchers"),
             # Workers sweep, too; this keeps alive what waits while there is none, and feels Redis's pulse.
             asyncio.create_task(sweep(redis, settings, settings.sweep_interval_s), name="sweeper"),
-            asyncio.create_task(presence.stay(redis, "api", new_owner("api")), name="presence"),
+            asyncio.create_task(presence.maintain(redis, "api", new_owner("api")), name="presence"),
         ]
         if tenants.is_in_file:
             running.append(asyncio.create_task(tenants.run(), name="reader of the tenants file"))

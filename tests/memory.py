@@ -69,9 +69,9 @@ class MemoryLog:
     def close(self, token: str, first: int, entries: Sequence[NewEntry], closing: Closing) -> MemoryWrite:
         return MemoryWrite(self._key, first, entries, closing)
 
-    def send(self, write: MemoryWrite, hear: Callable[[Exception | None], None]) -> None:
+    def send(self, write: MemoryWrite, on_outcome: Callable[[Exception | None], None]) -> None:
         def take() -> None:
-            hear(self._write(write))
+            on_outcome(self._write(write))
 
         self._held.append(take) if self.is_held else asyncio.get_running_loop().call_soon(take)
 

@@ -45,7 +45,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             job_queue.serve(
                 settings.redis_url, keys.TOOLS_QUEUE, {"start_tool_call": calls.start}, calls.room
             ),
-            presence.stay(redis, ROLE, name),
+            presence.maintain(redis, ROLE, name),
             _hear(Subscription(listener), calls),
             stop.wait(),
             asyncio.shield(beating),

@@ -68,7 +68,7 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
         relay_notifications(Subscription(listener), owner, tools, ownership),
         sweep(redis, settings, settings.sweep_interval_s),
         archive_due(redis, settings),
-        presence.stay(redis, "worker", owner),
+        presence.maintain(redis, "worker", owner),
     ]
     taking = job_queue.serve(
         settings.redis_url,

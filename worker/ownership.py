@@ -96,7 +96,7 @@ class Ownership:
                 self._settings,
                 key,
                 self.owner,
-                is_at_it=any(held.key == key for held in self._tasks),
+                has_response=any(held.key == key for held in self._tasks),
                 token_used=self._tokens.get(key, 0),
             )
 

@@ -1,8 +1,8 @@
-"""The only importer of arq: a job says "X wants an owner", a doorbell says "look now".
+"""The only importer of arq: a job means "X needs an owner", a doorbell token means "check the queue now".
 
-Owns queueing and waking, nothing of what a job means. A job never runs inside arq: the serving
-process takes it in hand and returns at once, so that arq's queue holds waiting work and nothing
-else (docs/adr/0001-arq-rings-the-doorbell.md).
+Owns queueing and waking, not what a job means. A job never runs inside arq: its handler takes the work over
+and returns at once, so that arq's queue holds waiting work and nothing else
+(docs/adr/0001-arq-rings-the-doorbell.md).
 """
 
 import asyncio
@@ -28,24 +28,25 @@ _RING, _TAKE = LuaScript("ring"), LuaScript("take")
 _log = logging.getLogger(__name__)
 
 _DOORBELL_WAIT_S = 1
-"""A lost token costs at most this long: after it, the queue itself is looked at."""
+"""The longest delay that a lost token causes: after this, the queue is checked anyway."""
 _JOB_TIMEOUT_S = 60
-"""Longer than a handler can take: each of its commands is bounded by itself."""
+"""Longer than a handler can take, since each of its commands has a bound of its own."""
 _TRIES_MAX = 2**31
-"""Who is to have work is decided by leases and claims; a job is tried until somebody has taken it in hand."""
+"""Practically unlimited: a job is retried until a process takes the work over; leases and claims decide
+which."""
 _CROWDED_WAIT_S = 0.1
-"""While a large job waits for bytes of this process: how often it looks whether some have become free."""
+"""While a large job waits for room in this process: how often the room is checked."""
 LARGE_BYTES = 64 * 2**10
-"""What a job that is not large holds is bounded by how many jobs there may be."""
+"""The size from which a job counts as large. The number of jobs bounds the memory of smaller ones."""
 _TAKEN_MAX, _SCANNED_MAX = 64, 1_000
-"""Jobs that are taken together, and how far one look goes into a queue whose head others are at."""
+"""The number of jobs taken at once, and how many are scanned if others hold the head of the queue."""
 _IN_PROGRESS_S = 1.5
-"""A job is locked only until its handler has returned; should the process die before, not longer."""
+"""How long a job is locked, unless its handler returns earlier; bounds the delay if the process dies."""
 _RECONNECT_S = 0.1
 
 
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
-"""Also for what arq would say of a job that has vanished: an exception, which nobody reads."""
+"""Also encodes what arq reports about a vanished job: an exception, which nothing reads."""
 
 
 def _job(function: str, *args: Any) -> bytes:
@@ -53,22 +54,25 @@ def _job(function: str, *args: Any) -> bytes:
 
 
 def response_job(key: ResponseKey) -> bytes:
-    """ "This response wants an owner"; handled by the worker's `start_response`."""
+    """Returns the job "this response needs an owner", which the worker's `start_response` handles."""
     return _job("start_response", str(key))
 
 
 def count_job(name: str, request: str) -> bytes:
-    """ "How many tokens has this request?"; handled by the worker's `count_input_tokens`."""
+    """Returns the job "count this request's tokens", which the worker's `count_input_tokens` handles."""
     return _job("count_input_tokens", name, request)
 
 
 def tool_job(key: ResponseKey, call_index: int) -> bytes:
-    """ "This tool call wants a runner"; handled by the tool runner's `start_tool_call`."""
+    """Returns the job "this tool call needs a runner", which the tool runner's `start_tool_call` handles."""
     return _job("start_tool_call", str(key), call_index)
 
 
 async def ring_again(redis: RedisClient, settings: Settings, key: ResponseKey) -> str:
-    """Puts an open response without an owner back into the queue; what it found is returned."""
+    """Queues an open response again unless it has an owner or is still queued.
+
+    Returns `rung`, `waiting` (still queued: only the doorbell was rung), `held` (it has an owner) or `gone`.
+    """
     reply = await redis.run(
         _RING(
             state=keys.state(key),
@@ -91,25 +95,26 @@ async def ring_again(redis: RedisClient, settings: Settings, key: ResponseKey) -
 
 
 Handler = Callable[..., Awaitable[None]]
-"""Takes a job's arguments, takes the work in hand and returns at once. Never raises for bad work."""
+"""Takes a job's arguments, takes the work over and returns at once. Never raises because of bad work."""
 
 
 def bytes_of_large(size_bytes: int) -> int:
-    """What a job of this size takes of the room for large ones."""
+    """Returns the bytes that a job of this size takes of the room for large ones: 0 if it is not large."""
     return size_bytes if size_bytes >= LARGE_BYTES else 0
 
 
 @dataclass(frozen=True, slots=True)
 class BytesRoom:
-    """How many bytes the large jobs may have that one process holds; one that has more is taken alone."""
+    """Limits the total size of the large jobs in one process; a larger job is taken only alone."""
 
     bytes_max: int
     left: Callable[[], int]
-    """Without those that its handlers are being given."""
+    """Returns the bytes left, not counting jobs whose handlers have not returned yet."""
 
 
 class _DoorbellWorker(Worker):
-    """arq's worker, woken by a token instead of by its clock, and taking together what there is room for."""
+    """arq's worker, woken by tokens instead of a clock; takes several jobs at once, as many as it has room
+    for."""
 
     def __init__(
         self,
@@ -121,7 +126,7 @@ class _DoorbellWorker(Worker):
         bell: ArqRedis,
     ) -> None:
         self._starting: dict[str, int] = {}
-        """Jobs that are being taken in hand, and the bytes of those that are large."""
+        """Jobs whose handlers have not returned yet -> their bytes if large, else 0."""
         super().__init__(
             functions=[func(self._make_coroutine(handler), name=name) for name, handler in handlers.items()],
             queue_name=queue,
@@ -139,8 +144,9 @@ class _DoorbellWorker(Worker):
         self._room = room
         self._bytes_room = bytes_room or BytesRoom(0, int)
         self._is_crowded = False
-        """A large job waits that did not fit at the last look, with so many bytes left:"""
+        """A large job did not fit at the last check."""
         self._bytes_then = 0
+        """The bytes that were left at the last check."""
         self._bell = bell
         self._doorbell = keys.doorbell(queue)
 
@@ -155,22 +161,22 @@ class _DoorbellWorker(Worker):
             try:
                 await handler(*args)
             except REDIS_AWAY as away:
-                _log.warning("job %s stays queued, Redis is away (%s)", context["job_id"], away)
+                _log.warning("job %s stays queued, Redis is unavailable (%s)", context["job_id"], away)
                 raise Retry from None
             self._starting.pop(context["job_id"], None)
 
         return cast(WorkerCoroutine, coroutine)
 
     async def _poll_iteration(self) -> None:
-        """In place of arq's, which takes one job after the other, in four round trips each."""
+        """Replaces arq's own, which takes one job after the other, with four round trips each."""
         if self._jobs_left() <= 0:
             await asyncio.sleep(0.02)
-        elif await self._is_worth_a_look():
+        elif await self._wait_for_work():
             await self._take(self._jobs_left())
         for job_id, task in list(self.tasks.items()):
             if task.done():
                 del self.tasks[job_id]
-                task.result()  # what it raised ends this worker, and another connection is made
+                task.result()  # an error ends this worker, and `serve` makes another with new connections
         await self.heart_beat()
 
     def _jobs_left(self) -> int:
@@ -179,14 +185,15 @@ class _DoorbellWorker(Worker):
     def _bytes_left(self) -> int:
         return self._bytes_room.left() - sum(self._starting.values())
 
-    async def _is_worth_a_look(self) -> bool:
-        """Waits for a token, or for bytes to become free where those were lacking."""
+    async def _wait_for_work(self) -> bool:
+        """Waits for a token, or for room; returns False if there still is no room for a waiting large job."""
         wait_s = _CROWDED_WAIT_S if self._is_crowded else _DOORBELL_WAIT_S
         token = await RedisClient(self._bell).command("BLPOP", self._doorbell, wait_s)
         return token is not None or not self._is_crowded or self._bytes_left() > self._bytes_then
 
     async def _take(self, jobs_left: int) -> None:
-        """What waits, up to the room there is and a fair share among those who serve this queue."""
+        """Takes waiting jobs, up to the room left and a fair share among the processes that serve the
+        queue."""
         self._bytes_then = self._bytes_left()
         is_left, *taken = await RedisClient(self._bell).run(
             _TAKE(
@@ -205,14 +212,12 @@ class _DoorbellWorker(Worker):
         )
         for job_id, score, size_bytes in zip(taken[::3], taken[1::3], taken[2::3], strict=True):
             name = job_id.decode()
-            if (
-                name in self.tasks and not self.tasks[name].done()
-            ):  # its lock has lapsed, and is ours again now
-                continue
+            if name in self.tasks and not self.tasks[name].done():
+                continue  # its lock had lapsed and was taken by us again
             self._starting[name] = size_bytes
             self.tasks[name] = self.loop.create_task(self.run_job(name, int(score)))
         self._is_crowded = bool(is_left)
-        if is_left and not taken:  # tokens of what does not fit would have it look without end
+        if is_left and not taken:  # otherwise tokens for jobs that do not fit would keep it busy
             await asyncio.sleep(_CROWDED_WAIT_S)
 
 
@@ -223,19 +228,19 @@ async def serve(
     room: Callable[[], int],
     bytes_room: BytesRoom | None = None,
 ) -> None:
-    """Serves a queue until cancelled, through any number of Redis restarts.
+    """Serves a queue until cancelled, across any number of Redis restarts.
 
-    `room()` is asked before every look: with 0 neither a token nor a job is taken. `bytes_room`: of the
-    queue of responses, whose jobs differ in size.
+    `room()` is called before every check; at 0, no token and no job is taken. `bytes_room`: the limit on
+    large jobs, for the queue of responses; None means no limit.
     """
     while True:
-        # Two pools: a command that blocks must not hold up the others.
+        # Two pools, so that a blocking command does not delay the others.
         pool, bell = (cast(ArqRedis, ArqRedis.from_pool(make_pool(redis_url))) for _ in range(2))
         worker = _DoorbellWorker(queue, handlers, room, bytes_room, pool, bell)
         try:
             await worker.async_run()
         except REDIS_AWAY as away:
-            _log.warning("queue %s: Redis is away (%s), trying again", queue, away)
+            _log.warning("queue %s: Redis is unavailable (%s), retrying", queue, away)
             await asyncio.sleep(_RECONNECT_S)
         finally:
             await _stop(worker, pool, bell)

@@ -1,4 +1,4 @@
-"""The names of all our Redis keys and channels. Touches nothing; arq's own keys are arq's.
+"""The names of all our Redis keys and channels. Sends nothing; arq names its own keys.
 
 A response's keys share the hash tag `{tenant/response_id}`, so they are in one slot, and the id of another
 tenant's response finds nothing. Each key has a TTL (docs/architecture.md, Keys).
@@ -10,20 +10,20 @@ from typing import NamedTuple
 RESPONSES_QUEUE = "antiphon:{queue}:responses"
 TOOLS_QUEUE = "antiphon:{queue}:tools"
 ACTIVE = "antiphon:{queue}:active"
-"""Sorted set: `tenant/response_id` of every open response, by the time (Redis, ms) it lapses."""
+"""Sorted set: `tenant/response_id` of every open response, by when (Redis, ms) it lapses."""
 CLOSED = "antiphon:{queue}:closed"
-"""Sorted set: `tenant/response_id` of closed logs that are still to be archived, by when (Redis, ms)."""
+"""Sorted set: `tenant/response_id` of closed logs not yet archived, by when (Redis, ms) they are due."""
 PULSE = "antiphon:{queue}:pulse"
-"""Hash `since_ms`, `heard_ms` (Redis, ms): since when sweepers were answered without a break, and last;
-`history`: the replication id of the server that answered, so that another primary is noticed."""
+"""Hash: `since_ms`, `heard_ms` (Redis, ms): since when sweepers have been answered without a break, and when
+the last one was; `history`: the replication id of the server that answered, which reveals a new primary."""
 CONFIRMED = "antiphon:{confirmed}"
-"""String of no meaning, written before a confirmation is asked for (`durable_writes`)."""
+"""String without meaning, written before a confirmation is requested (`durable_writes`)."""
 CANCELLED = "antiphon:cancelled"
-"""Channel: names of responses as they are cancelled, so that nobody works on for nothing."""
+"""Channel: the names of responses as they are cancelled, so that their workers stop early."""
 
 
 class ResponseKey(NamedTuple):
-    """Names one response of one tenant; `str()` is its name within keys and jobs."""
+    """Identifies one response of one tenant; `str()` is its name within keys and jobs."""
 
     tenant: str
     response_id: str
@@ -38,7 +38,7 @@ class ResponseKey(NamedTuple):
 
 
 class ConversationKey(NamedTuple):
-    """Names one conversation of one tenant."""
+    """Identifies one conversation of one tenant; `str()` is its name within keys."""
 
     tenant: str
     conversation_id: str
@@ -48,7 +48,7 @@ class ConversationKey(NamedTuple):
 
 
 STATE_PATTERN = "antiphon:{%s}:state"
-"""For scripts that come upon responses whose names nobody knew before."""
+"""For scripts that find responses whose names the caller did not know."""
 
 
 def state(key: ResponseKey) -> str:
@@ -65,12 +65,12 @@ def log(key: ResponseKey) -> str:
 
 
 def archive(key: ResponseKey) -> str:
-    """Hash, the archived log: `record` and `0`, `1`, …, each zstd, and `index` (see `archive`)."""
+    """Hash, the archived log: `record` and `0`, `1`, …, each zstd, and `index` (see `log/archive.py`)."""
     return f"antiphon:{{{key}}}:archive"
 
 
 def packing(key: ResponseKey, token: str) -> str:
-    """Hash, the chunks of an archive while one worker makes it; `token` names the attempt."""
+    """Hash, the chunks of an archive that a worker is making; `token` identifies this attempt at it."""
     return f"antiphon:{{{key}}}:packing:{token}"
 
 
@@ -85,12 +85,12 @@ def tools(key: ResponseKey) -> str:
 
 
 def readers(key: ResponseKey) -> str:
-    """Sorted set: who reads the stream of a foreground response, by when (Redis, ms) they count as gone."""
+    """Sorted set: the readers of a foreground response's stream, by when (Redis, ms) they count as gone."""
     return f"antiphon:{{{key}}}:readers"
 
 
 def live(key: ResponseKey) -> str:
-    """Channel: what was just appended (see `event_log`)."""
+    """Channel: entries as they are appended (see `event_log.Published`)."""
     return f"antiphon:{{{key}}}:live"
 
 
@@ -100,24 +100,25 @@ def open_responses(tenant: str) -> str:
 
 
 def held(tenant: str) -> str:
-    """Sorted set: what of a tenant is open or not packed yet, by when (Redis, ms) it ceases to count."""
+    """Sorted set: a tenant's responses that are open or not yet archived, and its pending token counts, by
+    when (Redis, ms) they cease to count."""
     return f"antiphon:{{queue}}:held:{tenant}"
 
 
 def held_bytes(tenant: str) -> str:
-    """Hash: the bytes of each of those, and `total`."""
+    """Hash: the bytes of each member of `held`, and their `total`."""
     return f"antiphon:{{queue}}:held_bytes:{tenant}"
 
 
 def idempotency(tenant: str, idempotency_key: str) -> str:
-    """String `<response_id> <sha256 of the body>`: what a create call with this key has made."""
+    """String `<response_id> <sha256 of the body>`: the response that a create call with this key created."""
     digest = hashlib.sha256(idempotency_key.encode()).hexdigest()
     return f"antiphon:{{{tenant}/{digest}}}:idempotency"
 
 
 def conversation(key: ConversationKey) -> str:
-    """Hash: created_at, metadata (JSON), next (the last item's place), bytes (of all items), calls (names of
-    the last calls that added items), response (the last one that was created in it)."""
+    """Hash: created_at, metadata (JSON), next (the last item's place), bytes (of all items), calls (the names
+    of the last calls that added items), response (the id of the last one created in it)."""
     return f"antiphon:{{{key}}}:conversation"
 
 
@@ -127,27 +128,27 @@ def conversation_items(key: ConversationKey) -> str:
 
 
 def conversation_order(key: ConversationKey) -> str:
-    """Sorted set: item ids by their place."""
+    """Sorted set: item ids by place."""
     return f"antiphon:{{{key}}}:order"
 
 
 def results(owner: str) -> str:
-    """Channel on which one worker hears that tool results are in."""
+    """Channel: notifies one worker of tool results and of calls given back."""
     return f"antiphon:results:{owner}"
 
 
 def counts(name: str) -> str:
-    """List of one element, the answer to one question for a token count."""
+    """List of one element, the answer to one token count."""
     return f"antiphon:{{count/{name}}}:answer"
 
 
 def takers(queue: str) -> str:
-    """The presence of those who serve a queue."""
+    """The presence key of the role that serves a queue."""
     return presence("tool_runner" if queue == TOOLS_QUEUE else "worker")
 
 
 def doorbell(queue: str) -> str:
-    """List of wake-up tokens for one queue; hints only, trimmed and expiring."""
+    """List of wake-up tokens for one queue, which are only hints; trimmed, and with a TTL."""
     return f"{queue}:doorbell"
 
 
@@ -157,7 +158,8 @@ def job(job_id: str) -> str:
 
 
 PRESENCE_TTL_S = 3.0
-"""A process, and whoever reads a foreground response, is announced three times as often."""
+"""How long an announcement of a process, or of a reader, lasts; it is repeated three times within that
+time."""
 
 
 def presence(role: str) -> str:

@@ -1,5 +1,5 @@
--- Puts an arq job into its queue and a token into the doorbell's list. Scores count up, so that order is the
--- order of arrival and no machine's wall clock decides what is due (arq takes scores up to its own `now`).
+-- Puts an arq job into its queue and a token into the doorbell's list. Scores count up, so that jobs keep the order of
+-- their arrival, and no machine's clock decides what is due (arq takes scores up to its own `now`).
 
 local DOORBELL_LENGTH_MAX = 1024
 

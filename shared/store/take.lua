@@ -1,15 +1,14 @@
--- Takes jobs that wait, first come first served, and locks them until they are taken in hand. Several are taken
--- together, but no more than a fair share, so that a burst does not all go to the one that looks first.
--- A large job is taken when its bytes fit beside the large ones that the taker has, or when it has none: then it is
--- alone, however large it is. Large ones keep their order among themselves, so that none waits for ever; others pass.
--- `bytes_max`: 0: bytes are no matter. `rings_on`: whether somebody else is to look, if all that is left here is too
--- large.
+-- Takes waiting jobs, first come first served, and locks them until their handlers have returned. Takes several at once,
+-- but no more than a fair share, so that a burst does not all go to the first taker.
+-- A large job is taken if its bytes fit beside the taker's other large ones, or if the taker has none, however large it
+-- is. Large jobs keep their order among themselves, so that none waits for ever; smaller ones may overtake them.
+-- `bytes_max`: 0 for no limit. `rings_on`: '1' to wake another taker if everything left here is too large for this one.
 -- USES redis/clock queue
 -- KEYS queue doorbell takers
 -- ARGV count_max# lock_ms scan_max# bytes_max# bytes_left# large_bytes# state_pattern rings_on
--- -> {is_left_for_bytes, job_id, score, bytes, …}; bytes: 0 of one that is not large
+-- -> {is_left_for_bytes, job_id, score, bytes, …}; bytes: 0 for a job that is not large
 
--- What a job has whoever takes it hold: the record of its response, or what is asked in the job itself.
+-- Returns the bytes that a job makes its taker hold, if it is large: its own and those of its response's record.
 local function weigh(job_id)
   if bytes_max == 0 then return 0 end
   local member = string.match(job_id, '^(.*):%d+$')
@@ -31,11 +30,11 @@ for _, job_id in ipairs(waiting) do
     left_for_bytes = 1
   else
     redis.call('SET', 'arq:in-progress:' .. job_id, 1, 'PX', lock_ms)
-    for _, told in ipairs({job_id, redis.call('ZSCORE', queue, job_id), bytes}) do taken[#taken + 1] = told end
+    for _, value in ipairs({job_id, redis.call('ZSCORE', queue, job_id), bytes}) do taken[#taken + 1] = value end
     bytes_left, count = bytes_left - bytes, count + 1
   end
 end
--- One token has woken the taker; those of the other jobs would wake somebody for nothing.
+-- One token has woken the taker; those of the other jobs would wake others for nothing.
 if count > 1 then redis.call('LPOP', doorbell, count - 1) end
 if count == 0 and left_for_bytes == 1 and rings_on == '1' then
   local ttl_ms = redis.call('PTTL', queue)

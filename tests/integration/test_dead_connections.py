@@ -97,7 +97,7 @@ async def live_through_cuts(way: CutWay) -> None:
     flows = [
         appender.run(),
         subscription.listen(lambda _, payload: heard.append(payload), lambda: None),
-        presence.stay(client, "worker", "one"),
+        presence.maintain(client, "worker", "one"),
         job_queue.serve(way.url, keys.TOOLS_QUEUE, {"start_tool_call": take}, lambda: 1),
     ]
     tasks = [asyncio.create_task(flow) for flow in flows]

@@ -78,8 +78,8 @@ async def test_only_who_has_a_response_not_in_hand_takes_its_own_lease_again(
     first = await lease.acquire(redis, settings, key, "a")
     assert isinstance(first, Acquired)
     assert await lease.acquire(redis, settings, key, "a") == "held"
-    assert await lease.acquire(redis, settings, key, "b", is_at_it=False) == "held"
-    again = await lease.acquire(redis, settings, key, "a", is_at_it=False)
+    assert await lease.acquire(redis, settings, key, "b", has_response=False) == "held"
+    again = await lease.acquire(redis, settings, key, "a", has_response=False)
     assert isinstance(again, Acquired)
     assert again.lease.fencing_token > first.lease.fencing_token
     assert await deaths_of(redis, key) == 0

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from shared.store.redis.confirmation import Address, Rule, View, Watch, put_together
+from shared.store.redis.confirmation import Address, Rule, View, Watch, combine
 
 P, A, B, C = (("h", port) for port in (1, 2, 3, 4))
 
@@ -29,17 +29,17 @@ WHOLE = [state(P, "master"), state(A, "slave"), state(B, "slave")]
 
 
 def test_every_server_that_lives_is_a_candidate() -> None:
-    assert put_together([WHOLE] * 3, 3).candidates == {P, A, B}
+    assert combine([WHOLE] * 3, 3).candidates == {P, A, B}
 
 
 def test_a_server_lives_if_one_sentinel_sees_it() -> None:
     without = [state(P, "master"), state(A, "slave,s_down"), state(B, "slave,disconnected")]
-    assert put_together([without] * 3, 3).candidates == {P}
-    assert put_together([without, without, WHOLE], 3).candidates == {P, A, B}
+    assert combine([without] * 3, 3).candidates == {P}
+    assert combine([without, without, WHOLE], 3).candidates == {P, A, B}
 
 
 def test_one_that_is_never_promoted_is_not_waited_for() -> None:
-    view = put_together([[state(P, "master"), state(A, "slave"), state(B, "slave", priority=0)]], 1)
+    view = combine([[state(P, "master"), state(A, "slave"), state(B, "slave", priority=0)]], 1)
     assert view.candidates == {P, A}
     assert view.never == {B}
 
@@ -69,7 +69,7 @@ SWITCHED = [state(A, "master"), state(B, "slave"), state(P, "slave", reports="ma
 def test_only_a_former_primary_is_passed_over_and_only_when_all_agree(
     answers: list[list[dict[str, Any]]], sentinels: int, candidates: set[Address]
 ) -> None:
-    assert put_together(answers, sentinels).candidates == candidates
+    assert combine(answers, sentinels).candidates == candidates
 
 
 def role(written: int, **acknowledged: int) -> list[Any]:

@@ -1,5 +1,5 @@
--- Appends entries under a fencing token and publishes them. Everything or nothing: refused entries are never visible.
--- `usage`: what the owner has counted so far, for whoever ends the response without having counted; '' is nothing.
+-- Appends entries under a fencing token and publishes them, all or none: refused entries are never visible.
+-- `usage`: JSON of the usage so far, for a process that closes the response without having counted; '' if nothing.
 -- USES log/entries
 -- KEYS state log
 -- ARGV channel proof first# usage (frame tokens token_record)…

@@ -1,6 +1,6 @@
-"""Sends the writes of all responses of a process, those of one moment in one pipeline.
+"""Sends the writes of all responses of a process, batching concurrent ones into one pipeline.
 
-Owns gathering, and trying again while Redis is away; what a write means is `response_log`'s.
+Owns the batching, and the retries during an outage of Redis; `response_log.py` defines what a write is.
 """
 
 import asyncio
@@ -16,55 +16,56 @@ from shared.store.redis.insisting import insist
 
 _log = logging.getLogger(__name__)
 
-Hear = Callable[[Exception | None], None]
-"""Is told the outcome of a write: `Write.failure`, or REDIS_AWAY after a long outage. Must not raise."""
+OnOutcome = Callable[[Exception | None], None]
+"""Called with the outcome of a write: `Write.failure`, or REDIS_AWAY after a long outage. Must not raise."""
 
 
 class Appender:
-    """While one pipeline is under way the next writes gather: those of 256 responses cost one round trip."""
+    """Collects writes while one pipeline is in flight: those of 256 responses cost one round trip."""
 
     def __init__(self, redis: RedisClient, settings: Settings) -> None:
         self._redis = redis
         self._outage_max_s = settings.redis_outage_max_s
         self._limits = LogLimits.of(settings)
-        self._waiting: list[tuple[Write, Hear]] = []
+        self._waiting: list[tuple[Write, OnOutcome]] = []
         self._wake = asyncio.Event()
 
     def log_of(self, key: ResponseKey) -> ResponseLog:
+        """Returns the response's log, for making writes."""
         return ResponseLog(self._limits, key)
 
-    def send(self, write: Write, hear: Hear) -> None:
-        """Returns at once. A response has one write under way at a time."""
-        self._waiting.append((write, hear))
+    def send(self, write: Write, on_outcome: OnOutcome) -> None:
+        """Queues a write and returns at once. A response may have one write in flight at a time."""
+        self._waiting.append((write, on_outcome))
         self._wake.set()
 
     async def write(self, write: Write) -> None:
-        """Returns when it is in the log. Raises what `send` would tell."""
+        """Returns when the write is in the log; raises its failure otherwise."""
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def hear(failure: Exception | None) -> None:
-            if written.done():  # nobody waits for it any more
+        def on_outcome(failure: Exception | None) -> None:
+            if written.done():  # the caller was cancelled
                 return
             written.set_exception(failure) if failure is not None else written.set_result(None)
 
-        self.send(write, hear)
+        self.send(write, on_outcome)
         await written
 
     async def run(self) -> None:
-        """Serves `send` until cancelled."""
+        """Sends queued writes until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
             batch, self._waiting = self._waiting, []
             replies = await self._send_all([write for write, _ in batch])
-            for (write, hear), reply in zip(batch, replies, strict=True):
+            for (write, on_outcome), reply in zip(batch, replies, strict=True):
                 try:
-                    hear(write.failure(reply))
+                    on_outcome(write.failure(reply))
                 except Exception:  # noqa: BLE001  a bug in one response's writer must not end all others
-                    _log.exception("%s: the outcome of a write was not taken", write.key)
+                    _log.exception("%s: handling the outcome of a write failed", write.key)
 
     async def _send_all(self, writes: list[Write]) -> list[object]:
-        """The scripts recognise a write whose reply was lost, so that all may be sent again."""
+        """Returns the replies. Sends everything again after an outage: scripts recognise a repeated write."""
 
         async def ask() -> list[object]:
             replies = await self._redis.run_many([write.call for write in writes])

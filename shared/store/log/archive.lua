@@ -1,5 +1,5 @@
--- Puts a closed log's archive in its place; whoever reads on finds the same bytes there.
--- `changed`: the log is open, or is not what was packed; nothing was done then.
+-- Replaces a closed log by its archive, from which readers get the same bytes.
+-- Answers `changed`, having done nothing, if the log is open or does not match the packed chunks.
 -- USES records/held
 -- KEYS state log tools archive closed_logs packing held held_bytes
 -- ARGV member entry_count# chunk_count# index record response_id

@@ -1,6 +1,6 @@
-"""Replaces closed logs by their archives, page by page, so that nobody else has to wait.
+"""Replaces closed logs by their archives, page by page, so that nothing else has to wait.
 
-Owns who archives which log and when an archive takes a log's place; its format is `archive`'s.
+Owns the claims on due logs and the replacement; `archive.py` owns the format.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from shared.store.redis.scripts import LuaScript, read_word
 _CLAIM_DUE, _PACK, _ARCHIVE = LuaScript("log/claim_due"), LuaScript("log/pack"), LuaScript("log/archive")
 
 CLAIM_S = 60.0
-"""A log that was claimed is left alone by others for this long after its last packed chunk."""
+"""How long a claim on a log lasts; each packed chunk renews it."""
 _CLAIM_MS = int(CLAIM_S * 1000)
 
 
 async def claim_due(redis: RedisClient, count_max: int) -> list[ResponseKey]:
-    """Closed logs whose time to be archived has come; others do not get them for `CLAIM_S`."""
+    """Claims up to `count_max` closed logs that are due; no other worker gets them for `CLAIM_S`."""
     members: list[Any] = await redis.run(
         _CLAIM_DUE(closed_logs=keys.CLOSED, count_max=count_max, claim_ms=_CLAIM_MS)
     )
@@ -30,9 +30,10 @@ async def claim_due(redis: RedisClient, count_max: int) -> list[ResponseKey]:
 
 
 async def archive_log(redis: RedisClient, key: ResponseKey) -> str:
-    """Replaces a closed log by its archive: `archived`, or `changed` or `gone` and nothing done.
+    """Replaces a closed log by its archive.
 
-    Safe to be tried by many at once, and again. Raises UnreadableLog, and the log stays as it is.
+    Returns `archived`; or `changed` (the log is open, or changed meanwhile) or `gone`, having done nothing.
+    Safe to repeat, and for several workers at once. Raises UnreadableLog, leaving the log as it is.
     """
     packing = keys.packing(key, secrets.token_hex(8))
     closed, request, snapshot = await redis.command("HMGET", keys.state(key), "closed", "request", "snapshot")
@@ -62,7 +63,7 @@ async def archive_log(redis: RedisClient, key: ResponseKey) -> str:
 
 
 async def _pack_chunks(redis: RedisClient, key: ResponseKey, packing: str) -> list[int]:
-    """Where the chunks begin, and where the log ends."""
+    """Stores the log's chunks; returns each one's first sequence number, then the number of entries."""
     starts = [0]
     async for frames in _chunks(redis, key):
         chunk = await asyncio.to_thread(archive.pack_chunk, frames)
@@ -81,7 +82,7 @@ async def _pack_chunks(redis: RedisClient, key: ResponseKey, packing: str) -> li
 
 
 async def _chunks(redis: RedisClient, key: ResponseKey) -> AsyncIterator[list[bytes]]:
-    """The frames of a log, as many pages together as a chunk may hold."""
+    """Yields the frames of a log, as many pages at once as fit into a chunk."""
     frames: list[bytes] = []
     size_bytes = 0
     async for page in event_log.pages(redis, key):

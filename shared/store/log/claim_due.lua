@@ -1,5 +1,5 @@
--- Takes closed logs that are due, for a while: nobody else archives them meanwhile. Those of a worker that
--- dies, or that never hears this answer, fall due again.
+-- Claims closed logs that are due for archiving, for `claim_ms`. If the worker dies, or never gets the reply, they
+-- fall due again.
 -- USES redis/clock
 -- KEYS closed_logs
 -- ARGV count_max claim_ms#

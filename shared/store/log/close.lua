@@ -1,5 +1,5 @@
 -- Appends the last entries under a fencing token, closes the log with a status, and publishes both.
--- Everything or nothing, as `append`.
+-- All or nothing, like `append.lua`.
 -- USES redis/clock log/entries
 -- KEYS state log secrets active tools open closed_logs conversation items order queue held
 -- ARGV proof channel member response_id archive_after_ms# conversation_ttl_ms# cancelled_channel
@@ -8,7 +8,7 @@
 local refused = refuse_write(state, log, proof, first)
 if refused then return refused end
 
--- The response's input and output join its conversation, if that still exists.
+-- Adds the response's input and output to its conversation, if that still exists.
 local function join_conversation(place)
   if place > #ARGV or redis.call('EXISTS', conversation) == 0 then return end
   for i = place, #ARGV, 2 do
@@ -27,17 +27,17 @@ redis.call('HSET', state, 'closed', status, 'snapshot', snapshot, 'lease_until_m
 redis.call('HDEL', state, 'usage')
 for _, key in ipairs({state, log, tools}) do redis.call('PEXPIRE', key, retention_ms) end
 redis.call('DEL', secrets, 'arq:job:' .. job, 'arq:retry:' .. job)
-redis.call('ZREM', queue, job)  -- one that was closed before a worker took it
+redis.call('ZREM', queue, job)  -- in case it is closed before a worker took it
 redis.call('ZREM', active, member)
 redis.call('SREM', open, response_id)
 if store == '1' then
-  -- One that failed is packed at once: clients repeat what fails, and nothing is read of it.
+  -- A failed response is archived at once: clients repeat failed requests, and rarely read them.
   redis.call('ZADD', closed_logs, now_ms() + (status == 'failed' and 0 or archive_after_ms), member)
   if redis.call('PTTL', closed_logs) < retention_ms then
     redis.call('PEXPIRE', closed_logs, retention_ms)
   end
 else
-  redis.call('ZADD', held, 'XX', now_ms() + retention_ms, response_id)  -- it is never packed
+  redis.call('ZADD', held, 'XX', now_ms() + retention_ms, response_id)  -- it is never archived
 end
 join_conversation(REST + 3 * entry_count)
 if status == 'cancelled' then redis.call('PUBLISH', cancelled_channel, member) end

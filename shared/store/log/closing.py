@@ -1,7 +1,7 @@
-"""How a response ends: what is set together with its terminal event, and the cancel that may come first.
+"""How a response ends: what is set together with its terminal event, and how a cancel closes it.
 
-Owns retention, the conversation's share and the order of a cancel: the lease is seized first, so that
-no owner's append can follow. A completion that comes first stays; so does a cancel.
+Owns retention, what joins the conversation, and the order of a cancel: it seizes the lease first, so that no
+owner's append can follow. Whichever closes the log first, a completion or a cancel, stands.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,8 +25,10 @@ from shared.store.redis.client import RedisClient
 def closing_of(
     event: TerminalEvent, tenant: str, settings: Settings, input_items: Sequence[InputItem] = ()
 ) -> Closing:
-    """Input and output join the conversation; a response that is cancelled or failed, or that is not kept,
-    leaves it as it was."""
+    """Returns what closes a log besides its terminal event.
+
+    Input and output join the conversation, unless the response is cancelled, failed or not stored.
+    """
     response = event.response
     conversation, items = None, []
     has_answer = response.status in ("completed", "incomplete")
@@ -44,7 +46,7 @@ def closing_of(
 
 
 def with_usage(response: Response, usage: bytes) -> Response:
-    """`usage`: as in `lease.Acquired`."""
+    """Returns the response with its usage. `usage`: as in `lease.Acquired`."""
     counted = msgspec.json.decode(usage, type=Usage) if usage else None
     return msgspec.structs.replace(response, usage=counted)
 
@@ -58,14 +60,15 @@ def _retention_s(response: Response, tenant: str, settings: Settings) -> float:
 async def cancel(
     redis: RedisClient, settings: Settings, key: ResponseKey, owner: str
 ) -> Literal["ended", "closed", "missing"]:
-    """Ends a response as cancelled."""
+    """Closes a response as cancelled. Returns as `end_at_once`."""
     return await end_at_once(redis, settings, key, owner, lifecycle.cancel)
 
 
 async def cancel_kept(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str) -> bytes | None:
-    """Ends a response that the API tells of as cancelled: JSON of its end, in two round trips.
+    """Closes a response as cancelled, if the API may report it. Takes two round trips.
 
-    None, and nothing done: it has ended before, or there is no such response that is kept.
+    Returns JSON of the final response; or None, having done nothing, if it had ended already, does not exist,
+    or may not be reported (`response_store.State.is_kept`).
     """
     while True:
         acquired = await lease.seize(redis, settings, key, owner, only_kept=True)
@@ -74,7 +77,7 @@ async def cancel_kept(redis: RedisClient, settings: Settings, key: ResponseKey, 
         try:
             return await _close(redis, settings, acquired, lifecycle.cancel)
         except LeaseLost:
-            continue  # somebody else ended it meanwhile
+            continue  # another process closed it meanwhile
 
 
 async def end_at_once(
@@ -84,10 +87,10 @@ async def end_at_once(
     owner: str,
     make_event: Callable[[Response], TerminalEvent],
 ) -> Literal["ended", "closed", "missing"]:
-    """Ends a response without a look into its log; `make_event` is given the response as it was born, and
-    what it has used since.
+    """Closes a response without reading its log.
 
-    `closed`: it had ended before, in whatever way. `owner` names the process that ends it.
+    `make_event` takes the response as accepted, with its usage so far, and returns the terminal event.
+    `owner`: the name of this process. Returns `ended`; `closed` if it had ended already; or `missing`.
     """
     while True:
         acquired = await lease.seize(redis, settings, key, owner)
@@ -96,12 +99,12 @@ async def end_at_once(
                 try:
                     await _close(redis, settings, acquired, make_event)
                 except LeaseLost:
-                    continue  # somebody else ended it meanwhile
+                    continue  # another process closed it meanwhile
                 return "ended"
             case "closed" | "missing":
                 return acquired
             case "held" | "newer":
-                raise RuntimeError(f"{key}: a lease was not to be seized")
+                raise RuntimeError(f"{key}: a lease could not be seized")
 
 
 async def _close(
@@ -110,8 +113,8 @@ async def _close(
     acquired: Acquired,
     make_event: Callable[[Response], TerminalEvent],
 ) -> bytes:
-    """The snapshot."""
-    event = make_event(with_usage(_born(acquired), acquired.usage))
+    """Appends the terminal event and closes the log; returns the snapshot. Raises LeaseLost."""
+    event = make_event(with_usage(_accepted(acquired), acquired.usage))
     held, first = acquired.lease, acquired.next_sequence_number
     closing = closing_of(event, held.key.tenant, settings)
     log = ResponseLog(LogLimits.of(settings), held.key)
@@ -119,9 +122,9 @@ async def _close(
     return closing.snapshot
 
 
-def _born(acquired: Acquired) -> Response:
-    """The response as it was accepted, without a look at the request, however long that is."""
-    event = decode(acquired.born)
+def _accepted(acquired: Acquired) -> Response:
+    """Returns the response as accepted, without reading the request, which may be long."""
+    event = decode(acquired.first_frame)
     if not isinstance(event, ResponseCreated):
         raise RuntimeError(f"{acquired.lease.key}: its log begins with {type(event).__name__}")
     return event.response

@@ -1,6 +1,6 @@
--- What appending and closing have in common: who may write, and the writing.
+-- What appending and closing have in common: checking who may write, and writing.
 
--- Why nothing may be written as entry `first` under this proof: a reply; nil if it may.
+-- Returns nil if entry `first` may be written under this proof, or else the reply that says why not.
 local function refuse_write(state, log, proof, first)
   local attempt, closed, owner = unpack(redis.call('HMGET', state, 'attempt', 'closed', 'owner'))
   if not attempt then return {'missing'} end
@@ -10,7 +10,7 @@ local function refuse_write(state, log, proof, first)
   if tail ~= first then return {'gap', tail, owner} end
 end
 
--- Writes `count` entries (frame, tokens, token_record), which begin at `place` in ARGV. Returns their frames, joined.
+-- Writes `count` entries (frame, tokens, token_record) that begin at ARGV[place]. Returns their frames, joined.
 local function write_entries(log, first, place, count)
   local frames = {}
   for i = 0, count - 1 do

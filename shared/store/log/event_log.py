@@ -1,8 +1,8 @@
-"""The log as it is read: after a cursor, page by page, from its stream or its archive. Knows bytes only.
+"""Reads a log: after a cursor, page by page, from its stream or its archive. Knows bytes only.
 
-An entry is a frame, the token ids that made it, and what the engine reported beside those (the token record),
+An entry is a frame, the token ids that made it, and what the engine reported about those (the token record),
 if anything. Its Redis id is `<sequence_number + 1>-0`, so a cursor is a sequence number and Redis itself
-refuses a repeated or older one (docs/adr/0002-log-ids.md). Writing is `response_log`'s.
+rejects a repeated or older one (docs/adr/0002-log-ids.md). `response_log.py` owns the writing.
 """
 
 import struct
@@ -19,8 +19,8 @@ from shared.store.redis.scripts import LuaScript
 _READ = LuaScript("log/read")
 
 PAGE_ENTRIES, PAGE_BYTES = 500, 256 * 1024
-"""What a page holds of entries, which bounds how long Redis is busy with it, and of frames, unless a single
-one is larger; a chunk of an archive has its own bounds."""
+"""The largest number of entries in a page, which bounds the time that Redis spends on it, and of bytes in its
+frames, unless a single frame is larger. A chunk of an archive has bounds of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +28,24 @@ class Entry:
     sequence_number: int
     frame: bytes
     tokens: tuple[int, ...]
-    """Empty once the log is archived: nobody will continue it."""
+    """Empty once the log is archived, since it will not be continued."""
     token_record: bytes = b""
-    """As in NewEntry, if it was asked for."""
+    """As in NewEntry; empty unless requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a log held after a cursor, at one moment."""
+    """A part of a log after a cursor, as it was at one moment."""
 
     entries: list[Entry]
     is_closed: bool
-    """True only when nothing can follow the last entry of this page."""
+    """True only if nothing can follow the last entry of this page."""
     is_missing: bool
     has_more: bool
-    """The page is full: what follows is there and can be read at once."""
+    """The page is full, and more entries can be read at once."""
     beyond: int | None = None
-    """The log is closed and shorter than the cursor says: how many entries it has. Redis has gone back, and
-    another owner has ended the response with fewer; or the cursor was never one."""
+    """The number of entries, if the log is closed and ends before the cursor. Then a failover took entries
+    back and another owner closed the log with fewer, or the cursor was never valid."""
 
 
 def unpack_tokens(packed: bytes) -> tuple[int, ...]:
@@ -63,10 +63,12 @@ async def read(
     *,
     with_token_records: bool = False,
 ) -> Page:
-    """Entries with sequence_number > `after` (-1: from the beginning), in order, without a gap.
+    """Returns the entries with sequence_number > `after` (-1: from the beginning), in order and without a
+    gap.
 
-    At most `count_max` of them and `PAGE_BYTES` of frames, but at least one; or from an archived log what
-    one chunk holds (`archive.CHUNK_ENTRIES`, `archive.CHUNK_BYTES`). One round trip.
+    They are at most `count_max` entries and `PAGE_BYTES` of frames, but at least one if there is one; or, of
+    an archived log, those of one chunk (`archive.CHUNK_ENTRIES`, `archive.CHUNK_BYTES`). Takes one round
+    trip.
     """
     reply = await redis.run(
         _READ(
@@ -104,7 +106,7 @@ async def read(
 async def pages(
     redis: RedisClient, key: ResponseKey, after: int = -1, *, with_token_records: bool = False
 ) -> AsyncIterator[Page]:
-    """As `read`, page by page, up to where the log ends when that is reached: at least one page."""
+    """Yields pages as `read` returns them, at least one, until a page has nothing after it."""
     has_more = True
     while has_more:
         page = await read(redis, key, after, with_token_records=with_token_records)

@@ -1,4 +1,4 @@
--- Keeps one packed chunk of a log that is being archived, and the claim on it for a while longer.
+-- Stores one packed chunk of a log that is being archived, and extends the claim on the log.
 -- USES redis/clock
 -- KEYS packing closed_logs
 -- ARGV chunk_index chunk claim_ms# member

@@ -1,11 +1,11 @@
--- What a log holds from an entry on, at one moment and within bounds: some of its stream, or a chunk of its archive.
--- A page holds at least one entry, however large, if there is one.
+-- Reads a log from an entry on, within bounds: part of its stream, or one chunk of its archive.
+-- A page has at least one entry, however large, if there is one.
 -- KEYS state log archive
 -- ARGV first# count_max# bytes_max# with_token_records
 -- -> {'missing'} | {'beyond', entries} | {'log', is_closed, has_more, (frame, tokens[, token_record])…}
 --    | {'archive', has_more, chunk_first, chunk}
 
--- The index is the chunks' first sequence numbers and, at its end, how many entries there are.
+-- Reads the chunk that contains `first`. The index is each chunk's first sequence number, then the number of entries.
 local function read_archive()
   local index = redis.call('HGET', archive, 'index')
   if not index then return {'missing'} end
@@ -29,7 +29,7 @@ local tail = redis.call('XLEN', log)
 if first > tail and fields[1] ~= '' then return {'beyond', tail} end
 local at, bytes, is_full = first, 0, false
 local reply = {'log', 0, 0}
-local step = 32  -- entries fetched at once; then as many as should fit
+local step = 32  -- the number of entries fetched first; later, as many as are likely to fit
 while at < tail and not is_full do
   local count = math.min(step, first + count_max - at)
   local entries = redis.call('XRANGE', log, string.format('%d-0', at + 1), '+', 'COUNT', count)

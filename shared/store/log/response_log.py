@@ -1,8 +1,9 @@
-"""What is written to one response's log: entries under a fencing token, and its end. Pure; knows bytes only.
+"""Makes the writes to one response's log: entries under a fencing token, and its close. Pure; knows bytes
+only.
 
-A write is a value: the script's call, and what its reply means. Who sends it decides how: by itself, or with
-those of other responses in one (`appender`). What is appended is published in the same script, for the API's
-hubs (docs/adr/0028-a-write-is-a-value.md). Reading is `event_log`'s.
+A write is a value: the script's call, and what its reply means. The caller decides how it is sent: by itself,
+or in one pipeline with those of other responses (`appender.py`). The same script publishes what it appends,
+for the API's hubs (docs/adr/0028-a-write-is-a-value.md). `event_log.py` owns the reading.
 """
 
 import struct
@@ -23,17 +24,17 @@ _APPEND, _CLOSE = LuaScript("log/append", is_confirmed=True), LuaScript("log/clo
 
 
 class NewEntry(msgspec.Struct, frozen=True):
-    """An entry before it is in the log: its frame, and the token ids that made it."""
+    """An entry to be appended: its frame, and the token ids that made it."""
 
     frame: bytes
     tokens: tuple[int, ...] = ()
     token_record: bytes = b""
-    """What the engine reported beside the tokens, packed (`worker/response/token_record.py`)."""
+    """What the engine reported about the tokens, packed (`worker/response/token_record.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """What is set together with the last entry."""
+    """What closing a log sets besides its last entries."""
 
     status: str
     snapshot: bytes
@@ -41,12 +42,12 @@ class Closing:
     retention_s: float
     conversation: ConversationKey | None = None
     items: Sequence[tuple[str, bytes]] = ()
-    """(item id, JSON) of what joins the conversation: the response's input and output."""
+    """(item id, JSON) of the items that join the conversation: the response's input and output."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogLimits:
-    """How long things are kept after the end of a log."""
+    """How long things are kept after a log is closed."""
 
     archive_after_s: float
     conversation_retention_s: float
@@ -57,7 +58,7 @@ class LogLimits:
 
 
 class TailLost(RuntimeError):
-    """The log is shorter than what was appended: Redis has gone back, as a failover may."""
+    """The log is shorter than what was appended: Redis has lost entries, as in a failover."""
 
     def __init__(self, key: ResponseKey, first: int, tail: int) -> None:
         super().__init__(f"{key} appends {first}, log is at {tail}")
@@ -67,7 +68,7 @@ class TailLost(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One append, or the end of a log. Sent twice, it is written once."""
+    """One append to a log, or its close. If it is sent twice, it is written once."""
 
     key: ResponseKey
     token: str
@@ -76,15 +77,15 @@ class Write:
     call: ScriptCall
 
     def failure(self, reply: object) -> Exception | None:
-        """None: it is in the log. Otherwise nothing was written.
+        """Returns None if the write is in the log, or else the reason why nothing was written.
 
-        LeaseLost when the token is stale or the log closed, TailLost when the log is shorter than before.
+        LeaseLost if the token is stale or the log closed or gone, TailLost if the log is shorter than before.
         """
         match reply:
             case [b"ok", _]:
                 return None
             case [b"gap", _, owner] if owner != self.token.partition(" ")[2].encode():
-                # Our acquiring was lost in a failover, and somebody else got the same token.
+                # A failover lost our lease, and another owner got the same token.
                 return LeaseLost(f"{self.key}, {self.token}: owned by {owner!r}")
             case [b"gap", tail, _] if tail == self.first + self.count:
                 return None  # our own append, whose reply was lost
@@ -101,9 +102,9 @@ class Write:
 
 
 class ResponseLog:
-    """Makes the writes to one response's log. The names of its keys are made once, for all of them.
+    """Makes the writes to one response's log, with key names made once for all of them.
 
-    `token` is a lease's `proof`.
+    `token` is a lease's `proof`; `first` is the sequence number of the first entry.
     """
 
     def __init__(self, limits: LogLimits, key: ResponseKey) -> None:
@@ -113,14 +114,15 @@ class ResponseLog:
         self._append = _APPEND.bind(state=keys.state(key), log=keys.log(key), channel=self._channel)
 
     def append(self, token: str, first: int, entries: Sequence[NewEntry], usage: bytes = b"") -> Write:
-        """Entries as `first`, `first + 1`, …. `usage`: as in `lease.Acquired`, once they are in the log."""
+        """Returns a write that appends entries. `usage`: the response's usage after them, as in
+        `lease.Acquired`."""
         repeated: list[Argument] = []
         for entry in entries:
             repeated += (entry.frame, _pack(entry.tokens), entry.token_record)
         return Write(self._key, token, first, len(entries), self._append(token, first, usage, *repeated))
 
     def close(self, token: str, first: int, entries: Sequence[NewEntry], closing: Closing) -> Write:
-        """The last entries, and the end: nothing follows them ever."""
+        """Returns a write that appends the last entries and closes the log; nothing can follow them."""
         key = self._key
         conversation = closing.conversation or ConversationKey(key.tenant, "")
         repeated: list[Argument] = []
@@ -159,12 +161,12 @@ class ResponseLog:
 
 
 async def write_now(redis: RedisClient, write: Write) -> None:
-    """Sends one write by itself. Raises what `Write.failure` says, and REDIS_AWAY."""
+    """Sends one write by itself. Raises what `Write.failure` returns, and REDIS_AWAY."""
     failure = write.failure(await redis.run(write.call))
     if failure is not None:
         raise failure
 
 
 def _pack(tokens: Sequence[int]) -> bytes:
-    """Little-endian unsigned 32-bit integers, one a token."""
+    """Packs tokens as little-endian uint32."""
     return struct.pack(f"<{len(tokens)}I", *tokens) if tokens else b""

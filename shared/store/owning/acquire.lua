@@ -1,20 +1,20 @@
--- Takes the lease if it is free, or by force, and with it the next fencing token.
+-- Takes the lease if it is free, or by force, together with the next fencing token.
 -- USES redis/clock owning/pulse
 -- KEYS state log active pulse
--- ARGV member owner lease_ttl_ms# force known_format# is_at_it token_used#
--- A lease that lapsed was lost with its owner, which counts as a death; one that was released was not, nor one
--- that its owner takes again. While Redis was away no owner could renew: until it has been there for as long as
--- a lease lasts, one that lapsed is held.
--- `is_at_it`: the owner has the response in hand. If not, a lease in its name is one whose answer it never got:
--- it takes that again, so that no lost answer leaves a lease that nobody keeps.
--- `token_used`: one that the owner has had before; a failover may have taken it back. No owner gets one twice, for
--- what it sent with it then may still be under way.
--- `force`: 'no', 'any', or 'kept': then a response that is neither stored nor in the background is not there.
--- `known_format`: the newest that the owner can replay. `format_needed` is what the record was begun in, or what an
--- owner since has written: a record that needs a newer owner is left for one.
--- `born`: entry 0, for who takes the lease by force; the request, which may be long, is read apart.
--- `record_bytes`: how long the request is, for who has to find room for it.
--- -> {'acquired', fencing_token, next_sequence_number, deaths, format, usage, born, record_bytes}
+-- ARGV member owner lease_ttl_ms# force known_format# has_response token_used#
+-- A lapsed lease counts as a lost owner (`deaths`); a released one does not, nor one that its owner takes again.
+-- During an outage of Redis no owner can renew, so until Redis has been available for as long as a lease lasts, a
+-- lapsed lease counts as held.
+-- `has_response`: '0' if the owner is not running the response. A lease in its name is then one whose grant it never
+-- received: it takes that again, so that no lost reply leaves a lease that nobody renews.
+-- `token_used`: the owner's last token for this response, which a failover may have taken back. No owner gets a token
+-- twice, because what it sent with it may still be in flight.
+-- `force`: 'no', 'any', or 'kept': then a response that is neither stored nor in the background is missing.
+-- `known_format`: the newest format that the owner can replay. `format_needed` is the format that the record began with,
+-- or that a later owner has written: a record that needs a newer owner is left to one.
+-- `first_frame`: entry 0, if the lease is taken by force; the request, which may be long, is read separately.
+-- `record_bytes`: the size of the request, for an owner that must find room for it.
+-- -> {'acquired', fencing_token, next_sequence_number, deaths, format, usage, first_frame, record_bytes}
 --    | {'held'} | {'newer'} | {'closed'} | {'missing'}
 local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'owner', 'format', 'format_needed', 'usage',
   'store', 'background')
@@ -28,12 +28,12 @@ if fields[1] ~= '' then
 end
 if force == 'kept' and fields[7] ~= '1' and fields[8] ~= '1' then return {'missing'} end
 local now = now_ms()
--- A time further off than any lease lasts was written by another clock, before a failover.
+-- A time further ahead than any lease lasts was written by another server's clock, before a failover.
 local lease_until = tonumber(fields[2])
-local is_free = force ~= 'no' or fields[3] == owner and is_at_it == '0'
+local is_free = force ~= 'no' or fields[3] == owner and has_response == '0'
 if not is_free and lease_until > now and lease_until <= now + 2 * lease_ttl_ms then return {'held'} end
 if not is_free and lease_until > 0 and not is_steady(pulse, now, lease_ttl_ms) then return {'held'} end
-local format = tonumber(fields[4] or 1)  -- records had no number at first
+local format = tonumber(fields[4] or 1)  -- the first records had no number
 local needed = tonumber(fields[5] or format)
 if force == 'no' and needed > known_format then return {'newer'} end
 local token = math.max(tonumber(redis.call('HGET', state, 'attempt')), token_used) + 1

@@ -1,7 +1,7 @@
-"""Who owns a response: acquiring, renewing and releasing its lease, and finding lapsed ones.
+"""The leases of responses: acquiring, renewing and releasing them, and finding lapsed ones.
 
-Owns the fencing token (the attempt's number, which only rises). All times are Redis's own, so that no
-two machines' clocks need agree. What an owner may do is checked by the same token in the scripts that do it
+Owns the fencing token (the attempt's number, which only rises). All times are Redis's own, so the clocks of
+different machines need not agree. The scripts that write for an owner check the token themselves
 (`log/append.lua`, `tools/submit.lua`).
 """
 
@@ -17,7 +17,7 @@ from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript, ScriptCall
 
 _ACQUIRE = LuaScript("owning/acquire")
-# Confirmed: a primary that was replaced answers for some seconds, and no lease is kept there any more.
+# Confirmed: a replaced primary still answers for some seconds, and a lease renewed there is not kept.
 _RENEW = LuaScript("owning/renew", is_confirmed=True, allows_full=True)
 _RELEASE = LuaScript("owning/renew", allows_full=True)
 _LOSE = LuaScript("owning/lose", allows_full=True)
@@ -25,7 +25,7 @@ _LAPSED = LuaScript("owning/lapsed", allows_full=True)
 
 
 class LeaseLost(Exception):
-    """Somebody else owns the response now, or it is closed: stop quietly, write nothing."""
+    """Another process owns the response now, or it is closed or gone: stop quietly, write nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class Lease:
 
     @property
     def proof(self) -> str:
-        """What scripts compare. If a failover loses the acquiring, the next owner gets the same token."""
+        """What scripts compare: token and owner, since after a failover two owners may have the same
+        token."""
         return f"{self.fencing_token} {self.owner}"
 
 
@@ -46,21 +47,22 @@ class Lease:
 class Acquired:
     lease: Lease
     next_sequence_number: int
-    """How many entries the log has already."""
+    """The number of entries in the log."""
     deaths: int
-    """How many owners were lost before, each with its lease still held."""
+    """The number of owners lost so far: those whose lease lapsed, or that could not load the record."""
     format: int
-    """What the record was begun in (`shared/record_format.py`)."""
+    """The format that the record began with (`shared/record_format.py`)."""
     usage: bytes = b""
-    """JSON of the Usage that its owners have counted, as far as the log goes; empty if nothing was made."""
-    born: bytes = b""
-    """The frame of entry 0, for who has seized the lease."""
+    """JSON of the Usage counted by its owners up to the end of the log; empty before the first token."""
+    first_frame: bytes = b""
+    """The frame of entry 0, if the lease was seized."""
     record_bytes: int = 0
-    """Of its request's JSON."""
+    """The size of the request's JSON."""
 
 
 NotAcquired = Literal["held", "newer", "closed", "missing"]
-"""`newer`: only a process of a later version can replay it; it waits for one."""
+"""`held`: it has an owner; `newer`: it waits for a process of a later version, the only kind that can replay
+it."""
 
 
 async def acquire(
@@ -69,26 +71,29 @@ async def acquire(
     key: ResponseKey,
     owner: str,
     *,
-    is_at_it: bool = True,
+    has_response: bool = True,
     token_used: int = 0,
 ) -> Acquired | NotAcquired:
-    """Takes the lease if nobody holds it.
+    """Takes the lease unless another owner holds it.
 
-    Not `is_at_it`: the owner has not got the response, so a lease in its name is one that it never heard of.
-    `token_used`: the last one that the owner has had for it; it gets a later one, also after a failover.
+    `has_response`: if False, the owner is not running the response, so a lease in its name is one whose grant
+    was lost on the way, and is taken again. `token_used`: the owner's last token for this response; it gets a
+    higher one even after a failover.
     """
-    return await _acquire(redis, settings, key, owner, force="no", is_at_it=is_at_it, token_used=token_used)
+    return await _acquire(
+        redis, settings, key, owner, force="no", has_response=has_response, token_used=token_used
+    )
 
 
 async def seize(
     redis: RedisClient, settings: Settings, key: ResponseKey, owner: str, *, only_kept: bool = False
 ) -> Acquired | NotAcquired:
-    """Takes the lease from whoever holds it; from then on their token is stale. Never `held` or `newer`.
+    """Takes the lease from its holder, whose token is then stale. Never returns `held` or `newer`.
 
-    `only_kept`: what the API does not tell of (`response_store.State.is_kept`) is `missing`.
+    `only_kept`: return `missing` for a response that the API may not report (`response_store.State.is_kept`).
     """
     force: Literal["any", "kept"] = "kept" if only_kept else "any"
-    return await _acquire(redis, settings, key, owner, force=force, is_at_it=True, token_used=0)
+    return await _acquire(redis, settings, key, owner, force=force, has_response=True, token_used=0)
 
 
 async def _acquire(
@@ -98,7 +103,7 @@ async def _acquire(
     owner: str,
     *,
     force: Literal["no", "any", "kept"],
-    is_at_it: bool,
+    has_response: bool,
     token_used: int,
 ) -> Acquired | NotAcquired:
     reply = await redis.run(
@@ -112,7 +117,7 @@ async def _acquire(
             lease_ttl_ms=int(settings.lease_ttl_s * 1000),
             force=force,
             known_format=RECORD_FORMAT,
-            is_at_it=int(is_at_it),
+            has_response=int(has_response),
             token_used=token_used,
         )
     )
@@ -132,30 +137,31 @@ async def _acquire(
 
 
 async def release(redis: RedisClient, settings: Settings, *leases: Lease) -> None:
-    """Lets go at once, of all in one round trip: the sweeper rings for the responses at its next look."""
+    """Releases leases in one round trip; their responses are then due for the next sweep."""
     await redis.run_many([replace(_renewal(lease, 0.0, settings), script=_RELEASE) for lease in leases])
 
 
 async def lose(redis: RedisClient, lease: Lease) -> None:
-    """Lets go of a response with which its owner can do nothing, which counts as the loss of an owner."""
+    """Releases a response that its owner cannot continue; this counts as a lost owner."""
     await redis.run(
         _LOSE(state=keys.state(lease.key), active=keys.ACTIVE, member=str(lease.key), proof=lease.proof)
     )
 
 
 Loss = Literal["lost", "abandoned"]
-"""Somebody else's now, or closed; or still ours, but its client has left it for good."""
+"""`lost`: another owner's now, closed or gone; `abandoned`: still ours, but its client has disconnected for
+good."""
 
 
 async def renew_all(
     redis: RedisClient, settings: Settings, leases: Sequence[Lease]
 ) -> list[tuple[Lease, Loss]]:
-    """Renews every lease in one write. Returns those to be given up."""
+    """Renews every lease in one pipeline; returns those to be given up, and why. Raises REDIS_AWAY."""
     calls = [_renewal(lease, settings.lease_ttl_s, settings) for lease in leases]
     losses: list[tuple[Lease, Loss]] = []
     for lease, reply in zip(leases, await redis.run_many(calls), strict=True):
         match reply:
-            case b"ok" | Exception():  # what Redis refused is renewed by the next beat, or lapses
+            case b"ok" | Exception():  # a refused renewal is repeated by the next beat, or the lease lapses
                 pass
             case b"lost":
                 losses.append((lease, "lost"))
@@ -188,10 +194,10 @@ def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> ScriptCall:
 
 
 async def lapsed(redis: RedisClient, settings: Settings, count_max: int) -> list[ResponseKey]:
-    """Open responses that nobody holds, those longest without an owner first.
+    """Returns open responses without an owner, those longest without one first.
 
-    None while Redis has just been away, or its primary was replaced. Asked at least six times in a lease and
-    in a claim, by one process or another: the asking is how that is known.
+    Returns none shortly after an outage of Redis or a new primary. For that to be known, some process must
+    call this at least six times within the length of a lease, and of a claim.
     """
     found: list[bytes] = await redis.run(
         _LAPSED(
@@ -208,6 +214,6 @@ async def lapsed(redis: RedisClient, settings: Settings, count_max: int) -> list
 
 
 async def now_ms(redis: RedisClient) -> int:
-    """Redis's own clock: the only one that leases know."""
+    """Returns the time of Redis's clock, the only one that leases use."""
     reply = await redis.command("TIME")
     return int(reply[0]) * 1000 + int(reply[1]) // 1000

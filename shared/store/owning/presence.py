@@ -1,6 +1,7 @@
-"""Which processes of a role are alive.
+"""Announces which processes of a role are alive.
 
-A hint for readiness and for fair shares; and it tells whether clients could reach any API node (`renew.lua`).
+Used as a hint for readiness and fair shares, and by `renew.lua` to decide whether clients could reach any API
+node.
 """
 
 import asyncio
@@ -11,14 +12,14 @@ from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 
 
-async def stay(redis: RedisClient, role: str, name: str) -> None:
-    """Announces a process until cancelled, and takes its name away at the end."""
+async def maintain(redis: RedisClient, role: str, name: str) -> None:
+    """Announces a process until cancelled, then withdraws it."""
     try:
         while True:
             try:
                 await announce(redis, role, name)
             except REDIS_AWAY:
-                pass  # readiness tells of it
+                pass  # readiness reports it
             await asyncio.sleep(keys.PRESENCE_TTL_S / 3)
     finally:
         try:
@@ -28,6 +29,7 @@ async def stay(redis: RedisClient, role: str, name: str) -> None:
 
 
 async def announce(redis: RedisClient, role: str, name: str) -> None:
+    """Announces a process once, for `PRESENCE_TTL_S`."""
     key = keys.presence(role)
     until_ms = await now_ms(redis) + int(keys.PRESENCE_TTL_S * 1000)
     await redis.transaction(
@@ -38,5 +40,5 @@ async def announce(redis: RedisClient, role: str, name: str) -> None:
 
 
 async def count(redis: RedisClient, role: str) -> int:
-    """How many processes of a role announced themselves lately."""
+    """Returns the number of processes of a role that are present."""
     return int(await redis.command("ZCOUNT", keys.presence(role), await now_ms(redis), "+inf"))

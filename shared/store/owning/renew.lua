@@ -1,13 +1,13 @@
--- Keeps a lease, and the keys of its response alive. A release is a renewal by nothing: ttl 0.
--- A foreground response that nobody has read for the grace is abandoned by its client, unless its client could
--- not read: with no API node there, or Redis away. The grace then begins when readers have had time to come back.
+-- Renews a lease and the TTLs of its response's keys. A ttl of 0 releases the lease.
+-- A foreground response without a reader for the grace period is abandoned, unless its client could not read because no
+-- API node was present or Redis was unavailable. The grace period then starts once readers have had time to return.
 -- USES redis/clock owning/pulse
 -- KEYS state log tools secrets active open readers api_nodes pulse
 -- ARGV member proof lease_ttl_ms# live_ttl_ms# disconnect_grace_ms# presence_ttl_ms#
 -- -> 'ok' | 'lost' | 'abandoned'
 local fields = redis.call('HMGET', state, 'attempt', 'closed', 'background', 'alone_since_ms', 'lease_until_ms', 'owner')
 if not fields[1] or fields[1] .. ' ' .. fields[6] ~= proof or fields[2] ~= '' then return 'lost' end
-if fields[5] == '0' then return 'lost' end  -- released; a renewal that was still under way does not take it back
+if fields[5] == '0' then return 'lost' end  -- released: a renewal still in flight does not undo that
 local now = now_ms()
 redis.call('HSET', state, 'lease_until_ms', lease_ttl_ms > 0 and now + lease_ttl_ms or 0)
 for _, key in ipairs({state, log, tools, secrets, active, open}) do redis.call('PEXPIRE', key, live_ttl_ms) end
@@ -24,7 +24,7 @@ if present_until < now or not is_steady(pulse, now, lease_ttl_ms) then
   redis.call('HSET', state, 'alone_since_ms', now + presence_ttl_ms)
 elseif not alone_since then
   redis.call('HSET', state, 'alone_since_ms', now)
--- A node that was there since, and nobody came through it.
+-- An API node has been present since, and no reader came.
 elseif now - alone_since >= disconnect_grace_ms and present_until - presence_ttl_ms >= alone_since then
   return 'abandoned'
 end

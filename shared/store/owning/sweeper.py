@@ -1,7 +1,7 @@
-"""Finds open responses without an owner and rings for them; keeps those alive that wait.
+"""Finds open responses without an owner and rings for them; extends the TTL of those still waiting.
 
-Owns nothing: every worker and every API node sweeps, and the script that rings tolerates any number of
-sweepers. While one of them lives, nothing that was accepted expires.
+Owns the loop and its interval. Every worker and every API node sweeps, and the script that rings tolerates
+any number of sweepers. While one of them is alive, nothing that was accepted expires.
 """
 
 import asyncio
@@ -20,9 +20,10 @@ _AT_ONCE_MAX = 200
 
 
 async def sweep(redis: RedisClient, settings: Settings, interval_s: float) -> None:
-    """Looks again and again, a little out of step with other sweepers, until cancelled.
+    """Sweeps until cancelled, at intervals that vary so that sweepers do not coincide.
 
-    At least six times in a lease, and in a claim: it is also Redis's pulse (`lapsed.lua`).
+    Sweeps at least six times within the length of a lease, and of a claim: sweeps are also how an outage of
+    Redis is noticed (`lapsed.lua`).
     """
     interval_s = min(interval_s, settings.lease_ttl_s / 6, settings.tool_claim_ttl_s / 6)
     while True:
@@ -30,7 +31,7 @@ async def sweep(redis: RedisClient, settings: Settings, interval_s: float) -> No
         try:
             for key in await lapsed(redis, settings, _AT_ONCE_MAX):
                 if await ring_again(redis, settings, key) == "rung":
-                    _log.info("%s has no owner: rung", key)
+                    _log.info("%s: no owner, queued again", key)
         except REDIS_AWAY as away:
-            _log.warning("sweeper: Redis is away (%s)", away)
+            _log.warning("sweeper: Redis is unavailable (%s)", away)
             await asyncio.sleep(0.5)

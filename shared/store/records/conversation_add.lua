@@ -1,6 +1,6 @@
--- Puts items at the end of a conversation, all or none; with a birth, makes the conversation first.
--- `created_at`: '' where it must be there already.
--- A call whose reply was lost comes again with the same name, and changes nothing then.
+-- Appends items to a conversation, all or none; creates the conversation first if `created_at` is given.
+-- `created_at`: '' if the conversation must exist already.
+-- `call`: identifies this call, so that it changes nothing if it is repeated after a lost reply.
 -- KEYS conversation items order
 -- ARGV ttl_ms call bytes_max# created_at metadata (item_id item)…
 -- -> {'ok'} | {'missing'} | {'taken'} | {'full'}

@@ -1,4 +1,4 @@
--- Reads one page of a conversation's items, after an item or ('') from the beginning of the order.
+-- Reads one page of a conversation's items, after an item or, if `after` is '', from the beginning of the order.
 -- KEYS conversation items order
 -- ARGV ttl_ms after limit# newest_first
 -- -> {'ok', has_more, item…} | {'missing'} | {'unknown'}
@@ -10,7 +10,7 @@ if after ~= '' then
   if not rank then return {'unknown'} end
   start = rank + 1
 end
--- One more than is shown tells whether more follow.
+-- One more than the page holds, to know whether more follow.
 local ids = redis.call(is_newest_first and 'ZREVRANGE' or 'ZRANGE', order, start, start + limit)
 local page = {'ok', #ids > limit and 1 or 0}
 for i = 1, math.min(#ids, limit) do page[i + 2] = redis.call('HGET', items, ids[i]) end

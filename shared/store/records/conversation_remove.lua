@@ -1,4 +1,4 @@
--- Takes one item out of a conversation.
+-- Removes one item from a conversation.
 -- KEYS conversation items order
 -- ARGV ttl_ms item_id
 -- -> {'ok', created_at, metadata} | {'missing'} | {'unknown'}

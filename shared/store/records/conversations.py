@@ -1,7 +1,7 @@
-"""Conversations as Redis keeps them: a head, and items in order, until nobody has touched them for long.
+"""Stores conversations in Redis: a head, and items in order, until they have gone unused for long enough.
 
-Owns their scripts; each change is one of them, and reading counts as a touch too. What a response adds
-at its end is written when its log is closed (`shared/store/log/close.lua`). Knows JSON bytes only.
+Owns their scripts; each change is a single script, and reading extends the TTL too.
+`shared/store/log/close.lua` adds a response's items when it closes the log. Knows JSON bytes only.
 """
 
 import secrets
@@ -38,16 +38,16 @@ class ItemPage:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a response reads of its conversation."""
+    """A conversation as a new response reads it."""
 
     items: Sequence[bytes]
     """JSON of each, oldest first."""
     place: bytes
-    """Of the last item that joined it."""
+    """The place of its last item."""
 
 
 Missing = Literal["missing"]
-"""There is no such conversation, or no more."""
+"""The conversation does not exist, or no longer."""
 Unknown = Literal["unknown"]
 """The conversation has no such item."""
 
@@ -57,11 +57,11 @@ async def add(
     settings: Settings,
     key: ConversationKey,
     items: Sequence[tuple[str, bytes]],
-    birth: Head | None = None,
+    new_head: Head | None = None,
 ) -> Missing | Literal["ok", "taken", "full"]:
-    """Adds items (id, JSON), all or none; with `birth`, makes the conversation for them.
+    """Adds items (id, JSON), all or none; with `new_head`, creates the conversation if it does not exist.
 
-    `taken`: it has an item of that id. `full`: it would have more bytes than `context_bytes_max`.
+    Returns `taken` if it has an item with one of these ids, `full` if it would exceed `context_bytes_max`.
     """
     reply = await redis.run(
         _ADD(
@@ -72,8 +72,8 @@ async def add(
             ttl_ms=_ttl_ms(settings),
             call=secrets.token_hex(8),
             bytes_max=settings.context_bytes_max,
-            created_at="" if birth is None else birth.created_at,
-            metadata=b"" if birth is None else birth.metadata,
+            created_at="" if new_head is None else new_head.created_at,
+            metadata=b"" if new_head is None else new_head.metadata,
         )
     )
     match reply:
@@ -99,7 +99,7 @@ async def read_head(redis: RedisClient, settings: Settings, key: ConversationKey
 async def update(
     redis: RedisClient, settings: Settings, key: ConversationKey, metadata: bytes
 ) -> Head | Missing:
-    """Replaces the metadata."""
+    """Replaces the metadata (JSON); returns the new head."""
     reply = await redis.run(
         _UPDATE(
             conversation=keys.conversation(key),
@@ -119,7 +119,7 @@ async def update(
 
 
 async def delete(redis: RedisClient, key: ConversationKey) -> bool:
-    """Whether there was such a conversation. The responses that made its items stay as they are."""
+    """Deletes a conversation; returns whether it existed. The responses that made its items are kept."""
     is_known, _ = await redis.transaction(("EXISTS", keys.conversation(key)), ("DEL", *_keys_of(key)))
     return bool(is_known)
 
@@ -133,7 +133,8 @@ async def list_items(
     *,
     is_newest_first: bool,
 ) -> ItemPage | Missing | Unknown:
-    """At most `limit` items after the one of that id, or from the beginning (empty)."""
+    """Returns at most `limit` items after the one with the id `after`, or from the beginning if that is
+    empty."""
     reply = await redis.run(
         _LIST(
             conversation=keys.conversation(key),
@@ -159,7 +160,7 @@ async def list_items(
 async def read_item(
     redis: RedisClient, settings: Settings, key: ConversationKey, item_id: str
 ) -> bytes | Missing | Unknown:
-    """JSON of the item."""
+    """Returns the item's JSON."""
     is_known, item, *_ = await _read(
         redis,
         settings,
@@ -175,6 +176,7 @@ async def read_item(
 async def remove_item(
     redis: RedisClient, settings: Settings, key: ConversationKey, item_id: str
 ) -> Head | Missing | Unknown:
+    """Removes an item; returns the conversation's head."""
     reply = await redis.run(
         _REMOVE(
             conversation=keys.conversation(key),
@@ -196,7 +198,7 @@ async def remove_item(
 
 
 async def read_context(redis: RedisClient, settings: Settings, key: ConversationKey) -> Context | Missing:
-    """All items and the place of the last, at one moment."""
+    """Returns all items and the place of the last one, as of one moment."""
     place, order, items, *_ = await _read(
         redis,
         settings,
@@ -211,7 +213,8 @@ async def read_context(redis: RedisClient, settings: Settings, key: Conversation
 async def _read(
     redis: RedisClient, settings: Settings, key: ConversationKey, *commands: Sequence[Argument]
 ) -> list[Any]:
-    """Replies to the commands, and then of what keeps the conversation."""
+    """Runs the commands and extends the conversation's TTL; returns the replies, those of the commands
+    first."""
     touches = [("PEXPIRE", name, _ttl_ms(settings)) for name in _keys_of(key)]
     return await redis.transaction(*commands, *touches)
 

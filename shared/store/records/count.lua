@@ -1,4 +1,4 @@
--- Queues a question that only a worker can answer.
+-- Queues a token count, which only a worker can do.
 -- USES redis/clock queue records/held
 -- KEYS queue doorbell job_key held held_bytes
 -- ARGV job_id job ttl_ms# queue_depth_max# bytes_max#

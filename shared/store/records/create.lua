@@ -1,7 +1,8 @@
--- Accepts a response: record, the log's first entries, secrets, job and doorbell, or nothing at all.
--- One response at a time is open in a conversation. What locks it is that its holder is open, so that no way
--- of ending, or of getting lost, leaves a lock behind. `moved`: items joined it since its context was read.
--- `place`: that of the conversation's last item when it was read; '': there is no conversation.
+-- Accepts a response: writes record, first log entries, secrets, job and doorbell token, or nothing at all.
+-- One response at a time may be open in a conversation. The lock is the state of the last response created in it, so
+-- that no way of ending, or of getting lost, leaves a lock behind.
+-- `place`: the place of the conversation's last item when its context was read; '' if there is no conversation. Answers
+-- `moved` if items have joined it since.
 -- USES redis/clock queue records/held
 -- KEYS state log secrets tools active queue doorbell job_key open idempotency parent_tools
 --      held held_bytes conversation
@@ -15,7 +16,7 @@ if body_digest ~= '' then
   if known then
     local id, digest = string.match(known, '^(%S+) (%S+)$')
     if digest ~= body_digest then return {'conflict'} end
-    -- One that was deleted or has expired cannot be given again: the call makes a new one.
+    -- If that response was deleted or has expired, the call creates a new one.
     local known_state = string.gsub(state, response_id, id)
     if redis.call('EXISTS', known_state) == 1 then return {'known', id} end
   end
@@ -46,7 +47,7 @@ end
 redis.call('PEXPIRE', log, ttl_ms)
 if sealed_secrets ~= '' then redis.call('SET', secrets, sealed_secrets, 'PX', ttl_ms) end
 if place ~= '' then redis.call('HSET', conversation, 'response', response_id) end
--- What a tool server wants to be given back goes on from the response that this one continues.
+-- The state of tool sessions is copied from the response that this one continues.
 for _, field in ipairs(redis.call('HKEYS', parent_tools)) do
   if string.sub(field, 1, 8) == 'session:' then
     redis.call('HSET', tools, field, redis.call('HGET', parent_tools, field))

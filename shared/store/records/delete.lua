@@ -1,4 +1,4 @@
--- Deletes a closed response and all that belongs to it.
+-- Deletes a closed response with all its keys.
 -- USES records/held
 -- KEYS state log tools archive closed_logs held held_bytes
 -- ARGV member response_id

@@ -1,12 +1,12 @@
--- How many bytes a tenant has in records that are not packed yet.
--- `held` is a sorted set of what counts, by when (ms) it ceases to; `held_bytes` a hash of its bytes and their sum.
--- What is never let go of (a log that expired unpacked) lapses, and is let go of by the next one that asks.
+-- Accounts for the bytes of a tenant's records that are not archived yet, and of its pending token counts.
+-- `held` is a sorted set of what counts, by when (ms) it ceases to; `held_bytes` a hash of the bytes and their sum.
+-- What is never let go of (a log that expires before it is archived) lapses, and is removed when the total is next read.
 local HELD_TOTAL, HELD_LAPSED_MAX = 'total', 100
 
 local function let_go(held, held_bytes, name)
   local bytes = redis.call('HGET', held_bytes, name)
   if not bytes then return end
-  redis.call('HINCRBY', held_bytes, HELD_TOTAL, -tonumber(bytes))  -- first: a full Redis refuses it
+  redis.call('HINCRBY', held_bytes, HELD_TOTAL, -tonumber(bytes))  -- first, because a Redis out of memory refuses it
   redis.call('HDEL', held_bytes, name)
   redis.call('ZREM', held, name)
 end

@@ -1,7 +1,7 @@
-"""Accepting a response and reading it back: its request, its state, its snapshot.
+"""Accepts responses and reads them back: request, state and snapshot.
 
-Owns the record beside the log. A response is the fold of its log; the snapshot only saves a
-reader the folding once the log is closed.
+Owns the record kept besides the log. A response is the fold of its log; the snapshot only saves readers from
+folding a closed one.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -28,15 +28,16 @@ _DELETE = LuaScript("records/delete", is_confirmed=True, allows_full=True)
 
 
 _ECHOES = 4
-"""So often the echo of a request is kept: at its birth, at its start, at its end and in the snapshot."""
+"""The number of times that a request's echo is stored: in its first, in-progress and last events and the
+snapshot."""
 
 
 class QueueFull(Exception):
-    """`queue_depth_max` responses wait already; nothing was written."""
+    """`queue_depth_max` jobs are waiting already; nothing was written."""
 
 
 class TenantBusy(Exception):
-    """The tenant has `tenant_responses_max` open responses, or holds so many bytes; nothing was written."""
+    """The tenant is at its limit of open responses, or of stored bytes; nothing was written."""
 
 
 class KeyReused(Exception):
@@ -44,34 +45,34 @@ class KeyReused(Exception):
 
 
 class ConversationLocked(Exception):
-    """Another response of the conversation is open; nothing was written."""
+    """Another response is open in the conversation; nothing was written."""
 
 
 class ConversationMoved(Exception):
-    """Items have joined the conversation since it was read, or it is gone; nothing was written."""
+    """The conversation has changed since it was read, or is gone; nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """The conversation that a response is created in, and how much of it was read."""
+    """The conversation that a response is created in, and how far it was read."""
 
     conversation: ConversationKey
     place: bytes
-    """Of the last item that had joined it."""
+    """The place of the last item that was read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """What tells a repeated create call from a new one."""
+    """What distinguishes a repeated create call from a new one."""
 
     idempotency_key: str
     body_digest: str
-    """Hex, of the body's bytes."""
+    """Hex digest of the body."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewResponse:
-    """A response about to be accepted. `parent` is the response it continues, if any."""
+    """A response about to be accepted. `parent`: the response that it continues, if any."""
 
     key: ResponseKey
     is_stored: bool
@@ -79,7 +80,7 @@ class NewResponse:
     record: bytes
     """JSON of its ResponseRequest."""
     frames: Sequence[bytes]
-    """What its log begins with."""
+    """The first entries of its log."""
     secrets: Mapping[str, ServerSecrets]
     parent: ResponseKey | None = None
     repetition: Repetition | None = None
@@ -87,7 +88,7 @@ class NewResponse:
 
     @property
     def kept_bytes(self) -> int:
-        """What Redis will hold of the request until its log is packed."""
+        """The bytes that Redis will hold of the request until its log is archived."""
         return len(self.record) + _ECHOES * len(self.frames[0])
 
     @classmethod
@@ -100,7 +101,7 @@ class NewResponse:
         repetition: Repetition | None = None,
         membership: Membership | None = None,
     ) -> Self:
-        """Encodes the request: where it is large, that takes a while."""
+        """Makes one by encoding the request, which takes a while if it is large."""
         response, record = request.response, msgspec.json.encode(request)
         frames = [frame(event, number) for number, event in enumerate(begin(response))]
         stored, background = response.store, response.background
@@ -109,38 +110,41 @@ class NewResponse:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is known of a response without reading its log."""
+    """What is known about a response without reading its log."""
 
     is_stored: bool
     is_background: bool
     closed: str
-    """The status it closed with; empty while it is open."""
+    """The status that it closed with; empty while it is open."""
 
     @property
     def is_kept(self) -> bool:
-        """Whether the API tells of it. A response with `store: false` is as unknown as one that never was, to
-        every call but its own stream's resume; one in the background (`allow_unstored_background`) can be
-        polled and cancelled, for how else would anybody hear of it."""
+        """True if the API may report it.
+
+        A response with `store: false` is unknown to every call except the resumption of its own stream; only
+        one in the background (`allow_unstored_background`) can be polled and cancelled, because its client
+        has no stream.
+        """
         return self.is_stored or self.is_background
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A record as it is kept: cheap to have, and where it is large, long to open."""
+    """A record as it is stored: cheap to read, but slow to open if it is large."""
 
     state: State
     request: bytes
     snapshot: bytes
     packed: bytes
-    """The record within an archive; then the two before are empty."""
+    """The record within an archive; if set, `request` and `snapshot` are empty."""
 
     @property
     def size_bytes(self) -> int:
-        """Of its JSON."""
+        """The size of its JSON."""
         return archive.record_bytes(self.packed) if self.packed else len(self.request) + len(self.snapshot)
 
     def unpack(self) -> archive.ArchivedRecord:
-        """Both JSONs."""
+        """Returns the JSON of the request and of the snapshot."""
         return (
             archive.open_record(self.packed)
             if self.packed
@@ -148,13 +152,14 @@ class Stored:
         )
 
     def open(self) -> "Record":
+        """Returns the record with its request decoded."""
         kept = self.unpack()
         return Record(self.state, decode_request(kept.request), kept.snapshot)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A response's request, and once it is closed its snapshot (JSON of the final Response)."""
+    """A response's request and, once it is closed, its snapshot (JSON of the final Response)."""
 
     state: State
     request: ResponseRequest
@@ -162,19 +167,20 @@ class Record:
 
 
 async def create(redis: RedisClient, settings: Settings, new: NewResponse) -> ResponseKey:
-    """Writes record, first entries, secrets and job in one script; returns whose response answers the call.
+    """Writes record, first entries, secrets and job in one script; returns the response that answers the
+    call.
 
-    That is another one's if the call repeats an earlier one. Raises QueueFull, TenantBusy, KeyReused,
-    ConversationLocked or ConversationMoved, and writes nothing then.
+    If the call repeats an earlier one, that is the earlier call's response. Raises QueueFull, TenantBusy,
+    KeyReused, ConversationLocked or ConversationMoved, having written nothing.
     """
     key = new.key
     match await redis.run(_create_call(settings, new)):
-        case [b"ok", *_] | [b"exists"]:  # an id is never used twice: `exists` is our own retry
+        case [b"ok", *_] | [b"exists"]:  # ids are unique, so `exists` means our own retry
             return key
         case [b"known", response_id]:
             return ResponseKey(key.tenant, response_id.decode())
         case [b"full", depth]:
-            raise QueueFull(f"{depth} responses wait already")
+            raise QueueFull(f"{depth} jobs are waiting already")
         case [b"busy", count]:
             raise TenantBusy(f"{count} responses are open already")
         case [b"heavy", size_bytes]:
@@ -190,7 +196,7 @@ async def create(redis: RedisClient, settings: Settings, new: NewResponse) -> Re
 
 
 async def find_repeated(redis: RedisClient, tenant: str, repetition: Repetition) -> ResponseKey | None:
-    """The response that an earlier call of this kind has made, if it still exists. Raises KeyReused."""
+    """Returns the response that an earlier call with this key created, or None. Raises KeyReused."""
     raw = await redis.command("GET", keys.idempotency(tenant, repetition.idempotency_key))
     if raw is None:
         return None
@@ -198,7 +204,7 @@ async def find_repeated(redis: RedisClient, tenant: str, repetition: Repetition)
     if digest != repetition.body_digest:
         raise KeyReused
     key = ResponseKey(tenant, response_id)
-    await redis.confirm()  # the earlier call may have been refused because it could not be confirmed then
+    await redis.confirm()  # the earlier call may have failed because it could not be confirmed
     return key if await redis.command("EXISTS", keys.state(key)) else None
 
 
@@ -251,7 +257,7 @@ _Found = TypeVar("_Found", bound="State | Stored | None")
 
 
 async def _read_safely(redis: RedisClient, read: Callable[[], Awaitable[_Found]]) -> _Found:
-    """Read again, after a confirmation, what says that a response is missing or has ended."""
+    """Reads; if the response is missing or has ended, confirms that and reads again."""
     found = await read()
     state = found.state if isinstance(found, Stored) else found
     if redis.is_confirming and (state is None or state.closed):
@@ -261,9 +267,9 @@ async def _read_safely(redis: RedisClient, read: Callable[[], Awaitable[_Found]]
 
 
 async def read_state(redis: RedisClient, key: ResponseKey) -> State | None:
-    """None: no such response, or it has expired.
+    """Returns a response's state, or None if it does not exist or has expired.
 
-    With `durable_writes` that, and an end, are told when no failover can take them back any more.
+    With `durable_writes`, None and an ended state are returned only once no failover can take them back.
     """
 
     async def read() -> State | None:
@@ -273,8 +279,8 @@ async def read_state(redis: RedisClient, key: ResponseKey) -> State | None:
 
 
 async def read_ended(redis: RedisClient, key: ResponseKey) -> Stored | None:
-    """What tells of a response once it has ended, in one round trip: as `read_stored`, without the request
-    unless it is in an archive. With `durable_writes`, as `read_state`."""
+    """Returns what `read_stored` does, but without the request unless it is archived: enough to report a
+    response that has ended. With `durable_writes`, as `read_state`."""
     return await _read_safely(redis, lambda: _read_ended(redis, key))
 
 
@@ -288,28 +294,28 @@ async def _read_ended(redis: RedisClient, key: ResponseKey) -> Stored | None:
 
 
 async def read_request(redis: RedisClient, key: ResponseKey) -> bytes:
-    """JSON of the ResponseRequest of an open response; empty if there is none."""
+    """Returns JSON of the ResponseRequest of a response that is not archived; empty if there is none."""
     return await redis.command("HGET", keys.state(key), "request") or b""
 
 
 async def read_usage(redis: RedisClient, key: ResponseKey) -> bytes:
-    """What the owners of an open response have counted, as in `lease.Acquired`."""
+    """Returns the usage counted by the owners of an open response, as in `lease.Acquired`."""
     return await redis.command("HGET", keys.state(key), "usage") or b""
 
 
 async def read_stored(redis: RedisClient, key: ResponseKey) -> Stored | None:
-    """The whole record, wherever it is kept. None: no such response, or it has expired."""
+    """Returns the whole record, archived or not, or None if the response does not exist or has expired."""
     (stored,) = await read_all_stored(redis, [key])
     return stored
 
 
 async def read_whole(redis: RedisClient, key: ResponseKey) -> Stored | None:
-    """As `read_stored`; with `durable_writes`, as `read_state`."""
+    """Returns what `read_stored` does; with `durable_writes`, as `read_state`."""
     return await _read_safely(redis, lambda: read_stored(redis, key))
 
 
 async def read_all_stored(redis: RedisClient, asked: Sequence[ResponseKey]) -> list[Stored | None]:
-    """As `read_stored`, for several at one moment."""
+    """Returns what `read_stored` does for several responses, as of one moment."""
     commands: list[tuple[str, ...]] = []
     for key in asked:
         commands.append(("HMGET", keys.state(key), *_STATE_FIELDS, "request", "snapshot"))
@@ -327,7 +333,8 @@ def _stored(fields: list[bytes | None], packed: bytes | None) -> Stored | None:
 
 
 async def read_sizes(redis: RedisClient, asked: Sequence[ResponseKey]) -> list[int]:
-    """Bytes that `read_all_stored` would bring for each; those of an archive are packed."""
+    """Returns the number of bytes that `read_all_stored` would read for each response; archives count
+    packed."""
     commands: list[tuple[str, ...]] = []
     for key in asked:
         commands += [("HSTRLEN", keys.state(key), field) for field in ("request", "snapshot")]
@@ -347,7 +354,8 @@ def _state(fields: list[bytes | None]) -> State | None:
 
 
 async def delete(redis: RedisClient, key: ResponseKey) -> str:
-    """Deletes a closed response with all its keys: `deleted`, or `open` or `missing` and nothing done."""
+    """Deletes a closed response with its keys. Returns `deleted`; or `open` or `missing`, having done
+    nothing."""
     reply = await redis.run(
         _DELETE(
             state=keys.state(key),
@@ -367,9 +375,9 @@ async def delete(redis: RedisClient, key: ResponseKey) -> str:
 async def read_secrets(
     redis: RedisClient, settings: Settings, key: ResponseKey
 ) -> dict[str, ServerSecrets] | None:
-    """server_label -> what the request brought for it; nothing once the response is closed.
+    """Returns the request's secrets by server_label; empty once the response is closed.
 
-    None: they are there, and this process cannot read them.
+    Returns None if there are secrets that this process cannot unseal.
     """
     sealed = await redis.command("GET", keys.secrets(key))
     if sealed is None:
@@ -377,5 +385,5 @@ async def read_secrets(
     raw = unseal(settings, sealed)
     try:
         return msgspec.json.decode(raw, type=dict[str, ServerSecrets]) if raw is not None else None
-    except msgspec.DecodeError:  # sealed, and no key here
+    except msgspec.DecodeError:  # sealed, and this process has no key
         return None

@@ -1,7 +1,7 @@
-"""The only importer of cryptography: what a request brought for its tool servers is stored sealed.
+"""Encrypts the secrets that a request brings for its tool servers. The only importer of cryptography.
 
-The key that Redis keeps is deleted when the response closes, but Redis's own file and backups remember
-it; without the deployment's key they tell nothing. Does not know what it seals.
+The Redis key with the secrets is deleted when the response closes, but Redis's own file and backups keep it;
+without the deployment's key they reveal nothing. Does not know what it seals.
 """
 
 import logging
@@ -14,20 +14,21 @@ _log = logging.getLogger(__name__)
 
 
 def seal(settings: Settings, plain: bytes) -> bytes:
-    """Sealed with `secrets_key`; without one, as it is."""
+    """Returns the bytes encrypted with `secrets_key`, or unchanged if there is no key."""
     fernet = _fernet(settings)
     return fernet.encrypt(plain) if fernet else plain
 
 
 def unseal(settings: Settings, sealed: bytes) -> bytes | None:
-    """None: sealed with another key, as after this deployment's key was changed. Without a key, as it is."""
+    """Returns the decrypted bytes, or None if they were sealed with another key; unchanged if there is no
+    key."""
     fernet = _fernet(settings)
     if fernet is None:
         return sealed
     try:
         return fernet.decrypt(sealed)
     except InvalidToken:
-        _log.warning("secrets were sealed with another key")
+        _log.warning("the secrets of a response were sealed with another key")
         return None
 
 

@@ -1,6 +1,6 @@
-"""How many tokens a request has: only a worker can tell, so the question goes through the queue.
+"""Requests token counts from a worker, through the queue.
 
-Owns question and answer; counting is the worker's. Nothing is kept beyond the waiting.
+Owns the exchange; `worker/counting.py` does the counting. Nothing is kept after the caller stops waiting.
 """
 
 import asyncio
@@ -15,19 +15,20 @@ from shared.store.redis.scripts import LuaScript
 _COUNT = LuaScript("records/count")
 
 ASKING_MAX = 16
-"""Of one node's questions, so many wait at the same moment, each with a connection to Redis of its own: a
-quarter of them, so that other calls do not wait for counts."""
+"""The number of counts of one node that wait in Redis at the same time. Each occupies a connection: together
+a quarter of the pool, so that other calls need not wait for counts."""
 _TURN_S = 0.25
 ANSWER_WITHIN_S = 60
-"""The longest body is counted in seconds, beside whatever else its worker does."""
+"""Long enough for the longest body, which takes a busy worker some seconds."""
 
 
 async def ask(
     redis: RedisClient, settings: Settings, tenant: str, record: bytes, turns: asyncio.Semaphore
 ) -> int:
-    """Tokens of the rendered input of a ResponseRequest, given as JSON. `turns`: of all who ask on this node.
+    """Returns the number of tokens in the rendered input of a ResponseRequest, given as JSON.
 
-    Raises TimeoutError when no worker answers in time; QueueFull, TenantBusy, and nothing was written then.
+    `turns`: shared by all callers on this node, with `ASKING_MAX` places. Raises TimeoutError if no worker
+    answers in time; QueueFull or TenantBusy, having written nothing.
     """
     name = secrets.token_hex(8)
     job_id = f"count/{name}"
@@ -65,7 +66,7 @@ async def ask(
 
 
 async def answer(redis: RedisClient, name: str, tokens: int) -> None:
-    """Called by the worker; an answer that nobody waits for expires."""
+    """Answers a count; called by the worker. An answer that is not collected expires."""
     await redis.transaction(
         ("RPUSH", keys.counts(name), tokens), ("EXPIRE", keys.counts(name), ANSWER_WITHIN_S)
     )

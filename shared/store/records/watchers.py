@@ -1,7 +1,7 @@
-"""Says for every reader of a foreground response that it is there, and when it leaves.
+"""Announces the readers of foreground responses, and reports when they leave.
 
-Owns the readers of this node; what follows from nobody reading is decided where the lease is renewed
-(`shared/store/owning/renew.lua`), so that it holds also when this node dies.
+Owns the readers of this node. What happens to a response without readers is decided where its lease is
+renewed (`shared/store/owning/renew.lua`), so that it also holds if this node dies.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ _WATCH = LuaScript("records/watch", allows_full=True)
 _log = logging.getLogger(__name__)
 
 _READER_TTL_S = keys.PRESENCE_TTL_S
-"""A reader that was not announced for so long has gone with its node."""
+"""A reader that has not been announced for this long is gone, as if its node had died."""
 
 
 class Watchers:
     def __init__(self, redis: RedisClient, on_last_left: Callable[[ResponseKey], Awaitable[None]]) -> None:
-        """`on_last_left` is called when nobody reads a response any more, on any node."""
+        """`on_last_left` is called when a response's last reader on any node has left."""
         self._redis = redis
         self._on_last_left = on_last_left
         self._present: dict[str, ResponseKey] = {}
@@ -33,12 +33,12 @@ class Watchers:
         self._is_ending = False
 
     def end(self) -> None:
-        """This node ends, and its readers come back elsewhere: a reader that it cuts has not left. What was
-        announced of it lapses, as if the node had been killed."""
+        """Stops reporting that readers leave, because this node is shutting down: the readers that it cuts
+        come back elsewhere. Their announcements lapse, as if the node had been killed."""
         self._is_ending = True
 
     async def run(self) -> None:
-        """Announces the readers of this node again and again, until cancelled."""
+        """Announces the readers of this node periodically, until cancelled."""
         while True:
             await asyncio.sleep(_READER_TTL_S / 3)
             calls = [_call(key, reader, _READER_TTL_S) for reader, key in self._present.items()]
@@ -46,11 +46,11 @@ class Watchers:
                 if calls:
                     await self._redis.run_many(calls)
             except REDIS_AWAY as away:
-                _log.warning("readers not announced, Redis is away (%s)", away)
+                _log.warning("readers not announced, Redis is unavailable (%s)", away)
 
     @asynccontextmanager
     async def present(self, key: ResponseKey) -> AsyncGenerator[None, None]:
-        """Counts as a reader of `key` within."""
+        """Announces a reader of `key` for the duration of the context."""
         reader = secrets.token_hex(8)
         self._present[reader] = key
         try:
@@ -59,7 +59,7 @@ class Watchers:
         finally:
             del self._present[reader]
             if not self._is_ending:
-                # Whoever leaves may be cancelled already, and could not wait for Redis any more.
+                # In a task of its own: a reader that leaves may be cancelled, and could not wait for Redis.
                 leaving = asyncio.create_task(self._leave(key, reader))
                 self._leaving.add(leaving)
                 leaving.add_done_callback(self._leaving.discard)

@@ -1,4 +1,4 @@
-"""Commands and scripts over one pool, answered within a bound. Owns no key and no meaning."""
+"""Runs commands and scripts over one pool, within a time limit. Knows no keys and no meanings."""
 
 import asyncio
 from collections.abc import Awaitable, Sequence
@@ -28,14 +28,14 @@ from shared.store.redis.scripts import Argument, ScriptCall
 
 
 def _is_unknown(replies: Sequence[Any]) -> bool:
-    """Whether the server has not got the script; one that has just become the primary has none."""
+    """Returns True if the server does not have a script; one that has just become the primary has none."""
     return any(isinstance(reply, NoScriptError) for reply in replies)
 
 
 class RedisClient:
-    """Commands and scripts over one pool. Raises REDIS_AWAY; replies are bytes and ints.
+    """Runs commands and scripts over one pool. Replies are bytes and ints. Every method may raise REDIS_AWAY.
 
-    `timeout_s` bounds each of its methods, with all that is tried again beneath.
+    `timeout_s` bounds each command or pipeline, including redis-py's own retries.
     """
 
     def __init__(
@@ -62,7 +62,8 @@ class RedisClient:
         durability: Durability = "no",
         replicas: Replicas = "all",
     ) -> Self:
-        """Nothing is sent yet. A command that breaks is sent again, twice at most. Raises ValueError."""
+        """Returns a client, without connecting yet. A command is sent again at most twice after a connection
+        error. Raises ValueError for a bad URL."""
         pool = make_pool(
             url,
             timeout_s=timeout_s,
@@ -75,7 +76,8 @@ class RedisClient:
 
     @classmethod
     def connect_listener(cls, url: str) -> Self:
-        """For subscriptions: listens for ever, and never reconnects in silence. Raises ValueError."""
+        """Returns a client for subscriptions, which never reconnects silently. Raises ValueError for a bad
+        URL."""
         return cls(redis.asyncio.Redis.from_pool(make_pool(url, timeout_s=2.0, health_check_interval=1)))
 
     async def command(self, *command: Argument) -> Any:
@@ -83,7 +85,7 @@ class RedisClient:
             return await cast(Awaitable[Any], self.raw.execute_command(*command))  # type: ignore[no-untyped-call]
 
     async def transaction(self, *commands: Sequence[Argument]) -> list[Any]:
-        """The commands in MULTI/EXEC: their replies belong to one moment."""
+        """Runs the commands in MULTI/EXEC, so that their replies are of one moment; returns the replies."""
         async with self.raw.pipeline(transaction=True) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
@@ -91,6 +93,7 @@ class RedisClient:
                 return await pipe.execute()
 
     async def run(self, call: ScriptCall) -> Any:
+        """Runs one script; returns its reply. Raises RedisError if it is refused."""
         if call.script.is_confirmed and self.is_confirming:
             (reply,) = await self.run_many([call])
             if isinstance(reply, RedisError):
@@ -102,11 +105,12 @@ class RedisClient:
             return await self.command(*call.whole_command())
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Many calls in one write. A refused call's place holds its RedisError."""
+        """Runs scripts in one pipeline; returns their replies, with a RedisError in the place of a refused
+        one."""
         is_confirmed = any(call.script.is_confirmed for call in calls)
         commands: list[Command] = [call.command() for call in calls]
         replies = await self._pipeline(commands, is_confirmed)
-        if _is_unknown(replies):  # all are sent again: each recognises its own repetition
+        if _is_unknown(replies):  # send all again: each script recognises its own repetition
             texts = {call.script.text for call in calls}
             loads: list[Command] = [("SCRIPT LOAD", text) for text in texts]
             replies = await self._pipeline([*loads, *commands], is_confirmed)
@@ -115,23 +119,24 @@ class RedisClient:
 
     @property
     def is_confirming(self) -> bool:
-        """Whether writes wait for more than an answer (`durable_writes`)."""
+        """True if writes must be confirmed by more than a reply (`durable_writes`)."""
         return self._rule.is_demanding
 
     async def confirm(self) -> None:
-        """Returns when everything that the server has been told so far is safe, whoever told it.
+        """Returns when every write that the server has received so far is safe, whichever client sent it.
 
-        What was read before may still have been another server's: read again. Raises REDIS_AWAY.
+        What was read before may have come from another server, so read it again. Raises REDIS_AWAY.
         """
         if self.is_confirming:
             await self._pipeline([], True)
 
     async def _pipeline(self, commands: Sequence[Command], is_confirmed: bool) -> list[Any]:
-        """The commands' replies. Raises Unready if a confirmation was wanted and did not come.
+        """Sends the commands; returns their replies. Raises Unready if a confirmation is needed and does not
+        come.
 
-        A script that the server does not know is told of first: nothing was written then.
+        Does not check the confirmation if the server lacks a script, since the caller sends everything again.
         """
-        view = await self._rule.look() if is_confirmed else None
+        view = await self._rule.read_view() if is_confirmed else None
         questions = self._rule.questions(view) if is_confirmed else []
         async with self.raw.pipeline(transaction=False) as pipe:
             connection: Any = await self.raw.connection_pool.get_connection()
@@ -140,10 +145,8 @@ class RedisClient:
                 pipe.execute_command(*command)
             async with asyncio.timeout(self._timeout_s):
                 replies = await pipe.execute(raise_on_error=False)
-            server = (
-                getattr(connection, "host", ""),
-                int(getattr(connection, "port", 0)),
-            )  # none of a socket file
+            # A connection to a socket file has neither.
+            server = getattr(connection, "host", ""), int(getattr(connection, "port", 0))
         if questions and not _is_unknown(replies):
             await self._check_confirmed(replies[len(commands) :], server, view)
         return replies[: len(commands)]
@@ -156,12 +159,12 @@ class RedisClient:
             raise Unready(f"a write cannot be confirmed: {refusal}")
         objection = self._rule.objection(replies, server, view)
         if objection is not None:
-            # Whoever is the primary now may be another: those that are idle look for it.
+            # There may be a new primary: idle connections are closed, so that they look for it.
             await self.raw.connection_pool.disconnect(inuse_connections=False)
             raise Unready(f"a write was not confirmed in time: {objection}")
 
     def is_current(self, connection: Any) -> bool:
-        """Whether a connection leads to the primary, as far as the Sentinels have said."""
+        """Returns True if a connection leads to the primary, as far as the Sentinels have reported."""
         pool = self.raw.connection_pool
         return not isinstance(pool, SentinelPool) or pool.is_current(connection)
 

@@ -1,7 +1,7 @@
-"""When a write counts: what is asked behind it on its connection, and what must have been answered.
+"""Decides when a write counts: which commands follow it on its connection, and which replies confirm it.
 
-Owns the rule of `durable_writes` and `durable_replicas`, and what the Sentinels say of the servers; writes
-nothing itself (docs/adr/0018-what-confirms-a-write.md).
+Owns the rule of `durable_writes` and `durable_replicas`, and the Sentinels' view of the servers; sends no
+command to the server itself (docs/adr/0018-what-confirms-a-write.md).
 """
 
 import asyncio
@@ -17,30 +17,33 @@ Address = tuple[str, int]
 Command = tuple[str | bytes | int | float, ...]
 
 _MARK: Command = ("SET", CONFIRMED, 1, "PX", 60_000)
-"""A confirmation waits for what its connection wrote last. A script that is repeated may write nothing, so
-that the connection writes something itself: then everything before it is waited for, whoever wrote it."""
+"""A confirmation covers what its connection wrote last. A repeated script may write nothing, so the
+connection writes this: then everything before it is confirmed as well, whichever client wrote it."""
 _VIEW_AGE_MAX_S = 1.0
 _PATIENCE_S = 0.1
-"""A Sentinel that takes longer is passed over, if most of them have answered."""
+"""A Sentinel that takes longer is ignored, if a majority has answered."""
 _GIVEN_UP_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The servers as the Sentinels see them: alive is who is alive for one of them.
+    """The servers as the Sentinels see them; a server counts as alive if one Sentinel sees it alive.
 
-    A server that was the primary takes some seconds to become a replica. Until then it is no candidate, once
-    all Sentinels agree on another.
+    A former primary takes some seconds to become a replica. Until then it is no candidate, once all Sentinels
+    agree on the new one.
     """
 
     candidates: frozenset[Address]
-    """The primary, and every server that lives and may be promoted."""
+    """The primary, and every live server that may be promoted."""
     never: frozenset[Address] = frozenset()
-    """Those that are never promoted (`replica-priority 0`)."""
+    """Servers that are never promoted (`replica-priority 0`)."""
 
 
-def put_together(answers: Sequence[Sequence[dict[str, Any]]], sentinels: int) -> View:
-    """`answers`: of each Sentinel the primary's state, then the replicas', as redis-py reads them."""
+def combine(answers: Sequence[Sequence[dict[str, Any]]], sentinels: int) -> View:
+    """Returns the common view of the Sentinels that answered, out of `sentinels`.
+
+    `answers`: from each Sentinel, the primary's state, then the replicas', as redis-py parses them.
+    """
     is_settled = len(answers) == sentinels and _is_settled([answer[0] for answer in answers])
     candidates, never, former = set(), set(), set()
     for state in (state for answer in answers for state in answer):
@@ -51,12 +54,12 @@ def put_together(answers: Sequence[Sequence[dict[str, Any]]], sentinels: int) ->
             candidates.add(address)
         if state["is_slave"] and state.get("role-reported") == "master":
             former.add(address)
-    # Before a switch this would be the server that is just being promoted; after it, it is the one that was.
+    # During a failover `former` contains the replica being promoted; once it is settled, the old primary.
     return View(frozenset(candidates - former if is_settled else candidates), frozenset(never - candidates))
 
 
 def _is_settled(primaries: Sequence[dict[str, Any]]) -> bool:
-    """Every Sentinel names the same primary, and none is at a failover."""
+    """Returns True if every Sentinel names the same primary and none is in a failover."""
     is_failing_over = any("failover_in_progress" in state["flags"] for state in primaries)
     return not is_failing_over and len({_address_of(state) for state in primaries}) == 1
 
@@ -66,24 +69,25 @@ def _address_of(state: dict[str, Any]) -> Address:
 
 
 class Watch:
-    """Asks the Sentinels, once a second at most, and only when somebody wants to know."""
+    """Reads the view of the Sentinels, on demand and at most once a second."""
 
     def __init__(self, sentinels: Sequence[Any], master_name: str) -> None:
         self._sentinels = list(sentinels)
         self._master_name = master_name
         self._view: View | None = None
-        self._seen_at_s = 0.0
-        self._looking = asyncio.Lock()
+        self._read_at_s = 0.0
+        self._reading = asyncio.Lock()
 
     async def view(self) -> View | None:
-        """None: most of the Sentinels do not answer, so that they may be at anything."""
+        """Returns the view, or None if no majority of the Sentinels answers: then anything may be going
+        on."""
         clock = asyncio.get_running_loop().time
-        async with self._looking:
-            if self._view is None or clock() - self._seen_at_s > _VIEW_AGE_MAX_S:
-                self._seen_at_s, self._view = clock(), await self._look()
+        async with self._reading:
+            if self._view is None or clock() - self._read_at_s > _VIEW_AGE_MAX_S:
+                self._read_at_s, self._view = clock(), await self._read()
             return self._view
 
-    async def _look(self) -> View | None:
+    async def _read(self) -> View | None:
         majority = len(self._sentinels) // 2 + 1
         asked = [asyncio.create_task(self._ask(sentinel)) for sentinel in self._sentinels]
         try:
@@ -95,7 +99,7 @@ class Watch:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
         answers = _answers_of(asked)
-        return put_together(answers, len(self._sentinels)) if len(answers) >= majority else None
+        return combine(answers, len(self._sentinels)) if len(answers) >= majority else None
 
     async def _ask(self, sentinel: Any) -> list[dict[str, Any]]:
         primary = await sentinel.sentinel_master(self._master_name)
@@ -108,7 +112,7 @@ def _answers_of(asked: Sequence["asyncio.Task[list[dict[str, Any]]]"]) -> list[l
 
 
 class Rule:
-    """What confirms a write. `watch`: of the Sentinels, where there are any."""
+    """Decides what confirms a write. `watch`: reads the Sentinels, if there are any."""
 
     def __init__(
         self, durability: Durability, replicas: Replicas, watch: Watch | None, timeout_s: float
@@ -119,15 +123,15 @@ class Rule:
         self._watch = watch
         self._wait_ms = int(timeout_s * 800)
         self._connected = 1
-        """How many replicas the server had last."""
+        """The number of replicas that the server last had."""
 
-    async def look(self) -> View | None:
-        """What `questions` and `objection` want to know; before the write."""
+    async def read_view(self) -> View | None:
+        """Returns the view that `questions` and `objection` need, if they do; to be read before the write."""
         is_needed = self._durability == "replica" and self._replicas == "all"
         return await self._watch.view() if self._watch is not None and is_needed else None
 
     def questions(self, view: View | None) -> list[Command]:
-        """Commands that follow a write on its connection; nothing for `no`."""
+        """Returns the commands that must follow a write on its connection; none for `no`."""
         match self._durability:
             case "no":
                 return []
@@ -140,7 +144,8 @@ class Rule:
                 return [_MARK, ("WAIT", self._replicas, self._wait_ms)]
 
     def objection(self, replies: Sequence[Any], server: Address, view: View | None) -> str | None:
-        """Why the answers of `server` confirm nothing; None when they confirm all that was written before."""
+        """Returns None if the replies of `server` confirm everything written before, or else why they do
+        not."""
         match replies:
             case [True, [1, _]]:
                 return None
@@ -148,11 +153,11 @@ class Rule:
                 return None if count >= int(self._replicas) else f"{count} replicas have it"
             case [True, [b"master", written, before], _, [b"master", _, after]]:
                 self._connected = len(after)
-                return self._lacking(int(written), _offsets(before), _offsets(after), server, view)
+                return self._find_lagging(int(written), _offsets(before), _offsets(after), server, view)
             case _:
                 return f"the answer was {replies!r}"
 
-    def _lacking(
+    def _find_lagging(
         self,
         written: int,
         before: dict[Address, int],
@@ -160,7 +165,7 @@ class Rule:
         server: Address,
         view: View | None,
     ) -> str | None:
-        """Names a server that may be promoted and has not all that was written."""
+        """Returns an objection if a server that may be promoted lacks part of what was written."""
         wanted: Set[Address] = before.keys()
         if self._watch is None:
             if not wanted:
@@ -176,5 +181,5 @@ class Rule:
 
 
 def _offsets(replicas: Sequence[Sequence[bytes]]) -> dict[Address, int]:
-    """From ROLE: how far each replica has acknowledged."""
+    """Returns the offset that each replica has acknowledged, from a reply to ROLE."""
     return {(host.decode(), int(port)): int(offset) for host, port, offset in replicas}

@@ -1,6 +1,6 @@
-"""Pools of connections, and every way in which a dead connection shows itself as one error.
+"""Pools of connections, which report every failure of a connection as one kind of error.
 
-Owns reading, writing and finding the primary; what is sent is `client`'s.
+Owns reading, writing and finding the primary; `client.py` decides what is sent.
 """
 
 import asyncio
@@ -27,24 +27,24 @@ from shared.redis_url import SentinelUrl, read_sentinel_url
 
 
 class Unready(ResponseError):
-    """The server is there and refuses for now: something around it has to recover first."""
+    """The server refuses for now: something around it has to recover first."""
 
 
 _UNREADY = ("MASTERDOWN", "NOREPLICAS", "MISCONF", "UNBLOCKED", "BUSY", "CLUSTERDOWN", "TRYAGAIN")
-"""What redis-py has no name for: a replica without its primary, a primary without its replicas, a disk that
-takes no writes, a blocked command whose primary was demoted, a script that takes long; and what a proxy in
-front of a cluster says while that moves things."""
+"""Error codes that redis-py has no class for: a replica without its primary, a primary without its replicas,
+a disk that takes no writes, a blocked command whose primary was demoted, a long-running script, and two that
+a proxy in front of a cluster returns while it moves keys."""
 
 
 class _ReplyParser(DefaultParser):  # type: ignore[misc, valid-type]
-    """redis-py's own, which knows these refusals too."""
+    """redis-py's parser, which also recognises these refusals."""
 
     EXCEPTION_CLASSES = DefaultParser.EXCEPTION_CLASSES | dict.fromkeys(_UNREADY, Unready)
 
 
 TORN = (RuntimeError, AttributeError, EOFError, InvalidResponse)
-"""What else a dead connection is said to be: uvloop's transport that is closed, redis-py's that another task
-has closed, an answer cut off or garbled. Caught only around redis-py's own reading and writing."""
+"""Other errors that a dead connection causes: uvloop's closed transport, a connection of redis-py's that
+another task has closed, a reply cut off or garbled. Caught only around redis-py's own reading and writing."""
 
 REDIS_AWAY = (
     _ConnectionError,
@@ -56,32 +56,33 @@ REDIS_AWAY = (
     TimeoutError,
     OSError,
 )
-"""Redis cannot be reached, is loading, does not answer in time, is a replica now, is full, or refuses
-for now."""
+"""Redis is unavailable: it cannot be reached, is loading, does not answer in time, has become a replica, is
+full, or refuses for now."""
 
 READ_TIMEOUT_S = 5.0
-"""Longer than any blocking command of ours; without it, a server that hangs would be waited for for ever."""
+"""Longer than any blocking command of ours; without it, a hanging server would be waited for for ever."""
 SENTINEL_TIMEOUT_S = 0.5
-_LOOK_EVERY_S = 1.0
-"""How often those who have connections ask again who the primary is."""
+_REFRESH_INTERVAL_S = 1.0
+"""How often the address of the primary is read again while connections are in use."""
 _ABORTED_FOR_NOW = "discarded because of: "
-"""What EXEC says when the server's state and not a command is why."""
+"""Part of EXEC's error if the cause is the server's state and not a command."""
 
 
 class _Guarded(Connection):
-    """Waits for no reply for ever, leaves a server that is a replica now or refuses for now, and packs in C.
+    """Bounds the wait for a reply, drops a server that has become a replica or refuses for now, and packs in
+    C.
 
-    However a connection dies, at whatever step, it is redis-py's ConnectionError that says so.
+    However a connection dies, and at whatever step, it raises redis-py's ConnectionError.
 
-    The wait is not redis-py's `socket_timeout`, which writes through `asyncio.wait_for`: that loses a
-    cancellation that comes just after the write (Python 3.11), and a task that was told to end would go
-    on for ever.
+    The timeout is not redis-py's `socket_timeout`, which writes through `asyncio.wait_for`: that loses a
+    cancellation that arrives just after the write (Python 3.11), and a cancelled task would continue for
+    ever.
     """
 
     read_timeout_s = READ_TIMEOUT_S
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        """As redis-py's blocking connection does; its asyncio one packs in Python, six times slower."""
+        """Packs as redis-py's blocking connection does; its asyncio one packs in Python, six times slower."""
         name, *rest = args
         return [hiredis.pack_command((*name.encode().split(), *rest))]
 
@@ -104,7 +105,7 @@ class _Guarded(Connection):
         except (ReadOnlyError, Unready, ExecAbortError) as refusal:
             if isinstance(refusal, ExecAbortError) and _ABORTED_FOR_NOW not in str(refusal):
                 raise  # a command of the transaction was wrong
-            # The next connection goes to whoever is the primary then.
+            # The next connection goes to the server that is the primary then.
             await self.disconnect(nowait=True)
             raise _ConnectionError(f"the server refuses: {refusal}") from None
         except TORN as torn:
@@ -112,15 +113,15 @@ class _Guarded(Connection):
             raise _ConnectionError(f"the connection is broken ({torn})") from torn
 
     async def can_read_destructive(self) -> bool:
-        """The pool's look at a connection before it is used again.
+        """Checks an idle connection, for the pool, before it is used again.
 
-        A task that ends looks in another: before Python 3.11.3, the look's timeout of nothing would be taken
-        for one more cancellation there, and nothing could be written on the way out.
+        Within a task that is being cancelled, the check runs in a task of its own: before Python 3.11.3, its
+        zero timeout would count as one more cancellation, and nothing could be written on the way out.
         """
-        look: Any = super().can_read_destructive()  # type: ignore[no-untyped-call]
+        check: Any = super().can_read_destructive()  # type: ignore[no-untyped-call]
         task = asyncio.current_task()
         try:
-            return bool(await (asyncio.create_task(look) if task and task.cancelling() else look))
+            return bool(await (asyncio.create_task(check) if task and task.cancelling() else check))
         except TORN as torn:
             await self.disconnect(nowait=True)
             raise _ConnectionError(f"the connection is broken ({torn})") from torn
@@ -128,10 +129,11 @@ class _Guarded(Connection):
 
 class _Sentinels(redis.asyncio.sentinel.Sentinel):
     async def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Who is the primary, for the first Sentinel that answers and sees it alive. Raises REDIS_AWAY.
+        """Returns the primary's address from the first Sentinel that answers and sees it alive. Raises
+        REDIS_AWAY.
 
-        redis-py's asks what a Sentinel watches: one that carries out a failover watches the earlier primary
-        until all replicas follow the new one, though it names the new one when it is asked for the address.
+        redis-py's own method uses what a Sentinel monitors. During a failover that is the former primary
+        until all replicas follow the new one, although the Sentinel already gives the new one's address.
         """
         for at, sentinel in enumerate(self.sentinels):
             try:
@@ -152,8 +154,8 @@ class _Sentinels(redis.asyncio.sentinel.Sentinel):
 
 class _Pool(redis.asyncio.BlockingConnectionPool):
     async def disconnect(self, inuse_connections: bool = True) -> None:
-        """Leaves idle ones at once: of several tasks that wait until one is closed, one that is cancelled
-        takes the others with it."""
+        """Closes idle connections without waiting: if several tasks waited for one to close, cancelling one
+        of them would cancel the others."""
         if inuse_connections:
             await super().disconnect()
         else:
@@ -162,14 +164,14 @@ class _Pool(redis.asyncio.BlockingConnectionPool):
 
 
 class SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, _Pool):
-    """Connections to whatever the Sentinels say is the primary; waits for a free one, as our other pool.
+    """A pool of connections to the server that the Sentinels name as the primary; waits for a free one.
 
-    A primary that was replaced answers for some ten seconds as if it were one still. Therefore Sentinels are
-    asked again while connections are in use, and one to another server is left.
+    A replaced primary answers for some ten seconds as if it still were the primary. Therefore the Sentinels
+    are asked again while connections are in use, and connections to any other server are dropped.
     """
 
-    _looked_at_s = float("-inf")
-    _looking: "asyncio.Task[None] | None" = None
+    _refreshed_at_s = float("-inf")
+    _refreshing: "asyncio.Task[None] | None" = None
 
     async def get_connection(self, *args: Any, **options: Any) -> Any:
         connection = await super().get_connection(*args, **options)
@@ -184,25 +186,25 @@ class SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, _Pool):
         return connection
 
     def is_current(self, connection: Any) -> bool:
-        """Whether it leads to the primary, as far as is known, and sees to it that more will be."""
-        if self._looking is None and _now_s() - self._looked_at_s > _LOOK_EVERY_S:
-            self._looking = asyncio.create_task(self._look())
+        """Returns True if it leads to the primary, as far as is known; refreshes the address if it is old."""
+        if self._refreshing is None and _now_s() - self._refreshed_at_s > _REFRESH_INTERVAL_S:
+            self._refreshing = asyncio.create_task(self._refresh())
         return self.master_address in (None, (connection.host, connection.port))
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         try:
             await self.get_master_address()  # type: ignore[no-untyped-call]
         except REDIS_AWAY:
-            pass  # who connects next says so
+            pass  # the next connection attempt raises it
         finally:
-            self._looked_at_s, self._looking = _now_s(), None
+            self._refreshed_at_s, self._refreshing = _now_s(), None
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)
-        if inuse_connections:  # the end, and not merely another primary
-            if self._looking is not None:
-                self._looking.cancel()
-                await asyncio.wait([self._looking])
+        if inuse_connections:  # closing, and not merely a new primary
+            if self._refreshing is not None:
+                self._refreshing.cancel()
+                await asyncio.wait([self._refreshing])
             for sentinel in self.sentinel_manager.sentinels:
                 await sentinel.aclose()
 
@@ -210,9 +212,9 @@ class SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, _Pool):
 def make_pool(
     url: str, *, timeout_s: float = READ_TIMEOUT_S, connections_max: int = 64, **options: Any
 ) -> "redis.asyncio.ConnectionPool":
-    """A lazy pool to the server of a `redis_url`. `timeout_s` bounds connecting and each reply.
+    """Returns a pool for the server of a `redis_url`, without connecting yet.
 
-    Raises ValueError for a bad URL.
+    `timeout_s` bounds connecting, and each reply. Raises ValueError for a bad URL.
     """
     options |= {"timeout": timeout_s, "max_connections": connections_max, "socket_connect_timeout": timeout_s}
     pool: redis.asyncio.ConnectionPool
@@ -237,7 +239,7 @@ def _now_s() -> float:
 
 
 def _make_sentinels(address: SentinelUrl) -> _Sentinels:
-    """One that hangs is passed over, as one that is not there."""
+    """Returns the Sentinels, with a timeout after which one that hangs is skipped like one that is down."""
     asked = _Sentinels([])  # type: ignore[no-untyped-call]
     for host, port in address.sentinels:
         pool = redis.asyncio.ConnectionPool(host=host, port=port, socket_connect_timeout=SENTINEL_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Asking until Redis answers, for as long as an outage is sat out."""
+"""Retries until Redis answers, for as long as an outage may last."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 
 async def insist(
-    ask: Callable[[], Awaitable[T]], outage_max_s: float, is_needless: Callable[[], bool] = lambda: False
+    ask: Callable[[], Awaitable[T]], outage_max_s: float, should_stop: Callable[[], bool] = lambda: False
 ) -> T:
-    """What `ask` returns, asked again while Redis is away.
+    """Returns what `ask` returns, retrying it while Redis is unavailable.
 
-    Raises REDIS_AWAY when it has been away for `outage_max_s`, or at once when `is_needless()`; and whatever
-    else `ask` raises. What is asked must bear to be asked twice: a lost reply looks like an outage.
+    Raises REDIS_AWAY after `outage_max_s`, or as soon as `should_stop()`, and whatever else `ask` raises.
+    `ask` must be safe to repeat, since a lost reply looks like an outage.
     """
     clock = asyncio.get_running_loop().time
     deadline_s = clock() + outage_max_s
@@ -25,6 +25,6 @@ async def insist(
         try:
             return await ask()
         except REDIS_AWAY:
-            if is_needless() or clock() > deadline_s:
+            if should_stop() or clock() > deadline_s:
                 raise
         await asyncio.sleep(_PAUSE_S)

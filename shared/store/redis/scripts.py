@@ -1,8 +1,7 @@
-"""Lua scripts as Redis knows them: text and digest, called by the names that their files declare.
+"""Lua scripts: their text and digest, and calls whose keys and arguments are passed by name.
 
-Sends nothing.
-Every script of the store may be sent twice (a lost reply is followed by a retry): each recognises its own
-repetition.
+Owns the form of a script's file; sends nothing. Any script of the store may be sent twice (a lost reply is
+followed by a retry), so each recognises its own repetition.
 """
 
 import hashlib
@@ -21,17 +20,16 @@ _NUMBER = "#"
 
 
 class LuaScript:
-    """A Lua file of the store. Called with keys and arguments by name, it makes a ScriptCall.
+    """A Lua file of the store. Calling it with keys and arguments by name returns a ScriptCall.
 
-    The file's head declares them: `-- KEYS state log`, `-- ARGV member ttl_ms# (frame tokens)…`, and with
-    `-- USES` the files whose functions it needs. Each name is a local variable when the file begins; `#`
-    makes it a number. What stands before `…` may come any number of times at the end, is passed by position,
-    and begins at `ARGV[REST]`.
+    The file's head declares them: `-- KEYS state log`, `-- ARGV member ttl_ms# (frame tokens)…`; `-- USES`
+    lists the files whose functions it needs. Each name is a local variable in the file; `#` makes it a
+    number. What precedes `…` may be repeated any number of times at the end; it is passed by position and
+    begins at `ARGV[REST]`.
 
-    `name`: its path below the store, without the ending.
-    `is_confirmed`: its writes count only when they are as safe as `durable_writes` asks for.
-    `allows_full`: it also runs in a full Redis, because it needs no more memory than it frees or holds.
-    Any other script is refused there at its first write, before it has changed anything.
+    `name`: its path below the store, without the extension. `is_confirmed`: its writes count only once they
+    are as safe as `durable_writes` demands. `allows_full`: it also runs if Redis is out of memory, because it
+    hardly needs any. Any other script is then refused at its first write, before it has changed anything.
     """
 
     def __init__(self, name: str, *, is_confirmed: bool = False, allows_full: bool = False) -> None:
@@ -50,13 +48,14 @@ class LuaScript:
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, *repeated: Argument, **named: Argument) -> "ScriptCall":
-        """Raises TypeError unless all declared names are there, and no other."""
+        """Returns a call. Raises TypeError unless exactly the declared names are given."""
         self._check(named, {*self.keys, *self.args}, is_open_ended=self.is_open_ended or not repeated)
         args = (*(named[arg] for arg in self.args), *repeated)
         return ScriptCall(self, tuple(cast(str, named[key]) for key in self.keys), args)
 
     def bind(self, **named: Argument) -> "BoundScript":
-        """Fixes all keys and the first arguments for many calls. Raises TypeError for other names."""
+        """Returns the script with all keys and the first arguments fixed. Raises TypeError for other
+        names."""
         fixed = self.args[: len(named) - len(self.keys)]
         self._check(named, {*self.keys, *fixed})
         keys = tuple(cast(str, named[key]) for key in self.keys)
@@ -69,14 +68,15 @@ class LuaScript:
 
 @dataclass(frozen=True, slots=True)
 class BoundScript:
-    """A script with the keys and the first arguments that many calls have in common."""
+    """A script with the keys and first arguments that many calls have in common."""
 
     script: LuaScript
     keys: tuple[str, ...]
     fixed: tuple[Argument, ...]
 
     def __call__(self, *args: Argument) -> "ScriptCall":
-        """The other arguments, in the order that the file declares. Raises TypeError if any is missing."""
+        """Returns a call with the other arguments, in the file's order. Raises TypeError if any is
+        missing."""
         if len(self.fixed) + len(args) < len(self.script.args):
             raise TypeError(f"{self.script.name}.lua takes {self.script.args}")
         return ScriptCall(self.script, self.keys, (*self.fixed, *args))
@@ -94,12 +94,13 @@ class ScriptCall:
         return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
 
     def whole_command(self) -> tuple[Argument, ...]:
-        """For a server that does not know the script yet."""
+        """Returns the command for a server that does not have the script yet."""
         return ("EVAL", self.script.text, len(self.keys), *self.keys, *self.args)
 
 
 def read_word(reply: object, *words: str) -> str:
-    """The reply of a script that answers with one of these words. Raises RuntimeError for any other."""
+    """Returns the reply of a script that answers with one of these words. Raises RuntimeError for any
+    other."""
     if isinstance(reply, bytes) and reply.decode() in words:
         return reply.decode()
     raise RuntimeError(f"a script that answers {' | '.join(words)} answered {reply!r}")
@@ -110,7 +111,7 @@ def _read(name: str) -> str:
 
 
 def _bind(keys: Iterable[str], args: list[str]) -> str:
-    """Lua that gives keys and arguments their names, in one line."""
+    """Returns one line of Lua that assigns the keys and arguments to their names."""
     bound = [f"local {', '.join(keys)} = unpack(KEYS)"]
     for place, arg in enumerate(args, 1):
         value = f"tonumber(ARGV[{place}])" if arg.endswith(_NUMBER) else f"ARGV[{place}]"

@@ -1,6 +1,6 @@
-"""Listening on Redis channels: one connection for many of them, told of every moment it may have missed.
+"""Listens on Redis channels: one connection for many of them, which reports every gap in what it received.
 
-Owns noticing that the connection is dead, and making another; what a message means is its hearer's.
+Owns the detection of a dead connection and the reconnection; the callbacks own what a message means.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from shared.store.redis.connections import REDIS_AWAY
 
 _RECONNECT_S = 0.1
 _SILENCE_MAX_S = 3.0
-"""A subscription's connection that answers no ping for this long beyond its time is dead."""
+"""A subscription's connection counts as dead if a ping's answer is overdue by this long."""
 
 _log = logging.getLogger(__name__)
 
 
 class Subscription:
-    """One connection that listens on many channels; channels come and go while it listens."""
+    """One connection that listens on many channels, which can be added and removed meanwhile."""
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
@@ -28,12 +28,12 @@ class Subscription:
         self._changing = asyncio.Lock()
         self._adding: set[asyncio.Task[None]] = set()
         self._is_broken = False
-        """A change has failed half-way: only a new connection is known to listen on all channels."""
+        """A change failed half-way, so only a new connection is known to listen on all channels."""
 
     async def add(self, channel: str) -> None:
-        """Hears what is published on a channel from now on, or as soon as Redis is there.
+        """Subscribes to a channel, at once or as soon as Redis is available.
 
-        One who is cancelled meanwhile may not be the only one who wants it: the channel is added.
+        Shielded from cancellation, since others may have added the same channel.
         """
         self._channels.add(channel)
         adding = asyncio.create_task(self._subscribe(channel))
@@ -48,49 +48,50 @@ class Subscription:
                 await self._pubsub.subscribe(channel)
                 is_subscribed = True
             except REDIS_AWAY as away:
-                _log.warning("subscription: Redis is away (%s)", away)
+                _log.warning("subscription: Redis is unavailable (%s)", away)
             finally:
                 self._is_broken |= not is_subscribed
-        self._has_channels.set()  # also after a failure: the listener notices it, and tries again
+        self._has_channels.set()  # also after a failure: the listener notices it and reconnects
 
     async def remove(self, channel: str) -> None:
+        """Unsubscribes from a channel. Raises REDIS_AWAY."""
         self._channels.discard(channel)
         if not self._channels:
             self._has_channels.clear()
         async with self._changing:
             if channel in self._channels:
-                return  # somebody came back for it meanwhile
+                return  # it was added again meanwhile
             is_unsubscribed = False
             try:
                 await self._pubsub.unsubscribe(channel)
                 is_unsubscribed = True
             finally:
-                # redis-py would connect again in silence, and nobody would know what was missed.
+                # redis-py would reconnect silently, and the gap would go unnoticed.
                 self._is_broken |= not is_unsubscribed
 
-    async def listen(self, hear: Callable[[str, bytes], None], miss: Callable[[], None]) -> None:
-        """Hands on messages until cancelled. `miss` is called after a broken connection: messages
-        may have been missed."""
+    async def listen(self, on_message: Callable[[str, bytes], None], on_gap: Callable[[], None]) -> None:
+        """Passes messages (channel, payload) to `on_message` until cancelled; calls `on_gap` after a
+        reconnection, because messages may have been missed."""
         while True:
             try:
                 message = await self._next_message()
             except REDIS_AWAY as away:
-                _log.warning("subscription: Redis is away (%s)", away)
+                _log.warning("subscription: Redis is unavailable (%s)", away)
                 await asyncio.sleep(_RECONNECT_S)
                 try:
                     await self._reconnect()
                 except REDIS_AWAY:
-                    continue  # the next message says so again
-                miss()
+                    continue  # the next message raises it again
+                on_gap()
                 continue
             if message is not None:
-                hear(*message)
+                on_message(*message)
 
     async def _next_message(self) -> tuple[str, bytes] | None:
-        """(channel, payload), or None after at most a second without one."""
+        """Returns (channel, payload), or None after at most a second without a message."""
         if not self._has_channels.is_set():
             try:
-                # Not `wait_for`: that of Python 3.11 loses a cancel that comes together with the event.
+                # Not `wait_for`, which in Python 3.11 loses a cancellation that coincides with the event.
                 async with asyncio.timeout(1.0):
                     await self._has_channels.wait()
             except TimeoutError:
@@ -124,5 +125,5 @@ class Subscription:
 
 
 def _now_s() -> float:
-    """The clock that redis-py's health checks know."""
+    """Returns the time of the clock that redis-py's health checks use."""
     return asyncio.get_running_loop().time()

@@ -1,5 +1,5 @@
--- A runner takes a call for `claim_ttl_ms`; `renew` keeps it then.
--- A call is run once: a claim of somebody else, even a lapsed one, is never taken over here.
+-- Claims a call for a runner, for `claim_ttl_ms`; `renew.lua` extends the claim.
+-- A call is run once: another runner's claim, even a lapsed one, is never taken over here.
 -- USES redis/clock
 -- KEYS state tools
 -- ARGV index runner claim_ttl_ms#

@@ -1,4 +1,4 @@
--- How far a call is, by Redis's own clock, at one moment.
+-- Reads the state of a call, by Redis's own clock.
 -- USES redis/clock owning/pulse
 -- KEYS tools queue pulse
 -- ARGV index claim_ttl_ms#
@@ -7,7 +7,7 @@
 local result, claim, job = unpack(redis.call('HMGET', tools, index .. ':result', index .. ':claim', index .. ':job'))
 if result then return {'result', result} end
 local now = now_ms()
--- Whether what is missing could have been renewed, or told again.
+-- Returns a state in which something is missing, and whether it could have been renewed.
 local function missing(standing) return {standing, claim or '', is_steady(pulse, now, claim_ttl_ms) and 1 or 0} end
 
 if not claim then
@@ -19,6 +19,6 @@ end
 local until_ms = tonumber(string.match(claim, '^%S+ (%S+)'))
 if until_ms <= 0 then return {until_ms == 0 and 'returned' or 'unbegun', claim, 1} end
 local left_ms = until_ms - now
--- More than a claim lasts was written by another clock, before a failover.
+-- A time further ahead than any claim lasts was written by another server's clock, before a failover.
 if left_ms < 0 or left_ms > 2 * claim_ttl_ms then return missing('lapsed') end
 return {'running', claim, 1}

@@ -1,5 +1,5 @@
--- A runner that stops gives a call back, and the worker that waits for it is told. `begun` is 0 if it has not
--- been made at all: then it can be made by anybody. A claim until 0 was given back, one until -1 before it began.
+-- Gives a call back, for a runner that stops, and notifies the worker that waits for it. `begun`: '0' if the call was not
+-- begun, so that any runner may make it. A claim until 0 was given back, one until -1 before the call began.
 -- KEYS state tools
 -- ARGV index runner begun channel_prefix message
 -- -> 'ok' | 'gone'

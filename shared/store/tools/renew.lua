@@ -1,7 +1,7 @@
--- A runner that is at a call keeps its claim. What a failover has lost, the claim or with it the intent, is
--- written again: the runner knows. It sends the intent ('' otherwise) only when it is told that there is none.
--- Not `is_sure`: it does not know whether it has the call. Then only a claim that is there is kept: one that it gives
--- back meanwhile must not come again.
+-- Renews a runner's claim. If a failover has lost the claim, or the intent as well, they are written again: the runner
+-- knows both. It sends the intent ('' otherwise) only after the answer 'unknown'.
+-- `is_sure`: '0' if the runner does not know yet whether it has the call. Then only an existing claim is renewed: one
+-- that the runner gives back meanwhile must not come back.
 -- USES redis/clock
 -- KEYS state tools
 -- ARGV index runner claim_ttl_ms# intent is_sure

@@ -1,7 +1,7 @@
--- Journals the worker's own verdict on a call that never answered, unless a result came first or the call has
--- moved on: its claim must still be the one that was judged, or still be of that runner ('<runner> '), or none ('').
--- What was judged as lost is so only on a server that has been steady (`lost_after_ms`; 0: it is not about that):
--- it may have become the primary since, and nobody has renewed anything there yet.
+-- Journals the worker's own verdict on a call without a result, unless a result came first or the claim has changed: it
+-- must still be the one that was judged, or any of that runner ('<runner> '), or none ('').
+-- `lost_after_ms`: if not 0, the verdict is that the claim was not renewed, which holds only if this server has been
+-- steady for so long: it may have become the primary since, where nothing has been renewed yet.
 -- USES redis/clock owning/pulse
 -- KEYS state tools pulse
 -- ARGV proof index result judged lost_after_ms#

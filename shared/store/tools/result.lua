@@ -1,5 +1,5 @@
--- Journals a result, once, and tells the worker that waits for it. It counts also when a failover has lost the
--- claim, or when the call was queued again and nobody has taken it: it was made, and this came of it.
+-- Journals a result, once, and notifies the worker that waits for it. The result also counts if a failover has lost the
+-- claim, or if the call was queued again and not claimed yet, since the call was made.
 -- KEYS state tools
 -- ARGV index runner result channel_prefix message session_field session intent
 -- -> 'ok' | 'done' | 'gone'

@@ -1,9 +1,9 @@
--- Queues a call again whose runner was lost, or whose job was ('' as its claim); only its worker may decide that.
--- `lost_after_ms` as in `resolve.lua`.
+-- Queues a call again whose runner was lost, or whose job was lost (then `lost_claim` is ''); the worker decides that.
+-- `lost_after_ms`: as in `resolve.lua`.
 -- USES redis/clock owning/pulse queue
 -- KEYS state tools queue doorbell job_key pulse
 -- ARGV proof index lost_claim ttl_ms# job_id job lost_after_ms#
--- -> 'queued' | 'moved' (somebody has it, or has finished it, or it is too early to say) | 'fenced'
+-- -> 'queued' | 'moved' (the claim has changed, there is a result, or it is too early to say) | 'fenced'
 local fields = redis.call('HMGET', state, 'attempt', 'closed', 'owner')
 if not fields[1] or fields[1] .. ' ' .. fields[3] ~= proof or fields[2] ~= '' then return 'fenced' end
 if redis.call('HEXISTS', tools, index .. ':result') == 1 then return 'moved' end

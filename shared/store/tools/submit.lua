@@ -1,4 +1,4 @@
--- Journals the intent to call a tool and queues the call; a call journaled before is not queued again.
+-- Journals the intent to call a tool and queues the call, unless it was journaled before.
 -- USES queue
 -- KEYS state tools queue doorbell job_key
 -- ARGV proof index intent ttl_ms# job_id job

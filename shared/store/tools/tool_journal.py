@@ -1,7 +1,7 @@
-"""The tool journal: intent before a call, claim while it runs, result after it; and the queueing.
+"""The tool journal: a call's intent before it, a claim while it runs, its result after it; and its queueing.
 
-Owns what a worker and a tool runner must agree on about one call. A call is claimed by one runner;
-when a runner counts as lost, and whether its call may be made again, is the worker's decision, not made here.
+Owns what a worker and a tool runner must agree on about one call. A call is claimed by one runner. The worker
+decides when a runner counts as lost, and whether its call may be made again.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ _CLAIM, _RESOLVE = (
     LuaScript("tools/claim", is_confirmed=True),
     LuaScript("tools/resolve", is_confirmed=True),
 )
-# A renewal too: a primary that was replaced answers for some seconds, and no claim is kept there any more.
+# Confirmed: a replaced primary still answers for some seconds, and a claim renewed there is not kept.
 _RENEW = LuaScript("tools/renew", is_confirmed=True, allows_full=True)
-# So is giving back: who believes it of such a primary leaves the claim to lapse on the one that follows.
+# Confirmed: a claim given back to such a primary would have to lapse on the new one.
 _RELEASE = LuaScript("tools/release", is_confirmed=True, allows_full=True)
 _READ, _RETRY = LuaScript("tools/read"), LuaScript("tools/retry")
 
@@ -38,7 +38,7 @@ _decode_result: msgspec.json.Decoder[ToolResult] = msgspec.json.Decoder(ToolResu
 async def submit(
     redis: RedisClient, settings: Settings, lease: Lease, call_index: int, task: ToolTask
 ) -> None:
-    """Journals the intent and queues the call, both or neither. Raises LeaseLost if fenced."""
+    """Journals the intent and queues the call, in one step, unless that was done before. Raises LeaseLost."""
     job_id = f"{lease.key}:tool:{call_index}"
     intent = ToolIntent(task, lease.fencing_token)
     reply = await redis.run(
@@ -66,22 +66,25 @@ async def submit(
 
 
 Standing = Literal["unknown", "queued", "unqueued", "running", "lapsed", "returned", "unbegun", "answered"]
-"""Of a call: the journal has never heard of it; it waits for a runner; it does, but its job was lost; a
-runner is at it; its runner has not renewed its claim; its runner has stopped in the middle of it, or before
-it began; its result is in."""
+"""Where a call stands: the journal has no intent for it; it waits for a runner; its job was lost; a runner
+has it; its runner has not renewed the claim in time; its runner gave it back after it began, or before; it
+has a result."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallState:
-    """How far a call was at one moment, by Redis's clock. `lapsed` alone says nothing of its runner: while
-    Redis is away, or its primary is being replaced, no claim can be renewed."""
+    """The state of a call at one moment, by Redis's clock.
+
+    `lapsed` alone does not mean that the runner is lost: no claim can be renewed during an outage or a
+    failover of Redis.
+    """
 
     standing: Standing
     result: ToolResult | None = None
     claim: str = ""
-    """`<runner> <until>` while there is one; it is another after each renewal."""
+    """`<runner> <until>`, or empty if there is none; changes with each renewal."""
     is_steady: bool = True
-    """Not: the server has not been there, as the primary, for as long as a claim lasts."""
+    """False if this server has not been available, as the primary, for as long as a claim lasts."""
 
     @property
     def runner(self) -> str:
@@ -91,7 +94,7 @@ class CallState:
 async def read_states(
     redis: RedisClient, settings: Settings, calls: Sequence[tuple[ResponseKey, int]]
 ) -> list[CallState]:
-    """How far the calls (response, call_index) are. One round trip, however many."""
+    """Returns the states of calls (response, call_index), in one round trip."""
     replies = await redis.run_many(
         [
             _READ(
@@ -126,7 +129,7 @@ def _claim_ttl_ms(settings: Settings) -> int:
 async def claim(
     redis: RedisClient, settings: Settings, key: ResponseKey, call_index: int, runner: str
 ) -> ToolIntent | None:
-    """Takes a call. None: it is not ours to run."""
+    """Claims a call for a runner; returns its intent, or None if it is not the runner's to run."""
     reply = await redis.run(
         _CLAIM(
             state=keys.state(key),
@@ -147,7 +150,8 @@ async def claim(
 
 @dataclass(frozen=True, slots=True)
 class Claiming:
-    """A call that a runner may have taken: Redis has not said so yet, and may say so after a claim's time."""
+    """A call that a runner is claiming: Redis has not answered yet, and may do so later than a claim
+    lasts."""
 
     key: ResponseKey
     call_index: int
@@ -156,24 +160,24 @@ class Claiming:
 
 @dataclass(frozen=True, slots=True)
 class Claim(Claiming):
-    """A call that a runner has taken. The intent is at hand should Redis lose it."""
+    """A call that a runner has claimed, with the intent in case Redis loses it."""
 
     intent: ToolIntent
 
 
 async def renew(redis: RedisClient, settings: Settings, claims: Sequence[Claiming]) -> list[Claim]:
-    """Keeps the claims, in one round trip. Returns those that are lost: to another runner, or for good.
+    """Renews claims in one round trip, or two after a failover; returns those that are lost.
 
-    What is not sure to have been taken is never lost: whoever has it now may give it back before the claim
-    that is under way arrives.
+    A `Claiming` is never reported lost: another runner that has the call may give it back before our claim
+    arrives.
     """
     replies = await _renew(redis, settings, [(claim, b"") for claim in claims])
     sure = [(claim, reply) for claim, reply in zip(claims, replies, strict=True) if isinstance(claim, Claim)]
     forgotten = [claim for claim, reply in sure if reply == b"unknown"]
     lost = [claim for claim, reply in sure if reply in _LOST]
-    if forgotten:  # a failover took them back
-        told = [(claim, msgspec.json.encode(claim.intent)) for claim in forgotten]
-        again = await _renew(redis, settings, told)
+    if forgotten:  # a failover lost their intents
+        with_intents = [(claim, msgspec.json.encode(claim.intent)) for claim in forgotten]
+        again = await _renew(redis, settings, with_intents)
         lost += [claim for claim, reply in zip(forgotten, again, strict=True) if reply in _LOST]
     return lost
 
@@ -184,7 +188,7 @@ _LOST = (b"taken", b"done", b"gone")
 async def _renew(
     redis: RedisClient, settings: Settings, claims: Sequence[tuple[Claiming, bytes]]
 ) -> list[object]:
-    """What becomes of each claim, sent with its intent or with b""."""
+    """Renews claims, each sent with its intent or with b""; returns the replies."""
     ttl_ms = _claim_ttl_ms(settings)
     return await redis.run_many(
         [
@@ -203,7 +207,8 @@ async def _renew(
 
 
 async def release(redis: RedisClient, claims: Sequence[tuple[ResponseKey, int, str, bool]]) -> None:
-    """Gives calls (response, call_index, runner, whether it has begun) back, and tells those who wait."""
+    """Gives back calls (response, call_index, runner, has_begun), and notifies the workers waiting for
+    them."""
     await redis.run_many(
         [
             _RELEASE(
@@ -223,9 +228,10 @@ async def release(redis: RedisClient, claims: Sequence[tuple[ResponseKey, int, s
 async def finish(
     redis: RedisClient, claim: Claim, result: ToolResult, session: tuple[str, str] | None
 ) -> bool:
-    """Journals the result once and tells who owns the response now; False if nobody wants it any more.
+    """Journals the result, once, and notifies the response's current owner.
 
-    `session` is (server_label, state) to keep for the next call to the same server.
+    Returns False if the call already has a result, is another runner's, or its response is closed. `session`:
+    (server_label, state) to be kept for the next call to the same server.
     """
     reply = await redis.run(
         _RESULT(
@@ -259,12 +265,13 @@ async def resolve(
     *,
     lost_after_s: float = 0.0,
 ) -> ToolResult | None:
-    """Journals the worker's own verdict on a call that never answered; returns the result that stands.
+    """Journals the worker's own verdict on a call without a result; returns the result that the journal then
+    has.
 
-    `judged` is what the verdict is about: the claim, the beginning of one (`<runner> `), or "" where there is
-    none. `lost_after_s`: that the claim was not renewed, which tells only where it could have been for so
-    long. None: the call has moved on, or it is too early. A result that came first stays. Raises LeaseLost if
-    fenced.
+    A result that came first is kept. `judged`: the claim that the verdict is about; `<runner> ` for any claim
+    of that runner, "" for none. `lost_after_s`: if set, the verdict is that the claim was not renewed, which
+    holds only on a server that has been available for so long. Returns None if the claim has changed, or if
+    it is too early. Raises LeaseLost if fenced.
     """
     reply = await redis.run(
         _RESOLVE(
@@ -298,8 +305,11 @@ async def retry(
     *,
     lost_after_s: float = 0.0,
 ) -> None:
-    """Queues a call again whose runner was lost, or whose job was (its claim is "" then), unless it has moved
-    on, or it is too early to say (`lost_after_s` as for `resolve`). Raises LeaseLost if fenced."""
+    """Queues a call again whose runner was lost, or whose job was lost (then `lost_claim` is "").
+
+    Does nothing if the claim has changed, there is a result, or it is too early (`lost_after_s`: as for
+    `resolve`). Raises LeaseLost if fenced.
+    """
     job_id = f"{lease.key}:tool:{call_index}:{lost_claim.replace(' ', '-')}"
     reply = await redis.run(
         _RETRY(
@@ -328,6 +338,6 @@ async def retry(
 
 
 async def read_session(redis: RedisClient, key: ResponseKey, server_label: str) -> str | None:
-    """What the server's last result asked to be given back (see `tool_calls.SESSION_META_KEY`)."""
+    """Returns the session state of the server's last result, or None (see `tool_calls.SESSION_META_KEY`)."""
     raw = await redis.command("HGET", keys.tools(key), f"session:{server_label}")
     return raw.decode() if raw is not None else None
