@@ -1,7 +1,7 @@
-"""Answers a container's health check by its exit status. Owns no judgement of what to do about it.
+"""Answers a container's health check by its exit status; the container runtime decides what to do about it.
 
-`probe.py http URL` asks a server; `probe.py role ROLE` asks Redis whether a process of the role
-has announced itself within the last seconds, which also proves that Redis is reached from here.
+`probe.py http URL` sends a request to a server. `probe.py role ROLE` checks in Redis whether a process of the
+role has announced itself within the last seconds, which also proves that Redis can be reached from here.
 """
 
 import asyncio
