@@ -1,8 +1,8 @@
 """Stream events: one closed union on `type`, and their bytes on the wire.
 
-An event has no number; the log gives it. `frame` joins the two into the bytes that are stored
-and relayed unparsed ever after (docs/adr/0003-encode-once.md). Field names: the public OpenAI
-types, section `ResponseStreamEvent`.
+An event has no number of its own; the log assigns it. `frame` joins the two into the bytes that are stored
+and then relayed unparsed (docs/adr/0003-encode-once.md). Field names: the public OpenAI types, section
+`ResponseStreamEvent`.
 """
 
 import msgspec
@@ -43,7 +43,7 @@ class ResponseFailed(_Event, frozen=True, tag="response.failed"):
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """The error as HTTP's envelope has it."""
+    """The error as in the envelope of an HTTP error response."""
 
     type: str
     code: str
@@ -52,10 +52,10 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class Error(_Event, frozen=True, tag="error"):
-    """Told before `response.failed` when the request itself cannot be served.
+    """Precedes `response.failed` if the request itself cannot be served.
 
-    The public types have its fields at the top, the hosted service sends them within `error`: clients of
-    either find them.
+    The public types have its fields at the top level, the hosted service sends them within `error`; this has
+    both.
     """
 
     code: str
@@ -119,7 +119,7 @@ class OutputTextDone(_Event, frozen=True, tag="response.output_text.done"):
 
 
 class CallDelta(_Event, frozen=True):
-    """More of what the model writes in a call."""
+    """Adds to the text that the model writes in a call."""
 
     output_index: int
     item_id: str
@@ -127,7 +127,7 @@ class CallDelta(_Event, frozen=True):
 
 
 class CallWritten(_Event, frozen=True):
-    """All that the model wrote in a call, in the field that the call's item has for it."""
+    """Contains the whole text that the model wrote in a call, in the same field as the call's item."""
 
     output_index: int
     item_id: str
@@ -209,28 +209,31 @@ ItemEvent = (
 StreamEvent = LifecycleEvent | ItemEvent | TextDelta | Error
 
 _LINE_ENDS = tuple((end.encode(), rb"\u%04x" % ord(end)) for end in "\x85\u2028\u2029")
-"""Next line, line separator, paragraph separator: the line ends of Unicode that may stand raw in JSON."""
+"""Next line, line separator, paragraph separator: Unicode's line ends, which JSON may contain unescaped."""
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[StreamEvent] = msgspec.json.Decoder(StreamEvent)
 
 
 def encode(value: StreamEvent | Response) -> bytes:
-    """JSON that is one line for every reader: some end a line at characters that JSON need not escape."""
+    """Returns JSON on a single line, also for readers that break lines at characters JSON need not escape."""
     body = _encoder.encode(value)
     return body if body.isascii() else _escape_line_ends(body)
 
 
 def _escape_line_ends(body: bytes) -> bytes:
-    """In UTF-8 the bytes of a character stand for nothing else, so bytes may be replaced."""
+    """Escapes Unicode's line ends. In UTF-8, a character's bytes occur nowhere else, so bytes can be
+    replaced."""
     for raw, escaped in _LINE_ENDS:
-        if raw[-1] in body:  # one byte is found many times as fast as three, and mostly is not there
+        if (
+            raw[-1] in body
+        ):  # searching for one byte is many times as fast as for three, and it is mostly absent
             body = body.replace(raw, escaped)
     return body
 
 
 def frame(event: StreamEvent, sequence_number: int) -> bytes:
-    """The event's one and only bytes: a server-sent event, its JSON on one `data:` line.
+    """Returns the event as a server-sent event, with its JSON on one `data:` line.
 
     Lines end in `\\n`; `id:` repeats the number for clients that resume by Last-Event-ID.
     """
@@ -245,16 +248,17 @@ def frame(event: StreamEvent, sequence_number: int) -> bytes:
 
 
 def is_queued(stored: bytes) -> bool:
-    """Whether a stored frame is `response.queued`, which only the API writes."""
+    """Returns True if a stored frame is `response.queued`, which only the API writes."""
     return stored.startswith(b"event: response.queued\n")
 
 
 def data_of(stored: bytes) -> bytes:
-    """The JSON within a stored frame, for those who fold a log; a relay never calls it."""
+    """Returns the JSON within a stored frame, for folding a log; a relay never calls it."""
     start = stored.index(b"\ndata: ") + 7
     return stored[start:-2]
 
 
 def decode(stored: bytes) -> StreamEvent:
-    """The event within a stored frame. Raises msgspec.DecodeError on bytes that `frame` did not make."""
+    """Returns the event within a stored frame. Raises msgspec.DecodeError for bytes that `frame` did not
+    make."""
     return _decoder.decode(data_of(stored))

@@ -1,7 +1,7 @@
-"""Identifiers: how they are made and what can be read back from them. Holds no state.
+"""Makes identifiers, and checks the form of those that clients send. Holds no state.
 
-Item and call ids derive from (response_id, output_index), so that the same response always
-has the same ids, whichever worker continues it (docs/adr/0006-derived-ids.md).
+Item and call ids derive from (response_id, output_index), so that a response always has the same ids,
+whichever worker continues it (docs/adr/0006-derived-ids.md).
 """
 
 import re
@@ -12,7 +12,7 @@ _CONVERSATION_ID = re.compile(r"conv_([a-z0-9]{1,8})_([0-9a-f]{32})\Z")
 
 
 def new_response_id(cell: str) -> str:
-    """`resp_<cell>_<32 hex>`; the cell names the Redis primary that holds the response."""
+    """Returns `resp_<cell>_<32 hex>`; the cell names the Redis primary that holds the response."""
     return f"resp_{cell}_{secrets.token_hex(16)}"
 
 
@@ -21,7 +21,7 @@ def is_response_id(text: str) -> bool:
 
 
 def new_conversation_id(cell: str) -> str:
-    """`conv_<cell>_<32 hex>`; the cell is that of the conversation's responses."""
+    """Returns `conv_<cell>_<32 hex>`; a conversation has the same cell as its responses."""
     return f"conv_{cell}_{secrets.token_hex(16)}"
 
 
@@ -30,25 +30,26 @@ def is_conversation_id(text: str) -> bool:
 
 
 def new_item_origin(cell: str) -> str:
-    """Stands in the place of a response's id for items that came without one; never used twice."""
+    """Returns a unique replacement for a response's id, for deriving the ids of items that arrive without
+    one."""
     return f"{cell}_{secrets.token_hex(16)}"
 
 
 def item_id(prefix: str, response_id: str, place: int | str) -> str:
-    """`rs_…`, `msg_…`, `mcp_…` and so on; `place` is the output_index, or `i<n>` in the input."""
+    """Returns `rs_…`, `msg_…`, `mcp_…` and so on. `place`: the output_index, or `i<n>` in the input."""
     return f"{prefix}_{response_id.removeprefix('resp_')}_{place}"
 
 
 def call_id(response_id: str, output_index: int) -> str:
-    """What a client quotes in `function_call_output`."""
+    """Returns the `call_id` that a client repeats in `function_call_output`."""
     return item_id("call", response_id, output_index)
 
 
 def new_owner(role: str) -> str:
-    """A name for one process life of a worker or tool runner; never used twice."""
+    """Returns a unique name for one process, such as a worker."""
     return f"{role}-{secrets.token_hex(6)}"
 
 
 def new_request_id() -> str:
-    """`req_<32 hex>`, for the header of one answer."""
+    """Returns `req_<32 hex>`, for the `x-request-id` header of one HTTP response."""
     return f"req_{secrets.token_hex(16)}"

@@ -1,8 +1,8 @@
-"""Input items: one closed union of what a model is given to read, as clients send it and records keep it.
+"""Input items: one closed union of what a model reads, as clients send it and records keep it.
 
-Owns shapes only. The API parses items once (`api/bodies/input_items.py`), the worker tells them to the model
-(`worker/asking/conversation.py`). A field that a client left out is UNSET and has no key; null stays null.
-Source of names and fields: the public OpenAI types, `ResponseInputItem`.
+Owns shapes only. The API parses items once (`api/bodies/input_items.py`), the worker renders them for the
+model (`worker/asking/conversation.py`). A field that a client omitted is UNSET and has no key; null stays
+null. Source of names and fields: the public OpenAI types, `ResponseInputItem`.
 """
 
 from typing import Any, Literal
@@ -35,7 +35,7 @@ class InputFile(msgspec.Struct, frozen=True, tag="input_file"):
 
 
 class EarlierText(msgspec.Struct, frozen=True, tag="output_text"):
-    """Text that a model said earlier, perhaps another service's."""
+    """A model's earlier output text, possibly from another service."""
 
     text: str
     annotations: Any = UNSET
@@ -47,7 +47,7 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
 
 
 OutputPart = InputText | InputImage | InputFile
-"""A part of what a tool returned."""
+"""A part of a tool's output."""
 MessagePart = OutputPart | EarlierText | Refusal
 
 
@@ -61,7 +61,7 @@ class EarlierThought(msgspec.Struct, frozen=True, tag="reasoning_text"):
 
 class _InputItem(msgspec.Struct, frozen=True, kw_only=True):
     id: Text = UNSET
-    """Always given once the item was adopted by a response or a conversation."""
+    """Always present once a response or a conversation has adopted the item."""
     status: Text = UNSET
 
 
@@ -147,7 +147,7 @@ class EarlierError(msgspec.Struct, frozen=True):
 
 
 class InputMcpCall(_InputItem, frozen=True, kw_only=True, tag="mcp_call"):
-    """`error` is text where older clients have kept it."""
+    """A call of an MCP tool, with its outcome. `error` may be text, as older clients keep it."""
 
     server_label: str
     name: str
@@ -173,10 +173,10 @@ InputItem = (
 
 
 class ItemReference(msgspec.Struct, frozen=True, tag="item_reference"):
-    """Stands for an item that is kept already; the API puts that one in its place."""
+    """Refers to a stored item, by which the API replaces it."""
 
     id: str
 
 
 AskedItem = InputItem | ItemReference
-"""What a client may send in the place of an item."""
+"""What a client may send as an item."""

@@ -1,8 +1,8 @@
-"""The form of a JSON schema: the values each keyword may have, and where schemas lie within schemas. Pure.
+"""The form of a JSON schema: the values that each keyword may have, and where schemas contain schemas. Pure.
 
-Owns form only. What a refusal says is the API's and the engine's business, what can be enforced the engine's
-alone. Source: JSON Schema 2020-12, the core, applicator and validation vocabularies. Why no library does
-this: docs/adr/0029-schema-form-by-hand.md.
+Owns form only; the API and the engine word their refusals, and the engine decides what can be enforced.
+Source: JSON Schema 2020-12, the core, applicator and validation vocabularies.
+docs/adr/0029-schema-form-by-hand.md says why no library does this.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ SINGLE = (
 
 
 def inner_schemas(keyword: str, part: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """The schemas directly within a keyword's value, each with its path from there.
+    """Yields the schemas directly within a keyword's value, each with its path from there.
 
     Yields nothing if the value does not have its keyword's form.
     """
@@ -61,7 +61,7 @@ def _is_filled_list(value: object) -> bool:
 
 
 Form = tuple[Callable[[object], bool], str]
-"""Whether a value has the form, and what to call it: "it should be …"."""
+"""A check whether a value has the form, and the form's name, to follow "it should be"."""
 
 FORMS: Mapping[str, Form] = {
     "type": (_is_type, f"one of {', '.join(sorted(TYPES))}, or a list of them"),

@@ -1,7 +1,7 @@
-"""How a response comes to be: legal transitions, and the fold of its events.
+"""The life of a response: its legal transitions, and the fold of its events.
 
-Pure. Everything reported about a response (status, output, usage) is `fold` of its log; who generates
-the events, and where they are kept, is not known here.
+Pure. Everything reported about a response (status, output, usage) is the `fold` of its log. Knows nothing of
+who generates the events, or where they are kept.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,18 +45,18 @@ CallT = TypeVar("CallT", bound=CallItem)
 
 
 class IllegalEvent(Exception):
-    """The event cannot follow the ones before it: a bug in its producer."""
+    """The event cannot follow those before it: a bug in its producer."""
 
 
 def begin(response: Response) -> list[StreamEvent]:
-    """What a log begins with, before any worker has seen the response."""
+    """Returns the events that a log begins with, before any worker has acquired the response."""
     if response.status == "queued":
         return [ev.ResponseCreated(response), ev.ResponseQueued(response)]
     return [ev.ResponseCreated(response)]
 
 
 def fold(events: Iterable[StreamEvent]) -> Response:
-    """Returns the response of a log, from its entry 0 to wherever it ends.
+    """Returns the response of a log, from entry 0 to its last entry.
 
     Raises IllegalEvent if the first event carries no response or a later one does not fit.
     """
@@ -68,7 +68,7 @@ def fold(events: Iterable[StreamEvent]) -> Response:
 
 
 def fold_on(response: Response, events: Iterable[StreamEvent]) -> Response:
-    """The fold of a longer log, from that of its beginning and what came after. Raises IllegalEvent."""
+    """Returns the fold of a log, given that of its beginning and the events after it. Raises IllegalEvent."""
     return _apply_all(response, _join_deltas(events))
 
 
@@ -79,7 +79,7 @@ def _apply_all(response: Response, events: Iterable[StreamEvent]) -> Response:
 
 
 def apply(response: Response, event: StreamEvent) -> Response:
-    """The response after one more event. Raises IllegalEvent."""
+    """Returns the response after one more event. Raises IllegalEvent."""
     if response.status in TERMINAL:
         raise IllegalEvent(f"{type(event).__name__} after the response has {response.status}")
     match event:
@@ -95,7 +95,7 @@ def apply(response: Response, event: StreamEvent) -> Response:
                 raise IllegalEvent(f"from {response.status} to {after.status}")
             return after
         case ev.Error():
-            return response  # the event that follows says it of the response
+            return response  # the event that follows puts the error into the response
         case ev.OutputItemAdded(output_index, item):
             if output_index != len(response.output):
                 raise IllegalEvent(f"item {output_index} added after {len(response.output)}")
@@ -155,7 +155,7 @@ def _with_text(thought: ReasoningText, text: str) -> ReasoningText:
 
 
 def _join_deltas(events: Iterable[StreamEvent]) -> Iterator[StreamEvent]:
-    """Neighbouring deltas of one text become one: folding a long text stays linear."""
+    """Joins adjacent deltas of one text, so that folding a long text takes linear time."""
     held: list[ev.TextDelta] = []
     for event in events:
         if isinstance(event, ev.TextDelta):
@@ -182,7 +182,7 @@ def _join(deltas: Sequence[ev.TextDelta]) -> ev.TextDelta:
 
 
 def abandon(events: Sequence[StreamEvent]) -> list[StreamEvent]:
-    """What ends the items that a log has added and not done: each is done once, as it stands."""
+    """Returns the events that end the items which a log has added but not ended, each item as it is."""
     added = {event.output_index for event in events if isinstance(event, ev.OutputItemAdded)}
     done = {event.output_index for event in events if isinstance(event, ev.OutputItemDone)}
     output = fold(events).output
@@ -200,9 +200,9 @@ def _interrupt(item: Item) -> Item:
 
 
 def lasting(output: Sequence[Item]) -> list[Item]:
-    """What later responses read of an output: all but calls that were cut off; nobody can answer those.
+    """Returns what later responses read of an output: all items except calls that were cut off.
 
-    Without logprobs: no model reads them, and they are many times as long as the text.
+    Omits logprobs, which no model reads and which are many times as long as the text.
     """
     return [
         _without_logprobs(item)
@@ -224,7 +224,7 @@ TerminalEvent = ev.ResponseCompleted | ev.ResponseIncomplete | ev.ResponseFailed
 
 
 _TIER = "default"
-"""Whatever was asked for: all responses are served alike."""
+"""The tier that serves every response, whatever the request asks for."""
 
 
 def _end(response: Response, status: ResponseStatus, **changes: Any) -> Response:
@@ -242,7 +242,7 @@ def cut_short(response: Response, usage: Usage, reason: IncompleteReason) -> ev.
 
 
 def fail(response: Response, error: ResponseError) -> ev.ResponseFailed:
-    """Keeps the usage that the response has: the caller that ends it knows what was counted."""
+    """Returns the event that ends a response as failed; the caller has set its usage."""
     return ev.ResponseFailed(_end(response, "failed", error=error))
 
 
@@ -255,5 +255,6 @@ def error_events(error: ResponseError) -> list[StreamEvent]:
 
 
 def cancel(response: Response) -> ev.ResponseFailed:
-    """There is no event of its own for a cancelled response: its stream ends as failed, without output."""
+    """Returns the event that ends a response as cancelled, without output: `response.failed`, as there is no
+    other."""
     return ev.ResponseFailed(_end(response, "cancelled", output=()))

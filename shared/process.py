@@ -1,6 +1,6 @@
-"""How the process of a role starts and ends: its settings, its logging, its signals, its exit code.
+"""Starts and ends the process of a role: settings, logging, signals, exit code.
 
-Owns what is the same for every role; what a role does in between is its own.
+Owns what is the same for every role; the role owns what it does in between.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from shared.settings import Settings
 
 FAILED, MISUSED = 1, 2
-"""Exit codes: something outside the process does not work; a setting, or a file that one names, is wrong."""
+"""Exit codes: something outside the process failed; a setting, or a file that a setting names, is invalid."""
 
 
 class Misuse(Exception):
-    """The process cannot start as it is configured; the reason is for the operator."""
+    """The process cannot start as configured; the message is for the operator."""
 
 
 def start(
@@ -31,10 +31,11 @@ def start(
     misuses: tuple[type[Exception], ...] = (),
     failures: tuple[type[Exception], ...] = (),
 ) -> int:
-    """Run `main` with the settings of the environment; return the exit code of the process.
+    """Runs `main` with the settings of the environment; returns the exit code of the process.
 
-    0: `main` returned. FAILED: it raised one of `failures`. MISUSED: a setting is wrong, or it raised Misuse
-    or one of `misuses`. Each of these errors is one message on stderr that begins with the role.
+    0: `main` returned. FAILED: it raised one of `failures`. MISUSED: a setting is invalid, or it raised
+    Misuse or one of `misuses`. Each of these errors is printed to stderr as one message that begins with the
+    role.
     """
     misuses = (Misuse, *misuses)
     try:
@@ -55,15 +56,16 @@ def run_until_stopped(
     run: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> None:
-    """Run a role on an event loop; SIGTERM and SIGINT set its event, and it then ends by itself."""
+    """Runs a role on an event loop. SIGTERM and SIGINT set the event passed to `run`, which must then
+    return."""
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(_with_signals(run))
 
 
 def collect_rarely() -> None:
-    """Have the garbage collector leave alone what stays for ever.
+    """Makes the garbage collector ignore existing objects and run less often.
 
-    A large request makes a million objects; with the default threshold they are walked 1,400 times.
+    A large request creates a million objects, which the default threshold would scan 1,400 times.
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
@@ -83,5 +85,5 @@ def _log_to_stderr(level: str) -> None:
 
 
 def _refuse(role: str, error: Exception, code: int) -> int:
-    print(f"{role}: {error}", file=sys.stderr)  # noqa: T201  where a command line says why it ends
+    print(f"{role}: {error}", file=sys.stderr)  # noqa: T201  a command reports its errors on stderr
     return code

@@ -1,4 +1,4 @@
-"""Waiting for several things at once: the first one wins."""
+"""Waits for several things at once; the first one wins."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -7,13 +7,13 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-async def race(*runners: Awaitable[_T]) -> _T:
-    """Run all of them until the first returns or fails, then cancel the others and wait for their end.
+async def race(*awaitables: Awaitable[_T]) -> _T:
+    """Runs all until the first ends, then cancels the others and waits for them.
 
-    Returns what the first returned; of several that end at once, the one named first counts. Raises what
-    any of those raised.
+    Returns the result of the first to end; if several end at once, that of the first argument among them.
+    Raises if any of those failed.
     """
-    tasks = [asyncio.ensure_future(runner) for runner in runners]
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     try:
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

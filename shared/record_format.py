@@ -1,18 +1,19 @@
-"""The number of the format that a response's record and log are in, so that versions can live together.
+"""The format number of a response's record and log, which lets different versions run side by side.
 
-Owns the numbers and what each one changed. Who may take a record is `acquire.lua`'s to refuse; what another
-format means for an event is the translator's. docs/adr/0022-record-formats.md says when the number rises.
+Owns the numbers and what each one changed. `acquire.lua` refuses a record to a worker that cannot replay it;
+the translator knows what an older format means for events. docs/adr/0022-record-formats.md says when the
+number rises.
 """
 
 RECORD_FORMAT = 2
-"""What this version writes. It rises with each change after which an earlier worker's replay would make
-other events, or could not read the record at all:
+"""The format that this version writes. It rises with each change after which an earlier version's replay
+would make other events, or could not read the record at all:
 
-1  (no number in the record) the first one.
-2  Final messages have a phase; what is not there has no key (`encrypted_content`, a listing's `error`).
-   The log of a background response begins with `response.queued` after `response.created`.
+1  (no number in the record) The first format.
+2  Final messages have a phase; absent fields have no key (`encrypted_content`, a listing's `error`).
+   The log of a background response begins with `response.created` and `response.queued`.
    A call beyond `max_tool_calls` has no item.
-   A prompt that tools' answers make too long loses its oldest messages, where a request allows that.
+   A prompt that tools' answers make too long loses its oldest messages, if the request allows that.
 """
 RECORD_FORMAT_OLDEST = 1
-"""What this version can still replay. An open record below it ends as `failed`, with a reason."""
+"""The oldest format that this version can replay. An open record below it ends as `failed`, with a reason."""

@@ -1,6 +1,6 @@
-"""What an operator may write as `redis_url`: one server, or the Sentinels that know which one it is.
+"""Parses `redis_url`: the address of one server, or of the Sentinels that know which server it is.
 
-Owns the syntax and its errors, which never show a password; connects to nothing.
+Owns the syntax and its error messages, which never contain a password; connects to nothing.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ _SENTINEL_FORM = "redis+sentinel://[user:password@]host:port[,host:port…]/MAST
 
 @dataclass(frozen=True, slots=True)
 class SentinelUrl:
-    """The user and the password are those of the server; Sentinels are asked without any."""
+    """The addresses of Sentinels. User and password are those of the server; Sentinels are used without
+    any."""
 
     sentinels: tuple[tuple[str, int], ...]
     master_name: str
@@ -23,7 +24,10 @@ class SentinelUrl:
 
 
 def read_sentinel_url(url: str) -> SentinelUrl | None:
-    """None: the URL names a server, and redis-py reads it. Raises ValueError for what is neither."""
+    """Parses the URL of Sentinels; returns None if it is that of a server, which redis-py parses.
+
+    Raises ValueError if it is neither.
+    """
     scheme = url.partition("://")[0]
     if scheme in ("redis", "rediss", "unix"):
         if scheme != "unix":
@@ -48,10 +52,10 @@ def read_sentinel_url(url: str) -> SentinelUrl | None:
 
 def _check_server(parts: SplitResult) -> None:
     try:
-        is_right = bool(parts.hostname) and parts.port != 0
+        is_valid = bool(parts.hostname) and parts.port != 0
     except ValueError:
-        is_right = False
-    if not is_right:
+        is_valid = False
+    if not is_valid:
         raise ValueError("must have the form redis://[user:password@]host[:port][/DB]")
     _read_db(parts.path.lstrip("/"))
 

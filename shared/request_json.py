@@ -1,7 +1,7 @@
-"""A ResponseRequest's JSON taken apart piece by piece. Pure.
+"""Decodes a ResponseRequest from JSON, piece by piece. Pure.
 
-Owns the order of decoding: a decoder's call holds the interpreter, in whatever thread, so that no call gets
-more than one item or one tool. What those may have was bounded when the request was accepted.
+Owns the division: a decoder's call holds the interpreter until it returns, in any thread, so no call decodes
+more than one item or one tool. Their sizes were limited when the request was accepted.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from shared.responses import Response, ResponseRequest, SamplingOptions
 
 
 class InPieces(msgspec.Struct, frozen=True, kw_only=True):
-    """A ResponseRequest, field by field, whose lists are not taken apart yet."""
+    """A ResponseRequest whose items and tools are not decoded yet."""
 
     response: Response
     input: list[msgspec.Raw]
@@ -30,7 +30,7 @@ _tool = msgspec.json.Decoder(dict[str, Any])
 
 
 def decode_request(text: bytes | str) -> ResponseRequest:
-    """Raises msgspec.DecodeError."""
+    """Decodes a request. Raises msgspec.DecodeError."""
     pieces = _pieces.decode(text)
     fields = msgspec.structs.asdict(pieces)
     fields |= {

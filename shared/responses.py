@@ -1,7 +1,7 @@
 """The Responses API's nouns: output items, usage, the response object, and the request as stored.
 
-Owns shapes only; how a response comes to be is `lifecycle`, how it is spoken of is `events`.
-Source of names and fields: the public OpenAI types; OpenAI's `created_at` is seconds.
+Owns shapes only; `lifecycle.py` owns the transitions, `events.py` the events. Source of names and fields: the
+public OpenAI types, where `created_at` is in seconds.
 """
 
 from typing import Any, Literal
@@ -24,7 +24,7 @@ class ReasoningText(msgspec.Struct, frozen=True, tag_field="type", tag="reasonin
 
 
 class TopLogprob(msgspec.Struct, frozen=True):
-    """A token that might have stood in a place. `bytes`: as in Logprob."""
+    """An alternative token at a position. `bytes`: as in Logprob."""
 
     token: str
     bytes: tuple[int, ...]
@@ -32,7 +32,7 @@ class TopLogprob(msgspec.Struct, frozen=True):
 
 
 class Logprob(msgspec.Struct, frozen=True):
-    """A token of a text. `bytes` are exact where `token` is not: half a character is none as text."""
+    """A token of a text. `bytes` is exact; `token` is not if the token ends within a character."""
 
     token: str
     bytes: tuple[int, ...]
@@ -57,10 +57,8 @@ class Reasoning(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning"):
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True):
-    """`phase` is `commentary` for what the model says on the way, and `final_answer` for the answer.
-
-    Absent only in what was kept before there were phases.
-    """
+    """A message of the model. `phase`: `commentary` for what it says on the way, `final_answer` for the
+    answer; None only in records older than phases."""
 
     id: str
     status: ItemStatus
@@ -78,20 +76,21 @@ class FunctionCall(CallItem, frozen=True, tag="function_call"):
 
 
 class McpProtocolError(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_protocol_error"):
-    """The server, or the rules, refused the call; `code` is JSON-RPC's."""
+    """The server, or a rule of ours, refused the call. `code`: as in JSON-RPC."""
 
     code: int
     message: str
 
 
 class McpToolExecutionError(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_tool_execution_error"):
-    """The tool ran and said that it failed; `content` is what it said (MCP content blocks)."""
+    """The tool ran and reported that it failed. `content`: its report (MCP content blocks)."""
 
     content: Any
 
 
 class HttpError(msgspec.Struct, frozen=True, tag_field="type", tag="http_error"):
-    """The server could not be reached or answered with an HTTP error; `code` 0 is no answer."""
+    """The server could not be reached, or answered with an HTTP error. `code`: the status, or 0 for no
+    answer."""
 
     code: int
     message: str
@@ -112,10 +111,10 @@ class McpCall(CallItem, frozen=True, tag="mcp_call"):
 
 
 class McpTool(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What its server does not say has no key.
+    """A tool of an MCP server. What the server does not say has no key.
 
-    `annotations` of our own listings are the server's hints, `readOnlyHint` as hosted's `read_only`; a
-    listing that a client brings may have either form.
+    `annotations`: in our own listings the server's hints, with `readOnlyHint` renamed to `read_only` as in
+    the hosted API; a listing that a client sends may have either form.
     """
 
     name: str
@@ -125,7 +124,8 @@ class McpTool(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class McpListTools(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_list_tools", omit_defaults=True):
-    """`error` is present only if there was one: clients take the key itself for a failure."""
+    """A listing of a server's tools. `error` is present only if there was one, since clients take the key
+    itself for a failure."""
 
     id: str
     server_label: str
@@ -147,7 +147,7 @@ Item = Reasoning | Message | FunctionCall | HostedCallItem | McpListTools | McpA
 
 
 PerTurn = tuple[int, ...] | msgspec.UnsetType
-"""Sent only with `enable_response_messages`: there are clients that take every detail for a number."""
+"""Sent only with `enable_response_messages`, since some clients expect every detail to be a number."""
 
 
 class InputTokensDetails(msgspec.Struct, frozen=True):
@@ -165,9 +165,9 @@ class OutputTokensDetails(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens over all turns of a response; a turn is one generation between tool calls.
+    """The tokens of a response, summed over its turns; a turn is one generation between tool calls.
 
-    `tool_output_tokens` are the prompt tokens that tool results added (they count as input too).
+    `tool_output_tokens`: the prompt tokens that tool results added, which count as input too.
     """
 
     input_tokens: int
@@ -185,7 +185,8 @@ _ERROR_TYPES: dict[str, str] = {
 
 
 class ResponseError(msgspec.Struct, frozen=True):
-    """`type` is the family that `code` belongs to, as in the HTTP envelope; it need not be given."""
+    """Why a response failed. `type`: the family of `code`, as in HTTP errors; by default derived from
+    `code`."""
 
     code: ErrorCode
     message: str
@@ -212,7 +213,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     status: ResponseStatus
     conversation: ConversationReference | None | msgspec.UnsetType = msgspec.UNSET
-    """Absent without one; null only in what was kept before it was left out."""
+    """Absent if there is none; null only in older records."""
     completed_at: int | None = None
     background: bool = False
     error: ResponseError | None = None
@@ -229,7 +230,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: Any = None
     safety_identifier: str | None = None
     service_tier: str = "default"
-    """As it was asked for while the response is open, then the one that served it: there is one."""
+    """While the response is open, the tier requested; then the tier that served it, of which there is one."""
     store: bool = True
     temperature: float = 1.0
     presence_penalty: float = 0.0
@@ -248,29 +249,29 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SamplingOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How to choose tokens, beyond what the Responses API has fields for; not echoed. Names: vLLM's."""
+    """Sampling parameters beyond those of the Responses API, named as in vLLM; not echoed."""
 
     seed: int | None = None
     top_k: int | None = None
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = {}
-    """Token id -> what is added to its logit."""
+    """Token id -> the value added to its logit."""
 
 
 class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What one create call asked for, checked and complete: the API writes it, the worker reads it.
+    """A create call, validated and complete: the API writes it, the worker reads it.
 
-    A bare string in `input` has become one user message. `tools` are the tools as sent, without any secret:
-    headers, authorization and what of a `server_url` may be one travel apart.
+    A string as `input` has become one user message. `tools`: the tools as sent, but without secrets: headers,
+    authorization, and the parts of a `server_url` that may be secret are kept separately.
     """
 
     response: Response
-    """The response as it is born: id, echo fields, no output."""
+    """The response as accepted: id, echo fields, no output."""
     input: list[InputItem]
     """The items of this call, each with an id."""
     context: list[InputItem] = []
-    """The items before them: of earlier responses, or of the conversation."""
+    """The items before them, from earlier responses or the conversation."""
     tools: list[dict[str, Any]] = []
     enable_response_messages: bool = False
     include: list[str] = []
@@ -278,9 +279,10 @@ class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerSecrets(msgspec.Struct, frozen=True):
-    """What a request brought for one MCP server; never echoed, deleted when the response closes."""
+    """The secrets that a request brings for one MCP server; never echoed, deleted when the response
+    closes."""
 
     headers: dict[str, str] = {}
     authorization: str | None = None
     url: str | None = None
-    """The whole `server_url`, where what is kept with the request is only its scheme, host and port."""
+    """The whole `server_url`, if the request's record has only its scheme, host and port."""

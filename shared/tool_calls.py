@@ -1,6 +1,6 @@
-"""What a worker asks of a tool runner, and what it gets back. Shapes only, no transport.
+"""The tasks that a worker gives to a tool runner, and their results. Owns shapes only, no transport.
 
-A call belongs to (response, call_index, fencing token); its journal lives beside the log.
+A task is identified by (response, call_index); `shared/store/tools` owns its journal.
 """
 
 import re
@@ -12,18 +12,18 @@ from shared import hosted_tools
 from shared.responses import HttpError, McpError, McpProtocolError, McpTool, McpToolExecutionError
 
 SESSION_META_KEY = "antiphon/session"
-"""In `_meta` of a tool's result: opaque state that comes back with the next call of the same
-response to the same server. It is how a stateless server keeps a session (the python tool does)."""
+"""Key in the `_meta` of a tool's result for opaque state, which is sent back with the response's next call to
+the same server. This lets a stateless server keep a session, as the Python tool does."""
 
 
 def approval_unsaid(server_label: str, server_url: str | None) -> Literal["always", "never"]:
-    """Whether calls need leave where a request does not say: for servers of the request's own choice."""
-    is_their_own = server_url is not None and hosted_tools.by_label(server_label) is None
-    return "always" if is_their_own else "never"
+    """Returns the default of `require_approval`: `always` for a server that the request gives a URL for."""
+    is_clients_own = server_url is not None and hosted_tools.by_label(server_label) is None
+    return "always" if is_clients_own else "never"
 
 
 class ToolCall(msgspec.Struct, frozen=True, tag_field="kind", tag="call"):
-    """Call `name` on a server. `arguments` is a JSON object as text."""
+    """A task: call the tool `name` on a server. `arguments`: a JSON object as text."""
 
     server_label: str
     name: str
@@ -32,7 +32,7 @@ class ToolCall(msgspec.Struct, frozen=True, tag_field="kind", tag="call"):
 
 
 class ToolListing(msgspec.Struct, frozen=True, tag_field="kind", tag="list"):
-    """Ask a server which tools it has."""
+    """A task: list the tools of a server."""
 
     server_label: str
     server_url: str | None = None
@@ -42,20 +42,21 @@ ToolTask = ToolCall | ToolListing
 
 
 class ToolIntent(msgspec.Struct, frozen=True):
-    """The journal's first line on a task: what is to be done, and for which attempt."""
+    """The journal's first entry for a task: the task, and the fencing token of the attempt that submitted
+    it."""
 
     task: ToolTask
     fencing_token: int
 
 
 class ToolOutput(msgspec.Struct, frozen=True, tag_field="kind", tag="output"):
-    """The tool answered. `output` is text, cut to `tool_output_bytes_max`, which it then says."""
+    """The tool answered. `output`: its text, cut to `tool_output_bytes_max` with a note that says so."""
 
     output: str
 
 
 class ToolFailure(msgspec.Struct, frozen=True, tag_field="kind", tag="failure"):
-    """The tool, its server or the connection failed; the model is given `error` in words."""
+    """The tool, its server or the connection failed; the model reads `describe(error)`."""
 
     error: McpError
 
@@ -79,7 +80,7 @@ def describe(error: McpError) -> str:
 
 
 def parse_failure(described: str) -> ToolFailure:
-    """A failure that `describe` makes the same sentence of."""
+    """Returns a failure from which `describe` makes the same sentence."""
     if found := re.fullmatch(r"The tool call failed: (.*) \(code (-?\d+)\)\.", described, re.DOTALL):
         return ToolFailure(McpProtocolError(int(found[2]), found[1]))
     if found := re.fullmatch(
@@ -93,7 +94,7 @@ def parse_failure(described: str) -> ToolFailure:
 
 
 def _text_of(content: object) -> str:
-    """MCP content blocks as text; anything that is not text as its JSON."""
+    """Returns MCP content blocks as text; any block that is not text, as JSON."""
     blocks = content if isinstance(content, list) else [content]
     return "\n".join(
         str(block["text"])

@@ -1,7 +1,7 @@
-"""The turns of a conversation, derived from its items: which message answers, which reasoning is over.
+"""Derives a conversation's turns from its items: which message is an answer, which reasoning is outdated.
 
-Pure. Owns the rule that the API keeps contexts by and the worker builds prompts by. Source: the Harmony
-format guide, where the analysis of a turn is dropped once the turn has ended in a final message.
+Pure. Owns the rule by which the API keeps contexts and the worker builds prompts. Source: the Harmony format
+guide, where the analysis of a turn is dropped once the turn has ended in a final message.
 """
 
 from collections.abc import Sequence
@@ -33,10 +33,10 @@ _CALLS = (
 
 
 def answers_in(items: Sequence[InputItem]) -> list[int]:
-    """Where the assistant's final messages stand.
+    """Returns the indices of the assistant's final messages.
 
-    One that a call of the same turn follows is commentary, whatever its `phase` says: many clients leave
-    that out, and the turn goes on. An empty one says nothing.
+    A message followed by a call of the same turn is commentary, even if it has no `phase`, as many clients
+    omit it, or another one. An empty message is no answer.
     """
     answers: list[int] = []
     is_calling = False
@@ -55,7 +55,10 @@ def answers_in(items: Sequence[InputItem]) -> list[int]:
 
 
 def without_old_reasoning(items: Sequence[InputItem], following: Sequence[InputItem] = ()) -> list[InputItem]:
-    """Reasoning before the last answer, here or among those that follow, is over: no model reads it again."""
+    """Returns the items without the reasoning before the last answer, which no model reads again.
+
+    `following`: items after these, among which the last answer may be.
+    """
     answers = answers_in([*items, *following])
     last = answers[-1] if answers else -1
     return [item for i, item in enumerate(items) if i > last or not isinstance(item, InputReasoning)]
