@@ -195,7 +195,9 @@ class Reading:
 
     async def delete(self, tenant: str, response_id: str) -> None:
         """Raises ClientError if there is none, or if it is still open."""
-        key, _ = await self._find_kept(tenant, response_id)
+        key, state = await self.find_log(tenant, response_id)
+        if not state.is_kept:
+            raise response_not_found(response_id)
         outcome = await response_store.delete(self._redis, key)
         if outcome == "open":
             raise cannot_delete()

@@ -2,16 +2,23 @@
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
+
+import pytest
 
 from api.app import create_app
 from api.tenants import OPEN_TENANT, Tenants
+from shared import lifecycle
+from shared.responses import ResponseError
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
+from shared.store.log import closing
 from shared.store.redis.client import RedisClient
 from tests.edges import HELLO, UNKNOWN_ID, error_of, serving
 from tests.patience import PATIENCE_S
+from tests.requests import accept, make_request
 
 STATE = keys.state(ResponseKey(OPEN_TENANT, UNKNOWN_ID))
 
@@ -64,3 +71,41 @@ async def test_a_client_that_leaves_is_not_waited_for(redis: RedisClient, settin
 
     async with app.router.lifespan_context(app), asyncio.timeout(PATIENCE_S):
         await app(scope, receive, send)
+
+
+@pytest.mark.parametrize("refusing", ["min-replicas-to-write", "maxmemory"])
+async def test_a_cancel_that_has_nothing_to_end_is_answered_while_redis_refuses_writes(
+    redis: RedisClient, settings: Settings, refusing: str
+) -> None:
+    cancelled, failed = [await accept(redis, settings, make_request(store=True)) for _ in range(2)]
+    assert await closing.cancel(redis, settings, cancelled, "another") == "ended"
+    reason = ResponseError("server_error", "…")
+    make_event = partial(lifecycle.fail, error=reason)
+    assert await closing.end_at_once(redis, settings, failed, "another", make_event) == "ended"
+    async with serving(settings) as client:
+        await redis.command("CONFIG", "SET", refusing, 1)
+        try:
+            answers = [
+                await client.post(f"/v1/responses/{response_id}/cancel")
+                for response_id in (UNKNOWN_ID, failed.response_id, cancelled.response_id)
+            ]
+        finally:
+            await redis.command("CONFIG", "SET", refusing, 0)
+    assert [answer.status_code for answer in answers] == [404, 400, 200]
+    assert answers[2].json()["status"] == "cancelled"
+
+
+async def test_a_delete_does_not_read_what_it_deletes(redis: RedisClient, settings: Settings) -> None:
+    key = await accept(redis, settings, make_request(store=True, instructions="x" * 1_000_000))
+    assert await closing.cancel(redis, settings, key, "another") == "ended"
+    async with serving(settings) as client:
+        before = await _bytes_sent(redis)
+        answer = await client.delete(f"/v1/responses/{key.response_id}")
+        sent = await _bytes_sent(redis) - before
+    assert answer.json()["deleted"] is True
+    assert sent < 100_000
+
+
+async def _bytes_sent(redis: RedisClient) -> int:
+    """How much Redis has answered so far, to anybody."""
+    return int((await redis.command("INFO", "stats"))["total_net_output_bytes"])

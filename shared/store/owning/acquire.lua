@@ -9,7 +9,8 @@
 -- received: it takes that again, so that no lost reply leaves a lease that nobody renews.
 -- `token_used`: the owner's last token for this response, which a failover may have taken back. No owner gets a token
 -- twice, because what it sent with it may still be in flight.
--- `force`: 'no', 'any', or 'kept': then a response that is neither stored nor in the background is missing.
+-- `force`: 'no', 'any', or 'kept': then a response that is neither stored nor in the background is missing, and
+-- nothing is written unless the lease is taken, so that the reply comes even while Redis refuses writes.
 -- `known_format`: the newest format that the owner can replay. `format_needed` is the format that the record began with,
 -- or that a later owner has written: a record that needs a newer owner is left to one.
 -- `first_frame`: entry 0, if the lease is taken by force; the request, which may be long, is read separately.
@@ -18,13 +19,9 @@
 --    | {'held'} | {'newer'} | {'closed'} | {'missing'}
 local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'owner', 'format', 'format_needed', 'usage',
   'store', 'background')
-if not fields[1] then
-  redis.call('ZREM', active, member)
-  return {'missing'}
-end
-if fields[1] ~= '' then
-  redis.call('ZREM', active, member)
-  return {'closed'}
+if not fields[1] or fields[1] ~= '' then
+  if force ~= 'kept' then redis.call('ZREM', active, member) end
+  return {fields[1] and 'closed' or 'missing'}
 end
 if force == 'kept' and fields[7] ~= '1' and fields[8] ~= '1' then return {'missing'} end
 local now = now_ms()
