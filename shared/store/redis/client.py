@@ -139,11 +139,11 @@ class RedisClient:
         view = await self._rule.read_view() if is_confirmed else None
         questions = self._rule.questions(view) if is_confirmed else []
         async with self.raw.pipeline(transaction=False) as pipe:
-            connection: Any = await self.raw.connection_pool.get_connection()
-            pipe.connection = connection
             for command in (*commands, *questions):
                 pipe.execute_command(*command)
             async with asyncio.timeout(self._timeout_s):
+                connection: Any = await self.raw.connection_pool.get_connection()
+                pipe.connection = connection
                 replies = await pipe.execute(raise_on_error=False)
             # A connection to a socket file has neither.
             server = getattr(connection, "host", ""), int(getattr(connection, "port", 0))
