@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from api.tenants import TenantLimits
+from shared.settings import FORMER_NAMES, Settings
+from worker.engines.scripted.scene import Pace
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ["api", "worker", "tool_runner", "shared", "local", "deploy", "tests"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -15,6 +19,16 @@ FILE = re.compile(
 HISTORY = ("CHANGELOG.md", "docs/adr/")
 """These tell of files as they were."""
 MENTION = re.compile(r"docs/[\w/-]+\.md")
+SETTINGS = {
+    *Settings.model_fields,
+    *FORMER_NAMES,
+    *TenantLimits.__struct_fields__,
+    *Pace.__dataclass_fields__,
+}
+VARIABLES = {
+    *(f"ANTIPHON_{name.upper()}" for name in SETTINGS),
+    *re.findall(r"\$\{(ANTIPHON_[A-Z_]+)", (ROOT / "compose.yaml").read_text()),
+}
 
 
 def anchors(document: Path) -> set[str]:
@@ -36,6 +50,15 @@ def test_the_files_that_a_document_names_exist(document: Path) -> None:
     if str(document.relative_to(ROOT)).startswith(HISTORY):
         return
     assert sorted(name for name in FILE.findall(document.read_text()) if not (ROOT / name).exists()) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_settings_that_a_document_names_exist(document: Path) -> None:
+    text = document.read_text()
+    variables = re.findall(r"ANTIPHON_[A-Z_]*[A-Z](?![A-Z_])", text)
+    settings = re.findall(r"`([a-z][a-z_]*_(?:s|max))`", text)
+    assert sorted(set(variables) - VARIABLES) == []
+    assert sorted(set(settings) - SETTINGS) == []
 
 
 def test_the_documents_that_the_code_names_exist() -> None:
