@@ -6,7 +6,7 @@ nothing refers to them, because real clients leave them out when they replay ite
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import msgspec
@@ -20,10 +20,12 @@ from api.bodies.validation import (
     check_list,
     check_object,
     check_type,
+    first_of,
     parse,
     spell,
 )
 from api.errors import (
+    ClientError,
     invalid_prefix,
     invalid_type,
     invalid_value,
@@ -67,12 +69,19 @@ _PREFIXES: Mapping[type[AskedItem], str] = {
     **{kind: kind.prefix for kind in get_args(HostedItem)},
 }
 """What the id begins with that an item gets here."""
-_REQUIRED_PREFIXES: Mapping[type[AskedItem], str] = {
-    **_PREFIXES,
-    FunctionCallOutput: "fc",
-}
 _FREE_IDS = (CustomToolCallOutput, McpApprovalResponse)
 """The public API holds the ids of all others to their prefix."""
+_REQUIRED_PREFIXES: Mapping[type[AskedItem], str] = {
+    **{kind: prefix for kind, prefix in _PREFIXES.items() if kind not in _FREE_IDS},
+    FunctionCallOutput: "fc",
+}
+_NAMED: Mapping[type[AskedItem], tuple[str, str]] = {
+    **dict.fromkeys((InputFunctionCall, CustomToolCall, FunctionCallOutput), ("name", NAME_PATTERN)),
+    **dict.fromkeys(
+        (InputMcpListTools, InputMcpApprovalRequest, InputMcpCall), ("server_label", LABEL_PATTERN)
+    ),
+}
+"""The field that becomes part of a Harmony recipient, and the pattern that it matches."""
 _COMPACTION = "compaction"
 
 
@@ -124,11 +133,17 @@ def _read_item(value: object, path: Path) -> AskedItem:
     if kind == _COMPACTION:  # none is made here
         sealed = parse(_Compaction, fields, path).encrypted_content
         raise unreadable_content(sealed, spell((*path, "encrypted_content")))
-    _check_parts(fields, path)
-    item = parse(_KINDS[kind], fields, path)
-    _check_given(item, path)
-    _check_names(item, path)
-    _check_id(item, path)
+    refusals = [
+        *_refuse_parts(fields, path),
+        *_refuse_missing(_KINDS[kind], fields, path),
+        *_refuse_names(_KINDS[kind], fields, path),
+    ]
+    try:
+        item = parse(_KINDS[kind], fields, path)
+    except ClientError as refusal:
+        raise first_of([refusal, *refusals], fields, path) from None
+    if refusals:
+        raise first_of(refusals, fields, path)
     return item
 
 
@@ -143,49 +158,37 @@ def _with_type(value: object) -> object:
     return value
 
 
-def _check_parts(fields: Mapping[str, Any], path: Path) -> None:
+def _refuse_parts(fields: Mapping[str, Any], path: Path) -> Iterator[ClientError]:
     """A part of a thought names its type, though there is but one."""
     if fields["type"] != "reasoning":
         return
-    for name, kind in (("summary", "summary_text"), ("content", "reasoning_text")):
+    for name in ("summary", "content"):
         parts = fields.get(name)
         for index, part in enumerate(parts if isinstance(parts, list) else ()):
-            if isinstance(part, dict):
-                check_type(frozenset({kind}), part, (*path, name, index))
+            if isinstance(part, dict) and part.get("type") is None:
+                yield missing_parameter(spell((*path, name, index, "type")))
+                break
 
 
-def _check_given(item: AskedItem, path: Path) -> None:
-    name = _ALWAYS_GIVEN.get(type(item))
-    if name is not None and getattr(item, name) in (None, UNSET):
-        raise missing_parameter(spell((*path, name)))
-    if isinstance(item, FunctionCallOutput) and not (_is_text(item.call_id) or _is_text(item.name)):
-        raise missing_parameter(spell((*path, "call_id")))
+def _refuse_missing(kind: type[AskedItem], fields: Mapping[str, Any], path: Path) -> Iterator[ClientError]:
+    name = _ALWAYS_GIVEN.get(kind)
+    if name is not None and fields.get(name) is None:
+        yield missing_parameter(spell((*path, name)))
+    if kind is FunctionCallOutput and fields.get("call_id") is None and fields.get("name") is None:
+        yield missing_parameter(spell((*path, "call_id")))
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _check_names(item: AskedItem, path: Path) -> None:
-    """Names that become part of a Harmony recipient hold nothing that could end a header."""
-    match item:
-        case InputFunctionCall(name=str(name)) | CustomToolCall(name=str(name)):
-            field, pattern, text = "name", NAME_PATTERN, name
-        case FunctionCallOutput(name=str(name)):
-            field, pattern, text = "name", NAME_PATTERN, name
-        case InputMcpListTools() | InputMcpApprovalRequest() | InputMcpCall():
-            field, pattern, text = "server_label", LABEL_PATTERN, item.server_label
-        case _:
-            return
-    if not re.fullmatch(pattern, text):
-        raise invalid_value(spell((*path, field)), f"string should match pattern '{pattern}'")
-
-
-def _check_id(item: AskedItem, path: Path) -> None:
-    """An id of another kind would be mistaken for it by whoever reads the item back."""
-    prefix = _REQUIRED_PREFIXES.get(type(item))
-    if prefix and item.id and not isinstance(item, _FREE_IDS) and not item.id.startswith(prefix):
-        raise invalid_prefix(spell((*path, "id")), item.id, prefix)
+def _refuse_names(kind: type[AskedItem], fields: Mapping[str, Any], path: Path) -> Iterator[ClientError]:
+    """Names that become part of a Harmony recipient hold nothing that could end a header. An id of another
+    kind would be mistaken for it by whoever reads the item back."""
+    if kind in _NAMED:
+        name, pattern = _NAMED[kind]
+        text = fields.get(name)
+        if isinstance(text, str) and not re.fullmatch(pattern, text):
+            yield invalid_value(spell((*path, name)), f"string should match pattern '{pattern}'")
+    prefix, item_id = _REQUIRED_PREFIXES.get(kind), fields.get("id")
+    if prefix and isinstance(item_id, str) and item_id and not item_id.startswith(prefix):
+        yield invalid_prefix(spell((*path, "id")), item_id, prefix)
 
 
 def adopt_items(items: Sequence[AskedItem], origin: str) -> list[AskedItem]:

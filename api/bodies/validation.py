@@ -4,10 +4,11 @@ Owns the way from a model's complaint to the client's `param`; knows no field of
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import inspect
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
@@ -125,8 +126,11 @@ def check_type(types: frozenset[str], item: Mapping[str, Any], path: Path) -> st
         case str(kind) if kind in types:
             return kind
         case _:
-            supported = ", ".join(sorted(types))
-            raise invalid_value(spell((*path, "type")), f"it should be one of {supported}")
+            raise invalid_value(spell((*path, "type")), _one_of(types))
+
+
+def _one_of(values: Iterable[str]) -> str:
+    return f"it should be one of {', '.join(sorted(values))}"
 
 
 def parse(kind: type[T], value: object, path: Path) -> T:
@@ -134,12 +138,13 @@ def parse(kind: type[T], value: object, path: Path) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error), path) from None
+        raise _refusal(str(error), kind, path) from None
 
 
 _REFUSED = re.compile(r"(?P<reason>.*?)(?: - at `\$(?P<place>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`")
 _MISTYPED = re.compile(r"Expected `(?P<expected>.*)`, got `(?P<got>.*)`")
+_STEP = re.compile(r"\[(?P<index>[0-9]+)\]|\.?(?P<name>[^.\[]+)")
 _KINDS = {
     "str": "a string",
     "int": "an integer",
@@ -152,27 +157,78 @@ _KINDS = {
 """msgspec's words -> the vendor's."""
 
 
-_ENUMERATIONS = ("type", "role", "phase")
-"""Fields with a closed list of values: what is no string is none of them."""
-
-
-def _refusal(text: str, path: Path) -> ClientError:
+def _refusal(text: str, kind: object, path: Path) -> ClientError:
     """What msgspec refuses, in the vendor's words, and without a word of what was sent."""
     refused = _REFUSED.fullmatch(text)
     assert refused is not None
-    param = (spell(path) + (refused["place"] or ""))[:_PARAM_LENGTH_MAX]
+    place = _read_steps(refused["place"] or "")
+    param = spell((*path, *place))
     reason = refused["reason"]
     if missing := _MISSING.fullmatch(reason):
-        return missing_parameter(f"{param}.{missing['name']}"[:_PARAM_LENGTH_MAX])
-    if mistyped := _MISTYPED.fullmatch(reason):
-        field = param.rpartition(".")[2]
-        if field == "type" and mistyped["got"] == "NoneType":
-            return missing_parameter(param)
-        if field in _ENUMERATIONS and not param.endswith(".error.type"):
-            return invalid_value(param, "it should be a string")
-        kinds = [_KINDS.get(kind, kind) for kind in mistyped["expected"].split(" | ") if kind != "null"]
-        return mistyped_value(param, " or ".join(kinds), _KINDS.get(mistyped["got"], "something else"))
-    return invalid_value(param, "it is none of the values that are known here")
+        return missing_parameter(spell((*path, *place, missing["name"])))
+    mistyped = _MISTYPED.fullmatch(reason)
+    if mistyped and place[-1:] == ("type",) and mistyped["got"] == "NoneType":
+        return missing_parameter(param)
+    if values := _values_at(kind, place):
+        return invalid_value(param, _one_of(values))
+    assert mistyped is not None
+    kinds = [_KINDS.get(kind, kind) for kind in mistyped["expected"].split(" | ") if kind != "null"]
+    return mistyped_value(param, " or ".join(kinds), _KINDS.get(mistyped["got"], "something else"))
+
+
+def _read_steps(text: str) -> Path:
+    """`.content[0].type` -> `("content", 0, "type")`; the inverse of `spell`."""
+    return tuple(int(step["index"]) if step["index"] else step["name"] for step in _STEP.finditer(text))
+
+
+def _values_at(kind: object, place: Path) -> set[str]:
+    """The closed list of values that a type allows at a place within it; empty if there is none."""
+    types = _alternatives(inspect.type_info(kind))
+    for step in place:
+        types = [inner for outer in types for inner in _types_within(outer, step)]
+    return {str(value) for inner in types if isinstance(inner, inspect.LiteralType) for value in inner.values}
+
+
+def _types_within(outer: inspect.Type, step: str | int) -> list[inspect.Type]:
+    match outer:
+        case inspect.ListType(item_type=inner):
+            return _alternatives(inner)
+        case inspect.StructType(tag_field=tag_field, tag=tag) if step == tag_field:
+            return [inspect.LiteralType((tag,))]
+        case inspect.StructType(fields=fields):
+            named = (field.type for field in fields if field.encode_name == step)
+            return [inner for outer in named for inner in _alternatives(outer)]
+        case _:
+            return []
+
+
+def _alternatives(kind: inspect.Type) -> list[inspect.Type]:
+    return list(kind.types) if isinstance(kind, inspect.UnionType) else [kind]
+
+
+def first_of(refusals: Sequence[ClientError], value: object, path: Path) -> ClientError:
+    """The refusal of what comes first in `value`, as it was sent; `path` is where that stands.
+
+    Within an object its `type` comes first, because it decides what the rest should be, and then what is
+    missing.
+    """
+    begin = len(spell(path))
+    return min(refusals, key=lambda refusal: _order(_read_steps((refusal.param or "")[begin:]), value))
+
+
+def _order(place: Path, value: Any) -> list[int]:
+    """Sorts places in `value`, in the order in which they were sent."""
+    order: list[int] = []
+    for step in place:
+        is_there = step in value if isinstance(value, dict) else isinstance(value, list)
+        if step == "type":
+            order.append(-2)
+        elif not is_there:
+            order.append(-1)
+        else:
+            order.append(step if isinstance(step, int) else list(value).index(step))
+        value = value[step] if is_there else None
+    return order
 
 
 _EXPECTED = {

@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import msgspec
@@ -217,3 +218,76 @@ def test_what_is_no_string_is_none_of_the_values_of_a_list(
     with pytest.raises(ClientError) as refused:
         read_items([item], "input", 10)
     assert (refused.value.code, refused.value.param) == (code, param)
+
+
+@pytest.mark.parametrize(
+    ("item", "param", "allowed"),
+    [
+        ({"role": "robot", "content": "t"}, "role", "assistant, developer, system, user"),
+        ({"role": 5, "content": "t"}, "role", "assistant, developer, system, user"),
+        ({"role": "user", "content": "t", "phase": "later"}, "phase", "commentary, final_answer"),
+        (
+            {"role": "user", "content": [{"type": "audio"}]},
+            "content[0].type",
+            "input_file, input_image, input_text, output_text, refusal",
+        ),
+        (
+            OUTPUT | {"output": [{"type": "output_text", "text": "t"}]},
+            "output[0].type",
+            "input_file, input_image, input_text",
+        ),
+        (
+            {"type": "reasoning", "summary": [{"type": "text", "text": "t"}]},
+            "summary[0].type",
+            "summary_text",
+        ),
+    ],
+)
+def test_a_value_that_is_not_on_the_list_is_refused_with_the_list(
+    item: dict[str, Any], param: str, allowed: str
+) -> None:
+    with pytest.raises(ClientError) as refused:
+        adopt(item)
+    assert str(refused.value) == f"Invalid value for 'items[0].{param}': it should be one of {allowed}."
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "message": {"id": "m", "status": 5, "role": "robot", "content": [{"type": "audio"}], "phase": "later"},
+    "reasoning": {
+        "id": "r",
+        "summary": [{"text": "t"}],
+        "content": [{"type": "reasoning_text", "text": 5}],
+        "encrypted_content": 5,
+    },
+    "function_call": {"id": "c", "name": "f g", "arguments": {}, "call_id": None},
+    "function_call_output": {"id": "o", "name": "f g", "output": [{"type": "audio"}], "call_id": 5},
+    "custom_tool_call": {"id": "c", "name": "f g", "input": 5, "call_id": 5},
+    "mcp_list_tools": {"id": "l", "server_label": "a b", "tools": [{"name": "t"}], "error": 5},
+    "mcp_approval_request": {"id": "q", "server_label": "a b", "name": 5, "arguments": 5},
+    "mcp_call": {"id": "c", "server_label": "a b", "name": 5, "arguments": 5, "error": {"code": "e"}},
+    "code_interpreter_call": {"id": "c", "status": None, "container_id": 5, "outputs": [5]},
+}
+"""Type of item -> values that are wrong in its fields."""
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_of_what_is_wrong_with_an_item_the_first_in_the_order_of_the_body_is_named(kind: str) -> None:
+    for first, second in itertools.permutations(WRONG[kind], 2):
+        rest = {name: wrong for name, wrong in WRONG[kind].items() if name not in (first, second)}
+        item = {first: WRONG[kind][first], second: WRONG[kind][second], **rest, "type": kind}
+        assert refused_param(item).startswith(f"items[0].{first}"), item
+
+
+def test_what_is_missing_is_named_before_what_is_wrong_and_a_type_before_both() -> None:
+    assert refused_param({"type": "function_call", "call_id": "c", "id": "x"}) == "items[0].name"
+    assert refused_param({"type": "code_interpreter_call", "container_id": 5}) == "items[0].status"
+    part = {"text": 5}
+    assert refused_param({"type": "reasoning", "summary": [part]}) == "items[0].summary[0].type"
+    assert refused_param({"type": "reasoning", "content": [part], "id": "r"}) == "items[0].content[0].type"
+    assert refused_param({"role": "robot", "type": "letter"}) == "items[0].type"
+
+
+def refused_param(item: dict[str, Any]) -> str:
+    with pytest.raises(ClientError) as refused:
+        adopt(item)
+    return refused.value.param or ""
