@@ -1,4 +1,5 @@
-"""`python -m local up | status | demo`. Reads the arguments; each command has a module of its own."""
+"""`python -m local up | status | demo`. Checks the Python version, then leaves the rest to
+`command_line.py`."""
 
 import sys
 

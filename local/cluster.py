@@ -1,6 +1,6 @@
-"""The whole of Antiphon on this machine, for a laptop and for tests: starts it, watches it, ends it.
+"""Runs all of Antiphon on this machine, for a laptop and for tests: starts it, watches it, ends it.
 
-Owns the order of things and the data folder; the processes themselves are `supervisor`'s.
+Owns the order of startup and shutdown, and the data folder; `supervisor.py` runs the processes.
 """
 
 import asyncio
@@ -19,21 +19,22 @@ from local.supervisor import Keeper, Role, read_last_line
 from local.warden import Warden
 
 ROOT = Path(__file__).parent.parent
-_LOOK_AGAIN_S = 0.1
+_POLL_INTERVAL_S = 0.1
 
 
 class PortTaken(Exception):
-    """Somebody else listens on a port that an API node was to have."""
+    """Another process listens on a port that an API node should use."""
 
 
 @dataclass
 class Cluster:
-    """`async with Cluster(data)` is a running, ready cluster; afterwards nothing of it runs.
+    """Runs a cluster: within `async with Cluster(data)` it is ready, and afterwards nothing of it is running.
 
-    `port` is the first API node's, the others follow; 0 takes any free ones. Without `redis_url` it
-    owns a Valkey, whose data stays in `data`, and sets it. `settings` (ANTIPHON_…) go over this process's own
-    environment. Start it on the main thread's loop. Raises PortTaken, record.FolderInUse,
-    valkey.ValkeyError, supervisor.DeadOnArrival, OSError, and TimeoutError when it is not ready in time.
+    `port`: the first API node's, followed by the others'; 0 takes any free ports. Without `redis_url`, it
+    runs a Valkey of its own, whose data stays in `data`, and sets `redis_url`. `settings` (ANTIPHON_…)
+    override this process's environment. It must be started on the main thread's loop. Raises PortTaken,
+    record.FolderInUse, valkey.ValkeyError, supervisor.DeadOnArrival, OSError, and TimeoutError if it is not
+    ready in time.
     """
 
     data: Path
@@ -44,15 +45,15 @@ class Cluster:
     redis_url: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     root: Path = ROOT
-    ways: Mapping[str, str] = field(default_factory=dict)
-    """Process (`worker-0`) -> the URL by which it reaches Redis, where that is another than `redis_url`."""
+    redis_urls: Mapping[str, str] = field(default_factory=dict)
+    """Process (`worker-0`) -> its own URL of Redis, if it differs from `redis_url`."""
     ready_timeout_s: float | None = None
-    """How long `async with` waits until it is ready; None: as long as its engine may need."""
+    """How long `async with` waits for the cluster to be ready; None: as long as its engine may need."""
 
     def __post_init__(self) -> None:
         self.data = self.data.resolve()
         self.missing = "nothing was started"
-        """In words, what the cluster waits for while it is not ready."""
+        """A description of what the cluster waits for while it is not ready."""
         self._keepers: list[Keeper] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._lock: IO[str] | None = None
@@ -82,7 +83,7 @@ class Cluster:
 
     @property
     def urls(self) -> list[str]:
-        """The API nodes' base URLs, without a path."""
+        """The base URLs of the API nodes, without a path."""
         return [f"http://{ports.HOST}:{keeper.role.port}" for keeper in self._of("api")]
 
     @property
@@ -91,7 +92,7 @@ class Cluster:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The pid of every role that runs now, by name (`api-0`)."""
+        """The pid of every running process, by name (`api-0`)."""
         return {keeper.role.name: keeper.identity.pid for keeper in self._keepers if keeper.identity}
 
     @property
@@ -99,12 +100,13 @@ class Cluster:
         return {keeper.role.name: keeper.restarts for keeper in self._keepers}
 
     @property
-    def last_words(self) -> str:
-        """The last line of the first worker's log: while a model loads, how far that is. Empty: none yet."""
+    def last_log_line(self) -> str:
+        """The last line of the first worker's log, which shows the progress of loading a model; may be
+        empty."""
         return read_last_line(self._of("worker")[0].role.log)
 
     def kill(self, kind: str, number: int = 0, signal_number: int = signal.SIGKILL) -> int:
-        """Signals one role's process; its pid. Raises KeyError when it does not run now."""
+        """Sends a signal to one process; returns its pid. Raises KeyError if it is not running."""
         pid = self.pids[f"{kind}-{number}"]
         os.kill(pid, signal_number)
         return pid
@@ -112,7 +114,7 @@ class Cluster:
     # Starting, waiting, ending
 
     async def start(self) -> None:
-        """Returns when the log can be written and all roles are started; they may not be ready yet."""
+        """Starts all processes, and returns when Redis can be used; they may not be ready yet."""
         self.logs.mkdir(parents=True, exist_ok=True)
         self._lock = record.hold(self.data)
         await asyncio.to_thread(end_leftovers, self.data)
@@ -122,10 +124,10 @@ class Cluster:
             await self._start_valkey()
         site = self._make_site({"ANTIPHON_REDIS_URL": self.redis_url})
         for number, port in enumerate(api_ports):
-            self._keep(self._on_its_way(site.plan_api(number, port)))
+            self._keep(self._with_own_redis(site.plan_api(number, port)))
         for kind, count in (("worker", self.workers), ("tool_runner", self.tool_runners)):
             for number in range(count):
-                self._keep(self._on_its_way(site.plan_module(kind, number)))
+                self._keep(self._with_own_redis(site.plan_module(kind, number)))
 
     async def until_ready(self) -> None:
         """Returns when every API node sees enough workers and tool runners. Raises DeadOnArrival."""
@@ -134,7 +136,7 @@ class Cluster:
             keeper.has_arrived = True
 
     async def until_restarted(self, kind: str, number: int = 0, *, beyond: int = 0) -> int:
-        """Waits until a role runs after more than `beyond` restarts; its new pid."""
+        """Waits until a process is running after more than `beyond` restarts; returns its new pid."""
         name = f"{kind}-{number}"
 
         async def is_restarted() -> bool:
@@ -144,7 +146,7 @@ class Cluster:
         return self.pids[name]
 
     async def move(self, kind: str, number: int, root: Path) -> None:
-        """Ends one process in order, and runs it again from the code in another folder."""
+        """Ends one process in order, and starts it again from the code in another folder."""
         name = f"{kind}-{number}"
         place = next(i for i, keeper in enumerate(self._keepers) if keeper.role.name == name)
         ending = self._tasks.pop(name)
@@ -153,13 +155,13 @@ class Cluster:
         self._keep(replace(self._keepers[place].role, folder=root), place)
 
     async def until_broken(self) -> NoReturn:
-        """Never returns; raises what keeps a role from being kept running (OSError, DeadOnArrival)."""
+        """Never returns; raises what keeps a process from being kept running (OSError, DeadOnArrival)."""
         while True:
             await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
             self._raise_if_broken()
 
     async def stop(self) -> None:
-        """Ends all roles, in order, and gives the data folder back. May be called at any moment."""
+        """Ends all processes, in order, and releases the data folder. May be called at any time."""
         for kinds in STOP_ORDER:
             tasks = [self._tasks.pop(keeper.role.name) for keeper in self._of(*kinds)]
             for task in tasks:
@@ -191,10 +193,12 @@ class Cluster:
     def _make_site(self, settings: Mapping[str, str]) -> Site:
         return Site(self.root, make_environment(os.environ, {**self.settings, **settings}), self.logs)
 
-    def _on_its_way(self, role: Role) -> Role:
-        if role.name not in self.ways:
+    def _with_own_redis(self, role: Role) -> Role:
+        if role.name not in self.redis_urls:
             return role
-        return replace(role, environment={**role.environment, "ANTIPHON_REDIS_URL": self.ways[role.name]})
+        return replace(
+            role, environment={**role.environment, "ANTIPHON_REDIS_URL": self.redis_urls[role.name]}
+        )
 
     async def _start_valkey(self) -> None:
         port = ports.find_free(1)[0]
@@ -203,14 +207,14 @@ class Cluster:
         keeper = self._keep(self._make_site({}).plan("valkey", 0, valkey.make_command(configuration), port))
 
         async def is_serving() -> bool:
-            self.missing = "Valkey does not serve yet"
+            self.missing = "Valkey is not serving yet"
             pid = keeper.identity.pid if keeper.identity else 0
             return await asyncio.to_thread(valkey.is_serving, port, pid)
 
         await self._until(is_serving)
 
     def _keep(self, role: Role, place: int | None = None) -> Keeper:
-        """`place`: whose place it takes among the keepers."""
+        """Starts keeping a process running. `place`: the index of the keeper that it replaces."""
         keeper = Keeper(role, self._note_processes)
         if place is None:
             self._keepers.append(keeper)
@@ -220,7 +224,8 @@ class Cluster:
         return keeper
 
     def _note_processes(self) -> None:
-        """Tells the warden and cluster.json what runs; before a new process goes through its gate."""
+        """Reports to the warden and to cluster.json what runs; called before a new process passes its
+        gate."""
         noted = self._make_record()
         assert self._warden is not None
         self._warden.watch(record.running_stages(noted, STOP_ORDER))
@@ -249,7 +254,7 @@ class Cluster:
     async def _until(self, is_so: Callable[[], Awaitable[bool]]) -> None:
         self._raise_if_broken()
         while not await is_so():
-            await asyncio.sleep(_LOOK_AGAIN_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
             self._raise_if_broken()
 
     def _raise_if_broken(self) -> None:
@@ -259,10 +264,11 @@ class Cluster:
 
 
 def end_leftovers(data: Path) -> None:
-    """Ends what a launcher that is gone left running in this folder. The caller holds the folder."""
+    """Ends what an earlier launcher, now gone, left running in this folder. The caller must hold the
+    folder."""
     try:
         found = record.read(data)
-    except ValueError:  # not ours to interpret: what runs is then found by asking, below
+    except ValueError:  # unreadable: a leftover Valkey is found by asking it, below
         found = None
     if found is not None:
         end(record.running_stages(found, STOP_ORDER))

@@ -1,6 +1,6 @@
-"""The launcher's arguments, checked, and its errors as one message and an exit code.
+"""Parses and checks the launcher's arguments, and turns its errors into a message and an exit code.
 
-Does none of the commands' work.
+Owns the command line; each command has a module of its own.
 """
 
 import argparse
@@ -24,7 +24,10 @@ _EXPECTED = (DeadOnArrival, DependencyMissing, FolderInUse, PortTaken, ValkeyErr
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code: 0 done, 1 it did not work (one message on stderr), 2 wrong arguments."""
+    """Runs a command; returns the exit code: 0 for success, 1 for a failure, with a message on stderr.
+
+    Wrong arguments exit with code 2.
+    """
     parser = make_parser()
     chosen = parser.parse_args(arguments)
     try:
@@ -35,7 +38,7 @@ def main(arguments: list[str]) -> int:
                 return status.show(chosen.data)
             case _:
                 check_dependencies(engine="scripted")
-                from local.demo import run  # imports the client, which a bare Python lacks
+                from local.demo import run  # imports the openai client, which may not be installed
 
                 return asyncio.run(run())
     except _EXPECTED as error:
@@ -45,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
 def run_up(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     if chosen.port and chosen.port + chosen.apis - 1 > 65_535:
-        parser.error(f"argument --port: {chosen.apis} API nodes from {chosen.port} on go beyond port 65535")
+        parser.error(f"argument --port: {chosen.apis} API nodes from {chosen.port} on exceed port 65535")
     if chosen.script is not None and not chosen.script.is_file():
         parser.error(f"argument --script: there is no file {chosen.script}")
     settings = read_settings(parser, chosen)
@@ -64,7 +67,7 @@ def run_up(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
 
 
 def read_settings(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> dict[str, str]:
-    """The settings that the arguments name; they go over the environment's."""
+    """Returns the settings given by arguments, which override the environment's."""
     settings = {}
     if chosen.engine is not None:
         settings["ANTIPHON_ENGINE"] = chosen.engine
@@ -72,11 +75,11 @@ def read_settings(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -
         settings["ANTIPHON_SCRIPT"] = str(chosen.script.resolve())
     if chosen.model is not None or chosen.engine_args is not None:
         if (chosen.engine or os.environ.get("ANTIPHON_ENGINE")) != "vllm":
-            parser.error("argument --model, --engine-args: they are for --engine vllm")
-        told = chosen.engine_args
-        if told is None:
-            told = os.environ.get("ANTIPHON_ENGINE_ARGS", "")
-        settings["ANTIPHON_ENGINE_ARGS"] = join_engine_args(chosen.model, told)
+            parser.error("argument --model, --engine-args: they require --engine vllm")
+        engine_args = chosen.engine_args
+        if engine_args is None:
+            engine_args = os.environ.get("ANTIPHON_ENGINE_ARGS", "")
+        settings["ANTIPHON_ENGINE_ARGS"] = join_engine_args(chosen.model, engine_args)
         try:
             name_models(settings["ANTIPHON_ENGINE_ARGS"])
         except ValueError as error:
@@ -85,6 +88,7 @@ def read_settings(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
     parser = argparse.ArgumentParser(prog="python -m local", description="Antiphon on this machine.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="up | status | demo")
     _add_up(commands.add_parser("up", help="start everything; Ctrl-C ends it"))

@@ -1,6 +1,7 @@
-"""`python -m local demo`: one stream, cut in the middle and resumed on another API node, proven whole.
+"""`python -m local demo`: cuts a stream in the middle, resumes it on another API node, and proves it
+complete.
 
-Shows and sends; whether the parts are the whole is `proof`'s to say.
+Owns the requests and what is printed; `proof.py` judges whether the two parts are the whole log.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from openai.types.responses import ResponseStreamEvent
 from local import seed
 from local.cluster import Cluster
 from local.proof import Evidence, find_faults, split_frames
-from local.up import listen_for_the_end
+from local.up import cancel_on_signal
 from worker.engines.scripted.script import SHIPPED
 
 _CUT_AT = "response.mcp_call_arguments.delta"
@@ -31,7 +32,7 @@ _PACE = re.compile(r"^tokens_per_s\s*=\s*\S+", re.M)
 
 
 class Recorder(httpx2.AsyncHTTPTransport):
-    """The transport of one client; keeps every byte of the answers' bodies as it came."""
+    """The transport of one client; records every byte of the response bodies."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,10 +59,10 @@ class _Tee(httpx2.AsyncByteStream):
 
 
 async def run() -> int:
-    """The exit code: 0 only if the union of both parts is the whole log. Raises as Cluster does."""
+    """Runs the demo; returns 0 only if both parts together are the whole log. Raises what Cluster does."""
     task = asyncio.current_task()
     assert task is not None
-    listen_for_the_end(task, ends_with_parent=False)
+    cancel_on_signal(task, ends_with_parent=False)
     folder = Path(tempfile.mkdtemp(prefix="antiphon-demo-"))
     print("starting a cluster: 2 API nodes, a worker, a tool runner, a Valkey …", flush=True)
     faults = ["the demo was ended early"]
@@ -81,7 +82,8 @@ async def run() -> int:
 
 
 def write_paced_script(folder: Path) -> Path:
-    """The script that ships, at a pace that a reader can follow, so that the cut comes while tokens do."""
+    """Writes the shipped script with a readable pace, so that the cut falls among the tokens; returns its
+    path."""
     text, changed = _PACE.subn(f"tokens_per_s = {_TOKENS_PER_S}", SHIPPED.read_text("utf-8"), count=1)
     if not changed:
         raise ValueError(f"{SHIPPED} sets no tokens_per_s")
@@ -99,15 +101,15 @@ async def _show_and_judge(urls: list[str]) -> list[str]:
     text = await _resume(urls[1], second, response_id, cursor)
     replays = {url: await asyncio.to_thread(_replay, url, response_id) for url in urls}
     evidence = Evidence(bytes(first.received), cursor, bytes(second.received), replays)
-    _tell(evidence)
+    _summarize(evidence)
     faults = find_faults(evidence)
     if seed.ANSWER not in text:
-        faults.append(f"the answer {text!r} does not hold {seed.ANSWER}")
+        faults.append(f"the answer {text!r} does not contain {seed.ANSWER}")
     return faults
 
 
 async def _stream_until_cut(url: str, recorder: Recorder) -> tuple[str, int]:
-    """The response's id and the number of the last event that was handled before the cut."""
+    """Streams a response up to the cut; returns its id and the sequence number of the last event handled."""
     response_id, cursor = "", -1
     async with _connect(url, recorder) as client:
         known = dict(seed.REQUEST)
@@ -127,7 +129,7 @@ async def _stream_until_cut(url: str, recorder: Recorder) -> tuple[str, int]:
 
 
 async def _resume(url: str, recorder: Recorder, response_id: str, cursor: int) -> str:
-    """The final text of the response."""
+    """Streams the rest of the response; returns its final text."""
     text = ""
     async with _connect(url, recorder) as client:
         stream = await client.responses.retrieve(response_id, stream=True, starting_after=cursor)
@@ -144,7 +146,7 @@ def _connect(url: str, recorder: Recorder) -> AsyncOpenAI:
 
 
 def _replay(url: str, response_id: str) -> bytes:
-    """The whole log as bytes, from event 0, without a client library in between."""
+    """Returns the whole log as bytes, from event 0, without using a client library."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=_TIMEOUT_S)
     try:
         headers = {"Authorization": "Bearer demo"}
@@ -159,7 +161,7 @@ def _show(event: ResponseStreamEvent) -> None:
 
 
 def describe(event: ResponseStreamEvent) -> str:
-    """The event in one line: its number, its type and what it adds."""
+    """Describes an event in one line: its number, its type and what it adds."""
     match event:
         case _ if hasattr(event, "delta"):
             added = repr(event.delta)
@@ -173,7 +175,7 @@ def describe(event: ResponseStreamEvent) -> str:
     return line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"
 
 
-def _tell(evidence: Evidence) -> None:
+def _summarize(evidence: Evidence) -> None:
     print(f"\n{len(evidence.first)} events before the cut, {len(evidence.second)} after it")
     for node, replay in evidence.replays.items():
         print(f"the whole log again, from {node}: {len(split_frames(replay))} events, {len(replay)} bytes")

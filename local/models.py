@@ -1,6 +1,6 @@
-"""What the vLLM engine of a local cluster is told, and by what names requests may call its models.
+"""Makes the arguments of a local cluster's vLLM engine, and derives the names of its models.
 
-Pure; reads only what decides the names, and leaves every other option to vLLM.
+Pure; reads only the options that decide the names, and leaves all others to vLLM.
 """
 
 import argparse
@@ -9,13 +9,13 @@ import shlex
 from pathlib import PurePath
 
 DEFAULT_MODEL = "openai/gpt-oss-20b"
-"""What the engine serves when it is told no model."""
+"""The model that the engine serves by default."""
 
 _CONFIG_SUFFIXES = (".yaml", ".yml")
 
 
 def join_engine_args(model: str | None, engine_args: str) -> str:
-    """One command line for vLLM; a YAML file, which may be named in place of flags, becomes `--config`."""
+    """Returns one command line for vLLM; a YAML file given in place of flags becomes `--config`."""
     if model is None:
         return engine_args
     flags = engine_args.strip()
@@ -25,17 +25,17 @@ def join_engine_args(model: str | None, engine_args: str) -> str:
 
 
 def name_models(engine_args: str) -> list[str] | None:
-    """The names of the model and of its adapters, the model's own first; None if a file tells them.
+    """Returns the names of the model, which come first, and of its adapters; None if a file defines them.
 
-    `openai/gpt-oss-20b` is also `gpt-oss-20b`, and a folder is called by its name. Raises ValueError.
+    `openai/gpt-oss-20b` is also called `gpt-oss-20b`, and a folder has its own name. Raises ValueError.
     """
-    told = _read(shlex.split(engine_args))
-    if told.model is None and (_is_file(engine_args.strip()) or told.config is not None):
+    options = _read(shlex.split(engine_args))
+    if options.model is None and (_is_file(engine_args.strip()) or options.config is not None):
         return None
-    model = told.model or DEFAULT_MODEL
+    model = options.model or DEFAULT_MODEL
     short = PurePath(model).name
     names = [short] if PurePath(model).is_absolute() or model.startswith(".") else [short, model]
-    return list(dict.fromkeys([*names, *map(_name_adapter, told.lora_modules)]))
+    return list(dict.fromkeys([*names, *map(_name_adapter, options.lora_modules)]))
 
 
 def _read(words: list[str]) -> argparse.Namespace:
@@ -50,7 +50,7 @@ def _read(words: list[str]) -> argparse.Namespace:
 
 
 def _name_adapter(module: str) -> str:
-    """`name=path`, or JSON with both, as vLLM takes it."""
+    """Returns the name of an adapter given as `name=path`, or as JSON with both, as vLLM takes it."""
     if not module.startswith("{"):
         return module.partition("=")[0]
     match json.loads(module):

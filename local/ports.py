@@ -1,4 +1,4 @@
-"""Finds free TCP ports on the loopback address, and tells which are taken. Holds none."""
+"""Finds free TCP ports on the loopback address, and checks whether one is free. Reserves none."""
 
 import errno
 import random
@@ -7,12 +7,13 @@ import socket
 HOST = "127.0.0.1"
 
 _CANDIDATES = range(20_000, 32_000)
-"""Below the ports that systems give to outgoing connections: while a server is down, a client that
-keeps trying to reach a port of that range can connect to itself and so keep the server out."""
+"""Below the ports that systems assign to outgoing connections: while a server is down, a client that keeps
+trying to connect to a port of that range can connect to itself, and so keep the server out."""
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen there now. Raises OSError for other reasons than "in use"."""
+    """Returns True if a server could listen on the port now. Raises OSError for any reason other than "in
+    use"."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -25,7 +26,7 @@ def is_free(port: int) -> bool:
 
 
 def find_free(count: int) -> list[int]:
-    """So many different ports that nobody listens on. Raises OSError when there are not as many."""
+    """Returns `count` different free ports. Raises OSError if there are fewer."""
     found: list[int] = []
     for port in random.sample(_CANDIDATES, len(_CANDIDATES)):
         if len(found) == count:

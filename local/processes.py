@@ -1,6 +1,6 @@
-"""Tells processes apart, starts them behind a gate and ends them with their groups. Standard library only.
+"""Identifies processes, starts them behind a gate and ends them with their groups. Standard library only.
 
-Does not know what a process is for, and keeps none running (`supervisor` does).
+Does not know what a process is for; `supervisor.py` keeps them running.
 """
 
 import os
@@ -13,31 +13,34 @@ from pathlib import Path
 from typing import NamedTuple
 
 GRACE_S = 8.0
-"""How long a process may take to end after SIGTERM, before its group gets SIGKILL. No role drains as long."""
+"""How long a process may take to end after SIGTERM, before its group gets SIGKILL; longer than any role
+drains."""
 
 GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "gate")
-"""Put before a command: it starts when a line comes in on stdin, and ends unstarted when none comes.
+"""Prefix of a command, which then starts when a line arrives on stdin, and not at all if stdin is closed
+first.
 
-So a process runs only after its pid was written down; a launcher killed in between leaves nothing.
+So a process runs only after its pid was recorded, and a launcher killed in between leaves nothing behind.
 """
 
-_LOOK_AGAIN_S = 0.05
+_POLL_INTERVAL_S = 0.05
 
 
 class Identity(NamedTuple):
-    """A pid, and when its process started: a later process with the same pid is another one."""
+    """A pid and its process's start time, which distinguishes it from a later process with the same pid."""
 
     pid: int
     started: str
 
 
 def identify(pid: int) -> Identity:
-    """Names the process that has the pid now; one that is gone already is named as never running."""
+    """Identifies the process that has the pid now; for one that has ended, returns an identity that never
+    runs."""
     return Identity(pid, find_start(pid) or "gone")
 
 
 def find_start(pid: int) -> str | None:
-    """When the process started, as the system tells it; None when there is none, or only a zombie."""
+    """Returns the process's start time as the system reports it; None if there is no process, or a zombie."""
     if sys.platform == "linux":
         return _find_start_in_proc(pid)
     return _find_start_with_ps(pid)
@@ -48,8 +51,8 @@ def _find_start_in_proc(pid: int) -> str | None:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # proc(5): the name stands in parentheses and may hold any character; the state is the first
-    # field after it, the start time, in ticks since the boot, the twentieth.
+    # proc(5): the name is in parentheses and may contain any character; the state is the first field after
+    # it, and the start time, in ticks since the boot, the twentieth.
     fields = stat.rpartition(")")[2].split()
     if fields[0] in "ZX":
         return None
@@ -73,10 +76,11 @@ def is_running(process: Identity) -> bool:
 
 
 def end(stages: Iterable[Sequence[Identity]], grace_s: float = GRACE_S) -> None:
-    """Ends processes that are not children of this one, stage after stage, and waits until they are gone.
+    """Ends processes that are not children of this one, stage by stage, and waits until they are gone.
 
-    Each gets SIGTERM, then its group SIGKILL (a role leads its own group, so what it started goes
-    with it). Blocks for at most about two graces per stage; a pid that now names another is left alone.
+    Each gets SIGTERM, then its group gets SIGKILL (a role leads its own group, so what it started ends with
+    it). Blocks for at most about twice `grace_s` per stage; a pid that now belongs to another process is left
+    alone.
     """
     for stage in stages:
         running = [process for process in stage if is_running(process)]
@@ -89,7 +93,7 @@ def end(stages: Iterable[Sequence[Identity]], grace_s: float = GRACE_S) -> None:
 
 
 def kill_group(leader_pid: int) -> None:
-    """SIGKILL to a process group. Call it only while, or right after, its leader was seen."""
+    """Sends SIGKILL to a process group. Call it only while its leader is running, or right after."""
     try:
         os.killpg(leader_pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):  # PermissionError: macOS, where only zombies are left
@@ -106,4 +110,4 @@ def _signal(pid: int, number: signal.Signals) -> None:
 def _wait_until_gone(processes: Sequence[Identity], limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
     while any(map(is_running, processes)) and time.monotonic() < deadline:
-        time.sleep(_LOOK_AGAIN_S)
+        time.sleep(_POLL_INTERVAL_S)

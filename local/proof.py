@@ -1,4 +1,4 @@
-"""Judges whether two parts of a stream are together the whole log, frame for frame and byte for byte.
+"""Judges whether two parts of a stream together are the whole log, frame for frame and byte for byte.
 
 Pure; fetches nothing.
 """
@@ -12,12 +12,13 @@ _COMMENT = re.compile(rb"^:[^\n]*\n", re.MULTILINE)
 
 
 def split_frames(stream: bytes) -> list[bytes]:
-    """The whole SSE frames, without keep-alive comments; a frame cut off at the end is left out."""
+    """Returns the complete SSE frames, without keep-alive comments; omits a frame that is cut off at the
+    end."""
     return _COMMENT.sub(b"", stream).split(b"\n\n")[:-1]
 
 
 def read_number(frame: bytes) -> int:
-    """The frame's sequence_number. Raises ValueError when it is no event of a response."""
+    """Returns the frame's sequence_number. Raises ValueError if it is not an event of a response."""
     for line in frame.splitlines():
         if line.startswith(b"data: "):
             number = json.loads(line[len(b"data: ") :]).get("sequence_number")
@@ -28,7 +29,7 @@ def read_number(frame: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What came over the wire: before the cut, after resuming behind `cursor`, and whole, by API node."""
+    """The bytes received: before the cut, after resuming at `cursor`, and of whole replays, by API node."""
 
     before: bytes
     cursor: int
@@ -37,7 +38,7 @@ class Evidence:
 
     @property
     def first(self) -> list[bytes]:
-        """The frames up to the cursor; what was received behind it, but not handed on, does not count."""
+        """The frames up to the cursor; those received after it were never handled, and do not count."""
         return [frame for frame in split_frames(self.before) if read_number(frame) <= self.cursor]
 
     @property
@@ -46,7 +47,7 @@ class Evidence:
 
 
 def find_faults(evidence: Evidence) -> list[str]:
-    """Every reason, in words, why the parts are not the whole log; none when they are."""
+    """Returns every reason why the parts are not the whole log; empty if they are."""
     union = [*evidence.first, *evidence.second]
     faults = _find_numbering_faults(union)
     if not evidence.first or not evidence.second:

@@ -1,4 +1,4 @@
-"""Asks API nodes whether the cluster behind them is ready, and says what is missing.
+"""Asks API nodes whether the cluster behind them is ready, and reports what is missing.
 
 Waits for nothing and starts nothing.
 """
@@ -13,7 +13,7 @@ _ASK_TIMEOUT_S = 3.0
 
 
 async def find_missing(port: int, *, workers: int, tool_runners: int) -> str | None:
-    """What the API node on this port still lacks, in words; None when it lacks nothing."""
+    """Describes what the API node on this port still lacks; returns None if it lacks nothing."""
     try:
         status, body = await asyncio.to_thread(_get_ready, port)
     except (OSError, http.client.HTTPException):
@@ -22,10 +22,13 @@ async def find_missing(port: int, *, workers: int, tool_runners: int) -> str | N
 
 
 def describe_missing(status: int, body: bytes, *, workers: int, tool_runners: int) -> str | None:
-    """Reads the answer to GET /ready: {"status", "redis", "workers", "tool_runners"}."""
+    """Describes what is missing according to an answer to GET /ready; returns None if nothing is.
+
+    `body`: {"status", "redis", "workers", "tool_runners"}.
+    """
     try:
-        said = json.loads(body)
-        redis, seen = bool(said["redis"]), (int(said["workers"]), int(said["tool_runners"]))
+        answer = json.loads(body)
+        redis, seen = bool(answer["redis"]), (int(answer["workers"]), int(answer["tool_runners"]))
     except (ValueError, KeyError, TypeError):
         return f"answers GET /ready with {status} and something unreadable"
     if not redis:

@@ -1,6 +1,6 @@
-"""The data folder's two notes: which launcher holds it (`lock`), and what runs in it (`cluster.json`).
+"""The data folder's two records: which launcher holds it (`lock`), and what runs in it (`cluster.json`).
 
-Starts and ends nothing.
+Owns both files; starts and ends nothing.
 """
 
 import fcntl
@@ -17,12 +17,12 @@ FOLDER_DEFAULT = Path(".antiphon")
 
 
 class FolderInUse(Exception):
-    """Another launcher that is alive holds the data folder."""
+    """Another running launcher holds the data folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoleRecord:
-    """`pid` and `started` are null while a role waits for its next start."""
+    """One process. `pid` and `started` are null while it waits for its next start."""
 
     kind: str
     number: int
@@ -43,7 +43,7 @@ class RoleRecord:
 
 @dataclass(frozen=True, slots=True)
 class ClusterRecord:
-    """What `DIR/cluster.json` says; there is none after a launcher that ended in order."""
+    """The content of `DIR/cluster.json`, which a launcher removes when it ends in order."""
 
     launcher: Identity
     redis_url: str
@@ -51,7 +51,7 @@ class ClusterRecord:
 
 
 def hold(data: Path) -> IO[str]:
-    """Takes the folder for this process, until the file is closed or the process ends. Raises FolderInUse."""
+    """Locks the folder until the returned file is closed or the process ends. Raises FolderInUse."""
     file = (data / "lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,7 +67,8 @@ def hold(data: Path) -> IO[str]:
 
 
 def write(data: Path, record: ClusterRecord) -> None:
-    """Replaces cluster.json in one step; only its owner may read it, for a Redis URL can hold a password."""
+    """Replaces cluster.json atomically; only its owner may read it, since a Redis URL can contain a
+    password."""
     shown = {
         "launcher": record.launcher._asdict(),
         "redis_url": record.redis_url,
@@ -82,7 +83,7 @@ def write(data: Path, record: ClusterRecord) -> None:
 
 
 def read(data: Path) -> ClusterRecord | None:
-    """What was written last; None when there is none. Raises ValueError when it is not a cluster.json."""
+    """Reads cluster.json; returns None if there is none. Raises ValueError if it is malformed."""
     try:
         found = json.loads((data / "cluster.json").read_text())
     except FileNotFoundError:
@@ -102,7 +103,7 @@ def erase(data: Path) -> None:
 
 
 def running_stages(record: ClusterRecord, order: Sequence[Sequence[str]]) -> list[list[Identity]]:
-    """The recorded processes by stage, `order` naming the roles of each."""
+    """Returns the recorded processes by stage; `order` gives the roles of each stage."""
     return [
         [role.identity for role in record.roles if role.kind in kinds and role.identity is not None]
         for kinds in order

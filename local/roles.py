@@ -1,6 +1,6 @@
-"""What the roles of one local cluster are: commands, settings, logs, and the order in which they end.
+"""Defines the roles of a local cluster: commands, settings, logs, and the order in which they end.
 
-Plans only; starts nothing.
+Owns the plan; starts nothing.
 """
 
 import base64
@@ -17,10 +17,10 @@ from local.ports import HOST
 from local.supervisor import Role
 
 STOP_ORDER = (("api",), ("worker", "tool_runner"), ("valkey",))
-"""What takes new work ends first, what holds the log last."""
+"""The roles that accept work end first, the one that holds the log last."""
 
 LOOPBACK = '["127.0.0.0/8","::1"]'
-"""What a `server_url` may reach here beside the public internet: servers on the developer's machine."""
+"""The networks that a `server_url` may reach besides the public internet: the developer's own machine."""
 
 _PACKAGES = (
     *("redis", "arq", "pydantic_settings", "msgspec"),
@@ -31,7 +31,7 @@ _PACKAGES = (
 
 
 _READY_WITHIN_S = {"scripted": 60.0, "vllm": 1800.0}
-"""A model is loaded in ten seconds or, if it is large and on a slow disk, in many minutes."""
+"""Loading a model takes ten seconds, or many minutes if it is large and the disk is slow."""
 
 
 class DependencyMissing(Exception):
@@ -40,7 +40,8 @@ class DependencyMissing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What all roles of a cluster share: the folder that they start in, the environment, the logs' folder."""
+    """What all roles of a cluster share: the folder that they start in, the environment, and the folder of
+    logs."""
 
     root: Path
     environment: Mapping[str, str]
@@ -59,7 +60,7 @@ class Site:
 
 
 def check_dependencies(engine: str) -> None:
-    """Raises DependencyMissing, naming every missing package and the way to get it."""
+    """Raises DependencyMissing, naming the missing packages and how to install them."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise DependencyMissing(
@@ -73,25 +74,28 @@ def check_dependencies(engine: str) -> None:
 
 
 def make_environment(user: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
-    """What the roles see: the user's variables, over them `settings`, beneath them the local defaults.
+    """Returns the roles' environment: the local defaults, overridden by the user's variables, then by
+    `settings`.
 
-    Raises ValueError for engine arguments that cannot be read.
+    Raises ValueError for engine arguments that cannot be parsed.
     """
     environment = {"ANTIPHON_ENGINE": "scripted", **user, "PYTHONUNBUFFERED": "1", **settings}
     environment.setdefault("ANTIPHON_SECRETS_KEY", base64.urlsafe_b64encode(os.urandom(32)).decode())
     environment.setdefault("ANTIPHON_EGRESS_NETWORKS", LOOPBACK)
     if environment["ANTIPHON_ENGINE"] == "scripted":
         environment.setdefault("ANTIPHON_MODELS", '["default","scripted"]')
-        environment.setdefault("ANTIPHON_CONTEXT_TOKENS_MAX", "1000000")  # it counts further than a model
+        environment.setdefault(
+            "ANTIPHON_CONTEXT_TOKENS_MAX", "1000000"
+        )  # its scripts count further than a model would
     else:
         models = name_models(environment.get("ANTIPHON_ENGINE_ARGS", ""))
         if models is not None:
             environment.setdefault("ANTIPHON_MODELS", json.dumps(models))
-        # Its processes are killed after this, and have been told to end by then: Ctrl-C need not wait longer.
+        # Seconds until vLLM's processes are killed; they have been signalled by then.
         environment.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", "2")
     return environment
 
 
 def ready_within_s(environment: Mapping[str, str]) -> float:
-    """How long roles with this environment may take until they all are ready."""
+    """Returns how long roles with this environment may take to be ready."""
     return _READY_WITHIN_S.get(environment["ANTIPHON_ENGINE"], max(_READY_WITHIN_S.values()))

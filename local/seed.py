@@ -1,6 +1,6 @@
-"""The request that Antiphon started from: a multiplication with the trained python tool, streamed.
+"""The request that Antiphon started from: a streamed multiplication with the trained Python tool.
 
-Data and its `curl`; sends nothing.
+Owns the request and its `curl` command; sends nothing.
 """
 
 import json
@@ -21,11 +21,11 @@ REQUEST: dict[str, object] = {
 }
 
 ANSWER = "56,088"
-"""What the final text must hold; it can only come out of the tool's result."""
+"""What the final text must contain; it can only come from the tool's result."""
 
 
 def make_curl(base_url: str) -> str:
-    """A command line for a shell; `base_url` without a path."""
+    """Returns the request as a shell command. `base_url`: without a path."""
     return (
         f'curl -N -X POST "{base_url}/v1/responses" -H "Content-Type: application/json" '
         f"-H \"Authorization: Bearer dummy-api-key\" -d '{json.dumps(REQUEST, indent=2)}'"

@@ -1,6 +1,6 @@
-"""`python -m local status`: what runs in a data folder, as a table.
+"""`python -m local status`: shows what runs in a data folder, as a table.
 
-Reads; ends and repairs nothing.
+Only reads; ends and repairs nothing.
 """
 
 from pathlib import Path
@@ -13,7 +13,8 @@ _HEAD = ("role", "pid", "port", "alive", "restarts", "log")
 
 
 def show(data: Path) -> int:
-    """Prints the table; 0 when the launcher and all its roles are alive, else 1. Raises ValueError."""
+    """Prints the table; returns 0 if the launcher and all its processes are alive, else 1. Raises
+    ValueError."""
     found = record.read(data)
     if found is None:
         print(f"no cluster runs in {data}")
@@ -41,7 +42,7 @@ def _make_row(role: RoleRecord) -> tuple[str, ...]:
 
 
 def lay_out(rows: list[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their widest cell."""
+    """Returns the rows as lines, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -49,6 +50,6 @@ def lay_out(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def redact(url: str) -> str:
-    """The URL without its user and password."""
+    """Returns the URL without its user and password."""
     scheme, separator, rest = url.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"

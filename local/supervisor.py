@@ -1,6 +1,6 @@
-"""Keeps one process per role running: starts it, writes its log, restarts it with back-off, ends it.
+"""Keeps a process running: starts it, writes its log, restarts it with back-off, ends it.
 
-Does not know what the roles are or when they are ready.
+Does not know what the roles are, or when they are ready.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from local.processes import GATE, GRACE_S, Identity, identify, kill_group
 BACK_OFF_FIRST_S = 0.2
 BACK_OFF_MAX_S = 10.0
 SETTLED_AFTER_S = 10.0
-"""A process that lived this long starts again without the back-off of earlier deaths."""
+"""A process that ran for this long is restarted without the back-off of earlier exits."""
 EARLY_DEATHS_MAX = 3
 _TAIL_LINES = 15
 _LAST_BYTES = 4096
@@ -25,7 +25,8 @@ _LINE_CHARS_MAX = 160
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One process to keep running; leads its own process group. `port`: where it listens, if it does."""
+    """One process to keep running, which leads its own process group. `port`: where it listens, if it
+    does."""
 
     kind: str
     number: int
@@ -41,7 +42,7 @@ class Role:
 
 
 class DeadOnArrival(Exception):
-    """A role ended several times before the cluster was ready; the text shows the end of its log."""
+    """A process ended several times before the cluster was ready; the message shows the end of its log."""
 
     def __init__(self, role: Role, exit_status: str) -> None:
         super().__init__(
@@ -51,7 +52,7 @@ class DeadOnArrival(Exception):
 
 
 def next_delay_s(delay_s: float, lived_s: float) -> float:
-    """How long to wait before the next start, after the wait before the last one and the life it had."""
+    """Returns the wait before the next start, given the last wait and how long the process then ran."""
     if lived_s >= SETTLED_AFTER_S or delay_s == 0:
         return BACK_OFF_FIRST_S
     return min(2 * delay_s, BACK_OFF_MAX_S)
@@ -67,31 +68,31 @@ def read_tail(log: Path) -> str:
 
 
 def read_last_line(log: Path) -> str:
-    """What it said last, cut to about a line of a terminal; empty when it has said nothing."""
+    """Returns the last line of a log, cut to about the width of a terminal; empty if there is none."""
     if not log.is_file():
         return ""
     with log.open("rb") as opened:
         opened.seek(max(0, log.stat().st_size - _LAST_BYTES))
-        said = opened.read().decode(errors="replace")
-    # A progress bar draws itself anew after a carriage return.
-    lines = [line.strip() for line in said.replace("\r", "\n").splitlines() if line.strip()]
+        text = opened.read().decode(errors="replace")
+    # A progress bar redraws itself after a carriage return.
+    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     return lines[-1][:_LINE_CHARS_MAX] if lines else ""
 
 
 class Keeper:
-    """One role's process, for as long as `keep` runs; cancelling that ends the process."""
+    """Keeps one process running for as long as `keep` runs; cancelling that ends the process."""
 
     def __init__(self, role: Role, on_change: Callable[[], None]) -> None:
-        """`on_change` is called whenever `identity` or `restarts` changed, before the process runs."""
+        """`on_change` is called when `identity` has changed, before a new process runs."""
         self.role = role
         self.identity: Identity | None = None
         self.restarts = 0
         self.has_arrived = False
-        """Set once the cluster is ready: from then on no number of deaths is too many."""
+        """Set once the cluster is ready: from then on, the process is restarted any number of times."""
         self._on_change = on_change
 
     async def keep(self) -> None:
-        """Runs until it is cancelled. Raises DeadOnArrival, and OSError when it cannot start a process."""
+        """Runs until cancelled. Raises DeadOnArrival, and OSError if a process cannot be started."""
         self.role.log.write_bytes(b"")
         delay_s = 0.0
         clock = asyncio.get_running_loop().time
@@ -101,7 +102,7 @@ class Keeper:
             if not self.has_arrived and self.restarts + 1 >= EARLY_DEATHS_MAX:
                 raise DeadOnArrival(self.role, describe_exit(returncode))
             delay_s = next_delay_s(delay_s, clock() - started_s)
-            self._note(f"ended with {describe_exit(returncode)}; starts again in {delay_s:g} s")
+            self._note(f"ended with {describe_exit(returncode)}; restarting in {delay_s:g} s")
             await asyncio.sleep(delay_s)
             self.restarts += 1
 
@@ -128,7 +129,7 @@ class Keeper:
                     start_new_session=True,
                 )
             self._change_identity(identify(process.pid))
-            with suppress(BrokenPipeError):  # killed at the gate: `wait` tells
+            with suppress(BrokenPipeError):  # killed at the gate, which `wait` reports
                 os.write(gate_in, b"go\n")
             return process
         finally:
@@ -145,7 +146,8 @@ class Keeper:
 
 
 async def end_child(process: asyncio.subprocess.Process, grace_s: float = GRACE_S) -> None:
-    """SIGTERM, then SIGKILL for what is left of its group after the grace; returns when it is gone."""
+    """Ends a child: SIGTERM, then SIGKILL for what is left of its group after `grace_s`; waits until it is
+    gone."""
     if process.returncode is None:
         with suppress(ProcessLookupError):
             process.terminate()

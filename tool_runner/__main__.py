@@ -10,12 +10,13 @@ from tool_runner.servers import BadServersFile
 
 
 def main() -> int:
-    """Returns 0 if told to stop, 2 if a setting or the file of servers is wrong; stderr says which."""
+    """Runs the tool runner. Returns 0 after a signal, 2 if a setting or the servers file is invalid; stderr
+    says which."""
     return process.start(app.ROLE, _run, misuses=(BadServersFile,))
 
 
 def _run(settings: Settings) -> None:
-    # What servers do wrong becomes a result, and these would log addresses and what servers said.
+    # Servers' errors become results, while these libraries would log addresses and servers' texts.
     for name in ("mcp", "client", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     process.run_until_stopped(lambda stopped: app.run(settings, stopped))

@@ -1,6 +1,6 @@
-"""What a server said, and how it becomes the result of a tool call: text, cut to its limit. Pure.
+"""Turns a server's answer into the result of a tool call: text, cut to its limit. Pure.
 
-Knows MCP's content blocks as JSON; how they came here is `mcp_client`'s business.
+Knows MCP's content blocks as JSON; `mcp_client.py` receives them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +13,11 @@ from shared.responses import HttpError, McpError, McpProtocolError, McpTool, Mcp
 from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed
 
 INVALID_PARAMS, TIMED_OUT, CONNECTION_CLOSED, INTERNAL_ERROR = -32602, -32001, -32000, -32603
-"""JSON-RPC's and MCP's codes for what went wrong."""
+"""Error codes of JSON-RPC and MCP."""
 
 _MESSAGE_BYTES_MAX = 4096
 _SCHEMA_LEVELS_MAX = 100
-"""Within what a request may hold: a listing can always be sent back to us."""
+"""Below the limit for requests, so that a client can always send a listing back to us."""
 
 Block = Mapping[str, Any]
 
@@ -33,16 +33,18 @@ class Answer:
 
 
 def make_result(answer: Answer, bytes_max: int) -> ToolOutput | ToolFailure:
+    """Returns the result of a call, cut to `bytes_max`."""
     if answer.is_error:
         return ToolFailure(McpToolExecutionError(list(_cut_blocks(answer.content, bytes_max))))
     return ToolOutput(cut("\n".join(_texts(answer)), bytes_max))
 
 
 def make_listing(tools: Sequence[McpTool], bytes_max: int) -> ToolsListed | ToolFailure:
-    """Reads a listing, all or nothing: in half a listing, a tool would seem not to exist."""
+    """Returns a listing, or a failure if it is too large: in a partial listing, tools would seem not to
+    exist."""
     for tool in tools:
         if _is_deeper(tool.input_schema, _SCHEMA_LEVELS_MAX):
-            message = f"the schema of its tool {tool.name[:64]!r} has over {_SCHEMA_LEVELS_MAX} levels"
+            message = f"the schema of the tool {tool.name[:64]!r} has over {_SCHEMA_LEVELS_MAX} levels"
             return make_failure(INTERNAL_ERROR, message)
     listed = ToolsListed(tuple(tools))
     size = len(msgspec.json.encode(listed))
@@ -68,7 +70,7 @@ def make_failure(code: int, message: str) -> ToolFailure:
 
 
 def cut_message(error: McpError) -> McpError:
-    """The error with a message of bounded length: servers choose it."""
+    """Returns the error with its message cut, since servers choose the message."""
     match error:
         case McpProtocolError(code, message):
             return McpProtocolError(code, cut(message, _MESSAGE_BYTES_MAX))
@@ -79,7 +81,8 @@ def cut_message(error: McpError) -> McpError:
 
 
 def cut(text: str, bytes_max: int) -> str:
-    """At most `bytes_max` bytes of UTF-8, whole characters; a text that was cut says so at its end."""
+    """Returns at most `bytes_max` bytes of the text as UTF-8, in whole characters, with a note if it was
+    cut."""
     raw = text.encode("utf-8", "replace")
     if len(raw) <= bytes_max:
         return raw.decode()
@@ -89,7 +92,8 @@ def cut(text: str, bytes_max: int) -> str:
 
 
 def make_encodable(value: Any) -> Any:
-    """The same JSON value; an integer over 64 bits, which our encoder lacks, becomes a float or text."""
+    """Returns the JSON value; integers over 64 bits, which our encoder cannot write, become floats or
+    text."""
     match value:
         case dict():
             return {key: make_encodable(item) for key, item in value.items()}
@@ -109,7 +113,8 @@ def _texts(answer: Answer) -> Iterator[str]:
 
 
 def _describe(block: Block) -> str:
-    """Text as it is, a text resource under its address, anything else in brackets."""
+    """Returns a block as text: text unchanged, a text resource with its address, anything else in
+    brackets."""
     match block:
         case {"type": "text", "text": str(text)}:
             return text
@@ -130,7 +135,7 @@ def _decoded_size(base64_text: str) -> int:
 
 
 def _cut_blocks(blocks: Sequence[Block], bytes_max: int) -> Iterator[Block]:
-    """The blocks that fit, in order; text that does not fit is cut, anything else only described."""
+    """Yields the blocks that fit, in order; the first that does not fit becomes text and is cut."""
     left = bytes_max
     for block in map(make_encodable, blocks):
         size = len(msgspec.json.encode(block))

@@ -1,4 +1,7 @@
-"""The composition root of the tool runner: what there is, what runs beside what, and how it ends."""
+"""The composition root of the tool runner: creates its parts, runs them side by side, and shuts them down.
+
+Owns the wiring and the order of startup and shutdown; contains no rule about calls.
+"""
 
 import asyncio
 import logging
@@ -21,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
-    """Serves tool calls until `stop` is set; then ends those that run, and every process it started.
+    """Serves tool calls until `stop` is set, then drains them and ends every process it started.
 
     Raises servers.BadServersFile before anything is started.
     """
@@ -46,7 +49,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 settings.redis_url, keys.TOOLS_QUEUE, {"start_tool_call": calls.start}, calls.room
             ),
             presence.maintain(redis, ROLE, name),
-            _hear(Subscription(listener), calls),
+            _relay_cancels(Subscription(listener), calls),
             stop.wait(),
             asyncio.shield(beating),
         )
@@ -60,7 +63,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await redis.close()
 
 
-async def _hear(subscription: Subscription, calls: CallsInFlight) -> None:
-    """Passes on what is cancelled; what was missed is noticed at a claim's next renewal."""
+async def _relay_cancels(subscription: Subscription, calls: CallsInFlight) -> None:
+    """Passes on notifications of cancels, until cancelled; a missed one is noticed at a claim's next
+    renewal."""
     await subscription.add(keys.CANCELLED)
-    await subscription.listen(lambda _channel, name: calls.hear_of_cancel(name), lambda: None)
+    await subscription.listen(lambda _channel, name: calls.on_cancel(name), lambda: None)

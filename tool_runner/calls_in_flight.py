@@ -1,7 +1,8 @@
-"""The calls that this process runs: taken from the queue, claimed, kept alive, journaled.
+"""The calls that this process runs: takes them from the queue, claims them, runs them, journals their
+results.
 
-Owns how many there are and how one ends early; what a call does is `run_tool`'s business, renewing is the
-beat's.
+Owns how many there are and how one ends early; `run_tool.py` makes the call, `claim_beat.py` renews the
+claims.
 """
 
 import asyncio
@@ -28,8 +29,10 @@ from tool_runner.shares import Shares
 _log = logging.getLogger(__name__)
 
 _UNWIND_S = 2.0
-_UNREADABLE = "what the request brought for its tool servers is sealed with a key that is not here"
-"""Without it a call would go to another address than the request gave, or without its authorization."""
+_UNREADABLE = (
+    "the request's secrets for its tool servers are sealed with a key that this tool runner does not have"
+)
+"""Without them, a call would go to another address than the request gave, or without its authorization."""
 
 _T = TypeVar("_T")
 
@@ -39,21 +42,21 @@ class _CallInFlight:
     key: ResponseKey
     index: int
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    """Cancelled when nobody wants the result any more."""
+    """Cancelled when the result is no longer needed."""
     has_begun: bool = False
     """Its server may have received it."""
     has_answer: bool = False
-    """It only remains to be journaled."""
+    """Its result has only to be journaled."""
 
     def __str__(self) -> str:
         return f"{self.key} call {self.index}"
 
 
 class CallsInFlight:
-    """A call is claimed before it runs, and no call runs twice at once.
+    """Claims each call before running it, so that no call runs twice at once.
 
-    A claim is kept from the moment it is asked for until it is refused, given back or done with: that Redis
-    has it may be confirmed only after it would have lapsed.
+    A claim is renewed from the moment it is requested until it is refused, given back or finished, since
+    Redis may confirm it only after it would have lapsed.
     """
 
     def __init__(self, redis: RedisClient, settings: Settings, runner: str, tools: Tools) -> None:
@@ -61,16 +64,17 @@ class CallsInFlight:
         self._settings = settings
         self._runner = runner
         self._tools = tools
-        self._beat = ClaimBeat(settings, self._hear_of_loss)
+        self._beat = ClaimBeat(settings, self._on_loss)
         self._calls: dict[tuple[ResponseKey, int], _CallInFlight] = {}
         self._unsure: dict[tuple[ResponseKey, int], _CallInFlight] = {}
-        """Redis did not say whether they were claimed: they are given back, should they be."""
+        """Calls that may have been claimed, as Redis's reply was lost; they are given back."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._calling = Shares(settings.tool_calls_in_flight_max, settings.tenant_share_max)
         self._sandboxes = Shares(servers.count_sandboxes(settings), settings.tenant_share_max)
 
     def room(self) -> int:
-        """How many more calls may be taken now: waiting ones have taken none of the room, nor have cells."""
+        """Returns the number of further calls that may be taken now. Neither waiting calls nor those in a
+        sandbox count against `tool_calls_in_flight_max`."""
         waiting = self._calling.waiting + self._sandboxes.waiting
         calling = len(self._calls) - waiting - self._sandboxes.taken
         return min(
@@ -78,7 +82,7 @@ class CallsInFlight:
         )
 
     async def run(self) -> None:
-        """Keeps the claims until cancelled; they are kept while calls are drained, too."""
+        """Renews the claims until cancelled, also while calls are drained."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._beat.run())
             group.create_task(self._return_unsure())
@@ -87,9 +91,9 @@ class CallsInFlight:
         await self._beat.close()
 
     async def start(self, key: str, call_index: int) -> None:
-        """The queue's handler: claims the call and returns; the call itself runs on.
+        """Handles a job: claims the call and starts it in the background.
 
-        Raises REDIS_AWAY: the job stays the queue's then, so that it is not lost.
+        Raises REDIS_AWAY, so that the job stays queued and is not lost.
         """
         call = _CallInFlight(ResponseKey.parse(key), call_index)
         name = (call.key, call.index)
@@ -113,25 +117,26 @@ class CallsInFlight:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def hear_of_cancel(self, name: bytes) -> None:
-        """The response of that name was cancelled: its calls end at once, not at their next renewal."""
+    def on_cancel(self, name: bytes) -> None:
+        """Cancels the calls of the response of that name, which was cancelled; sooner than a renewal
+        would."""
         for call in self._calls.values():
             if str(call.key) == name.decode():
                 call.scope.cancel()
 
     async def drain(self, grace_s: float) -> None:
-        """Gives the calls that run some time to end, then stops them and gives them back.
+        """Gives the running calls `grace_s` to end, then cancels them and gives them back.
 
-        What becomes of one is its worker's decision, who hears of it at once and need not wait for the claim
-        to lapse. It is given back when its server has been told that it is cancelled: it can be made again
-        then without running twice at once.
+        Their workers are notified and decide what to do, without waiting for the claims to lapse. A call is
+        given back only after its server was notified of the cancellation, so that it can be made again
+        without running twice at once.
         """
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)
         stopped = list(self._calls.values())
         for call in stopped:
             if not call.has_answer:
-                _log.warning("%s: stopped and given back, this tool runner ends", call)
+                _log.warning("%s: cancelled and given back, this tool runner is shutting down", call)
                 call.scope.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_UNWIND_S)
@@ -141,13 +146,13 @@ class CallsInFlight:
         await self._give_back([*stopped, *self._unsure.values()])
 
     async def _give_back(self, calls: list[_CallInFlight]) -> bool:
-        """Whether Redis has heard of it. A call whose result is in is left alone."""
+        """Gives calls back, except those with a result; returns False if Redis is unavailable."""
         claims = [(call.key, call.index, self._runner, call.has_begun) for call in calls]
         try:
             if claims:
                 await tool_journal.release(self._redis, claims)
         except REDIS_AWAY as away:
-            _log.warning("%d claims not given back, Redis is away (%s)", len(claims), away)
+            _log.warning("%d claims not given back, Redis is unavailable (%s)", len(claims), away)
             return False
         return True
 
@@ -169,13 +174,13 @@ class CallsInFlight:
                 call.has_answer = True
                 await self._finish(claim, outcome)
         except REDIS_AWAY as away:
-            _log.error("%s: its result is lost, Redis is away (%s)", call, away)
+            _log.error("%s: its result is lost, Redis is unavailable (%s)", call, away)
         finally:
             self._beat.discard(call.key, call.index)
             del self._calls[call.key, call.index]
 
     async def _run(self, call: _CallInFlight, intent: ToolIntent) -> Outcome:
-        """In turn: one tenant's calls must not take all there is from the others."""
+        """Runs a call in its tenant's turn, so that one tenant cannot take all places."""
         shares = self._sandboxes if self._tools.runs_in_sandbox(intent.task) else self._calling
         async with shares.turn(call.key.tenant):
             return await self._run_now(call, intent)
@@ -194,8 +199,8 @@ class CallsInFlight:
         call.has_begun = True
         try:
             return await self._tools.run(intent.task, (secrets or {}).get(label), session)
-        except Exception:  # noqa: BLE001  the top of one call: a bug of ours must not silence the stream
-            _log.exception("%s: a bug in the tool runner", call)
+        except Exception:  # noqa: BLE001  the top of one call: a bug of ours must not leave it unanswered
+            _log.exception("%s: the tool runner failed", call)
             return Outcome(answers.make_failure(answers.INTERNAL_ERROR, "the tool runner failed"))
 
     async def _finish(self, claim: Claim, outcome: Outcome) -> None:
@@ -206,13 +211,13 @@ class CallsInFlight:
             self._settings.redis_outage_max_s,
         )
         if not is_wanted:
-            _log.info("%s call %d: nobody wants its result any more", claim.key, claim.call_index)
+            _log.info("%s call %d: its result is no longer needed", claim.key, claim.call_index)
 
-    def _hear_of_loss(self, claim: Claim) -> None:
+    def _on_loss(self, claim: Claim) -> None:
         call = self._calls.get((claim.key, claim.call_index))
         if call is not None and call.has_answer:
-            # What is there may be its own result, on a primary that is being replaced: telling it goes on
-            # until that is confirmed or refused, and the claim with it.
+            # The result in the journal may be this call's own, on a primary that is being replaced: keep the
+            # claim until journaling the result is confirmed or refused.
             self._beat.add(claim)
         elif call is not None:
             _log.info("%s: cancelled, its response is closed or the claim is lost", call)

@@ -1,6 +1,6 @@
-"""Keeps the claims of a tool runner, all in one round trip, whatever the connection does.
+"""Renews the claims of a tool runner, all in one round trip.
 
-Owns when claims are renewed; the holder of a lost claim is notified and decides what it means for the call.
+Owns when claims are renewed; `on_loss` decides what a lost claim means for its call.
 """
 
 import asyncio
@@ -21,13 +21,14 @@ _RETRY_S = 0.05
 
 
 class ClaimBeat:
-    """`on_loss` is called with a claim that another runner has, or whose call nobody wants any more."""
+    """Renews every claim added to it. Calls `on_loss` with each claim that another runner has, or whose call
+    has a result or is no longer needed."""
 
     def __init__(self, settings: Settings, on_loss: Callable[[Claim], None]) -> None:
         self._settings = settings
         self._on_loss = on_loss
-        # Connections of its own: calls that wait for Redis must not hold it up. One that does not answer is
-        # left long before a claim lapses, so that another one can still keep it.
+        # Connections of its own, so that calls waiting for Redis do not delay it. A silent connection is
+        # dropped long before a claim lapses, so that another can still renew it.
         self._redis = RedisClient.connect(
             settings.redis_url,
             timeout_s=settings.tool_claim_ttl_s / 2,
@@ -38,14 +39,14 @@ class ClaimBeat:
         self._held: dict[tuple[ResponseKey, int], Claiming] = {}
 
     def add(self, claim: Claiming) -> None:
-        """In place of what was said of the same call before."""
+        """Adds a claim, replacing an earlier one on the same call."""
         self._held[claim.key, claim.call_index] = claim
 
     def discard(self, key: ResponseKey, call_index: int) -> None:
         self._held.pop((key, call_index), None)
 
     async def run(self) -> None:
-        """Renews what is held until cancelled."""
+        """Renews the claims until cancelled."""
         wait_s = self._settings.tool_claim_ttl_s / _BEATS_PER_TTL
         while True:
             await asyncio.sleep(wait_s)
@@ -56,7 +57,7 @@ class ClaimBeat:
             try:
                 lost = await tool_journal.renew(self._redis, self._settings, held)
             except REDIS_AWAY as away:
-                _log.warning("%d claims not renewed, Redis is away (%s)", len(held), away)
+                _log.warning("%d claims not renewed, Redis is unavailable (%s)", len(held), away)
                 wait_s = _RETRY_S
                 continue
             for claim in lost:

@@ -1,7 +1,9 @@
-"""Where a server that a request names may lie: the check, and the connection to what was checked.
+"""Restricts where the server that a request names may be: checks its address, and connects to that address
+only.
 
-Owns the rule and the only way out for such requests; servers that the operator configured are not
-subject to it. Knows nothing of MCP. Source: IANA's special-purpose address registries; ADR 20.
+Owns the rule, and the only transport for such requests; servers that the operator configured are exempt.
+Knows nothing of MCP. Source: IANA's special-purpose address registries;
+docs/adr/0020-where-a-server-url-may-lead.md.
 """
 
 import asyncio
@@ -20,14 +22,14 @@ from shared.settings import Settings
 IpAddress = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""A host name or a spelling of an address, and a port, to addresses. Raises OSError."""
+"""Returns the addresses of a host name, or of an address in any spelling, and a port. Raises OSError."""
 
 _ADDRESSES_MAX = 4
-"""So many of a name's addresses are tried, one after the other."""
+"""The number of a name's addresses that are tried, one after the other."""
 _LOOKUPS_MAX = 256
 _lookups = ThreadPoolExecutor(_LOOKUPS_MAX, thread_name_prefix="lookup")
-"""Apart from everybody else's: a name whose servers are silent holds a thread for as long as the system
-asks them, and there are only a few for the operator's own names."""
+"""Threads apart from all others: a name whose servers are silent occupies a thread until the system gives up,
+and the default pool has few, which the operator's own names need."""
 
 _NOT_PUBLIC_4 = tuple(
     IPv4Network(network)
@@ -43,20 +45,20 @@ _NOT_PUBLIC_6 = tuple(
     IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
 )
 _CARRIERS = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
-"""An IPv6 address of these (mapped, NAT64) leads to the IPv4 address in its last 32 bits."""
+"""An IPv6 address of these networks (mapped, NAT64) leads to the IPv4 address in its last 32 bits."""
 
 
 class NotAllowed(Exception):
-    """The operator's rule refuses what a URL says of itself; the message is fit for a model."""
+    """The operator's rule refuses a URL; the message may be shown to a model."""
 
 
 class RefusedByRule(httpx2.ConnectError):
-    """Told to the outside like any connection that does not come about; the operator's log has the name."""
+    """A refused address, reported to clients like any failed connection; only the operator's log names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """The operator's rule. `ports`: ranges, both ends included."""
+    """The operator's rule. `ports`: inclusive ranges."""
 
     hosts: frozenset[str]
     networks: tuple[Network, ...]
@@ -75,7 +77,7 @@ class Egress:
         )
 
     def check(self, url: httpx2.URL) -> None:
-        """What can be said of a URL without asking anybody. Raises NotAllowed."""
+        """Checks a URL's scheme and port. Raises NotAllowed."""
         if url.scheme not in self.schemes:
             raise NotAllowed(f"server_url: {url.scheme} is not allowed here")
         port = _port_of(url)
@@ -83,7 +85,7 @@ class Egress:
             raise NotAllowed(f"server_url: port {port} is not allowed here")
 
     async def find(self, url: httpx2.URL) -> list[str]:
-        """The addresses to connect to, every one of them allowed. Raises NotAllowed, OSError."""
+        """Returns the addresses to connect to, all of which are allowed. Raises NotAllowed, OSError."""
         self.check(url)
         found = dict.fromkeys(await self.resolve(url.host, _port_of(url)))
         if url.host.lower().rstrip(".") not in self.hosts:
@@ -99,9 +101,9 @@ class Egress:
 
 
 def is_public(address: IpAddress) -> bool:
-    """Whether it is somebody's on the internet: not this machine, not a network of the operator's.
+    """Returns True for an address on the public internet: not this machine, and not a private network.
 
-    Written out, as Python's own `is_global` takes multicast and clouds' services for global.
+    Spelled out because Python's `is_global` includes multicast, and cloud providers' own services.
     """
     match address:
         case IPv4Address():
@@ -111,9 +113,9 @@ def is_public(address: IpAddress) -> bool:
 
 
 class GuardedTransport(httpx2.AsyncBaseTransport):
-    """Sends each request to an address that was checked: no name is looked up after the check.
+    """Sends each request to an address that was checked; no name is resolved after the check.
 
-    A refused address fails like one that nobody serves, so that an answer reveals nothing about the network.
+    A refused address fails like one where nothing listens, so that answers reveal nothing about the network.
     """
 
     def __init__(self, egress: Egress, way_out: httpx2.AsyncBaseTransport) -> None:
@@ -136,7 +138,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
                 return await self._egress.find(request.url)
         except NotAllowed as refused:
             raise RefusedByRule(str(refused)) from None
-        except (OSError, ValueError) as error:  # no such name, no answer in time, no address at all
+        except (OSError, ValueError) as error:  # no such name, no answer in time, or not an address
             raise httpx2.ConnectError(str(error)) from None
 
     async def aclose(self) -> None:
@@ -144,7 +146,8 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
 
 
 def _addressed(request: httpx2.Request, address: str) -> httpx2.Request:
-    """The same request to an address; its Host header, and the name that TLS checks, stay."""
+    """Returns the request with an address as its host; its Host header, and the name that TLS checks, are
+    kept."""
     return httpx2.Request(
         request.method,
         request.url.copy_with(host=address),
@@ -164,7 +167,7 @@ def _read_range(text: str) -> tuple[int, int]:
 
 
 async def _resolve(host: str, port: int) -> list[str]:
-    """Also `127.1`, `0x7f000001` and `2130706433`, which the system reads as addresses."""
+    """Resolves names, and spellings such as `127.1`, `0x7f000001` and `2130706433`, as the system does."""
     look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     found = await asyncio.get_running_loop().run_in_executor(_lookups, look_up)
     return [str(address[0]).partition("%")[0] for *_, address in found]

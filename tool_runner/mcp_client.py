@@ -1,7 +1,7 @@
-"""The only importer of the MCP client: connections to servers, their tools, and calls.
+"""Connects to MCP servers, lists their tools and calls them. The only importer of the MCP client.
 
-Owns the transports and what their failures mean; decides neither which server nor which limits
-apply (`servers`, `run_tool`), except for how much of an answer is read at all.
+Owns the transports, what their failures mean, and how much of an answer is read at all. `servers.py` chooses
+the server, `run_tool.py` owns the other limits.
 """
 
 import asyncio
@@ -26,35 +26,35 @@ from tool_runner.servers import HttpServer, StdioServer
 from tool_runner.value_count import ANSWER_VALUES_MAX, ValueCount
 
 ANSWER_BYTES_MAX = 16 * 2**20
-"""More than this of one HTTP answer is not read: a text that long is refused, not cut."""
+"""The most that is read of one HTTP answer; a longer one is refused, not cut."""
 _PAGES_MAX = 100
 _CONNECT_TIMEOUT_S = 10.0
-"""For one address of a server that a request named."""
+"""For connecting to one address of a server that a request names."""
 
 _ANSWER: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
 )
 _STAND_INS = frozenset({"Server returned an error response", "Not Found", "Session terminated"})
-"""What the SDK puts in the place of an HTTP error; the status itself it does not tell."""
+"""Messages by which the SDK replaces HTTP errors, without their status."""
 
 
 NO_ANSWER = HttpError(0, "no answer from the server")
-"""Of every server that cannot be talked to, however: who may call what they like must not learn from
-our words what refuses, what is silent, what is closed, and what is not allowed."""
+"""The error for every server that cannot be reached: a client that may call any address must not learn from
+the error which ones refuse, are silent, are closed or are not allowed."""
 
 
 class ServerFailed(Exception):
-    """A server could not be reached, or not be talked to; `error` says how, as far as others may know."""
+    """A server could not be reached, or answered with an error; `error` is what the client may know of it."""
 
     def __init__(self, error: HttpError | McpProtocolError, cause: str = "") -> None:
         super().__init__(error.message)
         self.error = error
         self.cause = cause
-        """For the operator's log, where `error` says less."""
+        """More detail, for the operator's log."""
 
 
 class Connection:
-    """An open way to one server; any number of calls at a time. Its methods raise ServerFailed.
+    """An open connection to one server, for any number of calls at a time. Its methods raise ServerFailed.
 
     Cancelling a call cancels it on the server.
     """
@@ -64,16 +64,17 @@ class Connection:
         self._status = status
 
     async def call(self, name: str, arguments: dict[str, Any], meta: Mapping[str, Any]) -> Answer:
+        """Calls a tool. `meta`: sent as `_meta`."""
         request = types.CallToolRequest(
             params=types.CallToolRequestParams(name=name, arguments=arguments, _meta=dict(meta) or None)
         )
-        with _told_as_failures(self._status):
+        with _as_server_failures(self._status):
             try:
                 result = await self._client.session.send_request(request, _ANSWER)
             except MCPError as error:
                 if error.code != types.HEADER_MISMATCH:
                     raise
-                await self._list()  # it tells the client which arguments travel as headers
+                await self._list()  # from which the client learns which arguments are sent as headers
                 result = await self._client.session.send_request(request, _ANSWER)
         if isinstance(result, types.InputRequiredResult):
             raise ServerFailed(McpProtocolError(INTERNAL_ERROR, "the tool asks for input from a person"))
@@ -83,7 +84,7 @@ class Connection:
         )
 
     async def list_tools(self) -> list[McpTool]:
-        with _told_as_failures(self._status):
+        with _as_server_failures(self._status):
             return await self._list()
 
     async def _list(self) -> list[McpTool]:
@@ -108,23 +109,26 @@ def _read_tool(tool: types.Tool) -> McpTool:
 
 
 def _read_hints(hints: types.ToolAnnotations | None) -> dict[str, Any]:
-    """The hosted API's `read_only`, always; the server's other hints beside it, under MCP's names."""
-    said = hints.model_dump(mode="json", by_alias=True, exclude_none=True) if hints else {}
-    return {"read_only": said.pop("readOnlyHint", False), **said}
+    """Returns the hosted API's `read_only`, always, and the server's other hints under MCP's names."""
+    found = hints.model_dump(mode="json", by_alias=True, exclude_none=True) if hints else {}
+    return {"read_only": found.pop("readOnlyHint", False), **found}
 
 
 @asynccontextmanager
 async def open_http(
     server: HttpServer, egress: Egress, timeout_s: float, status: "LastStatus"
 ) -> AsyncIterator[Connection]:
-    """Streamable HTTP. `timeout_s` bounds every single read and write; raises ServerFailed.
+    """Opens a connection over Streamable HTTP. Raises ServerFailed.
 
-    `status` is told the status of each answer.
+    `timeout_s` bounds each single read and write; `status` records the status of each answer.
     """
-    headers = {**server.headers, "accept-encoding": "identity"}  # nothing small unpacks to something huge
+    headers = {
+        **server.headers,
+        "accept-encoding": "identity",
+    }  # a small answer must not unpack to a huge one
     http = _make_client(server, egress, headers, timeout_s)
     http.event_hooks = {"response": [status.note, _bound]}
-    with _told_as_failures(status):
+    with _as_server_failures(status):
         async with http:
             transport = streamable_http_client(
                 server.url, http_client=http, max_sse_event_size=ANSWER_BYTES_MAX
@@ -136,9 +140,12 @@ async def open_http(
 def _make_client(
     server: HttpServer, egress: Egress, headers: Mapping[str, str], timeout_s: float
 ) -> httpx2.AsyncClient:
-    """For a request's server every connection goes through `egress`, redirects (which the SDK follows
-    within one origin) among them. A proxy of the environment's is for the operator's own servers only: it
-    would do the looking up and the connecting that `egress` answers for."""
+    """Returns an HTTP client for a server. Raises ServerFailed if its URL is not allowed.
+
+    To a server that a request names, every connection goes through `egress`, including redirects (which the
+    SDK follows within one origin). A proxy from the environment is used for the operator's own servers only,
+    because it would do the resolving and connecting that `egress` controls.
+    """
     if not server.is_of_request:
         return httpx2.AsyncClient(headers=headers, timeout=timeout_s, verify=_tls())
     try:
@@ -156,7 +163,11 @@ def _make_client(
 
 @asynccontextmanager
 async def open_stdio(server: StdioServer, has_ended: asyncio.Event) -> AsyncIterator[Connection]:
-    """A process that ends with the context; `has_ended` is set when it ends (or falls silent) before."""
+    """Starts a process, which ends with the context. Sets `has_ended` if it ends, or closes its output,
+    earlier.
+
+    Raises ServerFailed.
+    """
     parameters = StdioServerParameters(
         command=server.command,
         args=list(server.args),
@@ -164,19 +175,19 @@ async def open_stdio(server: StdioServer, has_ended: asyncio.Event) -> AsyncIter
         encoding_error_handler="replace",
     )
     status = LastStatus()
-    with _told_as_failures(status):
+    with _as_server_failures(status):
         async with Client(_watched(parameters, has_ended), cache=None) as client:
             yield Connection(client, status)
 
 
 @functools.cache
 def _tls() -> ssl.SSLContext:
-    """One for all connections: making one reads every trusted certificate."""
+    """Returns one context for all connections, since making one reads every trusted certificate."""
     return httpx2.create_ssl_context()
 
 
 class LastStatus:
-    """The HTTP status that answered the last message of ours; 0: none has come."""
+    """Records the HTTP status of the answer to our last message; 0 before the first answer."""
 
     def __init__(self) -> None:
         self.code = 0
@@ -187,7 +198,7 @@ class LastStatus:
 
 
 class _TooLarge(httpx2.SSEError, httpx2.StreamError):
-    """Both, because the SDK catches the one in event streams, the other in JSON bodies."""
+    """Has two bases because the SDK catches one in event streams, the other in JSON bodies."""
 
     def __init__(self, reason: str) -> None:
         Exception.__init__(self, reason)
@@ -226,7 +237,7 @@ async def _watched(
 
 
 class _WatchedStream:
-    """What a server sends; the event is set when it will send nothing more."""
+    """The messages of a server; sets `has_ended` when there will be no more."""
 
     def __init__(self, stream: Any, has_ended: asyncio.Event) -> None:
         self._stream = stream
@@ -263,16 +274,17 @@ class _WatchedStream:
 _FAILURES = (
     *(ServerFailed, MCPError, httpx2.HTTPError, httpx2.InvalidURL, ValidationError, OSError),
     *(anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream),
-    *(RuntimeError, ValueError),  # the SDK's own word on answers that it does not accept
+    *(RuntimeError, ValueError),  # raised by the SDK for answers that it does not accept
 )
-"""All that a server, or the way there, can do to us."""
+"""Every error that a server, or the connection to it, can cause."""
 
 
 @contextmanager
-def _told_as_failures(status: LastStatus) -> Iterator[None]:
-    """Raises ServerFailed for what a server, or the way there, did; a bug of ours stays itself.
+def _as_server_failures(status: LastStatus) -> Iterator[None]:
+    """Turns errors caused by a server, or the connection to it, into ServerFailed; other errors pass
+    unchanged.
 
-    Not `except*`: Python before 3.11.4 wraps what is raised there in a group once more.
+    Does not use `except*`: before 3.11.4, Python wraps what is raised there in another group.
     """
     try:
         yield
@@ -282,14 +294,14 @@ def _told_as_failures(status: LastStatus) -> Iterator[None]:
         if others is not None or caught is None:
             raise
         failures = [(_read_failure(leaf, status.code), leaf) for leaf in _leaves(caught)]
-        # A broken connection breaks other things too: the first cause is the one on the wire.
+        # A broken connection causes further errors, so an error of HTTP is preferred as the cause.
         on_the_wire = (each for each in failures if isinstance(each[0], HttpError))
         failure, cause = next(on_the_wire, failures[0])
         raise ServerFailed(failure, type(cause).__name__) from None
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors within groups: the SDK's background tasks wrap each level once more."""
+    """Yields the errors within nested groups: each level of the SDK's background tasks adds a group."""
     if isinstance(error, BaseExceptionGroup):
         for part in error.exceptions:
             yield from _leaves(part)

@@ -1,6 +1,6 @@
-"""One tool task to one tool result, whatever the server does: refuses, fails, floods, dies, is silent.
+"""Runs one tool task and returns one result, even if the server refuses, fails, floods, dies or stays silent.
 
-Owns the limits of a call and the mapping of every failure; knows neither queue nor journal.
+Owns the limits of a call and the mapping of every failure; knows nothing of the queue or the journal.
 """
 
 import asyncio
@@ -32,11 +32,11 @@ _UNWIND_S = 1.0
 class Outcome:
     result: ToolResult
     session: str | None = None
-    """What the server wants back with the next call of the same response."""
+    """State to be sent back with the response's next call to the same server."""
 
 
 class Tools:
-    """Runs tasks, many at a time, on the servers that are configured and on those that requests name."""
+    """Runs any number of tasks at a time, on the servers that are configured and those that requests name."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Tools:
         stdio: StdioServers,
         resolve: Resolve | None = None,
     ) -> None:
-        """`resolve`: how names become addresses, if not as the system does it."""
+        """`resolve`: resolves names; by default the system does."""
         self._settings = settings
         self._egress = Egress.of(settings, resolve)
         self._configured = configured
@@ -53,13 +53,13 @@ class Tools:
         self._unwinding: set[asyncio.Task[None]] = set()
 
     def runs_in_sandbox(self, task: ToolTask) -> bool:
-        """Whether it is a cell for the built-in python."""
+        """Returns True if the task is a cell for the built-in Python."""
         return servers.is_builtin(self._configured.get(task.server_label))
 
     async def run(self, task: ToolTask, secrets: ServerSecrets | None, session: str | None) -> Outcome:
-        """Runs the task within `tool_timeout_s`. Cancelled itself, it cancels the call on the server.
+        """Runs the task within `tool_timeout_s`; if cancelled, cancels the call on the server.
 
-        `secrets` and `session` are those of the task's server_label. Raises only for a bug of ours.
+        `secrets`, `session`: those of the task's server_label. Raises only for a bug of ours.
         """
         timeout_s = self._settings.tool_timeout_s
         run = _Run()
@@ -73,13 +73,13 @@ class Tools:
                 unwinding.add_done_callback(self._unwinding.discard)
         if running.done():
             return running.result()
-        if run.is_unheard:
+        if run.has_no_answer:
             return Outcome(ToolFailure(mcp_client.NO_ANSWER))
         message = f"the server {task.server_label!r} did not answer within {timeout_s:g} s"
         return Outcome(answers.make_failure(answers.TIMED_OUT, message))
 
     async def close(self) -> None:
-        """Waits until every call that was given up is cancelled on its server, or would take too long."""
+        """Waits, within a limit, until every call that was given up is cancelled on its server."""
         if self._unwinding:
             await asyncio.wait(self._unwinding, timeout=3 * _UNWIND_S)
 
@@ -94,7 +94,7 @@ class Tools:
             except (NoServer, BadArguments) as refused:
                 return Outcome(answers.make_failure(answers.INVALID_PARAMS, str(refused)))
             except ServerFailed as failed:
-                # Not the server's own words: they may be long, and forge lines of the log.
+                # Not the server's own text, which may be long, and contain forged log lines.
                 _log.info("%s: error %d (%s)", task.server_label, failed.error.code, failed.cause)
                 return Outcome(ToolFailure(answers.cut_message(failed.error)))
         return _GIVEN_UP
@@ -134,21 +134,22 @@ class Tools:
 
 
 _GIVEN_UP = Outcome(answers.make_failure(answers.TIMED_OUT, "the call was given up"))
-"""What a cancelled run returns; nobody waits for it any more."""
+"""The outcome of a cancelled run, which is not used."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """Where a run can be cut off. First only the asking: its connection then still tells the server."""
+    """The scopes in which a run can be cancelled: `asking` first, so that the connection can notify the
+    server."""
 
     asking: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     whole: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     status: LastStatus | None = None
-    """Of a server over HTTP."""
+    """Set for a server over HTTP."""
 
     @property
-    def is_unheard(self) -> bool:
-        """Nothing came over HTTP: perhaps nobody is there."""
+    def has_no_answer(self) -> bool:
+        """True if the server has not answered over HTTP at all: perhaps nothing listens there."""
         return self.status is not None and self.status.code == 0
 
 
@@ -158,16 +159,16 @@ async def _unwind(run: _Run, running: asyncio.Task[Outcome]) -> None:
     run.whole.cancel()
     await asyncio.wait({running})
     if error := running.exception():
-        _log.error("giving up a call failed", exc_info=error)
+        _log.error("cancelling a call failed", exc_info=error)
 
 
 class BadArguments(Exception):
-    """The arguments are not a JSON object; the message is fit for the model, who wrote them."""
+    """The arguments are not a JSON object; the message is for the model, which wrote them."""
 
 
 @dataclass(frozen=True, slots=True)
 class _CallReady:
-    """A call as it goes out."""
+    """A call with its arguments decoded, as it is sent."""
 
     call: ToolCall
     arguments: dict[str, Any]

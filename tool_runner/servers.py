@@ -1,6 +1,6 @@
-"""Which MCP server a label means, and what may be sent to it. Opens no connection.
+"""Chooses the MCP server for a label, and the headers to send to it. Opens no connection.
 
-What the operator configured wins over what a request says, label by label.
+Owns the operator's servers, which take precedence over what a request says, label by label.
 """
 
 import os
@@ -32,17 +32,17 @@ _TRANSPORT_HEADERS = frozenset(
         *("proxy-authorization", "proxy-connection"),
     }
 )
-"""They frame the request or belong to the protocol: who could set them could send another request."""
+"""Headers that frame the request or belong to the protocol; setting them could forge another request."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpServer:
-    """A server spoken to over Streamable HTTP. Header names are in lower case; values stay out of `repr`."""
+    """A server reached over Streamable HTTP. Header names are in lower case; `repr` omits the values."""
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     is_of_request: bool = False
-    """A request named it, not the operator: it is called within the rule of `egress` only."""
+    """Named by a request, not by the operator, and therefore restricted by `egress.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +52,18 @@ class StdioServer:
     command: str
     args: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    """Added to a minimal environment; nothing else of ours is passed on."""
+    """Added to a minimal environment; nothing else of our environment is passed on."""
 
 
 Server = HttpServer | StdioServer
 
 
 class BadServersFile(Exception):
-    """The operator's file of servers cannot be used; the message names file, server and fault."""
+    """The operator's file of servers is invalid; the message names file, server and fault."""
 
 
 class NoServer(Exception):
-    """A call cannot be sent anywhere; the message is fit for a model and holds no secret."""
+    """There is no server to send a call to; the message may be shown to a model and contains no secret."""
 
 
 class _HttpEntry(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,7 +78,8 @@ class _StdioEntry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def load(settings: Settings) -> dict[str, Server]:
-    """Every server known by label: the built-in ones, over them the operator's. Raises BadServersFile."""
+    """Returns the servers by label: the built-in one, and the operator's, which override it. Raises
+    BadServersFile."""
     configured: dict[str, Server] = {PYTHON.server_label: _builtin_python(settings)}
     path = settings.mcp_servers
     if path is None:
@@ -106,12 +107,12 @@ def _builtin_python(settings: Settings) -> StdioServer:
 
 
 def count_sandboxes(settings: Settings) -> int:
-    """How many cells of the built-in python run at a time."""
+    """Returns the number of cells of the built-in Python that may run at a time."""
     return settings.sandboxes_max or max(4, 2 * (os.cpu_count() or 1))
 
 
 def is_builtin(server: Server | None) -> bool:
-    """Not what the operator has put in the place of the built-in python."""
+    """Returns True for the built-in Python, unless the operator has replaced it."""
     return isinstance(server, StdioServer) and _BUILTIN_MODULE in server.args
 
 
@@ -141,10 +142,10 @@ def _check_command(entry: _StdioEntry) -> None:
 def choose(
     configured: Mapping[str, Server], label: str, server_url: str | None, secrets: ServerSecrets | None
 ) -> Server:
-    """The server to call, with the headers to send. Raises NoServer.
+    """Returns the server to call, with the headers to send. Raises NoServer.
 
-    What a request brought as secrets goes to HTTP servers only, and never replaces a header that
-    the operator set. `server_url` is what the request's record has of it; the secrets may have the whole.
+    A request's secrets are sent to HTTP servers only, and never replace a header that the operator set.
+    `server_url`: as the request's record has it; the secrets may contain the whole address.
     """
     match configured.get(label):
         case StdioServer() as server:
@@ -160,7 +161,8 @@ def choose(
 
 
 def _check_url(url: str, name: str) -> None:
-    """The message leaves the URL out: its path or user may be a secret."""
+    """Raises NoServer for an unusable URL; the message omits the URL, since its path or user may be a
+    secret."""
     try:
         parts = urlsplit(url)
         is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

@@ -1,6 +1,7 @@
-"""Turns among tenants: a bounded number at once, a bounded share for each, and waiting tenants in rotation.
+"""Gives turns to tenants: a limited number at once, a limited share for each, and waiting tenants in
+rotation.
 
-Owns the counting and the order; knows nothing of what is done with a turn.
+Owns the counting and the order; knows nothing of what a turn is used for.
 """
 
 import asyncio
@@ -10,10 +11,10 @@ from contextlib import asynccontextmanager
 
 
 class Shares:
-    """`share`: what part of `total` one tenant may have at once; at least one turn is everybody's.
+    """Limits turns to `total`, and one tenant's turns to the part `share` of it, but at least one.
 
-    Nobody waits while there is a free turn within his share. Tenants that wait come in rotation, and the
-    calls of one tenant in the order in which they came.
+    No call waits while a turn is free within its tenant's share. Waiting tenants are served in rotation, and
+    the calls of one tenant in the order of their arrival.
     """
 
     def __init__(self, total: int, share: float) -> None:
@@ -33,6 +34,7 @@ class Shares:
 
     @asynccontextmanager
     async def turn(self, tenant: str) -> AsyncIterator[None]:
+        """Waits for a turn, and holds it for the duration of the context."""
         if self._may_take(tenant):
             self._taken[tenant] += 1
         else:
@@ -53,7 +55,7 @@ class Shares:
         except asyncio.CancelledError:
             if given.cancelled():
                 self._forget(tenant, given)
-            else:  # it was given in this very moment
+            else:  # the turn was given at the moment of the cancellation
                 self._give_back(tenant)
             raise
 
@@ -66,7 +68,7 @@ class Shares:
 
     def _give_back(self, tenant: str) -> None:
         self._taken[tenant] -= 1
-        self._taken = +self._taken  # without those who have none
+        self._taken = +self._taken  # drops tenants without a turn
         while (following := next(filter(self._may_take, self._waiting), None)) is not None:
             line = self._waiting.pop(following)
             given = line.popleft()

@@ -1,6 +1,6 @@
-"""The processes of stdio servers: one for each, shared by all calls, replaced when it has ended.
+"""Runs the processes of stdio servers: one for each server, shared by all calls, replaced when it has ended.
 
-Knows nothing of calls; what a process says and understands is `mcp_client`'s business.
+Owns the processes' lives; knows nothing of calls. `mcp_client.py` speaks to them.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ class StdioServers:
         self._running: dict[StdioServer, _Process] = {}
 
     def start(self, servers: Mapping[str, Server]) -> None:
-        """Starts every stdio server among `servers` without waiting: the first call then need not."""
+        """Starts every stdio server among `servers` without waiting, so that the first call need not wait."""
         for server in servers.values():
             if isinstance(server, StdioServer):
                 self._find(server)
 
     async def connect(self, server: StdioServer) -> Connection:
-        """The connection to the server's process, which may have to start first. Raises ServerFailed."""
+        """Returns the connection to the server's process, starting it if necessary. Raises ServerFailed."""
         return await self._find(server).connection()
 
     def _find(self, server: StdioServer) -> "_Process":
@@ -47,7 +47,8 @@ class StdioServers:
 
 
 class _Process:
-    """One process from start to end. A task of its own holds it: the SDK's contexts belong to one task."""
+    """One process, from start to end, held by a task of its own because the SDK's contexts belong to one
+    task."""
 
     def __init__(self, server: StdioServer, start_timeout_s: float) -> None:
         self._server = server
@@ -86,4 +87,4 @@ class _Process:
                 if not self._is_closing:
                     _log.warning("stdio server %s: %s", self._server.command, failure)
                 self._ready.set_exception(failure)
-                self._ready.exception()  # nobody need be waiting
+                self._ready.exception()  # marks it as retrieved, as no caller may be waiting

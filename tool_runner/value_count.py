@@ -1,26 +1,27 @@
 """Counts the values of an answer from its bytes, before it is decoded. Pure.
 
-The SDK checks an answer on the event loop, in 15 to 30 microseconds a value: what is bounded in bytes alone
-held everybody else's calls for two minutes, and their claims lapsed.
+Needed because the SDK validates an answer on the event loop, at 15 to 30 microseconds per value: an answer
+limited in bytes alone can block all other calls for two minutes, and their claims lapse.
 """
 
 import re
 
 ANSWER_VALUES_MAX = 20_000
-"""More of one HTTP answer are refused: some tenths of a second. The JSON within a text is one value."""
+"""The limit for one HTTP answer, which takes some tenths of a second. JSON within a text is one value."""
 _TOKEN = re.compile(rb'[\[{,]|"|[\x00-\x1f]')
 _REST_OF_STRING = re.compile(rb'(?:[^"\\\x00-\x1f]|\\[^\x00-\x1f])*+')
 
 
 class ValueCount:
-    """Counts what opens or parts values outside of texts. No text goes beyond the end of a line."""
+    """Counts commas and opening brackets outside of texts. A text ends at the end of its line at the
+    latest."""
 
     def __init__(self) -> None:
         self._count = 0
         self._is_in_text = self._is_escaped = False
 
     def add(self, chunk: bytes) -> int:
-        """The count with this chunk; it stops soon after the maximum."""
+        """Returns the count including this chunk; stops counting soon after the limit."""
         place = 1 if self._is_escaped else 0
         self._is_escaped = False
         while place < len(chunk) and self._count <= ANSWER_VALUES_MAX:

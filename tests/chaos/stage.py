@@ -82,7 +82,7 @@ def _make_cluster(
         redis_url=redis_url,
         settings={**_settings(folder), **course.settings},
         root=course.root if course.older is None else check_out(course.older, folder / "older"),
-        ways=ways.urls if ways else {},
+        redis_urls=ways.urls if ways else {},
     )
 
 

@@ -92,7 +92,7 @@ def test_a_stream_waits_for_room_and_goes_on(cluster: RunningCluster, small: Val
             try:
                 check_refusals(client, done["id"])
                 if is_long:
-                    wait_until(lambda: b"given up, Redis is away" in log_of(cluster))
+                    wait_until(lambda: b"given up, Redis is unavailable" in log_of(cluster))
             finally:
                 set_room(small, 0)
             body += b"".join(chunks)

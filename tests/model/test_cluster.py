@@ -179,7 +179,7 @@ async def test_many_at_once_are_each_answered_as_alone_and_keep_their_leases(
         )
     assert {answer.output_text for answer in answers} == {alone.output_text}
     logs = "".join(log.read_text() for log in (model_cluster.data / "logs").glob("worker-*.log"))
-    assert not [answer.id for answer in answers if f"{answer.id}: goes on after" in logs]
+    assert not [answer.id for answer in answers if f"{answer.id}: continues after" in logs]
 
 
 # --- what it survives ---------------------------------------------------------------------------
@@ -265,4 +265,4 @@ def test_the_log_of_a_response_whose_worker_was_struck_equals_an_undisturbed_one
     assert [frame.id for frame in struck] == list(range(len(struck)))
     assert without_chance(struck) == without_chance(undisturbed)
     logs = "".join(log.read_text() for log in (model_cluster.data / "logs").glob("worker-*.log"))
-    assert f"{struck[0].data['response']['id']}: goes on after" in logs
+    assert f"{struck[0].data['response']['id']}: continues after" in logs

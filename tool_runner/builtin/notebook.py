@@ -1,6 +1,6 @@
-"""What makes a piece of code a notebook cell: its last expression is shown, and errors read as its own. Pure.
+"""Makes code behave as a notebook cell, whose last expression is shown. Pure.
 
-Runs nothing: it only rewrites the code before, and the traceback after.
+Owns the rewriting of the code before it runs, and of the traceback afterwards; runs nothing.
 """
 
 import ast
@@ -8,23 +8,24 @@ import re
 from dataclasses import dataclass
 
 SHOWN_NAME = "_"
-"""What the value of a cell's last expression is kept as, as in a notebook."""
+"""The variable that keeps the value of a cell's last expression, as in a notebook."""
 
 _ASSIGN = f"{SHOWN_NAME} = "
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Code to run. With `shown_line` its last expression, beginning there, is kept as `_` to be shown."""
+    """Code to run. If `shown_line` is set, the last expression begins on that line and is kept as `_`."""
 
     code: str
     shown_line: int | None = None
     before: str = ""
-    """What stands before the expression on its line."""
+    """The text before the expression on its line."""
 
 
 def make_cell(code: str) -> Cell:
-    """The cell for `code`; code that this Python cannot parse stays as it is, for the sandbox to refuse."""
+    """Returns the cell for `code`. Code that this Python cannot parse is unchanged, for the sandbox to
+    refuse."""
     code = code.replace("\r\n", "\n").replace("\r", "\n")
     try:
         tree = compile(code, "cell", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -44,7 +45,7 @@ def _keep_value(code: str, last: ast.Expr) -> Cell:
 
 
 def mend_traceback(cell: Cell, traceback: str) -> str:
-    """The traceback of a cell, quoting the code as it was written."""
+    """Returns the traceback of a cell, quoting the code as it was written."""
     if cell.shown_line is None:
         return traceback
     quoted = re.compile(

@@ -1,7 +1,7 @@
 """The built-in MCP server `code_interpreter`: one tool, `python`, that runs a notebook cell in a sandbox.
 
-Keeps nothing between calls: the variables travel as opaque state with the result and come back
-with the next call (`tool_calls.SESSION_META_KEY`), so that any process can serve any call.
+Keeps nothing between calls: the variables travel as opaque state with the result and come back with the next
+call (`tool_calls.SESSION_META_KEY`), so that any process can serve any call.
 """
 
 import argparse
@@ -39,38 +39,41 @@ standard library; no files, no network, no packages."""
 
 LIMITS = ResourceLimits(max_feed_duration_secs=30.0, max_memory=256 * 2**20, max_total_sleep_secs=30.0)
 _OS_POLICY = OSPolicy(sleep="system", sleep_system_max=math.inf)
-"""`time.sleep` sleeps as long as it says, or fails at its limit; it would end after ten seconds otherwise."""
+"""Lets `time.sleep` sleep for as long as it is asked to, up to the limit; by default it returns after ten
+seconds."""
 _REQUEST_TIMEOUT_S = 75.0
-"""A sandbox process that does not answer for this long is killed; more than all its own limits together."""
+"""A sandbox process that does not answer for this long is killed; longer than all its own limits together."""
 _NOTES_BYTES = 512
 _EXCEPTION_ARGUMENTS = "exceptions can only be called with zero or one string argument"
-"""What the sandbox says of `SystemExit(1)`, as an internal error and without a traceback."""
+"""The sandbox's message for `SystemExit(1)`, an internal error without a traceback."""
 _ENDED_BY_EXCEPTION = (
-    "The code was ended by an exception of its own, as SystemExit(1) or ValueError(2) is: its argument is no "
-    "string, or there are several. This sandbox cannot show such an exception. What was done before stands."
+    "The code was ended by an exception of its own, such as SystemExit(1) or ValueError(2), whose argument "
+    "is not a string or that has several. This sandbox cannot show such an exception. What was done before "
+    "stands."
 )
 _UNCHANGED = "The variables are as they were before this call."
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What came of a cell: what to show, whether the sandbox itself failed, the state after it."""
+    """The outcome of a cell: the text to show, whether the sandbox itself failed, and the state
+    afterwards."""
 
     text: str
     has_failed: bool = False
     state: str | None = None
-    """None: the state before the cell stays."""
+    """None if the state before the cell is kept."""
 
 
 class _StateUnreadable(Exception):
-    """The state is not one that this sandbox can load."""
+    """This sandbox cannot load the state."""
 
 
 class _Shown:
-    """What a cell shows, within a limit: what goes beyond is dropped, and said.
+    """Collects what a cell shows, within a limit; drops what exceeds it and says so.
 
-    A part is kept for what comes last (the value, a traceback, notes): code that floods its output
-    still says how it ended.
+    Reserves a part for what comes last (the value, a traceback, notes), so that code which floods its output
+    still shows how it ended.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -87,7 +90,7 @@ class _Shown:
         self._parts.append(kept)
 
     def add_last(self, text: str) -> None:
-        """A value or a traceback: a line, or lines, of its own."""
+        """Adds a value or a traceback, on lines of its own."""
         kept, dropped_bytes = _cut(text, self._last_bytes_left)
         self._last_bytes_left -= len(kept.encode())
         self._last.append(kept)
@@ -108,14 +111,14 @@ class _Shown:
 
 
 def _cut(text: str, bytes_max: int) -> tuple[str, int]:
-    """The beginning of `text` that fits, and how many bytes do not."""
+    """Returns the beginning of `text` that fits, and the number of bytes that do not."""
     raw = text.encode("utf-8", "replace")
     kept = raw[:bytes_max].decode("utf-8", "ignore")
     return kept, len(raw) - len(kept.encode())
 
 
 class Sandbox:
-    """Runs cells, each in a process of its own that is cleared or replaced afterwards."""
+    """Runs cells, each in a process that is cleared or replaced afterwards."""
 
     def __init__(
         self, pool: AsyncMonty, output_bytes_max: int, state_bytes_max: int, limits: ResourceLimits = LIMITS
@@ -147,7 +150,7 @@ class Sandbox:
         return Ran(shown.text, has_failed=True)
 
     async def _keep(self, session: AsyncMontySession, shown: _Shown) -> Ran:
-        """What is shown, and the state after it, unless that is too large to travel."""
+        """Returns what is shown, and the state unless it is too large to be kept."""
         try:
             state = _pack(await session.dump())
         except MontyError:
@@ -163,7 +166,7 @@ class Sandbox:
 
 
 async def _feed(session: AsyncMontySession, cell: Cell, shown: _Shown) -> None:
-    """Runs the cell; its own exceptions are shown. Raises MontyError when a limit ended it."""
+    """Runs the cell and shows its own exceptions. Raises MontyError if a limit ended it."""
     try:
         await session.feed_run(cell.code, print_callback=shown.add_printed)
         if cell.shown_line is not None:
@@ -178,7 +181,7 @@ async def _feed(session: AsyncMontySession, cell: Cell, shown: _Shown) -> None:
 
 
 async def _show_value(session: AsyncMontySession, shown: _Shown) -> None:
-    """`repr` runs inside: what a value becomes on its way out is not what its code says of it."""
+    """Shows the cell's value by running `repr` inside: outside, the value may have another one."""
     value = await session.feed_run(
         f"None if {SHOWN_NAME} is None else repr({SHOWN_NAME})", print_callback=shown.add_printed
     )
@@ -187,7 +190,7 @@ async def _show_value(session: AsyncMontySession, shown: _Shown) -> None:
 
 
 def _is_limit(error: MontyError) -> bool:
-    """Whether a limit of the sandbox ended the code, rather than an exception of its own."""
+    """Returns True if a limit of the sandbox ended the code, rather than an exception of its own."""
     return isinstance(error.exception(), TimeoutError | MemoryError) and "limit" in str(error)
 
 
@@ -210,8 +213,8 @@ def make_server(output_bytes_max: int, state_bytes_max: int, processes: int) -> 
 
     server = MCPServer(PYTHON.server_label, log_level="WARNING", lifespan=lifespan)
 
-    # Read-only and idempotent: a call changes nothing anywhere. Even the variables change only by
-    # the state in its result, so that a call whose result was lost can be made again.
+    # Read-only and idempotent: a call changes nothing anywhere. Even the variables change only through the
+    # state in its result, so that a call whose result was lost can be made again.
     @server.tool(
         name=PYTHON.functions[0].name,
         description=DESCRIPTION,
@@ -237,7 +240,8 @@ def make_server(output_bytes_max: int, state_bytes_max: int, processes: int) -> 
 
 
 def main() -> None:
-    """Serves stdio, or Streamable HTTP with `--http PORT`, whose callers must be trusted with the state."""
+    """Serves stdio, or Streamable HTTP with `--http PORT`, whose callers must be trusted, as they send the
+    state."""
     parser = argparse.ArgumentParser(prog="python -m tool_runner.builtin.python")
     parser.add_argument("--http", type=int, metavar="PORT", help="serve Streamable HTTP at /mcp, not stdio")
     parser.add_argument("--host", default="127.0.0.1", help="address for --http (default: %(default)s)")
