@@ -1,4 +1,5 @@
-"""Starts an API node: `python -m api [--host H] [--port P]`. Owns the command line, not the app."""
+"""`python -m api [--host H] [--port P]`: runs an API node. Owns the command line and the server, not the
+app."""
 
 import argparse
 import asyncio
@@ -21,16 +22,17 @@ from shared import process
 from shared.settings import Settings
 
 _SHUTDOWN_GRACE_S = 5
-"""Calls that are under way when the streams have ended have this long."""
+"""How long calls in progress may take to end after the streams have ended."""
 _LAST_FRAMES_S = 0.1
 _OTHER_FILES = 256
-"""Connections to Redis, and whatever else is open."""
+"""The number of open files besides clients' connections, such as connections to Redis."""
 
 _log = logging.getLogger("api")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 if told to stop, 2 if a setting, the tenants file or an argument is wrong (see stderr)."""
+    """Runs the node. Returns 0 after a signal, 2 if a setting or the tenants file is invalid; stderr says
+    which."""
     args = _parse(argv)
     return process.start("api", lambda settings: _run(settings, args.host, args.port), misuses=(FileInvalid,))
 
@@ -46,7 +48,7 @@ def _run(settings: Settings, host: str, port: int) -> None:
     if tenants.is_open:
         _log.warning("ANTIPHON_API_KEYS is not set: any key is accepted, and all callers are one tenant")
     settings = _fit_connections(settings)
-    # The server ends in order when it is told to, and then raises the signal once more.
+    # The server shuts down in order on a signal, and then raises the signal again.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     process.collect_rarely()
     _serve(settings, tenants, host, port)
@@ -75,10 +77,8 @@ def _fit_connections(settings: Settings) -> Settings:
 
 
 class DrainingServer(uvicorn.Server):
-    """Goes on for a while after it is told to stop, then ends its streams, and only then itself.
-
-    A second signal ends it at once.
-    """
+    """Continues for `grace_s` after a signal, then ends its streams, then itself. A second signal ends it at
+    once."""
 
     def __init__(self, config: uvicorn.Config, app: Edge, grace_s: float) -> None:
         super().__init__(config)
@@ -91,7 +91,7 @@ class DrainingServer(uvicorn.Server):
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called in a signal handler."""
+        """Starts draining, or ends at once if it is draining already. Called in a signal handler."""
         if self._edge.state.is_draining:
             super().handle_exit(sig, frame)
             return

@@ -1,6 +1,7 @@
-"""Accepting a response: what a create call asks for, checked, composed and written in one script.
+"""Accepts responses: checks what a create call asks for, composes the request, and writes it in one script.
 
-Owns the order of things, from the body to the record; what is told of a response afterwards is `read`'s.
+Owns the order of these steps, from the body to the record; `read.py` owns what is reported about a response
+afterwards.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ from shared.store.records.response_store import (
 from shared.store.redis.client import RedisClient
 
 _READINGS_MAX = 3
-"""So often a conversation is read for one create call, if others add items to it at that moment."""
+"""How often a conversation is read for one create call, if other calls add items to it meanwhile."""
 
 T = TypeVar("T")
 
@@ -46,8 +47,8 @@ class Created:
     key: ResponseKey
     is_streamed: bool
     is_background: bool
-    born: bytes = b""
-    """JSON of the response as it was accepted, if that answers the call and no earlier call made it."""
+    accepted: bytes = b""
+    """JSON of the response as accepted, if that answers the call; empty if an earlier call created it."""
 
 
 class Acceptance:
@@ -95,10 +96,11 @@ class Acceptance:
     async def _accept(
         self, tenant: str, creation: Creation, raw_bytes: int, repetition: Repetition | None
     ) -> Created:
-        """Writes the response with what it is to read, which is read again if that has moved on meanwhile."""
+        """Writes the response with its context, which is read again if the conversation has changed
+        meanwhile."""
         for _ in range(_READINGS_MAX):
             sources = await self._read_sources(tenant, creation)
-            new, born = await self._compose(
+            new, accepted = await self._compose(
                 creation,
                 sources,
                 raw_bytes,
@@ -109,7 +111,7 @@ class Acceptance:
                 key = await response_store.create(self._redis, self._settings_of(tenant), new)
             except ConversationMoved:
                 continue
-            return Created(key, creation.is_streamed, new.is_background, born if key == new.key else b"")
+            return Created(key, creation.is_streamed, new.is_background, accepted if key == new.key else b"")
         raise ConversationLocked
 
     def _settings_of(self, tenant: str) -> Settings:
@@ -118,9 +120,10 @@ class Acceptance:
     def _make_new(
         self, tenant: str, request: ResponseRequest, creation: Creation, repetition: Repetition | None
     ) -> tuple[NewResponse, bytes]:
-        """With what answers a call that waits for nothing more.
+        """Returns the response to be written, and the JSON that answers a background call, or b"".
 
-        A stream that is too long is accepted: what is wrong with it is told in its own events.
+        Raises ClientError for a prompt that is too long, unless the call streams: a stream reports that in
+        its events.
         """
         if not creation.is_streamed:
             check_prompt_length(request, self._settings.context_tokens_max)
@@ -129,8 +132,8 @@ class Acceptance:
         parent = ResponseKey(tenant, previous) if previous is not None else None
         key = ResponseKey(tenant, response.id)
         is_answer = response.background and not creation.is_streamed
-        born = encode(fold(begin(response))) if is_answer else b""
-        return NewResponse.of(key, request, creation.secrets, parent, repetition), born
+        accepted = encode(fold(begin(response))) if is_answer else b""
+        return NewResponse.of(key, request, creation.secrets, parent, repetition), accepted
 
     async def _read(self, raw: bytes) -> Creation:
         birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))
@@ -146,7 +149,7 @@ class Acceptance:
         raw_bytes: int,
         finish: Callable[[ResponseRequest], T],
     ) -> T:
-        """What `finish` makes of the request with all that stands before its input."""
+        """Composes the request with its context; returns what `finish` makes of it."""
         request = creation.request
         if creation.conversation_id is not None:
             reference = ConversationReference(creation.conversation_id)
@@ -178,14 +181,17 @@ class Acceptance:
             raise unsupported_parameter("background", "background can only be used when `store` is true.")
 
     def _check_secrets(self, param: str | None) -> None:
-        """What could not be sealed is not taken; on a developer's own machine it may lie open."""
-        is_at_home = self._tenants.is_open and not self._settings.open_hosts
-        if param is not None and self._settings.secrets_key is None and not is_at_home:
+        """Refuses secrets that could not be sealed, except on a developer's own machine."""
+        is_local = self._tenants.is_open and not self._settings.open_hosts
+        if param is not None and self._settings.secrets_key is None and not is_local:
             reason = "This server keeps no secrets for tool servers: its operator has set no secrets_key."
             raise unsupported_parameter(param, reason)
 
     async def count_input_tokens(self, tenant: str, raw: bytes) -> int:
-        """How many tokens the model would read. Raises ClientError, and REDIS_AWAY if no worker answers."""
+        """Returns the number of tokens that the model would read.
+
+        Raises ClientError, QueueFull, TenantBusy, and REDIS_AWAY also if no worker answers.
+        """
         async with self._offload.in_hand(len(raw)):
             record = await self._record(tenant, raw)
         return await token_count.ask(self._redis, self._settings_of(tenant), tenant, record, self._asking)
@@ -196,5 +202,5 @@ class Acceptance:
         return await self._compose(creation, sources, len(raw), msgspec.json.encode)
 
     def _redis_bound(self) -> asyncio.Timeout:
-        """For what takes several round trips: an answer within this time, or REDIS_AWAY."""
+        """Bounds several round trips together: within it, there is an answer or REDIS_AWAY."""
         return asyncio.timeout(self._settings.redis_timeout_s)

@@ -1,6 +1,6 @@
-"""The composition root of the API: what is made once, how it is joined, how it ends.
+"""The composition root of the API: creates its parts, joins them, and shuts them down.
 
-Owns the lifespan and the headers that every answer carries; routes and rules live elsewhere.
+Owns the lifespan and the headers of every answer; contains no route and no rule.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ from shared.store.redis.client import RedisClient
 _log = logging.getLogger(__name__)
 
 _API_VERSION = "2020-10-01"
-"""The vendor's only one, which stands on every answer of theirs."""
+"""The hosted API's only version, which each of its answers carries."""
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 class AnswerHeaders:
-    """Puts `x-request-id`, `openai-version` and `openai-processing-ms` on every answer, and before the end
-    `connection: close`.
+    """Adds `x-request-id`, `openai-version` and `openai-processing-ms` to every answer, and `connection:
+    close` while the node is draining.
 
     Pure ASGI: streams pass untouched.
     """
@@ -61,14 +61,14 @@ class AnswerHeaders:
                 headers["openai-version"] = _API_VERSION
                 headers["openai-processing-ms"] = str(int((time.perf_counter() - begun_s) * 1000))
                 if scope["app"].state.is_draining:
-                    headers["connection"] = "close"  # the client's next call finds a node that stays
+                    headers["connection"] = "close"  # so that the client's next call reaches another node
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
 
 
 class Edge(FastAPI):
-    """FastAPI behind the door, with our headers outside everything, so that every refusal has them too."""
+    """FastAPI behind the door, with our headers outermost, so that every refusal has them too."""
 
     def build_middleware_stack(self) -> ASGIApp:
         routes = super().build_middleware_stack()
@@ -76,9 +76,9 @@ class Edge(FastAPI):
 
 
 def build(settings: Settings, tenants: Tenants, lifespan: Lifespan | None = None) -> Edge:
-    """Builds the app alone; the caller sets `app.state.services`.
+    """Returns the app alone; the caller sets `app.state.services`.
 
-    No pages of documentation: theirs fetch scripts from elsewhere.
+    It has no documentation pages, since FastAPI's load scripts from other sites.
     """
     app = Edge(
         title="Antiphon",
@@ -97,12 +97,12 @@ def build(settings: Settings, tenants: Tenants, lifespan: Lifespan | None = None
         app.include_router(router)
     for route in app.routes:
         if isinstance(route, APIRoute) and "GET" in route.methods:
-            route.methods.add("HEAD")  # the same without its body, which the server leaves out
+            route.methods.add("HEAD")  # the server omits the body
     return app
 
 
 def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] = time.time) -> Edge:
-    """The app as it is served: its lifespan connects to Redis and runs the hub."""
+    """Returns the app as it is served: its lifespan connects to Redis and runs the hub."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -125,7 +125,8 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
         running = [
             asyncio.create_task(hub.run(), name="hub"),
             asyncio.create_task(services.read.watchers.run(), name="watchers"),
-            # Workers sweep, too; this keeps alive what waits while there is none, and feels Redis's pulse.
+            # Workers sweep too; this keeps waiting responses alive while there is no worker, and keeps Redis's
+            # pulse.
             asyncio.create_task(sweep(redis, settings, settings.sweep_interval_s), name="sweeper"),
             asyncio.create_task(presence.maintain(redis, "api", new_owner("api")), name="presence"),
         ]
@@ -146,7 +147,7 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
 
 
 def _end_with(task: "asyncio.Task[None]") -> None:
-    """Ends the process: without its hub it would leave every reader waiting. A supervisor restarts it."""
+    """Ends the process, which without this task would leave its readers waiting; a supervisor restarts it."""
     if task.cancelled():
         return
     _log.critical("the %s has stopped", task.get_name(), exc_info=task.exception())

@@ -1,8 +1,8 @@
-"""What stands before a request's own input: the items of the responses or the conversation it continues.
+"""A request's context: the items of the responses or the conversation that it continues.
 
-Owns resolving names to items, and the bounds on them. Each response keeps its whole context, so one read
-is enough however long the chain (docs/adr/0009-context-kept-whole.md). Reading and composing are apart:
-what is read stays bytes until all of it is put together, off the loop where it is large (`offload`).
+Owns the resolution of ids to items, and the limits on them. Each response keeps its whole context, so one
+read is enough however long the chain (docs/adr/0009-context-kept-whole.md). Reading and composing are
+separate: what is read stays bytes until it is composed, off the loop if it is large (`offload.py`).
 """
 
 import re
@@ -28,7 +28,7 @@ from shared.turns import without_old_reasoning
 
 _ITEM_ID = re.compile(r"[a-z]+_([a-z0-9]{1,8}_[0-9a-f]{32})_i?\d+")
 _BATCH_BYTES, _BATCH_RECORDS = 4 * 2**20, 100
-"""So much is read at once for references, but at least one record."""
+"""How much is read at once for references: these limits, but at least one record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Sources:
     conversation: Sequence[bytes] = ()
     """The items of its conversation."""
     referenced: Mapping[str, bytes] = field(default_factory=dict)
-    """Item id -> the item that an `item_reference` stands for."""
+    """Item id -> the item that an `item_reference` refers to."""
     membership: Membership | None = None
-    """Where and when the conversation was read."""
+    """The conversation, and how far it was read."""
 
     @property
     def size_bytes(self) -> int:
@@ -54,7 +54,7 @@ class Sources:
 
 
 async def read_parent(redis: RedisClient, parent: ResponseKey) -> Stored:
-    """Raises ClientError if it is unknown or still open."""
+    """Returns the response that a request continues. Raises ClientError if it is unknown or still open."""
     stored = await response_store.read_stored(redis, parent)
     if stored is None or not stored.state.is_stored:
         raise previous_not_found(parent.response_id)
@@ -71,10 +71,11 @@ async def read_references(
     items: Sequence[AskedItem],
     name: str,
 ) -> dict[str, bytes]:
-    """Item id -> JSON of every item that is referred to and found; `name` is the list's.
+    """Returns the JSON of every item that is referred to and found, by item id. `name`: the list's, for
+    errors.
 
-    Each record is read once, some at a time, and only what is referred to is kept of it. Raises ClientError
-    when the records, or the items, are more than one request may have.
+    Each record is read once, a batch at a time, and only the items referred to are kept. Raises ClientError
+    if the records, or the items, exceed the limits of a request.
     """
     wanted = {item.id for item in items if isinstance(item, ItemReference)}
     found: dict[str, bytes] = {}
@@ -87,7 +88,7 @@ async def read_references(
 
 
 def _homes(tenant: str, item_ids: Collection[str]) -> list[ResponseKey]:
-    """The responses that the items belong to."""
+    """Returns the responses that the items belong to."""
     matches = (_ITEM_ID.fullmatch(item_id) for item_id in item_ids)
     return [ResponseKey(tenant, name) for name in sorted({f"resp_{match[1]}" for match in matches if match})]
 
@@ -95,7 +96,8 @@ def _homes(tenant: str, item_ids: Collection[str]) -> list[ResponseKey]:
 async def _read_records(
     redis: RedisClient, settings: Settings, asked: Sequence[ResponseKey], name: str
 ) -> AsyncIterator[list[Stored]]:
-    """What is kept of the responses, in batches of bounded size."""
+    """Yields the records of the responses, in batches of limited size. Raises ClientError if they are too
+    large."""
     left_bytes = settings.references_bytes_max
     async for batch in _batches(redis, asked, left_bytes, name):
         records = [
@@ -103,7 +105,9 @@ async def _read_records(
             for record in await response_store.read_all_stored(redis, batch)
             if record is not None and record.state.is_stored
         ]
-        left_bytes -= sum(record.size_bytes for record in records)  # open: an archive may hold far more
+        left_bytes -= sum(
+            record.size_bytes for record in records
+        )  # unpacked, since an archive may unpack to far more
         if left_bytes < 0:
             raise _too_much_to_read(settings.references_bytes_max, name)
         yield records
@@ -112,7 +116,8 @@ async def _read_records(
 async def _batches(
     redis: RedisClient, asked: Sequence[ResponseKey], bytes_max: int, name: str
 ) -> AsyncIterator[list[ResponseKey]]:
-    """Yields responses to be read together; refuses all if their sizes alone show that they do not fit."""
+    """Yields responses to be read together. Raises ClientError at once if their stored sizes exceed the
+    limit."""
     sizes: list[int] = []
     for i in range(0, len(asked), _BATCH_RECORDS):
         sizes += await response_store.read_sizes(redis, asked[i : i + _BATCH_RECORDS])
@@ -143,7 +148,7 @@ class _StoredItem(msgspec.Struct):
 
 
 def _pick(records: Sequence[Stored], wanted: Collection[str]) -> dict[str, bytes]:
-    """The wanted items of the records; nothing else of them is decoded."""
+    """Returns the wanted items of the records, decoding nothing else of them."""
     found: dict[str, bytes] = {}
     for record in records:
         for raw in _items_of(record.unpack()):
@@ -164,9 +169,10 @@ def _items_of(record: archive.ArchivedRecord) -> list[msgspec.Raw]:
 def compose(
     request: ResponseRequest, asked: Sequence[AskedItem], sources: Sources, settings: Settings
 ) -> ResponseRequest:
-    """The request with its input, items in the place of references, and with all that stands before it.
+    """Returns the request with its input, references replaced by items, and with its context.
 
-    Pure. Raises ClientError for what is unknown, does not go together, or is too much.
+    Pure. Raises ClientError for unknown items, items that do not fit together, and items that exceed the
+    limits.
     """
     param = "conversation" if sources.membership else "previous_response_id" if sources.parent else "input"
     _check_values([*sources.conversation, *sources.referenced.values()], settings, param)
@@ -194,12 +200,12 @@ def _items_before(sources: Sources) -> list[InputItem]:
 
 
 def _as_input(output: Sequence[Item]) -> list[InputItem]:
-    """Items of an output as a later prompt reads them."""
+    """Returns the items of an output as input items."""
     return msgspec.convert(msgspec.to_builtins(output), list[InputItem])
 
 
 def resolve(items: Sequence[AskedItem], referenced: Mapping[str, bytes], name: str) -> list[InputItem]:
-    """Puts the items themselves in the place of references to them. Raises ClientError for unknown ones."""
+    """Replaces references by the items that they refer to. Raises ClientError for unknown ones."""
 
     def find(item_id: str) -> InputItem:
         if item_id not in referenced:
@@ -213,7 +219,7 @@ def resolve(items: Sequence[AskedItem], referenced: Mapping[str, bytes], name: s
 def _check_sizes(
     context: Sequence[InputItem], items: Sequence[InputItem], settings: Settings, param: str
 ) -> None:
-    """`param` names where most of the items come from."""
+    """Raises ClientError if there are too many items or bytes. `param`: where most of the items come from."""
     if len(context) + len(items) > settings.items_max:
         reason = f"with what comes before it, the input has {len(context) + len(items)} items"
         raise invalid_value(param, f"{reason}; at most {settings.items_max} are read")
@@ -228,9 +234,12 @@ def _check_sizes(
 
 
 def _check_values(items: Sequence[bytes], settings: Settings, param: str) -> None:
-    """Before they are taken apart: whoever reads the request holds its process for as long as that takes."""
+    """Raises ClientError if the items have too many JSON values: decoding them would block the process.
+
+    Called before they are decoded.
+    """
     values_max = settings.json_values_max
-    for enough in (values_max, 0):  # a look that counts too much is enough for most, and the quicker one
+    for enough in (values_max, 0):  # the quick count, which may be too high, suffices for most requests
         if sum(count_values(item, enough) for item in items) <= values_max:
             return
     message = (

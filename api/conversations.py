@@ -1,7 +1,7 @@
 """Conversations: ordered items that many responses share.
 
-Owns what may be added and how they are shown; keeping them is the store's
-(`shared/store/records/conversations.py`), and what the items mean to the model is the worker's.
+Owns what may be added and how they are reported; `shared/store/records/conversations.py` stores them, and the
+worker renders their items for the model.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,10 +33,10 @@ from shared.store.records.conversations import Context, Head
 from shared.store.redis.client import RedisClient
 
 ITEMS_MAX = 20
-"""So many items may be added by one call."""
+"""The number of items that one call may add."""
 
 _ID, _ITEM_ID = "conversation_id", "item_id"
-"""What the API calls the parts of an address."""
+"""The API's names for the parts of a path."""
 _TAKEN = "item_already_in_conversation"
 
 
@@ -54,7 +54,8 @@ class _AddBody(Shape):
 
 
 class Conversations:
-    """All methods raise ClientError for what is not there or not right, and REDIS_AWAY."""
+    """Creates, reads and changes conversations. All methods raise ClientError for unknown ids and invalid
+    bodies, and REDIS_AWAY."""
 
     def __init__(
         self, redis: RedisClient, offload: Offload, settings: Settings, clock: Callable[[], float]
@@ -79,29 +80,30 @@ class Conversations:
             items = await self._read_items(tenant, body.items, len(raw))
             item_relations.check_answers(items, (), "items")
         key = ConversationKey(tenant, ids.new_conversation_id(self._settings.cell))
-        birth = Head(int(self._clock()), msgspec.json.encode(body.metadata or {}))
-        await self._add(key, items, await self._encode(items, len(raw)), birth)
-        return _tell(key, birth)
+        head = Head(int(self._clock()), msgspec.json.encode(body.metadata or {}))
+        await self._add(key, items, await self._encode(items, len(raw)), head)
+        return _object_of(key, head)
 
     async def retrieve(self, tenant: str, conversation_id: str) -> dict[str, Any]:
+        """Returns the conversation object."""
         key = _key_of(tenant, conversation_id)
         head = await conversations.read_head(self._redis, self._settings, key)
         if head == "missing":
             raise conversation_not_found(conversation_id, _ID)
-        return _tell(key, head)
+        return _object_of(key, head)
 
     async def update(self, tenant: str, conversation_id: str, raw: bytes) -> dict[str, Any]:
-        """Replaces the metadata as a whole."""
+        """Replaces all metadata; returns the conversation object."""
         key = _key_of(tenant, conversation_id)
         body = await self._read_body(_UpdateBody, raw)
         metadata = msgspec.json.encode(body.metadata or {})
         head = await conversations.update(self._redis, self._settings, key, metadata)
         if head == "missing":
             raise conversation_not_found(conversation_id, _ID)
-        return _tell(key, head)
+        return _object_of(key, head)
 
     async def delete(self, tenant: str, conversation_id: str) -> None:
-        """Forgets a conversation and its items; the responses that made them stay as they are."""
+        """Deletes a conversation and its items; the responses that made them are kept."""
         key = _key_of(tenant, conversation_id)
         if not await conversations.delete(self._redis, key):
             raise conversation_not_found(conversation_id, _ID)
@@ -109,7 +111,7 @@ class Conversations:
     # --- its items ------------------------------------------------------------------------------
 
     async def add_items(self, tenant: str, conversation_id: str, raw: bytes) -> bytes:
-        """Adds the items of a body, all or none; JSON of a list of them as they are kept."""
+        """Adds the items of a body, all or none; returns the JSON of a list of them as stored."""
         key = _key_of(tenant, conversation_id)
         async with self._offload.in_hand(len(raw)):
             return await self._add_items(tenant, key, raw)
@@ -132,7 +134,7 @@ class Conversations:
         return join_list(encoded, items[0].id or None, items[-1].id or None)
 
     async def list_items(self, tenant: str, conversation_id: str, page: PageRequest) -> bytes:
-        """JSON of a list: the items as they are kept, which are not opened."""
+        """Returns the JSON of a list: a page of the items as stored, without decoding them."""
         key = _key_of(tenant, conversation_id)
         found = await conversations.list_items(
             self._redis,
@@ -150,7 +152,7 @@ class Conversations:
         return join_list(found.items, first, last, has_more=found.has_more)
 
     async def find_item(self, tenant: str, conversation_id: str, item_id: str) -> bytes:
-        """JSON of the item, as it is kept."""
+        """Returns the JSON of the item as stored."""
         key = _key_of(tenant, conversation_id)
         item = await conversations.read_item(self._redis, self._settings, key, item_id)
         if item == "missing":
@@ -167,10 +169,10 @@ class Conversations:
             raise conversation_not_found(conversation_id, _ID)
         if head == "unknown":
             raise item_not_found(item_id, _ITEM_ID)
-        return _tell(key, head)
+        return _object_of(key, head)
 
     async def read_context(self, key: ConversationKey, param: str = "conversation") -> Context:
-        """All its items. `param` names the conversation in the error where there is none."""
+        """Returns all items of a conversation. `param`: the field to name if it does not exist."""
         if not ids.is_conversation_id(key.conversation_id):
             raise conversation_not_found(key.conversation_id, param)
         read = await conversations.read_context(self._redis, self._settings, key)
@@ -185,7 +187,8 @@ class Conversations:
         return await self._offload.run(len(raw), lambda: check(shape, decode_object(raw, values_max)))
 
     async def _read_items(self, tenant: str, value: object, raw_bytes: int) -> list[InputItem]:
-        """Items of a body as they will be kept, each with an id of its own, references resolved."""
+        """Returns the items of a body as they will be stored: each with an id, and with references
+        resolved."""
         items = await self._offload.run(raw_bytes, lambda: self._adopt(value))
         referenced = await context.read_references(
             self._redis, self._offload, self._settings, tenant, items, "items"
@@ -200,7 +203,8 @@ class Conversations:
         return items
 
     async def _encode(self, items: Sequence[InputItem], raw_bytes: int) -> list[bytes]:
-        """A body of any length may refer to long items: those are few, and encoded in milliseconds."""
+        """Encodes items, offloaded by the body's size: long items that it refers to are few, and take
+        milliseconds."""
         return await self._offload.run(raw_bytes, lambda: [msgspec.json.encode(item) for item in items])
 
     async def _add(
@@ -208,11 +212,11 @@ class Conversations:
         key: ConversationKey,
         items: Sequence[InputItem],
         encoded: Sequence[bytes],
-        birth: Head | None = None,
+        new_head: Head | None = None,
     ) -> None:
-        """Adds items, `encoded` being their JSON; with `birth`, to a conversation made for them."""
-        named = [(item.id or "", told) for item, told in zip(items, encoded, strict=True)]
-        match await conversations.add(self._redis, self._settings, key, named, birth):
+        """Adds items, with `encoded` as their JSON; with `new_head`, to a new conversation."""
+        named = [(item.id or "", json) for item, json in zip(items, encoded, strict=True)]
+        match await conversations.add(self._redis, self._settings, key, named, new_head):
             case "ok":
                 return
             case "missing":
@@ -231,7 +235,7 @@ def _key_of(tenant: str, conversation_id: str) -> ConversationKey:
     return ConversationKey(tenant, conversation_id)
 
 
-def _tell(key: ConversationKey, head: Head) -> dict[str, Any]:
+def _object_of(key: ConversationKey, head: Head) -> dict[str, Any]:
     return {
         "id": key.conversation_id,
         "object": "conversation",

@@ -1,7 +1,7 @@
-"""Who may speak to this node, from where: hosts, origins, the forms of an address, what browsers are told.
+"""Decides by headers alone which requests reach the routes: checks hosts and origins, and answers for CORS.
 
-Owns what is decided before a route is looked for, by headers alone; keys are `tenants`, bytes are
-`http_protocol`. Pure ASGI: streams pass untouched. Source of the browsers' part: the Fetch standard, CORS.
+Owns everything decided before routing; `tenants.py` owns the keys, `http_protocol.py` the bytes. Pure ASGI:
+streams pass untouched. Source for CORS: the Fetch standard.
 """
 
 import ipaddress
@@ -20,7 +20,7 @@ _ITEM = "/items/"
 
 
 class Door:
-    """`is_open`: there are no keys, so everyone who reaches the node is served, and it matters who can."""
+    """Middleware. `is_open`: there are no API keys, so only local callers may reach the node."""
 
     def __init__(self, app: ASGIApp, settings: Settings, *, is_open: bool) -> None:
         self._app = app
@@ -38,7 +38,7 @@ class Door:
 
         async def send_to_browser(message: Message) -> None:
             if message["type"] == "http.response.start" and self._origins:
-                self._tell_browser(MutableHeaders(scope=message), origin if is_known else None)
+                self._add_cors_headers(MutableHeaders(scope=message), origin if is_known else None)
             await send(message)
 
         app: ASGIApp = self._app
@@ -52,7 +52,7 @@ class Door:
         await app(_without_slash(scope), receive, send_to_browser)
 
     def _check_open(self, scope: Scope, headers: Headers) -> None:
-        """Raises ClientError for what a page of somebody else's could make a browser here send."""
+        """Raises ClientError for requests that a foreign web page could make a local browser send."""
         host = headers.get("host", "")
         if host and not self._is_own(_name_of(host)):
             message = (
@@ -71,7 +71,7 @@ class Door:
     def _is_own(self, name: str) -> bool:
         return is_loopback(name) or name in self._hosts
 
-    def _tell_browser(self, headers: MutableHeaders, origin: str | None) -> None:
+    def _add_cors_headers(self, headers: MutableHeaders, origin: str | None) -> None:
         headers.add_vary_header("origin")
         if origin is not None:
             headers["access-control-allow-origin"] = origin
@@ -88,7 +88,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _name_of(host: str) -> str:
-    """`[::1]:8000` -> `::1`; `LocalHost:80` -> `localhost`."""
+    """Returns the name in a Host header: `[::1]:8000` -> `::1`; `LocalHost:80` -> `localhost`."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
@@ -106,7 +106,8 @@ def _foreign(origin: str) -> ClientError:
 
 
 def _answer_preflight(headers: Headers, origin: str, *, is_known: bool) -> Response:
-    """Answered without a key, because browsers send none. Raises ClientError."""
+    """Returns the answer to a preflight request, which needs no key, since browsers send none. Raises
+    ClientError."""
     if not is_known:
         raise _foreign(origin)
     allowed = {
@@ -120,7 +121,7 @@ def _answer_preflight(headers: Headers, origin: str, *, is_known: bool) -> Respo
 
 
 def _without_slash(scope: Scope) -> Scope:
-    """`/v1/responses/` is `/v1/responses`; only an item's id may end in a slash of its own."""
+    """Removes a trailing slash from the path, except from an item's id, which may end in one."""
     path = scope["path"]
     if len(path) < 2 or not path.endswith("/") or _ITEM in path[:-1]:
         return scope

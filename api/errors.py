@@ -1,7 +1,7 @@
-"""What a client receives when something is wrong: one exception for its mistakes, one envelope for all.
+"""The errors that clients receive: one exception for their mistakes, one envelope for all errors.
 
-Owns status codes, codes and wording of errors; does not decide what is a mistake. Source of the
-envelope: the public OpenAI API, `{"error": {message, type, param, code}}`.
+Owns status codes, codes and wording of errors; does not decide what is a mistake. Source of the envelope: the
+public OpenAI API, `{"error": {message, type, param, code}}`.
 """
 
 import logging
@@ -22,7 +22,7 @@ RETRY_AFTER = {"retry-after": "1"}
 _CLIENT_CLOSED_REQUEST = 499
 _QUOTED_MAX = 200
 _MESSAGE_MAX = 1_000
-"""Characters of a whole message: it may quote megabytes that a client has sent."""
+"""The length of a whole message in characters; without a limit it could quote megabytes from a client."""
 _KINDS = {
     str: "a string",
     int: "an integer",
@@ -32,11 +32,11 @@ _KINDS = {
     dict: "an object",
     type(None): "null",
 }
-"""How the vendor's messages name the JSON types."""
+"""The names of the JSON types in the hosted API's messages."""
 
 
 class ClientError(Exception):
-    """A request is refused, for the reason given; `param` spells the field as `input[0].content`."""
+    """A request is refused. The message says why; `param` names the field, as in `input[0].content`."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class ClientError(Exception):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """`code` is None where the public API's is null."""
+        """`code` is None if the public API's is null."""
         super().__init__(message)
         self.status = status
         self.code = code
@@ -55,16 +55,19 @@ class ClientError(Exception):
 
 
 class NodeEnding(Exception):
-    """This node stops before the response has ended; another one answers."""
+    """This node is shutting down before the response has ended; another node can answer."""
 
 
 class StreamCut(Exception):
-    """An answer has begun and cannot be finished, for the reason given. Its connection ends without the
-    end-of-body mark, so that no client takes it for complete (`api/http_protocol.py`)."""
+    """An answer that has begun cannot be finished; the message says why.
+
+    Its connection ends without the end-of-body mark, so that no client takes it for complete
+    (`api/http_protocol.py`).
+    """
 
 
 class ResponseLost(Exception):
-    """An accepted response has vanished from Redis before it was closed; a fault of ours."""
+    """An accepted response vanished from Redis before it was closed; a fault of ours."""
 
 
 def shorten(text: str) -> str:
@@ -133,7 +136,7 @@ def conversation_not_found(conversation_id: str, param: str) -> ClientError:
 
 
 def previous_not_found(response_id: str) -> ClientError:
-    """400, as the public API has it: clients test for the code below that status."""
+    """Answers 400, like the public API: clients expect this code with that status."""
     message = f"Previous response with id '{shorten(response_id)}' not found."
     return ClientError(400, message, "previous_response_not_found", "previous_response_id")
 
@@ -157,7 +160,7 @@ def after_not_found(item_id: str) -> ClientError:
 
 
 def duplicate_item(item_id: str, param: str) -> ClientError:
-    """The wording is the vendor's, which clients match; so is that of the three below."""
+    """Uses the hosted API's wording, which clients match, as do the three errors below."""
     message = f"Duplicate item found with id {shorten(item_id)}."
     return ClientError(400, f"{message} Remove duplicate items from your input and try again.", None, param)
 
@@ -177,13 +180,13 @@ def context_length_exceeded() -> ClientError:
 
 
 def unreadable_content(encrypted: str, param: str | None = None) -> ClientError:
-    """Reports content that another service has encrypted and only that service could decrypt."""
+    """Reports content that another service has encrypted, and that only it could decrypt."""
     message = f"The encrypted content {encrypted[:4]}... could not be verified."
     return ClientError(400, message, "invalid_encrypted_content", param)
 
 
 def cannot_cancel(closed: str, is_background: bool) -> ClientError:
-    """The wording is the vendor's, which clients match."""
+    """Uses the hosted API's wording, which clients match."""
     what = f"a {closed}" if is_background else "a synchronous"
     message = f"Cannot cancel {what} response."
     return ClientError(400, message, "invalid_value", "response_id")
@@ -267,7 +270,7 @@ def _place_of(request: Request) -> str:
 
 
 async def _forget(_request: Request, _error: Exception) -> Response:
-    """The client has disconnected while it was still sending: nobody reads this."""
+    """Answers a client that disconnected while sending, which will not read this."""
     return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
 
@@ -289,7 +292,7 @@ async def _refuse_second(_request: Request, _error: Exception) -> Response:
 
 async def _defer_away(request: Request, error: Exception) -> Response:
     reason = str(error) or type(error).__name__
-    _log.warning("%s: Redis is away (%s)", _place_of(request), reason)
+    _log.warning("%s: Redis is unavailable (%s)", _place_of(request), reason)
     message = "The storage behind this service cannot be reached. Try again later."
     return envelope(503, message, "service_unavailable", None, RETRY_AFTER)
 

@@ -1,7 +1,7 @@
-"""Open responses as they are now: the fold of each log, kept and carried on from poll to poll.
+"""The current state of open responses: the fold of each log, cached and extended from poll to poll.
 
-Owns the folds of this node, in a bound that is stated below, and never more than what a log says: a fold
-that was dropped is folded again. A poll reads only new entries; concurrent polls share one read.
+Owns the folds of this node, within the limits below. They are only a cache: a dropped fold is made again from
+its log. A poll reads only new entries; concurrent polls share one read.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from shared.store.redis.connections import REDIS_AWAY
 
 FOLDS_MAX = 128
 FOLDS_BYTES_MAX = 64 * 2**20
-"""Of all folds' JSON together; the decoded responses take about as much again. One is always kept."""
+"""The size of all folds' JSON; the decoded responses take about as much again. One fold is always kept."""
 
 
 @dataclass(slots=True)
@@ -29,15 +29,15 @@ class _Fold:
     response: Response | None = None
     following: int = 0
     """The first sequence number that is not in `response`."""
-    told: bytes = b""
-    told_up_to: int = 0
-    """JSON of the response when a reading last came to the log's end, and where that was."""
+    json: bytes = b""
+    json_up_to: int = 0
+    """JSON of the response when a reading last reached the log's end, and the value of `following` then."""
     is_closed: bool = False
     away: Exception | None = None
-    """Why the last reading did not come to an end."""
+    """The error that ended the last reading, if any."""
     begun: int = 0
     ended: int = 0
-    """How many readings have begun, and the number of the last that has ended, well or not."""
+    """The number of readings begun, and the number of the last one that has ended, successfully or not."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -47,24 +47,25 @@ class Folds:
         self._offload = offload
         self._folds: OrderedDict[ResponseKey, _Fold] = OrderedDict()
 
-    async def tell(self, key: ResponseKey) -> bytes:
-        """Returns the JSON of a response, folded from its log after the call began; empty if it has vanished.
+    async def read(self, key: ResponseKey) -> bytes:
+        """Returns the JSON of a response, from a reading that began after this call; empty if the log is
+        gone.
 
-        Raises REDIS_AWAY, and IllegalEvent if the log is not one.
+        Raises REDIS_AWAY, and IllegalEvent if the log is malformed.
         """
         kept = self._folds.setdefault(key, _Fold())
         self._folds.move_to_end(key)
         self._drop_oldest()
         begun = kept.begun
         async with kept.lock:
-            if kept.ended <= begun:  # no reading has begun since the call and come to its end
+            if kept.ended <= begun:  # no reading that began after this call has ended
                 await self._read_on(key, kept)
         if kept.away is not None:
             raise kept.away
-        return kept.told
+        return kept.json
 
     def forget(self, key: ResponseKey) -> None:
-        """Drops the fold of a closed response: its snapshot has everything."""
+        """Drops the fold of a closed response, whose snapshot replaces it."""
         self._folds.pop(key, None)
 
     async def _read_on(self, key: ResponseKey, kept: _Fold) -> None:
@@ -73,19 +74,22 @@ class Folds:
         try:
             await self._fold_on(key, kept)
         except REDIS_AWAY as away:
-            kept.away = away  # for all who wait: they would not fare better one by one
+            kept.away = away  # for every waiting poll, since their own readings would fail too
         kept.ended = number
-        if kept.is_closed or not kept.told:
+        if kept.is_closed or not kept.json:
             self.forget(key)
         self._drop_oldest()
 
     async def _fold_on(self, key: ResponseKey, kept: _Fold) -> None:
-        """Page by page: others have their turn in between, and what was read is not read again. A frame may
-        echo megabytes of its request, and is then taken apart off the loop."""
+        """Folds new entries page by page, which lets others run in between and keeps what was read if one
+        fails.
+
+        A frame may echo megabytes of its request; such a page is decoded off the loop.
+        """
         new_bytes = 0
         async for page in event_log.pages(self._redis, key, kept.following - 1):
             if page.is_missing:
-                kept.told = b""
+                kept.json = b""
                 return
             if page.entries:
                 page_bytes = sum(len(entry.frame) for entry in page.entries)
@@ -94,16 +98,16 @@ class Folds:
                 kept.following += len(page.entries)
                 new_bytes += page_bytes
             kept.is_closed = page.is_closed
-        if kept.response is not None and kept.told_up_to != kept.following:
-            tell = partial(encode, kept.response)
-            kept.told = await self._offload.run(len(kept.told) + new_bytes, tell)
-            kept.told_up_to = kept.following
+        if kept.response is not None and kept.json_up_to != kept.following:
+            encode_response = partial(encode, kept.response)
+            kept.json = await self._offload.run(len(kept.json) + new_bytes, encode_response)
+            kept.json_up_to = kept.following
 
     def _drop_oldest(self) -> None:
-        size_bytes = sum(len(kept.told) for kept in self._folds.values())
+        size_bytes = sum(len(kept.json) for kept in self._folds.values())
         while len(self._folds) > FOLDS_MAX or (size_bytes > FOLDS_BYTES_MAX and len(self._folds) > 1):
             _, dropped = self._folds.popitem(last=False)
-            size_bytes -= len(dropped.told)
+            size_bytes -= len(dropped.json)
 
 
 def _fold_page(response: Response | None, entries: Sequence[event_log.Entry]) -> Response:

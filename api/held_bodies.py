@@ -1,7 +1,7 @@
-"""Request bodies that this node holds, counted together as they come.
+"""Limits the request bodies that this node holds, counting their bytes as they arrive.
 
-Owns the count and its bound; who reads a body, and for how long it is held, its callers say. What a
-connection has received and its request has not taken yet is not counted: beyond 64 KiB nothing more is read.
+Owns the count and its limit; callers read the bodies and decide how long they are held. What a connection has
+received but its request has not read yet is not counted, and is at most 64 KiB.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ _SMALL_SHARE = 8
 
 
 class BodiesFull(Exception):
-    """This node holds as much as it may; a part of the body may still be on its way."""
+    """This node holds as many bytes as it may; part of the body may not have been read."""
 
 
 class Bodies:
-    """`bytes_max`: of all bodies together."""
+    """Counts the bodies held. `bytes_max`: the limit on all bodies together."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -29,7 +29,8 @@ class Bodies:
 
     @contextmanager
     def hold(self) -> Iterator["HeldBody"]:
-        """A body that is held within: what it has grown to is given back at the end, whatever that is."""
+        """Yields a body of size 0, whose bytes are released at the end of the context, whatever its size is
+        then."""
         held = HeldBody(self)
         try:
             yield held
@@ -37,7 +38,7 @@ class Bodies:
             self._move(held.size_bytes, 0)
 
     def has_room(self, before: int, after: int) -> bool:
-        """Whether a body of `before` bytes may become one of `after`."""
+        """Returns True if a body of `before` bytes may grow to `after`."""
         large_bytes = self._large_bytes + _large(after) - _large(before)
         is_large_within = not _large(after) or large_bytes <= self._large_bytes_max
         return is_large_within and self.held_bytes + after - before <= self._bytes_max
@@ -47,7 +48,7 @@ class Bodies:
         self._large_bytes += _large(after) - _large(before)
 
     def grow(self, before: int, after: int) -> None:
-        """Raises BodiesFull, and counts nothing then."""
+        """Counts a body that grows from `before` to `after` bytes. Raises BodiesFull, counting nothing."""
         if not self.has_room(before, after):
             raise BodiesFull
         self._move(before, after)
@@ -59,13 +60,16 @@ class HeldBody:
         self.size_bytes = 0
 
     def expect(self, stated_bytes: int) -> None:
-        """Raises BodiesFull where there is no room now for what the body says it will be. Reserves nothing:
-        else who says much and sends nothing would keep others out."""
+        """Raises BodiesFull if there is no room now for a body of the stated size.
+
+        Reserves nothing, since a client could then block others by announcing large bodies and sending
+        nothing.
+        """
         if not self._bodies.has_room(self.size_bytes, stated_bytes):
             raise BodiesFull
 
     def grow_to(self, size_bytes: int) -> None:
-        """Raises BodiesFull."""
+        """Counts the body's new size. Raises BodiesFull."""
         self._bodies.grow(self.size_bytes, size_bytes)
         self.size_bytes = size_bytes
 

@@ -1,9 +1,10 @@
-"""HTTP/1.1 as this server speaks it: what a client may send and how long it may take, and how an answer ends.
+"""This server's HTTP/1.1: limits what a client may send and how long it may take, and decides how an answer
+ends.
 
-Owns the bounds of a connection, what is refused before there is a request, and the cut of an answer that
-cannot be finished (docs/adr/0019-bounds-and-cuts-of-http.md). It is a thin class over uvicorn's protocol on
-httptools: uvicorn's cycle writes the answers, and its upgrade to a WebSocket stays. It knows nothing of what
-is asked and said.
+Owns the limits of a connection, the refusals before there is a request, and the cut of an answer that cannot
+be finished (docs/adr/0019-bounds-and-cuts-of-http.md). A thin class over uvicorn's protocol on httptools:
+uvicorn's cycle writes the answers, and its WebSocket upgrade is kept. Knows nothing of the content of
+requests and answers.
 """
 
 import asyncio
@@ -23,14 +24,14 @@ from shared.ids import new_request_id
 from shared.settings import Settings
 
 _FRAMING_MAX = 8
-"""So many bytes may carry one byte of a body; a client that sends chunks of one byte each uses six."""
+"""How many bytes may frame one byte of a body; a client that sends chunks of one byte each uses six."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """As the settings `http_…` have them."""
+    """The limits, from the settings `http_…`."""
 
     line_bytes_max: int
     head_bytes_max: int
@@ -49,9 +50,9 @@ class Bounds:
 
 
 def make_protocol(settings: Settings, probed: Collection[str]) -> type[HttpToolsProtocol]:
-    """What uvicorn takes as `http`: it makes one of these for each connection.
+    """Returns the class that uvicorn takes as `http` and instantiates for each connection.
 
-    `probed`: the paths that are answered on connections beyond the bound, too.
+    `probed`: the paths that are also answered on connections in excess of the limit.
     """
     bounds = Bounds.of(settings)
     paths = frozenset(path.encode() for path in probed)
@@ -59,7 +60,7 @@ def make_protocol(settings: Settings, probed: Collection[str]) -> type[HttpTools
 
 
 class _Refused(Exception):
-    """What was sent never reaches the app."""
+    """A request that is refused before it reaches the app."""
 
     def __init__(self, status: int, message: str, code: str) -> None:
         super().__init__(message)
@@ -68,7 +69,7 @@ class _Refused(Exception):
 
 
 class _Enough(Exception):
-    """Nothing more is read from this connection; what it has asked for already is answered."""
+    """Nothing more is read from this connection; requests received already are answered."""
 
 
 def _too_large(what: str, bytes_max: int) -> _Refused:
@@ -78,19 +79,19 @@ def _too_large(what: str, bytes_max: int) -> _Refused:
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection, within its bounds."""
+    """One connection, within its limits."""
 
     bounds: Bounds
     probed: frozenset[bytes]
     excess: dict["Protocol", None]
-    """Connections of this node beyond their bound, in the order in which they came. Whoever watches the node
-    may ask on them whether it lives: one that is full is not to be taken for dead, and killed."""
+    """Connections of this node in excess of their limit, in order of arrival. Only probes are answered on
+    them, so that a full node is not taken for dead and killed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = self._headers = 0
         self._framing_bytes = 0
-        """Received of a message beside its body and what may frame that: head, chunk extensions, trailers."""
+        """Bytes received besides the body and its permitted framing: the head, chunk extensions, trailers."""
         self._is_in_head = self._has_body_to_come = self._is_passed_over = self._is_deaf = False
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
@@ -106,14 +107,15 @@ class Protocol(HttpToolsProtocol):
         self._expect_within(self.bounds.head_timeout_s, self._end_late_head)
 
     def _make_way(self) -> None:
-        """Ends the oldest of those in excess that waits for no answer: it had its time to ask."""
+        """Closes the oldest connection in excess that is not waiting for an answer."""
         idle = (other for other in self.excess if other.cycle is None or other.cycle.response_complete)
         ended = next(idle, self)
         del self.excess[ended]
         ended.transport.abort()
 
     def _admit(self) -> None:
-        """A request on a connection in excess. Raises _Refused, unless it is a probe or others have ended."""
+        """Handles a request on a connection in excess. Raises _Refused, unless it is a probe or others have
+        ended."""
         if len(self.connections) - len(self.excess) < self.bounds.connections_max:
             del self.excess[self]
         elif self.url.partition(b"?")[0] not in self.probed:
@@ -138,14 +140,15 @@ class Protocol(HttpToolsProtocol):
             else:
                 self._pass_over_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            self._hear_fault(error.__context__)
+            self._handle_fault(error.__context__)
         else:
             if self._framing_bytes > self.bounds.head_bytes_max:
                 self._refuse(_too_large("What frames the request is", self.bounds.head_bytes_max))
 
     def _pass_over_upgrade(self, rest: bytes) -> None:
-        """Reads a request again as if it had not wished for a protocol that is not spoken here, as clients in
-        Java wish for HTTP/2: the parser takes it for the last one, and one without a body."""
+        """Parses a request again without its upgrade to a protocol that is not supported, such as HTTP/2,
+        which Java clients request. The parser would otherwise take it for the last request, and one without a
+        body."""
         self.parser = httptools.HttpRequestParser(self)
         lines = [b"%s %s HTTP/1.1" % (self.scope["method"].encode(), self.url)]
         for name, value in self.headers:
@@ -155,7 +158,7 @@ class Protocol(HttpToolsProtocol):
                 lines.append(b"%s: %s" % (name, value))
         self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
-    def _hear_fault(self, cause: BaseException | None) -> None:
+    def _handle_fault(self, cause: BaseException | None) -> None:
         match cause:
             case _Enough():
                 self._is_deaf = True
@@ -166,7 +169,7 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(_Refused(400, "This is no request of HTTP/1.1.", "invalid_http"))
 
     def shutdown(self) -> None:
-        """Called when the node ends: a request that has not come whole is not waited for."""
+        """Called when the node shuts down: refuses a request whose body has not arrived completely."""
         if self._has_body_to_come:
             self._refuse(_Refused(503, "This node is stopping. Try again.", "service_unavailable"))
         else:
@@ -195,13 +198,13 @@ class Protocol(HttpToolsProtocol):
         if self._headers > self.bounds.headers_max:
             message = f"The request has too many headers: at most {self.bounds.headers_max} are read."
             raise _Refused(431, message, "request_headers_too_large")
-        if self._is_in_head:  # else it is a trailer, and comes too late to say anything
+        if self._is_in_head:  # otherwise it is a trailer, which is ignored
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         if len(self.pipeline) >= self.bounds.pipelined_max:
-            self.pipeline[0][0].keep_alive = False  # the last of those that are answered
+            self.pipeline[0][0].keep_alive = False  # the last request that is answered
             raise _Enough
         if self in self.excess:
             self._admit()
@@ -236,13 +239,13 @@ class Protocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, _Answer(cycle, app, self))  # type: ignore[arg-type]
 
     def is_still_sent(self, cycle: RequestResponseCycle) -> bool:
-        """Whether this request's body is not whole yet."""
+        """Returns True if this request's body has not arrived completely."""
         return cycle is self.cycle and self._has_body_to_come
 
     def end_after_answer(self) -> None:
-        """Says that nothing follows, and leaves the client time to read what was said."""
+        """Ends the sending side, and leaves the client time to read the answer."""
         self._is_deaf = True
-        self._has_body_to_come = False  # or the node's end would answer again, behind what is the last
+        self._has_body_to_come = False  # otherwise `shutdown` would send a second answer
         self._expect_nothing()
         self.flow.resume_reading()
         if self.transport.can_write_eof():
@@ -250,7 +253,7 @@ class Protocol(HttpToolsProtocol):
         self._expect_within(self.bounds.linger_s, self.close)
 
     def close(self) -> None:
-        """What was written is still sent, as long as the client takes it."""
+        """Closes the connection; what was written is still sent, as long as the client reads it."""
         self.transport.close()
         self._watch_writes(self.transport.get_write_buffer_size())
 
@@ -258,7 +261,7 @@ class Protocol(HttpToolsProtocol):
         self.close()
 
     def _refuse(self, refusal: _Refused) -> None:
-        """Answers instead of the app, unless an answer is on its way already: that one is cut."""
+        """Answers instead of the app; if an answer has begun already, cuts it."""
         if self.transport.is_closing():
             return
         cycle = self.cycle
@@ -299,7 +302,7 @@ class Protocol(HttpToolsProtocol):
         if self._is_in_head:
             message = f"The headers did not come within {self.bounds.head_timeout_s:g} seconds."
             self._refuse(_Refused(408, message, "request_timeout"))
-        else:  # it has never asked for anything
+        else:  # it has never sent a request
             self.close()
 
     def _end_late_body(self) -> None:
@@ -319,15 +322,15 @@ class Protocol(HttpToolsProtocol):
 
     def _watch_writes(self, left_bytes: int) -> None:
         self._stop_watching_writes()
-        self._writing = self.loop.call_later(self.bounds.send_timeout_s, self._look_at_writes, left_bytes)
+        self._writing = self.loop.call_later(self.bounds.send_timeout_s, self._check_writes, left_bytes)
 
-    def _look_at_writes(self, left_bytes: int) -> None:
-        """A client that has taken nothing of what waits for it is gone, whatever its kernel says."""
+    def _check_writes(self, left_bytes: int) -> None:
+        """Disconnects a client that has read nothing of what is waiting for it."""
         now_left = self.transport.get_write_buffer_size()
         if now_left < left_bytes:
             self._watch_writes(now_left)
         else:
-            _log.info("a client has read nothing for %g s and is cut off", self.bounds.send_timeout_s)
+            _log.info("a client has read nothing for %g s and is disconnected", self.bounds.send_timeout_s)
             self.transport.abort()
 
     def _stop_watching_writes(self) -> None:
@@ -340,7 +343,8 @@ _RESET_AT_END, _NO_RESET = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
 class _Answer:
-    """The app, for one request. An answer that it breaks off is cut, never ended as if it were whole."""
+    """Runs the app for one request. An answer that the app breaks off is cut, so that it never seems
+    complete."""
 
     def __init__(self, cycle: RequestResponseCycle, app: ASGIApp, protocol: Protocol) -> None:
         self._cycle = cycle
@@ -367,16 +371,17 @@ class _Answer:
         except StreamCut as cut:
             _log.info("%s was cut: %s", scope["path"], cut)
             self._cycle.disconnected = True
-            self._protocol.close()  # what was sent arrives; the chunk that would end the answer does not
+            self._protocol.close()  # what was sent arrives, but not the chunk that would end the answer
 
     def _begin(self, scope: Scope, message: Message) -> Message:
-        """Whether a connection is kept is not for the app to promise."""
+        """Returns the answer's start without the app's `connection: keep-alive`, which is not its
+        decision."""
         headers = [field for field in message["headers"] if field != (b"connection", b"keep-alive")]
         is_framed = any(name == b"content-length" for name, _ in headers)
         has_body = scope["method"] != "HEAD" and message["status"] not in (204, 304)
         if scope["http_version"] == "1.0" and has_body and not is_framed:
-            # Its client knows no chunks: where the connection ends, the answer ends. Until that is so, any
-            # end is a reset, even if this process is killed.
+            # Such a client knows no chunks: the answer ends where the connection does. Until the answer is
+            # complete, make any end a reset, even if this process is killed.
             self._is_unframed = True
             self._cycle.chunked_encoding = False
             self._set_linger(_RESET_AT_END)

@@ -1,8 +1,7 @@
 """Follows all logs that this node's clients read, over one subscription, and passes the bytes on.
 
-Owns the readers of this process and their bounded buffers. It never parses a frame: what was stored
-is what is sent. The log is the truth; a published message only saves a read
-(docs/architecture.md, Relay).
+Owns the readers of this process and their bounded buffers. Never parses a frame: what was stored is what is
+sent. The log is the truth; a published message only saves a read (docs/architecture.md, Relay).
 """
 
 import asyncio
@@ -20,27 +19,27 @@ from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.insisting import insist
 from shared.store.redis.subscription import Subscription
 
-_LOOK_EVERY_S = 2.0
-"""A reader that hears nothing polls the log this often: messages are hints."""
+_POLL_INTERVAL_S = 2.0
+"""How often a reader that receives no messages polls the log, since messages are only hints."""
 _READS_MAX = 16
-"""So many pages are read at once, a quarter of the connections to Redis: a thousand readers that come
-together wait for each other, and other calls do not wait for them."""
+"""The number of pages read at once: a quarter of the connections to Redis, so that a thousand readers that
+arrive together wait for each other, and other calls do not wait for them."""
 _SLICE_BYTES = 64 * 1024
-"""What is joined and handed on at once, unless a single frame or message is larger."""
+"""How much is joined and passed on at once, unless a single frame or message is larger."""
 
 
 class LogGone(Exception):
-    """The response has vanished while it was followed: it expired or was deleted."""
+    """The response expired or was deleted while it was followed."""
 
 
 class LogShorter(Exception):
-    """The log is closed, and its last entry, whose number this is, comes before what the reader has seen."""
+    """The log is closed and ends before the reader's cursor; the argument is the number of its last entry."""
 
 
 class _Reader:
-    """Buffers what one client is still to be sent, as far as memory allows: a page of the log, then messages.
+    """Buffers what one client is still to be sent: a page of the log, then messages.
 
-    It holds `bytes_max` or one page of the log, whichever is more, and beside it the slice on its way.
+    It holds `bytes_max` or one page of the log, whichever is more, and the slice being sent.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -51,7 +50,7 @@ class _Reader:
         self._woken = asyncio.Event()
 
     def offer(self, message: Published) -> None:
-        """Buffers a message; a reader that is too far behind drops its messages and will read the log."""
+        """Buffers a message. A reader that is too far behind drops its messages, and then reads the log."""
         self._messages.append(message)
         self._messages_bytes += len(message.frames)
         if self._frames_bytes + self._messages_bytes > self._bytes_max:
@@ -59,17 +58,18 @@ class _Reader:
         self._woken.set()
 
     def forget(self) -> None:
+        """Drops the messages, so that the log is read."""
         self._messages.clear()
         self._messages_bytes = 0
         self._woken.set()
 
     def hold(self, entries: list[Entry]) -> None:
-        """Keeps a page's frames, which then leave one slice at a time."""
+        """Buffers a page's frames, to be taken one slice at a time."""
         self._frames.extend(entry.frame for entry in entries)
         self._frames_bytes += sum(len(entry.frame) for entry in entries)
 
     def take_frames(self) -> bytes:
-        """Returns the next slice of the page; empty when all of it is taken."""
+        """Returns the next slice of the page, or b"" at its end."""
         taken: list[bytes] = []
         size_bytes = 0
         while self._frames and (not taken or size_bytes + len(self._frames[0]) <= _SLICE_BYTES):
@@ -89,27 +89,28 @@ class _Reader:
                 break
             self._messages.popleft()
             self._messages_bytes -= len(message.frames)
-            if message.first == following:  # others were in the log already
+            if message.first == following:  # otherwise it was in the log already
                 taken.append(message)
                 size_bytes += len(message.frames)
                 following = message.next
         if self._messages and self._messages[0].first > following:
-            self.forget()  # something is missing in between
+            self.forget()  # there is a gap
         elif self._messages:
             self._woken.set()
         return taken
 
     async def wait(self) -> None:
         try:
-            # Not `wait_for`: that of Python 3.11 loses a cancel that comes together with the event.
-            async with asyncio.timeout(_LOOK_EVERY_S):
+            # Not `wait_for`, which in Python 3.11 loses a cancellation that coincides with the event.
+            async with asyncio.timeout(_POLL_INTERVAL_S):
                 await self._woken.wait()
         except TimeoutError:
             pass
 
 
 class Hub:
-    """`redis` reads logs; `listener` is for the subscription, which blocks."""
+    """Follows logs for this node's clients. `redis`: reads logs; `listener`: for the subscription, which
+    blocks."""
 
     def __init__(self, redis: RedisClient, listener: RedisClient, settings: Settings) -> None:
         self._redis = redis
@@ -121,30 +122,31 @@ class Hub:
         self._reading = asyncio.Semaphore(_READS_MAX)
 
     async def run(self) -> None:
-        """Passes messages to readers until cancelled, through any number of Redis restarts."""
-        await self._subscription.listen(self._hear, self._miss)
+        """Passes messages to readers until cancelled, across any number of Redis restarts."""
+        await self._subscription.listen(self._on_message, self._on_gap)
 
     def end_streams(self) -> None:
-        """Every reader stops between two frames, with NodeEnding; its client resumes on another node."""
+        """Stops every reader between two frames, with NodeEnding; their clients resume on other nodes."""
         self._is_ending = True
-        self._miss()
+        self._on_gap()
 
-    def _hear(self, channel: str, payload: bytes) -> None:
+    def _on_message(self, channel: str, payload: bytes) -> None:
         published = Published.parse(payload)
         for reader in self._readers.get(channel, ()):
             reader.offer(published)
 
-    def _miss(self) -> None:
-        """Whatever was published meanwhile is missing: every reader looks into the log."""
+    def _on_gap(self) -> None:
+        """Makes every reader read its log, as messages may have been missed."""
         for readers in self._readers.values():
             for reader in readers:
                 reader.forget()
 
     async def follow(self, key: ResponseKey, after: int) -> AsyncGenerator[bytes, None]:
-        """Stored frames with sequence_number > `after`, one or more at a time, until the log closes.
+        """Yields stored frames with sequence_number > `after`, one or more at a time, until the log is
+        closed.
 
-        Raises NodeEnding, wherever it is, when this node ends (`end_streams`), LogGone, LogShorter, or
-        REDIS_AWAY when the log could not be read for `redis_outage_max_s`: who comes to the end has it all.
+        Raises NodeEnding after `end_streams`, LogGone, LogShorter, and REDIS_AWAY if the log could not be
+        read for `redis_outage_max_s`; a reader that reaches the end has everything.
         """
         reader = _Reader(self._settings.client_buffer_bytes_max)
         following = after + 1
@@ -152,12 +154,12 @@ class Hub:
             await self._join(key, reader)
             while True:
                 self._check_ending()
-                # The log first: whoever subscribed before reading can miss nothing.
+                # The log first: a reader that subscribed before reading can miss nothing.
                 page = await self._read(key, following - 1)
                 following += len(page.entries)
                 is_closed, has_more = page.is_closed, page.has_more
                 reader.hold(page.entries)
-                del page  # what was sent is not kept until the next page
+                del page  # free what was sent before the next page is read
                 while frames := reader.take_frames():
                     yield frames
                     self._check_ending()
@@ -165,13 +167,13 @@ class Hub:
                     return
                 if has_more:
                     continue
-                # Then what is published, for as long as it carries on.
+                # Then published messages, for as long as they continue from here.
                 while True:
                     await reader.wait()
                     self._check_ending()
                     messages = reader.take_messages(following)
                     if not messages or (messages[-1].is_closed and self._redis.is_confirming):
-                        break  # the log tells, also whether an end is one for good
+                        break  # read the log, which also confirms an end
                     following, is_closed = messages[-1].next, messages[-1].is_closed
                     frames = b"".join([message.frames for message in messages])
                     del messages
@@ -213,7 +215,7 @@ class Hub:
             await self._subscription.add(channel)
 
     def _part(self, key: ResponseKey, reader: _Reader) -> None:
-        """Never waits: the task that leaves may be cancelled already."""
+        """Removes a reader without waiting, since its task may be cancelled."""
         channel = keys.live(key)
         readers = self._readers[channel]
         readers.discard(reader)

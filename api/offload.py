@@ -1,7 +1,7 @@
-"""Work on large bodies and records, done where nobody else waits for it.
+"""Runs work on large bodies and records off the event loop.
 
-Owns the threshold and the one thread; what the work is, its callers say. The thread shares the interpreter
-with the event loop, which takes over every few milliseconds: a streaming neighbour goes on.
+Owns the threshold, and that only one piece of work runs at a time; callers own the work. The thread shares
+the interpreter with the event loop, which takes over every few milliseconds, so that other streams continue.
 """
 
 import asyncio
@@ -10,16 +10,17 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 INLINE_BYTES_MAX = 64 * 1024
-"""What reads so much JSON at most is done at once: it takes a millisecond or two."""
+"""Work on no more JSON than this runs at once: it takes a millisecond or two."""
 
 _IN_HAND_MAX = 4
-"""Large requests that are taken apart at a time. One of 8 MB may take 100 MB so, until it is accepted."""
+"""The number of large requests processed at a time. One of 8 MB may take 100 MB of memory until it is
+accepted."""
 
 T = TypeVar("T")
 
 
 class Offload:
-    """One piece of large work at a time for a node, and a few large requests."""
+    """Allows one piece of large work at a time in a node, and a few large requests."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
@@ -27,9 +28,9 @@ class Offload:
 
     @asynccontextmanager
     async def in_hand(self, size_bytes: int) -> AsyncIterator[None]:
-        """For as long as what was made of a body is held: this bounds the memory that all of them take.
+        """Surrounds the processing of a body, to limit the memory that large ones take together.
 
-        Waits for its turn where the body is large, and never for anything but Redis beside that.
+        Waits for a place if the body is large. Within, nothing but large work and Redis may be waited for.
         """
         if size_bytes <= INLINE_BYTES_MAX:
             yield
@@ -38,7 +39,7 @@ class Offload:
             yield
 
     async def run(self, size_bytes: int, work: Callable[[], T]) -> T:
-        """What `work` returns or raises. `size_bytes`: of what it reads."""
+        """Runs work; returns or raises what it does. `size_bytes`: the size of what it reads."""
         if size_bytes <= INLINE_BYTES_MAX:
             return work()
         async with self._turn:

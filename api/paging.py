@@ -1,7 +1,7 @@
-"""List pages: `after`, `limit` and `order` of a query, and the page that they ask for.
+"""Pages of lists: parses `after`, `limit` and `order` of a query, and cuts the page that they ask for.
 
-Pure. Owns the form of a list and its bounds; what is listed, and where it is kept, is not known here.
-Source: the public OpenAI API, lists of items.
+Pure. Owns the form of a list and its limits; knows nothing of what is listed. Source: the public OpenAI API,
+lists of items.
 """
 
 import re
@@ -21,16 +21,17 @@ _LIMIT = re.compile(r"[0-9]{1,9}")
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Which items a list is to show; `after` is the id of the last item seen, in the same order."""
+    """Which items of a list to return. `after`: the id of the last item seen, in the same order."""
 
     after: str | None = None
     limit: int = _LIMIT_DEFAULT
     order: Literal["asc", "desc"] = "desc"
 
     def cut(self, items: Sequence[InputItem]) -> dict[str, Any]:
-        """The page of `items`, which are given oldest first. Raises ClientError if `after` is none of them.
+        """Returns the page of `items`, which are given oldest first. Raises ClientError if `after` is
+        unknown.
 
-        An id stands once in a list, at its first place: else a client that pages could go in circles.
+        An id is listed once, at its first place; otherwise a client could page in circles.
         """
         listed = list({item.id: item for item in items}.values())
         if self.order == "desc":
@@ -45,7 +46,7 @@ class PageRequest:
 
 
 def read_page(query: Mapping[str, str]) -> PageRequest:
-    """What a query asks for. Raises ClientError naming the parameter that is wrong."""
+    """Parses a query. Raises ClientError naming the invalid parameter."""
     return PageRequest(query.get("after") or None, _read_limit(query), _read_order(query))
 
 
@@ -67,7 +68,7 @@ def _read_order(query: Mapping[str, str]) -> Literal["asc", "desc"]:
 
 
 def list_of(items: Sequence[InputItem], *, has_more: bool = False) -> dict[str, Any]:
-    """Items as a list object, in the order given; an empty one has neither a first nor a last id."""
+    """Returns items as a list object, in the order given; an empty list has neither a first nor a last id."""
     return {
         "object": "list",
         "data": list(items),
@@ -80,6 +81,6 @@ def list_of(items: Sequence[InputItem], *, has_more: bool = False) -> dict[str, 
 def join_list(
     items: Sequence[bytes], first_id: str | None, last_id: str | None, *, has_more: bool = False
 ) -> bytes:
-    """JSON of a list object; `items` are JSON already, and none of them is opened."""
+    """Returns the JSON of a list object, given its items as JSON, which are not decoded."""
     ends = msgspec.json.encode({"first_id": first_id, "last_id": last_id, "has_more": has_more})
     return b'{"object":"list","data":[' + b",".join(items) + b"]," + ends[1:]

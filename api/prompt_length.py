@@ -1,7 +1,7 @@
-"""Refuses what the model's context cannot hold, if its length alone shows it. Pure.
+"""Refuses a prompt that exceeds the model's context, if its length alone shows it. Pure.
 
-Owns which texts surely stand in the prompt; whoever is not refused here may be refused by a worker, which
-counts tokens.
+Owns which texts are certain to be in the prompt. A worker, which counts tokens, may refuse what is accepted
+here.
 """
 
 from api.errors import context_length_exceeded
@@ -11,7 +11,8 @@ from shared.responses import ResponseRequest
 
 
 def check_prompt_length(request: ResponseRequest, context_tokens_max: int) -> None:
-    """Raises ClientError. With `truncation: auto` only instructions and the last user message must fit."""
+    """Raises ClientError if the prompt is too long. With `truncation: auto`, only the instructions and the
+    last user message must fit."""
     items = [*request.context, *request.input]
     if request.response.truncation == "auto":
         items = next(([item] for item in reversed(items) if _is_users(item)), [])

@@ -1,6 +1,6 @@
-"""What is told of a response: finding it, following it, waiting for it, ending it. Knows nothing of HTTP.
+"""Reads responses: finds them, follows them, waits for them, ends them. Knows nothing of HTTP.
 
-Bytes that leave are those stored. Owns which responses are told of at all, and to whom.
+Owns which responses are reported at all, and to whom. The bytes returned are those stored.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ Frames = AsyncGenerator[bytes, None]
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The sequence number of the last event that a reader has seen, and where it has said so."""
+    """The sequence number of the last event that a reader has seen, and the parameter that gives it."""
 
     after: int = FROM_THE_START
     param: str = "starting_after"
@@ -49,7 +49,8 @@ class Cursor:
 
 class Follower(Protocol):
     def follow(self, key: ResponseKey, after: int) -> AsyncGenerator[bytes, None]:
-        """Stored frames with sequence_number > `after`, until the log is closed. Raises LogGone."""
+        """Yields stored frames with sequence_number > `after`, until the log is closed. Raises as
+        `Hub.follow`."""
 
 
 class Reading:
@@ -60,14 +61,14 @@ class Reading:
         self._settings = settings
         self._name = ids.new_owner("api")
         self._folds = Folds(redis, offload)
-        self.watchers = Watchers(redis, self._hear_last_reader_left)
+        self.watchers = Watchers(redis, self._on_last_left)
 
     # --- finding --------------------------------------------------------------------------------
 
     async def find_log(self, tenant: str, response_id: str) -> tuple[ResponseKey, State]:
-        """A response of this tenant, kept or not: its own reader may come back.
+        """Returns a response of this tenant, also one that is not kept, since its own reader may come back.
 
-        Raises ClientError where there is none; somebody else's id is like one that never was.
+        Raises ClientError if there is none; another tenant's id is unknown.
         """
         key = _key_of(tenant, response_id)
         async with self._redis_bound():
@@ -77,9 +78,10 @@ class Reading:
         return key, state
 
     async def retrieve(self, tenant: str, response_id: str) -> bytes:
-        """JSON of the response as it is now: its snapshot, or while it is open the fold of its log.
+        """Returns the JSON of the response as it is now: its snapshot, or the fold of its log while it is
+        open.
 
-        Raises ClientError also for one that is not kept.
+        Raises ClientError if there is none, or if it is not kept.
         """
         return await self._read_response(*await self._find_kept(tenant, response_id))
 
@@ -95,13 +97,13 @@ class Reading:
         if stored.state.closed:
             self._folds.forget(key)
             return await self._snapshot_of(stored)
-        told = await self._folds.tell(key)
-        if not told:
+        folded = await self._folds.read(key)
+        if not folded:
             raise response_not_found(key.response_id)
-        return told
+        return folded
 
-    async def tell(self, key: ResponseKey) -> bytes:
-        """As `retrieve`, for a response that an earlier call has made, stored or not."""
+    async def retrieve_repeated(self, key: ResponseKey) -> bytes:
+        """Returns what `retrieve` does, for a response that an earlier call created, kept or not."""
         async with self._redis_bound():
             stored = await response_store.read_ended(self._redis, key)
         if stored is None:
@@ -109,7 +111,7 @@ class Reading:
         return await self._read_response(key, stored)
 
     async def list_input_items(self, tenant: str, response_id: str, page: PageRequest) -> bytes:
-        """JSON of a page of what the response was given to read."""
+        """Returns the JSON of a page of the response's context and input."""
         key = _key_of(tenant, response_id)
         async with self._redis_bound():
             stored = await response_store.read_whole(self._redis, key)
@@ -120,7 +122,8 @@ class Reading:
     # --- reading --------------------------------------------------------------------------------
 
     async def follow(self, key: ResponseKey, after: int, *, is_watched: bool) -> AsyncGenerator[bytes, None]:
-        """Yields stored frames after a number, to the end. `is_watched`: the response lives while read."""
+        """Yields stored frames after a sequence number, to the end. `is_watched`: announce the reader, which
+        keeps a foreground response from being cancelled."""
         if not is_watched:
             async with aclosing(self._follower.follow(key, after)) as frames:
                 async for some in frames:
@@ -131,9 +134,10 @@ class Reading:
                 yield some
 
     async def resume(self, key: ResponseKey, state: State, cursor: Cursor) -> Frames | None:
-        """As `follow`, for a reader that comes back. None: it has read to the end already.
+        """Returns the frames after a cursor, as `follow` does, or None if the reader is at the end of a
+        closed log.
 
-        Raises ClientError where the log has ended before what the reader says it has seen.
+        Raises ClientError if the log is closed and ends before the cursor.
         """
         frames = self.follow(key, cursor.after, is_watched=not state.is_background and not state.closed)
         if not state.closed:
@@ -146,15 +150,16 @@ class Reading:
             raise cursor_beyond_end(cursor.param, str(last)) from None
         return None if first is None else _chain(first, frames)
 
-    async def _hear_last_reader_left(self, key: ResponseKey) -> None:
-        """With a grace, the owner's beat decides later; it also does when this node dies."""
+    async def _on_last_left(self, key: ResponseKey) -> None:
+        """Cancels the response if there is no grace period; otherwise the owner's beat does, at its end."""
         if self._settings.disconnect_grace_s == 0:
             await closing.cancel(self._redis, self._settings, key, self._name)
 
     async def finish(self, key: ResponseKey) -> bytes:
-        """Waits for the end of a response; JSON of how it ended.
+        """Waits until a response ends; returns its JSON.
 
-        Raises ResponseLost, NodeEnding; ClientError for one that turned out to be too long for the model.
+        Raises ResponseLost, NodeEnding, and ClientError if its prompt turned out to be too long for the
+        model.
         """
         try:
             frames = self.follow(key, FROM_THE_START, is_watched=True)
@@ -181,7 +186,8 @@ class Reading:
     # --- ending ---------------------------------------------------------------------------------
 
     async def cancel(self, tenant: str, response_id: str) -> bytes:
-        """JSON of the cancelled response. Raises ClientError if it has ended in another way."""
+        """Cancels a response; returns its JSON. Raises ClientError if there is none, or if it has ended
+        otherwise."""
         key = _key_of(tenant, response_id)
         async with self._redis_bound():
             snapshot = await closing.cancel_kept(self._redis, self._settings, key, self._name)
@@ -194,7 +200,7 @@ class Reading:
         return await self._snapshot_of(stored)
 
     async def delete(self, tenant: str, response_id: str) -> None:
-        """Raises ClientError if there is none, or if it is still open."""
+        """Deletes a response. Raises ClientError if there is none, or if it is still open."""
         key, state = await self.find_log(tenant, response_id)
         if not state.is_kept:
             raise response_not_found(response_id)
@@ -205,7 +211,7 @@ class Reading:
             raise response_not_found(response_id)
 
     def _redis_bound(self) -> asyncio.Timeout:
-        """For what takes several round trips: an answer within this time, or REDIS_AWAY."""
+        """Bounds several round trips together: within it, there is an answer or REDIS_AWAY."""
         return asyncio.timeout(self._settings.redis_timeout_s)
 
 

@@ -1,6 +1,6 @@
-"""What a node sees around it: whether Redis answers, and how many processes serve.
+"""Checks what a node depends on: whether Redis answers, and how many workers and tool runners are present.
 
-Owns the looking; what a probe is answered is `routes/health`'s.
+Owns the check; `routes/health.py` answers probes.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ class Readiness:
         return self.is_redis_reachable and self.workers > 0
 
 
-async def look_around(redis: RedisClient, timeout_s: float) -> Readiness:
-    """Whether Redis answers, and how many processes serve responses and tool calls."""
+async def check_readiness(redis: RedisClient, timeout_s: float) -> Readiness:
+    """Returns whether Redis answers within `timeout_s`, and how many workers and tool runners are present."""
     try:
         async with asyncio.timeout(timeout_s):
             workers = await presence.count(redis, "worker")

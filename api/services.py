@@ -1,4 +1,4 @@
-"""What the routes call, made once and joined: accepting, reading, conversations, and what is seen around."""
+"""The services that routes call, created once: accepting, reading, conversations, readiness."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from api.accept import Acceptance
 from api.conversations import Conversations
 from api.offload import Offload
 from api.read import Follower, Reading
-from api.readiness import Readiness, look_around
+from api.readiness import Readiness, check_readiness
 from api.tenants import Tenants
 from shared.settings import Settings
 from shared.store.redis.client import RedisClient
@@ -29,5 +29,5 @@ class Services:
         self.accept = Acceptance(redis, offload, self.conversations, settings, clock, tenants)
         self.read = Reading(redis, offload, follower, settings)
 
-    async def look_around(self) -> Readiness:
-        return await look_around(self._redis, self._settings.redis_timeout_s)
+    async def check_readiness(self) -> Readiness:
+        return await check_readiness(self._redis, self._settings.redis_timeout_s)

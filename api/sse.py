@@ -1,6 +1,6 @@
-"""Stored frames as a server-sent event stream over HTTP.
+"""Sends stored frames as a server-sent event stream over HTTP.
 
-Owns headers, keep-alives and how a stream ends; frames pass through unread.
+Owns headers, keep-alives and how a stream ends; frames pass through unparsed.
 """
 
 from collections.abc import AsyncGenerator
@@ -17,16 +17,16 @@ _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class _KeepAlive(ServerSentEvent):
-    """A line of its own, without an empty line behind it: a well-known client, which keeps the last frame's
-    id, takes the empty line for the end of an event without data, and fails on it."""
+    """A comment line without an empty line after it, which a well-known client would take for the end of an
+    event without data, and fail on."""
 
     def encode(self) -> bytes:
         return b": keep-alive\n"
 
 
 class _KeepAliveEvent(ServerSentEvent):
-    """For clients whose watchdogs see events only. It is none of the log: it has no number and no `id`, and
-    so leaves what a client resumes from as it was."""
+    """An event for clients whose watchdogs ignore comments. It is not part of the log: without a number and
+    an `id`, it does not change the cursor from which a client resumes."""
 
     def encode(self) -> bytes:
         return b'event: keepalive\ndata: {"type":"keepalive"}\n\n'
@@ -38,7 +38,7 @@ _KEEP_ALIVES: dict[KeepAliveForm, type[ServerSentEvent]] = {"comment": _KeepAliv
 def event_stream(
     frames: AsyncGenerator[bytes, None], settings: Settings, form: KeepAliveForm
 ) -> EventSourceResponse:
-    """200 with `text/event-stream`; lines end in `\\n`, as one well-known parser needs."""
+    """Returns a 200 with `text/event-stream`; lines end in `\\n`, as one well-known parser requires."""
     return EventSourceResponse(
         _until_lost(frames),
         sep="\n",
@@ -49,16 +49,16 @@ def event_stream(
 
 
 async def _until_lost(frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """Raises StreamCut, between two frames, when the log cannot be read to its end here."""
+    """Yields the frames; raises StreamCut, between two frames, if the log cannot be read to its end."""
     async with aclosing(frames):
         try:
             async for frame in frames:
                 yield frame
         except NodeEnding:
-            raise StreamCut("this node is ending") from None
+            raise StreamCut("this node is shutting down") from None
         except LogGone:
-            raise StreamCut("its log has vanished") from None
+            raise StreamCut("its log is gone") from None
         except LogShorter as last:
-            raise StreamCut(f"its log has ended at {last} already") from None
+            raise StreamCut(f"its log ends at {last}, before the cursor") from None
         except REDIS_AWAY as away:
-            raise StreamCut(f"Redis is away ({away})") from None
+            raise StreamCut(f"Redis is unavailable ({away})") from None

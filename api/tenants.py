@@ -1,7 +1,7 @@
-"""Who may call, and how much they may have: the tenants file, read again when it changes.
+"""The tenants: who may call, and their limits, from a file that is reloaded when it changes.
 
-Owns the file's form, the way from a key to its tenant, and what the file says of each tenant; keeps no key,
-only hashes. What a limit means is for those who hold to it: a limit `x` here is the setting `tenant_x` there.
+Owns the file's form, and the lookup of a tenant and its limits by key; stores only hashes of keys. The code
+that enforces a limit owns its meaning: a limit `x` here is the setting `tenant_x` there.
 """
 
 import asyncio
@@ -19,35 +19,35 @@ from api.errors import ClientError
 from shared.settings import Settings
 
 OPEN_TENANT = "default"
-"""Whose the responses are where no keys are configured."""
+"""The tenant of every call if no keys are configured."""
 
-_LOOK_EVERY_S = 1.0
-"""How old what is known of the file may be: a key that was taken out opens nothing after this."""
+_POLL_INTERVAL_S = 1.0
+"""How often the file is read: a key that was removed from it is refused after this at the latest."""
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
-"""A tenant's name is part of Redis keys and of their hash tag: no braces, no slash, no space."""
+"""A tenant's name is part of Redis keys and their hash tags, so it has no braces, slashes or spaces."""
 
 _log = logging.getLogger(__name__)
 
 
 class FileInvalid(ValueError):
-    """The tenants file cannot be read, or does not have its form."""
+    """The tenants file cannot be read, or is malformed."""
 
 
 class TenantLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a tenant may have at a time; None: what the setting `tenant_…` of this name says."""
+    """The limits of a tenant; None means the setting `tenant_…` of the same name."""
 
     responses_max: Annotated[int, msgspec.Meta(gt=0)] | None = None
     bytes_max: Annotated[int, msgspec.Meta(gt=0)] | None = None
 
     def over(self, settings: Settings) -> Settings:
-        """The settings as they are for this tenant."""
+        """Returns the settings with these limits in place of theirs."""
         own = {f"tenant_{name}": value for name, value in self._given().items()}
         return settings.model_copy(update=own) if own else settings
 
     def before(self, defaults: "TenantLimits") -> "TenantLimits":
-        """These limits, and the defaults where these say nothing."""
+        """Returns these limits, completed with the defaults."""
         return msgspec.structs.replace(defaults, **self._given())
 
     def _given(self) -> dict[str, int]:
@@ -55,7 +55,7 @@ class TenantLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What may be said of one tenant, or of all that say nothing else."""
+    """What the file may say about one tenant, or about all tenants by default."""
 
     limits: TenantLimits = TenantLimits()
 
@@ -72,7 +72,7 @@ class _TenantsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """What the file said when it was last read."""
+    """The content of the file when it was last read."""
 
     keys: Mapping[str, str]
     """SHA-256 hex of a key -> its tenant."""
@@ -81,7 +81,7 @@ class Roster:
 
     @classmethod
     def parse(cls, raw: bytes) -> Self:
-        """Reads the file's form, or the older one, {sha256 hex of a key: tenant}. Raises ValueError."""
+        """Parses the file's form, or its former one, {sha256 hex of a key: tenant}. Raises ValueError."""
         found = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
         if not found.keys() & {"tenants", "defaults"}:
             keys = msgspec.json.decode(raw, type=dict[str, str])
@@ -95,7 +95,7 @@ class Roster:
 
 
 def _by_digest(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """(tenant, digest of a key) -> the tenant by the digest. Raises ValueError."""
+    """Returns the tenants by the digests of their keys, given (tenant, digest) pairs. Raises ValueError."""
     tenants: dict[str, str] = {}
     for tenant, digest in pairs:
         _check_name(tenant)
@@ -121,7 +121,7 @@ class Tenants:
 
     @classmethod
     def load(cls, path: Path | None) -> Self:
-        """Raises FileInvalid."""
+        """Returns the tenants of a file; without a file, any key is accepted. Raises FileInvalid."""
         return cls() if path is None else cls(_read(path), path)
 
     @property
@@ -130,7 +130,7 @@ class Tenants:
 
     @property
     def is_in_file(self) -> bool:
-        """Whether `run` has something to read."""
+        """True if there is a file for `run` to reload."""
         return self._path is not None
 
     def tenant_of(self, authorization: str | None) -> str:
@@ -149,33 +149,36 @@ class Tenants:
         return tenant
 
     def limits_of(self, tenant: str) -> TenantLimits:
-        """What the file says of a tenant, and where that is nothing, of all."""
+        """Returns a tenant's limits, or the file's defaults for one that is not in the file."""
         if self._roster is None:
             return TenantLimits()
         return self._roster.limits.get(tenant, self._roster.defaults)
 
     async def run(self) -> None:
-        """Reads the file again and again, until cancelled. A file that is broken or gone changes nothing:
-        half a file, seen while it is written, must not lock everybody out."""
+        """Reloads the file periodically, until cancelled.
+
+        A file that is malformed or missing changes nothing, since half a file, read while it is being
+        written, must not lock everyone out.
+        """
         assert self._path is not None
-        told = ""
+        reported = ""
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
             try:
                 roster = await asyncio.to_thread(_read, self._path)
             except FileInvalid as error:
-                if str(error) != told:
-                    told = str(error)
-                    _log.error("%s; what it said before still holds", told)
+                if str(error) != reported:
+                    reported = str(error)
+                    _log.error("%s; its previous content still holds", reported)
                 continue
-            told = ""
+            reported = ""
             if roster != self._roster:
                 self._roster = roster
-                _log.info("%s was read again: %d keys", self._path, len(roster.keys))
+                _log.info("%s was reloaded: %d keys", self._path, len(roster.keys))
 
 
 def _read(path: Path) -> Roster:
-    """Raises FileInvalid."""
+    """Reads the file. Raises FileInvalid."""
     try:
         return Roster.parse(path.read_bytes())
     except (OSError, ValueError) as error:

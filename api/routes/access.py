@@ -1,6 +1,6 @@
-"""What every route asks of the app: the services behind it, the tenant before it, the body of a call.
+"""The dependencies of routes: the app's services, the caller's tenant, the body of a call.
 
-Owns dependencies only; no route and no rule.
+Owns dependencies only; contains no route and no rule.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from api.services import Services
 from api.tenants import Tenants
 from shared.settings import Settings
 
-# All of them `async`: FastAPI sends a plain function to a thread, for each request.
+# All of them are `async`, since FastAPI runs a plain function in a thread, for each request.
 
 
 async def _services(request: Request) -> Services:
-    """Raises NodeEnding once the streams have ended: what comes now would end before it began."""
+    """Returns the services. Raises NodeEnding once the streams have ended, as the node is about to stop."""
     if request.app.state.has_ended:
         raise NodeEnding
     return cast(Services, request.app.state.services)
@@ -37,7 +37,7 @@ async def _tenant(request: Request) -> str:
 
 
 _CLOSE = {"connection": "close"}
-"""The rest of the body is on its way: no other request can be read from this connection."""
+"""For answers sent before the whole body was read: no other request can be read from the connection."""
 
 ServicesDep = Annotated[Services, Depends(_services)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
@@ -47,15 +47,15 @@ T = TypeVar("T")
 
 
 def json_of(body: bytes) -> Response:
-    """An answer that is JSON already."""
+    """Returns an answer whose body is JSON already."""
     return Response(body, media_type="application/json")
 
 
 async def with_body(request: Request, settings: Settings, work: Callable[[bytes], Awaitable[T]]) -> T:
-    """What `work` makes of the whole body, which this node holds until then, and no longer.
+    """Reads the whole body, which this node holds until `work` has ended; returns what `work` does.
 
-    Raises what `work` does; ClientError when the body is packed, too large, too long in coming, or when this
-    node holds too much already; ClientDisconnect.
+    Raises what `work` does; ClientError if the body is compressed, too large or too slow, or if this node
+    holds too many bodies; and ClientDisconnect.
     """
     with cast(Bodies, request.app.state.bodies).hold() as held:
         return await work(await _read_in_time(request, settings, held))
@@ -64,7 +64,7 @@ async def with_body(request: Request, settings: Settings, work: Callable[[bytes]
 async def _read_in_time(request: Request, settings: Settings, held: HeldBody) -> bytes:
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
-        message = f"Content-Encoding '{shorten(encoding)}' is not read: send the body as it is."
+        message = f"Content-Encoding '{shorten(encoding)}' is not supported: send the body uncompressed."
         raise ClientError(415, message, "unsupported_content_encoding", headers=_CLOSE)
     try:
         async with asyncio.timeout(settings.http_body_timeout_s):
@@ -78,7 +78,7 @@ async def _read_in_time(request: Request, settings: Settings, held: HeldBody) ->
 
 
 async def _read_bounded(request: Request, bytes_max: int, held: HeldBody) -> bytes:
-    """Counted while it comes: what its header says of its length is only a hint."""
+    """Reads the body, counting its bytes as they arrive, since the length in its header is only a hint."""
     stated = request.headers.get("content-length", "")
     if stated.isdecimal():
         if int(stated) > bytes_max:

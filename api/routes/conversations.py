@@ -1,4 +1,4 @@
-"""/v1/conversations and their items. Owns addresses and the form of answers."""
+"""/v1/conversations and their items. Owns paths and the form of answers."""
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -62,7 +62,7 @@ async def list_items(
     return json_of(await services.conversations.list_items(tenant, conversation_id, page))
 
 
-# An item may have come with an id of its client's making: anything may stand in it, a slash too.
+# A client may have chosen an item's id, which may therefore contain anything, even a slash.
 
 
 @router.get("/{conversation_id}/items/{item_id:path}")
@@ -77,5 +77,5 @@ async def retrieve_item(
 async def remove_item(
     conversation_id: str, item_id: str, tenant: TenantDep, services: ServicesDep
 ) -> Response:
-    """Answers with the conversation, as it is without the item."""
+    """Answers with the conversation without the item."""
     return JSONResponse(await services.conversations.remove_item(tenant, conversation_id, item_id))

@@ -1,4 +1,4 @@
-"""/health and /ready, for probes: need no key and reveal nothing about tenants."""
+"""/health and /ready, for probes: they need no key and reveal nothing about tenants."""
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -10,19 +10,19 @@ from api.routes.access import ServicesDep
 router = APIRouter()
 
 PROBED = ("/health", "/ready")
-"""What whoever watches a node asks; it is answered also where nothing else is (`api/http_protocol.py`)."""
+"""The paths of probes, which are answered even if no other request is (`api/http_protocol.py`)."""
 
 
 @router.get(PROBED[0])
-async def tell_health() -> Response:
-    """Reports liveness: whatever else may be wrong, restarting the process would not help."""
+async def report_health() -> Response:
+    """Reports liveness: while this answers, restarting the process would not help."""
     return JSONResponse({"status": "ok"})
 
 
 @router.get(PROBED[1])
-async def tell_readiness(request: Request, services: ServicesDep) -> Response:
+async def report_readiness(request: Request, services: ServicesDep) -> Response:
     """Reports readiness: Redis answers, a worker is present, and this node is not shutting down."""
-    seen = await services.look_around()
+    seen = await services.check_readiness()
     is_ready = seen.is_ready and not request.app.state.is_draining
     body = {
         "status": "ready" if is_ready else "not ready",

@@ -1,4 +1,4 @@
-"""/v1/models: the names that a request may use for the model. Owns their listing, not the models."""
+"""/v1/models: lists the names that a request may use for the model. Owns the listing, not the models."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from api.routes.access import SettingsDep, TenantDep
 router = APIRouter(prefix="/v1/models")
 
 GPT_OSS_PUBLISHED_S = 1_754_352_000
-"""2025-08-05; every node must report the same date, and the served models are of this family."""
+"""2025-08-05. Every node must report the same date, and all served models are of this family."""
 
 
 @router.get("")

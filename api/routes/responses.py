@@ -1,4 +1,4 @@
-"""/v1/responses: create, read, stream, resume, end. Owns query parameters and the form of answers."""
+"""/v1/responses: creates, reads, streams, resumes and ends. Owns query parameters and the form of answers."""
 
 import re
 from collections.abc import Coroutine
@@ -30,10 +30,10 @@ _KEEP_ALIVE_HEADER = "Antiphon-Keep-Alive"
 async def create(
     request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
-    """Accepts a response; answers with its stream, or at its end, or in the background at once.
+    """Accepts a response; answers with its stream, or when it ends, or at once if it runs in the background.
 
-    The status is 200 also for one that failed: the call was served, the response tells the rest. Only one
-    that is too long for the model is answered with 400, which is what clients shorten their input for.
+    The status is 200 even if the response failed, since the response says so. Only an input that is too long
+    for the model is answered with 400, on which clients shorten it.
     """
     keep_alive = _keep_alive(request, settings)
     repeated = request.headers.get("idempotency-key")
@@ -43,7 +43,7 @@ async def create(
         frames = services.read.follow(key, FROM_THE_START, is_watched=is_watched)
         return event_stream(frames, settings, keep_alive)
     if created.is_background:
-        return json_of(created.born or await services.read.tell(key))
+        return json_of(created.accepted or await services.read.retrieve_repeated(key))
     snapshot = await _unless_disconnected(request, services.read.finish(key))
     return json_of(snapshot) if snapshot is not None else Response(status_code=_CLIENT_CLOSED_REQUEST)
 
@@ -52,7 +52,7 @@ async def create(
 async def count_input_tokens(
     request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
-    """How many tokens a create call with this body would have as input."""
+    """Answers with the number of input tokens that a create call with this body would have."""
     tokens = await with_body(request, settings, lambda body: services.accept.count_input_tokens(tenant, body))
     return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
 
@@ -61,9 +61,9 @@ async def count_input_tokens(
 async def retrieve(
     request: Request, response_id: str, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
-    """The response as it is; with `stream=true` its events after `starting_after`, as first sent.
+    """Answers with the response; with `stream=true`, with its events after `starting_after`, as first sent.
 
-    204 where an EventSource has read to the end already. `include_obfuscation` is accepted and
+    Answers 204 to an EventSource that has read to the end already. `include_obfuscation` is accepted and
     changes nothing.
     """
     check_include(request.query_params.multi_items())
@@ -81,13 +81,13 @@ async def retrieve(
 
 @router.post("/{response_id}/cancel")
 async def cancel(response_id: str, tenant: TenantDep, services: ServicesDep) -> Response:
-    """Stops a response for good; repeated, it answers the same."""
+    """Cancels a response; a repeated call answers the same."""
     return json_of(await services.read.cancel(tenant, response_id))
 
 
 @router.delete("/{response_id}")
 async def delete(response_id: str, tenant: TenantDep, services: ServicesDep) -> Response:
-    """Forgets a response that has ended; every later call on its id is 404."""
+    """Deletes a response that has ended; every later call with its id gets 404."""
     await services.read.delete(tenant, response_id)
     return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
@@ -96,7 +96,7 @@ async def delete(response_id: str, tenant: TenantDep, services: ServicesDep) -> 
 async def list_input_items(
     request: Request, response_id: str, tenant: TenantDep, services: ServicesDep
 ) -> Response:
-    """What the response was given to read, a page at a time."""
+    """Lists the response's context and input, a page at a time."""
     check_include(request.query_params.multi_items())
     page = read_page(request.query_params)
     return json_of(await services.read.list_input_items(tenant, response_id, page))
@@ -110,9 +110,9 @@ def _flag(request: Request, name: str) -> bool:
 
 
 def _cursor(request: Request) -> Cursor:
-    """The sequence number after which to go on: asked for, or what a browser's EventSource saw last.
+    """Returns the later of two cursors: that of the query, and that of a reconnecting EventSource.
 
-    The later one: an EventSource comes back to the address that it began with, whatever it has read since.
+    An EventSource reconnects to its original address, so the cursor in that may be older.
     """
     cursor = Cursor()
     for name, text in (
@@ -133,7 +133,7 @@ async def _nothing() -> Frames:
 
 
 def _keep_alive(request: Request, settings: Settings) -> KeepAliveForm:
-    """As the client asks for it; what it does not say, the operator's setting does."""
+    """Returns the form that the client asks for, or the operator's setting."""
     match request.headers.get(_KEEP_ALIVE_HEADER, settings.keep_alive_form):
         case ("comment" | "event") as form:
             return form
@@ -142,7 +142,7 @@ def _keep_alive(request: Request, settings: Settings) -> KeepAliveForm:
 
 
 async def _unless_disconnected(request: Request, answer: Coroutine[Any, Any, bytes]) -> bytes | None:
-    """The answer, or None as soon as nobody waits for it any more."""
+    """Returns the answer, or None as soon as the client has disconnected."""
     return await race(answer, _disconnected(request))
 
 

@@ -251,12 +251,12 @@ async def test_a_poll_tells_the_whole_response_and_reads_only_what_is_new(
     held = await begin(redis, settings)
     kept = Folds(counting, Offload())
     following = await write(appender, held, 1, opening() + words(0, 4_000))
-    assert await kept.tell(held.key) == await told_by_the_whole_log(redis, held.key)
+    assert await kept.read(held.key) == await told_by_the_whole_log(redis, held.key)
     first_runs = counting.runs
     assert first_runs > 3  # pages
     for more in (0, 1, 5):
         following = await write(appender, held, following, words(following, more))
-        assert await kept.tell(held.key) == await told_by_the_whole_log(redis, held.key)
+        assert await kept.read(held.key) == await told_by_the_whole_log(redis, held.key)
     assert counting.runs == first_runs + 3
 
 
@@ -266,11 +266,11 @@ async def test_polls_of_one_moment_share_one_reading_and_a_later_one_sees_what_c
     held = await begin(redis, settings)
     kept = Folds(counting, Offload())
     following = await write(appender, held, 1, opening() + words(0, 10))
-    told = await asyncio.gather(*(kept.tell(held.key) for _ in range(50)))
+    told = await asyncio.gather(*(kept.read(held.key) for _ in range(50)))
     assert set(told) == {await told_by_the_whole_log(redis, held.key)}
     assert counting.runs <= 2  # that of the first, and one for all who came while it was under way
     await write(appender, held, following, words(10, 1))
-    assert b"word 10 " in await kept.tell(held.key)
+    assert b"word 10 " in await kept.read(held.key)
 
 
 async def test_a_poll_that_is_broken_off_leaves_the_next_one_whole(
@@ -279,8 +279,8 @@ async def test_a_poll_that_is_broken_off_leaves_the_next_one_whole(
     held = await begin(redis, settings)
     kept = Folds(redis, Offload())
     await write(appender, held, 1, opening() + words(0, 4_000))
-    impatient = asyncio.create_task(kept.tell(held.key))
-    waiting = asyncio.create_task(kept.tell(held.key))
+    impatient = asyncio.create_task(kept.read(held.key))
+    waiting = asyncio.create_task(kept.read(held.key))
     async with asyncio.timeout(WITHIN_S):
         while not kept._folds.get(held.key) or not kept._folds[held.key].following:
             await asyncio.sleep(0)
@@ -297,10 +297,10 @@ async def test_while_redis_is_away_all_polls_of_one_response_hear_so_within_one_
     impatient = RedisClient.connect(settings.redis_url, timeout_s=0.2)
     kept = Folds(impatient, Offload())
     await redis.command("CLIENT", "PAUSE", 4_000, "ALL")  # less than thirty waits, and far more than one
-    polls = [kept.tell(held.key) for _ in range(30)]
+    polls = [kept.read(held.key) for _ in range(30)]
     assert {type(told) for told in await asyncio.gather(*polls, return_exceptions=True)} == {TimeoutError}
     await redis.command("PING")  # the pause is over
-    assert await kept.tell(held.key) == await told_by_the_whole_log(redis, held.key)
+    assert await kept.read(held.key) == await told_by_the_whole_log(redis, held.key)
     await impatient.close()
 
 
@@ -311,13 +311,13 @@ async def test_folds_are_bounded_in_number_and_bytes_and_leave_with_their_respon
     held = [await begin(redis, settings) for _ in range(6)]
     monkeypatch.setattr(folds, "FOLDS_MAX", 4)
     for each in held:
-        await kept.tell(each.key)
+        await kept.read(each.key)
     assert list(kept._folds) == [each.key for each in held[2:]]
     monkeypatch.setattr(folds, "FOLDS_BYTES_MAX", 1)
-    await kept.tell(held[3].key)
+    await kept.read(held[3].key)
     assert list(kept._folds) == [held[3].key]
     await append_through(appender, held[3], 1, [], CLOSING)
-    await kept.tell(held[3].key)
+    await kept.read(held[3].key)
     assert not kept._folds
-    assert await kept.tell(ResponseKey("default", "resp_none")) == b""
+    assert await kept.read(ResponseKey("default", "resp_none")) == b""
     assert not kept._folds

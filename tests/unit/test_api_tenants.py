@@ -130,7 +130,7 @@ def test_a_bad_file_is_refused_by_name(tmp_path: Path, content: object) -> None:
 @pytest.fixture
 async def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Tenants]:
     """Tenants of a file in `tmp_path` that is looked at all the time."""
-    monkeypatch.setattr("api.tenants._LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("api.tenants._POLL_INTERVAL_S", 0.01)
     tenants = Tenants.load(write(tmp_path, FILE))
     reading = asyncio.create_task(tenants.run())
     yield tenants
