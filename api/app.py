@@ -125,8 +125,8 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
         running = [
             asyncio.create_task(hub.run(), name="hub"),
             asyncio.create_task(services.read.watchers.run(), name="watchers"),
-            # Workers sweep too; this keeps waiting responses alive while there is no worker, and keeps Redis's
-            # pulse.
+            # Workers sweep too; this one keeps waiting responses alive while there is no worker, and keeps
+            # Redis's pulse.
             asyncio.create_task(sweep(redis, settings, settings.sweep_interval_s), name="sweeper"),
             asyncio.create_task(presence.maintain(redis, "api", new_owner("api")), name="presence"),
         ]
