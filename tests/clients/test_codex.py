@@ -97,7 +97,7 @@ def test_a_response_that_fails_ends_the_turn_with_our_words(awkward: str, tmp_pa
     assert "The model kept calling 'nowhere.nothing'" in done.stdout
 
 
-def test_a_prompt_that_is_too_long_is_told_as_such(awkward: str, tmp_path: Path) -> None:
+def test_a_prompt_that_is_too_long_is_reported_as_such(awkward: str, tmp_path: Path) -> None:
     """It compares the code, and would begin again for any other."""
     done = Codex(awkward, tmp_path).run(TOO_LONG)
     assert done.returncode != 0

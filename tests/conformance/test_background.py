@@ -103,7 +103,7 @@ def test_a_background_response_answers_at_once_and_is_polled_to_its_end(
     assert "56,088" in ended.output_text
 
 
-def test_a_background_stream_tells_that_it_waits_before_it_begins(client: OpenAI, other: OpenAI) -> None:
+def test_a_background_stream_reports_that_it_is_queued(client: OpenAI, other: OpenAI) -> None:
     events = list(client.responses.create(model="default", input="Hello", background=True, stream=True))
     born = [(event.type, event.sequence_number, event.response.status) for event in events[:3]]  # type: ignore[union-attr]
     assert born == [
@@ -626,7 +626,7 @@ def test_parents_that_cannot_be_continued_are_named(client: OpenAI) -> None:
     client.responses.cancel(running.id)
 
 
-def test_an_item_reference_stands_for_the_item(client: OpenAI) -> None:
+def test_an_item_reference_is_replaced_by_the_item(client: OpenAI) -> None:
     first = client.responses.create(model="default", input="Hello")
     reference: Any = {"type": "item_reference", "id": first.output[-1].to_dict()["id"]}
     second = client.responses.create(
@@ -697,7 +697,7 @@ async def test_a_tenant_with_too_many_open_responses_is_asked_to_wait(
         await asyncio.to_thread(narrow.stop)
 
 
-def test_what_the_snapshot_says_is_what_the_stream_said(client: OpenAI, other: OpenAI) -> None:
+def test_the_snapshot_matches_the_stream(client: OpenAI, other: OpenAI) -> None:
     stream = client.responses.create(model="default", input="Multiply 6*7", tools=[PYTHON], stream=True)
     final = list(stream)[-1]
     assert json.loads(other.responses.retrieve(final.response.id).to_json()) == json.loads(  # type: ignore[union-attr]

@@ -46,7 +46,7 @@ def test_a_call_that_waits_is_answered_with_400(client: OpenAI, text: str) -> No
 
 
 @pytest.mark.parametrize("text", [COUNTED, OBVIOUS])
-def test_a_stream_tells_it_in_an_event_of_both_shapes_and_fails(small: RunningCluster, text: str) -> None:
+def test_a_stream_reports_it_in_an_event_of_both_shapes_and_fails(small: RunningCluster, text: str) -> None:
     frames = stream(small, {"model": "default", "input": text, "stream": True})
     assert [frame.event for frame in frames] == [
         "response.created",
@@ -106,7 +106,7 @@ def test_truncation_drops_what_is_oldest_and_answers(client: OpenAI) -> None:
     assert caught.value.code == CODE
 
 
-def test_a_count_tells_how_long_it_is(client: OpenAI) -> None:
+def test_a_count_returns_how_long_it_is(client: OpenAI) -> None:
     counted = client.responses.input_tokens.count(model="default", input=COUNTED)
     assert 4_000 < counted.input_tokens < 4_200
 

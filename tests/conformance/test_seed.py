@@ -109,7 +109,7 @@ def test_the_final_output_is_exactly_the_streamed_items(events: list[dict[str, A
     assert [item["status"] for item in items(events)] == ["completed"] * 3
 
 
-def test_ids_tell_the_kind_and_stay(events: list[dict[str, Any]]) -> None:
+def test_ids_show_the_kind_and_stay(events: list[dict[str, Any]]) -> None:
     added = [event["item"] for event in events if event["type"] == "response.output_item.added"]
     assert [item["id"] for item in added] == [item["id"] for item in items(events)]
     assert [item["id"].split("_")[0] for item in added] == ["rs", "mcp", "msg"]
@@ -117,7 +117,7 @@ def test_ids_tell_the_kind_and_stay(events: list[dict[str, Any]]) -> None:
     assert all(by_index[e["output_index"]] == e["item_id"] for e in events if "item_id" in e)
 
 
-def test_each_message_is_told_once(events: list[dict[str, Any]]) -> None:
+def test_each_message_is_listed_once(events: list[dict[str, Any]]) -> None:
     messages = events[-1]["response"]["output_messages"]
     told = [(m["role"], m.get("channel"), m.get("recipient"), m["content"][0]["text"]) for m in messages]
     assert told == [
@@ -137,7 +137,7 @@ def test_an_mcp_call_has_no_call_id(events: list[dict[str, Any]]) -> None:
     assert all("call_id" not in event["item"] for event in events if "item" in event)
 
 
-def test_usage_tells_each_turn(events: list[dict[str, Any]]) -> None:
+def test_usage_lists_each_turn(events: list[dict[str, Any]]) -> None:
     usage = events[-1]["response"]["usage"]
     turns = usage["input_tokens_details"]["input_tokens_per_turn"]
     outputs = usage["output_tokens_details"]["output_tokens_per_turn"]

@@ -80,7 +80,7 @@ async def test_a_body_of_too_many_values_is_refused_before_it_is_taken_apart(
         assert await keys_of(redis) == before
 
 
-async def test_what_stands_in_a_text_is_one_value(
+async def test_the_content_of_a_string_is_one_value(
     redis: RedisClient, settings: Settings, tmp_path: Path
 ) -> None:
     few = settings.model_copy(update={"json_values_max": 200})
@@ -109,7 +109,7 @@ async def test_the_values_of_what_comes_before_the_input_count_as_well(
 
 
 @pytest.mark.parametrize("is_archived", [False, True])
-async def test_references_may_lead_to_so_many_bytes_of_records(
+async def test_the_records_behind_references_are_limited_in_bytes(
     redis: RedisClient, settings: Settings, tmp_path: Path, is_archived: bool
 ) -> None:
     """Also where an archive holds them, and packed they are small."""
@@ -207,7 +207,7 @@ async def test_a_body_is_let_go_when_its_response_is_accepted(
     assert kept_bytes < number * size_bytes / 2
 
 
-async def test_whoever_waits_for_a_count_leaves_connections_to_the_others(
+async def test_callers_waiting_for_a_count_leave_connections_to_others(
     redis: RedisClient, settings: Settings, tmp_path: Path
 ) -> None:
     """No worker is there: more questions than a node has connections to Redis wait for their answers."""
@@ -237,7 +237,7 @@ async def held(redis: RedisClient) -> int:
     return int(await redis.command("HGET", keys.held_bytes("one"), "total") or 0)
 
 
-async def test_a_tenant_holds_so_many_bytes_until_its_logs_are_packed(
+async def test_a_tenants_bytes_are_limited_until_its_logs_are_archived(
     redis: RedisClient, settings: Settings, tmp_path: Path
 ) -> None:
     small = settings.model_copy(update={"tenant_bytes_max": 500_000})

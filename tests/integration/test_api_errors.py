@@ -32,7 +32,9 @@ async def test_a_full_queue_is_a_rate_limit_error(redis: RedisClient, settings: 
     assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
 
 
-async def test_a_fault_of_ours_tells_nothing_of_our_inside(redis: RedisClient, settings: Settings) -> None:
+async def test_a_fault_of_ours_reveals_nothing_of_our_internals(
+    redis: RedisClient, settings: Settings
+) -> None:
     await redis.command("SET", STATE, "no hash", "EX", 60)
     async with serving(settings) as client:
         answers = [

@@ -16,7 +16,7 @@ from tests.nodes import node
 from tests.patience import PATIENCE_S
 
 
-async def test_a_node_says_that_any_key_will_do_and_ends_in_order(
+async def test_a_node_warns_that_any_key_is_accepted_and_ends_in_order(
     redis: RedisClient, settings: Settings
 ) -> None:
     async with node(settings) as api:
@@ -65,7 +65,7 @@ async def test_a_body_that_is_too_large_is_refused_before_it_was_sent_whole(
     assert await count_kept(redis) == 0
 
 
-async def test_a_taken_port_is_told(settings: Settings) -> None:
+async def test_a_taken_port_is_reported(settings: Settings) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()

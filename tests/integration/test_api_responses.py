@@ -390,7 +390,9 @@ async def test_a_stream_may_be_joined_while_it_grows(
 
 
 @pytest.mark.parametrize("query", ["", "?stream=true", "?stream=true&starting_after=5"])
-async def test_an_unknown_id_is_told_as_the_reference_does(client: httpx.AsyncClient, query: str) -> None:
+async def test_an_unknown_id_is_reported_as_the_hosted_api_does(
+    client: httpx.AsyncClient, query: str
+) -> None:
     answer = await client.get(f"/v1/responses/{UNKNOWN_ID}{query}")
     assert answer.status_code == 404
     assert answer.json()["error"] == {

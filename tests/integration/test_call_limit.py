@@ -27,7 +27,7 @@ def final_of(entries: list[Entry]) -> Any:
 
 
 @pytest.mark.parametrize(("limit", "made"), [(1, 1), (2, 2), (3, 3)])
-async def test_a_call_beyond_the_limit_leaves_no_item_and_the_model_is_told(
+async def test_a_call_beyond_the_limit_leaves_no_item_and_is_reported_to_the_model(
     redis: RedisClient, settings: Settings, limit: int, made: int
 ) -> None:
     asked: list[ToolCall | ToolListing] = []
@@ -72,7 +72,7 @@ final = "?"
 
 @pytest.mark.parametrize("channel", ["analysis", "commentary"])
 @pytest.mark.parametrize("kind", ["python", "mcp"])
-async def test_a_tools_answer_stands_on_the_channel_of_its_call(
+async def test_a_tools_answer_is_on_the_channel_of_its_call(
     redis: RedisClient, settings: Settings, channel: str, kind: str
 ) -> None:
     """Also where the model does not keep to the one that the guide gives it."""

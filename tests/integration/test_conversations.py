@@ -362,7 +362,7 @@ async def test_an_include_that_no_item_could_answer_is_refused_by_name(client: C
     assert await texts(client, conversation) == ["Hello"]
 
 
-async def test_what_an_include_asks_for_is_told_with_every_item(client: Client) -> None:
+async def test_what_an_include_asks_for_is_returned_with_every_item(client: Client) -> None:
     outputs = [{"type": "logs", "logs": "2\n"}]
     ran = {
         "type": "code_interpreter_call",

@@ -137,9 +137,7 @@ def test_a_worker_that_was_paused_past_its_lease_writes_nothing_any_more(
     check_whole_count(frames)
 
 
-def test_a_worker_that_is_told_to_stop_hands_over_in_mid_sentence(
-    fragile: RunningCluster, client: httpx.Client
-) -> None:
+def test_a_stopped_worker_hands_over_in_mid_sentence(fragile: RunningCluster, client: httpx.Client) -> None:
     with client.stream("POST", "/v1/responses", json=SLOWLY) as stream:
         reading = Reading(stream)
         reading.until(b"output_text.delta")
@@ -149,7 +147,7 @@ def test_a_worker_that_is_told_to_stop_hands_over_in_mid_sentence(
     assert field_of(fragile, reading.response_id, "state", "deaths") in (b"0", None)
 
 
-def test_an_api_node_that_is_told_to_stop_cuts_its_streams_and_another_goes_on(
+def test_a_stopped_api_node_cuts_its_streams_and_another_continues(
     fragile: RunningCluster,
 ) -> None:
     urls = fragile.urls
@@ -222,7 +220,7 @@ def test_a_killed_tool_runner_fails_the_call_and_the_model_goes_on(
     assert "mcp_call.failed" in "".join(frame.event for frame in frames)
 
 
-def test_a_listing_from_an_earlier_response_still_tells_what_may_be_repeated_and_what_only_reads(
+def test_a_listing_from_an_earlier_response_still_says_what_may_be_repeated_and_what_only_reads(
     fragile: RunningCluster, client: httpx.Client, tmp_path: Path
 ) -> None:
     """The hints travel through the response that listed them, under the names that clients know."""
@@ -252,7 +250,7 @@ def test_a_listing_from_an_earlier_response_still_tells_what_may_be_repeated_and
         assert "Tools offered here: test.add." in third["output"][-1]["content"][0]["text"]
 
 
-def test_an_unreachable_server_fails_its_listing_the_model_is_told_and_the_stream_goes_on(
+def test_an_unreachable_server_fails_its_listing_and_the_stream_continues(
     client: httpx.Client,
 ) -> None:
     server = {

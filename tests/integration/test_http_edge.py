@@ -150,7 +150,7 @@ TOO_LARGE = {
 }
 
 
-async def test_what_is_too_large_is_refused_while_it_comes(api: Node) -> None:
+async def test_what_is_too_large_is_refused_while_it_arrives(api: Node) -> None:
     for name, (sent, status) in TOO_LARGE.items():
         async with connected(api) as connection:
             with suppress(ConnectionError):  # it need not be read to its end
@@ -198,7 +198,7 @@ async def test_a_body_in_chunks_of_one_byte_is_read(api: Node) -> None:
         assert json.loads(answer.body)["status"] == "queued"
 
 
-async def test_head_tells_what_get_would_without_its_body(api: Node, redis: RedisClient) -> None:
+async def test_head_answers_as_get_without_the_body(api: Node, redis: RedisClient) -> None:
     made = await api.client.post("/v1/responses", json={"input": "Hello", "background": True})
     response = f"/v1/responses/{made.json()['id']}"
     async with connected(api) as connection:
@@ -436,7 +436,9 @@ async def full_node(settings: Settings, excess: int) -> AsyncIterator[tuple[Node
     assert "Traceback" not in said
 
 
-async def test_connections_have_a_bound_and_are_told_so(redis: RedisClient, settings: Settings) -> None:
+async def test_connections_are_limited_and_refused_with_a_reason(
+    redis: RedisClient, settings: Settings
+) -> None:
     async with full_node(settings, 64) as (api, first):
         for sent in (MODELS, post(b"", b"content-length: 1000000"), MODELS + HEALTH, b"nonsense\r\n\r\n"):
             async with connected(api) as fourth:

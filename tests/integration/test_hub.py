@@ -191,7 +191,7 @@ async def test_a_reader_that_is_ahead_of_a_log_that_closes_shorter_learns_so(
         assert await reading[1] == b""
 
 
-async def test_a_reader_that_is_as_fast_as_the_writer_hears_everything_once(
+async def test_a_reader_that_is_as_fast_as_the_writer_receives_everything_once(
     redis: RedisClient, settings: Settings, appender: Appender, node: Hub
 ) -> None:
     held = await begin(redis, settings)
@@ -245,7 +245,7 @@ async def told_by_the_whole_log(redis: RedisClient, key: ResponseKey) -> bytes:
     return msgspec.json.encode(fold(decode(some + b"\n\n") for some in frames))
 
 
-async def test_a_poll_tells_the_whole_response_and_reads_only_what_is_new(
+async def test_a_poll_returns_the_whole_response_and_reads_only_what_is_new(
     redis: RedisClient, settings: Settings, appender: Appender, counting: CountingClient
 ) -> None:
     held = await begin(redis, settings)
@@ -290,7 +290,7 @@ async def test_a_poll_that_is_broken_off_leaves_the_next_one_whole(
         await impatient
 
 
-async def test_while_redis_is_away_all_polls_of_one_response_hear_so_within_one_wait(
+async def test_while_redis_is_away_all_polls_of_one_response_fail_within_one_wait(
     redis: RedisClient, settings: Settings
 ) -> None:
     held = await begin(redis, settings)

@@ -164,7 +164,7 @@ def find_warden(launcher_pid: int) -> int:
 # The cluster as a test drives it
 
 
-async def test_a_ready_cluster_tells_every_role_in_its_record(root: Path, data: Path) -> None:
+async def test_a_ready_cluster_records_every_role(root: Path, data: Path) -> None:
     async with Cluster(data, apis=2, workers=2, root=root) as cluster:
         found = read_cluster(data)
         names = ["valkey-0", "api-0", "api-1", "worker-0", "worker-1", "tool_runner-0"]

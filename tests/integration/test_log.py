@@ -457,9 +457,7 @@ async def test_twenty_cancels_at_once_write_one_terminal_event(
     assert len(await frames_of(redis, key)) == 2
 
 
-async def test_a_tenant_may_have_so_many_open_responses_and_no_more(
-    redis: RedisClient, settings: Settings
-) -> None:
+async def test_a_tenants_open_responses_are_limited(redis: RedisClient, settings: Settings) -> None:
     narrow = settings.model_copy(update={"tenant_responses_max": 2})
     first = await accept(redis, narrow)
     await accept(redis, narrow)
@@ -533,7 +531,7 @@ async def test_a_short_retention_of_one_tenant_shortens_nothing_of_another(
     assert await redis.command("ZSCORE", keys.CLOSED, str(long)) is not None
 
 
-async def test_what_waits_without_any_worker_is_kept_alive_by_whoever_sweeps(
+async def test_what_waits_without_any_worker_is_kept_alive_by_sweepers(
     redis: RedisClient, settings: Settings
 ) -> None:
     key = await accept(redis, settings)

@@ -41,7 +41,7 @@ async def deaths_of(redis: RedisClient, key: ResponseKey) -> int:
     return int(await redis.command("HGET", keys.state(key), "deaths"))
 
 
-async def test_a_lease_whose_granting_was_not_heard_is_asked_for_again_and_kept(
+async def test_a_lease_whose_grant_was_lost_is_requested_again_and_kept(
     redis: RedisClient, settings: Settings
 ) -> None:
     deaf = make_deaf(settings)
@@ -54,7 +54,7 @@ async def test_a_lease_whose_granting_was_not_heard_is_asked_for_again_and_kept(
     assert await deaths_of(redis, key) == 0
 
 
-async def test_a_worker_that_is_told_to_end_while_it_takes_a_response_hands_it_over(
+async def test_a_worker_stopped_while_it_takes_a_response_hands_it_over(
     redis: RedisClient, settings: Settings
 ) -> None:
     deaf = make_deaf(settings)
@@ -85,9 +85,7 @@ async def test_only_who_has_a_response_not_in_hand_takes_its_own_lease_again(
     assert await deaths_of(redis, key) == 0
 
 
-async def test_a_loss_that_is_told_twice_is_one_and_nobody_elses(
-    redis: RedisClient, settings: Settings
-) -> None:
+async def test_a_loss_that_is_reported_twice_counts_once(redis: RedisClient, settings: Settings) -> None:
     key = await accept(redis, settings)
     acquired = await lease.acquire(redis, settings, key, "a")
     assert isinstance(acquired, Acquired)

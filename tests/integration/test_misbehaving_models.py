@@ -126,7 +126,7 @@ def calls_in(response: Response) -> list[McpCall]:
         ("two recipients", "This call names no tool; nothing was run. Tools: python, wiki.ask."),
     ],
 )
-async def test_the_model_is_told_that_its_call_was_not_made(
+async def test_the_model_reads_that_its_call_was_not_made(
     redis: RedisClient, settings: Settings, scene: str, told: str
 ) -> None:
     response = await respond(redis, settings, ask(scene))
@@ -136,7 +136,7 @@ async def test_the_model_is_told_that_its_call_was_not_made(
 
 
 @pytest.mark.parametrize("scene", ["broken arguments", "array around arguments"])
-async def test_arguments_that_are_no_json_object_are_told_to_the_model_and_not_run(
+async def test_arguments_that_are_no_json_object_are_reported_to_the_model_and_not_run(
     redis: RedisClient, settings: Settings, scene: str
 ) -> None:
     response = await respond(redis, settings, ask(scene))

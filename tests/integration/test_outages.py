@@ -184,7 +184,7 @@ async def test_while_no_node_is_there_nobody_has_abandoned_anything_nor_right_af
     assert await lease.renew_all(swept, settings, [alone]) == [(alone, "abandoned")]
 
 
-async def test_a_node_that_died_before_its_reader_lapsed_says_nothing_of_him(
+async def test_a_node_that_died_before_its_reader_lapsed_proves_no_absence(
     swept: RedisClient, settings: Settings, alone: Lease
 ) -> None:
     """Its presence may outlast its reader by a moment."""

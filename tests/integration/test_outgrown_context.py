@@ -51,7 +51,7 @@ async def run(redis: RedisClient, settings: Settings, request: ResponseRequest, 
 
 
 @pytest.mark.parametrize("truncation", ["disabled", "auto"])
-async def test_an_answer_that_cannot_fit_is_told_as_a_prompt_that_is_too_long(
+async def test_an_answer_that_cannot_fit_is_reported_as_a_prompt_that_is_too_long(
     redis: RedisClient, small: Settings, truncation: str
 ) -> None:
     """What was done until then stands in the output."""
@@ -97,7 +97,9 @@ async def test_tokens_that_are_spent_cut_a_response_also_where_its_prompt_is_too
 
 
 @pytest.mark.parametrize("words", [200, 3_000])
-async def test_whoever_takes_over_shortens_alike(redis: RedisClient, small: Settings, words: int) -> None:
+async def test_the_next_owner_shortens_the_prompt_alike(
+    redis: RedisClient, small: Settings, words: int
+) -> None:
     """The end is compared by its status: what was counted lies beside the log, and is not left behind."""
     request = after_old_messages("auto")
     async with working(redis, small, answer=answer(words)) as worker:

@@ -138,7 +138,7 @@ async def check_given_up(redis: RedisClient, settings: Settings, key: ResponseKe
 
 
 @pytest.mark.parametrize("record", [b"\xff no JSON", b"{}", b'{"response": 1, "input": []}'])
-async def test_a_record_that_cannot_be_decoded_is_given_up_after_so_many_attempts(
+async def test_a_record_that_cannot_be_decoded_is_given_up_after_a_number_of_attempts(
     redis: RedisClient, settings: Settings, record: bytes
 ) -> None:
     key = await accept(redis, settings)
@@ -197,7 +197,7 @@ class _Gate(asyncio.Protocol):
             self._redis.close()
 
 
-async def test_a_record_that_does_not_come_in_time_is_given_up_after_so_many_attempts(
+async def test_a_record_that_does_not_arrive_in_time_is_given_up_after_a_number_of_attempts(
     redis: RedisClient, settings: Settings
 ) -> None:
     """All else comes: Redis is there, and nobody rings for minutes."""

@@ -116,7 +116,7 @@ async def test_a_subscription_notices_a_server_that_hangs_and_listens_again(
         await client.close()
 
 
-async def test_a_channel_whose_first_reader_left_at_once_is_heard_by_the_second(
+async def test_a_channel_whose_first_reader_left_at_once_reaches_the_second(
     redis: RedisClient, settings: Settings
 ) -> None:
     heard: asyncio.Queue[bytes] = asyncio.Queue()

@@ -117,7 +117,7 @@ def list_and_fail(task: ToolCall | ToolListing) -> Answer:
     ],
     ids=["answers", "listings and failures"],
 )
-async def test_what_a_log_tells_of_its_calls_is_enough_to_go_on_without_a_journal(
+async def test_a_log_alone_is_enough_to_continue_after_its_calls_without_a_journal(
     redis: RedisClient, settings: Settings, request_: ResponseRequest
 ) -> None:
     """A failover may take the journal back, while the owner that lived writes the log again."""
@@ -196,7 +196,7 @@ async def test_a_logged_result_is_used_and_never_asked_for_again(
         assert await redis.command("EXISTS", keys.TOOLS_QUEUE) == 0
 
 
-async def test_a_replay_that_comes_out_otherwise_fails_with_a_reason_and_tells_no_second_story(
+async def test_a_replay_that_differs_fails_with_a_reason_and_appends_nothing_contradictory(
     redis: RedisClient, settings: Settings
 ) -> None:
     request = REQUESTS["a tool call"]

@@ -77,7 +77,7 @@ async def test_whatever_prefix_a_dead_owner_left_the_whole_log_is_that_of_an_und
             assert again == whole, length
 
 
-async def test_what_was_told_stands_though_the_next_engine_measures_otherwise(
+async def test_logged_logprobs_stand_though_the_next_engine_measures_otherwise(
     redis: RedisClient, settings: Settings
 ) -> None:
     request = REQUESTS["characters of several tokens"]
@@ -95,7 +95,7 @@ async def test_what_was_told_stands_though_the_next_engine_measures_otherwise(
     assert logprobs_in(done) == [told for entry in deltas_in(again) for told in logprobs_in(entry)]
 
 
-async def test_a_log_keeps_them_where_they_were_told_and_until_it_is_archived(
+async def test_a_log_keeps_them_where_they_were_sent_until_it_is_archived(
     redis: RedisClient, settings: Settings
 ) -> None:
     request = REQUESTS["a tool call"]

@@ -125,7 +125,7 @@ def stopping(own: Settings, settings: Settings) -> Settings:
 
 
 @pytest.mark.parametrize("is_repeatable", [True, False])
-async def test_a_worker_that_looks_first_after_an_outage_waits_for_the_runner(
+async def test_a_worker_that_polls_first_after_an_outage_waits_for_the_runner(
     valkey: Valkey, redis: RedisClient, settings: Settings, is_repeatable: bool
 ) -> None:
     """However late the runner is, as long as it is no more than a claim."""
@@ -185,7 +185,7 @@ async def listening(redis: RedisClient, settings: Settings) -> AsyncIterator[Rem
 
 
 @pytest.mark.parametrize("is_repeatable", [True, False])
-async def test_a_runner_that_is_told_to_stop_gives_its_calls_back_at_once(
+async def test_a_stopped_runner_gives_its_calls_back_at_once(
     redis: RedisClient, stopping: Settings, tmp_path: Path, is_repeatable: bool
 ) -> None:
     response = await Response.begin(redis, stopping)
@@ -387,7 +387,7 @@ class Unheard(RedisClient):
         return reply
 
 
-async def test_a_result_that_was_thrown_away_with_its_primary_is_told_again(
+async def test_a_result_that_was_lost_with_its_primary_is_journaled_again(
     redis: RedisClient, own: Settings, settings: Settings
 ) -> None:
     """Its runner finds it there before it is confirmed, and must not take the call for somebody else's."""

@@ -156,7 +156,7 @@ def call(name: str, arguments: dict[str, Any], url: str | None = None, *, label:
     return ToolCall(label, name, json.dumps(arguments), url)
 
 
-async def test_a_call_comes_back_with_its_output_and_its_worker_is_told(
+async def test_a_call_returns_its_output_and_its_worker_is_notified(
     redis: RedisClient, with_pipe: Settings
 ) -> None:
     async with hearing(with_pipe.redis_url, keys.results(OWNER)) as heard, serving(with_pipe):

@@ -196,7 +196,7 @@ async def test_a_flood_of_output_is_cut_and_still_ends_with_the_error(tools: Too
     assert shown.endswith("ZeroDivisionError: division by zero\n")
 
 
-async def test_variables_too_large_to_keep_are_not_kept_and_the_model_is_told(tools: Tools) -> None:
+async def test_variables_too_large_to_keep_are_dropped_and_reported_to_the_model(tools: Tools) -> None:
     first = await run(tools, "x = 1")
     outcome = await run(
         tools, "import random\nx = [random.random() for _ in range(5000)]\n'done'", first.session

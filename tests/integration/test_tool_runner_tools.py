@@ -473,7 +473,7 @@ async def test_a_proxy_of_the_environment_is_no_way_around_the_rule(
         assert connections != []
 
 
-async def test_nothing_tells_a_port_that_refuses_from_one_that_is_silent_or_speaks_no_http(
+async def test_a_port_that_refuses_looks_like_one_that_is_silent_or_speaks_no_http(
     tmp_path: Path,
 ) -> None:
     over = asyncio.Event()

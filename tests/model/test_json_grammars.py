@@ -55,7 +55,7 @@ def test_no_string_holds_a_raw_quote_or_control_character(grammars: Any, of_stri
             assert not is_allowed(grammars, body, f'["{text}"]')
 
 
-def test_a_value_that_the_type_excludes_is_not_said(grammars: Any) -> None:
+def test_a_value_that_the_type_excludes_is_not_generated(grammars: Any) -> None:
     body = body_of({"type": "string", "enum": ["x", 1]}, is_strict=True)
     assert is_allowed(grammars, body, '"x"')
     assert not is_allowed(grammars, body, "1")

@@ -46,7 +46,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         ("GET", f"/v1/responses/{UNKNOWN_ID.upper()}", 404, "response_not_found"),
     ],
 )
-async def test_an_address_that_leads_nowhere_is_told_in_the_envelope(
+async def test_an_unknown_address_is_reported_in_the_envelope(
     client: httpx.AsyncClient, method: str, path: str, status: int, code: str
 ) -> None:
     answer = await client.request(method, path)
@@ -82,7 +82,7 @@ async def pieces(count: int) -> AsyncIterator[bytes]:
         yield b" " * 100
 
 
-async def test_a_body_without_a_stated_length_is_counted_while_it_comes(client: httpx.AsyncClient) -> None:
+async def test_a_body_without_a_stated_length_is_counted_as_it_arrives(client: httpx.AsyncClient) -> None:
     answer = await client.post("/v1/responses", content=pieces(11))
     assert answer.status_code == 413
     assert error_of(answer)["code"] == "request_too_large"

@@ -34,7 +34,7 @@ def test_an_empty_list_has_neither_a_first_nor_a_last() -> None:
     }
 
 
-def test_a_list_is_told_in_the_order_given() -> None:
+def test_a_list_is_returned_in_the_order_given() -> None:
     listed = list_of(items_of("b", "a"))
     assert ids_of(listed) == ["b", "a"]
     assert (listed["first_id"], listed["last_id"], listed["has_more"]) == ("b", "a", False)

@@ -556,7 +556,7 @@ def test_the_nesting_that_is_accepted_ends_at_its_bound() -> None:
 
 
 @given(st.text(), st.text(alphabet="s3cret", min_size=6))
-def test_what_stands_behind_the_host_is_never_shown(host: str, secret: str) -> None:
+def test_what_follows_the_host_is_never_shown(host: str, secret: str) -> None:
     assert strip_url(f"http://h/{host}{secret}") == "http://h"
 
 
@@ -591,7 +591,7 @@ def test_a_list_that_is_too_long_is_refused_with_both_lengths(body: dict[str, An
     )
 
 
-def test_a_list_that_is_too_long_is_refused_before_its_members_are_looked_at() -> None:
+def test_a_list_that_is_too_long_is_refused_before_its_members_are_checked() -> None:
     with pytest.raises(ClientError) as refused:
         create({"input": ["not an item"] * 101})
     assert refused.value.code == "array_above_max_length"
@@ -646,7 +646,7 @@ def test_a_list_is_checked_to_its_first_wrong_entry_and_a_mapping_by_its_length_
         ({"input": [{"type": "reasoning", "summary": [1] * 1000}]}, "input[0].summary[0]"),
     ],
 )
-def test_what_is_wrong_many_times_is_told_once(body: dict[str, Any], param: str) -> None:
+def test_what_is_wrong_many_times_is_reported_once(body: dict[str, Any], param: str) -> None:
     with pytest.raises(ClientError) as refused:
         create(body)
     assert refused.value.param == param

@@ -107,7 +107,7 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_the_log_is_legal_and_folds_to_the_response_that_is_told_last(name: str) -> None:
+async def test_the_log_is_legal_and_folds_to_its_final_response(name: str) -> None:
     request = REQUESTS[name]
     log = await attempt(request, tools=MemoryTools(list_and_answer))
     events = whole(request, log)
@@ -184,7 +184,7 @@ async def test_a_log_that_says_otherwise_is_not_continued() -> None:
         await attempt(make_request("Count from 1 to 5"), log=MemoryLog(other[:-1]))
 
 
-async def test_what_the_engine_has_made_is_counted_for_whoever_ends_the_response() -> None:
+async def test_tokens_are_counted_for_a_process_that_closes_the_response() -> None:
     log = MemoryLog()
     response = final_of(await attempt(make_request("Hello"), log=log))
     assert log.usages[0] == log.usages[-1] == b""  # nothing was made yet; the end has its usage itself
@@ -259,7 +259,7 @@ async def test_a_server_that_answers_a_call_with_a_listing_has_failed() -> None:
 @pytest.mark.parametrize(
     ("turn", "text"), [(UNKNOWN, "There is no tool 'wiki.edit'"), (NOBODY, "names no tool")]
 )
-async def test_a_call_that_reaches_no_tool_is_told_to_the_model_and_runs_nothing(
+async def test_a_call_that_reaches_no_tool_is_reported_to_the_model_and_runs_nothing(
     turn: str, text: str
 ) -> None:
     tools = MemoryTools()

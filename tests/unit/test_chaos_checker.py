@@ -464,7 +464,7 @@ def test_a_stream_that_ends_in_order_where_the_log_ends_is_no_violation() -> Non
     assert run.check() == []
 
 
-def test_a_reader_beyond_the_end_who_hears_nothing_is_found() -> None:
+def test_a_reader_beyond_the_end_that_gets_no_answer_is_found() -> None:
     run = Run()
     run.more = [Beyond(8.0, CALL, 99, is_told=True)]
     assert run.check() == []
@@ -559,7 +559,7 @@ def test_a_granted_cancel_that_did_not_cancel_is_found() -> None:
     assert run.rules() == {"cancelled is cancelled"}
 
 
-def test_a_poll_that_tells_another_end_is_found() -> None:
+def test_a_poll_that_reports_another_end_is_found() -> None:
     run = Run()
     run.more = [Told(6.0, CALL, "poll", 0, "completed", "0" * 16)]
     assert run.rules() == {"what is reported is the log"}

@@ -141,7 +141,7 @@ def test_an_empty_message_of_the_assistant_is_nothing() -> None:
     assert [m.text for m in messages] == ["a", "t", "b"]
 
 
-def test_a_search_of_another_service_is_told_as_far_as_its_item_knows() -> None:
+def test_a_search_of_another_service_is_rendered_as_far_as_its_item_allows() -> None:
     action = {"type": "search", "query": "weather", "sources": [{"type": "url", "url": "u"}]}
     item = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": action}
     messages = told([user("a"), item, user("b")])
@@ -151,7 +151,7 @@ def test_a_search_of_another_service_is_told_as_far_as_its_item_knows() -> None:
     ]
 
 
-def test_an_mcp_call_is_told_with_its_outcome() -> None:
+def test_an_mcp_call_is_rendered_with_its_outcome() -> None:
     call = {"type": "mcp_call", "id": "m", "server_label": "wiki", "name": "ask", "arguments": "{}"}
     good = told([user("a"), call | {"output": "yes"}])
     assert [(m.recipient, m.text) for m in good[1:]] == [("wiki.ask", "{}"), ("assistant", "yes")]
@@ -181,7 +181,7 @@ def test_what_a_text_model_cannot_see_is_named() -> None:
     assert message.text.startswith("Look:\n[An image")
 
 
-def test_routing_tells_functions_from_mcp_tools_by_namespace() -> None:
+def test_routing_distinguishes_functions_from_mcp_tools_by_namespace() -> None:
     request = make_request(tools=[WEATHER, PYTHON, WIKI | {"require_approval": "never"}])
     assert make_offer(request, LISTED).routing == {
         "functions.get_weather": FunctionTarget("get_weather"),
@@ -222,7 +222,7 @@ def test_allowed_tools_filter_what_is_offered(fields: dict[str, Any], offered: s
         ({"never": {}}, {"ask", "edit"}),
     ],
 )
-def test_leave_is_asked_as_the_request_says_and_by_default_for_its_own_servers(
+def test_approval_is_required_as_the_request_says_and_by_default_for_its_own_servers(
     rule: Any, asked: set[str]
 ) -> None:
     request = make_request(tools=[WIKI | {"require_approval": rule}])
@@ -284,7 +284,7 @@ def test_only_an_approved_call_that_has_not_run_is_run() -> None:
     assert approved_calls_in(items_of([question, yes, yes | {"approve": False}])) == []
 
 
-def test_a_refused_call_is_told_to_the_model() -> None:
+def test_a_refused_call_is_reported_to_the_model() -> None:
     question = {
         "type": "mcp_approval_request",
         "id": "q",

@@ -206,7 +206,7 @@ def test_a_worker_has_longer_to_end_than_its_engine() -> None:
     assert int(service("worker")["stop_grace_period"].removesuffix("s")) >= 3 * 5
 
 
-def test_no_secret_stands_in_a_compose_file() -> None:
+def test_no_compose_file_contains_a_secret() -> None:
     for name in COMPOSE_FILES:
         text = (ROOT / name).read_text()
         assert not re.search(r"://[^/\s]*:[^/\s]+@", text), f"{name}: an address with a password"

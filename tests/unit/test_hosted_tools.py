@@ -135,7 +135,7 @@ def _texts_of(path: Path) -> set[str]:
 
 
 @each_tool
-def test_the_items_of_a_row_can_be_streamed_and_told(tool: HostedTool) -> None:
+def test_the_items_of_a_row_can_be_streamed_and_rendered(tool: HostedTool) -> None:
     """Else the first call, or the first history that holds one, would fail."""
     assert tool.item_type in ITEM_TYPES
     for kind in tool.items:

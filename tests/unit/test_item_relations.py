@@ -38,7 +38,7 @@ def complaint(check: Any, *args: Any) -> tuple[int, str | None, str | None, str]
         ([ASKED, {"type": "item_reference", "id": "msg_1"}], [], "msg_1"),
     ],
 )
-def test_an_item_stands_once_in_a_prompt(items: list[Item], context: list[Item], twice: str | None) -> None:
+def test_an_item_occurs_once_in_a_prompt(items: list[Item], context: list[Item], twice: str | None) -> None:
     if twice is None:
         check_unique(asked_of(items), items_of(context), "input")
         return

@@ -38,7 +38,7 @@ def test_strings_are_not_counted_wherever_the_text_is_cut(value: Any, slice_byte
 
 
 @given(VALUES)
-def test_what_is_enough_is_never_told_too_low(value: Any) -> None:
+def test_the_quick_count_is_never_too_low(value: Any) -> None:
     told = count_values(msgspec.json.encode(value), 10)
     assert told >= marks_of(value)
     assert told <= 10 or told == marks_of(value)

@@ -35,7 +35,7 @@ def test_a_role_that_lived_for_a_while_starts_again_at_once(delay_s: float, live
 
 
 @pytest.mark.parametrize(("returncode", "said"), [(3, "exit code 3"), (-9, "SIGKILL"), (0, "exit code 0")])
-def test_an_exit_is_told_as_a_code_or_a_signal(returncode: int, said: str) -> None:
+def test_an_exit_is_described_as_a_code_or_a_signal(returncode: int, said: str) -> None:
     assert describe_exit(returncode) == said
 
 
@@ -165,7 +165,7 @@ def test_a_real_model_may_take_longer_to_load_than_a_script() -> None:
         (b"x" * 9000 + b"\n" + b"y" * 500, "y" * 160),
     ],
 )
-def test_while_a_role_starts_its_last_line_tells_how_far_it_is(tmp_path: Path, log: bytes, said: str) -> None:
+def test_while_a_role_starts_its_last_line_shows_the_progress(tmp_path: Path, log: bytes, said: str) -> None:
     (tmp_path / "worker-0.log").write_bytes(log)
     assert read_last_line(tmp_path / "worker-0.log") == said
     assert read_last_line(tmp_path / "none.log") == ""

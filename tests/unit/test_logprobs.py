@@ -170,7 +170,7 @@ def test_logprobs_change_nothing_else(token_ids: list[int]) -> None:
 
 
 @given(tokens, st.integers(0, 60))
-def test_the_fold_of_a_log_has_those_told_so_far_wherever_it_is_cut(
+def test_the_fold_of_a_log_has_those_sent_so_far_wherever_it_is_cut(
     token_ids: list[int], length: int
 ) -> None:
     started: list[StreamEvent] = [ev.ResponseCreated(RESPONSE), ev.ResponseInProgress(RESPONSE)]
@@ -193,7 +193,7 @@ def test_later_responses_read_a_message_without_them() -> None:
 # --- what is said of a token ------------------------------------------------------------------
 
 
-def test_a_token_is_told_with_text_bytes_and_alternatives() -> None:
+def test_a_token_is_described_with_text_bytes_and_alternatives() -> None:
     (token,) = encode(" é")
     assert describe_token(token, TokenLogprob(-0.25, ((RETURN, -1.5),))) == Logprob(
         " é", (0x20, 0xC3, 0xA9), -0.25, (TopLogprob("<|return|>", tuple(b"<|return|>"), -1.5),)
@@ -231,9 +231,7 @@ measured_tokens = st.builds(
 
 
 @given(st.lists(measured_tokens, min_size=1, max_size=5), st.integers(0, 4), st.integers(0, 2**40))
-def test_what_was_logged_is_told_in_the_same_bytes(
-    measured: list[TokenLogprob], begun: int, cached: int
-) -> None:
+def test_logged_logprobs_give_the_same_bytes(measured: list[TokenLogprob], begun: int, cached: int) -> None:
     unlogged = UnloggedTokens()
     for token, each in enumerate(measured):
         if token == begun:
@@ -250,7 +248,7 @@ def test_what_was_logged_is_told_in_the_same_bytes(
     assert unlogged.take(with_logprobs=True) == ((), b"")
 
 
-def test_tokens_of_which_nothing_is_told_are_logged_alone() -> None:
+def test_tokens_without_reported_logprobs_are_logged_alone() -> None:
     unlogged = UnloggedTokens()
     unlogged.begin_turn(0)
     unlogged.add(5, TokenLogprob(-1.0))

@@ -87,7 +87,7 @@ def test_every_script_has_a_caller_that_is_compared() -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_name_that_is_declared_is_used_and_stands_for_one_thing(name: str) -> None:
+def test_a_declared_name_is_used_and_means_one_thing(name: str) -> None:
     script, body = LuaScript(name), body_of(name)
     declared = [*script.keys, *script.args]
     assert len(set(declared)) == len(declared)

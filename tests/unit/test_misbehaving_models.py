@@ -136,7 +136,7 @@ CASES = [Case(**case) for case in tomllib.loads(FILE.read_text())["case"]]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.promise)
-def test_what_a_model_breaks_is_mended_kept_or_told(case: Case) -> None:
+def test_what_a_model_breaks_is_repaired_kept_or_reported(case: Case) -> None:
     outcome = read(spell(case.written))
     assert [describe(item) for item in lifecycle.fold(outcome.events).output] == case.items
     assert outcome.told == case.told
@@ -163,7 +163,7 @@ def is_made_call(item: Item) -> bool:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.promise)
-def test_no_marker_ever_stands_in_a_text(case: Case) -> None:
+def test_no_text_ever_contains_a_marker(case: Case) -> None:
     texts = " ".join(describe(item) for item in lifecycle.fold(read(spell(case.written)).events).output)
     assert "<|" not in texts
 

@@ -62,7 +62,7 @@ def test_every_place_where_a_text_may_be_cut_keeps_its_tokens(text: str) -> None
 
 
 @given(st.lists(_texts, max_size=8))
-def test_pieces_are_the_same_however_the_text_comes(texts: list[str]) -> None:
+def test_pieces_are_the_same_however_the_text_is_divided(texts: list[str]) -> None:
     once = "".join(texts) * 20
     assert list(divide([once])) == list(divide([*texts] * 20))
     assert list(divide([once])) == list(divide(once))
@@ -87,5 +87,5 @@ def _time_to_encode(text: str) -> float:
     return min(times)
 
 
-def test_no_token_stands_for_more_bytes_than_is_said() -> None:
+def test_no_token_has_more_bytes_than_the_limit() -> None:
     assert max(len(bytes_of(token)) for token in range(199_998)) == TOKEN_CHARS_MAX

@@ -54,7 +54,7 @@ def test_a_bug_is_not_hidden_in_an_exit_code() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_tells_the_role_to_end_and_the_role_ends_itself(number: signal.Signals) -> None:
+def test_a_signal_sets_the_event_and_the_role_ends_itself(number: signal.Signals) -> None:
     ended = []
 
     async def run(stopped: asyncio.Event) -> None:

@@ -28,6 +28,6 @@ def test_no_field_of_a_request_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"input": [1]}', '{"response": {}, "input": 1}', "[" * 100_000])
-def test_what_is_none_is_told(text: str) -> None:
+def test_what_is_no_request_is_refused(text: str) -> None:
     with pytest.raises((msgspec.DecodeError, RecursionError)):
         decode_request(text)

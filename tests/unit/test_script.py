@@ -78,7 +78,7 @@ def test_the_page_names_every_filter_and_no_other() -> None:
     assert {name for cell in cells for name in re.findall(r"`(\w+)", cell)} == {"or", *FILTERS}
 
 
-def test_the_mistake_that_the_page_shows_is_told_as_it_shows_it() -> None:
+def test_the_example_mistake_of_the_page_is_reported_as_shown() -> None:
     shown = re.findall(r"^`script my.toml: (.*)`\.$", PAGE, re.M)
     text = """
         [[scene]]
@@ -163,7 +163,7 @@ def scene(turn: str, head: str = "") -> str:
         ('[error]\nmatch = "("\nfinal = "."\n' + REST, "scene 'rest': `error`: "),
     ],
 )
-def test_a_mistake_is_told_with_its_place(text: str, message: str) -> None:
+def test_a_mistake_is_reported_with_its_place(text: str, message: str) -> None:
     with pytest.raises(ScriptError) as refused:
         Script.parse(text, name="my.toml")
     assert str(refused.value).startswith("script my.toml: ")

@@ -133,7 +133,7 @@ def test_an_earlier_message_of_the_assistant_is_not_taken_for_this_turn() -> Non
     assert continuation(render(messages)) == continuation(render(messages[:2]))
 
 
-def test_words_of_another_engine_are_ended_before_the_turn_is_said() -> None:
+def test_output_of_another_engine_is_ended_before_the_turn_begins() -> None:
     prompt = Case("greeting", "Hello!").prompt
     foreign = [*encode("never said"), *encode(" by this script")]
     assert continuation(prompt + foreign) == [END, *NEXT_TURN, *continuation(prompt)]

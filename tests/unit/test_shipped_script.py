@@ -116,7 +116,7 @@ def test_without_python_nothing_is_calculated_and_the_answer_says_so() -> None:
         "The tool reported an error: out of memory",
     ],
 )
-def test_an_error_of_a_tool_is_told_as_one(error: str) -> None:
+def test_an_error_of_a_tool_is_reported_as_one(error: str) -> None:
     answer = said(SEED, ("python", error))
     assert "answered with an error" in answer
     assert error in answer

@@ -58,7 +58,7 @@ _namespaces = st.dictionaries(
     _namespaces,
     st.dictionaries(st.sampled_from(["python", "browser"]), st.none() | _text, max_size=2),
 )
-def test_what_the_model_is_told_is_what_the_library_would_tell_it(
+def test_a_rendered_signature_matches_the_librarys(
     instructions: str | None, namespaces: Any, trained: dict[str, str | None]
 ) -> None:
     conversation: list[HarmonyMessage] = [

@@ -67,7 +67,7 @@ async def test_work_that_was_thought_short_goes_on_off_the_loop(one: Stepper) ->
     assert threading.get_ident() not in threads[1:]
 
 
-async def test_what_a_step_raises_is_raised_to_whoever_waits(one: Stepper) -> None:
+async def test_what_a_step_raises_is_raised_to_its_caller(one: Stepper) -> None:
     def work() -> Steps[None]:
         yield
         raise ValueError("too long")

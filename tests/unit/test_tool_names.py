@@ -78,7 +78,7 @@ def test_the_longest_names_of_a_request_can_be_called() -> None:
         assert opened.recipient == recipient
 
 
-def test_tools_that_look_alike_are_told_apart_and_of_two_that_are_the_same_the_first_is_offered() -> None:
+def test_tools_with_similar_names_are_distinguished_and_of_duplicates_the_first_is_offered() -> None:
     names = ["a b", "a_b", "a\tb", "\u0430 b", "a b"]
     listed = tuple(McpTool(name, {}, description=str(place)) for place, name in enumerate(names))
     offer = make_offer(make_request(tools=[MINE]), {"mine": listed})
@@ -146,7 +146,7 @@ def test_our_own_items_are_accepted_as_input_again(name: str, description: str |
     assert shown(read_input(sent, 100, is_continuing=False)) == sent
 
 
-def test_a_history_with_odd_names_is_told_by_the_same_names_that_are_offered() -> None:
+def test_a_history_with_odd_names_is_rendered_with_the_offered_names() -> None:
     items = [McpCall("mcp_1", "completed", "mine", name, "{}", output="1") for name in ODD_NAMES]
     history = msgspec.json.decode(msgspec.json.encode(items))
     listed = tuple(McpTool(name, {}) for name in ODD_NAMES)
