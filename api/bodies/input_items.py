@@ -172,8 +172,10 @@ def _refuse_parts(fields: Mapping[str, Any], path: Path) -> Iterator[ClientError
 
 def _refuse_missing(kind: type[AskedItem], fields: Mapping[str, Any], path: Path) -> Iterator[ClientError]:
     name = _ALWAYS_GIVEN.get(kind)
-    if name is not None and fields.get(name) is None:
+    if name is not None and name not in fields:
         yield missing_parameter(spell((*path, name)))
+    elif name is not None and fields[name] is None:
+        yield invalid_type(spell((*path, name)), "a string", None)
     if kind is FunctionCallOutput and fields.get("call_id") is None and fields.get("name") is None:
         yield missing_parameter(spell((*path, "call_id")))
 

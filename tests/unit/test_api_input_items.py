@@ -291,3 +291,30 @@ def refused_param(item: dict[str, Any]) -> str:
     with pytest.raises(ClientError) as refused:
         adopt(item)
     return refused.value.param or ""
+
+
+@pytest.mark.parametrize(
+    ("item", "field"),
+    [
+        ({"type": "code_interpreter_call", "container_id": "c", "status": "completed"}, "status"),
+        (
+            {
+                "type": "mcp_approval_request",
+                "id": "mcpr_1",
+                "server_label": "s",
+                "name": "n",
+                "arguments": "",
+            },
+            "id",
+        ),
+    ],
+)
+def test_null_in_a_required_field_is_a_wrong_type_and_not_a_missing_field(
+    item: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(ClientError) as refused:
+        adopt(item | {field: None})
+    assert (refused.value.code, refused.value.param) == ("invalid_type", f"items[0].{field}")
+    with pytest.raises(ClientError) as refused:
+        adopt({name: value for name, value in item.items() if name != field})
+    assert (refused.value.code, refused.value.param) == ("missing_required_parameter", f"items[0].{field}")

@@ -102,6 +102,11 @@ def test_a_script_goes_by_names_and_not_by_places(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_lists_its_replies(name: str) -> None:
+    assert re.search(r"^-- -> \S", (STORE / f"{name}.lua").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_declares_the_parts_whose_functions_it_calls(name: str) -> None:
     script = LuaScript(name)
     called = {
