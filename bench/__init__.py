@@ -1,1 +1,2 @@
-"""Measurements of the whole cluster on this machine. Owns how they are made; results: docs/performance.md."""
+"""Measures the whole cluster on this machine. Owns how it is measured; the results are in
+docs/performance.md."""

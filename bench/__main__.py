@@ -1,6 +1,6 @@
 """`python -m bench [NAME …]`: runs measurements, one after the other, and prints a table for each.
 
-Reads the arguments; each measurement has a module of its own.
+Owns the command line; each measurement has a module of its own.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from bench import first_token, gpu, memory, relay, stuck_reader, takeover, vllm
 
 NAMES = ("doorbell", "background", "relay", "memory", "stuck-reader", "takeover")
 WITH_VLLM = ("vllm", "gpu")
-"""Only when they are named: they need vLLM, which has an environment of its own."""
+"""Run only if they are named: they need vLLM, which has an environment of its own."""
 
 
 async def measure(name: str, options: argparse.Namespace) -> str:

@@ -1,6 +1,6 @@
-"""The ways to a generation that are compared: AsyncLLM alone, a worker, the whole path, vLLM's own server.
+"""The contenders of a comparison: AsyncLLM alone, a worker, the whole path, vLLM's own server.
 
-Owns how each is started and driven; what is asked, and how the answers are compared, is the measurement's.
+Owns how each is started and driven; the measurement owns the requests, and compares the answers.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _Reply = TypeVar("_Reply", bound=msgspec.Struct)
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """`engine_args` are the same for all; logs go into `folder`."""
+    """The setup of a comparison. `engine_args`: the same for all contenders; `folder`: for logs."""
 
     folder: Path
     engine_args: str
@@ -46,10 +46,11 @@ class Contender(Protocol):
     name: str
 
     async def run(self, load: Load, answer: Answer | None) -> Outcome:
-        """`answer`: what each generation will come to; without it no window is measured."""
+        """Runs a load. `answer`: the expected result of each generation; without it, no window is
+        measured."""
 
     async def use_nothing(self) -> dict[str, float]:
-        """CPU seconds of each part for each second with nothing to do."""
+        """Returns the CPU seconds that each part uses per idle second."""
 
 
 async def idle_of(parts: Mapping[str, list[int]]) -> dict[str, float]:
@@ -100,7 +101,7 @@ async def _read_reply(process: Process, log: Path, kind: type[_Reply]) -> _Reply
 
 
 class WholePath:
-    """Each response is streamed to a client of its own."""
+    """Streams each response to a client of its own."""
 
     name = "whole path, each response read"
 
@@ -126,7 +127,7 @@ class WholePath:
 
 
 class WorkerAlone(WholePath):
-    """Responses in the background that nobody reads: their logs are looked into from time to time."""
+    """Runs responses in the background that no client reads, and polls their logs."""
 
     name = "worker with Redis, nobody reads"
 
@@ -135,7 +136,7 @@ class WorkerAlone(WholePath):
         self._redis_url = cluster.redis_url
 
     async def run(self, load: Load, answer: Answer | None) -> Outcome:
-        """Raises ValueError when it is not known what to expect."""
+        """Raises ValueError if the expected result is not known."""
         if answer is None:
             raise ValueError("what nobody reads ends when it was expected to")
         redis = RedisClient.connect(self._redis_url, timeout_s=5.0)
@@ -167,7 +168,7 @@ async def cluster_of(site: Site) -> AsyncIterator[Cluster]:
         "ANTIPHON_ENGINE_ARGS": site.engine_args,
         "ANTIPHON_MODELS": '["default"]',
         "ANTIPHON_LOG_LEVEL": "WARNING",
-        # Nothing is archived while it is measured.
+        # Nothing is archived during the measurement.
         "ANTIPHON_ARCHIVE_AFTER_S": "3600",
     }
     async with Cluster(site.folder / "cluster", settings=settings) as cluster:
@@ -198,7 +199,7 @@ async def vllm_server_of(site: Site) -> AsyncIterator[VllmServer]:
 
 
 async def warm_up(contender: Contender, load: Load) -> Answer:
-    """What one generation of the load comes to there."""
+    """Returns the expected result of one generation of the load."""
     one = msgspec.structs.replace(load, streams=1)
     outcome = await contender.run(one, None)
     return Answer(outcome.tokens, outcome.events)

@@ -1,6 +1,7 @@
-"""How long a client waits for its first token: with the doorbell and by polling, in fore- and background.
+"""Measures how long a client waits for its first token: with the doorbell and polling, in fore- and
+background.
 
-Owns the comparison: requests of both ways take turns, so that whatever else the machine does meets both.
+Owns the comparison: requests of both kinds alternate, so that any other load on the machine affects both.
 """
 
 import asyncio
@@ -15,10 +16,11 @@ from bench import streams, tables
 from bench.site import port_of, running
 
 _REQUESTS = 200
-"""Of each way."""
+"""The number of requests of each kind."""
 _WARM_UP = 5
 _REQUESTS_PER_S = 16.0
-"""Of all ways together, at random moments: a poll must not meet them in step."""
+"""Requests per second, of all kinds together and at random moments, so that they never coincide with
+polls."""
 _OWNED, _TOKEN = b"event: response.in_progress\n", b"event: response.output_text.delta\n"
 
 
@@ -28,9 +30,9 @@ class Way:
     port: int
     is_background: bool = False
     owned_ms: list[float] = field(default_factory=list)
-    """From sending the request to the first event that a worker makes."""
+    """From sending the request to the first event made by a worker."""
     token_ms: list[float] = field(default_factory=list)
-    """From sending the request to the first event that a token makes."""
+    """From sending the request to the first event made by a token."""
 
 
 async def measure_doorbell() -> str:

@@ -1,6 +1,7 @@
-"""The engine alone and the whole path on a GPU: the shape of gpt-oss-20b, with weights that mean nothing.
+"""Compares the engine alone with the whole path on a GPU: the shape of gpt-oss-20b, with random weights.
 
-Owns the shape and what is compared. No weights are downloaded; what a token costs does not depend on them.
+Owns the shape and the comparison. No weights are downloaded, since the cost of a token does not depend on
+them.
 """
 
 import json
@@ -67,7 +68,8 @@ _TINY = Plan({}, CPU_ENGINE_ARGS, CPU_ENVIRONMENT, (1, 4), 64, 1)
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one contender at one number of streams: an entry for each round, waits for each generation."""
+    """The results of one contender at one number of streams: an entry per round, and a wait per
+    generation."""
 
     rates: list[float]
     first_ms: list[float]
@@ -82,7 +84,7 @@ async def measure(*, is_tiny: bool, more_engine_args: str) -> str:
         (checkpoint / "config.json").write_text(json.dumps(CONFIG | plan.shape))
         flags = f"--model {checkpoint} {_ENGINE_ARGS} {plan.engine_args} {more_engine_args}"
         site = Site(Path(folder), flags, plan.environment | _ENVIRONMENT)
-        # One after the other: two engines do not fit on every GPU.
+        # One after the other, since two engines do not fit on every GPU.
         async with raw_engine(site) as alone:
             figures = {RawEngine.name: await compare(alone, plan)}
             device = alone.device

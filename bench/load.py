@@ -1,6 +1,6 @@
-"""One load on an engine, however it is reached: so many generations at once, and what they cost.
+"""Puts a load on an engine, however it is reached: a number of generations at once, and what they cost.
 
-Owns the window that is measured: from when all of them run until the first is about to end.
+Owns the measured window: from when all generations run until the first is about to end.
 """
 
 import asyncio
@@ -14,14 +14,15 @@ import msgspec
 from bench import streams
 
 _BEGUN, _ENDING = 0.1, 0.9
-_LOOK_AGAIN_S = 0.01
+_POLL_INTERVAL_S = 0.01
 _TIMEOUT_S = 300.0
 _EVENT, _DELTA = b"\ndata: ", b"_text.delta\n"
 _OUTPUT_TOKENS = re.compile(rb'"output_tokens":(\d+)')
 
 
 class Load(msgspec.Struct, frozen=True):
-    """Tells the same to everybody: `text` to those that take requests, `prompt` to those that take tokens."""
+    """One prompt in two forms: `text` for contenders that take requests, `prompt` for those that take
+    tokens."""
 
     streams: int
     text: str
@@ -31,14 +32,14 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What one generation of a load comes to."""
+    """The expected result of one generation of a load."""
 
     tokens: int
     events: int
 
 
 class Window(msgspec.Struct, frozen=True):
-    """What was counted in `s` seconds, and the CPU seconds of each part meanwhile."""
+    """The counts of a window of `s` seconds, and the CPU seconds of each part in it."""
 
     s: float
     counted: int
@@ -49,7 +50,7 @@ NO_WINDOW = Window(0.0, 0, {})
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """`tokens` and `events` are those of all generations together, from start to end."""
+    """The results of a load. `tokens`, `events`: of all generations together, from start to end."""
 
     tokens: int
     events: int
@@ -58,7 +59,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @property
     def tokens_in_window(self) -> float:
-        """What is counted there are tokens, or events and then so many for each token."""
+        """The number of tokens in the window, computed from events if those were counted."""
         return self.window.counted * self.tokens / self.events
 
     @property
@@ -66,7 +67,7 @@ class Outcome(msgspec.Struct, frozen=True):
         return self.tokens_in_window / self.window.s
 
     def cost_us(self, idle: Mapping[str, float]) -> dict[str, float]:
-        """CPU microseconds of each part for each token, less what it uses for each second of nothing."""
+        """Returns the CPU microseconds of each part per token, less what it uses when idle."""
         return {
             part: 1e6 * (used_s - idle.get(part, 0.0) * self.window.s) / self.tokens_in_window
             for part, used_s in self.window.cpu_s.items()
@@ -77,13 +78,13 @@ async def watch(
     expected: int,
     count: Callable[[], Awaitable[Sequence[int]]],
     read_cpu_s: Callable[[], dict[str, float]],
-    look_again_s: float = _LOOK_AGAIN_S,
+    poll_interval_s: float = _POLL_INTERVAL_S,
 ) -> Window:
-    """Measures the window of a load that runs already; each generation comes to `expected` in the end."""
+    """Measures the window of a running load, each of whose generations has the result `expected`."""
     async with asyncio.timeout(_TIMEOUT_S):
         counts = await count()
         while min(counts) < _BEGUN * expected:
-            await asyncio.sleep(look_again_s)
+            await asyncio.sleep(poll_interval_s)
             counts = await count()
         begun_s, before, cpu_before_s = time.perf_counter(), sum(counts), read_cpu_s()
         if max(counts) >= _ENDING * expected:
@@ -91,14 +92,14 @@ async def watch(
                 "a generation ended before all of them ran: this machine is too busy to measure on"
             )
         while max(counts) < _ENDING * expected:
-            await asyncio.sleep(look_again_s)
+            await asyncio.sleep(poll_interval_s)
             counts = await count()
     s, used = time.perf_counter() - begun_s, read_cpu_s()
     return Window(s, sum(counts) - before, {part: used[part] - cpu_before_s[part] for part in used})
 
 
 class Reading:
-    """One response as it is read, of any server of the Responses API."""
+    """Reads one response from any server of the Responses API."""
 
     def __init__(self) -> None:
         self.first_token_ms = 0.0
@@ -122,7 +123,7 @@ class Reading:
 
     @property
     def tokens(self) -> int:
-        """As the last event tells. Raises RuntimeError when it does not."""
+        """The usage in the last event. Raises RuntimeError if there is none."""
         told = _OUTPUT_TOKENS.findall(self._received)
         if not told or not int(told[-1]):
             raise RuntimeError(f"the stream ended without usage: {bytes(self._received[-2000:])!r}")
@@ -142,11 +143,11 @@ def make_body(load: Load) -> dict[str, Any]:
 async def read_streams(
     port: int, load: Load, answer: Answer | None, read_cpu_s: Callable[[], dict[str, float]]
 ) -> Outcome:
-    """Asks for all at once and reads every stream to its end."""
+    """Sends all requests at once and reads every stream to its end."""
     readings = [Reading() for _ in range(load.streams)]
 
     async def count() -> list[int]:
-        # Whoever has ended early, in fewer events than were expected, ends the window too.
+        # A stream that ends early, with fewer events than expected, ends the window too.
         return [max(r.events, answer.events) if answer and r.is_over else r.events for r in readings]
 
     async with asyncio.TaskGroup() as group:

@@ -1,6 +1,6 @@
-"""What an event costs in Redis's memory: while its log is a stream, and once it is archived.
+"""Measures what an event costs in Redis's memory: while its log is a stream, and once it is archived.
 
-Owns the text that is measured: this project's own pages, since numbers or repetitions compress too well.
+Owns the text used: this project's own pages, since numbers or repetitions compress too well.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ async def measure() -> str:
 
 
 async def write(cluster: Cluster) -> str:
-    """The id of a response that has ended after about so many deltas."""
+    """Returns the id of a response that has ended after about `deltas` deltas."""
     port = port_of(cluster)
     text = "\n".join((_ROOT / page).read_text() for page in _PAGES)
     response_id = await streams.create(port, text, max_output_tokens=_DELTAS)
@@ -48,7 +48,7 @@ async def read_frames(redis: RedisClient, key: ResponseKey) -> list[bytes]:
 
 
 async def size_bytes(redis: RedisClient, name: str) -> int:
-    """What Redis says that the key takes, counted to the last element."""
+    """Returns the memory that Redis reports for the key, counting every element."""
     return int(await redis.command("MEMORY", "USAGE", name, "SAMPLES", 0))
 
 

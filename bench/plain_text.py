@@ -1,6 +1,6 @@
-"""A logits processor for weights that mean nothing: the model says plain ASCII text in its final channel.
+"""A logits processor for random weights, which makes the model say plain ASCII text in its final channel.
 
-Owns which tokens that leaves; without it dummy weights break the format, and end when they like.
+Owns the tokens allowed; without it, random weights break the format, and end at random.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ _HEADER = (CHANNEL, *encode("final"), MESSAGE)
 
 
 class PlainText(LogitsProcessor):  # type: ignore[misc]
-    """The same for every request, whatever it asks for: only `max_tokens` ends a generation."""
+    """Masks every request in the same way, so that only `max_tokens` ends a generation."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         vocabulary = vllm_config.model_config.get_vocab_size()

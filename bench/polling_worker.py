@@ -1,6 +1,7 @@
-"""`python -m bench.polling_worker`: the real worker, except that arq polls its queue as arq does by default.
+"""`python -m bench.polling_worker`: runs the real worker, except that arq polls its queue, as it does by
+default.
 
-Exists to be compared with; there is no such switch in the worker itself.
+For comparison only; the worker itself has no such option.
 """
 
 import sys
@@ -12,7 +13,7 @@ import worker.__main__
 from shared.store import job_queue
 
 _POLL_DELAY_S = 0.5
-"""arq's own default."""
+"""arq's default."""
 
 
 class _PollingWorker(job_queue._DoorbellWorker):

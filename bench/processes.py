@@ -1,4 +1,4 @@
-"""Processes to be measured that no cluster keeps: their start, their end, and what a tree of them uses.
+"""Starts, ends and measures processes outside a cluster, with their descendants.
 
 Does not know what runs in them, except that vLLM names its engine's processes.
 """
@@ -23,7 +23,7 @@ _ENGINE_NAME = b"VLLM::"
 async def started(
     command: tuple[str, ...], log: Path, environment: Mapping[str, str]
 ) -> AsyncIterator[Process]:
-    """A process with its stdin and stdout as pipes; its group is gone afterwards, however this one ends."""
+    """Runs a process with its stdin and stdout as pipes, and kills its group afterwards."""
     warden = Warden()
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
@@ -44,7 +44,8 @@ async def started(
 
 
 def split_engine(root: int) -> tuple[list[int], list[int]]:
-    """The pids of a process and all below it: those that are not the engine's, and those that are."""
+    """Returns the pids of a process and its descendants: those that are not the engine's, and those that
+    are."""
     tree = _descend(root)
     engine = [pid for pid in tree if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(_ENGINE_NAME)]
     return [pid for pid in tree if pid not in engine], engine

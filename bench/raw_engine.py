@@ -1,4 +1,5 @@
-"""`python -m bench.raw_engine FLAGS`: vLLM's AsyncLLM in a process of its own, nothing of ours around it.
+"""`python -m bench.raw_engine FLAGS`: runs vLLM's AsyncLLM in a process of its own, with nothing of ours
+around it.
 
 Takes loads from stdin and answers on stdout, a line of JSON each: `Order` in, `Outcome` out. The first line
 out names the device.
@@ -94,7 +95,7 @@ def generate(engine: Any, load: Load, request_id: str) -> AsyncGenerator[Any, No
 
 
 def main() -> None:
-    # vLLM and its processes write to stdout too; what they write goes with the errors.
+    # vLLM and its processes write to stdout too; their output goes to stderr.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     asyncio.run(serve(sys.argv[1:], replies))

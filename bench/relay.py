@@ -1,6 +1,7 @@
-"""What relaying costs: CPU time of the API, the worker and Redis for each event, in several situations.
+"""Measures what relaying costs: the CPU time of the API, the worker and Redis per event, in several
+situations.
 
-Owns the situations; what they use when nothing happens is measured first, and taken off.
+Owns the situations; the idle CPU time is measured first and subtracted.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from shared.store.redis.client import RedisClient
 
 _ROUNDS = 3
 _IDLE_S = 3.0
-_LOOK_AGAIN_S = 0.01
+_POLL_INTERVAL_S = 0.01
 _STORED_NUMBERS = 10_000
 _REPLAYS = 5
 _BASE = "50 streams of 50 events/s"
@@ -26,7 +27,7 @@ _BASE = "50 streams of 50 events/s"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """CPU microseconds for each event."""
+    """CPU microseconds per event."""
 
     events: int
     api_us: float
@@ -41,7 +42,7 @@ class Cost:
 
 async def measure() -> str:
     costs: dict[str, list[Cost]] = {}
-    # Nothing is archived by itself: when it is, is part of what is measured.
+    # Nothing is archived by itself, since archiving is one of the situations.
     async with running(ANTIPHON_ARCHIVE_AFTER_S="3600") as cluster:
         idle = await use_nothing(cluster)
         stored, archived = await store(cluster), await store(cluster)
@@ -66,7 +67,7 @@ async def use_nothing(cluster: Cluster) -> Usage:
 
 
 async def relay_live(cluster: Cluster, idle: Usage, readers: int, text: str) -> Cost:
-    """From the moment that every stream runs, until the first of them ends."""
+    """Measures from the moment when every stream runs until the first one ends."""
     port = port_of(cluster)
     counts = [Count() for _ in range(readers)]
 
@@ -85,7 +86,7 @@ async def relay_live(cluster: Cluster, idle: Usage, readers: int, text: str) -> 
 
 
 async def store(cluster: Cluster) -> str:
-    """The id of a long response that has ended."""
+    """Returns the id of a long response that has ended."""
     port = port_of(cluster)
     response_id = await streams.create(port, f"Count to {_STORED_NUMBERS}")
     await streams.follow(port, response_id, Count())
@@ -111,7 +112,7 @@ async def replay(cluster: Cluster, idle: Usage, response_id: str) -> Cost:
 async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not is_so():  # noqa: ASYNC110  the counts are plain numbers, raised for every chunk
-            await asyncio.sleep(_LOOK_AGAIN_S)
+            await asyncio.sleep(_POLL_INTERVAL_S)
 
 
 def render(costs: dict[str, list[Cost]], idle: Usage) -> str:

@@ -1,6 +1,6 @@
-"""Clusters to be measured: started as the launcher starts them, in a folder that is gone afterwards.
+"""Runs clusters to be measured, as the launcher does, in a folder that is removed afterwards.
 
-Owns their settings and what their processes use; measures nothing by itself.
+Owns their settings, and reads what their processes use; measures nothing by itself.
 """
 
 import sys
@@ -40,7 +40,7 @@ class _PollingCluster(Cluster):
 
 @asynccontextmanager
 async def running(*, is_polling: bool = False, workers: int = 1, **settings: str) -> AsyncIterator[Cluster]:
-    """A ready cluster of one API node. `settings` go over those that all measurements share."""
+    """Yields a ready cluster of one API node. `settings` override those that all measurements share."""
     kind = _PollingCluster if is_polling else Cluster
     with tempfile.TemporaryDirectory(prefix="antiphon-bench-") as folder:
         async with kind(Path(folder) / "data", workers=workers, settings=_SETTINGS | settings) as cluster:
@@ -53,7 +53,7 @@ def port_of(cluster: Cluster) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU seconds of the processes of a cluster since their start, and when that was read."""
+    """The CPU seconds of a cluster's processes since their start, and the time of the reading."""
 
     at_s: float
     api_s: float
@@ -75,7 +75,7 @@ class Usage:
         )
 
     def without(self, idle: "Usage") -> "Usage":
-        """Less what the cluster would have used in the same time with nothing to do."""
+        """Returns the difference, less what the cluster would have used in the same time when idle."""
         share = self.at_s / idle.at_s
         return Usage(
             self.at_s,
@@ -86,9 +86,9 @@ class Usage:
 
 
 def read_cpu_s(pid: int) -> float:
-    """User and system time of a process with all its threads, to the nanosecond.
+    """Returns the user and system time of a process with all its threads, to the nanosecond.
 
-    The clock's number is what clock_getcpuclockid(3) makes of a pid on Linux.
+    The clock's id is computed as clock_getcpuclockid(3) does on Linux.
     """
     return time.clock_gettime(~pid << 3 | 2)
 

@@ -1,6 +1,6 @@
-"""A client that costs little: sends one request, hands on the body's bytes, counts events.
+"""A cheap client: sends one request, passes on the bytes of the body, counts events.
 
-Reads no event; what is in them does not matter here.
+Parses no event.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ _READ_BYTES = 65_536
 
 
 class Refused(Exception):
-    """The API answered something else than 200."""
+    """The API answered something other than 200."""
 
 
 class _Body:
@@ -40,13 +40,13 @@ class _Body:
 
 
 class Connection:
-    """One connection for one request."""
+    """Sends one request over a connection of its own."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
     async def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> AsyncIterator[bytes]:
-        """The bytes of the answer's body, as they come. Raises Refused, ConnectionError."""
+        """Yields the bytes of the answer's body as they arrive. Raises Refused, ConnectionError."""
         raw = json.dumps(body).encode() if body is not None else b""
         head = (
             f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer bench\r\n"
@@ -68,7 +68,7 @@ class Connection:
 
 @asynccontextmanager
 async def connect(port: int, *, receive_buffer_bytes: int | None = None) -> AsyncIterator[Connection]:
-    """With `receive_buffer_bytes`, little more is taken from the network than is read from here."""
+    """Opens a connection. With `receive_buffer_bytes`, it receives little more than is read from it."""
     connection = socket.socket()
     if receive_buffer_bytes is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
@@ -83,7 +83,7 @@ async def connect(port: int, *, receive_buffer_bytes: int | None = None) -> Asyn
 
 
 class Count:
-    """How many events have come. Each has one `id:` line; a keep-alive comment has none."""
+    """Counts events, each of which has one `id:` line, unlike keep-alive comments."""
 
     _MARK = b"\nid: "
 
@@ -97,7 +97,7 @@ class Count:
 
 
 async def create(port: int, text: str, **more: Any) -> str:
-    """Starts a response in the background; its id."""
+    """Starts a response in the background; returns its id."""
     body = {"model": "default", "input": text, "background": True} | more
     async with connect(port) as connection:
         answer = b"".join([chunk async for chunk in connection.ask("POST", "/v1/responses", body)])
@@ -105,7 +105,7 @@ async def create(port: int, text: str, **more: Any) -> str:
 
 
 async def follow(port: int, response_id: str, count: Count) -> float:
-    """Reads all events of a response, to its end; when that was, by the performance counter."""
+    """Reads all events of a response to its end; returns the time of that, by the performance counter."""
     async with connect(port) as connection:
         async for chunk in connection.ask("GET", f"/v1/responses/{response_id}?stream=true"):
             count.add(chunk)

@@ -1,6 +1,7 @@
-"""What readers do to others that stop reading in the middle of a long stream: memory, and everybody's time.
+"""Measures the effect of readers that stop reading in the middle of a long stream, on memory and on other
+streams.
 
-Owns the comparison: the same streams with stuck readers and without, by turns, each time in a new cluster.
+Owns the comparison: the same streams with and without stuck readers, alternately, each time in a new cluster.
 """
 
 import asyncio
@@ -18,14 +19,14 @@ from local.cluster import Cluster
 
 _ROUNDS = 2
 _NUMBERS, _TOKENS = 33_700, 100_000
-"""So many numbers come to about so many tokens, each of which is an event."""
+"""A count to this many numbers has about this many tokens, each of which is an event."""
 _STREAM_SHARE = 0.9
-"""Of the pause; so the stuck readers go on when everything else is measured."""
+"""The length of the pause, after which the stuck readers continue, when everything else has been measured."""
 _PACE = "tokens_per_s = 10000"
 _OTHERS, _OTHERS_TEXT = 3, "Count to 2000"
 _STUCK = 10
 _RECEIVE_BUFFER_BYTES = 16_384
-_LOOK_EVERY_S = 0.05
+_POLL_INTERVAL_S = 0.05
 _MIB = 2**20
 
 
@@ -33,13 +34,13 @@ _MIB = 2**20
 class Run:
     events: int
     same_s: float
-    """How long a reader of the same stream took that reads."""
+    """The time that a reading reader of the same stream took."""
     others_s: float
-    """How long each of the other streams took, at the median."""
+    """The median time of the other streams."""
     rss_before_mib: float
     rss_peak_mib: float
     catching_up_s: float
-    """How long the stuck readers took to the end, once they went on."""
+    """The time that the stuck readers took to the end once they continued."""
 
 
 async def measure(pause_s: float) -> str:
@@ -82,12 +83,12 @@ async def run(cluster: Cluster, stuck: int, pause_s: float) -> Run:
 
 async def watch(pid: int, sizes: list[float]) -> None:
     while True:
-        await asyncio.sleep(_LOOK_EVERY_S)
+        await asyncio.sleep(_POLL_INTERVAL_S)
         sizes.append(read_rss_bytes(pid) / _MIB)
 
 
 async def read_and_pause(port: int, response_id: str, pause_s: float) -> tuple[int, float]:
-    """How many events came in all, and how long the rest took after the pause."""
+    """Returns the number of events, and how long the rest took after the pause."""
     count, resumed_s = Count(), 0.0
     async with streams.connect(port, receive_buffer_bytes=_RECEIVE_BUFFER_BYTES) as connection:
         async for chunk in connection.ask("GET", f"/v1/responses/{response_id}?stream=true"):
@@ -99,7 +100,7 @@ async def read_and_pause(port: int, response_id: str, pause_s: float) -> tuple[i
 
 
 async def time_streams(port: int, reading: "asyncio.Task[float]") -> list[float]:
-    """One after the other, for as long as the long stream runs."""
+    """Runs streams one after the other, for as long as the long stream runs."""
     times = [await time_stream(port)]
     while not reading.done():
         times.append(await time_stream(port))

@@ -1,6 +1,6 @@
-"""How long a stream pauses when the worker that owns it is killed: from its last event to the next one.
+"""Measures how long a stream pauses when its worker is killed: from its last event to the next one.
 
-Owns the killing; the stream is read as a client reads it, and must come out whole.
+Owns the killing; reads the stream as a client does, and requires it to be complete.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _WORKERS = 4
 _TOKENS_BEFORE = 25
 _TOKENS_AFTER = 25
 _KILL_EVERY_S = 3.5
-"""Slow enough that a killed worker has settled before its turn comes again."""
+"""Slow enough that a killed worker has been restarted before its turn comes again."""
 _SCRIPT = ROOT / "worker" / "engines" / "scripts" / "default.toml"
 _BODY = {"model": "default", "input": "Count slowly from 1 to 10000", "stream": True, "background": True}
 
@@ -40,7 +40,7 @@ async def measure(kills: int) -> str:
 
 
 async def kill_once(cluster: Cluster, client: httpx.AsyncClient) -> float:
-    """Seconds of the longest pause after the kill; the stream's numbers must go on without a gap."""
+    """Returns the longest pause after the kill in seconds. Requires sequence numbers without a gap."""
     begun_s = time.monotonic()
     async with client.stream("POST", "/v1/responses", json=_BODY) as stream:
         events = read_events(stream)
@@ -55,7 +55,7 @@ async def kill_once(cluster: Cluster, client: httpx.AsyncClient) -> float:
 
 
 async def read_events(stream: httpx.Response) -> AsyncIterator[str]:
-    """The data of each event. Raises RuntimeError when one is missing."""
+    """Yields the data of each event. Raises RuntimeError if one is missing."""
     number = 0
     async for line in stream.aiter_lines():
         if line.startswith("id: "):
@@ -76,7 +76,7 @@ async def longest_pause(events: AsyncIterator[str]) -> float:
 
 
 async def find_owner(cluster: Cluster, response_id: str) -> int:
-    """Pid of the worker in whose log the owner's name stands."""
+    """Returns the pid of the worker whose log contains the owner's name."""
     redis = RedisClient.connect(cluster.redis_url, timeout_s=5)
     name: Any = await redis.command("HGET", keys.state(ResponseKey("default", response_id)), "owner")
     await redis.close()

@@ -1,6 +1,8 @@
-"""What everything around the engine costs: a worker and the whole path, beside vLLM alone and its own server.
+"""Measures what everything around the engine costs: a worker and the whole path, against vLLM alone and its
+server.
 
-Owns the comparison, on the tiny checkpoint and without a GPU: all run the same engine, by turns, in one run.
+Owns the comparison, on the tiny checkpoint and without a GPU: all use the same engine, alternately, in one
+run.
 """
 
 import asyncio
@@ -42,7 +44,7 @@ _FIRST_TOKENS_EACH_ROUND = 8
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A contender, what it uses for nothing (CPU seconds for each second), and what it answers."""
+    """A contender, what it uses when idle (CPU seconds per second), and its expected answer."""
 
     contender: Contender
     idle: Mapping[str, float]
@@ -52,12 +54,12 @@ class Subject:
 @dataclass(slots=True)
 class Results:
     rates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Tokens a second of each contender, a number for each round."""
+    """Tokens per second of each contender, a number per round."""
     costs: dict[tuple[str, int], list[dict[str, float]]] = field(default_factory=lambda: defaultdict(list))
-    """CPU microseconds of each part for each token, by contender and number of streams."""
+    """CPU microseconds of each part per token, by contender and number of streams."""
     first_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     events: dict[str, float] = field(default_factory=dict)
-    """For each token."""
+    """Events per token, by contender."""
 
 
 async def measure(rounds: int) -> str:
@@ -70,7 +72,7 @@ async def measure(rounds: int) -> str:
 
 @asynccontextmanager
 async def comparing() -> AsyncIterator[dict[str, Subject]]:
-    """All of them ready and warm, by name."""
+    """Yields all contenders by name, ready and warm."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="antiphon-bench-")))
         checkpoint = folder / "tiny-gpt-oss"

@@ -1,6 +1,6 @@
-"""vLLM's own server, to be compared with: its start, and the tokenizer that it asks for.
+"""Runs vLLM's own server for comparison, with the tokenizer that it needs.
 
-Nothing of it is changed, and its engine gets the options that the worker's gets.
+Nothing of it is changed, and its engine has the same options as the worker's.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from local.supervisor import read_tail
 from worker.harmony.tokens import CONTROL_TOKENS, bytes_of
 
 _START_TIMEOUT_S = 600.0
-_LOOK_AGAIN_S = 0.2
+_POLL_INTERVAL_S = 0.2
 _QUIET = ("--disable-log-stats", "--disable-uvicorn-access-log")
 
 
@@ -26,7 +26,8 @@ _QUIET = ("--disable-log-stats", "--disable-uvicorn-access-log")
 async def serving(
     engine_args: tuple[str, ...], log: Path, environment: Mapping[str, str]
 ) -> AsyncIterator[tuple[int, int]]:
-    """Port and pid of a server that answers for the model `default`. Raises RuntimeError when it does not."""
+    """Yields the port and pid of a server of the model `default`. Raises RuntimeError if it does not
+    start."""
     port = find_free(1)[0]
     command = (
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", HOST, "--port", str(port)),
@@ -36,7 +37,7 @@ async def serving(
         async with asyncio.timeout(_START_TIMEOUT_S):
             while not await asyncio.to_thread(_is_serving, port):
                 _raise_if_ended(process, log)
-                await asyncio.sleep(_LOOK_AGAIN_S)
+                await asyncio.sleep(_POLL_INTERVAL_S)
         yield port, process.pid
 
 
@@ -59,7 +60,8 @@ def _is_serving(port: int) -> bool:
 def write_tokenizer(folder: Path) -> None:
     """Gives a checkpoint the vocabulary of GPT-OSS in the form that vLLM's server reads.
 
-    It decodes as the published one. It cannot encode, having no merges: prompts are rendered without it.
+    It decodes like the published tokenizer, but cannot encode, as it has no merges; prompts are rendered
+    without it.
     """
     letters = _letters_of_bytes()
     words = {"".join(letters[b] for b in bytes_of(token)): token for token in range(CONTROL_TOKENS.start)}
@@ -86,7 +88,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def _letters_of_bytes() -> dict[int, str]:
-    """The letter that a byte-level vocabulary writes for each byte, as GPT-2's did first."""
+    """Returns the character that a byte-level vocabulary writes for each byte, as first in GPT-2's."""
     as_they_are = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [b for b in range(0x100) if b not in as_they_are]
     return {b: chr(b) for b in as_they_are} | {b: chr(0x100 + number) for number, b in enumerate(others)}

@@ -1,4 +1,4 @@
-"""Appending to logs as owners do, for tests that play one."""
+"""Appends to logs as owners do, for tests that play an owner."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ async def append(
     entries: Sequence[NewEntry],
     closing: Closing | None = None,
 ) -> None:
-    """By itself, in one round trip."""
+    """Appends entries by themselves, in one round trip."""
     log = ResponseLog(LogLimits.of(settings), held.key)
     await write_now(redis, make_write(log, held, first, entries, closing))
 
@@ -37,5 +37,5 @@ async def append_through(
     entries: Sequence[NewEntry],
     closing: Closing | None = None,
 ) -> None:
-    """Together with what others append at the moment."""
+    """Appends entries together with what other responses append at that moment."""
     await appender.write(make_write(appender.log_of(held.key), held, first, entries, closing))

@@ -1,6 +1,6 @@
-"""Fixtures of every kind of test: one real Valkey for the session, empty for each test.
+"""Fixtures of all tests: one real Valkey for the session, emptied for each test.
 
-Owns the promise that no test leaves a key without TTL behind.
+Owns the check that no test leaves a key without a TTL behind.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _CLIENTS_RING = Path(__file__).parent / "clients"
 
 @pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs a real engine is marked so, takes its time, and answers for no warning of that engine's."""
+    """Marks tests that run a real engine, gives them more time, and ignores that engine's warnings."""
     for item in items:
         if item.path.is_relative_to(_MODEL_RING):
             item.add_marker(pytest.mark.model)
@@ -54,7 +54,7 @@ def settings(valkey: Valkey) -> Settings:
 
 @pytest_asyncio.fixture
 async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
-    """An empty Redis; afterwards every key that a test left must have a TTL."""
+    """Yields an empty Redis; afterwards checks that every key left by the test has a TTL."""
     client = RedisClient.connect(settings.redis_url, timeout_s=5.0)
     await client.command("FLUSHALL")
     try:
@@ -78,7 +78,7 @@ async def keys_without_ttl(client: RedisClient) -> list[str]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of the stalls' ring: what it measures besides what it asserts."""
+    """Prints the table of the stalls tests: what they measure besides what they assert."""
     reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
     lines = [value for report in reports for name, value in report.user_properties if name == STALLS]
     if lines:
@@ -88,7 +88,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    """Two API nodes, a worker and a tool runner, shared by all tests that only talk to them."""
+    """Yields a cluster of two API nodes, a worker and a tool runner, shared by all tests that only call
+    it."""
     running = start_cluster(tmp_path_factory.mktemp("cluster") / "data", "--apis", "2")
     yield running
     running.stop()

@@ -1,4 +1,4 @@
-"""A client of one tenant at an API node of this process, and what tests ask it for conversations."""
+"""A client of one tenant at an API node in this process, and helpers that read conversations through it."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def say(text: str, **fields: object) -> dict[str, Any]:
 
 @asynccontextmanager
 async def serving(settings: Settings, folder: Path) -> AsyncIterator[Client]:
-    """A client of one tenant; the key "other" is another's."""
+    """Yields a client of one tenant; the key "other" belongs to another one."""
     digests = {hashlib.sha256(key.encode()).hexdigest(): key for key in ("one", "other")}
     key_file = folder / "keys.json"
     key_file.write_text(json.dumps(digests))
@@ -54,7 +54,7 @@ async def add(client: Client, conversation: str, *items: dict[str, Any]) -> http
 
 
 async def read(client: Client, conversation: str) -> list[dict[str, Any]]:
-    """All items, oldest first."""
+    """Returns all items, oldest first."""
     items: list[dict[str, Any]] = []
     query: dict[str, Any] = {"order": "asc", "limit": 100}
     while True:

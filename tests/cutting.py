@@ -1,6 +1,6 @@
-"""A way to a server that is cut in every manner a network knows, for tests of what a cut looks like.
+"""A proxy to a server that cuts connections in every manner a network knows.
 
-Owns its thread and its sockets; what passes is not looked into.
+Owns its thread and its sockets; does not inspect what passes.
 """
 
 import select
@@ -10,14 +10,14 @@ import threading
 from typing import Literal, Self
 
 Manner = Literal["closed", "reset", "garbled", "halved"]
-"""FIN; RST; an answer that is no RESP, then FIN; half of an answer, then RST."""
+"""FIN; RST; a reply that is not RESP, then FIN; half of a reply, then RST."""
 MANNERS: tuple[Manner, ...] = ("closed", "reset", "garbled", "halved")
 
 _PARTING: dict[Manner, bytes] = {"garbled": b"HTTP/1.1 400 Bad Request\r\n\r\n", "halved": b"$100\r\nhal"}
 
 
 class CutWay:
-    """Listens on a port of its own and passes everything on to `port`; `cut` ends all that is open."""
+    """Listens on a port of its own and passes everything on to `port`; `cut` ends all open connections."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -32,7 +32,7 @@ class CutWay:
         return f"redis://127.0.0.1:{self._listening.getsockname()[1]}/0"
 
     def cut(self, manner: Manner) -> int:
-        """How many connections it has cut."""
+        """The number of connections that it has cut."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
             for client, server in pairs:
@@ -50,7 +50,7 @@ class CutWay:
                         self._accept()
                     else:
                         self._move(one, peers[one])
-            select.select([self._listening], [], [], 0.002)  # a breath, for `cut`
+            select.select([self._listening], [], [], 0.002)  # lets `cut` run
 
     def _accept(self) -> None:
         client, _ = self._listening.accept()
@@ -86,5 +86,5 @@ def _part(client: socket.socket, manner: Manner) -> None:
         if manner in ("reset", "halved"):
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     except OSError:
-        pass  # it has left by itself
+        pass  # it has closed by itself
     client.close()

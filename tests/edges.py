@@ -1,6 +1,6 @@
-"""The HTTP edge in this process: alone, before a Redis that refuses every connection, or before a real one.
+"""The HTTP edge in this process: alone, with a Redis that refuses every connection, or with a real one.
 
-Owns the app and its client; what is asked is the test's.
+Owns the app and its client; tests own the requests.
 """
 
 from collections.abc import AsyncIterator
@@ -17,13 +17,13 @@ from shared.settings import Settings
 from shared.store.redis.client import RedisClient
 
 NOWHERE = "redis://127.0.0.1:1/0"
-"""Nothing listens there: whatever asks Redis is answered with 503, so any other answer asked nothing."""
+"""Nothing listens there, so every request that uses Redis gets 503, and any other answer has not used it."""
 HELLO = {"input": "Hello"}
 UNKNOWN_ID = "resp_0_" + "a" * 32
 
 
 def edge_alone(tenants: Tenants | None = None, **settings: Any) -> Edge:
-    """The app without its lifespan; no connection is open until something asks Redis."""
+    """Returns the app without its lifespan; it connects only when something uses Redis."""
     chosen = Settings(redis_url=NOWHERE, **settings)
     callers = tenants or Tenants()
     app = build(chosen, callers)
@@ -41,14 +41,14 @@ def client_of(app: Edge) -> httpx.AsyncClient:
 
 @asynccontextmanager
 async def serving(settings: Settings, tenants: Tenants | None = None) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the app as it is served, its lifespan included."""
+    """Yields a client of the app as it is served, including its lifespan."""
     app = create_app(settings, tenants or Tenants())
     async with app.router.lifespan_context(app), client_of(app) as client:
         yield client
 
 
 def error_of(answer: httpx.Response) -> dict[str, Any]:
-    """The error of an answer that keeps every promise an error answer makes."""
+    """Checks an error answer's status, envelope and headers; returns the error."""
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-request-id"].startswith("req_")
     assert int(answer.headers["openai-processing-ms"]) >= 0

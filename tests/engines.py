@@ -12,9 +12,9 @@ from worker.engines.scripted.script import Script
 CPU_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process beside the worker's, not two
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process besides the worker's, not two
     "VLLM_LOGGING_LEVEL": "WARNING",
-    # One thread: several wait for each other in a loop, which takes for ever where cores are shared.
+    # One thread: several would wait for each other in a busy loop, which takes for ever on shared cores.
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
@@ -23,7 +23,7 @@ CPU_ENGINE_ARGS = "--enforce-eager --distributed-executor-backend uni --max-mode
 
 @dataclass(frozen=True)
 class Subject:
-    """An engine under test, and how many of its requests it holds."""
+    """An engine under test, and the number of requests that it holds."""
 
     engine: Engine
     requests_under_way: Callable[[], int]
@@ -35,7 +35,7 @@ def make_scripted(_folder: Path) -> Subject:
 
 
 def make_vllm(folder: Path) -> Subject:
-    """With the tiny checkpoint, which is put into `folder`."""
+    """Returns vLLM's options for the tiny checkpoint, which it writes into `folder`."""
     from tests.model.checkpoint import expand
 
     expand(folder)

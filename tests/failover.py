@@ -1,6 +1,6 @@
-"""A primary, one or two replicas and three Sentinels that watch them, for tests that lose the primary.
+"""Runs a primary, one or two replicas and three Sentinels, for tests that lose the primary.
 
-Owns these processes: they end with the test session, however that ends.
+Owns these processes, which end with the test session, however that ends.
 """
 
 import os
@@ -36,7 +36,7 @@ class WatchedValkeys:
         return f"redis+sentinel://{hosts}/{MASTER_NAME}/0"
 
     def primary(self) -> int:
-        """The port that the first Sentinel which answers names."""
+        """Returns the primary's port, as the first Sentinel that answers reports it."""
         for port in self.sentinels:
             try:
                 with connect(port) as sentinel:
@@ -52,14 +52,14 @@ class WatchedValkeys:
         return self._processes[port].pid
 
     def ended(self) -> list[int]:
-        """Ports of those that were started and run no more."""
+        """Returns the ports of servers that were started and have ended."""
         return [port for port, process in self._processes.items() if process.poll() is not None]
 
     def signal(self, port: int, number: int) -> None:
         os.kill(self._processes[port].pid, number)
 
     def start(self, port: int) -> None:
-        """Also again, after it was killed."""
+        """Starts a server, for the first time or after it was killed."""
         if port in self._processes:
             self._processes.pop(port).wait()
         folder = self._folder / str(port)
@@ -87,12 +87,12 @@ class WatchedValkeys:
                 f"sentinel failover-timeout {MASTER_NAME} 1500",
             ]
         lines = ["appendonly yes", 'save ""', "repl-diskless-sync-delay 0"]
-        # As docs/deploy.md has it: with one replica, all writing would end after the loss of either server.
+        # As in docs/deploy.md: with one replica, all writing would end after the loss of either server.
         lines += [f"min-replicas-to-write {0 if self._replicas == 1 else 1}", "min-replicas-max-lag 2"]
         return lines if port == primary else [*lines, f"replicaof {HOST} {primary}"]
 
     def is_watched(self) -> bool:
-        """All replicas follow, and every Sentinel knows of all and would act (is not in TILT)."""
+        """Returns True if all replicas follow, and every Sentinel knows all servers and is not in TILT."""
         for port in self.sentinels:
             try:
                 with connect(port) as sentinel:

@@ -1,4 +1,4 @@
-"""Input items as a record holds them, written as a client would send them."""
+"""Makes input items as a record has them, from what a client would send."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,10 +18,10 @@ def items_of(fields: Sequence[Mapping[str, Any]]) -> list[InputItem]:
 
 
 def asked_of(fields: Sequence[Mapping[str, Any]]) -> list[AskedItem]:
-    """Items, references among them."""
+    """Returns items, which may include references."""
     return msgspec.convert(fields, list[AskedItem])
 
 
 def shown(items: Sequence[AskedItem]) -> Any:
-    """Items as they are listed."""
+    """Returns items as they are listed."""
     return msgspec.to_builtins(items)

@@ -1,4 +1,4 @@
-"""What Redis holds of requests: all keys but those by which processes say that they are there."""
+"""Lists what Redis holds of requests: all keys except those that announce processes."""
 
 from shared.store import keys
 from shared.store.redis.client import RedisClient

@@ -1,4 +1,4 @@
-"""An attempt without Redis: its log and its tools are in memory, everything else is the worker's own.
+"""Runs an attempt without Redis: its log and its tools are in memory, everything else is the worker's own.
 
 Owns what stands where the appender and the tool runners do. The log keeps to the rules of the real one
 (`tests/integration/test_log.py` has those): entries follow each other without a gap, none follows the end.
@@ -35,7 +35,7 @@ NOW_S = 1_763_769_700
 
 @dataclass(frozen=True, slots=True)
 class MemoryWrite:
-    """What `ResponseLog` makes of the same arguments, kept as it is."""
+    """What `ResponseLog` would make of the same arguments."""
 
     key: ResponseKey
     first: int
@@ -52,11 +52,11 @@ class MemoryLog:
         self.entries = [NewEntry(entry.frame, entry.tokens, entry.token_record) for entry in entries]
         self.closing: Closing | None = None
         self.usages: list[bytes] = []
-        """What came with each append."""
+        """The usage passed with each append."""
         self.is_held = False
-        """Nothing is written any more until `let_go`, as while Redis is slow."""
+        """Set to hold back every write until `let_go`, as if Redis were slow."""
         self.failure: Exception | None = None
-        """What the next append fails with."""
+        """The error with which the next append fails."""
         self._held: list[Callable[[], None]] = []
 
     def log_of(self, key: ResponseKey) -> "MemoryLog":
@@ -82,7 +82,7 @@ class MemoryLog:
             write()
 
     def lose(self, count: int) -> None:
-        """The last entries are gone, as after a failover."""
+        """Drops the last entries, as a failover does."""
         del self.entries[len(self.entries) - count :]
 
     def _write(self, write: MemoryWrite) -> Exception | None:
@@ -120,7 +120,7 @@ def calculate(task: ToolTask) -> ToolResult:
 
 @dataclass
 class MemoryTools:
-    """Answers every call at once, and keeps what was asked."""
+    """Answers every call at once, and records the calls."""
 
     answer: Callable[[ToolTask], ToolResult] = calculate
     asked: list[ToolCall | ToolListing] = field(default_factory=list)
@@ -155,7 +155,7 @@ async def attempt(
     stepper = Stepper()
     resources = Resources(
         settings or Settings(),
-        cast("RedisClient", None),  # an attempt touches Redis by its log and its tools only
+        cast("RedisClient", None),  # an attempt uses Redis only through its log and its tools
         cast("Appender", log),
         engine,
         tools or MemoryTools(),

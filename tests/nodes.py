@@ -1,6 +1,6 @@
-"""An API node as a process of its own, for tests that come in over a real socket.
+"""Runs an API node as a process of its own, for tests that use a real socket.
 
-Owns its process: it ends with the block that it is used in.
+Owns its process, which ends with the context.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Node:
         return f"http://127.0.0.1:{self.port}"
 
     async def stop(self) -> tuple[int, str]:
-        """Its exit status, and all that it has said."""
+        """Ends the node; returns its exit status and its output."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENCE_S):
@@ -40,7 +40,7 @@ class Node:
 
 @asynccontextmanager
 async def node(settings: Settings, **environment: str) -> AsyncIterator[Node]:
-    """Started, healthy, on a free port; `environment` goes over that of the tests."""
+    """Yields a started, healthy node on a free port; `environment` overrides that of the tests."""
     port = find_free(1)[0]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "api", "--port", str(port)),

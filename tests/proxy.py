@@ -1,6 +1,6 @@
-"""A way to Redis that can be slow, or swallow everything, as networks do.
+"""A proxy to Redis that can be slow, or swallow everything, as networks do.
 
-Owns the connections through it; everything is on loopback.
+Owns the connections through it, all on loopback.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from local.ports import HOST
 
 
 class Proxy:
-    """Passes bytes on, each `delay_s` after it came."""
+    """Passes bytes on, each `delay_s` after its arrival."""
 
     def __init__(self, target_port: int, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
@@ -26,13 +26,13 @@ class Proxy:
         return f"redis://{HOST}:{self.port}/0"
 
     def cut(self) -> None:
-        """From now on nothing arrives, and nobody is told so: connections stay, and new ones are taken."""
+        """Silently drops everything from now on; connections stay open, and new ones are accepted."""
         self._is_cut = True
         for way in self._ways:
             way.cancel()
 
     def heal(self) -> None:
-        """New connections work again. Those of before stay silent for ever."""
+        """Lets new connections work again; earlier ones stay silent for ever."""
         self._is_cut = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

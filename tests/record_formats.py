@@ -1,4 +1,4 @@
-"""Logs as a format of the record has them, for showing that a later version still goes on from them.
+"""Logs in one record format, which show that a later version can still continue them.
 
 `python -m tests.record_formats FILE` writes those of the version that is checked out; it is run before a
 change that makes the number in `shared/record_format.py` rise. Owns what is asked and the file; replaying
@@ -47,7 +47,7 @@ REQUESTS: Mapping[str, ResponseRequest] = {
 
 
 def answer(task: ToolCall | ToolListing) -> ToolOutput | ToolFailure | ToolsListed:
-    """One server: a tool that answers, one that the server refuses, one that fails."""
+    """Describes one server: a tool that answers, one that the server refuses, one that fails."""
     if isinstance(task, ToolListing):
         return ToolsListed(
             (
@@ -64,7 +64,7 @@ def answer(task: ToolCall | ToolListing) -> ToolOutput | ToolFailure | ToolsList
 
 
 def load_script(folder: Path) -> Script:
-    """The words of `make chaos`, said at once."""
+    """The script of `make chaos`, without its pauses."""
     script = folder / "script.toml"
     script.write_text(
         SCRIPT.read_text().replace("tokens_per_s = 50\nfirst_token_s = 0.1", "tokens_per_s = 0")
@@ -73,7 +73,7 @@ def load_script(folder: Path) -> Script:
 
 
 class Logged(msgspec.Struct, frozen=True):
-    """One whole response: what was asked, every entry (frame, tokens, what was measured), the journal."""
+    """One whole response: the request, every entry (frame, tokens, token record), and the tool journal."""
 
     request: ResponseRequest
     entries: list[tuple[str, tuple[int, ...], bytes]]

@@ -1,4 +1,4 @@
-"""Requests as the API would have written them, for tests that begin behind the API."""
+"""Makes requests as the API would have written them, for tests that start behind the API."""
 
 from typing import Any
 
@@ -39,6 +39,6 @@ async def accept(
 
 
 async def read_record(redis: RedisClient, key: ResponseKey) -> Record | None:
-    """A response's record, opened."""
+    """Returns a response's record, opened."""
     stored = await response_store.read_stored(redis, key)
     return stored.open() if stored is not None else None

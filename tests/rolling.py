@@ -1,4 +1,4 @@
-"""Every process of a cluster restarted one after the other, API nodes first, while many clients call it.
+"""Restarts every process of a cluster one after the other, API nodes first, while many clients call it.
 
 `python -m tests.rolling [--rounds N] [--clients N]`. Owns the calls, made by the public client with its
 default retries, and the verdict on each: whole, or an error that its caller saw. The third kind must not be:
@@ -38,28 +38,28 @@ _PYTHON: Mcp = {
     "require_approval": "never",
 }
 _PAUSE_S = 0.2
-"""A call that was refused at once is not made again at once: the client has tried three times already."""
+"""The wait after a call was refused, as the client has tried three times already."""
 
 
 @dataclass
 class Tally:
-    """What became of the calls."""
+    """The outcomes of the calls."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     short: list[str] = field(default_factory=list)
-    """Calls that ended in order and were not whole: what they had, and what they should have had."""
+    """Calls that ended in order but were incomplete: what they got, and what they should have got."""
 
     @property
     def whole(self) -> int:
         return sum(count for name, count in self.outcomes.items() if name.endswith("whole"))
 
-    def tell(self) -> str:
+    def describe(self) -> str:
         lines = [f"{count:6} {name}" for name, count in sorted(self.outcomes.items())]
         return "\n".join([*lines, *self.short])
 
 
 async def restart_under_load(data: Path, *, rounds: int, clients: int) -> Tally:
-    """One round restarts every process once, in the order of the roles."""
+    """Restarts every process once per round, in the order of the roles."""
     tally = Tally()
     async with Cluster(
         data, apis=ROLES["api"], workers=ROLES["worker"], tool_runners=ROLES["tool_runner"]
@@ -90,7 +90,7 @@ async def _restart_all(cluster: Cluster) -> None:
 
 
 async def _call_on(tally: Tally, nodes: Iterator[str], texts: dict[str, str], number: int) -> None:
-    """Calls again and again, streamed and waiting in turn."""
+    """Makes calls continuously, alternately streamed and waiting."""
     for turn in itertools.count(number):
         text = _COUNT if turn % 4 < 2 else _MULTIPLY
         kind = "streamed" if turn % 2 else "waiting"
@@ -119,7 +119,7 @@ async def _wait(client: openai.AsyncOpenAI, text: str) -> str:
 
 
 async def _read_stream(client: openai.AsyncOpenAI, text: str) -> str:
-    """How the stream ended and what it has said; without a terminal event it has not ended at all."""
+    """Returns how the stream ended and its text; without a terminal event, it has not ended at all."""
     end, said = "no end", ""
     async for event in await client.responses.create(input=text, tools=[_PYTHON], stream=True):
         match event:
@@ -141,7 +141,7 @@ def main() -> int:
         running = restart_under_load(Path(folder) / "data", rounds=chosen.rounds, clients=chosen.clients)
         tally = asyncio.run(running)
     sys.stdout.write(
-        f"{tally.tell()}\n{len(tally.short)} of {sum(tally.outcomes.values())} calls ended short\n"
+        f"{tally.describe()}\n{len(tally.short)} of {sum(tally.outcomes.values())} calls ended short\n"
     )
     return 1 if tally.short else 0
 

@@ -1,6 +1,6 @@
-"""A whole cluster for tests that come in through the front door: started by the launcher, as a user would.
+"""Runs a whole cluster for tests of the system from outside, started by the launcher as a user would.
 
-Owns its processes: they end with the test session, however that ends.
+Owns its processes, which end with the test session, however that ends.
 """
 
 import json
@@ -24,7 +24,7 @@ class RunningCluster:
 
     @property
     def record(self) -> dict[str, Any]:
-        """cluster.json as it is now."""
+        """Returns the current cluster.json."""
         record: dict[str, Any] = json.loads((self.data / "cluster.json").read_text())
         return record
 
@@ -34,12 +34,12 @@ class RunningCluster:
 
     @property
     def urls(self) -> list[str]:
-        """Base URLs of the API nodes, without `/v1`."""
+        """Returns the base URLs of the API nodes, without `/v1`."""
         ports = [role["port"] for role in self.record["roles"] if role["kind"] == "api"]
         return [f"http://127.0.0.1:{port}" for port in ports]
 
     def kill(self, kind: str, signal_number: int = signal.SIGKILL, number: int = 0) -> int:
-        """Signals one role's process; returns its pid."""
+        """Sends a signal to one process; returns its pid."""
         (pid,) = [r["pid"] for r in self.record["roles"] if (r["kind"], r["number"]) == (kind, number)]
         os.kill(pid, signal_number)
         return int(pid)
@@ -50,7 +50,7 @@ class RunningCluster:
 
 
 def start_cluster(data: Path, *options: str, **environment: str) -> RunningCluster:
-    """Returns when the cluster is ready; ports are free ones."""
+    """Starts a cluster on free ports; returns it once it is ready."""
     log = data.parent / f"{data.name}.launcher.log"
     command = [sys.executable, "-m", "local", "up", "--port", "0", "--data", str(data), "--end-with-parent"]
     with log.open("w") as errors:

@@ -1,4 +1,4 @@
-"""Prompts for the scripted engine, one and more for every scene that ships, and ways to play them."""
+"""Prompts for the scripted engine, at least one for every shipped scene, and functions that play them."""
 
 import itertools
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ TOOLS = DeveloperPart(
 
 @dataclass(frozen=True)
 class Case:
-    """A prompt for one scene of the script that ships: what is offered, said and answered."""
+    """A prompt for one scene of the shipped script: the tools on offer, the messages and the results."""
 
     scene: str
     message: str
@@ -109,13 +109,13 @@ def cue_of(prompt: list[int], script: Script = SCRIPT) -> Cue:
 
 
 def continuation(prompt: list[int], script: Script = SCRIPT) -> list[int]:
-    """All tokens that follow the prompt, without an engine."""
+    """Returns all tokens that follow the prompt, without an engine."""
     turn_begin = read_prompt(prompt).turn_begin
     return list(itertools.chain(*continue_turn(prompt, turn_begin, cue_of(prompt, script))))
 
 
 def said(message: str, *results: tuple[str, str], offered: tuple[HarmonyMessage, ...] = (PYTHON,)) -> str:
-    """The turn that the shipped script says, special tokens as they are written."""
+    """Returns the turn that the shipped script says, with its special tokens as text."""
     return decode(continuation(Case("", message, results, offered).prompt))
 
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONTEXT_TOKENS = 131_072
 _SETTINGS = {
     "ANTIPHON_CONTEXT_TOKENS_MAX": str(CONTEXT_TOKENS),
-    # Far beyond the defaults: what is refused for its number alone would show nothing.
+    # Far beyond the defaults, since a request refused for its number alone would show nothing.
     "ANTIPHON_ITEMS_MAX": "200000",
     "ANTIPHON_TOOLS_MAX": "50000",
     "ANTIPHON_BODY_BYTES_MAX": str(40 * 2**20),
@@ -77,7 +77,7 @@ class Measured:
     api: Held
     worker: Held
     gap_ratio: float
-    """The neighbour's longest gap between two pieces of its stream, to the longest when it was alone."""
+    """The ratio of the neighbour's longest gap between two pieces of its stream to its longest gap alone."""
 
 
 # --- the requests -------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ ROWS = (
 
 
 class Cluster:
-    """An API node and a worker, both watched; and how a stream goes on while there is nothing else."""
+    """A watched API node and a watched worker, and the gaps of a stream while there is no other load."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self._url = url
@@ -302,7 +302,7 @@ class Cluster:
 
 @asynccontextmanager
 async def _neighbour(client: httpx.AsyncClient) -> AsyncIterator[list[float]]:
-    """The gaps in a stream that goes on meanwhile."""
+    """Yields the gaps in a stream that continues meanwhile."""
     gaps: list[float] = []
 
     async def listen() -> None:
@@ -340,7 +340,7 @@ def watched_cluster(folder: Path, *, is_wide: bool = False) -> Iterator[Cluster]
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """However busy its loop is."""
+    """Works however busy the process's event loop is."""
     process.terminate()
     try:
         process.wait(30)
@@ -362,7 +362,7 @@ def _wait_until_ready(url: str) -> None:
 
 
 STALLS = "stalls"
-"""The property of a test's report that holds its line."""
+"""The property of a test's report that contains its row."""
 TABLE_HEAD = (
     "| request | status | took (s) | loop held by itself, by other threads: API (ms) | worker (ms) "
     "| calls of the encoder | longest text (characters) | neighbour's longest gap (times its own) |\n"
@@ -372,7 +372,7 @@ TABLE_HEAD = (
 
 
 def write_line(measured: Measured) -> str:
-    """A line of the table in docs/performance.md."""
+    """Returns a row of the table in docs/performance.md."""
     api, worker = measured.api, measured.worker
     return (
         f"| {measured.row.name} | {measured.status} | {measured.took_s:.1f} "
@@ -384,12 +384,12 @@ def write_line(measured: Measured) -> str:
 
 
 def main(names: list[str]) -> None:
-    """Prints a line for each row whose name has one of these in it, or for every row."""
+    """Prints a row for each name that contains one of these texts, or for all."""
     sys.stdout.write(f"{TABLE_HEAD}\n")
     for row in ROWS:
         if names and not any(name in row.name for name in names):
             continue
-        try:  # a cluster for each: what breaks one is no other's matter
+        try:  # a cluster for each, so that a broken one does not affect the others
             with (
                 tempfile.TemporaryDirectory() as folder,
                 watched_cluster(Path(folder), is_wide=row.is_wide) as cluster,

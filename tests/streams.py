@@ -1,4 +1,4 @@
-"""Reads a body of server-sent events back, strictly: anything else in it is an error."""
+"""Parses a body of server-sent events, strictly: anything else in it is an error."""
 
 import json
 import re
@@ -24,12 +24,12 @@ _COMMENT = re.compile(rb"^:[^\n]*\n", re.MULTILINE)
 
 
 def without_comments(stream: bytes) -> bytes:
-    """Only whole lines go; a keep-alive has no empty line of its own."""
+    """Removes keep-alive comments, which are whole lines without an empty line after them."""
     return _COMMENT.sub(b"", stream)
 
 
 def read_frames(body: bytes) -> list[Frame]:
-    """Every frame of a whole body; keep-alive comments are passed over."""
+    """Returns every frame of a whole body, without keep-alive comments."""
     frames = []
     body = without_comments(body)
     for block in body.split(b"\n\n")[:-1]:

@@ -1,4 +1,4 @@
-"""An event loop whose clock is the test's: when nothing is left to do, it jumps to the next timer.
+"""An event loop with a virtual clock: when nothing is left to do, it jumps to the next timer.
 
 A minute's wait takes no time, and each thing happens at the second that was said. Only for what waits for
 timers: a thread or another process would never be waited for.
@@ -16,7 +16,7 @@ class _Jumping(selectors.DefaultSelector):
     now_s = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(timeout and 0)  # None, for ever: nothing will ever happen
+        ready = super().select(timeout and 0)  # None means for ever: nothing will ever happen
         if timeout and not ready:
             self.now_s += timeout
         return ready
@@ -32,6 +32,6 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run_in_virtual_time(begin: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-    """What the coroutine returns; the loop's clock begins at 0 s."""
+    """Runs the coroutine with a clock that starts at 0 s; returns its result."""
     with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
         return runner.run(begin())

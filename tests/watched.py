@@ -38,10 +38,10 @@ class Watch:
         self._now_s, self._all_s, self._had_s = time.monotonic(), time.process_time(), time.thread_time()
 
     def beat(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Whatever the thread did since the last beat, it did while this one waited for its turn."""
+        """Records a beat: what other threads computed since the last one, they did while this one waited."""
         own_s = time.thread_time() - self._had_s
         others_s = time.process_time() - self._all_s - own_s
-        without_s = time.monotonic() - self._now_s - own_s  # several threads may have computed at once
+        without_s = time.monotonic() - self._now_s - own_s  # several threads may have run at once
         self._held_s = max(self._held_s, own_s)
         self._kept_out_s = max(self._kept_out_s, min(others_s, without_s))
         self._beats += 1
@@ -66,7 +66,9 @@ class Watch:
 
     def counting(self, encode: Callable[..., Any]) -> Callable[..., Any]:
         def counted(encoding: Any, first: Any, *args: Any, **options: Any) -> Any:
-            length = len(first) if isinstance(first, str) else 0  # a message: its library knows how long
+            length = (
+                len(first) if isinstance(first, str) else 0
+            )  # a message: only the library knows its length
             self.encodes += 1
             self.chars += length
             self.chars_at_once = max(self.chars_at_once, length)

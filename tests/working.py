@@ -1,6 +1,6 @@
-"""A worker at work behind the API, on a real Redis, with an engine that plays a script.
+"""Runs a worker without the API, on a real Redis, with an engine that plays a script.
 
-Owns the worker's services, and a tool runner that calculates; what is asked for is the test's.
+Owns the worker's services, and a tool runner that calculates; tests own the requests.
 """
 
 import asyncio
@@ -64,7 +64,8 @@ async def working(
     engine: Engine | None = None,
     answer: Callable[[ToolCall | ToolListing], Answer] = calculate,
 ) -> AsyncIterator[Worker]:
-    """A worker with everything but a queue, and a tool runner that knows one answer for each call."""
+    """Yields a worker with everything except a queue, and runs a tool runner that takes results from
+    `answer`."""
     engine = engine or ScriptedEngine(script or Script.load(None))
     await engine.start()
     appender, tools = Appender(redis, settings), RemoteTools(redis, settings)
@@ -77,7 +78,7 @@ async def working(
         key = ResponseKey.parse(name)
         intent = await tool_journal.claim(redis, settings, key, index, "runner")
         if intent is None:
-            return  # somebody else has it
+            return  # another runner has it
         claim = Claim(key, index, "runner", intent)
         await tool_journal.finish(redis, claim, answer(intent.task), None)
 
@@ -102,7 +103,7 @@ async def working(
 
 
 async def finish(redis: RedisClient, worker: Worker, key: ResponseKey) -> list[Entry]:
-    """Has the worker own the response; its whole log, once it is closed."""
+    """Makes the worker run the response; returns its whole log once it is closed."""
     await worker.ownership.start_response(str(key))
     async with asyncio.timeout(PATIENCE_S):
         while True:
@@ -121,9 +122,9 @@ async def leave_behind(
     *,
     born_with: int | None = None,
 ) -> ResponseKey:
-    """What an owner that died after these appends leaves: its entries, and a lease that has lapsed.
+    """Creates what an owner that died after these appends leaves behind: its entries, and a lapsed lease.
 
-    `born_with`: so many entries of the log were written by the API, if another version accepted the response.
+    `born_with`: the number of entries that the API wrote, if another version accepted the response.
     """
     key = await accept(redis, settings, request)
     if born_with is not None:
@@ -147,7 +148,7 @@ async def keep_journal(redis: RedisClient, key: ResponseKey) -> list[bytes]:
 
 
 async def restore_journal(redis: RedisClient, key: ResponseKey, kept: list[bytes]) -> None:
-    """What `keep_journal` has kept, as the tool calls of this response."""
+    """Restores what `keep_journal` returned as the tool journal of this response."""
     if kept:
         await redis.command("HSET", keys.tools(key), *kept)
         await redis.command("EXPIRE", keys.tools(key), 60)

@@ -81,7 +81,8 @@ def main() -> int:
 
 
 def describe_violations(judgement: Judgement) -> str:
-    """How many of which rule, the first of each in words, and all that was observed around the first one."""
+    """Prints the number of violations of each rule, the first of each, and everything observed around the
+    first one."""
     violations = judgement.violations
     lines = [f"{len(violations)} violations"]
     for rule, count in Counter(violation.rule for violation in violations).items():
@@ -98,7 +99,7 @@ def describe_violations(judgement: Judgement) -> str:
 
 
 def history_of(call: int, observations: list[Observation]) -> Iterator[Observation]:
-    """What was observed of a call, and what was struck meanwhile or shortly before."""
+    """Prints the observations of a call, and the strikes during it or shortly before."""
     before = list(_before_the_replays(observations))
     times_s = [seen.at_s for seen in before if _is_of(call, seen)]
     begin_s, end_s = min(times_s) - _BEFORE_S, max(times_s)

@@ -1,6 +1,7 @@
-"""Decides whether anything was lost, repeated, invented or left: histories and logs in, violations out.
+"""Decides whether anything was lost, repeated, invented or left over: takes histories and logs, yields
+violations.
 
-Pure. Owns the rules; how the observations were made, and by what misfortunes, is not known here.
+Pure. Owns the rules; does not know how the observations were made, or what went wrong.
 """
 
 from collections import Counter, defaultdict
@@ -45,7 +46,7 @@ _MOMENT_S = 0.001
 _GIVEN_UP = "workers were lost while they had it"
 _ENDS = ("exit code 0", "SIGKILL", "SIGTERM")
 _LATER = (429, 503)
-"""Answers that ask to try again, and say nothing of the response."""
+"""Statuses that ask the client to retry, and say nothing about the response."""
 
 
 @dataclass(slots=True)
@@ -58,9 +59,9 @@ class View:
 
 
 def check(observations: Sequence[Observation], store: Store, owners_lost_max: int) -> list[Violation]:
-    """Every violation that can be found, those of single calls first, in the order of the calls.
+    """Yields every violation, those of single calls first, in the order of the calls.
 
-    `owners_lost_max`: after so many lost owners a response may fail, and only then.
+    `owners_lost_max`: the number of lost owners after which, and only then, a response may fail.
     """
     histories = group(observations)
     run = Run(
@@ -81,7 +82,7 @@ def check(observations: Sequence[Observation], store: Store, owners_lost_max: in
 
 
 def read_undisturbed(histories: Mapping[int, CallHistory], store: Store) -> dict[str, Output]:
-    """plan -> what its response says when nothing goes wrong."""
+    """Returns the undisturbed output of each plan."""
     told: dict[str, Output] = {}
     for history in histories.values():
         log = _log_of(history, store)
@@ -119,7 +120,7 @@ def _check_call(history: CallHistory, run: Run) -> Findings:
     yield from _check_views(history, log, run.strikes)
     response = _response_of(log)
     if response is None:
-        return  # told by `_check_log`
+        return  # reported by `_check_log`
     yield from _check_told(history, log, run.strikes)
     yield from _check_end(history, log, response, run)
     yield from check_tools(history, log, response, run)
@@ -127,7 +128,7 @@ def _check_call(history: CallHistory, run: Run) -> Findings:
         yield from _check_text(history.asked, response, run.undisturbed)
 
 
-# --- what the client was answered -----------------------------------------------------------------
+# --- answers to the client ------------------------------------------------------------------------
 
 
 def _check_answers(history: CallHistory, strikes: Strikes) -> Findings:
@@ -158,7 +159,8 @@ def _check_answers(history: CallHistory, strikes: Strikes) -> Findings:
 
 
 def _is_expected(asked: Asked, operation: str, status: int, is_deleted: bool) -> bool:
-    """A cancel that comes too late; a delete whose first answer was lost; what is deleted, or not stored."""
+    """Returns True for a cancel that is too late, a repeated delete, and a response that is deleted or not
+    stored."""
     match operation, status:
         case "cancel", 400:
             return asked.way == "cancel"
@@ -189,7 +191,7 @@ def _check_waits(history: CallHistory, run: Run) -> Findings:
 
 
 def _check_told(history: CallHistory, log: Log, strikes: Strikes) -> Findings:
-    """Whole responses that were told agree with the log's own bytes: maybe another version wrote it."""
+    """Checks that whole responses as reported agree with the log, which another version may have written."""
     final = sha_of_response(msgspec.json.decode(ev.data_of(log.frames[-1])).get("response", {}))
     shas = {seen.sha for seen in history.seen if isinstance(seen, Told)} if strikes.is_upgrade else {final}
     for seen in history.seen:
@@ -231,7 +233,7 @@ def _check_log(log: Log) -> Findings:
 
 
 def _check_deltas(events: Sequence[ev.StreamEvent]) -> Findings:
-    """The pieces of every text make that text."""
+    """Checks that the deltas of every text make that text."""
     pieces: defaultdict[str, str] = defaultdict(str)
     for event in events:
         match event:
@@ -273,7 +275,7 @@ def _check_views(history: CallHistory, log: Log, strikes: Strikes) -> Findings:
             )
         following = numbers[-1] + 1 if numbers else first
         span = Span(view.opened.at_s, view.ended_s)
-        is_earlier = strikes.is_replaced(view.opened.node, span)  # and had these faults
+        is_earlier = strikes.is_replaced(view.opened.node, span)  # whose code has these faults
         if not view.has_closed or view.is_replay or is_earlier:
             continue
         what = f"view {view.opened.view} ended in order before {following} of {len(log.numbers)}"
@@ -302,7 +304,7 @@ def read_views(seen: Iterable[OfCall]) -> dict[int, View]:
 
 
 def _show(numbers: Sequence[int]) -> str:
-    """The first place where numbers do not go on by one, with its surroundings."""
+    """Returns the first place where the numbers do not rise by one, with its surroundings."""
     for place in range(1, len(numbers)):
         if numbers[place] != numbers[place - 1] + 1:
             return f"… {', '.join(map(str, numbers[max(0, place - 3) : place + 3]))} …"
@@ -334,13 +336,13 @@ def _check_end(history: CallHistory, log: Log, response: Response, run: Run) -> 
 
 def _check_text(asked: Asked, response: Response, undisturbed: Mapping[str, Output]) -> Findings:
     if any(isinstance(item, McpListTools) and item.error for item in response.output):
-        return  # told by `_check_tools`; what follows is another conversation
+        return  # reported by `_check_tools`; what follows is another conversation
     expected, said = undisturbed.get(asked.plan), say(response, asked.key)
     if expected is None:
         yield "as in the undisturbed run", f"there is none of {asked.plan!r}"
         return
     if asked.parent is not None and not any(item[0] == "listing" for item in said):
-        # A response that goes on from one that has listed the tools does not list them again.
+        # A response that continues one that has listed the tools does not list them again.
         expected = tuple(item for item in expected if item[0] != "listing")
     if said != with_failures(expected, said):
         yield "as in the undisturbed run", f"said {said}, undisturbed {expected}"
@@ -349,13 +351,14 @@ def _check_text(asked: Asked, response: Response, undisturbed: Mapping[str, Outp
 def _check_conversation(
     seen: Conversed, histories: Mapping[int, CallHistory], store: Store
 ) -> Iterator[Violation]:
-    """For each call an input, and behind it every item of its output once, in order."""
+    """Checks that a conversation has the input of each call, followed by every item of its output once, in
+    order."""
     expected: list[str] = []
     for call in seen.calls:
         log = _log_of(histories[call], store)
         response = None if log is None else _response_of(log)
         if response is None or response.status != PLANS[histories[call].asked.plan].status:
-            return  # told elsewhere
+            return  # reported elsewhere
         expected += [_INPUT, *(item.id for item in response.output)]
     outputs = set(expected)
     held = [item_id if item_id in outputs else _INPUT for item_id in seen.item_ids]
@@ -368,7 +371,7 @@ def _check_conversation(
 
 
 def _check_processes(observations: Sequence[Observation]) -> Iterator[Violation]:
-    """Whoever is killed or told to end leaves by a signal or in order, once; what else ends has a fault."""
+    """Checks that processes end only when they are killed or stopped, once each, by a signal or in order."""
     told = Counter(
         f"{seen.role}-{seen.number}"
         for seen in observations
@@ -382,7 +385,7 @@ def _check_processes(observations: Sequence[Observation]) -> Iterator[Violation]
             yield Violation("a process ends when it is ended", None, f"{seen.process} ended with {seen.how}")
 
 
-# --- what is left ---------------------------------------------------------------------------------
+# --- what is left over ----------------------------------------------------------------------------
 
 
 def _check_store(store: Store, known: set[str]) -> Iterator[Violation]:

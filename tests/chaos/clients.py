@@ -1,7 +1,7 @@
-"""Clients of a cluster that falls apart: they stream, drop, resume anywhere, poll, wait, cancel and go on.
+"""Clients of a disturbed cluster: they stream, drop, resume on any node, poll, wait, cancel and continue.
 
-Owns what a client does and the writing down of all it sees. Nothing here judges; every operation has a
-bound, and a client that reaches its own writes that down too.
+Owns what a client does, and records everything it sees. Judges nothing; every operation has a
+limit, and a client that reaches it records that too.
 """
 
 import asyncio
@@ -39,9 +39,9 @@ from tests.chaos.plans import PLANS, Plan
 from tests.streams import without_comments
 
 CALL_S = 120.0
-"""A response that has not ended for its client by then is given up."""
+"""A client gives up a response that has not ended by then."""
 _SILENCE_S = 4.0
-"""A stream without even a comment for so long: the node stands still, another one is asked."""
+"""After this long without even a comment, the node counts as stopped, and the client asks another one."""
 _ANSWER_S = 30.0
 _BEYOND_S = 120.0
 """A reader beyond the end that has heard nothing but comments for so long has learnt nothing; a silent reader
@@ -49,22 +49,22 @@ of the API looks into the log every two seconds, but all nodes may be away for h
 _TERMINAL_EVENTS = frozenset({b"response.completed", b"response.incomplete", b"response.failed"})
 
 _FINAL = ("create", "read", "poll")
-"""Operations after whose refusal nothing is left to be asked."""
+"""Operations whose refusal ends the call."""
 _BEYOND_SHARE, _NEVER = 0.25, 10_000
 
 
 @dataclass
 class World:
-    """What all clients share."""
+    """The state that all clients share."""
 
     urls: Sequence[str]
     recorder: Recorder
     http: httpx.AsyncClient
     seed: str
     plans: Mapping[str, int]
-    """How often which plan is chosen, compared with the others."""
+    """The relative frequency of each plan."""
     calls: Iterator[int] = field(default_factory=lambda: iter(()))
-    """Numbers of the create calls that are still to be made."""
+    """The numbers of the create calls still to be made."""
     response_ids: dict[int, str] = field(default_factory=dict)
 
     def note(self, observation: Observation) -> None:
@@ -82,7 +82,8 @@ def open_http() -> httpx.AsyncClient:
 
 
 async def make_call(world: World, asked: Asked, rng: random.Random) -> bool:
-    """One create call, read as its `way` says, to its end; False if the client had to give up."""
+    """Makes one create call and reads it to its end, as its `way` says; returns False if the client had to
+    give up."""
     world.note(asked)
     try:
         async with asyncio.timeout(CALL_S):
@@ -93,13 +94,13 @@ async def make_call(world: World, asked: Asked, rng: random.Random) -> bool:
     except _RefusedForGoodError:
         return False
     finally:
-        if asked.way == "unstored":  # nobody will find it later
+        if asked.way == "unstored":  # it cannot be found later
             world.response_ids.pop(asked.call, None)
     return True
 
 
 async def replay(world: World, call: int, rng: random.Random) -> None:
-    """Reads the whole log once more, when all is over."""
+    """Reads the whole log once more, at the end of the run."""
     asked = Asked(0.0, call, 0, "", "stream", "")
     reader = Call(world, asked, rng, views=itertools.count(100_000))
     try:
@@ -111,11 +112,11 @@ async def replay(world: World, call: int, rng: random.Random) -> None:
 
 
 class _RefusedForGoodError(Exception):
-    """Whoever is answered so asks no more; what to think of it is the checker's."""
+    """The call was refused for good; the checker judges that."""
 
 
 class Call:
-    """One response from the side of the client who wants it."""
+    """One response from its client's side."""
 
     def __init__(
         self, world: World, asked: Asked, rng: random.Random, views: Iterator[int] | None = None
@@ -125,7 +126,7 @@ class Call:
         self._rng = rng
         self._views = views or itertools.count()
         self._seen = -1
-        """The highest number seen."""
+        """The highest sequence number seen."""
         self._has_ended = False
 
     @property
@@ -183,7 +184,7 @@ class Call:
         await self._stream(background=True, drops=0)
 
     async def _leave(self) -> None:
-        """Reads the beginning, and never comes back."""
+        """Reads the beginning, and does not come back."""
         while self._response_id is None:
             await self._create_view(False, self._rng.randint(1, 10))
 
@@ -217,7 +218,7 @@ class Call:
             await self._pause()
 
     async def _delete(self) -> None:
-        """Until it is gone; whatever the first call that was not answered has done."""
+        """Repeats the delete until the response is gone, since an unanswered call may have deleted it."""
         while True:
             status = await self._ask("delete", "DELETE", f"/{self._response_id}")
             if status in (200, 404):
@@ -228,7 +229,7 @@ class Call:
         del self._world.response_ids[self._asked.call]
 
     def _choose_cursor(self) -> int:
-        """What was seen last, or at times something earlier."""
+        """Returns the last number seen, or sometimes an earlier one."""
         if self._rng.random() < 0.2:
             return self._rng.randint(-1, self._seen)
         return self._seen
@@ -255,7 +256,7 @@ class Call:
         path: str,
         **request: Any,
     ) -> str:
-        """How the view ended; at most `events_max` events of it are read."""
+        """Reads at most `events_max` events; returns how the view ended."""
         world, call, node = self._world, self._asked.call, self._choose_node()
         world.note(ViewOpened(world.now_s(), call, view, node, after))
         timeout = httpx.Timeout(_SILENCE_S, connect=2.0, pool=None)
@@ -278,7 +279,7 @@ class Call:
         return how
 
     async def _take_frames(self, view: int, chunks: AsyncIterator[bytes], events_max: int | None) -> bool:
-        """True if enough events came and the client leaves; what came half is not looked at."""
+        """Returns True if enough events have arrived and the client leaves; ignores an incomplete frame."""
         waiting, count = b"", 0
         async for chunk in chunks:
             *frames, waiting = (waiting + chunk).split(b"\n\n")
@@ -316,7 +317,7 @@ class Call:
             await self._ask("create", "POST", "", content=body, headers=self._headers)
 
     async def _ask(self, operation: Operation, method: str, path: str, **request: Any) -> int | None:
-        """The HTTP status; None if there was no answer, or one that asks to try again later."""
+        """Returns the HTTP status; None if there was no answer, or one that asks the client to retry."""
         world, call, node = self._world, self._asked.call, self._choose_node()
         try:
             answer = await world.http.request(method, self._url(node, path), **request)
@@ -369,7 +370,7 @@ class Call:
 
     @property
     def _headers(self) -> dict[str, str]:
-        """A repeated create call leads to the response that the first one made."""
+        """Returns the response that the create call made, repeating the call with its key if necessary."""
         key = f"{self._world.seed}-{self._asked.call}"
         return {"content-type": "application/json", "idempotency-key": key}
 

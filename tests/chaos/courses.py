@@ -1,4 +1,4 @@
-"""What a run is to be like: how many of what, what goes wrong, what is asked. Pure; `run` drives it."""
+"""Defines runs: their size, what goes wrong, what is asked. Pure; `run.py` drives them."""
 
 import random
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ _FSYNCS: tuple[Fsync, ...] = ("no", "everysec", "always")
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """It ends after `responses` or `seconds_max`, whichever comes first."""
+    """A run, which ends after `responses` or `seconds_max`, whichever comes first."""
 
     seed: int
     responses: int
@@ -29,20 +29,20 @@ class Course:
     odds: tuple[Odds, ...] = ODDS
     wait_s: tuple[float, float] = (0.5, 3.5)
     script: tuple[Strike, ...] = ()
-    """Strikes in a fixed order, over and over, instead of odds."""
+    """If set, strikes are made in this order, repeatedly, instead of at random."""
     plans: Mapping[str, int] = field(
         default_factory=lambda: {name: plan.weight for name, plan in PLANS.items()}
     )
-    """How often which plan is chosen, compared with the others."""
+    """The relative frequency of each plan."""
     replicas: int = 0
-    """More than none: Redis is a primary with so many replicas, watched by Sentinels."""
+    """If not 0, Redis is a primary with this many replicas, watched by Sentinels."""
     fsync: Fsync = "no"
     settings: Mapping[str, str] = field(default_factory=dict)
     long_tool_s: float = 20.0
     root: Path = ROOT
-    """The folder whose code runs."""
+    """The folder with the code that runs."""
     older: str | None = None
-    """A commit whose code runs first, and is replaced process by process."""
+    """If set, a commit whose code runs first, and is then replaced process by process."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -50,7 +50,7 @@ class Course:
 
     @property
     def process_names(self) -> list[str]:
-        """Of those that reach Redis."""
+        """The names of the processes that connect to Redis."""
         return [
             f"{role}-{n}" for role, count in self.counts.items() if role != "valkey" for n in range(count)
         ]
@@ -86,24 +86,24 @@ _STREAMS = {name: PLANS[name].weight for name in ("quick", "short", "middle", "l
 
 
 def make_course(name: str, course: Course) -> Course:
-    """`course` with what is peculiar to the course of that name."""
+    """Returns the course of that name, based on `course`."""
     match name:
-        case "redis":  # it alone has trouble, for longer than a claim; tools take long
+        case "redis":  # only Redis fails, for longer than a claim lasts; tools take long
             fsync = _fsync(course)
             settings = _durable(fsync)
             return replace(course, script=_OUTAGES, plans=_TOOLS, fsync=fsync, settings=settings)
-        case "cuts":  # connections break, over and over
+        case "cuts":  # connections break repeatedly
             fates: dict[Action, int] = {"cut": 1, "reset": 2}
             cuts = tuple(Odds(role, fates) for role in ("worker", "worker", "tool_runner", "api"))
             return replace(course, odds=cuts, wait_s=(0.01, 0.1))
-        case "restarts":  # every process in turn is told to end
+        case "restarts":  # every process in turn is stopped
             names = (name.rpartition("-") for name in course.process_names)
             drains = tuple(Strike(2.0, "drain", role, int(number)) for role, _, number in names)
             return replace(course, script=drains, plans=_STREAMS)
-        case "away":  # no API node for longer than a client's absence is borne
+        case "away":  # no API node for longer than the disconnect grace
             away = (Strike(4.0, "stop", "api", ALL, 40.0), Strike(55.0, "kill", "api", ALL))
             return replace(course, script=away, plans={"endless": 1}, settings=_GRACE)
-        case "failover":  # planned, killed, hanging; with what loses nothing
+        case "failover":  # planned, by kill and by hang, with settings that lose nothing
             durable = {"ANTIPHON_DURABLE_WRITES": "replica"}
             plans = {"quick": 6, "short": 3, "count": 2}
             return replace(course, script=_FAILOVERS, plans=plans, replicas=2, settings=durable)
@@ -118,5 +118,5 @@ def _fsync(course: Course) -> Fsync:
 
 
 def _durable(fsync: Fsync) -> dict[str, str]:
-    """With `everysec` a SIGKILL may lose what is not confirmed."""
+    """With `everysec`, a SIGKILL may lose what is not confirmed."""
     return {"ANTIPHON_DURABLE_WRITES": "aof"} if fsync == "everysec" else {}

@@ -1,6 +1,6 @@
-"""Reads a whole Redis when all is over: every log, every journal, and whatever should not be there any more.
+"""Reads a whole Redis at the end of a run: every log, every journal, and everything that should be gone.
 
-Owns the raw reading, past the product's own; an archive is opened as its format says.
+Owns the raw reading, which does not use the product's; archives are opened according to their format.
 """
 
 import asyncio
@@ -19,31 +19,32 @@ from tests.chaos.history import Log, Store
 
 _OF_RESPONSE = re.compile(r"antiphon:\{([^}]+)/(resp_[^}/]+)\}:(\w+)\Z")
 _KEPT = frozenset({"state", "log", "tools", "archive", "readers"})
-"""Keys that a closed response may have."""
+"""The keys that a closed response may have."""
 _HINTS = re.compile(
     r"antiphon:\{queue\}:(closed|pulse|\w+:doorbell|\w+:health-check|held:\w+|held_bytes:\w+)\Z"
     r"|antiphon:\{[^}]+\}:(conversation|items|order)\Z"
     r"|antiphon:\{presence\}:\w+\Z|antiphon:\{[^}]+\}:(idempotency|packing:\w+)\Z"
     r"|antiphon:\{confirmed\}\Z"
 )
-_LOOK_EVERY_S = 0.5
+_POLL_INTERVAL_S = 0.5
 _JOURNALS_EVERY_S = 5.0
 _TENANT = "default"
 
 
 async def until_quiet(redis_url: str, within_s: float) -> None:
-    """Waits until nothing is open or queued; after `within_s` what is left is the checker's to tell."""
+    """Waits until nothing is open or queued, for at most `within_s`; the checker reports what is left
+    then."""
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         try:
             async with asyncio.timeout(within_s):
                 while await _find_leftovers(client, await _scan(client)):
-                    await asyncio.sleep(_LOOK_EVERY_S)
+                    await asyncio.sleep(_POLL_INTERVAL_S)
         except TimeoutError:
             pass
 
 
 class Journals:
-    """The journals of closed logs, read before archiving takes them away."""
+    """Reads the journals of closed logs before archiving removes them."""
 
     def __init__(self, redis_url: Callable[[], str]) -> None:
         self._redis_url = redis_url
@@ -51,7 +52,7 @@ class Journals:
 
     @asynccontextmanager
     async def watching(self, response_ids: Mapping[int, str]) -> AsyncGenerator[None, None]:
-        """Looks every few seconds, while Redis answers."""
+        """Reads them periodically, while Redis answers."""
 
         async def look() -> None:
             while True:
@@ -71,7 +72,9 @@ class Journals:
                 if response_id in self.seen:
                     continue
                 key = keys.ResponseKey(_TENANT, response_id)
-                pipeline = client.pipeline()  # a transaction: before the archiving, or after it
+                pipeline = (
+                    client.pipeline()
+                )  # a transaction, so that both are from before the archiving or after it
                 pipeline.hmget(keys.state(key), ["closed", "compacted"])
                 pipeline.hkeys(keys.tools(key))
                 (closed, compacted), fields = await pipeline.execute()
@@ -99,7 +102,7 @@ async def _scan(client: "redis.asyncio.Redis") -> list[str]:
 
 
 async def _read_log(client: "redis.asyncio.Redis", key: keys.ResponseKey) -> Log | None:
-    """None: it has expired since its name was read, as one that is not stored soon does."""
+    """Returns None if it has expired since its name was read, as unstored responses soon do."""
     state = await client.hgetall(keys.state(key))  # type: ignore[misc]
     if not state:
         return None
@@ -127,7 +130,7 @@ async def _read_archive(client: "redis.asyncio.Redis", key: keys.ResponseKey) ->
 
 
 async def _find_leftovers(client: "redis.asyncio.Redis", names: Iterable[str]) -> list[str]:
-    """Keys of open responses, waiting jobs, secrets, and all that nobody has a name for."""
+    """Returns the keys of open responses, waiting jobs and secrets, and all unknown keys."""
     left = []
     for name in names:
         match = _OF_RESPONSE.match(name)
@@ -139,7 +142,7 @@ async def _find_leftovers(client: "redis.asyncio.Redis", names: Iterable[str]) -
         elif match[3] == "state":
             closed, lease_until_ms = await client.hmget(name, ["closed", "lease_until_ms"])  # type: ignore[misc]
             if closed is None:
-                continue  # one that is not stored has expired since it was listed
+                continue  # an unstored one, which has expired since it was listed
             if not closed:
                 left.append(f"{name} is open")
             elif int(lease_until_ms or 0) > 0:

@@ -1,6 +1,6 @@
-"""What a run amounted to: strikes by role, takeovers, resumes, and how long clients were kept waiting.
+"""Summarizes a run: strikes by role, takeovers, resumes, and how long clients had to wait.
 
-Pure. Counts and words only; whether it was right is `checker`'s to say.
+Pure. Owns the counts and their text; `checker.py` judges the run.
 """
 
 from collections import Counter, defaultdict
@@ -27,13 +27,13 @@ class Figures:
     responses: int
     events_seen: int
     strikes: Mapping[str, Mapping[str, int]]
-    """role -> action -> how often."""
+    """role -> action -> number of strikes."""
     ends: Mapping[str, int]
-    """status -> how many responses."""
+    """status -> number of responses."""
     takeovers: int
-    """Owners after the first one."""
+    """The number of owners after the first ones."""
     taken_over: int
-    """Responses that had more than one owner."""
+    """The number of responses with more than one owner."""
     deaths: int
     resumes: int
     broken_views: int
@@ -41,7 +41,7 @@ class Figures:
     stalls_s: Sequence[float]
     """For every streamed response, in order of size: the longest wait for an event, beyond the plan's own."""
     stalls_taken_over_s: Sequence[float]
-    """The same, of responses that were taken over."""
+    """The same, for responses that were taken over."""
 
 
 def measure(observations: Sequence[Observation], store: Store) -> Figures:
@@ -82,7 +82,7 @@ def measure(observations: Sequence[Observation], store: Store) -> Figures:
 
 
 def owners(log: Log) -> int:
-    """How many processes have had it; whoever cancels takes the lease too, and is no owner."""
+    """Returns the number of owners; a process that cancels takes the lease too, but does not count."""
     return max(1, log.attempt - (log.closed == "cancelled"))
 
 
@@ -100,7 +100,7 @@ def waits_s(seen: Iterable[OfCall]) -> Iterator[float]:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Of values in order of size; 0 where there are none."""
+    """Returns a percentile of sorted values; 0 if there are none."""
     if not ordered:
         return 0.0
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]

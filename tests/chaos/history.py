@@ -1,6 +1,6 @@
-"""What was seen and done while a cluster was disturbed, one JSON line each; and what Redis held after.
+"""What was seen and done while a cluster was disturbed, a JSON line each, and what Redis held afterwards.
 
-Owns the shapes and the file. Who observes is `clients`, `nemesis` and `dump`; what it means is `checker`'s.
+Owns the shapes and the file. `clients`, `nemesis` and `dump` make the observations, `checker` judges them.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ class _Observation(msgspec.Struct, frozen=True, tag_field="kind"):
 
 class _OfCall(_Observation, frozen=True):
     call: int
-    """The number of the create call that it belongs to; repetitions of one call share it."""
+    """The number of its create call, which repetitions of the call share."""
 
 
 class Asked(_OfCall, frozen=True, tag="asked"):
-    """A create call begins. `plan` names what it asks for, `way` how it is read, `key` is its own."""
+    """A create call begins. `plan`: what it asks for; `way`: how it is read; `key`: unique to the call."""
 
     client: int
     plan: str
@@ -54,7 +54,7 @@ class Refused(_OfCall, frozen=True, tag="refused"):
 
 
 class Unreached(_OfCall, frozen=True, tag="unreached"):
-    """No answer, or not all of it."""
+    """There was no answer, or only a part of it."""
 
     operation: Operation
     node: int
@@ -62,7 +62,7 @@ class Unreached(_OfCall, frozen=True, tag="unreached"):
 
 
 class ViewOpened(_OfCall, frozen=True, tag="view_opened"):
-    """A stream is asked for, from the number after `after` on. `view` is unique within its call."""
+    """A stream is requested, from the number after `after` on. `view`: unique within its call."""
 
     view: int
     node: int
@@ -73,7 +73,7 @@ class EventSeen(_OfCall, frozen=True, tag="event"):
     view: int
     number: int
     sha: str
-    """Of the frame's bytes, as they came."""
+    """A digest of the frame's bytes as received."""
 
 
 class ViewEnded(_OfCall, frozen=True, tag="view_ended"):
@@ -92,31 +92,31 @@ class Beyond(_OfCall, frozen=True, tag="beyond"):
 
 
 class Told(_OfCall, frozen=True, tag="told"):
-    """A whole response, as JSON: of a create call that waits, a poll, or a cancel."""
+    """A whole response as JSON, from a create call that waits, a poll, or a cancel."""
 
     operation: Operation
     node: int
     status: str
     sha: str
-    """Of the response, whatever the order of its fields."""
+    """A digest of the response that does not depend on the order of its fields."""
 
 
 class GaveUp(_OfCall, frozen=True, tag="gave_up"):
-    """The client's own bound has passed, and the response has not ended for it."""
+    """The client's own time limit has passed before the response ended."""
 
 
 class Deleted(_OfCall, frozen=True, tag="deleted"):
-    """The response was told to be deleted."""
+    """The response was deleted."""
 
 
 class Replayed(_OfCall, frozen=True, tag="replayed"):
-    """After everything: this view reads the whole log again."""
+    """At the end of the run, this view reads the whole log again."""
 
     view: int
 
 
 class Struck(_Observation, frozen=True, tag="struck"):
-    """The nemesis did something; `number` and `pid` tell to whom."""
+    """The nemesis did something to the process with this `number` and `pid`."""
 
     action: str
     role: str
@@ -126,14 +126,14 @@ class Struck(_Observation, frozen=True, tag="struck"):
 
 
 class Ended(_Observation, frozen=True, tag="ended"):
-    """A process ended, some time before; `how` is the launcher's word for it."""
+    """A process ended some time before. `how`: as the launcher describes it."""
 
     process: str
     how: str
 
 
 class Conversed(_Observation, frozen=True, tag="conversed"):
-    """What a conversation holds after calls that belonged to it, in order, had all ended."""
+    """The content of a conversation after the calls in it, in order, have all ended."""
 
     conversation: str
     calls: tuple[int, ...]
@@ -161,7 +161,7 @@ _decoder: msgspec.json.Decoder[Observation] = msgspec.json.Decoder(Observation)
 
 
 class Recorder:
-    """Writes observations down as they are made."""
+    """Records observations as they are made."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -183,7 +183,7 @@ class Recorder:
         self._file.close()
 
     def read(self) -> list[Observation]:
-        """Everything so far, from the file."""
+        """Returns everything recorded so far, from the file."""
         self._file.flush()
         return [_decoder.decode(line) for line in self._path.read_bytes().splitlines()]
 
@@ -202,7 +202,7 @@ def sha_of_response(response: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """One response as Redis holds it when all is over."""
+    """One response as Redis holds it at the end of a run."""
 
     response_id: str
     numbers: tuple[int, ...]
@@ -212,16 +212,17 @@ class Log:
     deaths: int = 0
     is_archived: bool = False
     journal: frozenset[str] | None = None
-    """Names of the tool journal's fields when the log was closed; None: it was archived unseen."""
+    """The names of the tool journal's fields when the log was closed; None if it was archived before they
+    were read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """All that Redis holds when all is over."""
+    """Everything that Redis holds at the end of a run."""
 
     logs: Mapping[str, Log]
     leftovers: tuple[str, ...] = ()
-    """Keys that belong to no closed response, and why."""
+    """Keys that belong to no closed response, and what they are."""
     without_ttl: tuple[str, ...] = ()
     counted: Mapping[str, int] = field(default_factory=dict)
-    """Key of a call -> how often a tool was executed with it (not Redis's, the tool's)."""
+    """Key of a call -> number of executions of a tool with it, as counted by the tool."""

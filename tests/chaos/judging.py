@@ -1,4 +1,4 @@
-"""What the rules judge: the history of each call, and what all calls of a run are judged by. Pure."""
+"""What the rules take: the history of each call, and the parameters shared by all calls of a run. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ from tests.chaos.reasons import Strikes, waits
 class Violation:
     rule: str
     call: int | None
-    """None: it is the store's, no single call's."""
+    """None if it concerns the store and not a single call."""
     what: str
 
 
 @dataclass(slots=True)
 class CallHistory:
-    """What was observed of one create call, in order."""
+    """The observations of one create call, in order."""
 
     asked: Asked
     seen: list[OfCall] = field(default_factory=list)
@@ -27,12 +27,12 @@ class CallHistory:
 
 
 Findings = Iterator[tuple[str, str]]
-"""Rule, and what was found."""
+"""A rule, and what was found."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What all calls of a run are judged by."""
+    """The parameters by which all calls of a run are judged."""
 
     store: Store
     undisturbed: Mapping[str, Output]
@@ -58,7 +58,7 @@ def group(observations: Iterable[Observation]) -> dict[int, CallHistory]:
 
 
 def own_pauses_s(histories: Mapping[int, CallHistory]) -> dict[str, float]:
-    """plan -> the longest wait for an event when nothing goes wrong."""
+    """Returns the longest wait for an event of each plan when nothing goes wrong."""
     pauses = dict.fromkeys(PLANS, 0.0)
     for history in histories.values():
         if history.asked.is_undisturbed:

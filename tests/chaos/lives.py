@@ -1,6 +1,6 @@
-"""What one client does after another call: go on from it, answer its function, talk in a conversation.
+"""What one client does, call after call: continues a response, answers its function, uses a conversation.
 
-Owns the choice of calls; how a call is made and read is `clients`.
+Owns the choice of calls; `clients.py` makes and reads them.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ _CONVERSATION_SHARE = 0.05
 _SAID = ("quick", "short", "characters")
 _KEPT_WAYS: tuple[Way, ...] = ("stream", "background", "poll", "wait")
 _LEAVES_NOTHING: tuple[Way, ...] = ("cancel", "abandon", "delete", "unstored")
-"""Ways after which nothing can be continued."""
+"""Ways of reading after which nothing can be continued."""
 
 
 async def serve_calls(world: World, number: int, rng: random.Random) -> None:
-    """One client's life: a call after the other, some of them continuing the one before."""
+    """Runs one client: one call after the other, some of them continuing the one before."""
     parent: Asked | None = None
     for call in world.calls:
         if parent is None and rng.random() < _CONVERSATION_SHARE:
@@ -53,7 +53,7 @@ async def serve_calls(world: World, number: int, rng: random.Random) -> None:
 
 
 async def converse(world: World, number: int, rng: random.Random, call: int) -> None:
-    """Two responses in a conversation, one after the other; then all that it holds."""
+    """Creates two responses in a conversation, one after the other; then reads all its items."""
     plans = [plan for plan in _SAID if plan in world.plans]
     if not plans:
         return
@@ -81,7 +81,7 @@ async def converse(world: World, number: int, rng: random.Random, call: int) -> 
 async def _ask_of_conversations(
     world: World, rng: random.Random, method: str, path: str, **request: Any
 ) -> dict[str, Any]:
-    """Nothing if there was no answer, or one that asks to try again."""
+    """Returns None if there was no answer, or one that asks the client to retry."""
     url = f"{rng.choice(world.urls)}/v1/conversations{path}"
     with suppress(httpx.HTTPError):
         answer = await world.http.request(method, url, **request)

@@ -1,6 +1,6 @@
-"""The chaos cluster's MCP server: tools that may be repeated and that may not, quick, slow and very slow.
+"""The chaos cluster's MCP server: repeatable and non-repeatable tools, quick, slow and very slow ones.
 
-Owns the tools and the file of counted calls. It is the outside world here: nobody kills it.
+Owns the tools and the file of counted calls. It represents the outside world, and is never killed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _COUNT_S = 0.3
 
 @contextmanager
 def serving(counted: Path, long_s: float) -> Iterator[str]:
-    """The server in a process of its own; yields its URL. Every execution adds a line to `counted`."""
+    """Runs the server in a process of its own; yields its URL. Every execution adds a line to `counted`."""
     port = find_free(1)[0]
     command = [sys.executable, "-m", "tests.chaos.mcp_server", "--port", str(port), "--counted", str(counted)]
     command += ["--long-s", str(long_s)]
@@ -45,7 +45,7 @@ def serving(counted: Path, long_s: float) -> Iterator[str]:
 
 
 def read_counted(counted: Path) -> Counter[str]:
-    """How often a tool was executed, by the key that it was called with."""
+    """Returns the number of a tool's executions by the key that it was called with."""
     return Counter(counted.read_text().split()) if counted.exists() else Counter()
 
 
@@ -57,12 +57,12 @@ def make_server(counted: Path, long_s: float) -> MCPServer[None]:
             file.write(f"{key}\n")
 
     async def lookup(key: str) -> str:
-        """Tells what belongs to a key."""
+        """Returns the value for a key."""
         write_down(key)
         return f"value of {key}"
 
     async def count(key: str) -> str:
-        """Writes down that it was called, then takes a moment to say so."""
+        """Records that it was called, then takes a moment to answer."""
         write_down(key)
         await asyncio.sleep(_COUNT_S)
         return f"counted {key}"

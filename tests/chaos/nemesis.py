@@ -1,4 +1,4 @@
-"""What goes wrong, and when: a schedule out of a seed, and the hand that carries it out.
+"""What goes wrong, and when: a schedule made from a seed, and the nemesis that carries it out.
 
 Owns the misfortunes of processes, of their ways to Redis and of the primary; the launcher starts again what
 has ended.
@@ -21,13 +21,13 @@ _SIGNALS: Mapping[Action, signal.Signals] = {
     "drain": signal.SIGTERM,
 }
 ALL = -1
-"""Instead of a number: every process of the role."""
+"""In place of a number: every process of the role."""
 _SLOW_S = 0.1
 """One way; a round trip takes twice as long."""
 
 
 class Target(Protocol):
-    """The cluster, as far as it can be harmed."""
+    """The parts of the cluster that can be harmed."""
 
     @property
     def pids(self) -> dict[str, int]: ...
@@ -35,7 +35,7 @@ class Target(Protocol):
 
 @runtime_checkable
 class Ways(Protocol):
-    """Between the processes and Redis."""
+    """The network between the processes and Redis."""
 
     def cut(self, name: str) -> None: ...
 
@@ -48,14 +48,14 @@ class Ways(Protocol):
 
 @runtime_checkable
 class Watch(Protocol):
-    """Those who choose the primary."""
+    """The Sentinels."""
 
     def fail_over(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """After `wait_s`, do `action` to process `number` of `role`; what lasts is over after `lasting_s`."""
+    """After `wait_s`, apply `action` to process `number` of `role`, for `lasting_s` if the action lasts."""
 
     wait_s: float
     action: Action
@@ -66,7 +66,7 @@ class Strike:
 
 @dataclass(frozen=True, slots=True)
 class Odds:
-    """How often a role meets which fate, compared with the others, and how long it lasts where it does."""
+    """The relative frequency of an action on a role, and how long it lasts, if it does."""
 
     role: str
     fates: Mapping[Action, int]
@@ -90,7 +90,7 @@ def schedule(
     odds: tuple[Odds, ...] = ODDS,
     wait_s: tuple[float, float] = (0.5, 3.5),
 ) -> Iterator[Strike]:
-    """Strikes without end. `counts`: how many processes each role has."""
+    """Yields strikes without end. `counts`: the number of processes of each role."""
     fates = [(of_role, action) for of_role in odds for action in of_role.fates]
     weights = [of_role.fates[action] for of_role, action in fates]
     while True:
@@ -104,7 +104,7 @@ class Nemesis:
     def __init__(
         self, target: Target, recorder: Recorder, ways: Ways | None = None, watch: Watch | None = None
     ) -> None:
-        """Without `ways` or `watch` what would befall those misses."""
+        """Without `ways` or `watch`, strikes on those miss."""
         self._target = target
         self._recorder = recorder
         self._ways = ways
@@ -112,7 +112,7 @@ class Nemesis:
         self._stopped: dict[int, asyncio.Task[None]] = {}
 
     async def run(self, strikes: Iterator[Strike]) -> None:
-        """Strikes until cancelled, or the schedule ends; then everything that stands still goes on."""
+        """Strikes until cancelled or the schedule ends; then lets everything that was stopped continue."""
         try:
             for strike in strikes:
                 await asyncio.sleep(strike.wait_s)
@@ -131,7 +131,7 @@ class Nemesis:
         return sorted(int(number) for role, _, number in names if role == strike.role)
 
     async def _strike(self, strike: Strike, number: int) -> None:
-        """One that hits a process which does not run, or stands still, misses."""
+        """Makes one strike; a strike on a process that is not running, or stopped, misses."""
         name = f"{strike.role}-{number}"
         pid = self._target.pids.get(name, 0)
         if strike.action in _SIGNALS:
@@ -147,7 +147,7 @@ class Nemesis:
             going_on.add_done_callback(lambda _: self._stopped.pop(pid, None))
 
     async def _disturb(self, strike: Strike, name: str) -> bool:
-        """What befalls the ways, and who is the primary; whether it did."""
+        """Makes a strike on the network or the primary; returns whether it hit."""
         match strike.action, self._ways, self._watch:
             case "cut", Ways() as ways, _:
                 ways.cut(name)

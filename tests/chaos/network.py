@@ -1,4 +1,4 @@
-"""The way between each process and Redis, through a proxy that can be cut, reset, held shut and slowed down.
+"""The network between the processes and Redis: a proxy that can cut, reset, block and delay connections.
 
 Owns the proxy's process (`python -m tests.chaos.network NAME=PORT…`) and the lines that steer it; what is
 done when is the nemesis's. A way that is held shut keeps its connections open, as a broken network does, and
@@ -21,18 +21,18 @@ _CHUNK_BYTES = 2**16
 
 
 class Network:
-    """From the chaos run's side: a URL for each process, and the hand on its way."""
+    """The chaos run's side: a URL for each process, and the control of its connections."""
 
     def __init__(self, ports: dict[str, int], process: "subprocess.Popen[str]") -> None:
         self._process = process
         self.urls = {name: f"redis://{HOST}:{port}/0" for name, port in ports.items()}
 
     def lead_to(self, port: int) -> None:
-        """Where all ways lead. Until then they take connections and pass nothing on."""
+        """Sets the port to connect to. Until then, connections are accepted and nothing is passed on."""
         self._say(f"target {port}")
 
     def cut(self, name: str) -> None:
-        """Breaks every connection of that process; new ones are taken."""
+        """Breaks every connection of that process; new ones are accepted."""
         self._say(f"cut {name}")
 
     def reset(self, name: str) -> None:
@@ -44,7 +44,7 @@ class Network:
         self._say(f"hold {name} {lasting_s}")
 
     def slow(self, delay_s: float, lasting_s: float) -> None:
-        """All ways: what is sent arrives so much later."""
+        """Delays everything sent on all connections."""
         self._say(f"slow {delay_s} {lasting_s}")
 
     def _say(self, line: str) -> None:
@@ -76,7 +76,7 @@ def running(names: Sequence[str], log: Path) -> Iterator[Network]:
 
 
 class _Way:
-    """Connections of one process, each with two pumps."""
+    """The connections of one process, each with two pumps."""
 
     def __init__(self, proxy: "_Proxy") -> None:
         self._proxy = proxy
@@ -139,11 +139,11 @@ class _Way:
 
 
 class _Ended(Exception):
-    """One end has closed the connection, or is to be reset: so does the proxy."""
+    """Closes the other end of a connection, or resets it."""
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """RST instead of FIN: the other end loses its connection at once."""
+    """Sends RST instead of FIN, so that the other end loses its connection at once."""
     connection: socket.socket = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

@@ -1,13 +1,13 @@
-"""What a response says, in a form that two runs of the same plan share: no ids, no keys, no times.
+"""The output of a response in a form that two runs of the same plan share: without ids, keys and times.
 
-Pure. Which of two outputs is right is not decided here.
+Pure. Does not decide which of two outputs is right.
 """
 
 from shared.responses import FunctionCall, McpCall, McpListTools, Message, Reasoning, Response
 from shared.tool_calls import describe
 
 Output = tuple[tuple[str, ...], ...]
-"""An item each: its kind and its texts, with `KEY` for the call's own key."""
+"""Returns one entry per item: its kind and its texts, with `KEY` in place of the call's own key."""
 
 
 def say(response: Response, key: str) -> Output:
@@ -18,7 +18,7 @@ def say(response: Response, key: str) -> Output:
                 items.append(("reasoning", "".join(part.text for part in item.content)))
             case Message(phase=phase):
                 said = "".join(part.text for part in item.content)
-                items.append(("message", phase or "final_answer", said))  # records of format 1 have none
+                items.append(("message", phase or "final_answer", said))  # records of format 1 have no phase
             case McpListTools():
                 items.append(("listing", item.server_label, *(tool.name for tool in item.tools)))
             case FunctionCall():
@@ -37,7 +37,7 @@ def _result_of(call: McpCall) -> tuple[str, str]:
 
 
 def with_failures(expected: Output, said: Output) -> Output:
-    """What would have been said, had the calls that failed in `said` failed in the undisturbed run."""
+    """Returns the expected output if the calls that failed in `said` had failed in the undisturbed run."""
     told = list(expected)
     for place, item in enumerate(said[: len(told)]):
         before = told[place]

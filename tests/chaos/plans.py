@@ -1,6 +1,6 @@
-"""What is asked of the cluster: a few plans, each with its words for script.toml, its tools and limits.
+"""The plans: what is asked of the cluster, each with its words for script.toml, its tools and limits.
 
-Pure. How a client then reads the response is the client's choice, not the plan's.
+Pure. The client, not the plan, chooses how the response is read.
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from shared import ids
 
 SCRIPT = Path(__file__).parent / "script.toml"
 _CALL_INDEX = 1
-"""Where in the output of `ask` the call stands: behind the reasoning."""
+"""The index of the call in the output of `ask`: after the reasoning."""
 LABEL = "chaos"
-"""The label of the MCP server that has the tools."""
+"""The label of the MCP server with the tools."""
 REPEATABLE = frozenset({"lookup", "slow", "study"})
-"""Tools that say of themselves that a repetition does no harm; `count` and `build` do not."""
+"""Tools whose annotations say that repeating a call does no harm; `count` and `build` have none."""
 _FUNCTION = {
     "type": "function",
     "name": "note",
@@ -29,18 +29,18 @@ _TOOLS = [{"type": "mcp", "server_label": LABEL, "require_approval": "never"}]
 class Plan:
     words: str
     weight: int
-    """How often it is chosen, compared with the others."""
+    """The relative frequency of this plan."""
     status: str = "completed"
-    """How it ends when nothing goes wrong."""
+    """The status with which it ends undisturbed."""
     tools: tuple[str, ...] = ()
-    """The tools that it calls; call number i is made with the argument `<key>-<i>`."""
+    """The tools that it calls; call number i has the argument `<key>-<i>`."""
     output_tokens_max: int | None = None
     calls_function: bool = False
-    """It ends with a call of the client's, which another response goes on from: that of the plan `answer`."""
+    """It ends with a function call, after which the client continues with a response of the plan `answer`."""
     answers_function: bool = False
 
     def make_body(self, key: str, parent_id: str | None, **how: Any) -> dict[str, Any]:
-        """`how`: `stream`, `background` and what else is asked for."""
+        """Returns the body of a create call. `how`: `stream`, `background` and further fields."""
         body: dict[str, Any] = {"model": "default", "input": f"{self.words} [{key}]", **how}
         if self.calls_function or self.answers_function:
             body["tools"] = [_FUNCTION]
@@ -80,5 +80,5 @@ ANSWER = "answer"
 
 
 def make_key(call: int) -> str:
-    """Fixed in length, so that the same plan always makes the same tokens."""
+    """Returns a key of fixed length, so that the same plan always makes the same tokens."""
     return f"k{call:07d}"

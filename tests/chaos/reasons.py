@@ -1,4 +1,4 @@
-"""What the nemesis did when: which misfortunes may excuse what a client met, and how long nothing excuses.
+"""Which strikes may excuse what a client observed, and for how long no strike excuses anything.
 
 Pure. Owns reaches and bounds, all of them multiples of what is configured, none of the machine's speed; what
 is a violation is `checker`'s to say.
@@ -19,7 +19,7 @@ REJOIN_S = 10.0
 themselves four times). Then it makes a replica of it, which loads everything; writes that wait for all
 replicas wait for that."""
 CALM_WAIT_MAX_S = 20 * LEASE_TTL_S
-"""So long a client may wait for an event while nothing that was done is felt any more."""
+"""How long a client may wait for an event while no strike has any effect."""
 ABANDONED_AFTER_S = 30.0
 """`disconnect_grace_s` of the cluster that is judged: longer than any client is kept away from its stream,
 however the processes fall."""
@@ -29,7 +29,7 @@ _NO_DEATH = frozenset({"miss", "drain", "upgrade", "slow", "cut", "reset"})
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of the run's time."""
+    """A span of the run's time."""
 
     begin_s: float
     end_s: float
@@ -39,30 +39,31 @@ class Span:
 
 
 class Strikes:
-    """All that was done, by whom it met."""
+    """All strikes, by what they hit."""
 
     def __init__(self, observations: Iterable[Observation]) -> None:
         self._struck = [seen for seen in observations if isinstance(seen, Struck) and seen.action != "miss"]
         self._has_replicas = any(seen.action == "failover" for seen in self._struck)
 
     def count(self, roles: Collection[str], within: Span) -> int:
-        """How many misfortunes of these roles are felt within a span."""
+        """Returns the number of strikes on these roles that have an effect within a span."""
         return sum(seen.role in roles and self._reach(seen).overlaps(within) for seen in self._struck)
 
     @property
     def is_upgrade(self) -> bool:
-        """Two versions ran, and each tells in its own shapes what the other has written."""
+        """Returns True if two versions ran, each of which reports in its own form what the other has
+        written."""
         return any(seen.action == "upgrade" for seen in self._struck)
 
     def is_mixed(self, at_s: float) -> bool:
-        """Whether API nodes of an earlier version ran until shortly before."""
+        """Returns True if API nodes of an earlier version ran until shortly before."""
         return any(
             (seen.action, seen.role) == ("upgrade", "api") and at_s < self._reach(seen).end_s
             for seen in self._struck
         )
 
     def is_replaced(self, node: int, within: Span) -> bool:
-        """Whether an API node of an earlier version was ended within a span."""
+        """Returns True if an API node of an earlier version was ended within a span."""
         return any(
             (seen.action, seen.role, seen.number) == ("upgrade", "api", node)
             and self._reach(seen).overlaps(within)
@@ -70,14 +71,14 @@ class Strikes:
         )
 
     def deaths(self, within: Span) -> int:
-        """How many of them may have cost a worker its leases."""
+        """Returns the number of strikes that may have cost a worker its leases."""
         return sum(
             seen.role == "worker" and seen.action not in _NO_DEATH and self._reach(seen).overlaps(within)
             for seen in self._struck
         )
 
     def calm_s(self, within: Span) -> float:
-        """How much of a span no misfortune reaches into."""
+        """Returns how much of a span no strike has an effect on."""
         calm_s, since_s = 0.0, within.begin_s
         for reach in sorted(map(self._reach, self._struck), key=lambda reach: reach.begin_s):
             if not reach.overlaps(within):
@@ -93,9 +94,9 @@ class Strikes:
 
 
 def span_of(seen: Iterable[OfCall]) -> Span:
-    """From the first to the last observation of a call, the replay at the end aside.
+    """Returns the span from the first to the last observation of a call, without the final replay.
 
-    A response that its client has abandoned goes on, unseen, until the grace is over.
+    A response abandoned by its client continues unobserved until the grace period is over.
     """
     times_s, unseen_s = [], 0.0
     for one in seen:
@@ -108,9 +109,9 @@ def span_of(seen: Iterable[OfCall]) -> Span:
 
 
 def waits(seen: Iterable[OfCall]) -> Iterator[Span]:
-    """The times that a client waited for the next event: since the last one, or since it asked for a stream.
+    """Yields how long a client waited for each event: since the last one, or since it requested a stream.
 
-    The time between a drop of its own and its next asking is the client's, and does not count.
+    The time between its own disconnect and its next request does not count.
     """
     since_s: float | None = None
     for one in seen:

@@ -1,6 +1,6 @@
-"""One run: a cluster of its own, clients and a nemesis upon it, then the checker's judgement.
+"""One run: a cluster of its own, with clients and a nemesis, then the checker's judgement.
 
-Owns the order of things. What a run is to be like is `courses`, what it stands on `stage`.
+Owns the order of steps. `courses.py` defines runs, `stage.py` sets up the cluster.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ def judge(observations: list[Observation], store: Store) -> Judgement:
 
 
 async def _run_undisturbed(world: World) -> None:
-    """Every plan once, streamed, with nothing going wrong: what the others are compared with."""
+    """Runs every plan once, streamed and undisturbed, for comparison."""
     rng = random.Random(0)
     asked = [
         Asked(world.now_s(), call, 0, plan, "stream", make_key(call), is_undisturbed=True)
@@ -84,7 +84,7 @@ async def _run_disturbed(stage: Stage, world: World, course: Course, journals: d
         deadline_s = world.now_s() + course.seconds_max
 
         def is_over(call: int) -> bool:
-            """An upgrade is gone through to its end, and for some calls more."""
+            """Completes an upgrade, and then makes some more calls."""
             is_enough = call >= len(PLANS) + course.responses and (course.older is None or striking.done())
             return is_enough or world.now_s() > deadline_s
 

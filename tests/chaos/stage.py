@@ -1,6 +1,6 @@
-"""What a run stands on: the cluster, the ways between its processes and Redis, and Redis itself.
+"""Sets up what a run needs: the cluster, the network between its processes and Redis, and Redis itself.
 
-Owns how they are set up and ended. What befalls them is the nemesis's.
+Owns their setup and end; the nemesis owns what goes wrong.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ from tests.failover import MASTER_NAME, WatchedValkeys, connect
 OWNERS_LOST_MAX = 3
 _END = re.compile(r"^\[launcher\] (\S+) ended with ([^;]+);", re.MULTILINE)
 _REPAIRED_AFTER_S = 2.0
-"""A server of several that was killed starts again after this."""
+"""The time after which a killed server of several is started again."""
 
 
 @dataclass(frozen=True)
 class Stage:
     cluster: Cluster
     redis_url: Callable[[], str]
-    """Of the server that holds the log now."""
+    """The URL of the current primary."""
     network: Network | None = None
     watch: "Watched | None" = None
 
@@ -46,14 +46,14 @@ class Stage:
         return pids
 
     def read_ends(self) -> Iterator[tuple[str, str]]:
-        """Every end that the launcher has noted of a process, and how it ended."""
+        """Yields the name of every process that the launcher has seen end, and how it ended."""
         for log in sorted(self.cluster.logs.iterdir()):
             yield from _END.findall(log.read_text(errors="replace"))
 
 
 @asynccontextmanager
 async def set_up(course: Course, folder: Path) -> AsyncGenerator[Stage, None]:
-    """A ready cluster in `folder`, which has `servers.json` already."""
+    """Yields a ready cluster in `folder`, which must contain `servers.json`."""
     async with AsyncExitStack() as stack:
         if course.replicas:
             watched = await asyncio.to_thread(WatchedValkeys(folder / "valkeys").__enter__)
@@ -87,7 +87,7 @@ def _make_cluster(
 
 
 async def _lead(ways: Network, cluster: Cluster) -> None:
-    """The cluster chooses the port of its Valkey; the ways lead there as soon as it is known."""
+    """Connects the proxy to the cluster's Valkey as soon as its port is known."""
     while not cluster.redis_url:
         await asyncio.sleep(0.05)
     ways.lead_to(int(cluster.redis_url.rpartition(":")[2].partition("/")[0]))
@@ -111,7 +111,7 @@ async def _set_fsync(cluster: Cluster, course: Course) -> None:
     """
     configuration = cluster.data / "valkey" / "valkey.conf"
     settings = {"appendfsync": course.fsync, "auto-aof-rewrite-min-size": "8mb"}
-    with configuration.open("a") as file:  # the last word on a setting is the one that holds
+    with configuration.open("a") as file:  # the last line for a setting counts
         file.writelines(f"{name} {value}\n" for name, value in settings.items())
     async with redis.asyncio.Redis.from_url(cluster.redis_url) as client:
         for name, value in settings.items():
@@ -119,14 +119,14 @@ async def _set_fsync(cluster: Cluster, course: Course) -> None:
 
 
 class Watched:
-    """A primary with replicas, and the Sentinels that choose among them."""
+    """A primary with replicas, and its Sentinels."""
 
     def __init__(self, valkeys: WatchedValkeys) -> None:
         self._valkeys = valkeys
 
     @property
     def primary_pid(self) -> int:
-        """0 while nobody can say who it is."""
+        """The pid of the primary; 0 while it is unknown."""
         try:
             return self._valkeys.pid(self._valkeys.primary())
         except AssertionError:
@@ -145,7 +145,7 @@ class Watched:
 
 @asynccontextmanager
 async def _repaired(valkeys: WatchedValkeys) -> AsyncGenerator[Watched, None]:
-    """Servers that were killed start again after a while, as somebody would see to it."""
+    """Starts killed servers again after a while, as an operator would."""
     watch = Watched(valkeys)
 
     async def repair() -> None:

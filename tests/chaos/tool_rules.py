@@ -1,4 +1,4 @@
-"""The rules of tool calls: how often they may have been executed, and what may have come of them. Pure."""
+"""The rules of tool calls: how often they may have been executed, and with what results. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def check_tools(history: CallHistory, log: Log, response: Response, run: Run) ->
 
 
 def _check_tool_call(call: McpCall, counted: Mapping[str, int], lost: int) -> Findings:
-    """`lost`: how often a tool runner was harmed while the client waited."""
+    """Checks executions. `lost`: the number of strikes on tool runners while the client waited."""
     key = str(msgspec.json.decode(call.arguments).get("key")) if call.arguments.endswith("}") else ""
     times = counted.get(key, 0)
     if call.status == "completed" and (times < 1 or (times > 1 and call.name not in REPEATABLE)):
@@ -52,7 +52,8 @@ def _check_tool_call(call: McpCall, counted: Mapping[str, int], lost: int) -> Fi
 
 
 def _check_journal(log: Log, response: Response) -> Findings:
-    """A result for every intent, one for every call; of a log that was archived, as it was seen before."""
+    """Checks that every intent has a result, and every call one; of an archived log, as read before the
+    archiving."""
     if log.journal is None:
         return
     intents = {name.partition(":")[0] for name in log.journal if name.endswith(":intent")}

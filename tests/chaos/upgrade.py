@@ -1,6 +1,6 @@
-"""A rolling upgrade under load: the code of an earlier commit runs, and is replaced process by process.
+"""A rolling upgrade under load: runs the code of an earlier commit, and replaces it process by process.
 
-Owns the earlier code's folder and the order of replacing, which is that of docs/deploy.md.
+Owns the earlier code's folder and the order of replacement, which is that of docs/deploy.md.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ _BETWEEN_S = 3.0
 
 
 def check_out(commit: str, folder: Path) -> Path:
-    """The roles' code as it was at that commit, in `folder`. Raises CalledProcessError."""
+    """Checks out the roles' code at that commit into `folder`. Raises CalledProcessError."""
     packed = subprocess.run(
         ["git", "archive", "--format=zip", commit, *_PACKAGES], cwd=ROOT, check=True, stdout=subprocess.PIPE
     )
@@ -28,7 +28,7 @@ def check_out(commit: str, folder: Path) -> Path:
 
 
 async def replace_all(cluster: Cluster, recorder: Recorder, root: Path) -> None:
-    """Each process in turn ends in order and starts with the code in `root`, one after the other."""
+    """Ends each process in order and starts it with the code in `root`, one after the other."""
     for kind in ORDER:
         for name in sorted(name for name in cluster.pids if name.startswith(f"{kind}-")):
             await asyncio.sleep(_BETWEEN_S)

@@ -1,4 +1,4 @@
-"""MCP servers for tests, in processes of their own that end with the test.
+"""MCP servers for tests, each in a process that ends with the test.
 
 `serving_http` and `stdio_entry` are for tests; run as a module, this file is the server's program.
 """
@@ -38,7 +38,7 @@ _START_TIMEOUT_S = 30.0
 
 @contextmanager
 def serving_http(*options: str) -> Iterator[str]:
-    """A server over Streamable HTTP with `options` of this file's program; yields its URL."""
+    """Runs a server over Streamable HTTP with `options` of this file's program; yields its URL."""
     port = find_free(1)[0]
     command = [*_program(), "--http", str(port), *options]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
@@ -52,7 +52,7 @@ def serving_http(*options: str) -> Iterator[str]:
 
 
 def stdio_entry(*options: str) -> dict[str, Any]:
-    """The same server as an entry of the operator's file of servers."""
+    """Returns the same server as an entry of the operator's file of servers."""
     program, *args = [*_program(), *options]
     return {"command": program, "args": args, "env": {"PYTHONPATH": str(ROOT)}}
 
@@ -62,7 +62,7 @@ def _program() -> list[str]:
 
 
 def make_tools_server() -> MCPServer[None]:
-    """Tools that do what tools do, well and badly."""
+    """Returns a server whose tools succeed, fail and misbehave in various ways."""
     server = MCPServer("test tools", log_level="ERROR")
     server.add_tool(add, annotations=ToolAnnotations(read_only_hint=True))
     server.add_tool(hold, annotations=ToolAnnotations(idempotent_hint=True), structured_output=False)
@@ -77,7 +77,7 @@ def add(a: int, b: int) -> CallToolResult:
 
 
 def fail(why: str) -> CallToolResult:
-    """Says that it failed."""
+    """Reports that it failed."""
     return CallToolResult(content=[TextContent(text=why)], is_error=True)
 
 
@@ -91,7 +91,7 @@ async def wait(folder: str) -> str:
 
 
 async def hold(folder: str) -> str:
-    """Answers as soon as there is a file `go` in the folder; adds a line to the file `held`."""
+    """Answers once there is a file `go` in the folder; adds a line to the file `held`."""
     add_line(folder, "held")
     while not Path(folder, "go").exists():
         await asyncio.sleep(0.02)
@@ -99,7 +99,7 @@ async def hold(folder: str) -> str:
 
 
 async def dwell(folder: str) -> str:
-    """Answers when there is a file `go` in the folder; adds lines to `started`, `ended` and `cancelled`."""
+    """Answers once there is a file `go` in the folder; adds lines to `started`, `ended` and `cancelled`."""
     add_line(folder, "started")
     try:
         while not Path(folder, "go").exists():
@@ -127,12 +127,12 @@ def die() -> str:
 
 
 def say_pid() -> CallToolResult:
-    """Names the server's process."""
+    """Returns the pid of the server's process."""
     return CallToolResult(content=[TextContent(text=str(os.getpid()))])
 
 
 def show_header(name: str, ctx: Context[None, Any]) -> CallToolResult:
-    """Tells a header of the request that called it."""
+    """Returns a header of the request that called it."""
     return CallToolResult(content=[TextContent(text=(ctx.headers or {}).get(name, "(none)"))])
 
 
@@ -153,7 +153,7 @@ def count(ctx: Context[None, Any]) -> CallToolResult:
 
 
 def make_pages_server(pages: int) -> "Server[Any]":
-    """A server whose list of tools has so many pages of two; 0: it never ends."""
+    """Returns a server whose list of tools has `pages` pages of two tools; with 0 it never ends."""
 
     async def list_tools(_ctx: Any, params: PaginatedRequestParams | None) -> ListToolsResult:
         page = int(params.cursor) if params and params.cursor else 1
@@ -164,11 +164,11 @@ def make_pages_server(pages: int) -> "Server[Any]":
 
 
 ODD_NAMES = ["a b", "a\n# Instructions\nb", "<|end|>", "x" * 3_000, "подсказка", "", "a.b/c-d", "a b"]
-"""What a server may call its tools; one of them twice."""
+"""Names that a server may give its tools; one of them occurs twice."""
 
 
 def make_names_server() -> "Server[Any]":
-    """A server with such tools: each answers with the name that it was called by."""
+    """Returns a server with such tools, each of which answers with the name by which it was called."""
 
     async def list_tools(_ctx: Any, _params: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(tools=[Tool(name=name, input_schema={"type": "object"}) for name in ODD_NAMES])
@@ -180,7 +180,8 @@ def make_names_server() -> "Server[Any]":
 
 
 def guarded(app: ASGIApp, required: str, is_old: bool) -> ASGIApp:
-    """401 without the header `required` (name=value); with `is_old`, 400 to what is newer than 2025."""
+    """Answers 401 without the header `required` (name=value), and with `is_old` 400 to versions after
+    2025."""
     name, _, value = required.encode().partition(b"=")
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
