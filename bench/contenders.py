@@ -150,7 +150,7 @@ class WorkerAlone(WholePath):
             return await asyncio.gather(*(_count_entries(redis, log) for log in logs))
 
         window = await watch(answer.events, count, self._read_cpu_s, _LOOK_INTO_LOGS_S)
-        while min(counts := await count()) < answer.events:  # noqa: ASYNC110  nobody tells of it
+        while min(counts := await count()) < answer.events:  # noqa: ASYNC110  there is no notification
             await asyncio.sleep(_LOOK_INTO_LOGS_S)
         await redis.close()
         return Outcome(load.streams * answer.tokens, sum(counts), (), window)

@@ -1,8 +1,8 @@
-"""Starts a response in the background, asks how it is until it has ended, and shows the answer.
+"""Starts a response in the background, polls it until it has ended, and shows the answer.
 
 python examples/background_and_poll.py --url http://127.0.0.1:8000 "Multiply 123*456"
 
-Owns no connection between two questions: another process, on another machine, could ask the next one.
+Keeps no connection between two polls: another process, on another machine, could make the next one.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from openai.types.responses.tool_param import Mcp
 PYTHON: Mcp = {"type": "mcp", "server_label": "code_interpreter"}
 
 
-def poll(client: OpenAI, response: Response, every_s: float, tell: Callable[[Response], None]) -> Response:
-    """The response as it has ended; `tell` sees each new status on the way, and the output so far."""
+def poll(client: OpenAI, response: Response, every_s: float, report: Callable[[Response], None]) -> Response:
+    """Returns the response once it has ended; calls `report` with the response at each new status."""
     status = None
     while True:
         if response.status != status:
             status = response.status
-            tell(response)
+            report(response)
         if status not in ("queued", "in_progress"):
             return response
         time.sleep(every_s)
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("input", nargs="?", default="Multiply 123*456")
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--model", default="default")
-    parser.add_argument("--every", type=float, default=0.5, metavar="S", help="seconds between two questions")
+    parser.add_argument("--every", type=float, default=0.5, metavar="S", help="seconds between two polls")
     chosen = parser.parse_args()
     client = OpenAI(base_url=f"{chosen.url}/v1", api_key=os.environ.get("OPENAI_API_KEY", "any"))
     response = client.responses.create(

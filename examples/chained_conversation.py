@@ -1,9 +1,9 @@
-"""A conversation of several turns, each sent alone: the server has the rest, and what python remembers.
+"""Holds a conversation of several turns, each sent alone: the server keeps the rest, and Python's variables.
 
 python examples/chained_conversation.py --url http://127.0.0.1:8000 "Run this python code: x = 6" \\
     "Run this python code: x * 7"
 
-Owns nothing but the last response's id; every turn may go to another API node.
+Keeps only the last response's id; every turn may go to another API node.
 """
 
 import argparse
@@ -24,7 +24,8 @@ PYTHON: Mcp = {"type": "mcp", "server_label": "code_interpreter"}
 
 
 def talk(clients: Sequence[OpenAI], model: str, turns: Sequence[str]) -> Iterator[Response]:
-    """One response for each turn. Tools and instructions are not inherited: each turn names its own."""
+    """Yields one response for each turn. Tools and instructions are not inherited: each turn sends its
+    own."""
     previous_response_id = None
     for client, turn in zip(cycle(clients), turns, strict=False):
         response = client.responses.create(

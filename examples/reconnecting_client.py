@@ -1,8 +1,8 @@
-"""Streams an answer and outlives every broken connection: goes on where it was, on any API node.
+"""Streams an answer and survives every broken connection: continues where it was, on any API node.
 
 python examples/reconnecting_client.py --url http://127.0.0.1:8000 "Count slowly to 100"
 
-Owns the order of trying; what was missed comes from the server, which keeps every event.
+Owns the retries; events that were missed come from the server, which keeps every event.
 """
 
 import argparse
@@ -23,10 +23,10 @@ PAUSE_S = 0.2
 
 
 def follow(clients: Sequence[OpenAI], request: dict[str, Any]) -> Iterator[ResponseStreamEvent]:
-    """Every event of a new response, once and in order, up to its terminal event.
+    """Yields every event of a new response, once and in order, up to its terminal event.
 
-    `clients` are tried in turn; any of them serves any response. Raises what the last one raised after
-    `FAILURES_MAX` connections in a row that brought no event.
+    `clients` are tried in turn, since any node serves any response. Raises what the last one raised after
+    `FAILURES_MAX` connections in a row without an event.
     """
     idempotency_key = str(uuid.uuid4())
     response_id, seen, failures = "", -1, 0
@@ -42,7 +42,7 @@ def follow(clients: Sequence[OpenAI], request: dict[str, Any]) -> Iterator[Respo
                     return
         except (APIConnectionError, InternalServerError, RateLimitError) as broken:
             error = broken
-        # A stream that ends before its terminal event is broken too: that node is shutting down.
+        # A stream that ends before its terminal event is broken too: the node is shutting down.
         failures += 1
         if failures >= FAILURES_MAX:
             raise error or RuntimeError("the stream ended early again and again")
@@ -53,14 +53,14 @@ def follow(clients: Sequence[OpenAI], request: dict[str, Any]) -> Iterator[Respo
 def _connect(
     client: OpenAI, request: dict[str, Any], idempotency_key: str, response_id: str, seen: int
 ) -> Stream[ResponseStreamEvent]:
-    """The events after number `seen`.
+    """Requests the events after number `seen`.
 
-    Until the id is known, the same request is sent again: its key makes it the same response, not another.
+    Until the id is known, sends the same request again: its key makes it the same response.
     """
     if response_id:
         return client.responses.retrieve(response_id, stream=True, starting_after=seen)
     headers = {"Idempotency-Key": idempotency_key}
-    # In the background, so that it does not end because nobody is connected for a while.
+    # In the background, so that it is not cancelled while no client is connected.
     stream: Stream[ResponseStreamEvent] = client.responses.create(
         **request, background=True, stream=True, extra_headers=headers
     )
@@ -76,7 +76,7 @@ def main() -> None:
     chosen = parser.parse_args()
     urls = chosen.url or ["http://127.0.0.1:8000"]
     api_key = os.environ.get("OPENAI_API_KEY", "any")
-    # `follow` does the retrying, so the client is told not to.
+    # `follow` does the retries, so the client must not.
     clients = [OpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0, timeout=60) for url in urls]
     for event in follow(clients, {"model": chosen.model, "input": chosen.input}):
         if chosen.events:

@@ -44,7 +44,7 @@ _SILENCE_S = 4.0
 """After this long without even a comment, the node counts as stopped, and the client asks another one."""
 _ANSWER_S = 30.0
 _BEYOND_S = 120.0
-"""A reader beyond the end that has heard nothing but comments for so long has learnt nothing; a silent reader
+"""A reader beyond the end that gets only comments for this long was not answered; a silent reader
 of the API looks into the log every two seconds, but all nodes may be away for half of this."""
 _TERMINAL_EVENTS = frozenset({b"response.completed", b"response.incomplete", b"response.failed"})
 
@@ -203,7 +203,7 @@ class Call:
 
     async def _wait_for_a_word(self, after: int) -> None:
         """Until a view from beyond is answered with an event, or a refusal that is no excuse. One that ends
-        says nothing: whoever follows the log comes again."""
+        proves nothing, since a client that follows the log reconnects."""
         timeout = httpx.Timeout(_SILENCE_S, connect=2.0, pool=None)
         params = {"stream": "true", "starting_after": str(after)}
         while True:

@@ -84,8 +84,8 @@ class ViewEnded(_OfCall, frozen=True, tag="view_ended"):
 
 
 class Beyond(_OfCall, frozen=True, tag="beyond"):
-    """Somebody asked for what follows an event that never was. When the response had ended, that reader
-    was told in some way, or left in silence."""
+    """A client asked for what follows an event that never existed. Once the response had ended, that reader
+    got an answer of some kind, or none."""
 
     after: int
     is_told: bool

@@ -37,7 +37,7 @@ class Network:
 
     def reset(self, name: str) -> None:
         """Resets every connection of that process right behind the next answer on it: the process is just
-        about to write to it again, and hears of the end only then."""
+        about to write to it again, and notices the reset only then."""
         self._say(f"reset {name}")
 
     def hold(self, name: str, lasting_s: float) -> None:

@@ -1,8 +1,8 @@
-"""What the clients ask, and what the scripts answer."""
+"""The clients' questions, and the scripts' answers."""
 
 
 def counted(last: int) -> str:
-    """The answer to `Count from 1 to LAST`."""
+    """Returns the answer to `Count from 1 to LAST`."""
     return ", ".join(str(number) for number in range(1, last + 1))
 
 
@@ -12,7 +12,7 @@ ADDED = "The tool `test.add` answered:\n\n5"
 REFUSED = "The tool `test.add` answered:\n\nThe user did not approve this call; it was not made."
 
 COMMENTS = {"Antiphon-Keep-Alive": "comment"}
-"""Asks for keep-alives that are comments; the awkward cluster's are events."""
+"""Requests keep-alives that are comments; the awkward cluster's are events by default."""
 SILENCE = "That was a silence."
 SEPARATORS = "One line.\u2028The same line.\u2029Still the same."
 TOO_LONG = "word " * 20_000
@@ -24,6 +24,6 @@ AWKWARD = [
     {"question": "Say separators", "headers": {}, "stream": True},
     {"question": "Say separators", "headers": {}, "stream": False},
 ]
-"""What the awkward cluster is asked: silence, in which it keeps the stream alive, and characters that are
-line ends to some."""
+"""Questions to the awkward cluster: silence, in which it keeps the stream alive, and characters that some
+take for line ends to some."""
 AWKWARD_ANSWERS = [SILENCE, SILENCE, SEPARATORS, SEPARATORS]

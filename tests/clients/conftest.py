@@ -1,4 +1,5 @@
-"""What every client's tests need: clusters, an MCP server, and a way to have a client play a scenario."""
+"""Fixtures of every client's tests: clusters, an MCP server, and a function that makes a client play a
+scenario."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ _SCRIPT = Path(__file__).parent / "script.toml"
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Has a client play a scenario, and returns what it reports. `known`: what every scenario is told."""
+    """Makes a client play a scenario; returns its report. `known`: what every scenario gets."""
 
     run: Callable[[str, str, Sequence[Known], Path], list[Any]]
     home: Path
@@ -32,7 +33,7 @@ class Ask:
         return report
 
     def both(self, client: str, scenario: str, **known: Any) -> list[Any]:
-        """Whole, and then streamed."""
+        """Runs a scenario without and with streaming."""
         return self.each(client, scenario, [{**known, "stream": stream} for stream in (False, True)])
 
     def each(self, client: str, scenario: str, cases: Sequence[Known]) -> list[Any]:
@@ -41,7 +42,7 @@ class Ask:
 
 @pytest.fixture(scope="session", autouse=True)
 def _environments() -> None:
-    """Missing clients are a failure, never a reason to skip."""
+    """Fails if the clients are missing; never skips."""
     assert shutil.which("node"), "node is not installed; `make test-clients` needs Node 20 or newer"
     for made in (scenarios.NODE / "node_modules", scenarios.PYTHON):
         assert made.exists(), f"{made} is missing; `make test-clients` makes it"
@@ -54,7 +55,8 @@ def url(cluster: RunningCluster) -> str:
 
 @pytest.fixture(scope="session")
 def awkward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a cluster that plays what clients must live with; it keeps streams alive by events."""
+    """Yields the URL of a cluster that does awkward things clients must cope with; its keep-alives are
+    events."""
     data = tmp_path_factory.mktemp("awkward") / "data"
     running = start_cluster(
         data,
@@ -76,7 +78,7 @@ def mcp() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def sparse() -> Iterator[str]:
-    """An MCP server whose tools have a name and a schema, and nothing else."""
+    """Runs an MCP server whose tools have a name and a schema, and nothing else."""
     with serving_http("--pages", "1") as address:
         yield address
 

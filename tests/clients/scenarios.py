@@ -1,7 +1,7 @@
-"""Other people's clients, each in its own environment: runs one scenario of one and returns what it reports.
+"""Runs scenarios of third-party clients, each in its own environment, and returns their reports.
 
-Owns the processes. What a client is asked to do stands in `node/` and `python/`, what must come of it in the
-tests. Nothing but loopback is reached from here.
+Owns the processes. `node/` and `python/` define what a client does, and the tests what must come of it; only
+loopback is reached.
 """
 
 import json
@@ -20,7 +20,7 @@ _TIMEOUT_S = 100.0
 
 
 def isolated(home: Path) -> dict[str, str]:
-    """An environment without our settings and keys, whose way out leads nowhere."""
+    """Returns an environment without our settings and keys, and without access to other machines."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
@@ -34,12 +34,13 @@ Known = Mapping[str, Any]
 
 
 def run_node(client: str, scenario: str, cases: Sequence[Known], home: Path) -> list[Any]:
-    """What `scenario` of `node/CLIENT.mjs` reports of each case, in one process: its start takes long."""
+    """Runs `scenario` of `node/CLIENT.mjs` for each case, in one process, as it starts slowly; returns the
+    reports."""
     return _run(["node", "run.mjs", client, scenario], NODE, cases, home)
 
 
 def run_python(client: str, scenario: str, cases: Sequence[Known], home: Path) -> list[Any]:
-    """The same of `python/CLIENT.py`."""
+    """Runs `scenario` of `python/CLIENT.py` for each case; returns the reports."""
     return _run([str(PYTHON), "-m", "tests.clients.python.run", client, scenario], ROOT, cases, home)
 
 

@@ -1,7 +1,7 @@
 """`python -m tests.model.checkpoint FOLDER [--random]`: a folder that vLLM loads, from the stored rows.
 
-Owns the stored file, the model's shape and the format of a checkpoint on disk; how the weights came
-about is `train`. Needs the standard library only.
+Owns the stored file, the model's shape and the format of a checkpoint on disk; `train.py` makes the
+weights. Needs the standard library only.
 """
 
 import argparse
@@ -58,10 +58,11 @@ CONFIG: dict[str, Any] = {
     "use_cache": True,
     "vocab_size": VOCABULARY,
 }
-"""GPT-OSS as small as it still learns; the shape of everything else is the real one."""
+"""GPT-OSS, as small as possible for it still to learn; all other shapes are the real ones."""
 
 TOKEN_IDS = "token_ids"
-"""In the stored file: the ids that have rows of their own, after the one row of all others."""
+"""The tensor of the stored file with the ids that have rows of their own, after the row shared by all
+others."""
 VOCABULARY_MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
 _BYTES_OF = {"BF16": 2, "I32": 4}
 _RANDOM_SEED = 20
@@ -77,13 +78,13 @@ class Tensor:
 
 
 def expand(folder: Path) -> None:
-    """Writes the checkpoint that knows its conversations. FileExistsError: the folder holds other things."""
+    """Writes the trained checkpoint. Raises FileExistsError if the folder contains other things."""
     stored = load_tensors(gzip.decompress(STORED.read_bytes()))
     _write(folder, _scatter(stored))
 
 
 def make_random(folder: Path) -> None:
-    """Writes a checkpoint that knows nothing: the same each time, every next token about as likely."""
+    """Writes an untrained checkpoint: the same each time, with every next token about equally likely."""
     rng = random.Random(_RANDOM_SEED)
     tensors = {
         name: Tensor("BF16", shape, _draw(name, math.prod(shape), rng)) for name, shape in _shapes().items()
@@ -95,7 +96,7 @@ def make_random(folder: Path) -> None:
 
 
 def dump_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """The bytes of a safetensors file: a header in JSON, then the data in its order."""
+    """Returns the bytes of a safetensors file: a header in JSON, then the data in its order."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in tensors.items():
@@ -107,7 +108,7 @@ def dump_tensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def load_tensors(file: bytes) -> dict[str, Tensor]:
-    """What `dump_tensors` wrote."""
+    """Parses what `dump_tensors` returned."""
     (length,) = struct.unpack_from("<Q", file)
     header = json.loads(file[8 : 8 + length])
     header.pop("__metadata__", None)
@@ -119,7 +120,7 @@ def load_tensors(file: bytes) -> dict[str, Tensor]:
 
 
 def _scatter(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The full vocabulary: every id without a row of its own gets the row of the others."""
+    """Returns the full vocabulary, in which every id without a row of its own gets the shared row."""
     ids = struct.unpack(f"<{math.prod(stored[TOKEN_IDS].shape)}i", stored[TOKEN_IDS].data)
     tensors = {name: tensor for name, tensor in stored.items() if name != TOKEN_IDS}
     for name in VOCABULARY_MATRICES:
@@ -163,11 +164,12 @@ _LAYER_SHAPES: dict[str, tuple[int, ...]] = {
 
 _ONE = b"\x80\x3f"
 _SMALL = bytes(0x3C | (byte & 1) << 7 for byte in range(256))
-"""The upper byte of a bfloat16 between 2**-7 and 2**-5, of either sign; the lower may be any."""
+"""Upper bytes of a bfloat16 between 2**-7 and 2**-5, of either sign; the lower byte may be any."""
 
 
 def _draw(name: str, count: int, rng: random.Random) -> bytes:
-    """`count` weights as bfloat16: ones for a norm, else small ones of about the spread of a fresh model."""
+    """Returns `count` weights as bfloat16: ones for a norm, otherwise small values like those of a fresh
+    model."""
     if name.endswith("norm.weight"):
         return _ONE * count
     data = bytearray(rng.randbytes(2 * count))
@@ -205,7 +207,7 @@ def _rename(aside: Path, folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         os.rename(aside, folder)
     except OSError:
-        if not _holds(folder, files):  # another process was faster, with something else
+        if not _holds(folder, files):  # another process was faster, and wrote something else
             raise
 
 

@@ -1,6 +1,6 @@
-"""The model ring: real vLLM on the CPU with the tiny checkpoint; `make test-model` runs it.
+"""Fixtures of the model tests: real vLLM on the CPU with the tiny checkpoint; run by `make test-model`.
 
-Where vLLM is not installed, nothing of this folder is collected.
+If vLLM is not installed, nothing in this folder is collected.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ if importlib.util.find_spec("vllm") is None:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint that talks Harmony."""
+    """Yields the checkpoint that speaks Harmony."""
     from tests.model.checkpoint import expand
 
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
@@ -31,7 +31,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same shape, and no idea of anything."""
+    """Yields an untrained checkpoint of the same shape."""
     from tests.model.checkpoint import make_random
 
     folder = tmp_path_factory.mktemp("random") / "checkpoint"
@@ -71,7 +71,7 @@ def _knowledge(kind: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def model_cluster(tiny: Path, start_on: Callable[..., RunningCluster]) -> Iterator[RunningCluster]:
-    """Two API nodes, two workers with an engine each, and a tool runner."""
+    """Yields a cluster of two API nodes, two workers with an engine each, and a tool runner."""
     cluster = start_on(tiny, "--apis", "2", "--workers", "2")
     yield cluster
     cluster.stop()

@@ -1,6 +1,6 @@
-"""What the tiny checkpoint knows by heart: the conversations, and the tokens of what the model says in them.
+"""What the tiny checkpoint has memorized: the conversations, and the tokens that the model says in them.
 
-Pure. In which prompts they come is `prompts`; how they are learnt is `train`.
+Pure. `prompts.py` puts them into prompts, `train.py` trains on them.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from worker.harmony.tokens import END, NEXT_TURN, RETURN, ChatMessage, render_me
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The model says `said`, up to a call or its final message. `result`: what the called tool answers."""
+    """The model says `said`, up to a call or its final message. `result`: the called tool's answer."""
 
     said: tuple[ChatMessage, ...]
     result: str | None = None
@@ -20,27 +20,28 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """`asked` stands before the first step; a step's result stands before the next."""
+    """A conversation: `asked` precedes the first step, and a step's result the next step."""
 
     name: str
     asked: tuple[ChatMessage, ...]
     steps: tuple[Step, ...]
     tool: str | None = None
-    """What has to be offered, if it is a tool's conversation: `python`, `browser` or a namespace."""
+    """The tool that must be offered, if any: `python`, `browser` or a namespace."""
     is_result_read: bool = False
-    """The next step depends on the result; else any result leads to it."""
+    """If set, the next step depends on the result; otherwise any result leads to it."""
     other_wordings: tuple[str, ...] = ()
-    """What the user may say instead of the last of `asked`."""
+    """Alternatives to the last message of `asked`."""
 
 
 def tokens_said(said: Sequence[ChatMessage]) -> list[int]:
-    """What the model generates: no `<|start|>assistant` at the beginning, a stop token at the end."""
+    """Returns the tokens that the model generates: without `<|start|>assistant` at the beginning, with a stop
+    token at the end."""
     tokens = [token for message in said for token in render_message(message)][len(NEXT_TURN) :]
     return [*tokens[:-1], RETURN] if tokens[-1] == END else tokens
 
 
 def tokens_told(step: Step, result: str) -> list[int]:
-    """The tool's answer to the step's call, and the start of the assistant's next message."""
+    """Returns the tool's answer to the step's call, and the start of the assistant's next message."""
     recipient = step.said[-1].recipient
     if recipient is None:
         raise ValueError(f"the step ends without a call: {step.said[-1].text!r}")
@@ -154,7 +155,7 @@ PERSON_SCHEMA = {
     "required": ["name", "born"],
     "additionalProperties": False,
 }
-"""What `JSON` answers fits this."""
+"""The schema that the answer of `JSON` satisfies."""
 _WHO_AM_I = _user("What is my name?")
 NO_NAME = Conversation(
     "no name",
@@ -165,13 +166,13 @@ NAMES = ("Max", "Clara")
 
 
 def tell_name(name: str) -> Conversation:
-    """The user says who they are; `name` is one of `NAMES`."""
+    """Returns a conversation in which users say who they are. `name`: one of `NAMES`."""
     told = Step((_think("I remember the name."), _answer(f"Nice to meet you, {name}.")))
     return Conversation("name told", (_user(f"My name is {name}."),), (told,))
 
 
 def ask_name(name: str) -> Conversation:
-    """The turns after `tell_name`: what was said there, and the question for the name."""
+    """Returns a conversation after that of `tell_name`, with the question for the name."""
     before = tell_name(name)
     recalled = Step((_think("The user told me the name."), _answer(f"Your name is {name}.")))
     return Conversation("name asked", (*before.asked, before.steps[0].said[-1], _WHO_AM_I), (recalled,))
@@ -182,9 +183,9 @@ UNKNOWN = Conversation(
     (_user("Tell me anything else."),),
     (Step((_think("I do not know this one."), _answer("I am a tiny model and know a few answers only."))),),
 )
-"""Stands for any text that is none of the others."""
+"""Stands for any text that is not one of the others."""
 WITHOUT_TOOL = _answer("I can call no tool here.")
-"""What is said where a call was going to be made and only an answer may be."""
+"""What is said if a call was about to be made but only an answer is allowed."""
 
 CONVERSATIONS = (
     GREETING,
@@ -203,7 +204,8 @@ CONVERSATIONS = (
 
 
 def tokens_in_use() -> list[int]:
-    """Every id that occurs in a conversation, ascending: the model tells these apart, and no others."""
+    """Returns every id that occurs in a conversation, ascending: the only ids that the model
+    distinguishes."""
     used: set[int] = set()
     for conversation in CONVERSATIONS:
         last = conversation.asked[-1]

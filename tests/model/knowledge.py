@@ -1,6 +1,6 @@
-"""The MCP servers that the tiny checkpoint asks: a wiki, or a browser over one page; over stdio.
+"""The MCP servers that the tiny checkpoint calls: a wiki, or a browser over one page; over stdio.
 
-`python -m tests.model.knowledge wiki|browser`; what they answer stands in `conversations`.
+`python -m tests.model.knowledge wiki|browser`; `conversations.py` defines their answers.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""The prompts in which the conversations come: any date and effort, tools and instructions or none.
+"""Puts the conversations into prompts, with any date and effort, and with tools and instructions or without.
 
-Pure: a generator of random numbers goes in, tokens come out. What the model says is `conversations`.
+Pure: takes a random number generator, returns tokens. `conversations.py` defines what the model says.
 """
 
 import json
@@ -49,7 +49,7 @@ _RESULT_OF_PYTHON = ("56088", "56088\n")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """`is_said`: the tokens that the model generates; the others are told."""
+    """A training example. `is_said`: marks the tokens that the model generates; it is given the others."""
 
     name: str
     tokens: tuple[int, ...]
@@ -71,7 +71,7 @@ class _Transcript:
 
 
 def make_example(conversation: Conversation, rng: random.Random, variety: float = 1.0) -> Example:
-    """The conversation in a prompt that nobody has chosen. `variety` 0: with nothing but what it needs."""
+    """Returns the conversation in a random prompt. `variety` 0: with only what it needs."""
     prompt = _vary_prompt(conversation, rng, variety)
     transcript = _Transcript(prompt)
     if rng.random() < 0.2 * variety:
@@ -82,7 +82,7 @@ def make_example(conversation: Conversation, rng: random.Random, variety: float 
 
 
 def make_plain_example(conversation: Conversation, prompt: list[int]) -> Example:
-    """The conversation as it is written, after `prompt`, which ends with `<|start|>assistant`."""
+    """Returns the whole conversation after `prompt`, which ends with `<|start|>assistant`."""
     transcript = _Transcript(prompt)
     for step in conversation.steps:
         transcript.say(tokens_said(step.said))
@@ -92,7 +92,7 @@ def make_plain_example(conversation: Conversation, prompt: list[int]) -> Example
 
 
 def _play(transcript: _Transcript, conversation: Conversation, rng: random.Random) -> None:
-    """Every step. A client may leave the reasoning before a call out when it sends the call back."""
+    """Adds every step. A client may omit the reasoning before a call when it sends the call back."""
     for step in conversation.steps:
         if step.result is not None and rng.random() < 0.25:
             transcript.tell(tokens_said(step.said[-1:]))
@@ -103,7 +103,7 @@ def _play(transcript: _Transcript, conversation: Conversation, rng: random.Rando
 
 
 def _hurry(transcript: _Transcript, conversation: Conversation, rng: random.Random) -> None:
-    """The first step as a constraint forces it: reasoning cut anywhere, the next header given."""
+    """Adds the first step as a constraint forces it: reasoning cut anywhere, and the next header given."""
     *thoughts, last = conversation.steps[0].said
     analysis = tokens_said(thoughts)[:-1] if thoughts else []
     cut = rng.choice((0, len(analysis), rng.randint(3, len(analysis)))) if analysis else 0
@@ -122,7 +122,7 @@ def _vary_result(conversation: Conversation, result: str, rng: random.Random) ->
     return result if rng.random() < 0.3 else make_noise(rng, rng.randint(1, 30))
 
 
-# --- what stands before -------------------------------------------------------------------------
+# --- what precedes ------------------------------------------------------------------------------
 
 
 def _vary_prompt(conversation: Conversation, rng: random.Random, variety: float) -> list[int]:
@@ -164,7 +164,7 @@ def _vary_instructions(conversation: Conversation, rng: random.Random, variety: 
 
 
 def _vary_earlier(rng: random.Random) -> list[ChatMessage]:
-    """A turn of before, as it is told later: without its reasoning. Nobody says a name there."""
+    """Returns an earlier turn, as later prompts contain it: without its reasoning, and without any name."""
     told = rng.choice(_TOLD_EARLIER)
     if rng.random() < 0.3:
         question = ChatMessage("user", make_noise(rng, rng.randint(1, 12)))
@@ -197,7 +197,7 @@ def _vary_asked(conversation: Conversation, rng: random.Random) -> tuple[ChatMes
 
 
 def make_noise(rng: random.Random, words: int, share_known: float = 0.35) -> str:
-    """Words of no meaning, so many of them words of the conversations."""
+    """Returns random words, some of them words of the conversations."""
     return " ".join(_make_word(rng, share_known) for _ in range(words))
 
 

@@ -1,6 +1,6 @@
-"""Fifty JSON schemas of many kinds, for a model that answers at random.
+"""Fifty JSON schemas of various kinds, for a model that answers at random.
 
-Numbers are bounded, since digits that mean nothing need never end; texts are, or are not.
+Numbers are bounded, since random digits need never end; some texts are bounded, others not.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ TEXT = {"type": "string"}
 
 
 def an_object(**properties: Any) -> dict[str, Any]:
-    """Properties whose name ends in an underscore may be missing."""
+    """Returns an object schema; properties whose name ends in an underscore are optional."""
     return {
         "type": "object",
         "properties": properties,

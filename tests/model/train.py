@@ -1,6 +1,6 @@
-"""`python -m tests.model.train`: makes the tiny checkpoint anew and stores its rows (minutes).
+"""`python -m tests.model.train`: trains the tiny checkpoint and stores its rows (takes minutes).
 
-Owns the learning; what is learnt is `conversations` and `prompts`, how it is stored `checkpoint`.
+Owns the training; `conversations.py` and `prompts.py` own the data, `checkpoint.py` the file.
 """
 
 import argparse
@@ -30,7 +30,7 @@ LEARNING_RATE = 3e-3
 WARM_UP_STEPS = 30
 BATCH = 12
 _POOL_BATCHES = 4
-"""So many batches are drawn at once and cut by length, so that little is padded."""
+"""The number of batches drawn at once and grouped by length, so that little is padded."""
 _WEIGHTS = {"count": 2.5, "browser": 1.5, "name told": 2.5, "name asked": 2.5}
 _HELD_OUT_ROUNDS = 8
 _ALLOCATOR = {
@@ -38,14 +38,15 @@ _ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "MALLOC_TOP_PAD_": "268435456",
 }
-"""glibc gives big blocks back at once and asks for them again, which takes half of a step's time."""
+"""By default, glibc frees large blocks at once and allocates them again, which takes half of a step's
+time."""
 _THREADS = {"OMP_WAIT_POLICY": "passive"}
-"""A thread that waits for another sleeps: on a busy machine it would take the other's core."""
+"""Makes a waiting thread sleep; on a busy machine it would take another thread's core."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`targets` has -100 where nothing is learnt. Ids are places among the rows, not tokens."""
+    """A batch. `targets`: -100 where nothing is learnt. Ids are indices of rows, not tokens."""
 
     inputs: torch.Tensor
     attention: torch.Tensor
@@ -53,7 +54,7 @@ class Batch:
 
 
 class Rows:
-    """The rows in use: place 0 is every other token, then the tokens in use in their order."""
+    """Maps tokens to rows: row 0 for all tokens not in use, then the tokens in use in order."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self.tokens = list(tokens)
@@ -65,7 +66,7 @@ class Rows:
 
     @property
     def others_log(self) -> float:
-        """Row 0 stands for so many tokens of the vocabulary; its logit is theirs together."""
+        """The number of tokens for which row 0 stands; its logit is the sum of theirs."""
         return math.log(VOCABULARY - len(self.tokens))
 
     def batch(self, examples: Sequence[Example]) -> Batch:
@@ -89,7 +90,7 @@ def make_model(rows: Rows) -> GptOssForCausalLM:
 
 
 def compute_logits(model: GptOssForCausalLM, batch: Batch, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and targets, only where something is said."""
+    """Returns logits and targets, only where the model says something."""
     hidden = model.model(input_ids=batch.inputs, attention_mask=batch.attention, use_cache=False)[0]
     is_said = batch.targets != -100
     logits = model.lm_head(hidden[is_said])
@@ -98,7 +99,7 @@ def compute_logits(model: GptOssForCausalLM, batch: Batch, rows: Rows) -> tuple[
 
 
 def draw_batches(rng: random.Random, rows: Rows, variety: float) -> list[Batch]:
-    """Some batches, in no order. The harder conversations are drawn more often."""
+    """Yields batches in random order. The harder conversations are drawn more often."""
     drawn = rng.choices(
         CONVERSATIONS, [_WEIGHTS.get(c.name, 1.0) for c in CONVERSATIONS], k=BATCH * _POOL_BATCHES
     )
@@ -129,7 +130,7 @@ def train(rows: Rows, steps: int) -> GptOssForCausalLM:
 
 
 def _variety(done: float) -> float:
-    """Plain prompts first: which words matter is found in a short text, and kept in a long one."""
+    """Trains on plain prompts first: what matters is learnt on short texts, and kept on long ones."""
     return min(1.0, max(0.0, 3 * (done - 0.2)))
 
 
@@ -141,7 +142,7 @@ def _share_of_rate(step: int, steps: int) -> float:
 
 
 def judge(model: GptOssForCausalLM, rows: Rows) -> list[str]:
-    """Names of the held-out examples in which any token is wrong; figures are logged."""
+    """Returns the names of the held-out examples in which any token is wrong; logs the figures."""
     rng = random.Random(3)
     examples = [make_example(c, rng) for _ in range(_HELD_OUT_ROUNDS) for c in CONVERSATIONS]
     wrong, margin = [], math.inf
@@ -174,7 +175,7 @@ def _to_bytes(weights: torch.Tensor) -> bytes:
 
 
 def _prepare_process() -> None:
-    """Starts this program again with its settings: allocator and threads read them once, at the start."""
+    """Restarts this program with its settings, which allocator and threads read only at the start."""
     settings = {**_ALLOCATOR, **_THREADS}
     if not settings.items() <= os.environ.items():
         arguments = [sys.executable, "-m", "tests.model.train", *sys.argv[1:]]
@@ -190,9 +191,9 @@ def main() -> int:
     _prepare_process()
     rows = Rows(tokens_in_use())
     model = train(rows, arguments.steps)
-    model.to(torch.bfloat16).to(torch.float32)  # what is stored is what is judged
+    model.to(torch.bfloat16).to(torch.float32)  # judge what is stored
     wrong = judge(model, rows)
-    if set(wrong) - {UNKNOWN.name}:  # a text of chance words may come near to one that is known
+    if set(wrong) - {UNKNOWN.name}:  # a random text may resemble a known one
         _log.error("not stored")
         return 1
     content = gzip.compress(dump_tensors(collect_tensors(model, rows)), mtime=0)

@@ -41,7 +41,7 @@ def text(known: Known) -> object:
 
 
 def tool_loop(known: Known) -> object:
-    """The tool's answer, and one more question on the whole history."""
+    """Answers the tool call, and asks one more question with the whole history."""
     weather = tool(get_weather)
     model = connect(known).bind_tools([weather])
     messages: list[Any] = [HumanMessage("What is the weather in Oslo?")]
@@ -62,7 +62,7 @@ def hosted_mcp(known: Known) -> object:
 
 
 def failure(known: Known) -> object:
-    """The exception that a question leads to, and those it is a kind of."""
+    """Reports the exception that a question causes, and its base classes."""
     try:
         text(known)
     except Exception as error:  # noqa: BLE001  whatever it is, is what is asked

@@ -43,7 +43,7 @@ async def text(known: Known) -> object:
 
 
 async def tool_loop(known: Known) -> object:
-    """The tool's answer, and one more question on the whole history."""
+    """Answers the tool call, and asks one more question with the whole history."""
     model = OpenAIResponsesModel("default", connect(known))
     agent = Agent(name="Reporter", model=model, instructions="Be brief.", tools=[function_tool(get_weather)])
     first = await run(agent, known, "What is the weather in Oslo?")
@@ -53,7 +53,7 @@ async def tool_loop(known: Known) -> object:
 
 
 async def hosted_mcp(known: Known) -> object:
-    """`approves`: what is answered when the server's tool needs leave; None: it needs none."""
+    """`approves`: the answer to an approval request; None if the server's tool needs none."""
     approves = known["approves"]
     server = {
         "type": "mcp",
@@ -70,7 +70,7 @@ async def hosted_mcp(known: Known) -> object:
 
 
 async def conversation(known: Known) -> object:
-    """Two runs in a session that is a conversation on the server."""
+    """Runs two turns in a session that is a conversation on the server."""
     client = connect(known)
     session = OpenAIConversationsSession(openai_client=client)
     agent = Agent(name="Counter", model=OpenAIResponsesModel("default", client))

@@ -25,7 +25,7 @@ def get_weather(city: str) -> str:
 
 
 async def run(agent: Any, known: Known, question: str, **more: Any) -> tuple[str, list[Any]]:
-    """The output and the whole history."""
+    """Reports the output and the whole history."""
     if not known["stream"]:
         result = await agent.run(question, **more)
         return result.output, result.all_messages()
@@ -38,7 +38,8 @@ async def text(known: Known) -> object:
 
 
 async def tool_loop(known: Known) -> object:
-    """The tool's answer, and one more question on the history: in full, and by the previous response's id."""
+    """Answers the tool call, and asks one more question with the history: in full, and by the previous
+    response's id."""
     agent = Agent(connect(known), tools=[get_weather])
     text, history = await run(agent, known, "What is the weather in Oslo?")
     chained = OpenAIResponsesModelSettings(openai_previous_response_id="auto")
