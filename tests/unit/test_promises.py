@@ -2,9 +2,11 @@
 
 Forward: every row of the README's tables, every request field and every rule under chaos has an entry in
 `promises.toml`. Every entry names at least one test in each of its files, every test that is named exists,
-and `make test` runs at least one of them. Backward: every test in `tests/conformance` is named by an entry,
-because each states what a client may rely on. Tests in the other folders also state what holds inside the
-system, which nobody was promised, so they need no entry.
+and `make test` runs at least one of them. A rule has a test of the chaos checker and one of the system.
+
+Backward: every test in `tests/conformance` is named by an entry, because each states what a client may rely
+on. Tests in the other folders also state what holds inside the system, which nobody was promised, so they
+need no entry.
 """
 
 import re
@@ -104,3 +106,11 @@ def test_every_rule_under_chaos_is_a_promise() -> None:
     rules = tables_of("docs/reliability.md")["The rules"]
     assert rules
     assert sorted(TABLE["rules"]) == sorted(rules)
+
+
+@pytest.mark.parametrize("rule", TABLE["rules"])
+def test_a_rule_is_held_in_the_checker_and_in_the_system(rule: str) -> None:
+    """A test of the checker shows that a breach would be found; another shows that there is none."""
+    files = set(TABLE["rules"][rule])
+    assert "unit/test_chaos_checker.py" in files
+    assert files - {"unit/test_chaos_checker.py"}
