@@ -1,9 +1,9 @@
-"""The tools that GPT-OSS was trained to call, one row for each: what a tool is to clients, servers and model.
+"""The table of hosted tools, which GPT-OSS was trained to call: a row describes a tool to clients, servers
+and model.
 
-Pure; the items that their calls leave stand above the rows. Every other module asks this table by type,
-label, namespace, recipient or item, and compares no names itself
-(docs/adr/0027-one-table-of-hosted-tools.md). Source of the browser's wording: `ToolNamespaceConfig` in
-openai_harmony, which a test compares.
+Pure; also owns the items of their calls. Every other module looks up this table by type, label, namespace,
+recipient or item, and compares no names itself (docs/adr/0027-one-table-of-hosted-tools.md). Source of the
+browser's wording: `ToolNamespaceConfig` in openai_harmony, which a test compares.
 """
 
 import json
@@ -15,11 +15,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 Text = str | None | UnsetType
-"""An optional text: UNSET where it was left out, and then it has no key."""
+"""An optional text; UNSET if it was omitted, and then it has no key."""
 
 
 class CallItem(msgspec.Struct, frozen=True, tag_field="type"):
-    """A call of the model's. `written` is what the model wrote, kept in a field of the item's own choice."""
+    """A call made by the model. `written`: the text that the model wrote, which is kept in the field
+    `written_as`."""
 
     written_as: ClassVar[str] = "arguments"
 
@@ -29,8 +30,9 @@ class CallItem(msgspec.Struct, frozen=True, tag_field="type"):
 
 
 @dataclass(frozen=True, slots=True)
-class ToldCall:
-    """A call as the model reads it in a later prompt."""
+class RenderedCall:
+    """A call as the model reads it in a later prompt: the function, the text that it wrote, and the
+    answer."""
 
     function: str
     written: str
@@ -38,15 +40,16 @@ class ToldCall:
 
 
 class HostedCall(CallItem, frozen=True, kw_only=True):
-    """A call of a hosted tool by an item type of its own; it has an id once it was adopted or made here."""
+    """A call of a hosted tool with an item type of its own. It has an id once it was adopted or made here."""
 
     prefix: ClassVar[str]
-    """What its id begins with."""
+    """The prefix of its id."""
 
     id: str = ""
     status: Text = UNSET
 
-    def told(self) -> ToldCall:
+    def render(self) -> RenderedCall:
+        """Returns the call as the model reads it."""
         raise NotImplementedError
 
 
@@ -64,12 +67,14 @@ class CodeInterpreterCall(HostedCall, frozen=True, kw_only=True, tag="code_inter
     code: Text = UNSET
     outputs: list[CodeOutput] | None | UnsetType = UNSET
 
-    def told(self) -> ToldCall:
-        return ToldCall("python", self.written, "".join(output.logs or "" for output in self.outputs or ()))
+    def render(self) -> RenderedCall:
+        return RenderedCall(
+            "python", self.written, "".join(output.logs or "" for output in self.outputs or ())
+        )
 
 
 class WebSearchCall(HostedCall, frozen=True, kw_only=True, tag="web_search_call"):
-    """Not accepted any more; records and conversations that were made before may hold one."""
+    """No longer accepted; older records and conversations may contain one."""
 
     prefix: ClassVar[str] = "ws"
     written_as: ClassVar[str] = "query"
@@ -78,61 +83,62 @@ class WebSearchCall(HostedCall, frozen=True, kw_only=True, tag="web_search_call"
 
     @property
     def query(self) -> str:
-        """What was looked for, as JSON."""
+        """The search, as JSON."""
         what = {name: value for name, value in self.action.items() if name not in ("type", "sources")}
         return json.dumps(what, ensure_ascii=False)
 
-    def told(self) -> ToldCall:
-        """The item says what was looked for, and not what was found."""
-        return ToldCall("search", self.written, "[What was found was not kept with this call.]")
+    def render(self) -> RenderedCall:
+        """Returns the call with its search; the item does not contain what was found."""
+        return RenderedCall("search", self.written, "[What was found was not kept with this call.]")
 
 
 MCP_CALL = "mcp_call"
-"""The type of item that the call of any other tool leaves."""
+"""The item type of calls of all other tools."""
 HostedItem = CodeInterpreterCall | WebSearchCall
-"""The items that calls of hosted tools leave under types of their own, here or with another service."""
+"""The items of calls of hosted tools with types of their own, from here or another service."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostedFunction:
-    """`name` is the server's; `parameters` is a JSON schema, or None where the model writes plain text."""
+    """A function of a hosted tool. `name`: the server's; `parameters`: a JSON schema, or None for plain
+    text."""
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] | None = None
     is_repeatable: bool = False
-    """Whether our own server may run it again if it is unknown whether it ran."""
+    """Our own server may run it again if it is unknown whether it ran."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostedTool:
     server_label: str
-    """The MCP server that runs it, and the label by which an `mcp` tool asks for it."""
+    """The MCP server that runs it, and the label by which an `mcp` tool requests it."""
     namespace: str
     """Its Harmony namespace."""
     functions: tuple[HostedFunction, ...]
     description: str
-    """The system message's description of it; a request's `server_description` replaces it."""
+    """Its description in the system message, which a request's `server_description` replaces."""
     types: frozenset[str] = frozenset()
-    """The `type` of each tool of the API that asks for it, besides `mcp` with its label."""
+    """The API's tool types that request it, besides `mcp` with its label."""
     unoffered_types: frozenset[str] = frozenset()
-    """Other types of the API that mean it: they are accepted and echoed, and do not offer it to the model."""
+    """The API's other types for it, which are accepted and echoed but do not offer it to the model."""
     text_argument: str | None = None
-    """The one argument that holds all of what the model writes. Then the namespace itself is called, its only
-    function is not declared, and arguments are no JSON."""
+    """If set, the single argument that takes everything the model writes. Then the namespace itself is
+    called, its only function is not declared, and the arguments are not JSON."""
     channel: str = "analysis"
-    """Of the model's calls."""
+    """The channel of its calls."""
     content_type: str = "json"
-    """Of the model's calls: `json`, or the word in its place."""
+    """The content type of its calls: `json`, or another word."""
     item_type: str = MCP_CALL
-    """Of the item that a call leaves here; `worker/response/call_items.py` says how it is spoken of."""
+    """The item type of a call made here; `worker/response/call_items.py` makes its item and events."""
     items: tuple[type[HostedCall], ...] = ()
-    """What else a call may have left in a history."""
+    """Other items of its calls that a history may contain."""
     echoed: Mapping[str, Any] = field(default_factory=dict)
-    """What a tool of one of `types` says where the request leaves it out."""
+    """Fields that are echoed for a tool of one of `types` if the request omits them."""
 
     def recipient_of(self, name: str) -> str:
-        """The Harmony recipient of a function, given its name as it stands in a recipient."""
+        """Returns the Harmony recipient of a function, given its name."""
         return self.namespace if self.text_argument else f"{self.namespace}.{name}"
 
     @property
@@ -144,7 +150,7 @@ class HostedTool:
         return next((f for f in self.functions if self.recipient_of(f.name) == recipient), None)
 
     def is_called(self, recipient: str) -> bool:
-        """Whether the recipient is one of this namespace, known or not."""
+        """Returns True if the recipient is in this namespace, even if there is no such function."""
         return (
             recipient == self.namespace if self.text_argument else recipient.startswith(f"{self.namespace}.")
         )
@@ -169,7 +175,7 @@ internet access and no packages beyond a part of the standard library.""",
     items=(CodeInterpreterCall,),
     echoed={"container": {"type": "auto"}},
 )
-"""Its description is the trained one, made true of the sandbox."""
+"""Its description is the one from training, adapted to the sandbox."""
 
 _NUMBER = {"type": "number", "default": -1}
 
@@ -240,7 +246,7 @@ sources=web (default: web)""",
     ),
     items=(WebSearchCall,),
 )
-"""Only an `mcp` tool with its label offers it."""
+"""Offered only by an `mcp` tool with its label."""
 
 HOSTED_TOOLS = (PYTHON, BROWSER)
 
@@ -258,52 +264,54 @@ RESERVED_LABELS = frozenset(
         *("analysis", "commentary", "final", "code", "json"),
     }
 )
-"""No tool server may have one of these as its label, in any case: GPT-OSS was trained to know tools by them,
+"""Labels that no tool server may have, in upper or lower case: GPT-OSS was trained on them as names of tools,
 or they are words of a message's header."""
 
 
 KINDS = frozenset(_BY_ANY_TYPE)
-"""Every `type` of the API's tools that means a hosted tool."""
+"""Every tool type of the API that means a hosted tool."""
 REPEATABLE = tuple(
     f"{tool.server_label}.{function.name}"
     for tool in HOSTED_TOOLS
     for function in tool.functions
     if function.is_repeatable
 )
-"""`label.function` of those that may be run again."""
+"""`label.function` of the functions that may be run again."""
 
 
 def by_label(server_label: str) -> HostedTool | None:
+    """Returns the tool that runs on this server, or None."""
     return _BY_LABEL.get(server_label)
 
 
 def by_type(kind: str) -> HostedTool | None:
-    """The tool that a tool of the API's type `kind` asks for."""
+    """Returns the tool that a tool of the API's type `kind` requests, or None."""
     return _BY_TYPE.get(kind)
 
 
 def meant_by(kind: str) -> HostedTool | None:
-    """The tool that the API's type `kind` means, whether or not it asks for it here."""
+    """Returns the tool that the API's type `kind` means, even if that type does not offer it here, or
+    None."""
     return _BY_ANY_TYPE.get(kind)
 
 
 def by_namespace(namespace: str) -> HostedTool:
-    """Raises KeyError for a namespace that the model was not trained to know."""
+    """Returns the tool of a namespace. Raises KeyError if no hosted tool has it."""
     return _BY_NAMESPACE[namespace]
 
 
 def by_item(item: HostedCall) -> HostedTool:
-    """The tool whose call the item is."""
+    """Returns the tool whose call the item is."""
     return _BY_ITEM[type(item)]
 
 
 def item_type_of(server_label: str) -> str:
-    """The type of the item that a call on this server leaves."""
+    """Returns the item type of a call on this server."""
     tool = by_label(server_label)
     return tool.item_type if tool else MCP_CALL
 
 
 def by_recipient(recipient: str) -> HostedTool | None:
-    """The tool that the model calls by this Harmony recipient."""
+    """Returns the tool that the model calls by this Harmony recipient, or None."""
     tool = _BY_NAMESPACE.get(recipient.partition(".")[0])
     return tool if tool is not None and tool.is_called(recipient) else None

@@ -16,7 +16,7 @@ SESSION_META_KEY = "antiphon/session"
 the same server. This lets a stateless server keep a session, as the Python tool does."""
 
 
-def approval_unsaid(server_label: str, server_url: str | None) -> Literal["always", "never"]:
+def default_approval(server_label: str, server_url: str | None) -> Literal["always", "never"]:
     """Returns the default of `require_approval`: `always` for a server that the request gives a URL for."""
     is_clients_own = server_url is not None and hosted_tools.by_label(server_label) is None
     return "always" if is_clients_own else "never"

@@ -1,7 +1,7 @@
-"""`include` of a query: what a listing is asked to tell beside the rest.
+"""Checks the `include` of a query, which asks for additional fields of items.
 
-Pure. Items are told with all that is kept of them, so there is nothing to add; owns only that a wish which
-no item here could ever answer is refused, and not passed over. Source: the public OpenAI API, `include`.
+Pure. Items are always returned complete, so there is nothing to add; owns only the refusal of values that no
+item here could ever have. Source: the public OpenAI API, `include`.
 """
 
 import re
@@ -14,11 +14,11 @@ from api.errors import invalid_value, shorten, unsupported_parameter
 _NAME = re.compile(r"include(\[[0-9]*\])?")
 """Clients write lists as `include=a&include=b`, `include[]=a` or `include[0]=a`."""
 _NEVER_THERE = frozenset({"file_search_call.results", "computer_call_output.output.image_url"})
-"""Of kinds of items that are neither made nor taken here."""
+"""Fields of items that are neither produced nor accepted here."""
 
 
 def check_include(query: Iterable[tuple[str, str]]) -> None:
-    """Raises ClientError naming the value that is unknown, or that no item here has."""
+    """Raises ClientError naming a value that is unknown, or a field that no item here has."""
     for name, value in query:
         if not _NAME.fullmatch(name):
             continue

@@ -1,8 +1,8 @@
-"""What may stand in `input`: items are parsed here, once, into the union that records and workers know.
+"""Parses `input`: items are parsed here, once, into the union that records and workers use.
 
-Owns what a client may send beyond an item's shape (names, ids, kinds that no model here can be told), and the
-one form that items are kept in. Source: the public OpenAI types, `ResponseInputItem`. Ids are optional where
-nothing refers to them, because real clients leave them out when they replay items.
+Owns the rules beyond an item's shape (names, ids, kinds that no model here can read), and the form in which
+items are stored. Source: the public OpenAI types, `ResponseInputItem`. Ids are optional if nothing refers to
+them, because real clients omit them when they replay items.
 """
 
 import re
@@ -68,9 +68,9 @@ _PREFIXES: Mapping[type[AskedItem], str] = {
     CustomToolCallOutput: "ctco",
     **{kind: kind.prefix for kind in get_args(HostedItem)},
 }
-"""What the id begins with that an item gets here."""
+"""The prefix of the id that an item is given here."""
 _FREE_IDS = (CustomToolCallOutput, McpApprovalResponse)
-"""The public API holds the ids of all others to their prefix."""
+"""Items whose ids may have any prefix, as in the public API; all others must have their own."""
 _REQUIRED_PREFIXES: Mapping[type[AskedItem], str] = {
     **{kind: prefix for kind, prefix in _PREFIXES.items() if kind not in _FREE_IDS},
     FunctionCallOutput: "fc",
@@ -81,7 +81,7 @@ _NAMED: Mapping[type[AskedItem], tuple[str, str]] = {
         (InputMcpListTools, InputMcpApprovalRequest, InputMcpCall), ("server_label", LABEL_PATTERN)
     ),
 }
-"""The field that becomes part of a Harmony recipient, and the pattern that it matches."""
+"""The field that becomes part of a Harmony recipient, and the pattern that it must match."""
 _COMPACTION = "compaction"
 
 
@@ -98,13 +98,13 @@ _ALWAYS_GIVEN: Mapping[type[AskedItem], str] = {
     InputMcpApprovalRequest: "id",
     **dict.fromkeys(get_args(HostedItem), "status"),
 }
-"""Required of these, and optional in every other kind."""
+"""Fields that are required in these items, and optional in all others."""
 
 
 def read_input(value: object, items_max: int, *, is_continuing: bool) -> list[AskedItem]:
-    """Parse `input`; a bare string becomes one user message. Raises ClientError.
+    """Parses `input`; a string becomes one user message. Raises ClientError.
 
-    `is_continuing`: something stands before them, so that there may be none.
+    `is_continuing`: the request has a context, so `input` may be empty.
     """
     if is_continuing and (value is None or value == []):
         return []
@@ -120,7 +120,7 @@ def read_input(value: object, items_max: int, *, is_continuing: bool) -> list[As
 
 
 def read_items(value: object, field: str, items_max: int) -> list[AskedItem]:
-    """Parse a list of items; `field` names the list in complaints. Raises ClientError."""
+    """Parses a list of items. `field`: the list's name, for errors. Raises ClientError."""
     check_length(value, items_max, (field,))
     return [_read_item(item, (field, index)) for index, item in enumerate(check_list(value, (field,)))]
 
@@ -128,9 +128,9 @@ def read_items(value: object, field: str, items_max: int) -> list[AskedItem]:
 def _read_item(value: object, path: Path) -> AskedItem:
     fields = check_object(_with_type(value), path)
     kind = check_type(_LISTED_TYPES, fields, path)
-    if kind in _HOSTED_TYPES and fields.get("id", "") is None:  # it gets one, as without
+    if kind in _HOSTED_TYPES and fields.get("id", "") is None:  # it is given one, as if the field were absent
         fields = {name: field for name, field in fields.items() if name != "id"}
-    if kind == _COMPACTION:  # none is made here
+    if kind == _COMPACTION:  # none is produced here
         sealed = parse(_Compaction, fields, path).encrypted_content
         raise unreadable_content(sealed, spell((*path, "encrypted_content")))
     refusals = [
@@ -148,7 +148,7 @@ def _read_item(value: object, path: Path) -> AskedItem:
 
 
 def _with_type(value: object) -> object:
-    """The two kinds that may leave their `type` out get it: easy messages and references."""
+    """Adds the `type` to the two kinds that may omit it: easy messages and references."""
     if not isinstance(value, dict) or value.get("type") is not None:
         return value
     if "role" in value or "content" in value:
@@ -159,7 +159,7 @@ def _with_type(value: object) -> object:
 
 
 def _refuse_parts(fields: Mapping[str, Any], path: Path) -> Iterator[ClientError]:
-    """A part of a thought names its type, though there is but one."""
+    """Refuses a part of a reasoning item without a type, although there is only one type."""
     if fields["type"] != "reasoning":
         return
     for name in ("summary", "content"):
@@ -181,8 +181,7 @@ def _refuse_missing(kind: type[AskedItem], fields: Mapping[str, Any], path: Path
 
 
 def _refuse_names(kind: type[AskedItem], fields: Mapping[str, Any], path: Path) -> Iterator[ClientError]:
-    """Names that become part of a Harmony recipient hold nothing that could end a header. An id of another
-    kind would be mistaken for it by whoever reads the item back."""
+    """Refuses names that could end a Harmony header, and ids with the prefix of another kind."""
     if kind in _NAMED:
         name, pattern = _NAMED[kind]
         text = fields.get(name)
@@ -194,12 +193,13 @@ def _refuse_names(kind: type[AskedItem], fields: Mapping[str, Any], path: Path) 
 
 
 def adopt_items(items: Sequence[AskedItem], origin: str) -> list[AskedItem]:
-    """Returns the items as they are listed later; an item without an id gets one that contains `origin`."""
+    """Returns the items as they are stored and listed; an item without an id is given one that contains
+    `origin`."""
     return [_adopt(item, origin, index) for index, item in enumerate(items)]
 
 
 def _adopt(item: AskedItem, origin: str, index: int) -> AskedItem:
-    """Complete an item. Where the hosted API leaves a null out, clients that validate accept only that."""
+    """Completes an item. Omits nulls that the hosted API omits, because validating clients reject them."""
     if isinstance(item, ItemReference):
         return item
     changes: dict[str, Any] = {"id": item.id or item_id(_PREFIXES[type(item)], origin, f"i{index}")}
@@ -221,7 +221,7 @@ def _parts_of(role: str, content: str | list[MessagePart]) -> list[MessagePart]:
 
 
 def _complete(part: MessagePart) -> MessagePart:
-    """With what every listed part of its kind has, whoever wrote it."""
+    """Adds the fields that every listed part of its kind has."""
     match part:
         case EarlierText(text, annotations, logprobs):
             return EarlierText(

@@ -1,7 +1,7 @@
-"""What must hold among the items that a model is to read: each stands once, calls and outputs go together.
+"""Checks the relations among the items that a model reads: no duplicates, and calls and outputs match.
 
-Pure. Owns the rules between items; what an item must have by itself is `input_items`'.
-Source: the public OpenAI API, whose wording clients match.
+Pure. Owns the rules between items; `input_items.py` owns those for a single item. Source: the public OpenAI
+API, whose wording clients match.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ _CALLS: dict[type[_Output], type[_CallItem]] = {
     FunctionCallOutput: InputFunctionCall,
     CustomToolCallOutput: CustomToolCall,
 }
-"""The kind of call that an output answers."""
+"""The kind of call that each kind of output answers."""
 _UNASKED = "no approval request found with this id"
 _NAMES: dict[type[_CallItem], str] = {
     InputFunctionCall: "function call",
@@ -46,7 +46,7 @@ _NAMES: dict[type[_CallItem], str] = {
 def check_unique(items: Sequence[AskedItem], context: Iterable[InputItem], field: str) -> None:
     """Raises ClientError for an item, or a reference to one, that is in the context or twice in the list.
 
-    The model would read it twice, and nobody could say which of the two an id means.
+    The model would read it twice, and its id would be ambiguous.
     """
     seen = {item.id for item in context}
     for item in items:
@@ -56,12 +56,12 @@ def check_unique(items: Sequence[AskedItem], context: Iterable[InputItem], field
 
 
 def check_answers(items: Sequence[InputItem], context: Sequence[InputItem], field: str) -> None:
-    """Raises ClientError for an answer to a call or a question neither in the context nor among the items,
-    and for an output before its call.
+    """Raises ClientError for an output or approval response without its call or request, and for an output
+    before its call.
 
-    An output without its call says nothing: the model would not know what answered. One that names its
-    function needs no call. A question has one answer: a second one would have its call run again, or deny
-    what was done.
+    The model could not tell what an output without its call answers; one that names its function needs no
+    call. An approval request has one response: a second one would run its call again, or deny a call that was
+    made.
     """
     orphan = find_orphan(items, context)
     if orphan is not None:
@@ -79,7 +79,8 @@ def check_answers(items: Sequence[InputItem], context: Sequence[InputItem], fiel
 
 
 def find_orphan(items: Sequence[InputItem], context: Sequence[InputItem] = ()) -> _Output | None:
-    """The first output that `check_answers` would refuse: its call is not there, or comes only behind it."""
+    """Returns the first output that `check_answers` would refuse, as its call is missing or follows it, or
+    None."""
     calls = {(type(item), item.call_id) for item in context if isinstance(item, _CallItem)}
     for item in items:
         if isinstance(item, _CallItem):
@@ -90,15 +91,16 @@ def find_orphan(items: Sequence[InputItem], context: Sequence[InputItem] = ()) -
 
 
 def check_calls(items: Sequence[InputItem], field: str) -> None:
-    """Raises ClientError for a call of the client's own with no output behind it among `items`: all of a
-    prompt. The model would wait for it, or make it up.
+    """Raises ClientError for a call of the client's without an output after it. `items`: those of the whole
+    prompt.
 
-    An id may come again once its call is answered: clients that number calls per turn repeat ids.
-    While a call waits, another one with its id would take its output.
+    The model would wait for the output, or make it up. An id may be used again once its call is answered, as
+    by clients that number calls per turn; before that, another call with the same id would take its output.
     """
     waiting: dict[tuple[type[_CallItem], str], tuple[int, _CallItem]] = {}
     named: dict[tuple[type[_CallItem], str], int] = {}
-    """Where an output that tells its function and no call stands last: it answers what is before it."""
+    """The place of the last output that names a function instead of a call, and answers the calls before
+    it."""
 
     def waits(place: int, call: _CallItem) -> bool:
         return named.get((type(call), call.name), -1) < place
@@ -120,10 +122,8 @@ def check_calls(items: Sequence[InputItem], field: str) -> None:
 
 
 def check_readable(items: Sequence[InputItem]) -> None:
-    """Raises ClientError for reasoning that only another service can read, where the model would miss it.
-
-    Reasoning that is over is told to no model, so none of it is missed.
-    """
+    """Raises ClientError for reasoning that only another service can decrypt, unless no model reads it any
+    more."""
     for item in without_old_reasoning(items):
         if not isinstance(item, InputReasoning) or item.content or item.summary:
             continue

@@ -1,7 +1,7 @@
-"""The bytes of a body become a JSON object of bounded size.
+"""Decodes a body into a JSON object of limited size.
 
-Owns the limits on depth and number of values, which hold for every body alike; which fields a body has is
-decided by the module that reads it.
+Owns the limits on depth and number of values, which are the same for every body; the module that reads a body
+owns its fields.
 """
 
 from typing import Any
@@ -12,12 +12,12 @@ from api.errors import ClientError
 from shared.json_values import count_values
 
 NESTING_MAX = 128
-"""Levels of lists and objects within one another; what reads the request later recurses."""
+"""The number of nested levels of lists and objects, since later readers of the request recurse."""
 
 
 def decode_object(raw: bytes, values_max: int) -> dict[str, Any]:
-    """The body as a JSON object of bounded depth and number of values; numbers are finite, text is valid
-    Unicode."""
+    """Returns the body as a JSON object of limited depth and number of values; numbers are finite, text is
+    valid Unicode. Raises ClientError."""
     if count_values(raw, values_max) > values_max:
         raise _too_many_values(raw, values_max)
     try:
@@ -33,7 +33,7 @@ def decode_object(raw: bytes, values_max: int) -> dict[str, Any]:
 
 
 class _Fields(msgspec.Struct):
-    """What of a body may be long, not taken apart."""
+    """The fields of a body that may be long, not decoded."""
 
     input: msgspec.Raw = msgspec.Raw()
     items: msgspec.Raw = msgspec.Raw()
@@ -42,7 +42,7 @@ class _Fields(msgspec.Struct):
 
 
 def _too_many_values(raw: bytes, values_max: int) -> ClientError:
-    """Names the field that has most of them."""
+    """Returns the error, naming the field with the most values."""
     try:
         fields = msgspec.structs.asdict(msgspec.json.decode(raw, type=_Fields))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,7 +1,7 @@
-"""Whether a value can be a JSON schema at all, so that a client learns of a mistake before anything runs.
+"""Checks that a value is a JSON schema, so that a client learns of a mistake before anything runs.
 
-Pure. Owns the walk through a schema, its references and what a refusal says; the form of each keyword is
-`shared/json_schema_form`'s, what a model can be held to is the engine's business.
+Pure. Owns the walk through a schema, its references and the wording of refusals; `shared/json_schema_form.py`
+owns the form of each keyword, and the engine decides what can be enforced.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from shared.json_schema_form import FORMS, inner_schemas
 
 
 def check_schema(value: object, path: Path) -> None:
-    """Raises ClientError naming the first part that is not of a schema's form."""
+    """Raises ClientError naming the first part that does not have the form of a schema."""
     _check(value, path, value)
 
 
@@ -34,7 +34,8 @@ def _check(value: object, path: Path, root: object) -> None:
 
 
 def _leads_somewhere(reference: str, root: Any) -> bool:
-    """Whether a JSON pointer in a URI fragment finds a schema; other documents are never fetched."""
+    """Returns True if a JSON pointer in a URI fragment leads to a schema; other documents are never
+    fetched."""
     if not reference.startswith("#"):
         return False
     for step in reference[1:].split("/")[1:]:

@@ -1,7 +1,7 @@
-"""The body of a create call: its fields and their bounds, and the request that it becomes.
+"""Reads the body of a create call: checks its fields, and makes the request.
 
-Pure. Owns checking and the echo; items are `input_items`, tools are `tools`. Nothing is written
-anywhere before all of it has passed. Source: the public OpenAI types, `ResponseCreateParams`.
+Pure. Owns the fields, their limits and the echo; `input_items.py` owns items, `tools.py` tools. Nothing is
+written before the whole body has been checked. Source: the public OpenAI types, `ResponseCreateParams`.
 """
 
 import re
@@ -47,7 +47,7 @@ T = TypeVar("T")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 _TOKENS = 201_088
-"""Token ids of the vocabulary, 0 and up."""
+"""The number of token ids in the vocabulary, from 0."""
 
 
 def _check_token(text: str) -> str:
@@ -141,21 +141,21 @@ class _ConversationReference(Shape):
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """One create call, checked: what is stored, what is kept apart, and how it is to be answered."""
+    """One create call, checked: what is stored, what is kept separately, and how it is to be answered."""
 
     request: ResponseRequest
-    """Without its input, as long as that may hold references."""
+    """Without its input, which may still contain references (`items`)."""
     items: Sequence[AskedItem]
     secrets: Mapping[str, ServerSecrets]
     is_streamed: bool
     conversation_id: str | None = None
     secret_param: str | None = None
-    """Where the first of the secrets stood."""
+    """The field with the first of the secrets."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """How many of each a request may have (`shared/settings.py`)."""
+    """How many items, tools and values a request may have (`shared/settings.py`)."""
 
     items_max: int
     tools_max: int
@@ -171,7 +171,7 @@ class Birth:
 
 
 def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: RequestLimits) -> Creation:
-    """Checks a whole body. Raises ClientError naming the first field that is wrong."""
+    """Reads a whole body. Raises ClientError naming the first invalid field."""
     fields = decode_object(raw, limits.values_max)
     _refuse_unknown(fields)
     body = check(CreateBody, fields)
@@ -196,7 +196,7 @@ def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Request
 
 
 def _read_sampling(body: CreateBody) -> SamplingOptions:
-    """`top_k` of 0 or -1 is none, as for vLLM."""
+    """Returns the sampling options; a `top_k` of 0 or -1 means none, as in vLLM."""
     return SamplingOptions(
         seed=body.seed,
         top_k=body.top_k if body.top_k and body.top_k > 0 else None,
@@ -229,6 +229,7 @@ def _check_parent(response_id: str | None) -> None:
 
 
 def choose_model(name: str | None, models: Sequence[str]) -> str:
+    """Returns the model's name. Raises ClientError if it is not configured."""
     if name is None or name == DEFAULT_MODEL:
         return models[0]
     if name not in models:
@@ -275,7 +276,7 @@ def _refuse_unsupported(body: CreateBody) -> None:
 def _echo(
     body: CreateBody, birth: Birth, model: str, offer: RequestTools, choice: str | dict[str, Any]
 ) -> Response:
-    """The response as it is born: every field of the request said back, with what stands for null."""
+    """Returns the response as accepted: every field of the request echoed, with defaults for null."""
     return Response(
         id=birth.response_id,
         created_at=birth.created_at_s,
@@ -320,7 +321,7 @@ def _echo_reasoning(reasoning: _ReasoningOptions | None) -> dict[str, Any]:
 
 
 def _echo_retention(retention: str | None) -> str | None:
-    """Older clients write `in-memory`."""
+    """Returns the retention in its present spelling; older clients write `in-memory`."""
     return retention.replace("-", "_") if retention else None
 
 

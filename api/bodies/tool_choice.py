@@ -1,7 +1,6 @@
-"""What may stand in `tool_choice`: it may name only what the request offers.
+"""Checks `tool_choice`, which may name only tools that the request offers.
 
-Owns checking; how a choice narrows what the model sees is the worker's matter. Source: the
-public OpenAI types, `ToolChoice`.
+Owns the check; the worker applies the choice. Source: the public OpenAI types, `ToolChoice`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +44,7 @@ EchoedTools = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Offered:
-    """What a choice may name, looked up once for all its entries."""
+    """What a choice may name, collected once for all its entries."""
 
     functions: frozenset[str]
     customs: frozenset[str]
@@ -62,7 +61,8 @@ class _Offered:
         )
 
     def holds_hosted(self, kind: str) -> bool:
-        """Under its own type (dated and preview ones are the same), or as the MCP server of that label."""
+        """Returns True if the tool is offered by type (dated and preview types are the same), or as an MCP
+        server."""
         hosted = hosted_tools.by_type(kind)
         label = hosted.server_label if hosted else kind
         return label in self.labels or _family(kind) in self.families
@@ -73,9 +73,10 @@ def _names(tools: EchoedTools, kind: str, key: str) -> frozenset[str]:
 
 
 def read_choice(value: object, tools: EchoedTools, entries_max: int) -> str | dict[str, Any]:
-    """The checked choice, `auto` where there is none; it may name only what is in `tools`.
+    """Returns the choice, by default `auto`. Raises ClientError if it is invalid or names a tool not in
+    `tools`.
 
-    `entries_max` bounds the list of a choice of several.
+    `entries_max`: the limit on a list of allowed tools.
     """
     match value:
         case None:
@@ -119,7 +120,7 @@ def _check_chosen(value: object, offered: _Offered, path: Path) -> dict[str, Any
 
 
 def _family(kind: str) -> str:
-    """One name for all types that mean the same tool."""
+    """Returns one name for all types that mean the same tool."""
     if (hosted := hosted_tools.meant_by(kind)) is not None:
         return hosted.server_label
     return "computer" if kind in _COMPUTERS else kind

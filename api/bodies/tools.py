@@ -1,7 +1,7 @@
-"""What may stand in `tools`, and the parting of a tool from its secrets.
+"""Checks `tools`, and separates tools from their secrets.
 
-Owns checking, the echoed form and the split; which of the tools the model is offered is the
-worker's matter. Source: the public OpenAI types, `Tool`.
+Owns the check, the echoed form and the separation; the worker decides which tools the model is offered.
+Source: the public OpenAI types, `Tool`.
 """
 
 import re
@@ -30,21 +30,21 @@ from api.errors import invalid_value, unsupported_parameter
 from shared import hosted_tools
 from shared.hosted_tools import RESERVED_LABELS
 from shared.responses import ServerSecrets
-from shared.tool_calls import approval_unsaid
+from shared.tool_calls import default_approval
 
 _REDACTED = "<redacted>"
 
 _HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$")]
 _HeaderValue = Annotated[str, Field(pattern=r"^[\x20-\x7e\t]*$", max_length=16_384)]
 _HEADERS_MAX = 100
-"""Few servers take more."""
+"""Few servers accept more."""
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)?(?P<authority>[^/?#\\]*)")
 _USUAL_PATHS = frozenset({"", "/", "/mcp", "/mcp/", "/sse", "/sse/"})
-"""Where everybody's tool server is; any other path may be a secret."""
+"""The usual paths of tool servers; any other path may be a secret."""
 
 
 class Plain(Shape):
-    """A tool that is passed on as it is."""
+    """A tool that is passed on unchanged."""
 
 
 class _Function(Shape):
@@ -83,7 +83,7 @@ _KEPT = frozenset(
     {*("type", "connector_id", "tunnel_id", "defer_loading", "allowed_callers"), *_Mcp.model_fields}
     - {"headers", "authorization"}
 )
-"""What of an `mcp` tool is kept and echoed. Anything else nobody reads, and it may be a secret."""
+"""The fields of an `mcp` tool that are kept and echoed. Others are not used, and may be secret."""
 
 
 TOOLS: Mapping[str, type[Shape]] = {
@@ -111,17 +111,17 @@ TOOLS: Mapping[str, type[Shape]] = {
 
 @dataclass(frozen=True, slots=True)
 class RequestTools:
-    """The tools of one request: as kept for the worker, as echoed, and what was split off."""
+    """The tools of one request: as kept for the worker, as echoed, and their secrets."""
 
     tools: list[dict[str, Any]] = field(default_factory=list)
     echoed: tuple[dict[str, Any], ...] = ()
     secrets: dict[str, ServerSecrets] = field(default_factory=dict)
     secret_param: str | None = None
-    """Where the first of them stood."""
+    """The field with the first of the secrets."""
 
     @classmethod
     def read(cls, value: object, tools_max: int) -> Self:
-        """`tools_max`: the members of namespaces count as well."""
+        """Reads `tools`. `tools_max`: includes the members of namespaces. Raises ClientError."""
         if value is None:
             return cls()
         _check_number(value, tools_max)
@@ -148,7 +148,7 @@ def _find_secret(tools: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _check_number(value: object, tools_max: int) -> None:
-    """Before any of them is looked at."""
+    """Raises ClientError if there are too many tools, before any of them is checked."""
     check_length(value, tools_max, ("tools",))
     number = sum(1 + _members(tool) for tool in check_list(value, ("tools",)))
     if number > tools_max:
@@ -207,7 +207,8 @@ def _check_approval(value: object, path: Path) -> None:
 
 
 def _check_url(url: str | None, path: Path) -> None:
-    """What has a scheme must be an HTTP address; what has none may be a placeholder for a known label."""
+    """Raises ClientError for a URL that is not HTTP. Text without a scheme may be a placeholder for a known
+    label."""
     if url is None or "://" not in url:
         return
     try:
@@ -220,7 +221,8 @@ def _check_url(url: str | None, path: Path) -> None:
 
 
 def _check_authorization(tool: Mapping[str, Any], path: Path) -> None:
-    """One word on who is asking: of two, servers and HTTP clients choose differently."""
+    """Raises ClientError for more than one authorization, of which servers and HTTP clients would choose
+    differently."""
     in_headers = any(name.lower() == "authorization" for name in tool.get("headers") or {})
     in_url = "@" in _authority_of(tool.get("server_url") or "")
     if in_headers + in_url + (tool.get("authorization") is not None) > 1:
@@ -262,7 +264,7 @@ def _without_secrets(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_domain_secrets(value: Any) -> Any:
-    """A container's network policy may carry secrets for domains; we run no such container."""
+    """Returns the value without the secrets for domains that a container's network policy may have."""
     match value:
         case dict():
             return {k: _without_domain_secrets(v) for k, v in value.items() if k != "domain_secrets"}
@@ -285,7 +287,7 @@ def _echo(tool: Mapping[str, Any]) -> dict[str, Any]:
             if tool.get("authorization") is not None:
                 shown["authorization"] = _REDACTED
             if tool.get("require_approval") is None:
-                shown["require_approval"] = approval_unsaid(tool["server_label"], url)
+                shown["require_approval"] = default_approval(tool["server_label"], url)
             return {"server_description": None, "allowed_tools": None, **kept, **shown}
         case kind:
             hosted = hosted_tools.by_type(kind)
@@ -293,7 +295,7 @@ def _echo(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def strip_url(url: str) -> str:
-    """Scheme, host and port of an address: its path, query and user part may hold a secret."""
+    """Returns the scheme, host and port of an address, as its path, query and user part may be secret."""
     match = _ADDRESS.match(url)
     if match is None:
         return ""
@@ -301,7 +303,7 @@ def strip_url(url: str) -> str:
 
 
 def _may_hold_secret(url: str) -> bool:
-    """A user part, a query, a fragment, or a path of its own."""
+    """Returns True if the address has a user part, a query, a fragment, or an unusual path."""
     match = _ADDRESS.match(url)
     return match is None or "@" in match["authority"] or url[match.end() :] not in _USUAL_PATHS
 

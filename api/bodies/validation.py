@@ -1,6 +1,6 @@
-"""Checks values against pydantic models, and names the first field that breaks one.
+"""Checks values against pydantic and msgspec types, and names the first invalid field.
 
-Owns the way from a model's complaint to the client's `param`; knows no field of any request.
+Owns the translation of their errors into the client's `param` and message; knows no field of any request.
 """
 
 import re
@@ -22,20 +22,20 @@ from api.errors import (
 )
 
 Path = tuple[str | int, ...]
-"""Where a value stands in the body: `("input", 0, "content")`."""
+"""The place of a value in the body: `("input", 0, "content")`."""
 
 _PARAM_LENGTH_MAX = 200
 
 
 class Shape(BaseModel):
-    """What must hold of a JSON object. Types are not converted; unknown fields are no matter."""
+    """The rules for a JSON object. Types are not converted; unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
 
 
 NAME_PATTERN = r"^[A-Za-z0-9_-]{1,128}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-"""A function's name: part of a Harmony recipient, so nothing that could end a header."""
+"""A function's name, which becomes part of a Harmony recipient, and so must not end a header."""
 
 LABEL_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 Label = Annotated[str, Field(pattern=LABEL_PATTERN)]
@@ -45,12 +45,13 @@ S = TypeVar("S", bound=Shape)
 T = TypeVar("T")
 
 Checked = Annotated[list[T], Field(fail_fast=True)]
-"""A list of which the first wrong entry is enough: collecting a million complaints takes half a minute, in
-which nothing else of the process runs. Every list whose entries are checked is one of these."""
+"""A list that is checked only up to its first invalid entry: collecting a million errors would block the
+process for half a minute. Every list whose entries are checked is one of these."""
 
 
 def at_most(length_max: int) -> BeforeValidator:
-    """For every mapping whose entries are checked: one that is too long is refused before it is looked at."""
+    """Limits a mapping whose entries are checked: one that is too long is refused before its entries are
+    checked."""
 
     def check_number(value: object) -> object:
         if isinstance(value, dict) and len(value) > length_max:
@@ -65,11 +66,11 @@ _Key = Annotated[str, Field(max_length=64)]
 _Value = Annotated[str, Field(max_length=512)]
 
 Metadata = Annotated[dict[_Key, _Value], at_most(16)]
-"""What a client notes on an object, for itself."""
+"""A client's own notes on an object."""
 
 
 def spell(path: Path) -> str:
-    """`("input", 0, "content")` -> `input[0].content`."""
+    """Returns a path as text: `("input", 0, "content")` -> `input[0].content`."""
     text = ""
     for step in path:
         match step:
@@ -81,7 +82,7 @@ def spell(path: Path) -> str:
 
 
 def check(shape: type[S], value: object, path: Path = ()) -> S:
-    """The value as `shape`. Raises ClientError naming the first bad field below `path`."""
+    """Returns the value as `shape`. Raises ClientError naming the first invalid field below `path`."""
     try:
         return shape.model_validate(value)
     except ValidationError as error:
@@ -101,7 +102,8 @@ def check_list(value: object, path: Path) -> list[Any]:
 
 
 def check_length(value: object, length_max: int, path: Path) -> None:
-    """Refuses a list that is too long before looking at its members; the wording is the vendor's."""
+    """Raises ClientError, in the hosted API's wording, for a list that is too long, before its members are
+    checked."""
     if isinstance(value, list) and len(value) > length_max:
         param = spell(path)
         message = (
@@ -112,14 +114,15 @@ def check_length(value: object, length_max: int, path: Path) -> None:
 
 
 def check_kind(shapes: Mapping[str, type[Shape]], value: object, path: Path) -> dict[str, Any]:
-    """An object whose `type` is a key of `shapes`, and that fits that shape; returned as it came."""
+    """Returns an object unchanged. Raises ClientError unless its `type` is a key of `shapes` and it has that
+    shape."""
     item = check_object(value, path)
     check(shapes[check_type(frozenset(shapes), item, path)], item, path)
     return item
 
 
 def check_type(types: frozenset[str], item: Mapping[str, Any], path: Path) -> str:
-    """The object's `type`, which is one of `types`."""
+    """Returns the object's `type`. Raises ClientError unless it is one of `types`."""
     match item.get("type"):
         case None:
             raise missing_parameter(spell((*path, "type")))
@@ -134,7 +137,7 @@ def _one_of(values: Iterable[str]) -> str:
 
 
 def parse(kind: type[T], value: object, path: Path) -> T:
-    """The value as a msgspec type. Raises ClientError naming the first bad field below `path`."""
+    """Returns the value as a msgspec type. Raises ClientError naming the first invalid field below `path`."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -154,11 +157,11 @@ _KINDS = {
     "object": "an object",
     "null": "null",
 }
-"""msgspec's words -> the vendor's."""
+"""msgspec's names of types -> the hosted API's."""
 
 
 def _refusal(text: str, kind: object, path: Path) -> ClientError:
-    """What msgspec refuses, in the vendor's words, and without a word of what was sent."""
+    """Returns msgspec's error in the hosted API's wording, without repeating what was sent."""
     refused = _REFUSED.fullmatch(text)
     assert refused is not None
     place = _read_steps(refused["place"] or "")
@@ -182,7 +185,8 @@ def _read_steps(text: str) -> Path:
 
 
 def _values_at(kind: object, place: Path) -> set[str]:
-    """The closed list of values that a type allows at a place within it; empty if there is none."""
+    """Returns the values that a type allows at a place within it, or nothing if they are not a closed
+    list."""
     types = _alternatives(inspect.type_info(kind))
     for step in place:
         types = [inner for outer in types for inner in _types_within(outer, step)]
@@ -207,17 +211,17 @@ def _alternatives(kind: inspect.Type) -> list[inspect.Type]:
 
 
 def first_of(refusals: Sequence[ClientError], value: object, path: Path) -> ClientError:
-    """The refusal of what comes first in `value`, as it was sent; `path` is where that stands.
+    """Returns the error of the field that comes first in `value` as sent. `path`: the place of `value`.
 
-    Within an object its `type` comes first, because it decides what the rest should be, and then what is
-    missing.
+    Within an object, its `type` comes first, because that decides what the rest should be, and then missing
+    fields.
     """
     begin = len(spell(path))
     return min(refusals, key=lambda refusal: _order(_read_steps((refusal.param or "")[begin:]), value))
 
 
 def _order(place: Path, value: Any) -> list[int]:
-    """Sorts places in `value`, in the order in which they were sent."""
+    """Returns a key that sorts places in `value` in the order in which they were sent."""
     order: list[int] = []
     for step in place:
         is_there = step in value if isinstance(value, dict) else isinstance(value, list)
@@ -243,7 +247,8 @@ _EXPECTED = {
 
 
 def _complaint(error: ValidationError, path: Path) -> ClientError:
-    """Of what was sent, a complaint repeats only numbers that are out of bounds: the rest may be secret."""
+    """Returns pydantic's error for the client. It repeats only numbers that are out of bounds: the rest may
+    be secret."""
     first = error.errors(include_url=False)[0]
     kind, bounds = first["type"], first.get("ctx", {})
     param = spell((*path, *(step for step in first["loc"] if step != "[key]")))

@@ -141,7 +141,7 @@ def test_the_items_of_a_row_can_be_streamed_and_rendered(tool: HostedTool) -> No
     for kind in tool.items:
         item = msgspec.convert(EARLIER[kind], kind)
         assert hosted_tools.by_item(item) is tool
-        assert item.told().function in {function.name for function in tool.functions}
+        assert item.render().function in {function.name for function in tool.functions}
 
 
 EARLIER: dict[type[HostedCall], dict[str, Any]] = {

@@ -210,9 +210,9 @@ def _render_item(
             recipient = recipient_of(item.server_label, item.name)
             return _call_and_answer(recipient, item.arguments, _outcome_of(item))
         case HostedCall():
-            told = item.told()
-            recipient = hosted_tools.by_item(item).recipient_of(told.function)
-            return _call_and_answer(recipient, told.written, told.answer)
+            call = item.render()
+            recipient = hosted_tools.by_item(item).recipient_of(call.function)
+            return _call_and_answer(recipient, call.written, call.answer)
         case McpApprovalResponse():
             return () if item.approve else _render_refusal(item, requests.get(item.approval_request_id))
         case InputMcpListTools() | InputMcpApprovalRequest():

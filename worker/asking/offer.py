@@ -11,7 +11,7 @@ from typing import Any
 from shared import hosted_tools
 from shared.hosted_tools import HostedTool
 from shared.responses import McpTool, ResponseRequest
-from shared.tool_calls import approval_unsaid
+from shared.tool_calls import default_approval
 from worker.asking.routing import FunctionTarget, McpTarget, Routing, Target
 from worker.asking.tool_names import callable_name, describe_lines, flatten
 from worker.harmony.signatures import FUNCTIONS, ToolSignature
@@ -249,7 +249,7 @@ def _needs_approval(server: McpServer, tool: McpTool) -> bool:
                 return always.admits(tool)
             return never is None or not never.admits(tool)
         case _:
-            return approval_unsaid(server.label, server.url) == "always"
+            return default_approval(server.label, server.url) == "always"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""What the header of a Harmony message says, however badly a model has written it.
+"""Reads the header of a Harmony message, however badly the model has written it.
 
-Pure. Owns what is read out of a header and what of it is text; knows no token ids, no tools, and not
-where a header begins or ends (`parser`). Decisions and their sources: docs/adr/0007-harmony-parsing.md.
+Pure. Owns what a header means, and which parts of a broken one are text; knows no token ids and no tools.
+`parser.py` finds where a header begins and ends. Decisions and their sources:
+docs/adr/0007-harmony-parsing.md.
 """
 
 import re
@@ -11,10 +12,10 @@ from typing import Literal
 
 Marker = Literal["", "channel", "constrain"]
 Piece = tuple[Marker, str]
-"""A marker and the words after it. A header's first piece has none: what stands before its markers."""
+"""A marker and the words after it. A header's first piece, the words before any marker, has none."""
 
 TEXT_RECIPIENTS = frozenset({"assistant", "all", "user"})
-"""A message to one of these is addressed to no tool."""
+"""Recipients that are not tools."""
 
 _CHANNELS = ("analysis", "commentary", "final")
 _CHANNEL = re.compile("|".join(_CHANNELS))
@@ -27,26 +28,26 @@ _NAME = re.compile(r"[\w/.+-]+")
 _NOISE = re.compile(r"[.,;:?!\u2013\u2014\u2026-]*")
 _CONTENT_TYPES = frozenset({"json", "code"})
 _RESIDUE = frozenset({*_CHANNELS, *_CONTENT_TYPES, "comment", "to"})
-"""Words that a header leaves that ended too soon; `comment` and `to` are tokens of longer names."""
+"""Words left over from an incomplete header; `comment` and `to` are tokens of longer names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     channel: str | None
     recipient: str | None
-    """One name; None as well if there are several tools: which one is meant is not guessed."""
+    """None if there is none, or if there are several tools, since which one is meant is not guessed."""
     content_type: str | None
     stray: str = ""
-    """Words before the header that belong to no message."""
+    """Words before the header, which belong to no message."""
 
 
 def read_header(pieces: Sequence[Piece], has_start: bool) -> Header:
-    """Reads a header that `<|message|>` ends. `has_start`: the model wrote `<|start|>` before it."""
+    """Reads a header that ends with `<|message|>`. `has_start`: the model wrote `<|start|>` before it."""
     head, rest = _split_head(pieces)
     if _BARE_CHANNEL.match(head) and not any(marker == "channel" for marker, _ in rest):
         head, rest = "", [("channel", head), *rest]
     words = _words_of(head)
-    if has_start and len(words) == 1:  # the name of a user or a tool: the model makes up what they say
+    if has_start and len(words) == 1:  # the name of a user or a tool, whose message the model makes up
         return Header("analysis", None, None)
     stray = head if _says_something(words) else ""
     named = rest if stray else [("", head), *rest]
@@ -59,10 +60,10 @@ def read_header(pieces: Sequence[Piece], has_start: bool) -> Header:
 
 
 def read_text(pieces: Sequence[Piece], is_call: bool) -> tuple[str | None, str]:
-    """What a header that no `<|message|>` has ended says: a channel, and the text in it if there is any.
+    """Reads a header that does not end with `<|message|>`; returns a channel and the text, or (None, "").
 
-    A header that broke off is no text. What names a tool is reasoning: where its arguments would begin is
-    not guessed.
+    An incomplete header is not text. One that names a tool is reasoning, since where its arguments would
+    begin is not guessed.
     """
     head, rest = _split_head(pieces)
     spoken = (head + "".join(_spoken_in(piece) for piece in rest)).lstrip(" ")
@@ -73,7 +74,7 @@ def read_text(pieces: Sequence[Piece], is_call: bool) -> tuple[str | None, str]:
 
 
 def _split_head(pieces: Sequence[Piece]) -> tuple[str, list[Piece]]:
-    """The words before the markers, without the role, and the pieces with a marker."""
+    """Returns the words before the markers, without the role, and the pieces with a marker."""
     head, rest = pieces[0][1], list(pieces[1:])
     if role := _ROLE.match(head):
         head = head[role.end() :]
@@ -85,14 +86,14 @@ def _recipients_in(pieces: Sequence[Piece]) -> set[str]:
 
 
 def _channel_in(pieces: Sequence[Piece]) -> str | None:
-    """The last channel that is named: a model that begins a header anew means what it says then."""
+    """Returns the last channel named, since a model that starts a header again means the last one."""
     firsts = [text.split(maxsplit=1)[0] for marker, text in pieces if marker == "channel" and text.split()]
     named = [found[0] for first in firsts if (found := _CHANNEL.search(first))]
     return named[-1] if named else None
 
 
 def _content_type_in(pieces: Sequence[Piece]) -> str | None:
-    """The one word that is neither channel nor recipient; of several, none is to be relied on."""
+    """Returns the only word that is neither channel nor recipient; None if there are several."""
     words = [word for _, text in pieces for word in text.split()]
     words = [word for word in words if _NAME.fullmatch(word) and not _CHANNEL.search(word)]
     return words[0] if len(words) == 1 else None
@@ -108,12 +109,12 @@ def _spoken_in(piece: Piece) -> str:
 
 
 def _is_text(spoken: str) -> bool:
-    """Whether words are more than what a header leaves that ended too soon."""
+    """Returns True if there is more than what an incomplete header leaves over."""
     return _says_something(_words_of(spoken))
 
 
 def _words_of(text: str) -> list[str]:
-    """Without those that only a header has."""
+    """Returns the words, without those that occur only in headers."""
     return [word for word in text.split() if not (word.startswith("to=") or word in _RESIDUE)]
 
 

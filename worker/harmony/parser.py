@@ -1,7 +1,8 @@
-"""The assistant's tokens become segments, one token at a time: a message opens, its text continues, it ends.
+"""Parses the assistant's tokens into segments, one token at a time: a message opens, its text continues, it
+ends.
 
-Owns what is done where a model breaks the grammar of messages; what a header says is `headers`', how tokens
-and text map to each other is `tokens`'. Decisions and their sources: docs/adr/0007-harmony-parsing.md.
+Owns what happens if a model breaks the grammar of messages; `headers.py` reads headers, `tokens.py` maps
+tokens to text. Decisions and their sources: docs/adr/0007-harmony-parsing.md.
 """
 
 import codecs
@@ -25,13 +26,13 @@ from worker.harmony.tokens import (
 
 _MESSAGE_ENDS = frozenset({END, RETURN, CALL, ENDOFTEXT})
 _HEADER_TOKENS_MAX = 256
-"""A header this long is no header: what it holds is kept as text. The longest names that a request may
-give take 192 tokens at worst."""
+"""The longest header; a longer one is kept as text. The longest names that a request may give take 192 tokens
+at worst."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageOpened:
-    """A header was read. What it does not say, or not clearly, is None."""
+    """A header was read. What it does not say clearly is None."""
 
     channel: str | None
     recipient: str | None
@@ -45,7 +46,7 @@ class TextContinued:
 
 @dataclass(frozen=True, slots=True)
 class MessageClosed:
-    """The message is whole. `is_call`: the model waits for the answer of a tool."""
+    """The message is complete. `is_call`: the model waits for a tool's answer."""
 
     is_call: bool
 
@@ -59,26 +60,25 @@ HarmonySegment = MessageOpened | TextContinued | MessageClosed | MessageCut
 
 
 class SegmentParser:
-    """Tokens of the assistant, one at a time, to segments; never raises on what a model writes.
+    """Parses the assistant's tokens one at a time; never raises because of what a model writes.
 
-    Headers are read by `headers`, text by an incremental UTF-8 decoder; the library's parser raises on
-    the one and loses some of the other. What breaks the grammar degrades: a missing `<|start|>`,
-    `<|channel|>` or `<|end|>` is supplied, a header that says too little opens a message without a
-    channel, one that `<|message|>` does not end is text. The same tokens give the same segments,
-    however they are chunked.
+    Headers are read by `headers.py`, text by an incremental UTF-8 decoder; the library's parser raises on
+    some headers and loses some text. Errors of the grammar are repaired: a missing `<|start|>`, `<|channel|>`
+    or `<|end|>` is supplied, an unclear header opens a message without a channel, and a header that does not
+    end with `<|message|>` is text. The same tokens give the same segments, however they are chunked.
     """
 
     def __init__(self) -> None:
         self._header: list[int] | None = []
-        """Tokens since the header began; None while inside a message's text."""
+        """The header's tokens so far; None within a message's text."""
         self._has_start = False
         """The model itself wrote `<|start|>` before the header."""
         self._is_addressed = False
-        """The open message has a recipient: what breaks off in it is no call."""
+        """The open message has a recipient, so if it is cut off, it is not a call."""
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def begin_turn(self) -> None:
-        """The prompt ends with `<|start|>assistant` again, after a tool's answer."""
+        """Begins a turn, whose prompt ends with `<|start|>assistant`."""
         self._begin_header()
 
     @property
@@ -86,12 +86,13 @@ class SegmentParser:
         return self._header is None
 
     def feed(self, token: int) -> list[HarmonySegment]:
+        """Takes one token; returns the segments that it completes."""
         if self._header is None:
             return self._feed_text(token)
         return self._feed_header(self._header, token)
 
     def end(self) -> list[HarmonySegment]:
-        """Nothing comes any more: what is open is cut, a header that never ended is kept as text."""
+        """Ends the turn; returns segments that cut an open message, or keep an unfinished header as text."""
         if self._header is None:
             segments = [*self._flush(), MessageCut()]
             self._begin_header()
@@ -103,7 +104,7 @@ class SegmentParser:
             return self._end_text(token)
         if token in (START, CHANNEL):  # the model forgot to end the message
             return self._end_text(token) + self.feed(token)
-        if token in CONTROL_TOKENS:  # a marker out of place is no text
+        if token in CONTROL_TOKENS:  # a misplaced marker, which is not text
             return []
         text = self._utf8.decode(bytes_of(token))
         return [TextContinued(text)] if text else []
@@ -136,7 +137,7 @@ class SegmentParser:
         return [MessageOpened(None, None, None), TextContinued(header.stray), MessageClosed(False), opened]
 
     def _salvage(self, header: list[int], closing: MessageClosed | MessageCut | None) -> list[HarmonySegment]:
-        """A header that is none: its words become a message, if they are more than a broken header."""
+        """Turns the words of a broken header into a message, if they say anything."""
         channel, text = read_text(_pieces_of(header), closing == MessageClosed(is_call=True))
         self._begin_header()
         if not text and closing is not None:
@@ -158,7 +159,7 @@ class SegmentParser:
 
 
 def _pieces_of(header: Sequence[int]) -> list[Piece]:
-    """A header's tokens as text, divided at its markers."""
+    """Returns a header's tokens as text, divided at its markers."""
     pieces: list[Piece] = []
     marker: Marker = ""
     words: list[int] = []

@@ -1,24 +1,25 @@
-"""Where a text may be cut so that its pieces have the tokens of the whole. Pure.
+"""Cuts a text into pieces that together have the tokens of the whole. Pure.
 
-Owns the length of a piece; what tokens are is `tokens`'. The vocabulary's pattern divides a text into
-words before anything is merged, and no word is known before its end is seen: a text may be cut where a word
-ends whatever comes before and after (docs/adr/0015-encode-in-pieces.md).
+Owns the length of a piece and where a text may be cut; `tokens.py` encodes the pieces. The vocabulary's
+pattern divides a text into words before anything is merged, so a text may be cut where a word ends regardless
+of its context (docs/adr/0015-encode-in-pieces.md).
 """
 
 import re
 from collections.abc import Iterable, Iterator
 
 PIECE_CHARS_MAX = 8_192
-"""So much is encoded at once: a few milliseconds, during which nothing else of the process runs."""
+"""The length of text encoded at once, which takes a few milliseconds in which nothing else in the process
+runs."""
 RUN_CHARS_MAX = 512
-"""Merging takes quadratic time within a word. One that is longer than this is divided, though its tokens
-are others then: text as people write it has none so long."""
+"""The longest word. Merging takes quadratic time within a word, so a longer one is divided, although that
+changes its tokens; ordinary text has no such words."""
 
 _PUNCTUATION = (
     r"!-&(-/:-@\[-`{-~\u00ab\u00bb\u060c\u061b\u061f\u0964\u2013\u2014\u201c-\u201e\u2026"
     r"\u3001-\u3003\u3008-\u3011\u3014-\u301b\uff01-\uff0f\uff1a-\uff20\uff3b-\uff3e"
 )
-"""No apostrophe: a word may go on after it (`it's`)."""
+"""Without the apostrophe, after which a word may continue (`it's`)."""
 _WORD_END = re.compile(
     rf"""(?s:.*)  # as late as can be
     (?: \S (?=[ \t])                    # nothing but a blank begins with a blank and goes on
@@ -32,7 +33,8 @@ _WORD_END = re.compile(
 
 
 def divide(texts: Iterable[str]) -> Iterator[str]:
-    """Pieces of the texts joined, none longer than `PIECE_CHARS_MAX`; the same however the text comes."""
+    """Yields pieces of the joined texts, at most `PIECE_CHARS_MAX` long; the same however the text is
+    divided."""
     held: list[str] = []
     length = 0
     for text in texts:
@@ -53,7 +55,7 @@ def divide(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _end_of_piece(text: str, start: int) -> int:
-    """Behind the last word end that a piece reaches, or behind a stretch that has none for too long."""
+    """Returns the index after the last word end within a piece, or within a stretch without word ends."""
     end = start
     while end - start <= PIECE_CHARS_MAX - RUN_CHARS_MAX:
         if len(text) - end <= RUN_CHARS_MAX:

@@ -1,8 +1,8 @@
-"""The text of the system and the developer message; tools are told as TypeScript signatures. Pure.
+"""Writes the text of the system and developer messages, with tools as TypeScript signatures. Pure.
 
-Owns the wording, which is that of the library's own renderer and what the model was trained on; the library
-itself takes quadratic time in what is nested or long. Comes in parts, so that whoever reads them may stop.
-Source: `json_schema_to_typescript` and its neighbours in openai_harmony, which the tests compare.
+Owns the wording, which is that of the library's renderer, on which the model was trained; the library itself
+takes quadratic time for nested or long schemas. Yields the text in parts, so that a reader may stop. Source:
+`json_schema_to_typescript` and related functions in openai_harmony, which tests compare.
 """
 
 import json
@@ -15,12 +15,12 @@ FUNCTIONS = "functions"
 """The namespace of the tools that the client runs."""
 
 DEPTH_MAX = 32
-"""What is nested deeper is `any`: each line of a type is indented by its depth."""
+"""Deeper types are written as `any`, because each line of a type is indented by its depth."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolSignature:
-    """A tool as the model is told of it; `parameters` is a JSON schema or None."""
+    """A tool as the model reads it. `parameters`: a JSON schema, or None."""
 
     name: str
     description: str
@@ -28,13 +28,14 @@ class ToolSignature:
 
 
 Namespaces = Mapping[str, tuple[str | None, Sequence[ToolSignature]]]
-"""Name -> (description, tools); one without tools is a tool by itself, such as `python`."""
+"""Name -> (description, tools). A namespace without tools is itself a tool, such as `python`."""
 
 
 def write_system(
     opening: str, trained: Namespaces, channels: Sequence[str], called_in_commentary: str | None
 ) -> Iterator[str]:
-    """`called_in_commentary`: the namespace of tools whose calls go there, if there is one."""
+    """Yields the system message. `called_in_commentary`: the namespace whose tools are called there, if
+    any."""
     yield opening
     if trained:
         yield "\n\n"
@@ -45,6 +46,7 @@ def write_system(
 
 
 def write_developer(instructions: str | None, namespaces: Namespaces) -> Iterator[str]:
+    """Yields the developer message."""
     if instructions:
         yield f"# Instructions\n\n{instructions}"
     if instructions and namespaces:
@@ -54,7 +56,7 @@ def write_developer(instructions: str | None, namespaces: Namespaces) -> Iterato
 
 
 def write_tools(namespaces: Namespaces) -> Iterator[str]:
-    """The section `# Tools` of a system or developer message."""
+    """Yields the section `# Tools` of a system or developer message."""
     yield "# Tools"
     for name in sorted(namespaces):
         description, tools = namespaces[name]
@@ -80,7 +82,7 @@ def _write_tool(tool: ToolSignature) -> Iterator[str]:
 
 
 def _lines(text: str) -> list[str]:
-    """Without the ends of lines; only a line feed ends one."""
+    """Returns the lines of a text, without their ends; only a line feed ends a line."""
     *ended, last = text.split("\n")
     return [line.removesuffix("\r") for line in ended] + ([last] if last else [])
 
@@ -169,7 +171,7 @@ def _write_examples(examples: Any, indent: str) -> Iterator[str]:
 def _write_choice(
     name: str, schema: Mapping[str, Any], variants: list[Any], indent: str, depth: int
 ) -> Iterator[str]:
-    """A property that is one of several: what describes the first of them is not said twice."""
+    """Yields a property with several variants, without repeating the first variant's description."""
     own = _texts(schema, "description")
     is_above = bool(own) and own != (_texts(variants[0], "description") if variants else [])
     if is_above:
@@ -190,7 +192,8 @@ def _comment(parts: list[str]) -> str:
 
 
 def _default_of(schema: Any, *, is_quoted_always: bool = False) -> list[str]:
-    """`is_quoted_always`: a text also where it is one of an enumeration."""
+    """Returns the default as a comment, if there is one. `is_quoted_always`: quote even a value of an
+    enum."""
     if not (isinstance(schema, dict) and "default" in schema):
         return []
     default, values = schema["default"], schema.get("enum")
@@ -203,7 +206,7 @@ def _default_of(schema: Any, *, is_quoted_always: bool = False) -> list[str]:
 
 
 def _texts(schema: Any, name: str) -> list[str]:
-    """The text of that name, if there is one."""
+    """Returns a list of the text of that name, empty if there is none."""
     text = _get(schema, name)
     return [text] if isinstance(text, str) else []
 

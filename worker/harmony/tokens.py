@@ -1,7 +1,7 @@
-"""The only importer of openai_harmony: maps text to tokens and back, and renders messages in Harmony.
+"""Maps text to tokens and back, and renders messages in Harmony. The only importer of openai_harmony.
 
-Owns token ids and the form of messages in a prompt; reading what the model writes is `parser`'s. How a
-trained tool is declared stands in `shared/hosted_tools.py`. Source: the published Harmony format guide.
+Owns token ids and the form of messages in a prompt; `parser.py` reads what the model writes, and
+`shared/hosted_tools.py` declares the hosted tools. Source: the published Harmony format guide.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,9 +32,9 @@ START, END, MESSAGE, CHANNEL, CONSTRAIN = 200006, 200007, 200008, 200005, 200003
 RETURN, CALL, ENDOFTEXT = 200002, 200012, 199999
 
 STOP_TOKENS = (RETURN, CALL, ENDOFTEXT)
-"""A generation ends with one of these; CALL says that the last message is a tool call."""
+"""A generation ends with one of these; CALL means that the last message is a tool call."""
 CONTROL_TOKENS = range(199_998, 201_088)
-"""Markers and reserved ids of the vocabulary."""
+"""The markers and reserved ids of the vocabulary."""
 
 _KNOWN_CHARS_MAX = 128
 
@@ -43,8 +43,8 @@ _encoding = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
 
 @dataclass(frozen=True, slots=True)
 class SystemPart:
-    """`effort` is low, medium or high; `trained_tools`: Harmony namespace -> its description, None for
-    that of the table of hosted tools."""
+    """The system message. `effort`: low, medium or high; `trained_tools`: Harmony namespace -> its
+    description, or None for that of the table of hosted tools."""
 
     effort: str
     date: str
@@ -53,7 +53,8 @@ class SystemPart:
 
 @dataclass(frozen=True, slots=True)
 class DeveloperPart:
-    """`namespaces`: name -> (description, tools); `functions` are the tools that the client runs."""
+    """The developer message. `namespaces`: name -> (description, tools); the client runs those of
+    `functions`."""
 
     instructions: str | None
     namespaces: Namespaces
@@ -61,7 +62,7 @@ class DeveloperPart:
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """Anything that is said after system and developer. `name` is the author's, for tools."""
+    """Any message after the system and developer messages. `name`: the author's, for tools."""
 
     role: Literal["user", "assistant", "tool", "developer", "system"]
     text: str
@@ -75,52 +76,52 @@ HarmonyMessage = SystemPart | DeveloperPart | ChatMessage
 
 
 def encode(text: str) -> list[int]:
-    """Ordinary tokens only: text that looks like a special token stays text."""
+    """Encodes text to ordinary tokens only: text that looks like a special token stays text."""
     return list(chain.from_iterable(encode_steps([text])))
 
 
 def encode_steps(texts: Iterable[str]) -> Iterator[list[int]]:
-    """Tokens of the texts joined, piece by piece: the encoder lets nothing else run meanwhile."""
+    """Yields the tokens of the joined texts, piece by piece, since nothing else can run during a call."""
     for piece in divide(texts):
         yield encode_piece(piece)
 
 
 def encode_piece(piece: str) -> list[int]:
-    """One call of the library, which takes the longer the longer the piece is."""
+    """Encodes a piece in one call of the library, whose duration grows with the piece."""
     tokens: list[int] = _encoding.encode(piece, disallowed_special=())
     return tokens
 
 
 def decode(tokens: Sequence[int]) -> str:
-    """Text of any token ids, special tokens as they are written; never raises."""
+    """Returns the text of any token ids, with special tokens as text; never raises."""
     return b"".join(map(bytes_of, tokens)).decode(errors="replace")
 
 
 @lru_cache(maxsize=65_536)
 def bytes_of(token: int) -> bytes:
-    """The bytes that a token stands for, a marker's as it is written; perhaps part of a character."""
+    """Returns the bytes of a token, which may be part of a character; a marker's are its text."""
     try:
         return bytes(_encoding._inner.decode_bytes([token]))
-    except HarmonyError:  # an id that the vocabulary does not have
+    except HarmonyError:  # an id that is not in the vocabulary
         return "\N{REPLACEMENT CHARACTER}".encode()
 
 
 def render(messages: Sequence[HarmonyMessage]) -> list[int]:
-    """The conversation's tokens, up to where the assistant's next message begins."""
+    """Returns the conversation's tokens, up to where the assistant's next message begins."""
     steps = chain.from_iterable(render_steps(message, messages) for message in messages)
     return [*chain.from_iterable(steps), *NEXT_TURN]
 
 
 def render_message(message: ChatMessage) -> list[int]:
-    """One message in the published form; the model's own calls as the model writes them."""
+    """Renders one message in the published form, and the model's own calls as the model writes them."""
     return list(chain.from_iterable(_render_chat(message)))
 
 
 def render_steps(message: HarmonyMessage, conversation: Sequence[HarmonyMessage]) -> Iterator[list[int]]:
-    """A message's tokens in short steps. What tools `conversation` has is said in its system message.
+    """Yields a message's tokens in short steps. The system message depends on the tools in `conversation`.
 
-    Nothing of it is the library's rendering: that one encodes at once however much there is, and puts a
-    recipient elsewhere than the guide and the model do.
+    Does not use the library's renderer, which encodes everything at once, and puts the recipient in a
+    different place from the guide and the model.
     """
     match message:
         case SystemPart():
@@ -186,7 +187,7 @@ def _render_chat(message: ChatMessage) -> Iterator[list[int]]:
 
 
 def _encode_word(word: str) -> Sequence[int]:
-    """What stands in a header: nearly always what stood in one before."""
+    """Encodes a word of a header, which has nearly always occurred before."""
     return _encode_known(word) if len(word) <= _KNOWN_CHARS_MAX else encode(word)
 
 
@@ -199,7 +200,7 @@ NEXT_TURN = [START, *encode("assistant")]
 
 
 def to_library(message: HarmonyMessage) -> Message:
-    """The same message as openai_harmony's own type: for `messages` on the wire."""
+    """Converts a message to openai_harmony's own type, for `messages` on the wire."""
     match message:
         case SystemPart():
             return Message.from_role_and_content(Role.SYSTEM, _system_of(message))
@@ -232,7 +233,7 @@ def _system_of(part: SystemPart) -> SystemContent:
 
 
 def to_wire(message: HarmonyMessage) -> dict[str, Any]:
-    """The message as `input_messages` and `output_messages` carry it (`enable_response_messages`)."""
+    """Returns the message as in `input_messages` and `output_messages` (`enable_response_messages`)."""
     return {**to_library(message).to_dict(), "role": _role_of(message)}
 
 
