@@ -124,10 +124,10 @@ class Reading:
     @property
     def tokens(self) -> int:
         """The usage in the last event. Raises RuntimeError if there is none."""
-        told = _OUTPUT_TOKENS.findall(self._received)
-        if not told or not int(told[-1]):
+        found = _OUTPUT_TOKENS.findall(self._received)
+        if not found or not int(found[-1]):
             raise RuntimeError(f"the stream ended without usage: {bytes(self._received[-2000:])!r}")
-        return int(told[-1])
+        return int(found[-1])
 
 
 def make_body(load: Load) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class Ownership:
         try:
             await self._fail(held, error)
         except (LeaseLost, *REDIS_AWAY) as lost:
-            _log.warning("%s: could not be failed: %s", held.key, lost)
+            _log.warning("%s: could not be closed as failed: %s", held.key, lost)
         except Exception:  # noqa: BLE001  its log cannot be read: close it without, or it is retried for ever
             _log.exception("%s: the log cannot be folded", held.key)
             await self._end_bluntly(held.key, error)

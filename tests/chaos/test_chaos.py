@@ -25,7 +25,7 @@ _FENCES = {
     ),
     "log/response_log.py": """\
             case [b"gap", _, owner] if owner != self.token.partition(" ")[2].encode():
-                # Our acquiring was lost in a failover, and somebody else got the same token.
+                # A failover lost our lease, and another owner got the same token.
                 return LeaseLost(f"{self.key}, {self.token}: owned by {owner!r}")
 """,
 }

@@ -1,4 +1,4 @@
-"""The ways to Redis can be cut, held shut and slowed down, each process's on its own."""
+"""Each process's connections to Redis can be cut, blocked and delayed separately."""
 
 import socket
 import socketserver
@@ -79,7 +79,7 @@ def test_a_way_that_is_reset_gives_one_more_answer_and_takes_new_connections(
             assert ask(first) == b"x"
             ways.reset("worker-0")
             with pytest.raises(ConnectionError):
-                ask_for_ever(first)  # the proxy is told in a line, and hears of it soon
+                ask_for_ever(first)  # the proxy reads its commands asynchronously
             with connect(ways.urls["worker-0"]) as second:
                 assert ask(second) == b"x"
 
@@ -92,7 +92,7 @@ def test_a_slow_way_carries_everything_later(port: int, tmp_path: Path) -> None:
             ways.slow(0.3, PATIENCE_S)
             ends_s = time.monotonic() + PATIENCE_S
             took_s = 0.0
-            while took_s < 0.6:  # it is told in a line, and hears of it soon
+            while took_s < 0.6:  # the proxy reads its commands asynchronously
                 assert time.monotonic() < ends_s
                 asked_s = time.monotonic()
                 assert ask(connection) == b"x"

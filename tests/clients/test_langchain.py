@@ -4,7 +4,7 @@ from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, TOO_LONG, WEA
 from tests.clients.conftest import Ask
 
 STYLES = [{}, {"output_version": "responses/v1"}, {"use_previous_response_id": True}]
-"""How a chat model tells its answers, and how it goes on from one."""
+"""How a chat model reports its answers, and continues from one."""
 
 
 def test_text(python: Ask) -> None:

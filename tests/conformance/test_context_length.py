@@ -1,4 +1,4 @@
-"""A prompt that is too long is told as the hosted API tells it: clients shorten their input for that code."""
+"""A prompt that is too long is reported as by the hosted API, with the code on which clients shorten it."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ MESSAGE = "Your input exceeds the context window of this model. Please adjust yo
 COUNTED = "word " * 4_000
 """Only a worker finds out."""
 OBVIOUS = "word " * 100_000
-"""The length alone tells."""
+"""A prompt so long that its length alone shows it."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Conversations as users of the public client have them, on two nodes of one cluster."""
+"""Conversations as users of the public client hold them, on two nodes of one cluster."""
 
 from collections.abc import Iterator
 from typing import Any

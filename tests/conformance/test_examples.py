@@ -1,4 +1,4 @@
-"""The examples do what they say, run as a user runs them, over connections that are really cut."""
+"""The examples do what they promise, run as a user runs them, over connections that are really cut."""
 
 import asyncio
 import json

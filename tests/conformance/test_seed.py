@@ -1,4 +1,4 @@
-"""The stream that the project starts from, with its faults mended, as the public client sees it.
+"""The stream that the project started from, with its faults fixed, as the public client sees it.
 
 The request and the order of events are those of a public vLLM pull request (2025); each test
 names the fault of that stream which must not be here.

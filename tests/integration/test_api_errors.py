@@ -1,4 +1,4 @@
-"""What a client is told when Redis, or what lies in it, is at fault: a real Valkey, and real faults."""
+"""What a client receives if Redis, or data in it, is at fault: a real Valkey, and real faults."""
 
 import asyncio
 import json

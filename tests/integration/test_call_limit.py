@@ -1,4 +1,4 @@
-"""Calls beyond `max_tool_calls`: none is made, none leaves an item, and the model is told."""
+"""Calls beyond `max_tool_calls`: none is made or leaves an item, and the model reads a refusal."""
 
 from itertools import pairwise
 from typing import Any
@@ -47,7 +47,7 @@ async def test_a_call_beyond_the_limit_leaves_no_item_and_is_reported_to_the_mod
     assert all(item["status"] == "completed" for item in output)
     told = [message for message in response.output_messages if message["role"] == "tool"]
     refused = [message for message in told if f"no more than {limit} tool calls" in str(message)]
-    assert len(told) == min(3, made + 1)  # the script gives up when it is told so
+    assert len(told) == min(3, made + 1)  # the script gives up when it reads that
     assert len(refused) == len(told) - made
     added = [e.item.id for e in _events(entries) if isinstance(e, events.OutputItemAdded)]
     done = [e.item.id for e in _events(entries) if isinstance(e, events.OutputItemDone)]

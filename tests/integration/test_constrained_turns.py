@@ -1,4 +1,4 @@
-"""Turn by turn, and after a takeover, the engine is told what may be said."""
+"""The engine gets the constraint of every turn, also after a takeover."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any

@@ -64,7 +64,7 @@ async def client(redis: RedisClient, settings: Settings, tmp_path: Path) -> Asyn
 
 
 class PlayedWorker:
-    """Takes a response and ends it as it is told, in one append."""
+    """Acquires a response and closes it as specified, in one append."""
 
     def __init__(self, redis: RedisClient, settings: Settings) -> None:
         self._redis = redis

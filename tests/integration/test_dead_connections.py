@@ -1,4 +1,4 @@
-"""A connection that dies, in whatever manner and under whichever loop, is one error: Redis is away."""
+"""A connection that dies, in any manner and on any event loop, raises one kind of error, REDIS_AWAY."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""The guard beside an engine: what a killed worker has started ends, and nothing of it is left."""
+"""The guard of an engine: ends everything that a killed worker has started."""
 
 import os
 import select
@@ -34,7 +34,7 @@ def parent() -> Iterator["subprocess.Popen[str]"]:
 
 
 def wait_until_held(guard: int, count: int) -> None:
-    """The guard has a handle of its parent, and of so many others."""
+    """Waits until the guard has handles of its parent and of `count` others."""
     while sum("pidfd" in link_of(handle) for handle in Path(f"/proc/{guard}/fd").iterdir()) < 1 + count:
         time.sleep(0.01)
 

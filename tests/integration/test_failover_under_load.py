@@ -28,18 +28,18 @@ WORDS = ("tell 20", "count", "quick")
 Strike = Literal["killed", "hangs", "replaced"]
 ENDED = ("completed", "failed", "incomplete", "cancelled")
 BEFORE, AFTER = 20, 30
-"""So many are accepted before the strike, and after the switch."""
+"""The number of responses accepted before the failover, and after it."""
 
 
 @dataclass
 class Load:
-    """Clients that ask, read and come back, and what they were told."""
+    """Clients that create, read and reconnect, and what they received."""
 
     urls: list[str]
     accepted: list[str] = field(default_factory=list)
     conversations: list[str] = field(default_factory=list)
     ended: dict[str, bytes] = field(default_factory=dict)
-    """The response as it was when its end was first told."""
+    """The response when its end was first reported."""
     terminal_frames: dict[str, bytes] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     is_over: bool = False
@@ -131,7 +131,7 @@ def strike(valkeys: WatchedValkeys, how: Strike, primary: int) -> None:
 
 
 def check(load: Load, counted: Path) -> None:
-    """What was told is what there is now, in every way to ask for it."""
+    """Checks that what was reported is what there is now, however it is read."""
     assert load.wrong == []
     with httpx.Client(base_url=load.urls[0], timeout=60) as client:
         for conversation_id in load.conversations:

@@ -1,4 +1,4 @@
-"""A stream that a node cannot finish is cut: every client notices, and takes what it has for no whole."""
+"""A stream that a node cannot finish is cut, so that no client takes it for complete."""
 
 import asyncio
 import json
@@ -60,7 +60,7 @@ async def read_with_requests(url: str, begun: asyncio.Event) -> None:
 
 
 async def read_with_http_1_0(url: str, begun: asyncio.Event) -> None:
-    """No chunks for a client that knows none: it hears of the cut by a reset."""
+    """A client that does not know chunks gets none, and notices the cut by a reset."""
     reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
     raw = json.dumps(BODY).encode()
     head = "POST /v1/responses HTTP/1.0\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
@@ -229,7 +229,7 @@ async def test_a_whole_answer_ends_in_order_for_a_client_of_http_1_0(
 
 
 async def until_watched(redis: RedisClient) -> ResponseKey:
-    """Waits until somebody reads the one response that there is."""
+    """Waits until the only response has a reader."""
     async with asyncio.timeout(20):
         while True:
             for member in await redis.command("ZRANGE", keys.ACTIVE, 0, -1):

@@ -1,4 +1,4 @@
-"""What comes before a request: bytes on a socket, in whatever order and pace a client sends them."""
+"""What precedes a request: bytes on a socket, in any order and at any pace."""
 
 import asyncio
 import json
@@ -223,7 +223,7 @@ async def test_head_answers_as_get_without_the_body(api: Node, redis: RedisClien
 
 
 async def drip(connection: Socket, first: bytes, again: bytes) -> None:
-    """Sends the first, and then a little again and again, until nobody listens any more."""
+    """Sends the first bytes, and then a few at a time until the server has closed the connection."""
     with suppress(ConnectionError):
         await connection.send(first)
         while not connection.reader.at_eof():
@@ -472,7 +472,7 @@ async def is_served(api: Node) -> bool:
 
 
 async def test_a_node_that_is_full_is_not_taken_for_dead(redis: RedisClient, settings: Settings) -> None:
-    """Whoever keeps it alive asks on a connection of its own, and would kill it: with it its streams."""
+    """A supervisor probes on a connection of its own, and would kill the node with its streams."""
     async with full_node(settings, 2) as (api, _), connected(api) as silent, connected(api) as half:
         await half.send(MODELS[:-2])
         for _ in range(3):

@@ -87,7 +87,7 @@ async def stored(redis: RedisClient, key: ResponseKey) -> bytes:
 async def test_readers_that_come_together_leave_most_connections_to_other_calls(
     settings: Settings, redis: RedisClient
 ) -> None:
-    """Connections are opened as they are needed: how many there are tells how many were used at once."""
+    """Connections are opened on demand, so their number shows how many were used at once."""
     held = await begin(redis, settings)
     await append(redis, settings, held, 1, [fat_draft(0)], CLOSING)
     whole = await stored(redis, held.key)
@@ -139,7 +139,7 @@ async def test_stuck_readers_of_large_frames_hold_a_page_each_and_get_every_byte
 async def test_stuck_readers_of_what_is_being_written_hold_their_buffer_and_get_every_byte(
     redis: RedisClient, settings: Settings, appender: Appender, node: Hub
 ) -> None:
-    """Small frames, more than the buffer takes: of what it cannot keep a reader hears from the log."""
+    """With more small frames than the buffer takes, a reader gets the rest from the log."""
     narrow = settings.model_copy(update={"client_buffer_bytes_max": 50_000})
     node._settings = narrow
     held = await begin(redis, settings)

@@ -1,4 +1,4 @@
-"""The local launcher keeps roles running, tells the truth about them, and leaves nothing behind.
+"""The local launcher keeps roles running, reports on them truthfully, and leaves nothing behind.
 
 Most roles here are small stand-ins, so that each way to die can be had at once; two tests start the real
 ones.

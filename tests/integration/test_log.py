@@ -258,7 +258,7 @@ async def test_the_log_behaves_as_a_list_with_one_writer(
 
 
 async def write_log(redis: RedisClient, settings: Settings, appender: Appender, entries: int) -> ResponseKey:
-    """A closed log with so many entries after the first."""
+    """Writes a closed log with this many entries after the first."""
     key = await accept(redis, settings)
     held = await acquire(redis, settings, key)
     drafts = [draft(f"entry {i}", i) for i in range(entries)]

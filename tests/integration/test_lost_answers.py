@@ -1,4 +1,4 @@
-"""Redis has done what it was asked, and whoever asked did not hear of it."""
+"""Redis has executed a command, but its reply was lost."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a whole response makes of a model that breaks Harmony: what runs, what the model is told, how it ends.
+"""Whole responses of a model that breaks Harmony: what runs, what the model reads, how they end.
 
 Single messages are tests/unit/test_misbehaving_models.py's.
 """
@@ -94,7 +94,8 @@ def ask(scene: str, **response: Any) -> ResponseRequest:
 
 
 async def respond(redis: RedisClient, settings: Settings, request: ResponseRequest) -> Response:
-    """The response as its log tells it: numbered without a gap, one terminal event, the last."""
+    """Returns the response from its log, which must be numbered without a gap and have one terminal event,
+    the last."""
     async with working(redis, settings, SCRIPT) as worker:
         entries = await finish(redis, worker, await accept(redis, settings, request))
     return check_log(entries)

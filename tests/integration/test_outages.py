@@ -1,4 +1,5 @@
-"""Redis was away: what lapsed is judged when it could have been renewed. And a slow one is used well."""
+"""After an outage of Redis, leases count as lapsed only once they could have been renewed; a slow Redis is
+used well."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -128,7 +129,7 @@ async def test_outages_one_after_another_are_no_deaths_of_owners_that_live(tmp_p
 
 
 async def sweep_for(redis: RedisClient, settings: Settings, workers: Any) -> None:
-    """As sweeper and queue together: whatever nobody holds is offered to every worker at once."""
+    """Acts as sweeper and queue: offers whatever has no owner to every worker at once."""
     while True:
         await asyncio.sleep(settings.lease_ttl_s / 6)
         try:
@@ -152,7 +153,7 @@ async def until_longer(redis: RedisClient, key: ResponseKey, entries: int) -> No
             await asyncio.sleep(0.02)
 
 
-# --- nobody to read ------------------------------------------------------------------------------
+# --- no readers ----------------------------------------------------------------------------------
 
 
 @pytest_asyncio.fixture
@@ -280,7 +281,7 @@ async def test_nine_responses_begin_in_a_slow_redis_about_as_soon_as_one(
 
 
 async def begin(redis: RedisClient, settings: Settings, count: int) -> float:
-    """How long it takes until so many responses, which come at once, are in progress."""
+    """Returns how long it takes until `count` responses, created at once, are in progress."""
     begun_s = asyncio.get_running_loop().time()
     accepted = [await accept(redis, settings, make_request("Hello")) for _ in range(count)]
     async with asyncio.timeout(60):

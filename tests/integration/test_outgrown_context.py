@@ -1,4 +1,4 @@
-"""A prompt that outgrows the context by what tools answer: told as too long, or shortened where it may be."""
+"""A prompt that outgrows the context by tools' answers is reported as too long, or shortened if allowed."""
 
 from itertools import pairwise
 from typing import Any
@@ -106,7 +106,7 @@ async def test_the_next_owner_shortens_the_prompt_alike(
         key = await accept(redis, small, request)
         whole = await finish(redis, worker, key)
         kept = await keep_journal(redis, key)
-        last = len(whole) - 3  # what tells that it is too long is appended together with the end
+        last = len(whole) - 3  # the error event is appended together with the end
         for length in [*range(1, last, 9), last - 1, last]:
             await redis.command("FLUSHALL")
             key = await leave_behind(redis, small, worker, request, whole[:length])

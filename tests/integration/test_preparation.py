@@ -1,4 +1,4 @@
-"""What stands before a response's first token can be ended, and does not go on for ever."""
+"""What precedes a response's first token can be cancelled, and ends in any case."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -200,7 +200,7 @@ class _Gate(asyncio.Protocol):
 async def test_a_record_that_does_not_arrive_in_time_is_given_up_after_a_number_of_attempts(
     redis: RedisClient, settings: Settings
 ) -> None:
-    """All else comes: Redis is there, and nobody rings for minutes."""
+    """Everything else arrives: Redis is available, and the doorbell is not rung for minutes."""
     port = int(settings.redis_url.rsplit(":", 1)[1].split("/")[0])
     gate = await asyncio.get_running_loop().create_server(lambda: _Gate(port), "127.0.0.1", 0)
     narrow = RedisClient.connect(f"redis://127.0.0.1:{gate.sockets[0].getsockname()[1]}/0", timeout_s=0.5)

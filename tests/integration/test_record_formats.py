@@ -1,4 +1,4 @@
-"""Records and logs of earlier versions: what one of them has begun goes on, and is told as it was begun."""
+"""Records and logs of earlier versions: a response begun by one continues, in the form in which it began."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ async def set_format(redis: RedisClient, key: ResponseKey, number: int | None) -
 async def test_a_log_of_the_first_format_goes_on_from_every_prefix(
     redis: RedisClient, settings: Settings, tmp_path: Path, name: str
 ) -> None:
-    """What was told stands, and what follows is what its first version would have told."""
+    """What was sent stands, and what follows is what its first version would have sent."""
     logged = read(FIRST)[name]
     whole = logged.log
     async with working(redis, settings, load_script(tmp_path), answer=answer) as worker:

@@ -1,4 +1,4 @@
-"""How much a worker takes in hand is bounded in bytes, and nothing waits for ever because of that."""
+"""The records that a worker holds are limited in bytes, and nothing waits for ever because of that."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -29,7 +29,7 @@ class Gate(ScriptedEngine):
         super().__init__(script.Script.load(None))
         self.running: set[str] = set()
         self.together: list[set[str]] = []
-        """Who ran at the same time, whenever somebody began."""
+        """The responses that were running whenever one began."""
         self.opened = asyncio.Event()
 
     async def generate(

@@ -122,7 +122,7 @@ async def test_a_channel_whose_first_reader_left_at_once_reaches_the_second(
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     listener = RedisClient.connect_listener(settings.redis_url)
     subscription = Subscription(listener)
-    async with subscription._changing:  # somebody else's change is under way
+    async with subscription._changing:  # another change is in progress
         first = asyncio.create_task(subscription.add("news"))
         await asyncio.sleep(0)
         first.cancel()

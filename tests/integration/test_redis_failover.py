@@ -1,4 +1,4 @@
-"""Sentinels promote a replica in mid-stream: everybody goes to the new primary, and streams go on."""
+"""Sentinels promote a replica in mid-stream: all clients switch to the new primary, and streams continue."""
 
 import asyncio
 import signal
@@ -42,7 +42,7 @@ def valkeys(watched: WatchedValkeys) -> WatchedValkeys:
 @pytest.fixture(scope="module")
 def cluster(watched: WatchedValkeys, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     data = tmp_path_factory.mktemp("failover") / "data"
-    # A Sentinel that was kept from running for two seconds elects nobody for thirty: longer than the default.
+    # A Sentinel that could not run for two seconds elects no primary for thirty: longer than the default.
     patience = {"ANTIPHON_REDIS_OUTAGE_MAX_S": "100"}
     running = start_cluster(data, "--apis", "2", "--workers", "2", "--redis-url", watched.url, **patience)
     yield running
@@ -50,7 +50,7 @@ def cluster(watched: WatchedValkeys, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def read_through(cluster: RunningCluster, strike: Callable[[], None]) -> list[Frame]:
-    """A stream's frames; in the middle of it something happens."""
+    """Returns a stream's frames, and strikes in the middle of it."""
     body, is_struck = b"", False
     url = f"{cluster.urls[0]}/v1/responses"
     with httpx.stream("POST", url, json=SLOWLY, timeout=PATIENCE_S) as stream:
@@ -106,7 +106,7 @@ def test_a_stream_goes_on_when_the_primary_and_a_sentinel_hang(
         check_whole(cluster, frames)
     finally:
         valkeys.signal(primary, signal.SIGCONT)
-        valkeys.signal(first, signal.SIGKILL)  # going on, it would elect nobody for thirty seconds
+        valkeys.signal(first, signal.SIGKILL)  # if it continued, it would elect no primary for thirty seconds
         valkeys.start(first)
 
 

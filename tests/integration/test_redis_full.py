@@ -1,4 +1,4 @@
-"""A full Redis refuses writes: nothing is half-written, what runs waits for room, what is there is read."""
+"""A Redis out of memory refuses writes: nothing is half-written, running work waits, and reads still work."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -131,7 +131,7 @@ async def test_a_response_that_cannot_be_mended_fails_and_says_why(
     assert last.response.error is not None
     assert "lost with the server" in last.response.error.message
     beyond = await event_log.read(redis, key, 29)
-    assert beyond.is_closed  # whoever has seen more waits for nothing, and is told no number twice
+    assert beyond.is_closed  # a reader that has seen more does not wait, and gets no number twice
     assert not beyond.entries
 
 

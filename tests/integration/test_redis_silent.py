@@ -1,4 +1,4 @@
-"""A Redis that takes everything and answers nothing: no call of a client waits for it without end."""
+"""A Redis that accepts everything and answers nothing: no call of a client waits for it for ever."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""How many round trips to Redis a call of a client costs."""
+"""The number of round trips to Redis that a client's call costs."""
 
 import asyncio
 from collections.abc import AsyncIterator

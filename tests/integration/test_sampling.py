@@ -1,4 +1,4 @@
-"""What a request says of sampling reaches the engine, turn by turn, and after a takeover too."""
+"""A request's sampling parameters reach the engine in every turn, also after a takeover."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What requests bring for their tool servers: used for the call, and open nowhere."""
+"""The secrets of requests for their tool servers: used for the call, and stored nowhere in clear."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""No request stops another: hard ones, each beside a stream that goes on (`tests/stalls.py`).
+"""No request stops another: demanding requests, each beside a running stream (`tests/stalls.py`).
 
 What is asserted no load of the machine can change: how much is encoded, and for how long a loop's thread, or
 others that hold the interpreter's lock, have the processor at a stretch. The neighbour's longest gap is told,

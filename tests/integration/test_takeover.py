@@ -145,7 +145,7 @@ def test_a_failed_listing_is_read_out_of_its_sentence(error: McpError) -> None:
 
 
 def is_past_a_result(entries: list[Entry]) -> bool:
-    """A result that was told was journaled before."""
+    """A result is journaled before it is logged."""
     return any(b"mcp_call.completed" in entry.frame for entry in entries)
 
 

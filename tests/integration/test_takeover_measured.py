@@ -1,4 +1,4 @@
-"""What an engine measured outlives its worker: it is told again, and not measured anew."""
+"""What an engine measured outlives its worker: it is sent again, and not measured again."""
 
 import math
 from collections.abc import AsyncGenerator, Sequence

@@ -1,4 +1,5 @@
-"""A tool call whose Redis is away, or whose runner ends: who lives goes on, who is lost is soon missed."""
+"""Tool calls during an outage of Redis, or whose runner ends: living runners continue, lost ones are noticed
+soon."""
 
 import asyncio
 import json
@@ -110,7 +111,7 @@ async def test_a_call_outlives_an_outage_of_redis_that_is_longer_than_its_claim(
                 )
                 await has_started(tmp_path)
                 await OUTAGES[outage](valkey, proxy)
-                await outlast_two_claims()  # whoever would be missed has been
+                await outlast_two_claims()  # every lost runner has been noticed
                 (tmp_path / "go").touch()
                 async with asyncio.timeout(30):
                     assert await calling == ToolOutput("done")
@@ -171,7 +172,7 @@ def looked_since(redis: RedisClient, before: int) -> Callable[[], Awaitable[bool
 
 @asynccontextmanager
 async def listening(redis: RedisClient, settings: Settings) -> AsyncIterator[RemoteTools]:
-    """A worker's tools that hear what runners say, and would look too late for any test otherwise."""
+    """A worker's tools that get runners' notifications, and would poll too late for any test otherwise."""
     tools = RemoteTools(redis, settings)
     async with hearing(settings.redis_url, keys.results(OWNER)) as heard:
 
@@ -194,7 +195,7 @@ async def test_a_stopped_runner_gives_its_calls_back_at_once(
             call = tools.call(response.lease, 0, dwell(tmp_path), is_repeatable=is_repeatable)
             calling = asyncio.create_task(call)
             await has_started(tmp_path)
-        assert lines(tmp_path, "cancelled") == 1  # its server was told before anybody could call again
+        assert lines(tmp_path, "cancelled") == 1  # its server was notified before any runner could call again
         (tmp_path / "go").touch()
         async with serving(stopping), asyncio.timeout(30):
             result = await calling
@@ -324,7 +325,7 @@ async def test_a_claim_is_kept_while_it_waits_for_its_confirmation_and_then_give
 async def test_who_is_not_sure_of_a_claim_makes_none_by_renewing(
     redis: RedisClient, settings: Settings
 ) -> None:
-    """Given back and taken out for the next one meanwhile, it would be nobody's, and lapse."""
+    """Otherwise it would be given back while the next runner takes it, belong to no one, and lapse."""
     response, claim = await take_one(redis, settings)
     unsure = Claiming(claim.key, claim.call_index, claim.runner)
     assert await tool_journal.renew(redis, settings, [unsure]) == []
@@ -378,7 +379,7 @@ async def test_a_call_that_another_has_given_back_while_it_was_being_claimed_is_
 
 
 class Unheard(RedisClient):
-    """Results arrive, and nobody says so, as on a primary that has been replaced."""
+    """Results arrive without a notification, as on a primary that has been replaced."""
 
     async def run(self, call: ScriptCall) -> Any:
         reply = await super().run(call)
@@ -390,7 +391,7 @@ class Unheard(RedisClient):
 async def test_a_result_that_was_lost_with_its_primary_is_journaled_again(
     redis: RedisClient, own: Settings, settings: Settings
 ) -> None:
-    """Its runner finds it there before it is confirmed, and must not take the call for somebody else's."""
+    """Its runner finds it there before it is confirmed, and must not take the call for another runner's."""
     response = await Response.begin(redis, own)
     await response.submit(ToolCall("pipe", "no such tool", "not JSON"))
     client = Unheard.connect(settings.redis_url, timeout_s=PATIENCE_S)

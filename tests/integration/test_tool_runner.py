@@ -127,7 +127,7 @@ async def serving(settings: Settings, **changes: Any) -> AsyncIterator[Settings]
 
 @asynccontextmanager
 async def hearing(url: str, channel: str) -> AsyncIterator[asyncio.Queue[bytes]]:
-    """What is published on the channel meanwhile."""
+    """Collects what is published on the channel meanwhile."""
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     listener = RedisClient.connect_listener(url)
     subscription = Subscription(listener)
@@ -409,7 +409,7 @@ def _is_empty(redis: RedisClient, queue: str) -> Callable[[], Awaitable[bool]]:
 
 
 def _has_lines(path: Path, count: int) -> Callable[[], Awaitable[bool]]:
-    """Whether the file has exactly so many lines."""
+    """Returns True if the file has exactly this many lines."""
 
     def has_lines() -> bool:
         return path.exists() and len(path.read_text().splitlines()) == count

@@ -395,7 +395,7 @@ async def test_a_server_that_says_nothing_at_all_fails_in_time(tmp_path: Path) -
 
 @asynccontextmanager
 async def counting() -> AsyncIterator[tuple[str, list[object]]]:
-    """A server on loopback that hangs up, and who has connected to it."""
+    """A server on loopback that closes connections, and records them."""
     connections: list[object] = []
 
     async def hang_up(_reader: asyncio.StreamReader, writer: Writer) -> None:

@@ -1,4 +1,5 @@
-"""A response that is cancelled or failed says what it has used, whoever ends it, and whoever made it."""
+"""A cancelled or failed response reports its usage, whichever process closes it, and whichever workers ran
+it."""
 
 import asyncio
 
@@ -16,7 +17,7 @@ from tests.requests import accept, make_request, read_record
 from tests.working import Worker, finish, leave_behind, working
 
 ENOUGH = 40
-"""So many tokens are in the log when a response is ended."""
+"""The number of tokens in the log when a response is closed."""
 
 
 async def tokens_of(redis: RedisClient, key: ResponseKey) -> int:

@@ -1,4 +1,4 @@
-"""`python -m worker` as a process: what it says when it cannot start."""
+"""`python -m worker` as a process: what it reports if it cannot start."""
 
 import asyncio
 import os

@@ -187,7 +187,7 @@ async def test_many_at_once_are_each_answered_as_alone_and_keep_their_leases(
 
 @dataclass(frozen=True)
 class Strike:
-    """What happens to the response's worker once the stream has so many events of a kind."""
+    """What happens to the response's worker once the stream has this many events of a kind."""
 
     event: str
     count: int
@@ -221,7 +221,7 @@ STRIKES = {
 
 
 def read_through(cluster: RunningCluster, request: dict[str, Any], strike: Strike | None) -> list[Frame]:
-    """The whole stream, whatever strikes in the middle of it."""
+    """Returns the whole stream, with a strike in the middle of it."""
     body = b""
     with httpx.stream("POST", f"{cluster.urls[0]}/v1/responses", json=request, timeout=120) as stream:
         for chunk in stream.iter_bytes():

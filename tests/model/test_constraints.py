@@ -1,4 +1,4 @@
-"""Constraints on a model that knows nothing: what it says is right because nothing else can be said."""
+"""Constraints on an untrained model: its output is right because nothing else is allowed."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ class Model:
         return self.go_on(*((turn, ()) for turn in turns))
 
     def go_on(self, *turns: tuple[Sampling, Sequence[int]]) -> list[Said]:
-        """All at once; each with what an earlier attempt has said of it."""
+        """Generates all at once, each continuing what an earlier attempt has said."""
 
         async def all_of_them() -> list[Said]:
             return await asyncio.gather(*(self._one(turn, said) for turn, said in turns))

@@ -1,4 +1,4 @@
-"""What may come in by its headers alone, and what browsers are told. Nothing of it asks Redis."""
+"""What is admitted by its headers alone, and the answers to browsers. Nothing here uses Redis."""
 
 import hashlib
 from typing import Any

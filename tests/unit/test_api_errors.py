@@ -1,4 +1,4 @@
-"""The edge alone: every refusal comes in the envelope, with our headers, and asks nothing of Redis."""
+"""The edge alone: every refusal is in the envelope, with our headers, and does not use Redis."""
 
 import asyncio
 import hashlib

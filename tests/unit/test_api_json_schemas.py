@@ -1,4 +1,4 @@
-"""Schemas that are none are refused before anything runs, and the slip is named."""
+"""Invalid schemas are refused before anything runs, and the mistake is named."""
 
 from typing import Any
 

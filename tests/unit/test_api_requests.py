@@ -496,7 +496,7 @@ def test_a_choice_may_name_what_is_offered(choice: object) -> None:
 
 
 def is_accepted_or_refused(raw: bytes) -> bool:
-    """Whatever came: a request that can be stored, or an error that says what is wrong."""
+    """Returns a request that can be stored, or an error that says what is wrong."""
     try:
         request = read_create(raw, BIRTH, MODELS, LIMITS).request
     except ClientError as error:

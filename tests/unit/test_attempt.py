@@ -1,4 +1,4 @@
-"""What an attempt promises, without Redis: what is logged, what tools are asked, how a response ends."""
+"""What an attempt promises, without Redis: what it logs, which calls it makes, how a response ends."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence

@@ -1,4 +1,4 @@
-"""All calls of a worker are looked at together, in one reading at a time."""
+"""The states of all calls of a worker are read together, with one round trip in flight at a time."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Which calls are made, what the others get, and when the model is given up."""
+"""Which calls are made, how the others are answered, and when the response fails."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The checker of `make chaos` finds what it is there to find: one broken history for each of its rules."""
+"""The checker of `make chaos` finds violations: one broken history for each of its rules."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -156,7 +156,7 @@ PIECES = ("one", ", ", "two")
 
 
 class Run:
-    """A small run in which nothing was wrong; each test breaks one thing of it."""
+    """A small run without violations; each test breaks one thing in it."""
 
     def __init__(
         self, plan: str = "middle", body: Callable[[str], list[ev.StreamEvent]] | None = None
@@ -198,7 +198,7 @@ class Run:
 
 
 def counting(key: str) -> list[ev.StreamEvent]:
-    """Two calls of the counting tool, and what is said of them."""
+    """Returns two calls of the counting tool, and the violations in them."""
     return [
         *listing_events(0),
         *call_events(1, "count", f"{key}-1", f"counted {key}-1"),
@@ -703,7 +703,7 @@ def test_a_journal_without_a_result_is_found() -> None:
         assert run.rules() == {"a journal entry for every call"}
 
 
-# --- what is left ---------------------------------------------------------------------------------
+# --- what is left over ----------------------------------------------------------------------------
 
 
 def test_a_key_that_is_left_over_is_found() -> None:

@@ -1,4 +1,4 @@
-"""Other people's clients are pinned exactly, and no lock file says where they are fetched from."""
+"""Third-party clients are pinned exactly, and no lock file says where they are fetched from."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The configuration page and `shared/settings.py` tell the same."""
+"""The configuration page and `shared/settings.py` agree."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What confirms a write, as a table: who lives, who has it, whom the Sentinels see."""
+"""What confirms a write, as a table: which servers are alive, which have it, which the Sentinels see."""
 
 from typing import Any
 

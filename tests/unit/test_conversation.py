@@ -1,4 +1,4 @@
-"""What the model reads: golden renderings in the published form, and how items are told."""
+"""What the model reads: golden renderings in the published form, and how items are rendered."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The documents hang together: what is referred to is there."""
+"""The documents are consistent: what they refer to exists."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ FILE = re.compile(
     r"`((?:api|worker|tool_runner|shared|local|bench|tests|docs|deploy)/[\w./-]+\.(?:py|lua|toml|md|sh))`"
 )
 HISTORY = ("CHANGELOG.md", "docs/adr/")
-"""These tell of files as they were."""
+"""Documents that describe files as they were."""
 MENTION = re.compile(r"docs/[\w/-]+\.md")
 SETTINGS = {
     *Settings.model_fields,

@@ -24,7 +24,7 @@ BEGUN = ResponseInProgress(REQUEST.response)
 
 
 class Redis:
-    """Answers what is asked for next with what comes next; an exception is raised."""
+    """Answers each command with the next reply; raises it if it is an exception."""
 
     def __init__(self, *replies: Any) -> None:
         self._replies = list(replies)

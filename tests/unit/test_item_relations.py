@@ -1,4 +1,4 @@
-"""What must hold among items: each once, answers with their questions, nothing that nobody can read."""
+"""The relations among items: no duplicates, outputs with their calls, nothing unreadable."""
 
 from typing import Any
 

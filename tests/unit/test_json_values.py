@@ -1,4 +1,4 @@
-"""Values are counted from the bytes: no fewer than there are, and nothing that stands in a string."""
+"""Values are counted from the bytes: no fewer than there are, and none within strings."""
 
 from typing import Any
 

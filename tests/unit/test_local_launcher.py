@@ -1,4 +1,4 @@
-"""The launcher's decisions: when to start again, what is missing, what it is told, what it shows."""
+"""The launcher's decisions: when to restart, what is missing, how it reads arguments, what it shows."""
 
 from importlib.util import find_spec
 from ipaddress import ip_network

@@ -1,4 +1,4 @@
-"""How one response's events get into its log: in order, once, and again when Redis has lost some."""
+"""How a response's events get into its log: in order, once, and again if Redis has lost some."""
 
 import asyncio
 from collections import deque

@@ -190,7 +190,7 @@ def test_later_responses_read_a_message_without_them() -> None:
     assert lasting([message]) == [Message("msg_1", "completed", "assistant", (OutputText("Hi"),))]
 
 
-# --- what is said of a token ------------------------------------------------------------------
+# --- the logprobs of a token ------------------------------------------------------------------
 
 
 def test_a_token_is_described_with_text_bytes_and_alternatives() -> None:

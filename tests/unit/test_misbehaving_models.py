@@ -1,4 +1,4 @@
-"""How GPT-OSS breaks the Harmony format in public reports, and what then comes out.
+"""How GPT-OSS breaks the Harmony format in public reports, and the result here.
 
 The cases stand in misbehaving_models.toml, each with its source. Tokens go through the real reader, as
 an attempt feeds it: a turn is over once a call waits. What is common to all (text is kept, nothing runs

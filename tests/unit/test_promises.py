@@ -1,4 +1,4 @@
-"""What is promised has tests that exist, and what tests state to clients is promised.
+"""Every promise names tests that exist, and every test of clients is named by a promise.
 
 Forward: every row of the README's tables, every request field and every rule under chaos has an entry in
 `promises.toml`. Every entry names at least one test in each of its files, every test that is named exists,

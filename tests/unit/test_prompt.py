@@ -1,4 +1,4 @@
-"""A prompt fits into the context, and nothing is encoded for it that cannot stay."""
+"""A prompt fits into the context, and nothing that cannot fit is encoded."""
 
 from collections.abc import Sequence
 from itertools import pairwise

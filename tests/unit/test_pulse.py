@@ -1,4 +1,4 @@
-"""An engine that hangs is told from one that has nothing to do."""
+"""A hanging engine is distinguished from an idle one."""
 
 import pytest
 

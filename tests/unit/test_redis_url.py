@@ -1,4 +1,4 @@
-"""What may stand in `redis_url`, and what a wrong one is told."""
+"""The forms of `redis_url`, and the errors of invalid ones."""
 
 import pytest
 from pydantic import ValidationError

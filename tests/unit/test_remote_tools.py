@@ -231,7 +231,7 @@ def test_the_end_of_an_earlier_attempt_takes_no_word_from_the_later_one() -> Non
     run_in_virtual_time(scene)
 
 
-# --- a call that somebody was at ----------------------------------------------------------------
+# --- a call that a runner had -------------------------------------------------------------------
 
 
 def test_a_lost_call_that_must_not_run_twice_is_given_up_once_redis_was_there_for_a_claim() -> None:

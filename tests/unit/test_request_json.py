@@ -1,4 +1,4 @@
-"""A request that is read piece by piece is the request that was written."""
+"""A request decoded piece by piece equals the request that was encoded."""
 
 import msgspec
 import pytest

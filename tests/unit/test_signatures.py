@@ -1,4 +1,4 @@
-"""Tools are told to the model in the words of the library's renderer, and in linear time."""
+"""Tools are rendered exactly as by the library, and in linear time."""
 
 import time
 from collections.abc import Callable

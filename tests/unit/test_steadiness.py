@@ -1,4 +1,4 @@
-"""When Redis has been there without a break, told by how its answers came."""
+"""For how long Redis has answered without a break, derived from the times of its answers."""
 
 import pytest
 
@@ -6,7 +6,8 @@ from worker.response.call_watch import Steadiness
 
 
 def lasted_s(*answers: tuple[float, float] | None) -> float:
-    """After these answers (sent, heard), None for one that failed; a break is more than half a second."""
+    """Returns the result after these answers (sent, received), None for a failed one; a break is over half a
+    second."""
     steadiness = Steadiness(0.5)
     for answer in answers:
         if answer is None:
@@ -29,7 +30,7 @@ STEADY = [(i * 0.4, i * 0.4 + 0.1) for i in range(10)]
         ([*STEADY, None, (3.8, 3.9)], 0.0),
         ([*STEADY, None, (3.8, 3.9), (4.0, 4.2)], 0.3),
         ([*STEADY, (4.0, 6.0)], 0.0),  # it hung, and answered at last
-        ([*STEADY, (6.0, 6.1), (6.2, 6.3)], 0.2),  # nobody asked for a while: nothing is known of it
+        ([*STEADY, (6.0, 6.1), (6.2, 6.3)], 0.2),  # nothing was sent for a while, so nothing is known
     ],
 )
 def test_a_break_of_any_kind_begins_anew(answers: list[tuple[float, float] | None], expected: float) -> None:

@@ -1,4 +1,4 @@
-"""Whatever a server calls its tools and says of them: the model can call them, and is told nothing else."""
+"""Whatever names and descriptions a server gives, the model can call its tools, and reads nothing else."""
 
 import re
 from typing import Any

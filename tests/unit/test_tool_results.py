@@ -1,4 +1,4 @@
-"""A replay takes results from the log, and asks a tool runner only for what does not stand there."""
+"""A replay takes results from the log, and makes only calls that have none there."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where a server that a request names may lie. No test here sends anything: it looks at what would be."""
+"""Where a server that a request names may be. Nothing is sent here: the tests check what would be sent."""
 
 import asyncio
 import contextlib
@@ -64,7 +64,7 @@ async def test_of_several_addresses_only_those_that_are_allowed_are_called() -> 
     "host", ["2130706433", "0x7f000001", "0177.1", "127.1", "0x7f.1", "127.0.0.1", "[::1]", "[::ffff:7f00:1]"]
 )
 async def test_no_spelling_of_loopback_gets_through(host: str) -> None:
-    """Numbers are read by the system itself, which asks nobody for them."""
+    """The system itself parses numeric addresses, without a lookup."""
     with pytest.raises(NotAllowed):
         await egress().find(httpx2.URL(f"http://{host}:8000/mcp"))
 
@@ -101,7 +101,7 @@ def test_a_range_of_ports_that_is_none_is_refused_at_the_start(ports: str) -> No
 
 
 class Recording(httpx2.AsyncBaseTransport):
-    """Connects to nobody; `silent` addresses cannot be connected to."""
+    """Connects to nothing; connecting to `silent` addresses fails."""
 
     def __init__(self, *silent: str) -> None:
         self.requests: list[httpx2.Request] = []

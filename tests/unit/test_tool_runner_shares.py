@@ -10,7 +10,7 @@ from tool_runner.shares import Shares
 
 
 class Caller:
-    """Takes one turn and keeps it until told to let it go."""
+    """Takes one turn and keeps it until it is released."""
 
     def __init__(self, shares: Shares, tenant: str, served: list[str]) -> None:
         self.tenant = tenant
@@ -33,7 +33,7 @@ class Caller:
 
 
 async def settle() -> None:
-    """Until nobody has anything left to do."""
+    """Waits until no task has anything left to do."""
     for _ in range(10):
         await asyncio.sleep(0)
 

@@ -1,4 +1,5 @@
-"""The automaton of a turn: what it allows parses, what it forbids it says, and cutting changes nothing."""
+"""The automaton of a turn: what it allows parses, what it forbids is rejected, and cutting changes
+nothing."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Which messages answer, and which reasoning is over."""
+"""Which messages are answers, and which reasoning is outdated."""
 
 from typing import Any
 

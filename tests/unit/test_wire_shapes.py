@@ -1,4 +1,4 @@
-"""What stands on the wire, key by key, where clients that validate would refuse anything else."""
+"""The shapes on the wire, key by key, where validating clients would reject anything else."""
 
 from collections.abc import Sequence
 from typing import Any
