@@ -172,7 +172,7 @@ async def test_a_node_that_ends_cuts_its_streams_and_every_client_notices(
             status, said = await api.stop()
         assert status == 0
         assert "Traceback" not in said
-        assert said.count("this node is ending") == len(READERS)
+        assert said.count("this node is shutting down") == len(READERS)
 
 
 @pytest.mark.parametrize("read", [read_with_openai, read_with_http_1_0])
