@@ -15,10 +15,11 @@ from local.ports import HOST, find_free
 from local.processes import identify
 from local.valkey import find_server
 from local.warden import Warden
-from tests.patience import PATIENCE_S, wait_until
+from tests.patience import wait_until
 
 MASTER_NAME = "main"
 DOWN_AFTER_MS = 500
+_ASKED_TIMES = 3
 
 
 class WatchedValkeys:
@@ -36,8 +37,8 @@ class WatchedValkeys:
         return f"redis+sentinel://{hosts}/{MASTER_NAME}/0"
 
     def primary(self) -> int:
-        """Returns the primary's port, as the first Sentinel that answers reports it."""
-        for port in self.sentinels:
+        """Returns the primary's port, as a Sentinel reports it; a loaded machine may need several attempts."""
+        for port in self.sentinels * _ASKED_TIMES:
             try:
                 with connect(port) as sentinel:
                     address: Any = sentinel.execute_command(
@@ -106,16 +107,27 @@ class WatchedValkeys:
                 "is_sdown"
             ]:
                 return False
-        with connect(self.primary()) as primary:
-            followers: Any = primary.info("replication")
-            states = [followers.get(f"slave{n}", {}).get("state") for n in range(self._replicas)]
-            return states == ["online"] * self._replicas
+        try:
+            with connect(self.primary()) as primary:
+                followers: Any = primary.info("replication")
+        except redis.RedisError:
+            return False
+        states = [followers.get(f"slave{n}", {}).get("state") for n in range(self._replicas)]
+        return states == ["online"] * self._replicas
+
+    def wait_until_watched(self) -> None:
+        wait_until(self.is_watched, "all replicas follow, and all Sentinels know of it")
+
+    def begin_failover(self) -> None:
+        """Has the Sentinels replace the primary. Raises RedisError while they cannot."""
+        with connect(self.sentinels[1]) as sentinel:
+            sentinel.execute_command("SENTINEL", "FAILOVER", MASTER_NAME)
 
     def __enter__(self) -> Self:
         try:
             for port in self.servers + self.sentinels:
                 self.start(port)
-            wait_until(self.is_watched, within_s=PATIENCE_S)
+            self.wait_until_watched()
         except BaseException:
             self.__exit__()
             raise

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.chaos.mcp_server import read_counted, serving
-from tests.failover import MASTER_NAME, WatchedValkeys, connect
+from tests.failover import WatchedValkeys
 from tests.patience import until
 from tests.running import RunningCluster, start_cluster
 from tests.streams import read_frames
@@ -126,8 +126,7 @@ def strike(valkeys: WatchedValkeys, how: Strike, primary: int) -> None:
         case "hangs":
             valkeys.signal(primary, signal.SIGSTOP)
         case "replaced":
-            with connect(valkeys.sentinels[1]) as sentinel:
-                sentinel.execute_command("SENTINEL", "FAILOVER", MASTER_NAME)
+            valkeys.begin_failover()
 
 
 def check(load: Load, counted: Path) -> None:

@@ -11,9 +11,9 @@ from redis.exceptions import RedisError
 
 from shared.settings import Settings
 from shared.store import job_queue, keys
-from shared.store.keys import ResponseKey
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.insisting import insist
 from shared.store.redis.subscription import Subscription
 from tests.failover import WatchedValkeys, connect
 from tests.patience import PATIENCE_S, wait_until
@@ -24,19 +24,6 @@ from tests.streams import Frame, read_frames
 pytestmark = pytest.mark.timeout(240)
 
 SLOWLY = {"model": "default", "input": "Count slowly from 1 to 100", "stream": True}
-
-
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedValkeys]:
-    with WatchedValkeys(tmp_path_factory.mktemp("watched")) as valkeys:
-        yield valkeys
-
-
-@pytest.fixture
-def valkeys(watched: WatchedValkeys) -> WatchedValkeys:
-    """The primary can be lost."""
-    wait_until(watched.is_watched, within_s=PATIENCE_S)
-    return watched
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +102,7 @@ def test_a_stream_goes_on_through_a_planned_failover(
 ) -> None:
     primary = valkeys.primary()
 
-    def promote() -> None:
-        with connect(valkeys.sentinels[1]) as sentinel:
-            sentinel.execute_command("SENTINEL", "FAILOVER", "main")
-
-    frames = read_through(cluster, promote)
+    frames = read_through(cluster, valkeys.begin_failover)
     wait_until(lambda: valkeys.primary() != primary)
     check_whole(cluster, frames)
 
@@ -133,21 +116,12 @@ def has(port: int, name: str) -> bool:
         return False
 
 
-async def accept_in_the_end(client: RedisClient, settings: Settings) -> ResponseKey:
-    """A server that an earlier test has struck may count as alive again before it has caught up."""
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                return await accept(client, settings)
-            except REDIS_AWAY:
-                await asyncio.sleep(0.05)
-
-
 async def test_a_write_that_waits_for_a_replica_is_refused_without_one(valkeys: WatchedValkeys) -> None:
     settings = Settings(redis_url=valkeys.url)
-    client = RedisClient.connect(valkeys.url, timeout_s=2.0, durability="replica")
+    client = RedisClient.connect(valkeys.url, timeout_s=5.0, durability="replica")
     try:
-        key = await accept_in_the_end(client, settings)
+        # A server that an earlier test has struck may count as alive again before it has caught up.
+        key = await insist(lambda: accept(client, settings), PATIENCE_S)
         replicas = [port for port in valkeys.servers if port != valkeys.primary()]
         wait_until(lambda: any(has(port, keys.state(key)) for port in replicas))
         for port in replicas:

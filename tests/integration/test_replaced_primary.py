@@ -4,7 +4,6 @@ No cluster runs here: its workers would take what a test holds.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from redis.exceptions import RedisError
@@ -15,25 +14,13 @@ from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.insisting import insist
 from shared.store.redis.subscription import Subscription
-from tests.failover import MASTER_NAME, WatchedValkeys, connect
-from tests.integration.test_redis_failover import accept_in_the_end
-from tests.patience import PATIENCE_S, wait_until
+from tests.failover import WatchedValkeys, connect
+from tests.patience import PATIENCE_S, until, wait_until
+from tests.requests import accept
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedValkeys]:
-    with WatchedValkeys(tmp_path_factory.mktemp("replaced")) as valkeys:
-        yield valkeys
-
-
-@pytest.fixture
-def valkeys(watched: WatchedValkeys) -> WatchedValkeys:
-    """The primary can be replaced."""
-    wait_until(watched.is_watched, within_s=PATIENCE_S)
-    return watched
 
 
 def fail_over(valkeys: WatchedValkeys) -> None:
@@ -42,8 +29,7 @@ def fail_over(valkeys: WatchedValkeys) -> None:
 
     def is_begun() -> bool:
         try:
-            with connect(valkeys.sentinels[1]) as sentinel:
-                sentinel.execute_command("SENTINEL", "FAILOVER", MASTER_NAME)
+            valkeys.begin_failover()
         except RedisError:  # it is at one already, or has just ended one
             pass
         return valkeys.primary() != primary
@@ -51,18 +37,12 @@ def fail_over(valkeys: WatchedValkeys) -> None:
     wait_until(is_begun)
 
 
-async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not await is_so():
-            await asyncio.sleep(0.02)
-
-
 async def test_who_only_asks_and_listens_leaves_a_primary_that_was_replaced_too(
     valkeys: WatchedValkeys,
 ) -> None:
     """The earlier primary is one still for itself, for as long as this takes."""
     primary = valkeys.primary()
-    client = RedisClient.connect(valkeys.url, timeout_s=2.0)
+    client = RedisClient.connect(valkeys.url, timeout_s=5.0)
     listener = RedisClient.connect_listener(valkeys.url)
     subscription, has_missed = Subscription(listener), asyncio.Event()
     listening = asyncio.create_task(subscription.listen(lambda *_: None, has_missed.set))
@@ -105,9 +85,10 @@ async def test_nothing_counts_as_lost_until_the_new_primary_has_been_one_for_lon
 ) -> None:
     """However soon it takes over: what was renewed on the other one meanwhile is not known there."""
     settings = Settings(redis_url=valkeys.url)
-    client = RedisClient.connect(valkeys.url, timeout_s=2.0, durability="replica")
+    client = RedisClient.connect(valkeys.url, timeout_s=5.0, durability="replica")
     try:
-        key = await accept_in_the_end(client, settings)
+        # A server that an earlier test has struck may count as alive again before it has caught up.
+        key = await insist(lambda: accept(client, settings), PATIENCE_S)
         held = await lease.acquire(client, settings, key, "a")
         assert isinstance(held, Acquired)
         await lease.lapsed(client, settings, 10)
