@@ -38,6 +38,7 @@ def longest_s(measured: Measured) -> float:
     return max(by_loops, measured.api.kept_out_s, measured.worker.kept_out_s)
 
 
+@pytest.mark.timeout(900)  # for a machine that is ten times as slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 async def test_no_request_stops_another(
     request: pytest.FixtureRequest, row: Row, record_property: Callable[[str, object], None]
@@ -45,7 +46,7 @@ async def test_no_request_stops_another(
     cluster: Cluster = request.getfixturevalue("wide" if row.is_wide else "watched")
     measured = await cluster.measure(row)
     for _ in range(_AGAIN_MAX):
-        # 503: the machine's disk stood still, and Valkey with it; that says nothing about the request.
+        # 503: the machine stood still for longer than an answer is waited for, whatever the request is.
         if longest_s(measured) < HELD_MAX_S and measured.status != 503:
             break
         measured = await cluster.measure(row)
@@ -53,5 +54,5 @@ async def test_no_request_stops_another(
     assert measured.status in row.statuses
     assert longest_s(measured) < HELD_MAX_S
     assert measured.worker.chars_at_once <= PIECE_CHARS_MAX
-    # Each text once, be it said in a few more words; the neighbour's script adds a little.
+    # Each text once, in a few more words.
     assert measured.worker.chars <= 4 * measured.body_bytes + 100_000
