@@ -54,7 +54,7 @@ class TokenCounter:
                 await token_count.answer(self._redis, name, await self._count(request))
         except REDIS_AWAY as away:  # includes the timeout: by then no caller is waiting
             _log.warning("token count abandoned: %s", away or type(away).__name__)
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001  the top of one count: its failure must not affect the others
             _log.exception("token count failed")
 
     async def _count(self, request: str) -> int:
