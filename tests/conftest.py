@@ -15,7 +15,8 @@ from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store.log.appender import Appender
 from shared.store.redis.client import RedisClient
-from tests.running import RunningCluster, start_cluster
+from tests.patience import PATIENCE_S
+from tests.running import PATIENT, RunningCluster, start_cluster
 from tests.stalls import STALLS, TABLE_HEAD
 
 hypothesis.settings.register_profile(
@@ -49,13 +50,14 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture
 def settings(valkey: Valkey) -> Settings:
-    return Settings(redis_url=valkey.url)
+    """A loaded machine's Redis counts as available, however slow it is."""
+    return Settings(redis_url=valkey.url, redis_timeout_s=PATIENCE_S)
 
 
 @pytest_asyncio.fixture
 async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
     """Yields an empty Redis; afterwards checks that every key left by the test has a TTL."""
-    client = RedisClient.connect(settings.redis_url, timeout_s=5.0)
+    client = RedisClient.connect(settings.redis_url, timeout_s=PATIENCE_S)
     await client.command("FLUSHALL")
     try:
         yield client
@@ -90,6 +92,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     """Yields a cluster of two API nodes, a worker and a tool runner, shared by all tests that only call
     it."""
-    running = start_cluster(tmp_path_factory.mktemp("cluster") / "data", "--apis", "2")
+    running = start_cluster(tmp_path_factory.mktemp("cluster") / "data", "--apis", "2", **PATIENT)
     yield running
     running.stop()

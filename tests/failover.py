@@ -37,7 +37,7 @@ class WatchedValkeys:
         return f"redis+sentinel://{hosts}/{MASTER_NAME}/0"
 
     def primary(self) -> int:
-        """Returns the primary's port, as a Sentinel reports it; a loaded machine may need several attempts."""
+        """Returns the primary's port, as a Sentinel reports it; on a loaded machine not at once."""
         for port in self.sentinels * _ASKED_TIMES:
             try:
                 with connect(port) as sentinel:

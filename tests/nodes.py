@@ -42,9 +42,13 @@ class Node:
 async def node(settings: Settings, **environment: str) -> AsyncIterator[Node]:
     """Yields a started, healthy node on a free port; `environment` overrides that of the tests."""
     port = find_free(1)[0]
+    of_settings = {
+        "ANTIPHON_REDIS_URL": settings.redis_url,
+        "ANTIPHON_REDIS_TIMEOUT_S": str(settings.redis_timeout_s),
+    }
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "api", "--port", str(port)),
-        env=os.environ | {"ANTIPHON_REDIS_URL": settings.redis_url} | environment,
+        env=os.environ | of_settings | environment,
         stderr=asyncio.subprocess.PIPE,
     )
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:

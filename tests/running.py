@@ -15,6 +15,8 @@ from typing import Any
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
+PATIENT = {"ANTIPHON_REDIS_TIMEOUT_S": str(PATIENCE_S)}
+"""For a cluster whose Redis stays available: however slow that is, no call is refused for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """A prompt that is too long is reported as by the hosted API, with the code on which clients shorten it."""
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +7,8 @@ import httpx
 import pytest
 from openai import APIError, BadRequestError, OpenAI
 
-from tests.running import RunningCluster, start_cluster
+from tests.patience import PATIENCE_S, wait_until
+from tests.running import PATIENT, RunningCluster, start_cluster
 from tests.streams import Frame, read_frames
 
 CODE = "context_length_exceeded"
@@ -22,7 +22,9 @@ OBVIOUS = "word " * 100_000
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     """A model with a small context."""
-    running = start_cluster(tmp_path_factory.mktemp("small") / "data", ANTIPHON_CONTEXT_TOKENS_MAX="2000")
+    running = start_cluster(
+        tmp_path_factory.mktemp("small") / "data", ANTIPHON_CONTEXT_TOKENS_MAX="2000", **PATIENT
+    )
     yield running
     running.stop()
 
@@ -82,10 +84,8 @@ def test_the_public_client_raises_it_from_a_stream(client: OpenAI) -> None:
 
 def test_a_poll_shows_it(client: OpenAI) -> None:
     response = client.responses.create(model="default", input=COUNTED, background=True)
-    deadline = time.monotonic() + 30
-    while response.status in ("queued", "in_progress"):
-        assert time.monotonic() < deadline
-        response = client.responses.retrieve(response.id)
+    wait_until(lambda: client.responses.retrieve(response.id).status not in ("queued", "in_progress"))
+    response = client.responses.retrieve(response.id)
     assert response.status == "failed"
     assert response.error is not None
     assert response.error.code == CODE
@@ -113,6 +113,6 @@ def test_a_count_returns_how_long_it_is(client: OpenAI) -> None:
 
 def stream(cluster: RunningCluster, body: dict[str, Any]) -> list[Frame]:
     headers = {"authorization": "Bearer any"}
-    answer = httpx.post(f"{cluster.urls[0]}/v1/responses", json=body, headers=headers, timeout=60)
+    answer = httpx.post(f"{cluster.urls[0]}/v1/responses", json=body, headers=headers, timeout=PATIENCE_S)
     assert answer.status_code == 200
     return read_frames(answer.content)

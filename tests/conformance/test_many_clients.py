@@ -16,7 +16,7 @@ import pytest
 
 from tests.conformance.test_background import open_responses
 from tests.patience import PATIENCE_S, wait_until
-from tests.running import RunningCluster, start_cluster
+from tests.running import PATIENT, RunningCluster, start_cluster
 from tests.streams import Frame, read_frames
 
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
@@ -35,6 +35,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
         ANTIPHON_ARCHIVE_AFTER_S="0",
         ANTIPHON_DISCONNECT_GRACE_S="60",  # a client of a crowd may be slow to come back
         ANTIPHON_CONTEXT_TOKENS_MAX="1000000",
+        **PATIENT,
     )
     yield running
     try:
@@ -104,7 +105,7 @@ async def wander(cluster: RunningCluster, count: int, body_of: Any) -> list[tupl
     nodes = [httpx.AsyncClient(base_url=url, limits=limits, timeout=PATIENCE_S) for url in cluster.urls]
     try:
         wanderers = [Wanderer(nodes, seed) for seed in range(count)]
-        async with asyncio.timeout(100):
+        async with asyncio.timeout(2 * PATIENCE_S):
             seen = await asyncio.gather(*(w.run(body_of(i)) for i, w in enumerate(wanderers)))
             for wanderer, frames in zip(wanderers, seen, strict=True):
                 assert frames == await wanderer.replay()
@@ -176,7 +177,7 @@ async def test_a_reader_that_stops_reading_costs_its_bound_and_still_gets_every_
     busy: RunningCluster,
 ) -> None:
     body = {"model": "default", "input": "Count to 30000", "background": True}
-    async with httpx.AsyncClient(base_url=busy.urls[1], timeout=100) as node:
+    async with httpx.AsyncClient(base_url=busy.urls[1], timeout=PATIENCE_S) as node:
         created = (await node.post("/v1/responses", json=body)).json()
         path = f"/v1/responses/{created['id']}?stream=true"
         before_bytes = memory_of(busy, 1)
@@ -186,7 +187,7 @@ async def test_a_reader_that_stops_reading_costs_its_bound_and_still_gets_every_
             assert len(whole) > 10_000_000
             grown_bytes = memory_of(busy, 1) - before_bytes
             received = await asyncio.to_thread(read_all, stuck)
-    assert received == whole
+    assert without_keep_alives(received) == without_keep_alives(whole)
     assert grown_bytes < len(whole) / 2
 
 
@@ -200,9 +201,14 @@ def connect(url: str, path: str) -> socket.socket:
     return connection
 
 
+def without_keep_alives(body: bytes) -> bytes:
+    """Leaves out the comments that a reader gets only if it is kept waiting."""
+    return body.replace(b": keep-alive\n", b"")
+
+
 def read_all(connection: socket.socket) -> bytes:
     """The body of the answer, out of its chunks."""
-    connection.settimeout(60)
+    connection.settimeout(PATIENCE_S)
     received = bytearray()
     while chunk := connection.recv(1 << 20):
         received += chunk

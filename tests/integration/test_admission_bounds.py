@@ -20,7 +20,7 @@ from shared.store.log import archiving, closing
 from shared.store.redis.client import RedisClient
 from tests.conversing import Client, error_of, say, serving
 from tests.kept import count_kept, kept_keys
-from tests.patience import PATIENCE_S
+from tests.patience import until
 from tests.requests import accept, make_request
 
 
@@ -193,18 +193,24 @@ async def test_a_body_is_let_go_when_its_response_is_accepted(
         tracemalloc.start()
         try:
             waiting = [asyncio.create_task(client.post("/responses", content=body())) for _ in range(number)]
-            async with asyncio.timeout(PATIENCE_S):
-                while await redis.command("ZCARD", keys.RESPONSES_QUEUE) < number:
-                    await asyncio.sleep(0.01)
-                await asyncio.sleep(0)
-            gc.collect()
-            kept_bytes, _ = tracemalloc.get_traced_memory()
+            await until(lambda: are_queued(redis, number))
+            await until(lambda: kept_bytes() < number * size_bytes / 2)
+            assert not [task for task in waiting if task.done()]
         finally:
             tracemalloc.stop()
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
-    assert kept_bytes < number * size_bytes / 2
+
+
+def kept_bytes() -> int:
+    """What is still held of all that was allocated since the tracing began."""
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+async def are_queued(redis: RedisClient, number: int) -> bool:
+    return bool(await redis.command("ZCARD", keys.RESPONSES_QUEUE) == number)
 
 
 async def test_callers_waiting_for_a_count_leave_connections_to_others(
@@ -218,9 +224,7 @@ async def test_callers_waiting_for_a_count_leave_connections_to_others(
             asyncio.create_task(client.post("/responses/input_tokens", json=ask)) for _ in range(number)
         ]
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                while await redis.command("ZCARD", keys.RESPONSES_QUEUE) < number:
-                    await asyncio.sleep(0.01)
+            await until(lambda: are_queued(redis, number))
             for _ in range(20):
                 assert (await client.post("/conversations", json={})).status_code == 200
             assert not [task for task in asking if task.done()]

@@ -17,7 +17,7 @@ from shared.store.keys import ResponseKey
 from shared.store.log import closing
 from shared.store.redis.client import RedisClient
 from tests.edges import HELLO, UNKNOWN_ID, error_of, serving
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 from tests.requests import accept, make_request
 
 STATE = keys.state(ResponseKey(OPEN_TENANT, UNKNOWN_ID))
@@ -64,15 +64,18 @@ async def test_a_client_that_leaves_is_not_waited_for(redis: RedisClient, settin
     async def receive() -> Any:
         if messages:
             return messages.pop()
-        while not await redis.command("KEYS", "*:readers"):  # it reads the stream of its response by now
-            await asyncio.sleep(0.01)
+        await until(lambda: redis.command("KEYS", "*:readers"))  # it reads the stream of its response by now
         return {"type": "http.disconnect"}
 
-    async def send(_message: Any) -> None:
-        pass
+    sent: list[Any] = []
 
-    async with app.router.lifespan_context(app), asyncio.timeout(PATIENCE_S):
-        await app(scope, receive, send)
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with app.router.lifespan_context(app):
+        async with asyncio.timeout(PATIENCE_S):
+            await app(scope, receive, send)
+        assert sent[0]["status"] == 499
 
 
 @pytest.mark.parametrize("refusing", ["min-replicas-to-write", "maxmemory"])

@@ -41,7 +41,7 @@ from shared.store.records import response_store
 from shared.store.redis.client import RedisClient
 from tests.appending import append_through
 from tests.kept import count_kept
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 from tests.streams import without_comments
 
 CREATED_AT_S = 1_763_769_600
@@ -357,9 +357,10 @@ async def test_a_stream_whose_log_vanishes_is_cut(
 
 
 async def until_watched(redis: RedisClient, key: ResponseKey, readers: int) -> None:
-    async with asyncio.timeout(20):
-        while await redis.command("ZCARD", keys.readers(key)) < readers:
-            await asyncio.sleep(0.01)
+    async def are_there() -> bool:
+        return bool(await redis.command("ZCARD", keys.readers(key)) >= readers)
+
+    await until(are_there)
 
 
 async def test_an_event_source_whose_address_has_a_cursor_goes_on_where_it_was(

@@ -5,13 +5,12 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 
 GUARD = Path(__file__).parents[2] / "worker/engines/vllm/guard.py"
 PARENT = """
@@ -35,8 +34,8 @@ def parent() -> Iterator["subprocess.Popen[str]"]:
 
 def wait_until_held(guard: int, count: int) -> None:
     """Waits until the guard has handles of its parent and of `count` others."""
-    while sum("pidfd" in link_of(handle) for handle in Path(f"/proc/{guard}/fd").iterdir()) < 1 + count:
-        time.sleep(0.01)
+    handles = Path(f"/proc/{guard}/fd")
+    wait_until(lambda: sum("pidfd" in link_of(each) for each in handles.iterdir()) >= 1 + count)
 
 
 def link_of(path: Path) -> str:
@@ -49,7 +48,7 @@ def link_of(path: Path) -> str:
 def wait_for_end(handle: int) -> None:
     ended = select.poll()
     ended.register(handle, select.POLLIN)
-    assert ended.poll(10_000), "a process is still there"
+    assert ended.poll(1_000 * PATIENCE_S), "a process is still there"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -31,7 +31,12 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
     """A cluster whose processes may be killed; the launcher starts them again."""
     data = tmp_path_factory.mktemp("fragile") / "data"
     # Nothing may be called twice here: what becomes of a call that lost its runner is to be seen.
-    running = start_cluster(data, "--apis", "2", "--workers", "2", ANTIPHON_IDEMPOTENT_TOOLS="[]")
+    running = start_cluster(
+        data,
+        *("--apis", "2", "--workers", "2"),
+        ANTIPHON_IDEMPOTENT_TOOLS="[]",
+        ANTIPHON_REDIS_TIMEOUT_S="5",  # long for a loaded machine, short for a test in which Redis hangs
+    )
     yield running
     running.stop()
 

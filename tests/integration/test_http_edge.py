@@ -20,18 +20,17 @@ from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
 from tests.appending import append
 from tests.nodes import Node, node
+from tests.patience import PATIENCE_S, until
 from tests.requests import accept
 
 HEALTH = b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
-WITHIN_S = 30
-"""Far longer than any of the node's own times below, so that a loaded machine fails nothing."""
-
-TIMES = {
-    "ANTIPHON_HTTP_HEAD_TIMEOUT_S": "1",
-    "ANTIPHON_HTTP_BODY_TIMEOUT_S": "1",
-    "ANTIPHON_HTTP_IDLE_TIMEOUT_S": "3",
-    "ANTIPHON_HTTP_SEND_TIMEOUT_S": "1",
+HASTY = {
+    "ANTIPHON_HTTP_HEAD_TIMEOUT_S": "3",
+    "ANTIPHON_HTTP_BODY_TIMEOUT_S": "3",
+    "ANTIPHON_HTTP_IDLE_TIMEOUT_S": "4",
+    "ANTIPHON_HTTP_SEND_TIMEOUT_S": "2",
 }
+"""For tests of these times only: any other test may itself be kept waiting for longer."""
 
 
 @dataclass
@@ -60,7 +59,7 @@ class Socket:
         await self.writer.drain()
 
     async def answer(self) -> Answer:
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(PATIENCE_S):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = dict(line.split(": ", 1) for line in head[1:] if line)
             body = await self.reader.readexactly(int(headers["content-length"]))
@@ -68,7 +67,7 @@ class Socket:
 
     async def is_closed(self) -> bool:
         """Waits until the other side has closed. False: it has said something before."""
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(PATIENCE_S):
             try:
                 return await self.reader.read() == b""
             except ConnectionResetError:
@@ -93,13 +92,24 @@ async def connected(api: Node) -> AsyncIterator[Socket]:
 
 @pytest_asyncio.fixture
 async def api(redis: RedisClient, settings: Settings) -> AsyncIterator[Node]:
-    async with node(settings, **TIMES) as api:
+    async with node(settings) as api:
         yield api
-        # Whatever was sent, it lives, has noticed, and has not failed.
-        assert (await api.client.get("/health")).status_code == 200
-        status, said = await api.stop()
-        assert status == 0
-        assert "Traceback" not in said
+        await check_well(api)
+
+
+@pytest_asyncio.fixture
+async def hasty(redis: RedisClient, settings: Settings) -> AsyncIterator[Node]:
+    async with node(settings, **HASTY) as api:
+        yield api
+        await check_well(api)
+
+
+async def check_well(api: Node) -> None:
+    """Whatever was sent, it lives, has noticed, and has not failed."""
+    assert (await api.client.get("/health")).status_code == 200
+    status, said = await api.stop()
+    assert status == 0
+    assert "Traceback" not in said
 
 
 def post(body: bytes, *headers: bytes) -> bytes:
@@ -204,18 +214,18 @@ async def test_head_answers_as_get_without_the_body(api: Node, redis: RedisClien
     async with connected(api) as connection:
         for path, status in (("/health", 200), ("/v1/models", 200), ("/nowhere", 404), (response, 200)):
             await connection.send(f"HEAD {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
-            async with asyncio.timeout(WITHIN_S):
+            async with asyncio.timeout(PATIENCE_S):
                 head = await connection.reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 %d " % status), head
             assert b"\r\ncontent-type: application/json\r\n" in head
         # A stream's too, which opens none.
         await connection.send(f"HEAD {response}?stream=true HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
         await connection.send(HEALTH)
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(PATIENCE_S):
             assert b"text/event-stream" in await connection.reader.readuntil(b"\r\n\r\n")
         assert (await connection.answer()).body == b'{"status":"ok"}'
         await connection.send(b"HEAD /v1/responses HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(PATIENCE_S):
             assert (await connection.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 405 ")
 
 
@@ -231,7 +241,7 @@ async def drip(connection: Socket, first: bytes, again: bytes) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_a_head_and_a_body_that_never_come_to_their_end_are_given_up(api: Node) -> None:
+async def test_a_head_and_a_body_that_never_come_to_their_end_are_given_up(hasty: Node) -> None:
     unfinished = {
         "a head": (b"GET / HTTP/1.1\r\n", b"x: a\r\n"),
         "a second head": (HEALTH + b"GET / HTTP/1.1\r\n", b"x: a\r\n"),
@@ -239,8 +249,9 @@ async def test_a_head_and_a_body_that_never_come_to_their_end_are_given_up(api: 
         "chunks": (post(b"", b"transfer-encoding: chunked"), b"1\r\n \r\n"),
         "an extension": (post(b"1;", b"transfer-encoding: chunked"), b"a"),
     }
-    for name, (first, again) in unfinished.items():
-        async with connected(api) as connection:
+
+    async def send(name: str, first: bytes, again: bytes) -> None:
+        async with connected(hasty) as connection:
             dripping = asyncio.create_task(drip(connection, first, again))
             if name == "a second head":
                 assert (await connection.answer()).status == 200
@@ -248,18 +259,20 @@ async def test_a_head_and_a_body_that_never_come_to_their_end_are_given_up(api: 
             dripping.cancel()
             await asyncio.gather(dripping, return_exceptions=True)
 
+    await asyncio.gather(*(send(name, *parts) for name, parts in unfinished.items()))
 
-async def test_a_body_that_nobody_waits_for_does_not_keep_its_connection(api: Node) -> None:
+
+async def test_a_body_that_nobody_waits_for_does_not_keep_its_connection(hasty: Node) -> None:
     refused_already = b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1000000\r\n\r\n"
-    async with connected(api) as connection:
+    async with connected(hasty) as connection:
         dripping = asyncio.create_task(drip(connection, refused_already, b"a"))
         assert (await connection.answer()).status == 200
         assert await connection.is_closed()
         await dripping
 
 
-async def test_silent_and_idle_connections_are_closed_without_a_word(api: Node) -> None:
-    async with connected(api) as silent, connected(api) as idle, connected(api) as noisy:
+async def test_silent_and_idle_connections_are_closed_without_a_word(hasty: Node) -> None:
+    async with connected(hasty) as silent, connected(hasty) as idle, connected(hasty) as noisy:
         for connection in (idle, noisy):
             await connection.send(HEALTH)
             assert (await connection.answer()).status == 200
@@ -269,7 +282,7 @@ async def test_silent_and_idle_connections_are_closed_without_a_word(api: Node) 
 
 
 async def test_a_client_that_reads_nothing_is_cut_off_and_holds_nobody_up(
-    api: Node, redis: RedisClient, settings: Settings
+    hasty: Node, redis: RedisClient, settings: Settings
 ) -> None:
     key = await accept(redis, settings)
     acquired = await lease.acquire(redis, settings, key, "test")
@@ -277,21 +290,22 @@ async def test_a_client_that_reads_nothing_is_cut_off_and_holds_nobody_up(
     for first in range(1, 41, 10):
         drafts = [NewEntry(b"event: x\ndata: %0500000d\n\n" % i) for i in range(10)]
         await append(redis, settings, acquired.lease, first, drafts)
-    async with connected(api) as connection:
+    async with connected(hasty) as connection:
         transport = connection.writer.transport
         assert isinstance(transport, asyncio.ReadTransport)
         transport.pause_reading()
         path = f"/v1/responses/{key.response_id}?stream=true"
         await connection.send(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
         await until_readers(redis, key, 1)
-        assert (await api.client.get("/health")).status_code == 200
+        assert (await hasty.client.get("/health")).status_code == 200
         await until_readers(redis, key, 0)
 
 
 async def until_readers(redis: RedisClient, key: ResponseKey, count: int) -> None:
-    async with asyncio.timeout(WITHIN_S):
-        while await redis.command("ZCARD", keys.readers(key)) != count:
-            await asyncio.sleep(0.02)
+    async def are_there() -> bool:
+        return bool(await redis.command("ZCARD", keys.readers(key)) == count)
+
+    await until(are_there)
 
 
 STREAM = b'{"input": "Hello", "stream": true}'
@@ -299,7 +313,7 @@ STREAM = b'{"input": "Hello", "stream": true}'
 
 async def begin_stream(connection: Socket) -> None:
     await connection.send(post(STREAM, b"content-length: %d" % len(STREAM)))
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await connection.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
         assert b"response.created" in await connection.reader.readuntil(b"\n\n\r\n")
 
@@ -318,7 +332,7 @@ async def test_nonsense_behind_a_request_never_gets_into_its_answer(api: Node) -
     async with connected(api) as connection:
         await begin_stream(connection)
         await connection.send(b"nonsense\r\n\r\n")
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(PATIENCE_S):
             rest = await connection.reader.read()
     assert not rest.endswith(b"0\r\n\r\n"), "the stream is cut"
     assert b"HTTP/1.1" not in rest
@@ -407,7 +421,7 @@ async def begin_body(api: Node, connections: AsyncExitStack) -> Socket:
 
 async def until_room(api: Node, has_room: bool) -> None:
     """Waits until a large body is, or is not, waited for; none is sent, so that none takes room."""
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             async with connected(api) as connection:
                 await connection.send(post(b"", b"content-length: %d" % MIB, b"expect: 100-continue"))
@@ -455,9 +469,7 @@ async def test_connections_are_limited_and_refused_with_a_reason(
         async with connected(api) as fourth:
             assert not await is_served(api)  # by now it has come, too late
             first.writer.transport.abort()
-            async with asyncio.timeout(WITHIN_S):
-                while not await is_served(api):
-                    pass
+            await until(lambda: is_served(api))
             await fourth.send(MODELS + MODELS)
             assert [(await fourth.answer()).status for _ in range(2)] == [200, 200]
 
@@ -500,7 +512,7 @@ async def test_a_connection_that_was_answered_early_is_not_answered_again_at_the
             assert (await lingering.answer()).status == 413
             await begin_stream(streaming)
             status, said = await api.stop()
-            async with asyncio.timeout(WITHIN_S):
+            async with asyncio.timeout(PATIENCE_S):
                 assert await lingering.reader.read() == b""
         assert status == 0
         assert "Traceback" not in said
@@ -541,9 +553,8 @@ async def test_without_a_grace_a_client_that_leaves_ends_its_response_at_once(
         async with connected(api) as connection:
             await begin_stream(connection)
             assert await closed_as(redis) == ""
-        async with asyncio.timeout(WITHIN_S):
-            while await closed_as(redis) != "cancelled":
-                await asyncio.sleep(0.02)
+        await until(lambda: closed_as(redis))
+        assert await closed_as(redis) == "cancelled"
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])
@@ -556,9 +567,7 @@ async def test_a_node_that_ends_is_no_client_that_left(
         else:
             body = b'{"input": "Hello"}'
             await connection.send(post(body, b"content-length: %d" % len(body)))
-        async with asyncio.timeout(WITHIN_S):
-            while not await redis.command("KEYS", "antiphon:{*}:readers"):
-                await asyncio.sleep(0.02)
+        await until(lambda: redis.command("KEYS", "antiphon:{*}:readers"))
         status, _ = await api.stop()
         assert status == 0
         assert await closed_as(redis) == ""

@@ -28,11 +28,11 @@ from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
 from tests.appending import append, append_through
+from tests.patience import PATIENCE_S
 from tests.requests import accept
 
 READERS = 20
 FAT_BYTES = 240_000
-WITHIN_S = 20
 
 
 @pytest_asyncio.fixture
@@ -68,7 +68,7 @@ CLOSING = Closing("completed", b"{}", 60)
 
 
 async def read_rest(frames: AsyncGenerator[bytes, None]) -> bytes:
-    async with asyncio.timeout(WITHIN_S), aclosing(frames):
+    async with asyncio.timeout(PATIENCE_S), aclosing(frames):
         return b"".join([some async for some in frames])
 
 
@@ -91,7 +91,7 @@ async def test_readers_that_come_together_leave_most_connections_to_other_calls(
     held = await begin(redis, settings)
     await append(redis, settings, held, 1, [fat_draft(0)], CLOSING)
     whole = await stored(redis, held.key)
-    client = RedisClient.connect(settings.redis_url, timeout_s=30.0)
+    client = RedisClient.connect(settings.redis_url, timeout_s=PATIENCE_S)
     listener = RedisClient.connect_listener(settings.redis_url)
     node = Hub(client, listener, settings)
     try:
@@ -185,7 +185,7 @@ async def test_a_reader_that_is_ahead_of_a_log_that_closes_shorter_learns_so(
     await append_through(appender, held, 1, [NewEntry(b"event: x\ndata: 1\n\n")])
     closing = Closing("failed", b"{}", 60)
     await append(redis, settings, held, 2, [NewEntry(b"event: x\ndata: 2\n\n")], closing)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(LogShorter, match=r"^2$"):
             await reading[0]
         assert await reading[1] == b""
@@ -219,7 +219,7 @@ class CountingClient(RedisClient):
 
 @pytest_asyncio.fixture
 async def counting(settings: Settings) -> AsyncIterator[CountingClient]:
-    client = CountingClient.connect(settings.redis_url, timeout_s=5.0)
+    client = CountingClient.connect(settings.redis_url, timeout_s=PATIENCE_S)
     yield client
     await client.close()
 
@@ -281,7 +281,7 @@ async def test_a_poll_that_is_broken_off_leaves_the_next_one_whole(
     await write(appender, held, 1, opening() + words(0, 4_000))
     impatient = asyncio.create_task(kept.read(held.key))
     waiting = asyncio.create_task(kept.read(held.key))
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(PATIENCE_S):
         while not kept._folds.get(held.key) or not kept._folds[held.key].following:
             await asyncio.sleep(0)
     impatient.cancel()

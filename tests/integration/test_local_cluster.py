@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from local.record import FolderInUse
 from local.supervisor import DeadOnArrival
 from local.valkey import Valkey, is_serving, read_port, write_configuration
 from shared.store.redis.client import RedisClient
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 
 API = """
     import http.server, json, os, sys
@@ -69,13 +68,6 @@ TOOL_RUNNER = """
     Path(f"present/tool_runner.{os.getpid()}").touch()
     signal.pause()
 """
-
-
-def wait_until(is_so: Callable[[], bool], what: str, within_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not is_so():
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(0.02)
 
 
 @pytest.fixture

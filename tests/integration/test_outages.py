@@ -17,9 +17,8 @@ from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
-from shared.store.redis.scripts import LuaScript
-from tests.patience import PATIENCE_S
-from tests.proxy import proxying
+from shared.store.redis.scripts import LuaScript, ScriptCall
+from tests.patience import PATIENCE_S, outlast, until
 from tests.requests import accept, make_request
 from tests.working import working
 
@@ -108,7 +107,7 @@ async def test_outages_one_after_another_are_no_deaths_of_owners_that_live(tmp_p
     """Each of them longer than a lease; more of them than a response may cost owners."""
     with Valkey(tmp_path) as valkey:
         settings = Settings(redis_url=valkey.url, lease_ttl_s=0.6, drain_grace_s=0.1, owners_lost_max=2)
-        redis = RedisClient.connect(valkey.url, timeout_s=5.0)
+        redis = RedisClient.connect(valkey.url, timeout_s=PATIENCE_S)
         async with working(redis, settings) as first, working(redis, settings) as second:
             sweeping = [asyncio.create_task(sweep_for(redis, settings, (first, second))) for _ in range(2)]
             key = await accept(redis, settings, make_request("Count slowly from 1 to 1000"))
@@ -140,17 +139,11 @@ async def sweep_for(redis: RedisClient, settings: Settings, workers: Any) -> Non
             pass
 
 
-async def outlast(seconds: float) -> None:
-    loop = asyncio.get_running_loop()
-    begun_s = loop.time()
-    while loop.time() < begun_s + seconds:
-        await asyncio.sleep(0.02)
-
-
 async def until_longer(redis: RedisClient, key: ResponseKey, entries: int) -> None:
-    async with asyncio.timeout(30):
-        while await redis.command("XLEN", keys.log(key)) <= entries + 5:
-            await asyncio.sleep(0.02)
+    async def is_longer() -> bool:
+        return bool(await redis.command("XLEN", keys.log(key)) > entries + 5)
+
+    await until(is_longer)
 
 
 # --- no readers ----------------------------------------------------------------------------------
@@ -253,42 +246,50 @@ async def test_a_burst_is_shared_among_those_who_serve_the_queue(
     assert await redis.command("LLEN", keys.doorbell(keys.RESPONSES_QUEUE)) == 9 - (2 + 1 + 1)
 
 
-async def test_nine_responses_begin_in_a_slow_redis_about_as_soon_as_one(
-    valkey: Valkey, redis: RedisClient, settings: Settings
+class Gathering(RedisClient):
+    """Holds acquiring and reading records until `count` responses have come to it: a response that waits for
+    another, as it would in a slow Redis, never gets through."""
+
+    def gather(self, count: int) -> None:
+        self._steps = {step: asyncio.Barrier(count) for step in ("owning/acquire", "HGET")}
+
+    async def run(self, call: ScriptCall) -> Any:
+        if call.script.name in self._steps:
+            await self._steps[call.script.name].wait()
+        return await super().run(call)
+
+    async def command(self, *command: str | bytes | int | float) -> Any:
+        if command[0] in self._steps and command[-1] == "request":
+            await self._steps[str(command[0])].wait()
+        return await super().command(*command)
+
+
+async def test_nine_responses_begin_in_a_slow_redis_as_soon_as_one(
+    redis: RedisClient, settings: Settings
 ) -> None:
-    """Taken one after the other, nine need several times as many round trips as one."""
-    async with proxying(valkey.port, delay_s=0.1) as proxy:
-        slow = settings.model_copy(update={"redis_url": proxy.url})
-        far = RedisClient.connect(proxy.url, timeout_s=10.0)
-        async with working(far, slow) as worker:
-            serving = asyncio.create_task(
-                job_queue.serve(
-                    slow.redis_url,
-                    keys.RESPONSES_QUEUE,
-                    {"start_response": worker.ownership.start_response},
-                    worker.ownership.room,
-                )
+    gathering = Gathering.connect(settings.redis_url, timeout_s=PATIENCE_S)
+    gathering.gather(9)
+    accepted = [await accept(redis, settings, make_request("Hello")) for _ in range(9)]
+    async with working(gathering, settings) as worker:
+        serving = asyncio.create_task(
+            job_queue.serve(
+                settings.redis_url,
+                keys.RESPONSES_QUEUE,
+                {"start_response": worker.ownership.start_response},
+                worker.ownership.room,
             )
-            try:
-                await begin(redis, settings, 1)  # connections are made
-                one_s = await begin(redis, settings, 1)
-                nine_s = await begin(redis, settings, 9)
-            finally:
-                serving.cancel()
-                await asyncio.wait([serving])
-        await far.close()
-    assert nine_s < 3 * one_s
+        )
 
+        async def have_begun() -> bool:
+            lengths = [int(await redis.command("XLEN", keys.log(key))) for key in accepted]
+            return min(lengths) >= 2
 
-async def begin(redis: RedisClient, settings: Settings, count: int) -> float:
-    """Returns how long it takes until `count` responses, created at once, are in progress."""
-    begun_s = asyncio.get_running_loop().time()
-    accepted = [await accept(redis, settings, make_request("Hello")) for _ in range(count)]
-    async with asyncio.timeout(60):
-        for key in accepted:
-            while await redis.command("XLEN", keys.log(key)) < 2:
-                await asyncio.sleep(0.005)
-    return asyncio.get_running_loop().time() - begun_s
+        try:
+            await until(have_begun)
+        finally:
+            serving.cancel()
+            await asyncio.wait([serving])
+    await gathering.close()
 
 
 async def test_a_job_whose_lock_lapses_while_it_is_taken_is_not_taken_twice_at_once(
@@ -312,22 +313,21 @@ async def test_a_job_whose_lock_lapses_while_it_is_taken_is_not_taken_twice_at_o
         job_queue.serve(settings.redis_url, keys.RESPONSES_QUEUE, {"start_response": start}, lambda: 2)
     )
 
-    async def is_locked_again() -> None:
-        await redis.command("DEL", f"arq:in-progress:{job}")
-        while not await redis.command("EXISTS", f"arq:in-progress:{job}"):
-            await redis.command("RPUSH", keys.doorbell(keys.RESPONSES_QUEUE), 1)
-            await asyncio.sleep(0.02)
+    async def is_locked() -> bool:
+        await redis.command("RPUSH", keys.doorbell(keys.RESPONSES_QUEUE), 1)
+        return bool(await redis.command("EXISTS", f"arq:in-progress:{job}"))
+
+    async def is_done() -> bool:
+        return await redis.command("ZSCORE", keys.RESPONSES_QUEUE, job) is None
 
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            while begun == 0:
-                await asyncio.sleep(0.02)
-            await is_locked_again()
-            await is_locked_again()
-            assert begun == 1
-            may_fail.set()
-            while await redis.command("ZSCORE", keys.RESPONSES_QUEUE, job) is not None:
-                await asyncio.sleep(0.02)
+        await until(lambda: begun)
+        for _ in range(2):
+            await redis.command("DEL", f"arq:in-progress:{job}")
+            await until(is_locked)
+        assert begun == 1
+        may_fail.set()
+        await until(is_done)
         assert begun == 2
     finally:
         serving.cancel()
@@ -353,8 +353,9 @@ async def test_a_job_stays_queued_when_redis_goes_away_while_it_is_taken(
         job_queue.serve(settings.redis_url, keys.RESPONSES_QUEUE, {"start_response": start}, lambda: 1)
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             await taken.wait()
+        assert tries == 12
     finally:
         serving.cancel()
         await asyncio.wait([serving])

@@ -121,9 +121,10 @@ async def read(redis: RedisClient, key: ResponseKey) -> list[Any]:
 
 
 async def wait_until_closed(redis: RedisClient, key: ResponseKey) -> list[Any]:
-    async with asyncio.timeout(60):
-        while not (await event_log.read(redis, key, -1)).is_closed:
-            await asyncio.sleep(0.01)
+    async def is_closed() -> bool:
+        return (await event_log.read(redis, key, -1)).is_closed
+
+    await until(is_closed)
     return await read(redis, key)
 
 

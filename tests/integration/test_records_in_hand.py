@@ -11,7 +11,7 @@ from shared.store.keys import ResponseKey
 from shared.store.records import token_count
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
-from tests.patience import PATIENCE_S, until
+from tests.patience import until
 from tests.requests import accept, make_request
 from worker import app
 from worker.engines.protocol import Sampling, TokenChunk
@@ -83,9 +83,11 @@ async def test_a_worker_holds_no_more_large_records_than_fit_and_small_ones_pass
 
 
 async def closed(redis: RedisClient, name: str) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while await redis.command("HGET", keys.state(ResponseKey.parse(name)), "closed") != b"completed":
-            await asyncio.sleep(0.01)
+    async def is_completed() -> bool:
+        state = keys.state(ResponseKey.parse(name))
+        return bool(await redis.command("HGET", state, "closed") == b"completed")
+
+    await until(is_completed)
 
 
 async def take(redis: RedisClient, bytes_left: int, rings_on: int = 0) -> tuple[bool, dict[str, int]]:
@@ -144,9 +146,7 @@ async def test_a_large_question_for_a_token_count_is_weighed_like_a_record(
         token_count.ask(redis, settings, "default", b'"' + b"a" * LARGE + b'"', asyncio.Semaphore())
     )
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            while not await redis.command("ZCARD", keys.RESPONSES_QUEUE):
-                await asyncio.sleep(0.005)
+        await until(lambda: redis.command("ZCARD", keys.RESPONSES_QUEUE))
         assert await take(redis, 1) == (True, {})
         _, taken = await take(redis, ROOM)
         (size_bytes,) = taken.values()

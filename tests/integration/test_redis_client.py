@@ -15,7 +15,7 @@ from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.subscription import Subscription
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 from tests.requests import accept
 
 
@@ -90,7 +90,7 @@ async def test_a_subscription_notices_a_server_that_hangs_and_listens_again(
     heard: asyncio.Queue[bytes] = asyncio.Queue()
     missed = asyncio.Event()
     with Valkey(tmp_path) as server:
-        client = RedisClient.connect(server.url, timeout_s=1.0)
+        client = RedisClient.connect(server.url, timeout_s=PATIENCE_S)
         listener = RedisClient.connect_listener(server.url)
         subscription = Subscription(listener)
         await subscription.add("news")
@@ -102,8 +102,7 @@ async def test_a_subscription_notices_a_server_that_hangs_and_listens_again(
             assert await heard.get() == b"before"
             os.kill(server.pid, signal.SIGSTOP)
             try:
-                while "is silent" not in caplog.text:
-                    await asyncio.sleep(0.05)
+                await until(lambda: "is silent" in caplog.text)
             finally:
                 os.kill(server.pid, signal.SIGCONT)
             await missed.wait()
@@ -131,8 +130,7 @@ async def test_a_channel_whose_first_reader_left_at_once_reaches_the_second(
         subscription.listen(lambda _, payload: heard.put_nowait(payload), lambda: None)
     )
     async with asyncio.timeout(PATIENCE_S):
-        while not await redis.command("PUBLISH", "news", "here"):
-            await asyncio.sleep(0.01)
+        await until(lambda: redis.command("PUBLISH", "news", "here"))
         assert await heard.get() == b"here"
     listening.cancel()
     await asyncio.wait([listening])

@@ -22,7 +22,7 @@ from tests.appending import append, make_write
 from tests.edges import serving
 from tests.patience import PATIENCE_S
 from tests.requests import accept
-from tests.running import start_cluster
+from tests.running import PATIENT, start_cluster
 from tests.streams import read_frames
 
 URL = "http://127.0.0.1"
@@ -45,7 +45,7 @@ def server(own: Valkey) -> Iterator["plain_redis.Redis"]:
 
 @pytest_asyncio.fixture
 async def durable(own: Valkey) -> AsyncIterator[RedisClient]:
-    client = RedisClient.connect(own.url, timeout_s=2.0, durability="aof")
+    client = RedisClient.connect(own.url, timeout_s=PATIENCE_S, durability="aof")
     yield client
     await client.close()
 
@@ -90,7 +90,7 @@ async def test_one_confirmation_serves_all_appends_of_a_write(
 
 
 async def test_without_the_setting_nothing_is_waited_for(own: Valkey, server: "plain_redis.Redis") -> None:
-    client = RedisClient.connect(own.url, timeout_s=2.0)
+    client = RedisClient.connect(own.url, timeout_s=PATIENCE_S)
     await own_three(client, Settings())
     await client.close()
     assert count(server, "waitaof") == count(server, "wait") == 0
@@ -115,7 +115,7 @@ async def test_a_server_that_keeps_no_file_refuses_and_says_why(
     server.config_set("appendonly", "no")
     with pytest.raises(REDIS_AWAY, match=r"cannot be confirmed.*appendonly"):
         await accept(durable, Settings())
-    app = create_app(Settings(redis_url=own.url, durable_writes="aof"), Tenants())
+    app = create_app(Settings(redis_url=own.url, durable_writes="aof", redis_timeout_s=PATIENCE_S), Tenants())
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -144,7 +144,7 @@ async def test_that_a_response_is_missing_is_not_said_by_a_server_that_may_have_
 
 
 def test_a_stream_whose_events_are_all_confirmed_outlives_the_servers_death(tmp_path: Path) -> None:
-    cluster = start_cluster(tmp_path / "data", ANTIPHON_DURABLE_WRITES="aof")
+    cluster = start_cluster(tmp_path / "data", ANTIPHON_DURABLE_WRITES="aof", **PATIENT)
     try:
         body = {"model": "default", "input": "Count slowly from 1 to 40", "stream": True}
         received = b""

@@ -17,7 +17,7 @@ from shared.store.redis.client import RedisClient
 from tests.appending import append
 from tests.patience import PATIENCE_S, wait_until
 from tests.requests import accept
-from tests.running import RunningCluster, start_cluster
+from tests.running import PATIENT, RunningCluster, start_cluster
 from tests.streams import read_frames
 
 OUTAGE_MAX_S = 2
@@ -33,7 +33,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 @pytest.fixture(scope="module")
 def cluster(small: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     data = tmp_path_factory.mktemp("full") / "data"
-    running = start_cluster(data, "--redis-url", small.url, ANTIPHON_REDIS_OUTAGE_MAX_S=str(OUTAGE_MAX_S))
+    running = start_cluster(
+        data, "--redis-url", small.url, ANTIPHON_REDIS_OUTAGE_MAX_S=str(OUTAGE_MAX_S), **PATIENT
+    )
     yield running
     running.stop()
 

@@ -1,6 +1,5 @@
 """Redis comes back without the end of a log, as after a failover: its owner appends the same bytes again."""
 
-import asyncio
 from collections import deque
 
 import pytest
@@ -19,7 +18,7 @@ from shared.store.redis.client import RedisClient
 from shared.store.tools import tool_journal
 from shared.tool_calls import ToolListing
 from tests.appending import append
-from tests.patience import PATIENCE_S
+from tests.patience import until
 from tests.requests import accept, make_request
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
@@ -120,12 +119,15 @@ async def test_a_response_that_cannot_be_mended_fails_and_says_why(
         past = await remember(redis, key)
         await wait_for_entries(redis, key, 30)
         await go_back(redis, past)
-        async with asyncio.timeout(PATIENCE_S):
-            while not (page := await event_log.read(redis, key, -1)).is_closed:
-                await asyncio.sleep(0.01)
+
+        async def is_closed() -> bool:
+            return (await event_log.read(redis, key, -1)).is_closed
+
+        await until(is_closed)
     finally:
         await ownership.drain()
         await engine.stop()
+    page = await event_log.read(redis, key, -1)
     last = decode(page.entries[-1].frame)
     assert isinstance(last, ResponseFailed)
     assert last.response.error is not None
@@ -136,9 +138,10 @@ async def test_a_response_that_cannot_be_mended_fails_and_says_why(
 
 
 async def wait_for_entries(redis: RedisClient, key: ResponseKey, count: int) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while await redis.command("XLEN", keys.log(key)) < count:
-            await asyncio.sleep(0.01)
+    async def are_there() -> bool:
+        return bool(await redis.command("XLEN", keys.log(key)) >= count)
+
+    await until(are_there)
 
 
 async def test_who_owns_a_response_again_after_a_failover_has_another_token(
@@ -158,9 +161,7 @@ async def test_who_owns_a_response_again_after_a_failover_has_another_token(
         first = lease.Lease(key, ownership.owner, 1)
         assert await redis.command("HGET", keys.state(key), "attempt") == b"1"
         await go_back(redis, past)
-        async with asyncio.timeout(PATIENCE_S):
-            while ownership.room() < settings.responses_in_flight_max:  # until the loss is noticed
-                await asyncio.sleep(0.01)
+        await until(lambda: ownership.room() == settings.responses_in_flight_max)  # the loss is noticed
         await ownership.start_response(str(key))
         assert await redis.command("HGET", keys.state(key), "attempt") == b"2"
         with pytest.raises(LeaseLost):

@@ -37,7 +37,8 @@ from shared.tool_calls import (
 )
 from tests.appending import append
 from tests.integration.mcp_servers import serving_http
-from tests.integration.test_tool_runner import serving, start_process, until
+from tests.integration.test_tool_runner import serving, start_process
+from tests.patience import until
 
 SECRET = "s3cret"
 

@@ -40,7 +40,7 @@ from shared.tool_calls import (
     parse_failure,
 )
 from tests.appending import append_through
-from tests.patience import PATIENCE_S
+from tests.patience import until
 from tests.requests import accept, make_request, read_record
 from tests.working import Answer, calculate, finish, keep_journal, leave_behind, restore_journal, working
 from worker.response.remote_tools import RemoteTools
@@ -169,9 +169,11 @@ async def test_a_tool_that_still_runs_when_its_worker_dies_is_waited_for_and_not
         assert intent is not None
         await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
         finishing = asyncio.create_task(finish(redis, worker, key))
-        async with asyncio.timeout(PATIENCE_S):  # the next owner has it, and waits
-            while await redis.command("HGET", keys.state(key), "owner") == b"dead":
-                await asyncio.sleep(0.002)
+
+        async def has_next_owner() -> bool:
+            return bool(await redis.command("HGET", keys.state(key), "owner") != b"dead")
+
+        await until(has_next_owner)  # which waits for the tool
         claim = Claim(key, 1, "runner", intent)
         await tool_journal.finish(redis, claim, ToolOutput("56088\n"), None)
         assert [entry.frame for entry in await finishing] == [entry.frame for entry in whole]
@@ -210,12 +212,15 @@ async def test_a_replay_that_differs_fails_with_a_reason_and_appends_nothing_con
         ]
         key = await leave_behind(redis, settings, worker, request, other)
         await worker.ownership.start_response(str(key))
-        async with asyncio.timeout(PATIENCE_S):
-            while not (state := await response_store.read_state(redis, key)) or not state.closed:
-                await asyncio.sleep(0.002)
-        assert state.closed == "failed"
+
+        async def is_closed() -> bool:
+            state = await response_store.read_state(redis, key)
+            return state is not None and bool(state.closed)
+
+        await until(is_closed)
         record = await read_record(redis, key)
         assert record is not None
+        assert record.state.closed == "failed"
         assert b"could not be continued exactly" in record.snapshot
 
 

@@ -17,13 +17,14 @@ from shared.settings import Settings
 from shared.store import keys
 from shared.store.owning import lease
 from shared.store.redis.client import RedisClient
+from shared.store.redis.insisting import insist
 from shared.store.redis.scripts import ScriptCall
 from shared.store.tools import tool_journal
 from shared.store.tools.tool_journal import Claim, Claiming
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, describe
 from tests.integration.mcp_servers import stdio_entry
-from tests.integration.test_tool_runner import OWNER, Response, hearing, serving, until
-from tests.patience import PATIENCE_S
+from tests.integration.test_tool_runner import OWNER, Response, hearing, serving
+from tests.patience import PATIENCE_S, outlast, until
 from tests.proxy import Proxy, proxying
 from tool_runner import servers
 from tool_runner.calls_in_flight import CallsInFlight
@@ -52,20 +53,11 @@ def lines(folder: Path, name: str) -> int:
 
 
 async def has_started(folder: Path, times: int = 1) -> None:
-    async def is_so() -> bool:
-        return lines(folder, "started") >= times
-
-    await until(is_so)
+    await until(lambda: lines(folder, "started") >= times)
 
 
 async def outlast_two_claims() -> None:
-    loop = asyncio.get_running_loop()
-    begun_s = loop.time()
-
-    async def is_over() -> bool:
-        return loop.time() > begun_s + 2 * CLAIM_TTL_S
-
-    await until(is_over)
+    await outlast(2 * CLAIM_TTL_S)
 
 
 async def hang(valkey: Valkey, _proxy: Proxy) -> None:
@@ -103,7 +95,7 @@ async def test_a_call_outlives_an_outage_of_redis_that_is_longer_than_its_claim(
             settings = own.model_copy(update={"redis_url": proxy.url})
             redis = RedisClient.connect(settings.redis_url, timeout_s=1.0)
             async with serving(settings), serving(settings):
-                response = await Response.begin(redis, settings)
+                response = await insist(lambda: Response.begin(redis, settings), PATIENCE_S)
                 calling = asyncio.create_task(
                     RemoteTools(redis, settings).call(
                         response.lease, 0, dwell(tmp_path), is_repeatable=is_repeatable
@@ -113,7 +105,7 @@ async def test_a_call_outlives_an_outage_of_redis_that_is_longer_than_its_claim(
                 await OUTAGES[outage](valkey, proxy)
                 await outlast_two_claims()  # every lost runner has been noticed
                 (tmp_path / "go").touch()
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE_S):
                     assert await calling == ToolOutput("done")
             await redis.close()
     assert [lines(tmp_path, name) for name in ("started", "ended", "cancelled")] == [1, 1, 0]
@@ -149,7 +141,7 @@ async def test_a_worker_that_polls_first_after_an_outage_waits_for_the_runner(
         await until(looked_since(redis, await count_looks(redis)))
         assert await tool_journal.renew(redis, settings, [claim]) == []
         assert await tool_journal.finish(redis, claim, ToolOutput("2"), None)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             assert await calling == ToolOutput("2")
         await far.close()
     assert await redis.command("HGET", keys.tools(claim.key), "0:job") == f"{claim.key}:tool:0".encode()
@@ -197,7 +189,7 @@ async def test_a_stopped_runner_gives_its_calls_back_at_once(
             await has_started(tmp_path)
         assert lines(tmp_path, "cancelled") == 1  # its server was notified before any runner could call again
         (tmp_path / "go").touch()
-        async with serving(stopping), asyncio.timeout(30):
+        async with serving(stopping), asyncio.timeout(PATIENCE_S):
             result = await calling
     if is_repeatable:
         assert result == ToolOutput("done")
@@ -216,7 +208,7 @@ async def test_a_call_that_was_given_back_before_it_began_is_made_whatever_it_is
     key = response.lease.key
     assert await tool_journal.claim(redis, stopping, key, 0, "stopped") is not None
     await tool_journal.release(redis, [(key, 0, "stopped", False)])
-    async with listening(redis, stopping) as tools, serving(stopping), asyncio.timeout(30):
+    async with listening(redis, stopping) as tools, serving(stopping), asyncio.timeout(PATIENCE_S):
         result = await tools.call(response.lease, 0, dwell(tmp_path), is_repeatable=False)
     assert result == ToolOutput("done")
     assert lines(tmp_path, "started") == 1
@@ -230,7 +222,7 @@ async def test_a_call_whose_job_was_lost_before_anybody_took_it_is_queued_again(
     response = await Response.begin(redis, here)
     await response.submit(dwell(tmp_path))
     await redis.command("DEL", keys.TOOLS_QUEUE, keys.doorbell(keys.TOOLS_QUEUE))
-    async with serving(here), asyncio.timeout(30):
+    async with serving(here), asyncio.timeout(PATIENCE_S):
         result = await RemoteTools(redis, here).call(response.lease, 0, dwell(tmp_path), is_repeatable=False)
     assert result == ToolOutput("done")
     assert lines(tmp_path, "started") == 1

@@ -37,19 +37,11 @@ from shared.tool_calls import (
 )
 from tests.appending import append
 from tests.integration.mcp_servers import ROOT, serving_http, stdio_entry
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 from tests.requests import make_request
 from tool_runner import app
 
 OWNER = "worker-test"
-
-
-async def until(is_so: Callable[[], Awaitable[bool]], timeout_s: float = PATIENCE_S) -> None:
-    async with asyncio.timeout(timeout_s):
-        for _ in range(1_000_000):
-            if await is_so():
-                return
-            await asyncio.sleep(0.01)
 
 
 class Response:
@@ -389,7 +381,7 @@ async def test_a_runner_is_seen_while_it_lives(redis: RedisClient, settings: Set
 async def test_a_runner_goes_on_when_redis_comes_back(tmp_path: Path) -> None:
     with Valkey(tmp_path) as valkey:
         settings = Settings(redis_url=valkey.url)
-        redis = RedisClient.connect(valkey.url, timeout_s=5.0)
+        redis = RedisClient.connect(valkey.url, timeout_s=PATIENCE_S)
         async with serving(settings):
             first = await Response.begin(redis, settings)
             assert await first.python("x = 1\nx") == "1\n"

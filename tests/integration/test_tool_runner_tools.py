@@ -17,7 +17,7 @@ from shared.responses import HttpError, McpProtocolError, McpToolExecutionError,
 from shared.settings import Settings
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
 from tests.integration.mcp_servers import ODD_NAMES, serving_http, stdio_entry
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 from tool_runner import servers
 from tool_runner.egress import Resolve
 from tool_runner.mcp_client import NO_ANSWER
@@ -125,13 +125,6 @@ def head(kind: str, *more: str, status: str = "200 OK") -> bytes:
 def error_of(outcome: Outcome) -> object:
     assert isinstance(outcome.result, ToolFailure), outcome.result
     return outcome.result.error
-
-
-async def until(path: Path) -> None:
-    """Waits until the file is there."""
-    async with asyncio.timeout(PATIENCE_S):
-        for _ in iter(path.exists, True):
-            await asyncio.sleep(0.01)
 
 
 async def test_a_tool_answers_over_http(caller: Caller, url: str) -> None:
@@ -266,7 +259,7 @@ async def test_a_call_without_an_answer_fails_in_time_and_is_cancelled_on_the_se
     assert failed == McpProtocolError(-32001, "the server 'here' did not answer within 1 s")
     assert took_s < PATIENCE_S
     assert (tmp_path / "started").exists()
-    await until(tmp_path / "cancelled")
+    await until((tmp_path / "cancelled").exists)
 
 
 async def test_a_stdio_call_without_an_answer_is_cancelled_and_its_process_goes_on(tmp_path: Path) -> None:
@@ -274,17 +267,17 @@ async def test_a_stdio_call_without_an_answer_is_cancelled_and_its_process_goes_
         before = await caller.call("say_pid", {}, label="pipe")
         failed = error_of(await caller.call("wait", {"folder": str(tmp_path)}, label="pipe"))
         assert failed == McpProtocolError(-32001, "the server 'pipe' did not answer within 10 s")
-        await until(tmp_path / "cancelled")
+        await until((tmp_path / "cancelled").exists)
         assert await caller.call("say_pid", {}, label="pipe") == before
 
 
 async def test_a_cancelled_task_is_cancelled_on_the_server(tmp_path: Path, caller: Caller, url: str) -> None:
     call = asyncio.create_task(caller.call("wait", {"folder": str(tmp_path)}, url))
-    await until(tmp_path / "started")
+    await until((tmp_path / "started").exists)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await until(tmp_path / "cancelled")
+    await until((tmp_path / "cancelled").exists)
 
 
 async def test_a_stdio_server_that_dies_fails_its_call_and_is_started_again(caller: Caller) -> None:

@@ -1,8 +1,6 @@
 """A cancelled or failed response reports its usage, whichever process closes it, and whichever workers ran
 it."""
 
-import asyncio
-
 import msgspec
 import pytest
 
@@ -13,6 +11,7 @@ from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import closing, event_log
 from shared.store.redis.client import RedisClient
+from tests.patience import until
 from tests.requests import accept, make_request, read_record
 from tests.working import Worker, finish, leave_behind, working
 
@@ -28,9 +27,14 @@ async def tokens_of(redis: RedisClient, key: ResponseKey) -> int:
 
 async def run_to_the_middle(redis: RedisClient, worker: Worker, key: ResponseKey) -> None:
     await worker.ownership.start_response(str(key))
-    async with asyncio.timeout(30):
-        while await tokens_of(redis, key) < ENOUGH:
-            await asyncio.sleep(0.002)
+    await until_more_than(redis, key, ENOUGH - 1)
+
+
+async def until_more_than(redis: RedisClient, key: ResponseKey, tokens: int) -> None:
+    async def has_more() -> bool:
+        return await tokens_of(redis, key) > tokens
+
+    await until(has_more)
 
 
 async def snapshot_of(redis: RedisClient, key: ResponseKey) -> Response:
@@ -75,9 +79,7 @@ async def test_what_a_dead_owner_has_made_is_counted_once_and_not_left_out(
         key = await leave_behind(redis, settings, worker, request, whole[:half])
         before = await tokens_of(redis, key)
         await worker.ownership.start_response(str(key))
-        async with asyncio.timeout(30):
-            while await tokens_of(redis, key) <= before:
-                await asyncio.sleep(0.002)
+        await until_more_than(redis, key, before)
         await closing.cancel(redis, settings, key, "api")
         made = await tokens_of(redis, key)
         assert made > before
