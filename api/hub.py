@@ -227,7 +227,7 @@ class Hub:
 
     async def _unsubscribe(self, channel: str) -> None:
         try:
-            if channel not in self._readers:  # nobody has joined meanwhile
+            if channel not in self._readers:  # no reader has joined meanwhile
                 await self._subscription.remove(channel)
         except REDIS_AWAY:
             pass  # gone with the connection

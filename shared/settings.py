@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     """A response that has lost this many owners is closed as `failed`. Handing over counts as no loss."""
     sweep_interval_s: float = Field(0.25, gt=0)
     ring_again_s: float = Field(2.0, gt=0)
-    """How often the doorbell is rung again for a response that nobody has acquired."""
+    """How often the doorbell is rung again for a response without an owner."""
 
     # Worker
     responses_in_flight_max: int = Field(512, gt=0)
@@ -162,7 +162,7 @@ class Settings(BaseSettings):
     engine: Literal["scripted", "vllm"] = "scripted"
     script: Path | None = None
     engine_silence_max_s: float = Field(120.0, gt=0)
-    """An engine that was asked for tokens and produces none for this long is dead; its worker exits."""
+    """An engine that has requests but produces no token for this long counts as dead; its worker exits."""
     engine_args: str = ""
     """Arguments for the engine `vllm`: vLLM's flags, or the path of a YAML file with them (it ends in
     `.yaml` or `.yml`). A worker's `--engine-args` takes precedence."""

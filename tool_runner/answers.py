@@ -40,8 +40,8 @@ def make_result(answer: Answer, bytes_max: int) -> ToolOutput | ToolFailure:
 
 
 def make_listing(tools: Sequence[McpTool], bytes_max: int) -> ToolsListed | ToolFailure:
-    """Returns a listing, or a failure if it is too large: in a partial listing, tools would seem not to
-    exist."""
+    """Returns a listing, or a failure if it is too large or deep: in a partial listing, tools would seem not
+    to exist."""
     for tool in tools:
         if _is_deeper(tool.input_schema, _SCHEMA_LEVELS_MAX):
             message = f"the schema of the tool {tool.name[:64]!r} has over {_SCHEMA_LEVELS_MAX} levels"

@@ -1,20 +1,20 @@
 // Follows a response from its start to its terminal event through any number of broken connections.
-// Does what a browser's EventSource does, but with fetch: an EventSource sends no Authorization header.
+// Does what a browser's EventSource does, but with fetch, since an EventSource sends no Authorization header.
 
 const TERMINAL = ["response.completed", "response.incomplete", "response.failed"];
 
 /**
  * Yields every event of a new response, once and in order, as {id, type, data}.
  *
- * `request` is the body of POST /v1/responses; `base` is where the API is, "" for the page's own origin.
- * Throws an Error when the server refuses, or after `failuresMax` connections in a row without an event.
+ * `request` is the body of POST /v1/responses; `base` is the API's address, "" for the page's own origin.
+ * Throws an Error if the server refuses, or after `failuresMax` connections in a row without an event.
  */
 export async function* follow(base, request, options = {}) {
   const { apiKey = "any", retryMs = 500, failuresMax = 30, signal, onCut = () => {} } = options;
   const headers = { authorization: `Bearer ${apiKey}`, "content-type": "application/json" };
-  // In the background, so that it does not end because nobody is connected for a while.
+  // In the background, so that it is not cancelled while no client is connected.
   const body = JSON.stringify({ ...request, background: true, stream: true });
-  // The same key and body are the same response: a POST whose answer was lost can be sent again.
+  // The same key and body give the same response, so a POST whose answer was lost can be sent again.
   const create = { method: "POST", body, headers: { ...headers, "idempotency-key": crypto.randomUUID() }, signal };
   let path = "";
   let lastId = "";
@@ -31,7 +31,7 @@ export async function* follow(base, request, options = {}) {
         yield event;
         if (TERMINAL.includes(event.type)) return;
       }
-      // A stream that ends before its terminal event is broken too: that node is shutting down.
+      // A stream that ends before its terminal event is broken too: the node is shutting down.
     } catch (error) {
       if (error instanceof Refused || signal?.aborted) throw error;
     }
@@ -43,7 +43,7 @@ export async function* follow(base, request, options = {}) {
 
 class Refused extends Error {}
 
-/** Throws for an answer that another try would not change; "busy" and "down" count as a broken connection. */
+/** Throws for an answer that a retry would not change; "busy" and "down" count as a broken connection. */
 async function refuse(answer) {
   if (answer.ok) return;
   const text = await answer.text();
@@ -51,7 +51,7 @@ async function refuse(answer) {
   throw new Refused(`${answer.status}: ${text}`);
 }
 
-/** Whole events of a body of server-sent events; one that was cut off is dropped, and comes again. */
+/** Yields the complete events of a body of server-sent events; drops one that was cut off, which is sent again. */
 async function* readEvents(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

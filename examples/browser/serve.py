@@ -1,8 +1,8 @@
-"""Serves the page beside the API, from one origin: browsers let a page call no other one.
+"""Serves the page and the API from one origin, since browsers let a page call no other by default.
 
 python examples/browser/serve.py --api http://127.0.0.1:8000, then open http://127.0.0.1:8080/
 
-Owns passing on, for trying it out; a deployment has its proxy for that.
+Passes requests on, for trying the example; a deployment uses a proxy for that.
 """
 
 import argparse
@@ -17,7 +17,7 @@ PASSED_ON = ("authorization", "content-type", "idempotency-key", "last-event-id"
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Files of this folder, and everything below /v1/ from the API, as it comes."""
+    """Serves the files of this folder, and passes everything below /v1/ on to the API."""
 
     extensions_map = {**SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript"}  # noqa: RUF012
 
@@ -46,8 +46,8 @@ class Handler(SimpleHTTPRequestHandler):
         self.send_response(answer.status)
         self.send_header("content-type", answer.getheader("content-type", "application/json"))
         self.end_headers()
-        # HTTP/1.0: the connection's end is the body's end, so a stream is passed on as it comes.
-        with answer, suppress(OSError, http.client.HTTPException):  # either side may break off
+        # HTTP/1.0: the end of the connection ends the body, so a stream is passed on as it arrives.
+        with answer, suppress(OSError, http.client.HTTPException):  # either side may disconnect
             while some := answer.read1(65_536):
                 self.wfile.write(some)
 

@@ -225,7 +225,7 @@ def _usage_of(request: ResponseRequest, turns: Sequence[Turn]) -> Usage:
 def _count(request: ResponseRequest, turns: Sequence[Turn]) -> bytes:
     """Returns the usage so far as JSON, or nothing before the first token.
 
-    It is stored with each append, for a response that somebody else closes.
+    It is stored with each append, for a process that closes the response in this attempt's place.
     """
     is_begun = any(turn.output for turn in turns)
     return msgspec.json.encode(_usage_of(request, turns)) if is_begun else b""

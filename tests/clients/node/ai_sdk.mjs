@@ -12,7 +12,7 @@ export const weather = tool({
   execute: async ({ city }) => `-31 degrees, snow in ${city}`,
 });
 
-// Both ways to ask; an error within a stream is thrown.
+// Without and with streaming; an error within a stream is thrown.
 export async function ask(isStreamed, options) {
   if (!isStreamed) {
     const result = await generateText({ ...options, maxRetries: 0 });

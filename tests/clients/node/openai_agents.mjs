@@ -1,4 +1,4 @@
-// Runs of `@openai/agents`, which validates every usage, and its state when that becomes text.
+// Runs of `@openai/agents`, which validates every usage, and its state when that is serialized.
 
 import { Agent, RunState, hostedMcpTool, run, setDefaultOpenAIClient, setTracingDisabled, tool } from '@openai/agents';
 import OpenAI from 'openai';
@@ -57,7 +57,7 @@ export async function chained_runs(known) {
   return [first.finalOutput, second.finalOutput, third.finalOutput];
 }
 
-// An approval may take days: the state is text meanwhile, and the run goes on from it.
+// An approval may take days: the state is serialized meanwhile, and the run continues from it.
 export async function approval(known) {
   connect(known);
   const agent = withMcp(known, 'always');

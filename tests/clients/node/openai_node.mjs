@@ -22,7 +22,7 @@ export async function whole(known) {
   return { text: response.output_text, status: response.status };
 }
 
-// What comes besides the log's own events has no number.
+// Events that are not part of the log have no number.
 export async function streamed(known) {
   const stream = await connect(known).responses.create({ model: 'default', input: known.question, stream: true });
   const events = [];

@@ -1,5 +1,5 @@
-// Runs one scenario and prints its report as JSON: `node run.mjs CLIENT SCENARIO`, with what it is to know as
-// JSON on stdin, in a list: once for each time that it is to run. Owns nothing of what the clients do.
+// Runs one scenario and prints its report as JSON: `node run.mjs CLIENT SCENARIO`, with its parameters as
+// JSON on stdin, in a list, one entry per run. Owns nothing of what the clients do.
 
 import { readFileSync, writeSync } from 'node:fs';
 

@@ -1,7 +1,7 @@
 """Runs GPT-OSS on vLLM's AsyncLLM: token ids in, token ids out, no tokenizer and no detokenizer.
 
 Owns the engine's options, its processes and the detection of its death; knows nothing of Harmony or
-responses. Beside `logits.py`, the only importer of vllm. Measured on vLLM 0.32 (docs/gpu.md).
+responses. Only this module and `logits.py` import vllm. Measured on vLLM 0.32 (docs/gpu.md).
 """
 
 import asyncio
