@@ -1,5 +1,4 @@
-"""`python -m api [--host H] [--port P]`: runs an API node. Owns the command line and the server, not the
-app."""
+"""`python -m api [--host H] [--port P]`: runs an API node. Owns the command line and the server."""
 
 import argparse
 import asyncio
@@ -31,8 +30,10 @@ _log = logging.getLogger("api")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the node. Returns 0 after a signal, 2 if a setting or the tenants file is invalid; stderr says
-    which."""
+    """Runs the node.
+
+    Returns 0 after a signal, 2 if a setting or the tenants file is invalid; stderr says which.
+    """
     args = _parse(argv)
     return process.start("api", lambda settings: _run(settings, args.host, args.port), misuses=(FileInvalid,))
 
@@ -77,8 +78,10 @@ def _fit_connections(settings: Settings) -> Settings:
 
 
 class DrainingServer(uvicorn.Server):
-    """Continues for `grace_s` after a signal, then ends its streams, then itself. A second signal ends it at
-    once."""
+    """Continues for `grace_s` after a signal, then ends its streams, then itself.
+
+    A second signal ends it at once.
+    """
 
     def __init__(self, config: uvicorn.Config, app: Edge, grace_s: float) -> None:
         super().__init__(config)

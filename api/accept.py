@@ -96,8 +96,7 @@ class Acceptance:
     async def _accept(
         self, tenant: str, creation: Creation, raw_bytes: int, repetition: Repetition | None
     ) -> Created:
-        """Writes the response with its context, which is read again if the conversation has changed
-        meanwhile."""
+        """Writes the response with its context, reading that again if the conversation has changed."""
         for _ in range(_READINGS_MAX):
             sources = await self._read_sources(tenant, creation)
             new, accepted = await self._compose(

@@ -96,8 +96,10 @@ def _homes(tenant: str, item_ids: Collection[str]) -> list[ResponseKey]:
 async def _read_records(
     redis: RedisClient, settings: Settings, asked: Sequence[ResponseKey], name: str
 ) -> AsyncIterator[list[Stored]]:
-    """Yields the records of the responses, in batches of limited size. Raises ClientError if they are too
-    large."""
+    """Yields the records of the responses, in batches of limited size.
+
+    Raises ClientError if they are too large.
+    """
     left_bytes = settings.references_bytes_max
     async for batch in _batches(redis, asked, left_bytes, name):
         records = [
@@ -116,8 +118,10 @@ async def _read_records(
 async def _batches(
     redis: RedisClient, asked: Sequence[ResponseKey], bytes_max: int, name: str
 ) -> AsyncIterator[list[ResponseKey]]:
-    """Yields responses to be read together. Raises ClientError at once if their stored sizes exceed the
-    limit."""
+    """Yields responses to be read together.
+
+    Raises ClientError at once if their stored sizes exceed the limit.
+    """
     sizes: list[int] = []
     for i in range(0, len(asked), _BATCH_RECORDS):
         sizes += await response_store.read_sizes(redis, asked[i : i + _BATCH_RECORDS])

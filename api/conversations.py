@@ -54,8 +54,10 @@ class _AddBody(Shape):
 
 
 class Conversations:
-    """Creates, reads and changes conversations. All methods raise ClientError for unknown ids and invalid
-    bodies, and REDIS_AWAY."""
+    """Creates, reads and changes conversations.
+
+    All methods raise ClientError for unknown ids and invalid bodies, and REDIS_AWAY.
+    """
 
     def __init__(
         self, redis: RedisClient, offload: Offload, settings: Settings, clock: Callable[[], float]
@@ -187,8 +189,7 @@ class Conversations:
         return await self._offload.run(len(raw), lambda: check(shape, decode_object(raw, values_max)))
 
     async def _read_items(self, tenant: str, value: object, raw_bytes: int) -> list[InputItem]:
-        """Returns the items of a body as they will be stored: each with an id, and with references
-        resolved."""
+        """Returns the items of a body as they will be stored, with ids and with references resolved."""
         items = await self._offload.run(raw_bytes, lambda: self._adopt(value))
         referenced = await context.read_references(
             self._redis, self._offload, self._settings, tenant, items, "items"
@@ -203,8 +204,7 @@ class Conversations:
         return items
 
     async def _encode(self, items: Sequence[InputItem], raw_bytes: int) -> list[bytes]:
-        """Encodes items, offloaded by the body's size: long items that it refers to are few, and take
-        milliseconds."""
+        """Encodes items. Offloaded by the body's size, since the few long items it may refer to are fast."""
         return await self._offload.run(raw_bytes, lambda: [msgspec.json.encode(item) for item in items])
 
     async def _add(

@@ -106,8 +106,10 @@ def _foreign(origin: str) -> ClientError:
 
 
 def _answer_preflight(headers: Headers, origin: str, *, is_known: bool) -> Response:
-    """Returns the answer to a preflight request, which needs no key, since browsers send none. Raises
-    ClientError."""
+    """Returns the answer to a preflight request, which needs no key, since browsers send none.
+
+    Raises ClientError.
+    """
     if not is_known:
         raise _foreign(origin)
     allowed = {

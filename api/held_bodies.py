@@ -29,8 +29,7 @@ class Bodies:
 
     @contextmanager
     def hold(self) -> Iterator["HeldBody"]:
-        """Yields a body of size 0, whose bytes are released at the end of the context, whatever its size is
-        then."""
+        """Yields a body of size 0; releases its bytes at the end of the context."""
         held = HeldBody(self)
         try:
             yield held

@@ -109,8 +109,10 @@ class _Reader:
 
 
 class Hub:
-    """Follows logs for this node's clients. `redis`: reads logs; `listener`: for the subscription, which
-    blocks."""
+    """Follows logs for this node's clients.
+
+    `redis`: reads logs; `listener`: for the subscription, which blocks.
+    """
 
     def __init__(self, redis: RedisClient, listener: RedisClient, settings: Settings) -> None:
         self._redis = redis

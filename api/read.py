@@ -49,8 +49,10 @@ class Cursor:
 
 class Follower(Protocol):
     def follow(self, key: ResponseKey, after: int) -> AsyncGenerator[bytes, None]:
-        """Yields stored frames with sequence_number > `after`, until the log is closed. Raises as
-        `Hub.follow`."""
+        """Yields stored frames with sequence_number > `after`, until the log is closed.
+
+        Raises as `Hub.follow`.
+        """
 
 
 class Reading:
@@ -186,8 +188,10 @@ class Reading:
     # --- ending ---------------------------------------------------------------------------------
 
     async def cancel(self, tenant: str, response_id: str) -> bytes:
-        """Cancels a response; returns its JSON. Raises ClientError if there is none, or if it has ended
-        otherwise."""
+        """Cancels a response; returns its JSON.
+
+        Raises ClientError if there is none, or if it has ended otherwise.
+        """
         key = _key_of(tenant, response_id)
         async with self._redis_bound():
             snapshot = await closing.cancel_kept(self._redis, self._settings, key, self._name)

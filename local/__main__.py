@@ -1,5 +1,4 @@
-"""`python -m local up | status | demo`. Checks the Python version, then leaves the rest to
-`command_line.py`."""
+"""`python -m local up | status | demo`. Checks the Python version; `command_line.py` does the rest."""
 
 import sys
 

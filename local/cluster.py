@@ -101,8 +101,7 @@ class Cluster:
 
     @property
     def last_log_line(self) -> str:
-        """The last line of the first worker's log, which shows the progress of loading a model; may be
-        empty."""
+        """The last line of the first worker's log, which shows how far loading a model is; may be empty."""
         return read_last_line(self._of("worker")[0].role.log)
 
     def kill(self, kind: str, number: int = 0, signal_number: int = signal.SIGKILL) -> int:
@@ -224,8 +223,7 @@ class Cluster:
         return keeper
 
     def _note_processes(self) -> None:
-        """Reports to the warden and to cluster.json what runs; called before a new process passes its
-        gate."""
+        """Reports what runs to the warden and cluster.json, before a new process passes its gate."""
         noted = self._make_record()
         assert self._warden is not None
         self._warden.watch(record.running_stages(noted, STOP_ORDER))
@@ -264,8 +262,10 @@ class Cluster:
 
 
 def end_leftovers(data: Path) -> None:
-    """Ends what an earlier launcher, now gone, left running in this folder. The caller must hold the
-    folder."""
+    """Ends what an earlier launcher, now gone, left running in this folder.
+
+    The caller must hold the folder.
+    """
     try:
         found = record.read(data)
     except ValueError:  # unreadable: a leftover Valkey is found by asking it, below

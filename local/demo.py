@@ -82,8 +82,7 @@ async def run() -> int:
 
 
 def write_paced_script(folder: Path) -> Path:
-    """Writes the shipped script with a readable pace, so that the cut falls among the tokens; returns its
-    path."""
+    """Writes the shipped script at a slower pace, so that the cut falls among tokens; returns its path."""
     text, changed = _PACE.subn(f"tokens_per_s = {_TOKENS_PER_S}", SHIPPED.read_text("utf-8"), count=1)
     if not changed:
         raise ValueError(f"{SHIPPED} sets no tokens_per_s")

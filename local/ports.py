@@ -12,8 +12,10 @@ trying to connect to a port of that range can connect to itself, and so keep the
 
 
 def is_free(port: int) -> bool:
-    """Returns True if a server could listen on the port now. Raises OSError for any reason other than "in
-    use"."""
+    """Returns True if a server could listen on the port now.
+
+    Raises OSError for any reason other than "in use".
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 GRACE_S = 8.0
-"""How long a process may take to end after SIGTERM, before its group gets SIGKILL; longer than any role
-drains."""
+"""How long a process may take to end after SIGTERM, before SIGKILL; longer than any role drains."""
 
 GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "gate")
 """Prefix of a command, which then starts when a line arrives on stdin, and not at all if stdin is closed
@@ -34,8 +33,7 @@ class Identity(NamedTuple):
 
 
 def identify(pid: int) -> Identity:
-    """Identifies the process that has the pid now; for one that has ended, returns an identity that never
-    runs."""
+    """Identifies the process that has the pid now; one that has ended gets an identity that never runs."""
     return Identity(pid, find_start(pid) or "gone")
 
 

@@ -12,8 +12,7 @@ _COMMENT = re.compile(rb"^:[^\n]*\n", re.MULTILINE)
 
 
 def split_frames(stream: bytes) -> list[bytes]:
-    """Returns the complete SSE frames, without keep-alive comments; omits a frame that is cut off at the
-    end."""
+    """Returns the complete SSE frames, without keep-alive comments and an incomplete last frame."""
     return _COMMENT.sub(b"", stream).split(b"\n\n")[:-1]
 
 

@@ -67,8 +67,7 @@ def hold(data: Path) -> IO[str]:
 
 
 def write(data: Path, record: ClusterRecord) -> None:
-    """Replaces cluster.json atomically; only its owner may read it, since a Redis URL can contain a
-    password."""
+    """Replaces cluster.json atomically; readable by its owner only, as a Redis URL can have a password."""
     shown = {
         "launcher": record.launcher._asdict(),
         "redis_url": record.redis_url,

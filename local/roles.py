@@ -40,8 +40,7 @@ class DependencyMissing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What all roles of a cluster share: the folder that they start in, the environment, and the folder of
-    logs."""
+    """What all roles of a cluster share: the folder they start in, the environment, the logs' folder."""
 
     root: Path
     environment: Mapping[str, str]

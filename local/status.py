@@ -13,8 +13,10 @@ _HEAD = ("role", "pid", "port", "alive", "restarts", "log")
 
 
 def show(data: Path) -> int:
-    """Prints the table; returns 0 if the launcher and all its processes are alive, else 1. Raises
-    ValueError."""
+    """Prints the table; returns 0 if the launcher and all its processes are alive, else 1.
+
+    Raises ValueError.
+    """
     found = record.read(data)
     if found is None:
         print(f"no cluster runs in {data}")

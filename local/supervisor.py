@@ -25,8 +25,10 @@ _LINE_CHARS_MAX = 160
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One process to keep running, which leads its own process group. `port`: where it listens, if it
-    does."""
+    """One process to keep running, which leads its own process group.
+
+    `port`: where it listens, if it does.
+    """
 
     kind: str
     number: int

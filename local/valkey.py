@@ -65,8 +65,7 @@ def make_url(port: int) -> str:
 
 
 def ask(port: int) -> dict[str, str] | None:
-    """Returns what the server reports about itself (INFO server, persistence), or None if there is no
-    answer."""
+    """Returns what the server reports (INFO server, persistence), or None if there is no answer."""
     try:
         with socket.create_connection((HOST, port), timeout=_ASK_TIMEOUT_S) as connection:
             connection.sendall(b"INFO server persistence\r\n")
@@ -108,8 +107,7 @@ def _quote(path: Path) -> str:
 
 
 class Valkey:
-    """Runs a server for a test or a script, without a cluster; it never outlives this process, even if
-    killed."""
+    """Runs a server without a cluster; it never outlives this process, even if that is killed."""
 
     def __init__(self, data: Path) -> None:
         self._folder = data.resolve() / "valkey"
@@ -130,8 +128,10 @@ class Valkey:
         return self._process.pid
 
     def start(self) -> None:
-        """Starts the server and waits until it has loaded its data; a second start keeps the port. Raises
-        ValkeyError."""
+        """Starts the server and waits until it has loaded its data; a second start keeps the port.
+
+        Raises ValkeyError.
+        """
         end_leftover(self._folder)
         self.port = self.port or find_free(1)[0]
         command = make_command(write_configuration(self._folder, self.port))

@@ -222,8 +222,10 @@ def encode(value: StreamEvent | Response) -> bytes:
 
 
 def _escape_line_ends(body: bytes) -> bytes:
-    """Escapes Unicode's line ends. In UTF-8, a character's bytes occur nowhere else, so bytes can be
-    replaced."""
+    """Escapes Unicode's line ends.
+
+    In UTF-8, a character's bytes occur nowhere else, so bytes can be replaced.
+    """
     for raw, escaped in _LINE_ENDS:
         if (
             raw[-1] in body
@@ -259,6 +261,8 @@ def data_of(stored: bytes) -> bytes:
 
 
 def decode(stored: bytes) -> StreamEvent:
-    """Returns the event within a stored frame. Raises msgspec.DecodeError for bytes that `frame` did not
-    make."""
+    """Returns the event within a stored frame.
+
+    Raises msgspec.DecodeError for bytes that `frame` did not make.
+    """
     return _decoder.decode(data_of(stored))

@@ -19,8 +19,10 @@ Text = str | None | UnsetType
 
 
 class CallItem(msgspec.Struct, frozen=True, tag_field="type"):
-    """A call made by the model. `written`: the text that the model wrote, which is kept in the field
-    `written_as`."""
+    """A call made by the model.
+
+    `written`: the text that the model wrote, which is kept in the field `written_as`.
+    """
 
     written_as: ClassVar[str] = "arguments"
 
@@ -100,8 +102,10 @@ HostedItem = CodeInterpreterCall | WebSearchCall
 
 @dataclass(frozen=True, slots=True)
 class HostedFunction:
-    """A function of a hosted tool. `name`: the server's; `parameters`: a JSON schema, or None for plain
-    text."""
+    """A function of a hosted tool.
+
+    `name`: the server's; `parameters`: a JSON schema, or None for plain text.
+    """
 
     name: str
     description: str = ""
@@ -290,8 +294,7 @@ def by_type(kind: str) -> HostedTool | None:
 
 
 def meant_by(kind: str) -> HostedTool | None:
-    """Returns the tool that the API's type `kind` means, even if that type does not offer it here, or
-    None."""
+    """Returns the tool that the API's type `kind` means, even if it is not offered by it, or None."""
     return _BY_ANY_TYPE.get(kind)
 
 

@@ -30,8 +30,7 @@ def is_conversation_id(text: str) -> bool:
 
 
 def new_item_origin(cell: str) -> str:
-    """Returns a unique replacement for a response's id, for deriving the ids of items that arrive without
-    one."""
+    """Returns a unique stand-in for a response's id, from which ids of new items are derived."""
     return f"{cell}_{secrets.token_hex(16)}"
 
 

@@ -255,6 +255,5 @@ def error_events(error: ResponseError) -> list[StreamEvent]:
 
 
 def cancel(response: Response) -> ev.ResponseFailed:
-    """Returns the event that ends a response as cancelled, without output: `response.failed`, as there is no
-    other."""
+    """Returns the event that ends a response as cancelled: `response.failed`, without output."""
     return ev.ResponseFailed(_end(response, "cancelled", output=()))

@@ -56,8 +56,10 @@ def run_until_stopped(
     run: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> None:
-    """Runs a role on an event loop. SIGTERM and SIGINT set the event passed to `run`, which must then
-    return."""
+    """Runs a role on an event loop.
+
+    SIGTERM and SIGINT set the event passed to `run`, which must then return.
+    """
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(_with_signals(run))
 

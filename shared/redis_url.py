@@ -13,8 +13,10 @@ _SENTINEL_FORM = "redis+sentinel://[user:password@]host:port[,host:port…]/MAST
 
 @dataclass(frozen=True, slots=True)
 class SentinelUrl:
-    """The addresses of Sentinels. User and password are those of the server; Sentinels are used without
-    any."""
+    """The addresses of Sentinels.
+
+    User and password are those of the server; Sentinels are used without any.
+    """
 
     sentinels: tuple[tuple[str, int], ...]
     master_name: str

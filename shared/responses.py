@@ -89,8 +89,10 @@ class McpToolExecutionError(msgspec.Struct, frozen=True, tag_field="type", tag="
 
 
 class HttpError(msgspec.Struct, frozen=True, tag_field="type", tag="http_error"):
-    """The server could not be reached, or answered with an HTTP error. `code`: the status, or 0 for no
-    answer."""
+    """The server could not be reached, or answered with an HTTP error.
+
+    `code`: the status, or 0 for no answer.
+    """
 
     code: int
     message: str
@@ -124,8 +126,10 @@ class McpTool(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class McpListTools(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_list_tools", omit_defaults=True):
-    """A listing of a server's tools. `error` is present only if there was one, since clients take the key
-    itself for a failure."""
+    """A listing of a server's tools.
+
+    `error` is present only if there was one, since clients take the key itself for a failure.
+    """
 
     id: str
     server_label: str
@@ -185,8 +189,10 @@ _ERROR_TYPES: dict[str, str] = {
 
 
 class ResponseError(msgspec.Struct, frozen=True):
-    """Why a response failed. `type`: the family of `code`, as in HTTP errors; by default derived from
-    `code`."""
+    """Why a response failed.
+
+    `type`: the family of `code`, as in HTTP errors; by default derived from `code`.
+    """
 
     code: ErrorCode
     message: str
@@ -279,8 +285,7 @@ class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerSecrets(msgspec.Struct, frozen=True):
-    """The secrets that a request brings for one MCP server; never echoed, deleted when the response
-    closes."""
+    """A request's secrets for one MCP server; never echoed, deleted when the response closes."""
 
     headers: dict[str, str] = {}
     authorization: str | None = None

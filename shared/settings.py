@@ -69,8 +69,7 @@ class Settings(BaseSettings):
     open_hosts: list[str] = []
     """Without `api_keys`: names and addresses, in addition to loopback, by which this node may be called."""
     cors_origins: list[str] = []
-    """Origins whose pages may call this node from a browser, as browsers write them:
-    `https://app.example`."""
+    """Origins whose pages may call this node, as browsers write them: `https://app.example`."""
     models: list[str] = Field(["default"], min_length=1)
     """Model names that requests may use; `default` stands for the first."""
     body_bytes_max: int = Field(8 * 2**20, gt=0)

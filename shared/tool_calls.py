@@ -42,8 +42,7 @@ ToolTask = ToolCall | ToolListing
 
 
 class ToolIntent(msgspec.Struct, frozen=True):
-    """The journal's first entry for a task: the task, and the fencing token of the attempt that submitted
-    it."""
+    """A task's first entry in the journal, with the fencing token of the attempt that submitted it."""
 
     task: ToolTask
     fencing_token: int

@@ -10,8 +10,10 @@ from tool_runner.servers import BadServersFile
 
 
 def main() -> int:
-    """Runs the tool runner. Returns 0 after a signal, 2 if a setting or the servers file is invalid; stderr
-    says which."""
+    """Runs the tool runner.
+
+    Returns 0 after a signal, 2 if a setting or the servers file is invalid; stderr says which.
+    """
     return process.start(app.ROLE, _run, misuses=(BadServersFile,))
 
 

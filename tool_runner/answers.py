@@ -81,8 +81,7 @@ def cut_message(error: McpError) -> McpError:
 
 
 def cut(text: str, bytes_max: int) -> str:
-    """Returns at most `bytes_max` bytes of the text as UTF-8, in whole characters, with a note if it was
-    cut."""
+    """Returns at most `bytes_max` bytes of UTF-8, in whole characters, with a note if the text was cut."""
     raw = text.encode("utf-8", "replace")
     if len(raw) <= bytes_max:
         return raw.decode()
@@ -92,8 +91,7 @@ def cut(text: str, bytes_max: int) -> str:
 
 
 def make_encodable(value: Any) -> Any:
-    """Returns the JSON value; integers over 64 bits, which our encoder cannot write, become floats or
-    text."""
+    """Returns the value with integers over 64 bits, which our encoder cannot write, as floats or text."""
     match value:
         case dict():
             return {key: make_encodable(item) for key, item in value.items()}
@@ -113,8 +111,7 @@ def _texts(answer: Answer) -> Iterator[str]:
 
 
 def _describe(block: Block) -> str:
-    """Returns a block as text: text unchanged, a text resource with its address, anything else in
-    brackets."""
+    """Returns a block as text: text itself, a text resource with its address, anything else in brackets."""
     match block:
         case {"type": "text", "text": str(text)}:
             return text

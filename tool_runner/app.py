@@ -64,7 +64,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _relay_cancels(subscription: Subscription, calls: CallsInFlight) -> None:
-    """Passes on notifications of cancels, until cancelled; a missed one is noticed at a claim's next
-    renewal."""
+    """Relays notifications of cancels; a missed one is noticed at a claim's next renewal."""
     await subscription.add(keys.CANCELLED)
     await subscription.listen(lambda _channel, name: calls.on_cancel(name), lambda: None)

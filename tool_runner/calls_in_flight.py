@@ -29,9 +29,7 @@ from tool_runner.shares import Shares
 _log = logging.getLogger(__name__)
 
 _UNWIND_S = 2.0
-_UNREADABLE = (
-    "the request's secrets for its tool servers are sealed with a key that this tool runner does not have"
-)
+_UNREADABLE = "the request's secrets for its tool servers are sealed with a key that is not here"
 """Without them, a call would go to another address than the request gave, or without its authorization."""
 
 _T = TypeVar("_T")
@@ -118,8 +116,7 @@ class CallsInFlight:
             task.add_done_callback(self._tasks.discard)
 
     def on_cancel(self, name: bytes) -> None:
-        """Cancels the calls of the response of that name, which was cancelled; sooner than a renewal
-        would."""
+        """Cancels the calls of the response of that name, which was cancelled, before their next renewal."""
         for call in self._calls.values():
             if str(call.key) == name.decode():
                 call.scope.cancel()

@@ -146,8 +146,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
 
 
 def _addressed(request: httpx2.Request, address: str) -> httpx2.Request:
-    """Returns the request with an address as its host; its Host header, and the name that TLS checks, are
-    kept."""
+    """Returns the request with an address as host; keeps its Host header and the name that TLS checks."""
     return httpx2.Request(
         request.method,
         request.url.copy_with(host=address),

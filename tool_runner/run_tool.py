@@ -139,8 +139,7 @@ _GIVEN_UP = Outcome(answers.make_failure(answers.TIMED_OUT, "the call was given 
 
 @dataclass(slots=True)
 class _Run:
-    """The scopes in which a run can be cancelled: `asking` first, so that the connection can notify the
-    server."""
+    """The scopes for cancelling a run: first `asking`, so that the connection can notify the server."""
 
     asking: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     whole: anyio.CancelScope = field(default_factory=anyio.CancelScope)

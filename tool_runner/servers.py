@@ -78,8 +78,10 @@ class _StdioEntry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def load(settings: Settings) -> dict[str, Server]:
-    """Returns the servers by label: the built-in one, and the operator's, which override it. Raises
-    BadServersFile."""
+    """Returns the servers by label: the built-in one, and the operator's, which override it.
+
+    Raises BadServersFile.
+    """
     configured: dict[str, Server] = {PYTHON.server_label: _builtin_python(settings)}
     path = settings.mcp_servers
     if path is None:
@@ -161,8 +163,7 @@ def choose(
 
 
 def _check_url(url: str, name: str) -> None:
-    """Raises NoServer for an unusable URL; the message omits the URL, since its path or user may be a
-    secret."""
+    """Raises NoServer for an unusable URL, without repeating it, since its path or user may be secret."""
     try:
         parts = urlsplit(url)
         is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

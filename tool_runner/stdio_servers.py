@@ -47,8 +47,7 @@ class StdioServers:
 
 
 class _Process:
-    """One process, from start to end, held by a task of its own because the SDK's contexts belong to one
-    task."""
+    """One process, held by a task of its own because the SDK's contexts belong to one task."""
 
     def __init__(self, server: StdioServer, start_timeout_s: float) -> None:
         self._server = server

@@ -79,8 +79,7 @@ def check_answers(items: Sequence[InputItem], context: Sequence[InputItem], fiel
 
 
 def find_orphan(items: Sequence[InputItem], context: Sequence[InputItem] = ()) -> _Output | None:
-    """Returns the first output that `check_answers` would refuse, as its call is missing or follows it, or
-    None."""
+    """Returns the first output that `check_answers` would refuse for its missing or later call, or None."""
     calls = {(type(item), item.call_id) for item in context if isinstance(item, _CallItem)}
     for item in items:
         if isinstance(item, _CallItem):
@@ -99,8 +98,7 @@ def check_calls(items: Sequence[InputItem], field: str) -> None:
     """
     waiting: dict[tuple[type[_CallItem], str], tuple[int, _CallItem]] = {}
     named: dict[tuple[type[_CallItem], str], int] = {}
-    """The place of the last output that names a function instead of a call, and answers the calls before
-    it."""
+    """The place of the last output that names a function, not a call; it answers the calls before it."""
 
     def waits(place: int, call: _CallItem) -> bool:
         return named.get((type(call), call.name), -1) < place
@@ -122,8 +120,7 @@ def check_calls(items: Sequence[InputItem], field: str) -> None:
 
 
 def check_readable(items: Sequence[InputItem]) -> None:
-    """Raises ClientError for reasoning that only another service can decrypt, unless no model reads it any
-    more."""
+    """Raises ClientError for reasoning that the model needs but only another service can decrypt."""
     for item in without_old_reasoning(items):
         if not isinstance(item, InputReasoning) or item.content or item.summary:
             continue

@@ -34,8 +34,7 @@ def _check(value: object, path: Path, root: object) -> None:
 
 
 def _leads_somewhere(reference: str, root: Any) -> bool:
-    """Returns True if a JSON pointer in a URI fragment leads to a schema; other documents are never
-    fetched."""
+    """Returns True if a JSON pointer leads to a schema in this document; no other is fetched."""
     if not reference.startswith("#"):
         return False
     for step in reference[1:].split("/")[1:]:

@@ -61,8 +61,7 @@ class _Offered:
         )
 
     def holds_hosted(self, kind: str) -> bool:
-        """Returns True if the tool is offered by type (dated and preview types are the same), or as an MCP
-        server."""
+        """Returns True if the tool is offered by type (of any date), or as an MCP server."""
         hosted = hosted_tools.by_type(kind)
         label = hosted.server_label if hosted else kind
         return label in self.labels or _family(kind) in self.families

@@ -207,8 +207,10 @@ def _check_approval(value: object, path: Path) -> None:
 
 
 def _check_url(url: str | None, path: Path) -> None:
-    """Raises ClientError for a URL that is not HTTP. Text without a scheme may be a placeholder for a known
-    label."""
+    """Raises ClientError for a URL that is not HTTP.
+
+    Text without a scheme may be a placeholder for a known label.
+    """
     if url is None or "://" not in url:
         return
     try:
@@ -221,8 +223,7 @@ def _check_url(url: str | None, path: Path) -> None:
 
 
 def _check_authorization(tool: Mapping[str, Any], path: Path) -> None:
-    """Raises ClientError for more than one authorization, of which servers and HTTP clients would choose
-    differently."""
+    """Raises ClientError for several authorizations, of which clients and servers choose differently."""
     in_headers = any(name.lower() == "authorization" for name in tool.get("headers") or {})
     in_url = "@" in _authority_of(tool.get("server_url") or "")
     if in_headers + in_url + (tool.get("authorization") is not None) > 1:

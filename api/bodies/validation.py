@@ -50,8 +50,7 @@ process for half a minute. Every list whose entries are checked is one of these.
 
 
 def at_most(length_max: int) -> BeforeValidator:
-    """Limits a mapping whose entries are checked: one that is too long is refused before its entries are
-    checked."""
+    """Limits a mapping, so that one that is too long is refused before its entries are checked."""
 
     def check_number(value: object) -> object:
         if isinstance(value, dict) and len(value) > length_max:
@@ -102,8 +101,7 @@ def check_list(value: object, path: Path) -> list[Any]:
 
 
 def check_length(value: object, length_max: int, path: Path) -> None:
-    """Raises ClientError, in the hosted API's wording, for a list that is too long, before its members are
-    checked."""
+    """Raises ClientError, in the hosted API's wording, for a list that is too long, whatever its members."""
     if isinstance(value, list) and len(value) > length_max:
         param = spell(path)
         message = (
@@ -114,8 +112,10 @@ def check_length(value: object, length_max: int, path: Path) -> None:
 
 
 def check_kind(shapes: Mapping[str, type[Shape]], value: object, path: Path) -> dict[str, Any]:
-    """Returns an object unchanged. Raises ClientError unless its `type` is a key of `shapes` and it has that
-    shape."""
+    """Returns an object unchanged.
+
+    Raises ClientError unless its `type` is a key of `shapes` and it has that shape.
+    """
     item = check_object(value, path)
     check(shapes[check_type(frozenset(shapes), item, path)], item, path)
     return item
@@ -185,8 +185,7 @@ def _read_steps(text: str) -> Path:
 
 
 def _values_at(kind: object, place: Path) -> set[str]:
-    """Returns the values that a type allows at a place within it, or nothing if they are not a closed
-    list."""
+    """Returns the closed list of values that a type allows at a place within it; empty if there is none."""
     types = _alternatives(inspect.type_info(kind))
     for step in place:
         types = [inner for outer in types for inner in _types_within(outer, step)]
@@ -247,8 +246,10 @@ _EXPECTED = {
 
 
 def _complaint(error: ValidationError, path: Path) -> ClientError:
-    """Returns pydantic's error for the client. It repeats only numbers that are out of bounds: the rest may
-    be secret."""
+    """Returns pydantic's error for the client.
+
+    It repeats only numbers that are out of bounds: the rest may be secret.
+    """
     first = error.errors(include_url=False)[0]
     kind, bounds = first["type"], first.get("ctx", {})
     param = spell((*path, *(step for step in first["loc"] if step != "[key]")))

@@ -32,8 +32,7 @@ _DOORBELL_WAIT_S = 1
 _JOB_TIMEOUT_S = 60
 """Longer than a handler can take, since each of its commands has a bound of its own."""
 _TRIES_MAX = 2**31
-"""Practically unlimited: a job is retried until a process takes the work over; leases and claims decide
-which."""
+"""Practically unlimited: a job is retried until a process takes it; leases and claims decide which."""
 _CROWDED_WAIT_S = 0.1
 """While a large job waits for room in this process: how often the room is checked."""
 LARGE_BYTES = 64 * 2**10
@@ -113,8 +112,7 @@ class BytesRoom:
 
 
 class _DoorbellWorker(Worker):
-    """arq's worker, woken by tokens instead of a clock; takes several jobs at once, as many as it has room
-    for."""
+    """arq's worker, woken by tokens instead of a clock; takes as many jobs at once as it has room for."""
 
     def __init__(
         self,
@@ -192,8 +190,7 @@ class _DoorbellWorker(Worker):
         return token is not None or not self._is_crowded or self._bytes_left() > self._bytes_then
 
     async def _take(self, jobs_left: int) -> None:
-        """Takes waiting jobs, up to the room left and a fair share among the processes that serve the
-        queue."""
+        """Takes waiting jobs, up to the room left and a fair share among the queue's processes."""
         self._bytes_then = self._bytes_left()
         is_left, *taken = await RedisClient(self._bell).run(
             _TAKE(

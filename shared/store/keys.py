@@ -158,8 +158,7 @@ def job(job_id: str) -> str:
 
 
 PRESENCE_TTL_S = 3.0
-"""How long an announcement of a process, or of a reader, lasts; it is repeated three times within that
-time."""
+"""How long an announcement of a process or a reader lasts; it is repeated three times meanwhile."""
 
 
 def presence(role: str) -> str:

@@ -24,8 +24,10 @@ class Cell:
 
 
 def make_cell(code: str) -> Cell:
-    """Returns the cell for `code`. Code that this Python cannot parse is unchanged, for the sandbox to
-    refuse."""
+    """Returns the cell for `code`.
+
+    Code that this Python cannot parse is unchanged, for the sandbox to refuse.
+    """
     code = code.replace("\r\n", "\n").replace("\r", "\n")
     try:
         tree = compile(code, "cell", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

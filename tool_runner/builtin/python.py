@@ -39,8 +39,7 @@ standard library; no files, no network, no packages."""
 
 LIMITS = ResourceLimits(max_feed_duration_secs=30.0, max_memory=256 * 2**20, max_total_sleep_secs=30.0)
 _OS_POLICY = OSPolicy(sleep="system", sleep_system_max=math.inf)
-"""Lets `time.sleep` sleep for as long as it is asked to, up to the limit; by default it returns after ten
-seconds."""
+"""Lets `time.sleep` sleep up to the limit; by default it would return after ten seconds."""
 _REQUEST_TIMEOUT_S = 75.0
 """A sandbox process that does not answer for this long is killed; longer than all its own limits together."""
 _NOTES_BYTES = 512
@@ -56,8 +55,7 @@ _UNCHANGED = "The variables are as they were before this call."
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """The outcome of a cell: the text to show, whether the sandbox itself failed, and the state
-    afterwards."""
+    """The outcome of a cell: the text to show, whether the sandbox failed, and the new state."""
 
     text: str
     has_failed: bool = False
@@ -240,8 +238,7 @@ def make_server(output_bytes_max: int, state_bytes_max: int, processes: int) -> 
 
 
 def main() -> None:
-    """Serves stdio, or Streamable HTTP with `--http PORT`, whose callers must be trusted, as they send the
-    state."""
+    """Serves stdio, or with `--http PORT` Streamable HTTP, for trusted callers, who send the state."""
     parser = argparse.ArgumentParser(prog="python -m tool_runner.builtin.python")
     parser.add_argument("--http", type=int, metavar="PORT", help="serve Streamable HTTP at /mcp, not stdio")
     parser.add_argument("--host", default="127.0.0.1", help="address for --http (default: %(default)s)")

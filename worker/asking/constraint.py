@@ -94,8 +94,7 @@ def _arguments_of(recipient: str, schema: Mapping[str, Any] | None, strict: Coll
 
 
 def _trained_arguments(function: HostedFunction | None) -> Body:
-    """Returns the arguments that GPT-OSS was trained to write for a hosted tool; their numbers are
-    integers."""
+    """Returns the arguments that GPT-OSS was trained to write for a hosted tool, with integer numbers."""
     if function is None or function.parameters is None:
         return Body(True)
     schema = {"additionalProperties": False, **function.parameters}

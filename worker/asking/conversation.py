@@ -172,8 +172,10 @@ def _response_format(text: Any) -> str | None:
 
 
 def _render_items(items: Sequence[InputItem]) -> list[ChatMessage]:
-    """Renders items in order. An output belongs to the last call before it with its id, since clients repeat
-    ids in later turns."""
+    """Renders items in order.
+
+    An output belongs to the last call before it with its id, since clients repeat ids in later turns.
+    """
     functions: dict[str, str] = {}
     requests = {item.id: item for item in items if isinstance(item, InputMcpApprovalRequest)}
     answers = set(answers_in(items))

@@ -237,8 +237,7 @@ def _is_read_only(tool: McpTool) -> bool:
 
 
 def _needs_approval(server: McpServer, tool: McpTool) -> bool:
-    """Returns what the request says; by default, calls need approval only on servers that it gives a URL
-    for."""
+    """Returns what the request says; by default, only servers with a URL of its own need approval."""
     match server.approval:
         case "never":
             return False

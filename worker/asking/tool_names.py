@@ -26,8 +26,7 @@ def callable_name(name: str) -> str:
 
 
 def describe_lines(text: str) -> str:
-    """Returns the text with `\\n` for every kind of line break, so that each line is rendered as a
-    comment."""
+    """Returns the text with `\\n` for every line break, so that each line is rendered as a comment."""
     return "\n".join(text.splitlines())
 
 

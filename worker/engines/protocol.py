@@ -26,8 +26,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call that the model may make: its header's tokens, up to and including `<|message|>`, and its
-    arguments."""
+    """A call that the model may make: its header's tokens, including `<|message|>`, and its arguments."""
 
     recipient: str
     header: tuple[int, ...]

@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 PIECE_CHARS_MAX = 8_192
-"""The length of text encoded at once, which takes a few milliseconds in which nothing else in the process
-runs."""
+"""The length of text encoded at once: a few milliseconds, in which nothing else in the process runs."""
 RUN_CHARS_MAX = 512
 """The longest word. Merging takes quadratic time within a word, so a longer one is divided, although that
 changes its tokens; ordinary text has no such words."""
@@ -33,8 +32,7 @@ _WORD_END = re.compile(
 
 
 def divide(texts: Iterable[str]) -> Iterator[str]:
-    """Yields pieces of the joined texts, at most `PIECE_CHARS_MAX` long; the same however the text is
-    divided."""
+    """Yields pieces of the joined texts, at most `PIECE_CHARS_MAX` long, however the text is divided."""
     held: list[str] = []
     length = 0
     for text in texts:

@@ -34,8 +34,10 @@ Namespaces = Mapping[str, tuple[str | None, Sequence[ToolSignature]]]
 def write_system(
     opening: str, trained: Namespaces, channels: Sequence[str], called_in_commentary: str | None
 ) -> Iterator[str]:
-    """Yields the system message. `called_in_commentary`: the namespace whose tools are called there, if
-    any."""
+    """Yields the system message.
+
+    `called_in_commentary`: the namespace whose tools are called there, if any.
+    """
     yield opening
     if trained:
         yield "\n\n"
@@ -192,8 +194,10 @@ def _comment(parts: list[str]) -> str:
 
 
 def _default_of(schema: Any, *, is_quoted_always: bool = False) -> list[str]:
-    """Returns the default as a comment, if there is one. `is_quoted_always`: quote even a value of an
-    enum."""
+    """Returns the default as a comment, if there is one.
+
+    `is_quoted_always`: quote even a value of an enum.
+    """
     if not (isinstance(schema, dict) and "default" in schema):
         return []
     default, values = schema["default"], schema.get("enum")

@@ -53,8 +53,10 @@ class SystemPart:
 
 @dataclass(frozen=True, slots=True)
 class DeveloperPart:
-    """The developer message. `namespaces`: name -> (description, tools); the client runs those of
-    `functions`."""
+    """The developer message.
+
+    `namespaces`: name -> (description, tools); the client runs those of `functions`.
+    """
 
     instructions: str | None
     namespaces: Namespaces

@@ -19,8 +19,10 @@ from worker.asking.routing import McpTarget
 
 
 class CallForm(Protocol):
-    """Makes the item and events of one call, also of one that is cut off or fails. `index`: its
-    output_index."""
+    """Makes the item and events of one call, also of one that is cut off or fails.
+
+    `index`: its output_index.
+    """
 
     prefix: str
     """The prefix of the item's id."""
@@ -28,8 +30,10 @@ class CallForm(Protocol):
     def make(
         self, id_: str, target: McpTarget, written: str, status: ItemStatus, approved_by: str | None = None
     ) -> HostedCallItem:
-        """Returns the item without a result. `approved_by`: the id of the approval request, if there was
-        one."""
+        """Returns the item without a result.
+
+        `approved_by`: the id of the approval request, if there was one.
+        """
 
     def begin(self, index: int, id_: str) -> list[StreamEvent]:
         """Returns the events that follow `response.output_item.added`."""

@@ -61,8 +61,10 @@ class CallPatience:
         self._deadline_s += away_s
 
     def judge(self, state: CallState, now_s: float, *, is_steady: bool) -> Outlook:
-        """Returns what to do now. `is_steady`: Redis has answered this worker for as long as a claim
-        lasts."""
+        """Returns what to do now.
+
+        `is_steady`: Redis has answered this worker for as long as a claim lasts.
+        """
         if state.result is not None:
             return Answered(state.result)
         if state.runner != self._runner:

@@ -14,8 +14,7 @@ class Steadiness:
     """Measures for how long Redis has answered without a break. Pure: takes the times of each answer."""
 
     def __init__(self, break_s: float) -> None:
-        """`break_s`: a request that took longer, or was sent that long after the last answer, ends a
-        break."""
+        """`break_s`: a request that takes longer, or follows the last answer after longer, ends a break."""
         self._break_s = break_s
         self._since_s = self._answered_s = float("-inf")
 

@@ -69,8 +69,7 @@ class Generation:
         return generated, finish == "length"
 
     async def _replay(self, generated: list[int], budget: int) -> None:
-        """Takes the turn's tokens from the log, as far as they reach; yields at times, since nothing else
-        here waits."""
+        """Takes the turn's tokens from the log, as far as they reach, yielding to other tasks at times."""
         while self.logged and self._finish_of(generated, budget) is None:
             token = self.logged.popleft()
             if token.cached_tokens:
@@ -114,8 +113,10 @@ class Generation:
     async def _read(
         self, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...], generated: list[int]
     ) -> None:
-        """Passes tokens to the reader and their events to the log. `logprobs`: one for each token, or
-        none."""
+        """Passes tokens to the reader and their events to the log.
+
+        `logprobs`: one for each token, or none.
+        """
         for place, token in enumerate(token_ids):
             generated.append(token)
             logprob = logprobs[place] if logprobs else None

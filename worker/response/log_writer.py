@@ -37,8 +37,7 @@ class LogWriter:
         record_format: int = RECORD_FORMAT,
         count: Callable[[], bytes] = bytes,
     ) -> None:
-        """`history`: its frames are compared, not written. `count` returns the usage so far as JSON, or
-        b""."""
+        """`history`: its frames are compared, not written. `count`: returns the usage so far as JSON."""
         self._appender = appender
         self._is_older = record_format < RECORD_FORMAT
         """Compare events instead of bytes: an earlier version may have written the same event differently."""

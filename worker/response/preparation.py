@@ -99,8 +99,7 @@ async def fit_into_context(
 
 
 def _approved_in(items: Sequence[InputItem], offered: Routing) -> tuple[CallApproved, ...]:
-    """Returns the calls that the client has approved, each with a target even if its tool is no longer
-    offered."""
+    """Returns the calls that the client has approved, with targets even for tools not offered now."""
     approved = []
     for label, name, arguments, request_id in approved_calls_in(items):
         recipient = recipient_of(label, name)

@@ -50,8 +50,7 @@ class RemoteTools:
         self._clock = asyncio.get_running_loop().time
 
     def on_result(self, name: bytes) -> None:
-        """Handles a runner's notification that the call `<response> <call_index>` has a result or was given
-        back."""
+        """Handles a notification that the call `<response> <call_index>` has a result or was given back."""
         if waiting := self._waiting.get(name.decode()):
             waiting.notified.set()
 
@@ -131,8 +130,10 @@ class RemoteTools:
         )
 
     async def _end(self, call: _Call, verdict: GiveUp) -> ToolResult | None:
-        """Journals the verdict. Returns the result that the journal then has, or None if the call's state has
-        changed meanwhile."""
+        """Journals the verdict.
+
+        Returns the result that the journal then has, or None if the call's state has changed meanwhile.
+        """
         return await self._insist(
             lambda: tool_journal.resolve(
                 self._redis,

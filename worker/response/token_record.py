@@ -12,8 +12,7 @@ import msgspec
 from worker.engines.protocol import TokenLogprob
 
 _Packed = tuple[int, int, tuple[tuple[float, tuple[tuple[int, float], ...]], ...]]
-"""The place of the token that begins a turn, the turn's cached tokens, and a logprob for each token or
-none."""
+"""The place of a turn's first token, the turn's cached tokens, and a logprob for each token or none."""
 _encoder = msgspec.msgpack.Encoder()  # floats are kept exactly, so that a replay makes the same JSON
 _decoder = msgspec.msgpack.Decoder(_Packed)
 

@@ -31,8 +31,10 @@ class ToolResults:
         self._logged = logged_results(frames)
 
     async def get(self, call_index: int, task: ToolTask, *, is_repeatable: bool) -> ToolResult:
-        """Returns the result of a call. `call_index`: its item's output_index. Raises LeaseLost,
-        REDIS_AWAY."""
+        """Returns the result of a call.
+
+        `call_index`: its item's output_index. Raises LeaseLost, REDIS_AWAY.
+        """
         if (logged := self._logged.pop(call_index, None)) is not None:
             return logged
         return await self._tools.call(self._lease, call_index, task, is_repeatable=is_repeatable)

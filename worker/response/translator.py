@@ -108,8 +108,10 @@ Events = list[StreamEvent]
 
 
 def step(now: Translation, segment: Segment) -> tuple[Translation, Events]:
-    """Advances by one segment; returns the new state and the events. Raises OutOfOrder, which nothing that a
-    model writes can cause."""
+    """Advances by one segment; returns the new state and the events.
+
+    Raises OutOfOrder, which nothing that a model writes can cause.
+    """
     match segment, now.open_item:
         case TextContinued(text), (
             OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall() | OpenSpentCall()
@@ -169,8 +171,10 @@ def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]
 
 
 def _item_for(opened: MessageOpened, now: Translation) -> _Texted:
-    """Returns the item that a message becomes. A call to an unknown recipient becomes reasoning and never
-    runs."""
+    """Returns the item that a message becomes.
+
+    A call to an unknown recipient becomes reasoning and never runs.
+    """
     if opened.recipient is not None and opened.recipient not in TEXT_RECIPIENTS:
         match find_target(now.routing, opened.recipient):
             case FunctionTarget(name):

@@ -79,8 +79,10 @@ Pending = CallTool | ReportSpent | ReportUnknown | AskClient | Nothing
 
 @dataclass(slots=True)
 class TurnReader:
-    """Reads the turns of one response. `translation` and `items` reflect exactly the events returned so
-    far."""
+    """Reads the turns of one response.
+
+    `translation` and `items` reflect exactly the events returned so far.
+    """
 
     translation: Translation
     parallel_calls: bool = True

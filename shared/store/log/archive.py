@@ -49,8 +49,7 @@ def open_chunk(chunk: bytes, first: int) -> list[tuple[int, bytes]]:
 
 
 def pack_index(starts: Sequence[int]) -> bytes:
-    """Returns the index: each chunk's first sequence number, then the number of entries, little-endian
-    uint32."""
+    """Returns the index: each chunk's first sequence number, and the number of entries (uint32, LE)."""
     return struct.pack(f"<{len(starts)}I", *starts)
 
 

@@ -114,8 +114,10 @@ class ResponseLog:
         self._append = _APPEND.bind(state=keys.state(key), log=keys.log(key), channel=self._channel)
 
     def append(self, token: str, first: int, entries: Sequence[NewEntry], usage: bytes = b"") -> Write:
-        """Returns a write that appends entries. `usage`: the response's usage after them, as in
-        `lease.Acquired`."""
+        """Returns a write that appends entries.
+
+        `usage`: the response's usage after them, as in `lease.Acquired`.
+        """
         repeated: list[Argument] = []
         for entry in entries:
             repeated += (entry.frame, _pack(entry.tokens), entry.token_record)

@@ -38,8 +38,7 @@ class Lease:
 
     @property
     def proof(self) -> str:
-        """What scripts compare: token and owner, since after a failover two owners may have the same
-        token."""
+        """What scripts compare: the token alone can occur twice after a failover."""
         return f"{self.fencing_token} {self.owner}"
 
 
@@ -61,8 +60,7 @@ class Acquired:
 
 
 NotAcquired = Literal["held", "newer", "closed", "missing"]
-"""`held`: it has an owner; `newer`: it waits for a process of a later version, the only kind that can replay
-it."""
+"""`held`: it has an owner; `newer`: only a process of a later version can replay it."""
 
 
 async def acquire(
@@ -149,8 +147,7 @@ async def lose(redis: RedisClient, lease: Lease) -> None:
 
 
 Loss = Literal["lost", "abandoned"]
-"""`lost`: another owner's now, closed or gone; `abandoned`: still ours, but its client has disconnected for
-good."""
+"""`lost`: another owner's, closed or gone; `abandoned`: ours, but its client has left for good."""
 
 
 async def renew_all(

@@ -133,8 +133,7 @@ async def list_items(
     *,
     is_newest_first: bool,
 ) -> ItemPage | Missing | Unknown:
-    """Returns at most `limit` items after the one with the id `after`, or from the beginning if that is
-    empty."""
+    """Returns at most `limit` items after the one with the id `after`, or from the beginning (empty)."""
     reply = await redis.run(
         _LIST(
             conversation=keys.conversation(key),
@@ -213,8 +212,7 @@ async def read_context(redis: RedisClient, settings: Settings, key: Conversation
 async def _read(
     redis: RedisClient, settings: Settings, key: ConversationKey, *commands: Sequence[Argument]
 ) -> list[Any]:
-    """Runs the commands and extends the conversation's TTL; returns the replies, those of the commands
-    first."""
+    """Runs the commands and extends the TTLs; returns the replies, those of the commands first."""
     touches = [("PEXPIRE", name, _ttl_ms(settings)) for name in _keys_of(key)]
     return await redis.transaction(*commands, *touches)
 

@@ -28,8 +28,7 @@ _DELETE = LuaScript("records/delete", is_confirmed=True, allows_full=True)
 
 
 _ECHOES = 4
-"""The number of times that a request's echo is stored: in its first, in-progress and last events and the
-snapshot."""
+"""The number of copies of a request's echo: in its first, in-progress and last events, and the snapshot."""
 
 
 class QueueFull(Exception):
@@ -333,8 +332,7 @@ def _stored(fields: list[bytes | None], packed: bytes | None) -> Stored | None:
 
 
 async def read_sizes(redis: RedisClient, asked: Sequence[ResponseKey]) -> list[int]:
-    """Returns the number of bytes that `read_all_stored` would read for each response; archives count
-    packed."""
+    """Returns the bytes that `read_all_stored` would read for each response; archives count packed."""
     commands: list[tuple[str, ...]] = []
     for key in asked:
         commands += [("HSTRLEN", keys.state(key), field) for field in ("request", "snapshot")]
@@ -354,8 +352,10 @@ def _state(fields: list[bytes | None]) -> State | None:
 
 
 async def delete(redis: RedisClient, key: ResponseKey) -> str:
-    """Deletes a closed response with its keys. Returns `deleted`; or `open` or `missing`, having done
-    nothing."""
+    """Deletes a closed response with its keys.
+
+    Returns `deleted`; or `open` or `missing`, having done nothing.
+    """
     reply = await redis.run(
         _DELETE(
             state=keys.state(key),

@@ -20,8 +20,7 @@ def seal(settings: Settings, plain: bytes) -> bytes:
 
 
 def unseal(settings: Settings, sealed: bytes) -> bytes | None:
-    """Returns the decrypted bytes, or None if they were sealed with another key; unchanged if there is no
-    key."""
+    """Returns the decrypted bytes, or None if sealed with another key; unchanged if there is no key."""
     fernet = _fernet(settings)
     if fernet is None:
         return sealed

@@ -76,8 +76,10 @@ class RedisClient:
 
     @classmethod
     def connect_listener(cls, url: str) -> Self:
-        """Returns a client for subscriptions, which never reconnects silently. Raises ValueError for a bad
-        URL."""
+        """Returns a client for subscriptions, which never reconnects silently.
+
+        Raises ValueError for a bad URL.
+        """
         return cls(redis.asyncio.Redis.from_pool(make_pool(url, timeout_s=2.0, health_check_interval=1)))
 
     async def command(self, *command: Argument) -> Any:
@@ -105,8 +107,7 @@ class RedisClient:
             return await self.command(*call.whole_command())
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Runs scripts in one pipeline; returns their replies, with a RedisError in the place of a refused
-        one."""
+        """Runs scripts in one pipeline; returns their replies, a RedisError for each refused one."""
         is_confirmed = any(call.script.is_confirmed for call in calls)
         commands: list[Command] = [call.command() for call in calls]
         replies = await self._pipeline(commands, is_confirmed)

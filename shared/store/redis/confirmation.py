@@ -79,8 +79,7 @@ class Watch:
         self._reading = asyncio.Lock()
 
     async def view(self) -> View | None:
-        """Returns the view, or None if no majority of the Sentinels answers: then anything may be going
-        on."""
+        """Returns the view, or None if no majority of the Sentinels answers."""
         clock = asyncio.get_running_loop().time
         async with self._reading:
             if self._view is None or clock() - self._read_at_s > _VIEW_AGE_MAX_S:
@@ -144,8 +143,7 @@ class Rule:
                 return [_MARK, ("WAIT", self._replicas, self._wait_ms)]
 
     def objection(self, replies: Sequence[Any], server: Address, view: View | None) -> str | None:
-        """Returns None if the replies of `server` confirm everything written before, or else why they do
-        not."""
+        """Returns None if the replies of `server` confirm everything written before, or else the reason."""
         match replies:
             case [True, [1, _]]:
                 return None

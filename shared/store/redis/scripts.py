@@ -54,8 +54,10 @@ class LuaScript:
         return ScriptCall(self, tuple(cast(str, named[key]) for key in self.keys), args)
 
     def bind(self, **named: Argument) -> "BoundScript":
-        """Returns the script with all keys and the first arguments fixed. Raises TypeError for other
-        names."""
+        """Returns the script with all keys and the first arguments fixed.
+
+        Raises TypeError for other names.
+        """
         fixed = self.args[: len(named) - len(self.keys)]
         self._check(named, {*self.keys, *fixed})
         keys = tuple(cast(str, named[key]) for key in self.keys)
@@ -75,8 +77,10 @@ class BoundScript:
     fixed: tuple[Argument, ...]
 
     def __call__(self, *args: Argument) -> "ScriptCall":
-        """Returns a call with the other arguments, in the file's order. Raises TypeError if any is
-        missing."""
+        """Returns a call with the other arguments, in the file's order.
+
+        Raises TypeError if any is missing.
+        """
         if len(self.fixed) + len(args) < len(self.script.args):
             raise TypeError(f"{self.script.name}.lua takes {self.script.args}")
         return ScriptCall(self.script, self.keys, (*self.fixed, *args))
@@ -99,8 +103,10 @@ class ScriptCall:
 
 
 def read_word(reply: object, *words: str) -> str:
-    """Returns the reply of a script that answers with one of these words. Raises RuntimeError for any
-    other."""
+    """Returns the reply of a script that answers with one of these words.
+
+    Raises RuntimeError for any other.
+    """
     if isinstance(reply, bytes) and reply.decode() in words:
         return reply.decode()
     raise RuntimeError(f"a script that answers {' | '.join(words)} answered {reply!r}")

@@ -207,8 +207,7 @@ async def _renew(
 
 
 async def release(redis: RedisClient, claims: Sequence[tuple[ResponseKey, int, str, bool]]) -> None:
-    """Gives back calls (response, call_index, runner, has_begun), and notifies the workers waiting for
-    them."""
+    """Gives back calls (response, call_index, runner, has_begun); notifies the workers that wait."""
     await redis.run_many(
         [
             _RELEASE(

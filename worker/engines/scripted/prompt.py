@@ -32,8 +32,10 @@ _BARE = [tool.namespace for tool in HOSTED_TOOLS if not tool.declared]
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of a tool. `type`: as the prompt writes it: `string`, `number`, `"c" | "f"`, `string[]`,
-    `{` …"""
+    """One parameter of a tool.
+
+    `type`: as the prompt writes it: `string`, `number`, `"c" | "f"`, `string[]`, `{` …
+    """
 
     name: str
     type: str
@@ -109,8 +111,10 @@ def _messages_of_others(tokens: list[int]) -> Iterator[tuple[str, slice, int]]:
 
 
 def _is_assistant(tokens: list[int], begin: int) -> bool:
-    """Returns True for the assistant's messages: only they may omit the author. Decodes as little as it
-    can."""
+    """Returns True for the assistant's messages: only they may omit the author.
+
+    Decodes as little as it can.
+    """
     first = tokens[begin + 1]
     return first in _HEADER_SPECIALS or (first == NEXT_TURN[1] and _author_of(tokens, begin) == "assistant")
 

@@ -118,8 +118,7 @@ class Cue:
 
 
 def find_cue(scenes: tuple[Scene, ...], prompt: ParsedPrompt) -> Cue:
-    """Returns the turn of the first scene that matches; the number of results in the prompt selects the
-    turn."""
+    """Returns the turn of the first scene that matches; the number of results selects its turn."""
     for scene in scenes:
         for groups in _occurrences(scene, prompt.user_text[:MATCHED_CHARS_MAX]):
             tool = scene.when.find(prompt.tools, groups) if scene.when else None

@@ -212,8 +212,7 @@ class Counting:
         return frozenset(chain.from_iterable(template.names for template in templates))
 
     def pieces(self, values: Values) -> Iterator[list[int]]:
-        """Yields the tokens of a few numbers at a time, so that a long count costs nothing before it is
-        due."""
+        """Yields the tokens of a few numbers at a time, so that a long count costs nothing in advance."""
         yield from self.before.pieces(values)
         first, last = count_in(self.first.expand(values)), count_in(self.last.expand(values))
         numbers = range(first, last + 1) if first <= last else range(first, last - 1, -1)

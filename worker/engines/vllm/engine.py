@@ -69,8 +69,10 @@ class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
 
 
 def read_engine_args(text: str) -> Namespace:
-    """Parses vLLM's options from a command line, or from the YAML file at a path. Raises
-    EngineUnavailable."""
+    """Parses vLLM's options from a command line, or from the YAML file at a path.
+
+    Raises EngineUnavailable.
+    """
     parser = AsyncEngineArgs.add_cli_args(_Parser(prog="--engine-args"))
     parser.add_argument("--lora-modules", nargs="+", default=[], action=LoRAParserAction)
     parser.set_defaults(model=_MODEL, disable_log_stats=True)  # nothing here reads its statistics

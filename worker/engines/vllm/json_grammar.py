@@ -62,8 +62,7 @@ class JsonGrammars:
         return len(self._grammars)
 
     def begin(self, body: Body) -> Compiled:
-        """Returns the grammar as a future, starting to compile it if necessary; it may raise
-        Unfulfillable."""
+        """Returns the grammar as a future, compiling it if necessary; it may raise Unfulfillable."""
         if body in self._grammars:
             self._grammars.move_to_end(body)
             return self._grammars[body]
@@ -72,16 +71,14 @@ class JsonGrammars:
         return compiled
 
     def _make_room(self) -> None:
-        """Drops the least recently used grammars, but none still being compiled, which would be started
-        again."""
+        """Drops the least recently used grammars, except unfinished ones, which would be started again."""
         excess = len(self._grammars) - _GRAMMARS_MAX + 1
         finished = [body for body, grammar in self._grammars.items() if grammar.done()] if excess > 0 else []
         for body in finished[:excess]:
             del self._grammars[body]
 
     def fill(self, matchers: Sequence[JsonMatcher], masks: torch.Tensor, rows: Sequence[int]) -> None:
-        """Writes the tokens that each matcher allows next into its row of `masks` ([n, ids / 32] int32
-        bits)."""
+        """Writes what each matcher allows next into its row of `masks` ([n, ids / 32] int32 bits)."""
         handles = [matcher.matcher for matcher in matchers]
         self._filler.batch_fill_next_token_bitmask(handles, masks, list(rows))
 

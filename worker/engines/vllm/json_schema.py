@@ -240,8 +240,7 @@ def _spell_lengths(schema: Schema) -> None:
 
 
 def _keep_possible_values(schema: Schema, place: str) -> None:
-    """Removes the values that the `type` next to `enum` or `const` excludes, which xgrammar (0.2.8)
-    ignores."""
+    """Removes values excluded by the `type` next to `enum` or `const`, which xgrammar (0.2.8) ignores."""
     types = _listed(schema.get("type"))
     for keyword in {"enum", "const"} & schema.keys() if types else ():
         values = schema["enum"] if keyword == "enum" else [schema["const"]]

@@ -24,8 +24,7 @@ from worker.harmony.tokens import CONTROL_TOKENS
 PROCESSOR = "worker.engines.vllm.logits:TurnConstraints"
 WORKER_EXTENSION = "worker.engines.vllm.logits.GrammarCompiling"
 REFUSAL = CONTROL_TOKENS[-1]
-"""A reserved token that a row generates if its turn cannot continue; a stop token of every constrained
-turn."""
+"""A reserved token, generated if a turn cannot continue; a stop token of every constrained turn."""
 _KEY = "antiphon_turn"
 _REMEMBERED_MAX = 256
 _BODIES_MAX = 128
@@ -203,8 +202,7 @@ class _Row:
     def __init__(
         self, constraint: Constraint, own: Sequence[int], output: list[int], grammars: JsonGrammars
     ) -> None:
-        """`own`: the turn's tokens within the prompt; `output`: vLLM's list of output tokens, which it
-        extends."""
+        """`own`: the turn's tokens in the prompt; `output`: vLLM's list of output tokens, which grows."""
         self._constraint = constraint
         self._own = own
         self._output = output
