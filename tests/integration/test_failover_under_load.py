@@ -18,7 +18,7 @@ import pytest
 
 from tests.chaos.mcp_server import read_counted, serving
 from tests.failover import WatchedValkeys
-from tests.patience import until
+from tests.patience import PATIENCE_S, until
 from tests.running import RunningCluster, start_cluster
 from tests.streams import read_frames
 
@@ -132,7 +132,7 @@ def strike(valkeys: WatchedValkeys, how: Strike, primary: int) -> None:
 def check(load: Load, counted: Path) -> None:
     """Checks that what was reported is what there is now, however it is read."""
     assert load.wrong == []
-    with httpx.Client(base_url=load.urls[0], timeout=60) as client:
+    with httpx.Client(base_url=load.urls[0], timeout=PATIENCE_S) as client:
         for conversation_id in load.conversations:
             listed = client.get(f"/v1/conversations/{conversation_id}/items")
             assert (listed.status_code, len(listed.json()["data"])) == (200, 1)

@@ -202,14 +202,14 @@ async def test_what_a_killed_role_had_started_ends_before_its_next_start(root: P
 
 async def test_a_killed_valkey_comes_back_at_its_address_with_its_data(root: Path, data: Path) -> None:
     async with Cluster(data, root=root) as cluster:
-        redis = RedisClient.connect(cluster.redis_url, timeout_s=2.0)
+        redis = RedisClient.connect(cluster.redis_url, timeout_s=PATIENCE_S)
         await redis.command("SET", "kept", "yes", "EX", 600)
         await redis.close()
         cluster.kill("valkey")
         pid = await cluster.until_restarted("valkey")
         port = int(cluster.redis_url.rpartition(":")[2].split("/")[0])
         wait_until(lambda: is_serving(port, pid), "the new process serves at the old address")
-        redis = RedisClient.connect(cluster.redis_url, timeout_s=2.0)
+        redis = RedisClient.connect(cluster.redis_url, timeout_s=PATIENCE_S)
         assert await redis.command("GET", "kept") == b"yes"
         await redis.close()
 
@@ -232,7 +232,7 @@ async def test_a_role_that_is_dead_on_arrival_is_an_error_that_shows_its_log(roo
 async def test_a_cluster_that_does_not_get_ready_says_what_is_missing(root: Path, data: Path) -> None:
     (root / "worker.py").write_text("import signal; signal.pause()")
     with pytest.raises(TimeoutError, match="api-0 sees 0 of 1 workers"):
-        await Cluster(data, root=root, ready_timeout_s=2.0).__aenter__()
+        await Cluster(data, root=root, ready_timeout_s=10.0).__aenter__()
 
 
 async def test_a_data_folder_serves_one_cluster_at_a_time(root: Path, data: Path) -> None:
@@ -461,7 +461,7 @@ async def test_a_valkey_keeps_its_data_over_a_restart(data: Path) -> None:
     valkey = Valkey(data)
     for expected in (None, b"yes"):
         valkey.start()
-        redis = RedisClient.connect(valkey.url, timeout_s=2.0)
+        redis = RedisClient.connect(valkey.url, timeout_s=PATIENCE_S)
         assert await redis.command("GET", "kept") == expected
         await redis.command("SET", "kept", "yes", "EX", 600)
         await redis.close()

@@ -16,6 +16,7 @@ from shared.store.keys import ResponseKey
 from shared.store.log import archiving, closing
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import ScriptCall
+from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
 
 
@@ -53,7 +54,7 @@ class Edge:
 
 @pytest_asyncio.fixture
 async def edge(redis: RedisClient, settings: Settings) -> AsyncIterator[Edge]:
-    counting = Counting.connect(settings.redis_url, timeout_s=5.0)
+    counting = Counting.connect(settings.redis_url, timeout_s=PATIENCE_S)
     listener = RedisClient.connect_listener(settings.redis_url)
     app = build(settings, Tenants())
     hub = Hub(counting, listener, settings)
