@@ -1,8 +1,8 @@
-"""The table of hosted tools, which GPT-OSS was trained to call: a row describes a tool to clients, servers
-and model.
+"""The table of hosted tools: a row describes a tool to clients, servers and model.
 
 Pure; also owns the items of their calls. Every other module looks up this table by type, label, namespace,
-recipient or item, and compares no names itself (docs/adr/0027-one-table-of-hosted-tools.md). Source of the
+recipient or item, and compares no names itself (docs/adr/0027-one-table-of-hosted-tools.md). A tool that
+GPT-OSS was not trained on may have a row as well: the system message declares its functions. Source of the
 browser's wording: `ToolNamespaceConfig` in openai_harmony, which a test compares.
 """
 
@@ -19,15 +19,18 @@ Text = str | None | UnsetType
 
 
 class CallItem(msgspec.Struct, frozen=True, tag_field="type"):
-    """A call made by the model.
+    """A call made by the model, as an item: the base of every item that is a call, whoever runs it.
 
-    `written`: the text that the model wrote, which is kept in the field `written_as`.
+    `written`: the text of the call that the item shows; what runs is `RunningCall.written`.
     """
 
     written_as: ClassVar[str] = "arguments"
+    """The field that the item's `CallDelta` and `CallWritten` events fill. An item that does not show what
+    the model wrote has no such events, and needs no such field."""
 
     @property
     def written(self) -> str:
+        """The item's text of the call. What is executed is `RunningCall.written`."""
         return getattr(self, self.written_as) or ""
 
 
@@ -41,14 +44,17 @@ class RenderedCall:
     answer: str
 
 
-class HostedCall(CallItem, frozen=True, kw_only=True):
-    """A call of a hosted tool with an item type of its own. It has an id once it was adopted or made here."""
+class HostedToolCall(CallItem, frozen=True, kw_only=True):
+    """A call of a hosted tool, as an item type of the tool's own: base of those types. It has an id once it
+    was adopted or made here."""
 
     prefix: ClassVar[str]
     """The prefix of its id."""
 
     id: str = ""
     status: Text = UNSET
+    approval_request_id: Text = UNSET
+    """Of a call that a client has approved: it is not run again."""
 
     def render(self) -> RenderedCall:
         """Returns the call as the model reads it."""
@@ -61,7 +67,7 @@ class CodeOutput(msgspec.Struct, frozen=True):
     url: Any = UNSET
 
 
-class CodeInterpreterCall(HostedCall, frozen=True, kw_only=True, tag="code_interpreter_call"):
+class CodeInterpreterCall(HostedToolCall, frozen=True, kw_only=True, tag="code_interpreter_call"):
     prefix: ClassVar[str] = "ci"
     written_as: ClassVar[str] = "code"
 
@@ -75,7 +81,7 @@ class CodeInterpreterCall(HostedCall, frozen=True, kw_only=True, tag="code_inter
         )
 
 
-class WebSearchCall(HostedCall, frozen=True, kw_only=True, tag="web_search_call"):
+class WebSearchCall(HostedToolCall, frozen=True, kw_only=True, tag="web_search_call"):
     """No longer accepted; older records and conversations may contain one."""
 
     prefix: ClassVar[str] = "ws"
@@ -96,15 +102,16 @@ class WebSearchCall(HostedCall, frozen=True, kw_only=True, tag="web_search_call"
 
 MCP_CALL = "mcp_call"
 """The item type of calls of all other tools."""
-HostedItem = CodeInterpreterCall | WebSearchCall
-"""The items of calls of hosted tools with types of their own, from here or another service."""
+AnyHostedToolCall = CodeInterpreterCall | WebSearchCall
+"""The closed union of the subclasses of HostedToolCall, whether such calls run here or ran elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostedFunction:
     """A function of a hosted tool.
 
-    `name`: the server's; `parameters`: a JSON schema, or None for plain text.
+    `name`: the server's; `parameters`: a JSON schema whose properties each have a `type`, or None for plain
+    text. `number` means a whole number (`worker/asking/constraint.py`).
     """
 
     name: str
@@ -116,8 +123,13 @@ class HostedFunction:
 
 @dataclass(frozen=True, slots=True)
 class HostedTool:
+    """One row. Of the members that a request gives a tool of one of `types`, only `type` has an effect: a
+    member that is to be checked, shown to the model or sent to the server needs code of its own
+    (CONTRIBUTING, "Add a hosted tool")."""
+
     server_label: str
-    """The MCP server that runs it, and the label by which an `mcp` tool requests it."""
+    """The MCP server that runs it, and the label by which an `mcp` tool requests it. It is none of
+    RESERVED_LABELS, and so differs from the namespace: nobody could request it, or configure its server."""
     namespace: str
     """Its Harmony namespace."""
     functions: tuple[HostedFunction, ...]
@@ -136,8 +148,10 @@ class HostedTool:
     """The content type of its calls: `json`, or another word."""
     item_type: str = MCP_CALL
     """The item type of a call made here; `worker/response/call_items.py` makes its item and events."""
-    items: tuple[type[HostedCall], ...] = ()
-    """Other items of its calls that a history may contain."""
+    items: tuple[type[HostedToolCall], ...] = ()
+    """The item types of its calls that a history may contain, besides `mcp_call`; also `item_type`'s."""
+    builtin: str | None = None
+    """The module in `tool_runner/builtin` that serves it, or None if only the operator can name a server."""
     echoed: Mapping[str, Any] = field(default_factory=dict)
     """Fields that are echoed for a tool of one of `types` if the request omits them."""
 
@@ -177,6 +191,7 @@ internet access and no packages beyond a part of the standard library.""",
     text_argument="code",
     content_type="code",
     items=(CodeInterpreterCall,),
+    builtin="python",
     echoed={"container": {"type": "auto"}},
 )
 """Its description is the one from training, adapted to the sandbox."""
@@ -268,8 +283,8 @@ RESERVED_LABELS = frozenset(
         *("analysis", "commentary", "final", "code", "json"),
     }
 )
-"""Labels that no tool server may have, in upper or lower case: GPT-OSS was trained on them as names of tools,
-or they are words of a message's header."""
+"""Labels that no tool server may have, in upper or lower case: the model knows hosted tools by them, or they
+are words of a message's header."""
 
 
 KINDS = frozenset(_BY_ANY_TYPE)
@@ -303,7 +318,7 @@ def by_namespace(namespace: str) -> HostedTool:
     return _BY_NAMESPACE[namespace]
 
 
-def by_item(item: HostedCall) -> HostedTool:
+def by_item(item: HostedToolCall) -> HostedTool:
     """Returns the tool whose call the item is."""
     return _BY_ITEM[type(item)]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from shared.hosted_tools import HostedItem, Text
+from shared.hosted_tools import AnyHostedToolCall, Text
 
 
 class InputText(msgspec.Struct, frozen=True, tag="input_text"):
@@ -164,7 +164,7 @@ InputItem = (
     | FunctionCallOutput
     | CustomToolCall
     | CustomToolCallOutput
-    | HostedItem
+    | AnyHostedToolCall
     | InputMcpListTools
     | InputMcpApprovalRequest
     | McpApprovalResponse

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from shared.hosted_tools import CallItem, HostedItem
+from shared.hosted_tools import AnyHostedToolCall, CallItem
 from shared.input_items import InputItem
 
 ItemStatus = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -144,10 +144,10 @@ class McpApprovalRequest(msgspec.Struct, frozen=True, tag_field="type", tag="mcp
     arguments: str
 
 
-HostedCallItem = McpCall | HostedItem
-"""A call that runs here."""
+ServerCall = McpCall | AnyHostedToolCall
+"""A call that runs here, as an item of an output; a `function_call` is the client's to run."""
 
-Item = Reasoning | Message | FunctionCall | HostedCallItem | McpListTools | McpApprovalRequest
+Item = Reasoning | Message | FunctionCall | ServerCall | McpListTools | McpApprovalRequest
 
 
 PerTurn = tuple[int, ...] | msgspec.UnsetType

@@ -6,7 +6,7 @@ guide, where the analysis of a turn is dropped once the turn has ended in a fina
 
 from collections.abc import Sequence
 
-from shared.hosted_tools import HostedCall
+from shared.hosted_tools import HostedToolCall
 from shared.input_items import (
     CustomToolCall,
     EarlierText,
@@ -28,7 +28,7 @@ _CALLS = (
     CustomToolCall,
     InputMcpCall,
     InputMcpApprovalRequest,
-    HostedCall,
+    HostedToolCall,
 )
 
 

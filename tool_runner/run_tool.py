@@ -54,7 +54,7 @@ class Tools:
 
     def runs_in_sandbox(self, task: ToolTask) -> bool:
         """Returns True if the task is a cell for the built-in Python."""
-        return servers.is_builtin(self._configured.get(task.server_label))
+        return servers.is_builtin_python(self._configured.get(task.server_label))
 
     async def run(self, task: ToolTask, secrets: ServerSecrets | None, session: str | None) -> Outcome:
         """Runs the task within `tool_timeout_s`; if cancelled, cancels the call on the server.

@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from shared.hosted_tools import PYTHON, RESERVED_LABELS
+from shared.hosted_tools import HOSTED_TOOLS, PYTHON, RESERVED_LABELS
 from shared.responses import ServerSecrets
 from shared.settings import Settings
 
-_BUILTIN_MODULE = "tool_runner.builtin.python"
+_BUILTIN = "tool_runner.builtin"
+"""The package of the built-in servers; a hosted tool's row names the module."""
 
 _ROOT = Path(__file__).resolve().parents[1]
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -78,11 +79,13 @@ class _StdioEntry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def load(settings: Settings) -> dict[str, Server]:
-    """Returns the servers by label: the built-in one, and the operator's, which override it.
+    """Returns the servers by label: the built-in ones, and the operator's, which override them.
 
     Raises BadServersFile.
     """
-    configured: dict[str, Server] = {PYTHON.server_label: _builtin_python(settings)}
+    configured: dict[str, Server] = {
+        tool.server_label: _builtin_server(tool.builtin, settings) for tool in HOSTED_TOOLS if tool.builtin
+    }
     path = settings.mcp_servers
     if path is None:
         return configured
@@ -100,11 +103,12 @@ def load(settings: Settings) -> dict[str, Server]:
     return configured
 
 
-def _builtin_python(settings: Settings) -> StdioServer:
+def _builtin_server(name: str, settings: Settings) -> StdioServer:
+    """Returns the server in `tool_runner/builtin/<name>.py`. It is given every limit, and may ignore them."""
     limits = ("--output-bytes-max", settings.tool_output_bytes_max)
     state = ("--state-bytes-max", settings.tool_session_bytes_max)
     processes = ("--processes", count_sandboxes(settings))
-    args = ("-m", _BUILTIN_MODULE, *map(str, (*limits, *state, *processes)))
+    args = ("-m", f"{_BUILTIN}.{name}", *map(str, (*limits, *state, *processes)))
     return StdioServer(sys.executable, args, (("PYTHONPATH", str(_ROOT)),))
 
 
@@ -113,9 +117,9 @@ def count_sandboxes(settings: Settings) -> int:
     return settings.sandboxes_max or max(4, 2 * (os.cpu_count() or 1))
 
 
-def is_builtin(server: Server | None) -> bool:
+def is_builtin_python(server: Server | None) -> bool:
     """Returns True for the built-in Python, unless the operator has replaced it."""
-    return isinstance(server, StdioServer) and _BUILTIN_MODULE in server.args
+    return isinstance(server, StdioServer) and f"{_BUILTIN}.{PYTHON.builtin}" in server.args
 
 
 def _read_entry(label: str, entry: dict[str, Any]) -> Server:

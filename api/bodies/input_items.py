@@ -32,7 +32,7 @@ from api.errors import (
     missing_parameter,
     unreadable_content,
 )
-from shared.hosted_tools import HostedItem, WebSearchCall
+from shared.hosted_tools import AnyHostedToolCall, WebSearchCall
 from shared.ids import item_id
 from shared.input_items import (
     AskedItem,
@@ -66,7 +66,7 @@ _PREFIXES: Mapping[type[AskedItem], str] = {
     InputMcpCall: "mcp",
     CustomToolCall: "ctc",
     CustomToolCallOutput: "ctco",
-    **{kind: kind.prefix for kind in get_args(HostedItem)},
+    **{kind: kind.prefix for kind in get_args(AnyHostedToolCall)},
 }
 """The prefix of the id that an item is given here."""
 _FREE_IDS = (CustomToolCallOutput, McpApprovalResponse)
@@ -92,11 +92,11 @@ class _Compaction(msgspec.Struct, frozen=True):
 _KINDS: Mapping[str, type[AskedItem]] = {
     str(kind.__struct_config__.tag): kind for kind in get_args(AskedItem) if kind is not WebSearchCall
 }
-_HOSTED_TYPES = frozenset(name for name, kind in _KINDS.items() if kind in get_args(HostedItem))
+_HOSTED_TYPES = frozenset(name for name, kind in _KINDS.items() if kind in get_args(AnyHostedToolCall))
 _LISTED_TYPES = frozenset({*_KINDS, _COMPACTION})
 _ALWAYS_GIVEN: Mapping[type[AskedItem], str] = {
     InputMcpApprovalRequest: "id",
-    **dict.fromkeys(get_args(HostedItem), "status"),
+    **dict.fromkeys(get_args(AnyHostedToolCall), "status"),
 }
 """Fields that are required in these items, and optional in all others."""
 

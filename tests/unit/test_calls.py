@@ -16,7 +16,7 @@ OFFERED = {"wiki.ask": ASK, "python": PYTHON}
 
 def call(target: McpTarget, arguments: str) -> RunningCall:
     item = McpCall("mcp_1", "in_progress", target.server_label, target.name, arguments)
-    return RunningCall(item, target)
+    return RunningCall(item, target, arguments)
 
 
 def failure_of(decision: Run | Refuse) -> str:

@@ -280,6 +280,9 @@ def test_only_an_approved_call_that_has_not_run_is_run() -> None:
     assert approved_calls_in(items_of([question, yes])) == [("wiki", "ask", "{}", "q")]
     assert approved_calls_in(items_of([question, yes | {"approve": False}])) == []
     assert approved_calls_in(items_of([question, yes, ran | {"approval_request_id": "q"}])) == []
+    own = {"type": "code_interpreter_call", "id": "ci", "status": "completed", "container_id": "c"}
+    assert approved_calls_in(items_of([question, yes, own])) == [("wiki", "ask", "{}", "q")]
+    assert approved_calls_in(items_of([question, yes, own | {"approval_request_id": "q"}])) == []
     assert approved_calls_in(items_of([question, yes, yes])) == [("wiki", "ask", "{}", "q")]
     assert approved_calls_in(items_of([question, yes, yes | {"approve": False}])) == []
 
@@ -307,4 +310,4 @@ def test_a_system_part_says_what_is_true_of_the_sandbox() -> None:
     request = make_request(tools=[PYTHON])
     system = build_conversation(request, make_offer(request, {}))[0]
     assert isinstance(system, SystemPart)
-    assert "no files" in (system.trained_tools["python"] or "")
+    assert "no files" in (system.hosted_tools["python"] or "")

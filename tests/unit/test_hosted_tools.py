@@ -1,34 +1,44 @@
-"""The table of hosted tools: the model was trained on what it says, and every reader agrees with it."""
+"""The table of hosted tools: the words that the model was trained on, and every reader agrees with it."""
 
 import ast
 import itertools
 import json
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 from openai_harmony import ToolNamespaceConfig
 
 from api.bodies.tool_choice import read_choice
-from api.bodies.tools import TOOLS
+from api.bodies.tools import TOOLS, RequestTools
 from shared import hosted_tools
 from shared.hosted_tools import (
     BROWSER,
     HOSTED_TOOLS,
+    MCP_CALL,
     PYTHON,
     RESERVED_LABELS,
+    AnyHostedToolCall,
     CodeInterpreterCall,
-    HostedCall,
     HostedTool,
+    HostedToolCall,
     WebSearchCall,
 )
+from shared.settings import Settings
 from tests.requests import make_request
+from tool_runner.servers import StdioServer, load
 from worker.asking.arguments import read_arguments
 from worker.asking.constraint import constraint_of
 from worker.asking.conversation import call_message
 from worker.asking.offer import make_offer
-from worker.response.call_items import ITEM_TYPES
+from worker.asking.routing import McpTarget
+from worker.engines.scripted.scene import Cue
+from worker.engines.scripted.script import Script
+from worker.engines.scripted.turn import turn_pieces
+from worker.harmony.tokens import render_message
+from worker.response.call_items import FORMS, CallForm
 
 _ROOT = Path(__file__).parents[2]
 _ROLES = ("api", "worker", "tool_runner", "shared", "local")
@@ -89,7 +99,7 @@ def test_what_is_offered_by_a_row_is_routed_to_its_server(tool: HostedTool) -> N
     asked = [{"type": "mcp", "server_label": tool.server_label}, *({"type": kind} for kind in tool.types)]
     for one in asked:
         offer = make_offer(make_request(tools=[one]), {})
-        assert offer.trained == {tool.namespace: tool.description}
+        assert offer.hosted == {tool.namespace: tool.description}
         assert {recipient: target.name for recipient, target in offer.routing.items()} == {
             tool.recipient_of(function.name): function.name for function in tool.functions
         }
@@ -137,21 +147,74 @@ def _texts_of(path: Path) -> set[str]:
 @each_tool
 def test_the_items_of_a_row_can_be_streamed_and_rendered(tool: HostedTool) -> None:
     """Else the first call, or the first history that holds one, would fail."""
-    assert tool.item_type in ITEM_TYPES
+    assert tool.item_type in FORMS, f"worker/response/call_items.py has no class for {tool.item_type}"
     for kind in tool.items:
+        assert kind in EARLIER, f"EARLIER, below, needs an example of a {kind.__name__}"
         item = msgspec.convert(EARLIER[kind], kind)
         assert hosted_tools.by_item(item) is tool
         assert item.render().function in {function.name for function in tool.functions}
 
 
-EARLIER: dict[type[HostedCall], dict[str, Any]] = {
+@each_tool
+def test_a_history_may_contain_what_a_call_leaves_here(tool: HostedTool) -> None:
+    """Else the request after the first call would fail."""
+    own = {str(kind.__struct_config__.tag) for kind in tool.items}
+    assert tool.item_type in own | {MCP_CALL}, f"the row's `items` lack {tool.item_type}"
+
+
+def test_every_item_type_of_a_hosted_tool_stands_in_one_row() -> None:
+    in_rows = [kind for tool in HOSTED_TOOLS for kind in tool.items]
+    assert sorted(in_rows, key=repr) == sorted(get_args(AnyHostedToolCall), key=repr)
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_the_item_of_an_approved_call_names_the_approval(form: CallForm) -> None:
+    """Else every later response would run the call again."""
+    target = McpTarget("python", PYTHON.server_label, "python")
+    assert form.make("id", target, "1", "in_progress", "mcpr_1").approval_request_id == "mcpr_1"
+
+
+@each_tool
+def test_a_label_is_none_that_is_reserved(tool: HostedTool) -> None:
+    """Else no `mcp` tool could ask for it and no operator could replace its server."""
+    assert tool.server_label.lower() not in RESERVED_LABELS, "a label must differ from every namespace"
+    assert RequestTools.read([{"type": "mcp", "server_label": tool.server_label}], 1).tools
+
+
+@each_tool
+def test_a_tool_that_can_be_requested_by_a_type_has_a_server(tool: HostedTool) -> None:
+    configured = load(Settings())
+    assert (tool.server_label in configured) == (tool.builtin is not None)
+    if tool.types:
+        assert tool.builtin is not None, f"nothing serves {sorted(tool.types)} unless the operator does"
+    if tool.builtin is not None:
+        server = configured[tool.server_label]
+        assert isinstance(server, StdioServer)
+        assert find_spec(server.args[1]) is not None, f"there is no module {server.args[1]}"
+
+
+EARLIER: dict[type[HostedToolCall], dict[str, Any]] = {
     CodeInterpreterCall: {"container_id": "c", "code": "1", "outputs": None},
     WebSearchCall: {"action": {"type": "search", "query": "q"}},
 }
 
 
+SCENE = """
+[[scene]]
+name = "a call"
+[[scene.turn]]
+call = {{ tool = "{recipient}", arguments = "{{}}" }}
+[[scene.turn]]
+final = "."
+"""
+
+
 @each_tool
 def test_a_call_is_written_where_the_row_says(tool: HostedTool) -> None:
     for function in tool.functions:
-        call = call_message(tool.recipient_of(function.name), "")
+        recipient = tool.recipient_of(function.name)
+        call = call_message(recipient, "")
         assert (call.channel, call.content_type) == (tool.channel, tool.content_type)
+        scene = Script.parse(SCENE.format(recipient=recipient)).scenes[0]
+        scripted = itertools.chain.from_iterable(turn_pieces(Cue(scene, scene.turns[0], {}, None)))
+        assert list(scripted) == render_message(call_message(recipient, "{}"))

@@ -89,12 +89,15 @@ def _arguments_of(recipient: str, schema: Mapping[str, Any] | None, strict: Coll
     hosted = hosted_tools.by_recipient(recipient)
     if hosted is not None:
         function = hosted.function_of(recipient)
-        return Body() if hosted.text_argument else _trained_arguments(function)
+        return Body() if hosted.text_argument else _hosted_arguments(function)
     return Body(True, _dump(schema), recipient in strict) if schema else Body(True)
 
 
-def _trained_arguments(function: HostedFunction | None) -> Body:
-    """Returns the arguments that GPT-OSS was trained to write for a hosted tool, with integer numbers."""
+def _hosted_arguments(function: HostedFunction | None) -> Body:
+    """Returns the arguments of a hosted tool's function, as its row declares them.
+
+    Their numbers are integers: GPT-OSS was trained to read `number` for ids and counts.
+    """
     if function is None or function.parameters is None:
         return Body(True)
     schema = {"additionalProperties": False, **function.parameters}
@@ -103,9 +106,10 @@ def _trained_arguments(function: HostedFunction | None) -> Body:
 
 
 def _whole(schema: Mapping[str, Any]) -> dict[str, Any]:
-    kinds = schema["type"]
-    whole = {"number": "integer"}
-    return {"type": whole.get(kinds, kinds) if isinstance(kinds, str) else [whole.get(k, k) for k in kinds]}
+    """Returns a parameter's schema, without its default, which constrains nothing."""
+    kinds, whole = schema["type"], {"number": "integer"}
+    kind = whole.get(kinds, kinds) if isinstance(kinds, str) else [whole.get(k, k) for k in kinds]
+    return {"type": kind} | {key: value for key, value in schema.items() if key not in ("type", "default")}
 
 
 def _dump(schema: Any) -> str:

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from shared import hosted_tools
-from shared.hosted_tools import HostedCall, Text
+from shared.hosted_tools import HostedToolCall, Text
 from shared.input_items import (
     CustomToolCall,
     CustomToolCallOutput,
@@ -78,7 +78,7 @@ def build_conversation(
     date = datetime.fromtimestamp(response.created_at, UTC).date().isoformat()
     leading, items = _split_leading_instructions([*request.context, *request.input])
     instructions = _instructions(response.instructions, leading, response.text, unavailable)
-    messages: list[HarmonyMessage] = [SystemPart(_EFFORTS[effort], date, offer.trained)]
+    messages: list[HarmonyMessage] = [SystemPart(_EFFORTS[effort], date, offer.hosted)]
     if instructions or offer.namespaces:
         messages.append(DeveloperPart(instructions, offer.namespaces))
     return [*messages, *_drop_old_analysis(_render_items(items))]
@@ -100,7 +100,7 @@ def approved_calls_in(items: Sequence[InputItem]) -> list[tuple[str, str, str, s
     once even if it was answered several times, as in a conversation; the last answer counts.
     """
     requests = {item.id: item for item in items if isinstance(item, InputMcpApprovalRequest)}
-    done = {item.approval_request_id for item in items if isinstance(item, InputMcpCall)}
+    done = {item.approval_request_id for item in items if isinstance(item, InputMcpCall | HostedToolCall)}
     answers = {
         item.approval_request_id: item.approve for item in items if isinstance(item, McpApprovalResponse)
     }
@@ -211,7 +211,7 @@ def _render_item(
         case InputMcpCall():
             recipient = recipient_of(item.server_label, item.name)
             return _call_and_answer(recipient, item.arguments, _outcome_of(item))
-        case HostedCall():
+        case HostedToolCall():
             call = item.render()
             recipient = hosted_tools.by_item(item).recipient_of(call.function)
             return _call_and_answer(recipient, call.written, call.answer)

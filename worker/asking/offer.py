@@ -78,7 +78,7 @@ class McpServer:
 class Offer:
     """The tools offered to the model, and the target of each."""
 
-    trained: Mapping[str, str]
+    hosted: Mapping[str, str]
     """The Harmony namespace of each hosted tool -> its description."""
     namespaces: Mapping[str, tuple[str | None, tuple[ToolSignature, ...]]]
     routing: Routing
@@ -86,14 +86,14 @@ class Offer:
     @classmethod
     def join(cls, offers: Iterable["Offer"]) -> "Offer":
         """Merges offers; a later one overrides an earlier one."""
-        trained: dict[str, str] = {}
+        hosted: dict[str, str] = {}
         namespaces: dict[str, tuple[str | None, tuple[ToolSignature, ...]]] = {}
         routing: dict[str, Target] = {}
         for offer in offers:
-            trained.update(offer.trained)
+            hosted.update(offer.hosted)
             namespaces.update(offer.namespaces)
             routing.update(offer.routing)
-        return cls(trained, namespaces, routing)
+        return cls(hosted, namespaces, routing)
 
 
 def mcp_servers(request: ResponseRequest) -> list[McpServer]:
@@ -202,7 +202,7 @@ def recipient_of(server_label: str, name: str) -> str:
 def _offer_hosted(
     server: McpServer, hosted: HostedTool, choice: "_Choice", idempotent_tools: Collection[str]
 ) -> Offer:
-    """Offers a hosted tool under the names that GPT-OSS was trained on, whatever its server lists."""
+    """Offers a hosted tool under the names in its row, whatever its server lists."""
     routing: dict[str, Target] = {}
     for name in (function.name for function in hosted.functions):
         is_allowed = server.allowed is None or name in server.allowed

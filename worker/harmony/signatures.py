@@ -32,16 +32,16 @@ Namespaces = Mapping[str, tuple[str | None, Sequence[ToolSignature]]]
 
 
 def write_system(
-    opening: str, trained: Namespaces, channels: Sequence[str], called_in_commentary: str | None
+    opening: str, hosted: Namespaces, channels: Sequence[str], called_in_commentary: str | None
 ) -> Iterator[str]:
     """Yields the system message.
 
     `called_in_commentary`: the namespace whose tools are called there, if any.
     """
     yield opening
-    if trained:
+    if hosted:
         yield "\n\n"
-        yield from write_tools(trained)
+        yield from write_tools(hosted)
     yield f"\n\n# Valid channels: {', '.join(channels)}. Channel must be included for every message."
     if called_in_commentary is not None:
         yield f"\nCalls to these tools must go to the commentary channel: '{called_in_commentary}'."

@@ -43,12 +43,12 @@ _encoding = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
 
 @dataclass(frozen=True, slots=True)
 class SystemPart:
-    """The system message. `effort`: low, medium or high; `trained_tools`: Harmony namespace -> its
+    """The system message. `effort`: low, medium or high; `hosted_tools`: Harmony namespace -> its
     description, or None for that of the table of hosted tools."""
 
     effort: str
     date: str
-    trained_tools: Mapping[str, str | None] = field(default_factory=dict)
+    hosted_tools: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def _write_system(part: SystemPart, has_functions: bool) -> Iterator[str]:
     content = _system_of(part)
     assert content.channel_config is not None
     about = f"{content.model_identity}\nKnowledge cutoff: {content.knowledge_cutoff}\n"
-    trained = {
+    hosted = {
         name: (tool.description, [ToolSignature(t.name, t.description, t.parameters) for t in tool.tools])
         for name, tool in (content.tools or {}).items()
     }
@@ -155,7 +155,7 @@ def _write_system(part: SystemPart, has_functions: bool) -> Iterator[str]:
     channels = content.channel_config.valid_channels
     return write_system(
         f"{about}Current date: {part.date}\n\nReasoning: {part.effort}",
-        trained,
+        hosted,
         channels,
         called_in_commentary,
     )
@@ -225,7 +225,7 @@ def to_library(message: HarmonyMessage) -> Message:
 def _system_of(part: SystemPart) -> SystemContent:
     system = SystemContent.new().with_conversation_start_date(part.date)
     system = system.with_reasoning_effort(ReasoningEffort(part.effort.capitalize()))
-    for namespace, description in part.trained_tools.items():
+    for namespace, description in part.hosted_tools.items():
         hosted = hosted_tools.by_namespace(namespace)
         declared = [ToolDescription.new(f.name, f.description, f.parameters) for f in hosted.declared]
         system = system.with_tools(

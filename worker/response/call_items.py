@@ -13,7 +13,7 @@ from shared import events as ev
 from shared import hosted_tools
 from shared.events import StreamEvent
 from shared.hosted_tools import MCP_CALL, CallItem
-from shared.responses import HostedCallItem, ItemStatus, McpCall
+from shared.responses import ItemStatus, McpCall, ServerCall
 from shared.tool_calls import ToolFailure, ToolOutput
 from worker.asking.routing import McpTarget
 
@@ -29,28 +29,34 @@ class CallForm(Protocol):
 
     def make(
         self, id_: str, target: McpTarget, written: str, status: ItemStatus, approved_by: str | None = None
-    ) -> HostedCallItem:
+    ) -> ServerCall:
         """Returns the item without a result.
 
-        `approved_by`: the id of the approval request, if there was one.
+        `written`: the call's text so far; `approved_by`: the id of the approval request, if there was one.
+        The item keeps it as its `approval_request_id`, or the next response would run the call again.
         """
 
     def begin(self, index: int, id_: str) -> list[StreamEvent]:
         """Returns the events that follow `response.output_item.added`."""
 
-    def extend(self, index: int, id_: str, text: str) -> StreamEvent:
-        """Returns the event for another piece of the call's text."""
+    def extend(self, index: int, id_: str, text: str) -> list[StreamEvent]:
+        """Returns the events for another piece of the call's text; none if the item does not show it."""
 
     def end_text(self, index: int, id_: str, text: str, *, is_run: bool) -> list[StreamEvent]:
         """Returns the events for the end of the call's text. `is_run`: the tool now runs."""
 
     def finish(
         self, index: int, item: CallItem, result: ToolOutput | ToolFailure
-    ) -> tuple[HostedCallItem, list[StreamEvent]]:
+    ) -> tuple[ServerCall, list[StreamEvent]]:
         """Returns the item with its result, and the events that announce it."""
 
     def result_in(self, item: CallItem) -> ToolOutput | ToolFailure | None:
-        """Returns the result that `finish` was given, read back from the item, or None if it has none."""
+        """Returns the result that `finish` was given, read back from the item, or None if it has none.
+
+        It is exact: a replay after a failover may find the item in the log and nothing in the tool journal,
+        and what the model reads in the next turn must not differ. An item therefore keeps enough of a result
+        to rebuild it.
+        """
 
 
 class McpCallForm:
@@ -65,8 +71,8 @@ class McpCallForm:
     def begin(self, index: int, id_: str) -> list[StreamEvent]:
         return [ev.McpCallInProgress(index, id_)]
 
-    def extend(self, index: int, id_: str, text: str) -> StreamEvent:
-        return ev.McpCallArgumentsDelta(index, id_, text)
+    def extend(self, index: int, id_: str, text: str) -> list[StreamEvent]:
+        return [ev.McpCallArgumentsDelta(index, id_, text)]
 
     def end_text(self, index: int, id_: str, text: str, *, is_run: bool) -> list[StreamEvent]:
         return [ev.McpCallArgumentsDone(index, id_, text)]
@@ -93,16 +99,15 @@ class McpCallForm:
                 return None
 
 
-_FORMS: Mapping[str, CallForm] = {MCP_CALL: McpCallForm()}
-ITEM_TYPES = frozenset(_FORMS)
-"""The item types of all calls that may run here."""
+FORMS: Mapping[str, CallForm] = {MCP_CALL: McpCallForm()}
+"""The item type of each call that may run here -> its form."""
 
 
 def form_of(target: McpTarget) -> CallForm:
-    return _FORMS[hosted_tools.item_type_of(target.server_label)]
+    return FORMS[hosted_tools.item_type_of(target.server_label)]
 
 
 def result_in(item: CallItem) -> ToolOutput | ToolFailure | None:
     """Returns the result that an item holds, or None if it has none or its call does not run here."""
-    form = _FORMS.get(str(item.__struct_config__.tag))
+    form = FORMS.get(str(item.__struct_config__.tag))
     return form.result_in(item) if form else None

@@ -71,10 +71,10 @@ def decide(call: RunningCall, tally: Tally, offered: Routing) -> Run | Refuse:
     """
     if tally.is_spent:
         return refuse_spent(tally)
-    target, written = call.target, call.item.written
+    target = call.target
     if target.recipient not in offered:
         return Refuse(_failure("the tool is not offered in this request", _REFUSED), None)
-    arguments = read_arguments(target.server_label, written)
+    arguments = read_arguments(target.server_label, call.written)
     if arguments is None:
         complaint = f"The model kept calling {target.recipient!r} with arguments that are not a JSON object."
         return Refuse(_failure("the arguments are not a JSON object", _INVALID_PARAMS), complaint)

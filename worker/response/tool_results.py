@@ -12,7 +12,7 @@ from shared.hosted_tools import CallItem
 from shared.responses import Item, McpListTools
 from shared.store.owning.lease import Lease
 from shared.tool_calls import ToolResult, ToolsListed, ToolTask, parse_failure
-from worker.response.call_items import ITEM_TYPES, result_in
+from worker.response.call_items import FORMS, result_in
 
 
 class ToolCaller(Protocol):
@@ -53,7 +53,7 @@ def logged_results(frames: Iterable[bytes]) -> dict[int, ToolResult]:
 
 
 _DONE = b"event: response.output_item.done\n"
-_KINDS = [f'"{kind}"'.encode() for kind in (*ITEM_TYPES, "mcp_list_tools")]
+_KINDS = [f'"{kind}"'.encode() for kind in (*FORMS, "mcp_list_tools")]
 """Frames that do not name one of these are not decoded."""
 
 

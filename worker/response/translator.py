@@ -14,7 +14,6 @@ from shared.ids import call_id, item_id
 from shared.record_format import RECORD_FORMAT
 from shared.responses import (
     FunctionCall,
-    HostedCallItem,
     ItemStatus,
     Logprob,
     McpApprovalRequest,
@@ -23,6 +22,7 @@ from shared.responses import (
     Phase,
     Reasoning,
     ReasoningText,
+    ServerCall,
 )
 from shared.tool_calls import ToolFailure, ToolOutput
 from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_target
@@ -72,10 +72,12 @@ class OpenSpentCall:
 
 @dataclass(frozen=True, slots=True)
 class RunningCall:
-    """A call whose arguments are complete and whose tool is running."""
+    """A call whose arguments are complete and whose tool is running. `written`: what the model wrote, which
+    is what runs; the item need not keep it."""
 
-    item: HostedCallItem
+    item: ServerCall
     target: McpTarget
+    written: str
 
 
 _Texted = OpenReasoning | OpenMessage | OpenFunctionCall | OpenMcpCall | OpenSpentCall
@@ -213,7 +215,7 @@ def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Ev
             after = OpenMcpCall(target, pieces)
             events = []
             if not target.needs_approval:
-                events = [form_of(target).extend(index, _call_item_id(now, target), text)]
+                events = form_of(target).extend(index, _call_item_id(now, target), text)
     extended = Translation(response_id, now.routing, index, after, now.record_format, now.are_calls_spent)
     return extended, events
 
@@ -291,14 +293,15 @@ def _close_arguments(now: Translation, item: OpenMcpCall) -> tuple[Translation, 
         ]
     form, id_ = form_of(target), _call_item_id(now, target)
     call = form.make(id_, target, text, "in_progress")
-    return replace(now, open_item=RunningCall(call, target)), form.end_text(index, id_, text, is_run=True)
+    running = RunningCall(call, target, text)
+    return replace(now, open_item=running), form.end_text(index, id_, text, is_run=True)
 
 
 def _begin_approved_call(now: Translation, approved: CallApproved) -> tuple[Translation, Events]:
     index, target, written = now.output_index, approved.target, approved.arguments
     form, id_ = form_of(target), _call_item_id(now, target)
     call = form.make(id_, target, written, "in_progress", approved.approval_request_id)
-    return replace(now, open_item=RunningCall(call, target)), [
+    return replace(now, open_item=RunningCall(call, target, written)), [
         ev.OutputItemAdded(index, call),
         *form.begin(index, id_),
         *form.end_text(index, id_, written, is_run=True),

@@ -25,9 +25,6 @@ from worker.harmony.tokens import (
 
 Pieces = Iterator[list[int]]
 
-_TRAINED_TYPE = "code"
-"""The content type that GPT-OSS writes in every call of a trained tool, even if JSON follows."""
-
 
 def turn_pieces(cue: Cue) -> Pieces:
     """Yields the tokens from `<|start|>assistant` to the stop token, in pieces made on demand."""
@@ -62,7 +59,7 @@ def _raw(raw: Raw, values: Values) -> Pieces:
 def _call(call: ScriptedCall, cue: Cue) -> Pieces:
     recipient = call.tool.expand(cue.values)
     hosted = hosted_tools.by_recipient(recipient)
-    channel, content_type = (hosted.channel, _TRAINED_TYPE) if hosted else ("commentary", "json")
+    channel, content_type = (hosted.channel, hosted.content_type) if hosted else ("commentary", "json")
     yield _header(channel, recipient, content_type)
     yield encode(_call_content(call, cue))
     yield [CALL]
@@ -101,8 +98,8 @@ def _expand(tree: object, values: Values) -> object:
 
 def _fill(filled: Filled, tool: Tool | None, values: Values) -> dict[str, object]:
     """Returns the call's arguments. A parameter takes the first value whose pattern matches its name. If none
-    matches any, the first required string takes the first value; other required parameters get a default of
-    their type."""
+    matches any and the first required parameter is a string, that one takes the first value. Other required
+    parameters get a plain value of their type."""
     parameters = tool.parameters if tool else ()
     arguments = {p.name: _typed(p, v) for p in parameters if (v := _value_for(p, filled, values)) is not None}
     first = filled.values[0][1].expand(values)
