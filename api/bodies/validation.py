@@ -141,11 +141,13 @@ def parse(kind: type[T], value: object, path: Path) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error), kind, path) from None
+        raise _refusal(str(error), kind, value, path) from None
 
 
 _REFUSED = re.compile(r"(?P<reason>.*?)(?: - at `\$(?P<place>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`")
+_BELOW_OR_ABOVE = re.compile(r"Expected `(?:int|float)` (?P<sign>[<>]=) (?P<bound>\S+)")
+_LIMITED = re.compile(r"Expected `(?P<kind>\w+)` (?P<limit>.*)", re.DOTALL)
 _MISTYPED = re.compile(r"Expected `(?P<expected>.*)`, got `(?P<got>.*)`")
 _STEP = re.compile(r"\[(?P<index>[0-9]+)\]|\.?(?P<name>[^.\[]+)")
 _KINDS = {
@@ -160,7 +162,7 @@ _KINDS = {
 """msgspec's names of types -> the hosted API's."""
 
 
-def _refusal(text: str, kind: object, path: Path) -> ClientError:
+def _refusal(text: str, kind: object, value: object, path: Path) -> ClientError:
     """Returns msgspec's error in the hosted API's wording, without repeating what was sent."""
     refused = _REFUSED.fullmatch(text)
     assert refused is not None
@@ -172,9 +174,17 @@ def _refusal(text: str, kind: object, path: Path) -> ClientError:
     mistyped = _MISTYPED.fullmatch(reason)
     if mistyped and place[-1:] == ("type",) and mistyped["got"] == "NoneType":
         return missing_parameter(param)
+    if bounded := _BELOW_OR_ABOVE.fullmatch(reason):
+        bound = float(bounded["bound"]) if "." in bounded["bound"] else int(bounded["bound"])
+        bounds = {"least" if bounded["sign"] == ">=" else "most": bound}
+        return out_of_bounds(param, _value_at(value, place), **bounds)
+    if limited := _LIMITED.fullmatch(reason):
+        kind_of_value = _KINDS.get(limited["kind"], limited["kind"])
+        return invalid_value(param, f"it should be {kind_of_value} {limited['limit']}")
     if values := _values_at(kind, place):
         return invalid_value(param, _one_of(values))
-    assert mistyped is not None
+    if mistyped is None:
+        return invalid_value(param, "it is out of range")
     kinds = [_KINDS.get(kind, kind) for kind in mistyped["expected"].split(" | ") if kind != "null"]
     return mistyped_value(param, " or ".join(kinds), _KINDS.get(mistyped["got"], "something else"))
 
@@ -182,6 +192,12 @@ def _refusal(text: str, kind: object, path: Path) -> ClientError:
 def _read_steps(text: str) -> Path:
     """`.content[0].type` -> `("content", 0, "type")`; the inverse of `spell`."""
     return tuple(int(step["index"]) if step["index"] else step["name"] for step in _STEP.finditer(text))
+
+
+def _value_at(value: Any, place: Path) -> object:
+    for step in place:
+        value = value[step]
+    return value
 
 
 def _values_at(kind: object, place: Path) -> set[str]:
