@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 
 from shared.events import ResponseInProgress, frame
+from shared.record_format import RECORD_FORMAT
 from shared.store.log.appender import Appender
 from shared.store.log.event_log import Entry
 from shared.store.log.response_log import TailLost
@@ -22,7 +23,9 @@ REQUEST = make_request()
 EVENT = ResponseInProgress(REQUEST.response)
 
 
-def writer_to(log: MemoryLog, history: History | None = None, record_format: int = 2) -> LogWriter:
+def writer_to(
+    log: MemoryLog, history: History | None = None, record_format: int = RECORD_FORMAT
+) -> LogWriter:
     history = history or History(deque(), deque())
     return LogWriter(cast("Appender", log), lease_of(REQUEST), history, record_format)
 

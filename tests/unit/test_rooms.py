@@ -110,3 +110,8 @@ def test_no_role_sends_a_command_to_redis_itself() -> None:
                     pass
     assert [name for name, _ in sending if name.startswith("shared/store/")]
     assert [place for place in sending if not place[0].startswith("shared/store/")] == []
+
+
+def test_no_file_has_more_than_400_lines() -> None:
+    lines = {path.relative_to(ROOT): len(path.read_text("utf-8").splitlines()) for path in files()}
+    assert {path: number for path, number in lines.items() if number >= 400} == {}

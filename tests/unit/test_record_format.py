@@ -1,0 +1,60 @@
+"""A reminder: which items and events a record of the present format may contain."""
+
+from typing import get_args
+
+from shared.events import StreamEvent
+from shared.input_items import InputItem
+from shared.record_format import RECORD_FORMAT
+from shared.responses import Item
+
+PINNED_FORMAT = 2
+PINNED_TYPES = """
+    code_interpreter_call
+    custom_tool_call
+    custom_tool_call_output
+    function_call
+    function_call_output
+    mcp_approval_request
+    mcp_approval_response
+    mcp_call
+    mcp_list_tools
+    message
+    reasoning
+    web_search_call
+
+    error
+    response.completed
+    response.content_part.added
+    response.content_part.done
+    response.created
+    response.failed
+    response.function_call_arguments.delta
+    response.function_call_arguments.done
+    response.in_progress
+    response.incomplete
+    response.mcp_call.completed
+    response.mcp_call.failed
+    response.mcp_call.in_progress
+    response.mcp_call_arguments.delta
+    response.mcp_call_arguments.done
+    response.mcp_list_tools.completed
+    response.mcp_list_tools.failed
+    response.mcp_list_tools.in_progress
+    response.output_item.added
+    response.output_item.done
+    response.output_text.delta
+    response.output_text.done
+    response.queued
+    response.reasoning_text.delta
+    response.reasoning_text.done
+"""
+
+
+def test_a_new_type_of_item_or_event_raises_the_record_format() -> None:
+    """A worker of the previous version could not read a log that contains one."""
+    kinds = (*get_args(Item), *get_args(InputItem), *get_args(StreamEvent))
+    types = {str(kind.__struct_config__.tag) for kind in kinds}
+    assert (RECORD_FORMAT, types) == (PINNED_FORMAT, set(PINNED_TYPES.split())), (
+        "Save logs of the previous format, raise RECORD_FORMAT and say what changed "
+        "(docs/adr/0022-record-formats.md); then pin the new number together with the new types here."
+    )
