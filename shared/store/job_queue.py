@@ -42,6 +42,9 @@ _TAKEN_MAX, _SCANNED_MAX = 64, 1_000
 _IN_PROGRESS_S = 1.5
 """How long a job is locked, unless its handler returns earlier; bounds the delay if the process dies."""
 _RECONNECT_S = 0.1
+_FINISH_S = 1.0
+"""How long a queue that stops waits until the jobs that were taken over are removed; a job left is locked for
+no longer than above, and then taken again to find that its work has an owner."""
 
 
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
@@ -139,6 +142,8 @@ class _DoorbellWorker(Worker):
             job_deserializer=msgspec.json.decode,
             log_results=False,
         )
+        self.finishing: set[asyncio.Task[None]] = set()
+        """They outlive `tasks` and still use the connections."""
         self._room = room
         self._bytes_room = bytes_room or BytesRoom(0, int)
         self._is_crowded = False
@@ -153,6 +158,13 @@ class _DoorbellWorker(Worker):
             await super().run_job(job_id, score)
         finally:
             self._starting.pop(job_id, None)
+
+    async def finish_job(self, *args: Any) -> None:
+        """Removes a job that was taken over. arq shields this from the cancellation of `run_job`."""
+        finishing = cast("asyncio.Task[None]", asyncio.current_task())
+        self.finishing.add(finishing)
+        finishing.add_done_callback(self.finishing.discard)
+        await super().finish_job(*args)
 
     def _make_coroutine(self, handler: Handler) -> WorkerCoroutine:
         async def coroutine(context: dict[Any, Any], *args: Any) -> None:
@@ -243,11 +255,16 @@ async def serve(
             await _stop(worker, pool, bell)
 
 
-async def _stop(worker: Worker, pool: ArqRedis, bell: ArqRedis) -> None:
+async def _stop(worker: _DoorbellWorker, pool: ArqRedis, bell: ArqRedis) -> None:
     for task in worker.tasks.values():
         task.cancel()
     if worker.main_task:
         worker.main_task.cancel()
     await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+    if worker.finishing:
+        await asyncio.wait(worker.finishing, timeout=_FINISH_S)
+    for task in worker.finishing:
+        task.cancel()
+    await asyncio.gather(*worker.finishing, return_exceptions=True)
     await bell.aclose()
     await pool.aclose()

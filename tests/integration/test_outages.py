@@ -19,6 +19,7 @@ from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.scripts import LuaScript, ScriptCall
 from tests.patience import PATIENCE_S, outlast, until
+from tests.proxy import proxying
 from tests.requests import accept, make_request
 from tests.working import working
 
@@ -332,6 +333,30 @@ async def test_a_job_whose_lock_lapses_while_it_is_taken_is_not_taken_twice_at_o
     finally:
         serving.cancel()
         await asyncio.wait([serving])
+
+
+async def test_a_queue_that_stops_still_removes_the_jobs_that_were_taken_over(
+    valkey: Valkey, redis: RedisClient, settings: Settings
+) -> None:
+    """Otherwise the removal goes on without an owner, and connects again behind a closed pool."""
+    key = await accept(redis, settings)
+    job = await redis.command("HGET", keys.state(key), "job")
+    taken = asyncio.Event()
+
+    async def start(_name: str) -> None:
+        taken.set()
+
+    async with proxying(valkey.port, delay_s=0.1) as proxy:
+        serving = asyncio.create_task(
+            job_queue.serve(proxy.url, keys.RESPONSES_QUEUE, {"start_response": start}, lambda: 1)
+        )
+        async with asyncio.timeout(PATIENCE_S):
+            await taken.wait()
+        for _ in range(50):  # until the removal waits for its reply, which takes a while
+            await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.wait([serving])
+        assert await redis.command("ZSCORE", keys.RESPONSES_QUEUE, job) is None
 
 
 async def test_a_job_stays_queued_when_redis_goes_away_while_it_is_taken(
