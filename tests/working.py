@@ -97,6 +97,7 @@ async def working(
         for service in services:
             service.cancel()
         await asyncio.gather(*services, return_exceptions=True)
+        await tools.close()
         await engine.stop()
         stepper.close()
         await listener.close()

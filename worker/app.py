@@ -97,6 +97,7 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
             for task in tasks:
                 task.cancel()
     finally:
+        await tools.close()
         await engine.stop()
         resources.stepper.close()
         await listener.close()

@@ -63,3 +63,17 @@ async def test_a_failed_reading_fails_all_who_asked_and_redis_is_not_steady() ->
     assert not watch.is_steady
     journal.failure = None
     assert (await watch.read(KEY, 7)).claim == "7"
+
+
+async def test_a_round_trip_that_nobody_waits_for_any_more_ends_with_the_watch() -> None:
+    journal = Journal()
+    watch = CallWatch(journal.read, TTL_S)
+    journal.may_answer.clear()
+    before = asyncio.all_tasks()
+    asking = asyncio.create_task(watch.read(KEY, 0))
+    await until(lambda: journal.readings == [[0]])
+    asking.cancel()
+    await asyncio.wait([asking])
+    await watch.close()
+    assert asyncio.all_tasks() == before
+    await watch.close()

@@ -69,6 +69,12 @@ class CallWatch:
             self._reading = asyncio.create_task(self._answer_all())
         return await answer
 
+    async def close(self) -> None:
+        """Ends a round trip in flight; those who asked must be gone."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+
     async def _answer_all(self) -> None:
         try:
             while self._asked:

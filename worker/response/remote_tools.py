@@ -75,6 +75,10 @@ class RemoteTools:
             if self._waiting.get(call.name) is call:  # otherwise a later attempt of ours is waiting for it
                 del self._waiting[call.name]
 
+    async def close(self) -> None:
+        """Ends what is in flight, once no call is waited for any more."""
+        await self._watch.close()
+
     async def _wait(self, call: _Call) -> Answered | GiveUp:
         """Waits until there is a result or the call must be given up; makes it again meanwhile if need be."""
         timeout_s, claim_ttl_s = self._settings.tool_timeout_s, self._settings.tool_claim_ttl_s
