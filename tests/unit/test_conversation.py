@@ -306,6 +306,23 @@ def test_a_refused_call_is_reported_to_the_model() -> None:
     assert messages[2].text == "The user did not approve this call; it was not made. Reason: Too dear."
 
 
+def test_a_call_is_refused_to_the_model_once_however_often_it_was_answered() -> None:
+    question = {
+        "type": "mcp_approval_request",
+        "id": "q",
+        "server_label": "wiki",
+        "name": "ask",
+        "arguments": "{}",
+    }
+    no = {"type": "mcp_approval_response", "approval_request_id": "q", "approve": False}
+    yes = no | {"approve": True}
+    ran = {"type": "mcp_call", "server_label": "wiki", "name": "ask", "arguments": "{}", "output": "1"}
+    assert len(told([question, *[no] * 100])) == 2, "the call and the answer that it was not made"
+    assert told([question, no, yes]) == [], "it is approved after all"
+    made = told([question, yes, ran | {"approval_request_id": "q"}, no])
+    assert [message.text for message in made] == ["{}", "1"], "it was made, whatever was answered later"
+
+
 def test_a_system_part_says_what_is_true_of_the_sandbox() -> None:
     request = make_request(tools=[PYTHON])
     system = build_conversation(request, make_offer(request, {}))[0]

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from shared import hosted_tools
-from shared.hosted_tools import HostedToolCall, Text
+from shared.hosted_tools import HostedToolCall
 from shared.input_items import (
     CustomToolCall,
     CustomToolCallOutput,
@@ -177,23 +177,44 @@ def _render_items(items: Sequence[InputItem]) -> list[ChatMessage]:
     An output belongs to the last call before it with its id, since clients repeat ids in later turns.
     """
     functions: dict[str, str] = {}
-    requests = {item.id: item for item in items if isinstance(item, InputMcpApprovalRequest)}
+    refused = _refused_in(items)
     answers = set(answers_in(items))
     messages: list[ChatMessage] = []
     for index, item in enumerate(items):
         if isinstance(item, InputFunctionCall | CustomToolCall):
             functions[item.call_id] = item.name
-        messages += _render_item(item, functions, requests, is_answer=index in answers)
+        messages += _render_item(item, functions, refused.get(index), is_answer=index in answers)
     return messages
+
+
+def _refused_in(items: Sequence[InputItem]) -> dict[int, InputMcpApprovalRequest]:
+    """Returns the index of each refusal that counts -> the call that it refuses.
+
+    As in `approved_calls_in`, the last answer counts, and none for a call that was made. So no call is
+    rendered twice, however often it was answered.
+    """
+    requests = {item.id: item for item in items if isinstance(item, InputMcpApprovalRequest)}
+    done = {item.approval_request_id for item in items if isinstance(item, InputMcpCall)}
+    last = {
+        item.approval_request_id: (index, item.approve)
+        for index, item in enumerate(items)
+        if isinstance(item, McpApprovalResponse)
+    }
+    return {
+        index: request
+        for request_id, (index, is_approved) in last.items()
+        if not is_approved and (request := requests.get(request_id)) and request_id not in done
+    }
 
 
 def _render_item(
     item: InputItem,
     functions: Mapping[str, str],
-    requests: Mapping[Text, InputMcpApprovalRequest],
+    refused: InputMcpApprovalRequest | None,
     *,
     is_answer: bool,
 ) -> Sequence[ChatMessage]:
+    """Renders one item. `refused`: the call that it refuses, or None."""
     match item:
         case InputMessage():
             return _render_message(item, is_answer=is_answer)
@@ -216,7 +237,7 @@ def _render_item(
             recipient = hosted_tools.by_item(item).recipient_of(call.function)
             return _call_and_answer(recipient, call.written, call.answer)
         case McpApprovalResponse():
-            return () if item.approve else _render_refusal(item, requests.get(item.approval_request_id))
+            return _render_refusal(item, refused) if refused is not None else ()
         case InputMcpListTools() | InputMcpApprovalRequest():
             return ()  # rendered by what follows from them
         case never:
@@ -240,11 +261,7 @@ def _call_and_answer(recipient: str, arguments: str, answer: str) -> Sequence[Ch
     return [call_message(recipient, arguments), tool_message(recipient, answer)]
 
 
-def _render_refusal(
-    item: McpApprovalResponse, request: InputMcpApprovalRequest | None
-) -> Sequence[ChatMessage]:
-    if request is None:
-        return ()
+def _render_refusal(item: McpApprovalResponse, request: InputMcpApprovalRequest) -> Sequence[ChatMessage]:
     recipient = recipient_of(request.server_label, request.name)
     reason = f" Reason: {item.reason}" if item.reason else ""
     answer = f"The user did not approve this call; it was not made.{reason}"
