@@ -62,10 +62,7 @@ async def with_body(request: Request, settings: Settings, work: Callable[[bytes]
 
 
 async def _read_in_time(request: Request, settings: Settings, held: HeldBody) -> bytes:
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        message = f"Content-Encoding '{shorten(encoding)}' is not supported: send the body uncompressed."
-        raise ClientError(415, message, "unsupported_content_encoding", headers=_CLOSE)
+    _check_encodings(request)
     try:
         async with asyncio.timeout(settings.http_body_timeout_s):
             return await _read_bounded(request, settings.body_bytes_max, held)
@@ -75,6 +72,15 @@ async def _read_in_time(request: Request, settings: Settings, held: HeldBody) ->
     except BodiesFull:
         message = "This node has too many large requests in hand. Try again."
         raise ClientError(503, message, "service_unavailable", headers=_CLOSE | RETRY_AFTER) from None
+
+
+def _check_encodings(request: Request) -> None:
+    """Raises ClientError for a body that is compressed, by either header, in however many lines."""
+    for name, usual in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
+        for encoding in request.headers.getlist(name):
+            if encoding.lower() != usual:
+                message = f"{name} '{shorten(encoding)}' is not supported: send the body uncompressed."
+                raise ClientError(415, message, "unsupported_content_encoding", headers=_CLOSE)
 
 
 async def _read_bounded(request: Request, bytes_max: int, held: HeldBody) -> bytes:

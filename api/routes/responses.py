@@ -36,7 +36,7 @@ async def create(
     for the model is answered with 400, on which clients shorten it.
     """
     keep_alive = _keep_alive(request, settings)
-    repeated = request.headers.get("idempotency-key")
+    repeated = request.headers.get("idempotency-key") or None  # an empty one names no call
     created = await with_body(request, settings, lambda body: services.accept.create(tenant, body, repeated))
     key, is_watched = created.key, not created.is_background
     if created.is_streamed:
@@ -116,7 +116,7 @@ def _cursor(request: Request) -> Cursor:
     """
     cursor = Cursor()
     for name, text in (
-        (_LAST_EVENT_ID, request.headers.get("last-event-id")),
+        (_LAST_EVENT_ID, request.headers.get("last-event-id") or None),  # empty: it has seen no event
         ("starting_after", request.query_params.get("starting_after")),
     ):
         if text is None:

@@ -313,6 +313,15 @@ async def test_every_cursor_gets_the_rest_of_the_log_and_nothing_else(
         assert (await client.get(f"{path}&starting_after={after}")).content == rest
         assert (await client.get(path, headers={"last-event-id": str(after)})).content == rest
     assert (await client.get(path)).content == await stored_bytes(redis, key)
+    assert (await client.get(path, headers={"last-event-id": ""})).content == await stored_bytes(redis, key)
+
+
+async def test_an_empty_idempotency_key_names_no_earlier_call(client: httpx.AsyncClient) -> None:
+    headers = {"idempotency-key": ""}
+    bodies = [{"input": text, "background": True} for text in ("a", "a", "b")]
+    answers = [await client.post("/v1/responses", json=body, headers=headers) for body in bodies]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert len({answer.json()["id"] for answer in answers}) == 3
 
 
 @pytest.mark.parametrize("is_archived", [False, True])

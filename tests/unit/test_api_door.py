@@ -199,5 +199,9 @@ async def test_a_packed_body_is_refused_and_not_read_as_something_else() -> None
         for encoding in ("gzip", "br", "zstd", "gzip, identity"):
             answer = await client.post("/v1/responses", json=HELLO, headers={"content-encoding": encoding})
             assert (answer.status_code, error_of(answer)["code"]) == (415, "unsupported_content_encoding")
+        in_two_lines = [("content-encoding", "identity"), ("content-encoding", "gzip")]
+        for headers in (in_two_lines, [("transfer-encoding", "gzip, chunked")]):
+            answer = await client.post("/v1/responses", content=b"[]", headers=headers)
+            assert (answer.status_code, error_of(answer)["code"]) == (415, "unsupported_content_encoding")
         answer = await client.post("/v1/responses", content=b"[]", headers={"content-encoding": "identity"})
         assert error_of(answer)["code"] == "invalid_json"
