@@ -49,9 +49,8 @@ def make_listing(tools: Sequence[McpTool], bytes_max: int) -> ToolsListed | Tool
     listed = ToolsListed(tuple(tools))
     size = len(msgspec.json.encode(listed))
     if size > bytes_max:
-        return make_failure(
-            INTERNAL_ERROR, f"the server's list of tools takes {size} bytes, over {bytes_max}"
-        )
+        message = f"the server's list of tools takes at least {size} bytes, over {bytes_max}"
+        return make_failure(INTERNAL_ERROR, message)
     return listed
 
 

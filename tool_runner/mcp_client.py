@@ -7,14 +7,15 @@ the server, `run_tool.py` owns the other limits.
 import asyncio
 import functools
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
 import httpx2
+import msgspec
 from mcp import Client, MCPError, StdioServerParameters, stdio_client, types
 from mcp.client.streamable_http import streamable_http_client
 from pydantic import TypeAdapter, ValidationError
@@ -74,7 +75,8 @@ class Connection:
             except MCPError as error:
                 if error.code != types.HEADER_MISMATCH:
                     raise
-                await self._list()  # from which the client learns which arguments are sent as headers
+                async for _ in self._pages():
+                    pass  # the client learns from them which arguments are sent as headers
                 result = await self._client.session.send_request(request, _ANSWER)
         if isinstance(result, types.InputRequiredResult):
             raise ServerFailed(McpProtocolError(INTERNAL_ERROR, "the tool asks for input from a person"))
@@ -83,19 +85,27 @@ class Connection:
             raw["content"], raw.get("structuredContent"), raw.get("isError", False), raw.get("_meta", {})
         )
 
-    async def list_tools(self) -> list[McpTool]:
-        with _as_server_failures(self._status):
-            return await self._list()
-
-    async def _list(self) -> list[McpTool]:
+    async def list_tools(self, bytes_max: int) -> list[McpTool]:
+        """Returns the server's tools, without the pages after the one with which they exceed `bytes_max`."""
         tools: list[McpTool] = []
+        size_bytes = 0
+        with _as_server_failures(self._status):
+            async with aclosing(self._pages()) as pages:
+                async for page in pages:
+                    tools += page
+                    size_bytes += len(msgspec.json.encode(page))
+                    if size_bytes > bytes_max:
+                        break
+        return tools
+
+    async def _pages(self) -> AsyncGenerator[list[McpTool], None]:
         cursor: str | None = None
         for _ in range(_PAGES_MAX):
             page = await self._client.list_tools(cursor=cursor)
-            tools += map(_read_tool, page.tools)
+            yield [_read_tool(tool) for tool in page.tools]
             cursor = page.next_cursor
             if not cursor:
-                return tools
+                return
         raise ServerFailed(McpProtocolError(INTERNAL_ERROR, f"its tools take over {_PAGES_MAX} pages"))
 
 

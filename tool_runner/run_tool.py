@@ -114,7 +114,8 @@ class Tools:
         with run.asking:
             match question:
                 case ToolListing():
-                    return Outcome(answers.make_listing(await connection.list_tools(), bytes_max))
+                    tools = await connection.list_tools(bytes_max)
+                    return Outcome(answers.make_listing(tools, bytes_max))
                 case _CallReady(call, arguments, meta):
                     answer = await connection.call(call.name, arguments, meta)
                     return Outcome(answers.make_result(answer, bytes_max), self._read_session(call, answer))

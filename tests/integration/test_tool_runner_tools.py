@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
@@ -209,6 +210,16 @@ async def test_a_listing_without_an_end_is_a_failure(caller: Caller) -> None:
     with serving_http("--pages", "0") as url:
         failed = error_of(await caller.list(url))
     assert failed == McpProtocolError(-32603, "its tools take over 100 pages")
+
+
+async def test_no_more_pages_of_a_listing_are_read_than_may_be_kept(tmp_path: Path) -> None:
+    async with calling(tmp_path, tool_output_bytes_max=1000) as caller:
+        with serving_http("--pages", "0") as url:
+            failed = error_of(await caller.list(url))
+    assert isinstance(failed, McpProtocolError)
+    found = re.fullmatch(r"the server's list of tools takes at least (\d+) bytes, over 1000", failed.message)
+    assert found, failed.message
+    assert int(found[1]) < 2000, "more pages were read than the one that was too many"
 
 
 async def test_a_listed_tool_has_schema_description_and_annotations(caller: Caller, url: str) -> None:
