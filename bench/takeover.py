@@ -15,22 +15,22 @@ import httpx
 
 from bench import tables
 from bench.site import running
-from local.cluster import ROOT, Cluster
+from local.cluster import Cluster
 from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.redis.client import RedisClient
+from worker.engines.scripted.script import SHIPPED
 
 _WORKERS = 4
 _TOKENS_BEFORE = 25
 _TOKENS_AFTER = 25
 _KILL_EVERY_S = 3.5
 """Slow enough that a killed worker has been restarted before its turn comes again."""
-_SCRIPT = ROOT / "worker" / "engines" / "scripts" / "default.toml"
 _BODY = {"model": "default", "input": "Count slowly from 1 to 10000", "stream": True, "background": True}
 
 
 async def measure(kills: int) -> str:
-    own = running(workers=_WORKERS, ANTIPHON_SCRIPT=str(_SCRIPT), ANTIPHON_LOG_LEVEL="INFO")
+    own = running(workers=_WORKERS, ANTIPHON_SCRIPT=str(SHIPPED), ANTIPHON_LOG_LEVEL="INFO")
     async with own as cluster, httpx.AsyncClient(base_url=cluster.urls[0], timeout=60) as client:
         stalls_s = [await kill_once(cluster, client) for _ in range(kills)]
     head = ("s a stream at 50 tokens/s pauses at a SIGKILL of its owner", "p50", "p99", "max")
