@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     unstored_background_s: int = Field(600, gt=0)
     context_bytes_max: int = Field(16 * 2**20, gt=0)
     """All items of one request as JSON: those of earlier responses or a conversation, and its own input with
-    every reference resolved."""
+    every reference resolved. Also the lists of tools that its servers give, together."""
     json_values_max: int = Field(200_000, gt=0)
     """JSON values of one body, and of all items that one request reads (`shared/json_values.py`)."""
     items_max: int = Field(10_000, gt=0)

@@ -211,6 +211,20 @@ async def test_a_call_is_made_where_the_request_says_and_its_answer_is_read() ->
     assert answers_to_tools(final_of(log)) == ["ask ran"]
 
 
+async def test_the_lists_of_all_servers_together_are_no_longer_than_a_context_may_be() -> None:
+    servers = [WIKI | {"server_label": f"wiki_{number}"} for number in range(50)]
+    settings = Settings(context_bytes_max=3 * len(msgspec.json.encode(LISTED)))
+    log = await attempt(
+        make_request(tools=servers),
+        script=script(DONE),
+        tools=MemoryTools(list_and_answer),
+        settings=settings,
+    )
+    *listings, _ = final_of(log).output
+    listed = [isinstance(item, McpListTools) and item.error is None for item in listings]
+    assert listed == [True] * 3 + [False] * 47
+
+
 async def test_servers_that_give_no_listing_are_named_to_the_model_and_the_response_goes_on() -> None:
     def answer(task: ToolTask) -> ToolResult:
         if task.server_label == "wiki":

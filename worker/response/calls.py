@@ -97,6 +97,11 @@ def nothing_listed() -> ToolFailure:
     return _failure("the server listed no tools", _INVALID_PARAMS)
 
 
+def too_much_listed(bytes_max: int) -> ToolFailure:
+    message = f"the tools of this request's servers take more than {bytes_max} bytes together"
+    return _failure(message, _REFUSED)
+
+
 def describe_unknown(recipient: str, known: Iterable[str]) -> str:
     """Returns the answer that the model reads. `recipient`: "" if the call names none."""
     tools = ", ".join(sorted(known)) or "none"

@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import msgspec
+
 from shared.context_length import TOO_LONG
 from shared.input_items import InputItem
 from shared.responses import McpListTools, McpTool
-from shared.tool_calls import ToolListing, ToolOutput
+from shared.tool_calls import ToolListing, ToolOutput, ToolsListed
 from worker.asking.conversation import approved_calls_in, build_conversation, listings_in
 from worker.asking.offer import Offer, make_offer, mcp_servers, recipient_of
 from worker.asking.routing import McpTarget, Routing
 from worker.harmony.tokens import HarmonyMessage
-from worker.response.calls import nothing_listed
+from worker.response.calls import nothing_listed, too_much_listed
 from worker.response.history import LoadedRecord
 from worker.response.hopeless import Hopeless
 from worker.response.listing import begin_listing, end_listing
@@ -62,9 +64,14 @@ class Preparation:
         return Prepared(offer, prompt, tuple(listings), approved)
 
     async def _list_tools(self, known: Mapping[str, tuple[McpTool, ...]]) -> list[McpListTools]:
-        """Lists the tools of each server that are not yet in the context, one server after the other."""
+        """Lists the tools of each server that are not yet in the context, one server after the other.
+
+        A list with which all of them would take more than `context_bytes_max` is a failure: no later
+        response could read it, and all of them are in the response's last event.
+        """
         response_id = self.record.request.response.id
         listings: list[McpListTools] = []
+        left_bytes = bytes_max = self.resources.settings.context_bytes_max
         for server in mcp_servers(self.record.request):
             if server.hosted or server.label in known:
                 continue
@@ -73,6 +80,12 @@ class Preparation:
             result = await self.results.get(index, ToolListing(server.label, server.url), is_repeatable=True)
             if isinstance(result, ToolOutput):
                 result = nothing_listed()
+            if isinstance(result, ToolsListed):
+                size_bytes = len(msgspec.json.encode(result))
+                if size_bytes > left_bytes:
+                    result = too_much_listed(bytes_max)
+                else:
+                    left_bytes -= size_bytes
             item, events = end_listing(response_id, index, server.label, result)
             await self.writer.put(events)
             listings.append(item)
