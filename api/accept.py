@@ -201,5 +201,5 @@ class Acceptance:
         return await self._compose(creation, sources, len(raw), msgspec.json.encode)
 
     def _redis_bound(self) -> asyncio.Timeout:
-        """Bounds several round trips together: within it, there is an answer or REDIS_AWAY."""
+        """Limits several round trips together to `redis_timeout_s`; then raises TimeoutError (REDIS_AWAY)."""
         return asyncio.timeout(self._settings.redis_timeout_s)

@@ -51,7 +51,7 @@ class Follower(Protocol):
     def follow(self, key: ResponseKey, after: int) -> AsyncGenerator[bytes, None]:
         """Yields stored frames with sequence_number > `after`, until the log is closed.
 
-        Raises as `Hub.follow`.
+        Raises the same errors as `Hub.follow`.
         """
 
 
@@ -215,7 +215,7 @@ class Reading:
             raise response_not_found(response_id)
 
     def _redis_bound(self) -> asyncio.Timeout:
-        """Bounds several round trips together: within it, there is an answer or REDIS_AWAY."""
+        """Limits several round trips together to `redis_timeout_s`; then raises TimeoutError (REDIS_AWAY)."""
         return asyncio.timeout(self._settings.redis_timeout_s)
 
 

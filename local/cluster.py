@@ -28,7 +28,7 @@ class PortTaken(Exception):
 
 @dataclass
 class Cluster:
-    """Runs a cluster: within `async with Cluster(data)` it is ready, and afterwards nothing of it is running.
+    """Runs a cluster, ready within `async with Cluster(data)`; afterwards, none of its processes is left.
 
     `port`: the first API node's, followed by the others'; 0 takes any free ports. Without `redis_url`, it
     runs a Valkey of its own, whose data stays in `data`, and sets `redis_url`. `settings` (ANTIPHON_…)

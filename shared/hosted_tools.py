@@ -45,16 +45,16 @@ class RenderedCall:
 
 
 class HostedToolCall(CallItem, frozen=True, kw_only=True):
-    """A call of a hosted tool, as an item type of the tool's own: base of those types. It has an id once it
-    was adopted or made here."""
+    """A call of a hosted tool whose calls have their own item type: the base of these types."""
 
     prefix: ClassVar[str]
     """The prefix of its id."""
 
     id: str = ""
+    """Empty if a client omitted it, until the API has completed the item."""
     status: Text = UNSET
     approval_request_id: Text = UNSET
-    """Of a call that a client has approved: it is not run again."""
+    """Set on a call that a client has approved, so that it is not run again."""
 
     def render(self) -> RenderedCall:
         """Returns the call as the model reads it."""
@@ -128,8 +128,8 @@ class HostedTool:
     (CONTRIBUTING, "Add a hosted tool")."""
 
     server_label: str
-    """The MCP server that runs it, and the label by which an `mcp` tool requests it. It is none of
-    RESERVED_LABELS, and so differs from the namespace: nobody could request it, or configure its server."""
+    """The MCP server that runs it, and the label by which an `mcp` tool requests it. It must not be one of
+    RESERVED_LABELS, which include the namespace: no request and no server's configuration may use those."""
     namespace: str
     """Its Harmony namespace."""
     functions: tuple[HostedFunction, ...]

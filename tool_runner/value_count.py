@@ -13,10 +13,7 @@ _REST_OF_STRING = re.compile(rb'(?:[^"\\\x00-\x1f]|\\[^\x00-\x1f])*+')
 
 
 class ValueCount:
-    """Counts commas and opening brackets outside of texts.
-
-    A text ends at the end of its line at the latest.
-    """
+    """Counts commas and opening brackets outside strings. A string ends with its line at the latest."""
 
     def __init__(self) -> None:
         self._count = 0

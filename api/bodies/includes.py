@@ -23,6 +23,6 @@ def check_include(query: Iterable[tuple[str, str]]) -> None:
         if not _NAME.fullmatch(name):
             continue
         if value not in get_args(Include):
-            raise invalid_value("include", f"'{shorten(value)}' is none of its values")
+            raise invalid_value("include", f"'{shorten(value)}' is not one of its values")
         if value in _NEVER_THERE:
             raise unsupported_parameter("include", f"No item of this server has '{value}'.")

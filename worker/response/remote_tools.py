@@ -80,7 +80,7 @@ class RemoteTools:
         await self._watch.close()
 
     async def _wait(self, call: _Call) -> Answered | GiveUp:
-        """Waits until there is a result or the call must be given up; makes it again meanwhile if need be."""
+        """Waits until there is a result or the call must be given up; makes it again if necessary."""
         timeout_s, claim_ttl_s = self._settings.tool_timeout_s, self._settings.tool_claim_ttl_s
         patience = CallPatience(timeout_s, claim_ttl_s, is_repeatable=call.is_repeatable, now_s=self._clock())
         while True:

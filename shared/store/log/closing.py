@@ -60,7 +60,7 @@ def _retention_s(response: Response, tenant: str, settings: Settings) -> float:
 async def cancel(
     redis: RedisClient, settings: Settings, key: ResponseKey, owner: str
 ) -> Literal["ended", "closed", "missing"]:
-    """Closes a response as cancelled. Returns as `end_at_once`."""
+    """Closes a response as cancelled. Returns the same as `end_at_once`."""
     return await end_at_once(redis, settings, key, owner, lifecycle.cancel)
 
 

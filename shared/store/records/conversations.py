@@ -47,7 +47,7 @@ class Context:
 
 
 Missing = Literal["missing"]
-"""The conversation does not exist, or no longer."""
+"""The conversation does not exist, or has expired or been deleted."""
 Unknown = Literal["unknown"]
 """The conversation has no such item."""
 
