@@ -45,19 +45,25 @@ class RenderedCall:
 
 
 class HostedToolCall(CallItem, frozen=True, kw_only=True):
-    """A call of a hosted tool whose calls have their own item type: the base of these types."""
+    """A call of a hosted tool whose calls have their own item type: the base of these types.
+
+    `shared/responses.py` imports this module, so a subclass cannot hold an `McpError`: of a failure, it keeps
+    the sentence that `describe` (`shared/tool_calls.py`) makes, which is what the model reads.
+    """
 
     prefix: ClassVar[str]
-    """The prefix of its id."""
+    """The prefix of its id. The class in `worker/response/call_items.py` has the same, or the item would be
+    refused as input."""
 
     id: str = ""
     """Empty if a client omitted it, until the API has completed the item."""
     status: Text = UNSET
+    """Clients must give it with such an item (`api/bodies/input_items.py`)."""
     approval_request_id: Text = UNSET
     """Set on a call that a client has approved, so that it is not run again."""
 
     def render(self) -> RenderedCall:
-        """Returns the call as the model reads it."""
+        """Returns the call as the model reads it. A failed call is answered by its failure."""
         raise NotImplementedError
 
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from openai_harmony import ToolNamespaceConfig
 
+from api.bodies.input_items import read_input
 from api.bodies.tool_choice import read_choice
 from api.bodies.tools import TOOLS, RequestTools
 from shared import hosted_tools
@@ -26,19 +27,21 @@ from shared.hosted_tools import (
     HostedToolCall,
     WebSearchCall,
 )
+from shared.responses import HttpError, McpProtocolError, McpToolExecutionError
 from shared.settings import Settings
+from shared.tool_calls import ToolFailure, ToolOutput, describe
 from tests.requests import make_request
 from tool_runner.servers import StdioServer, load
 from worker.asking.arguments import read_arguments
 from worker.asking.constraint import constraint_of
-from worker.asking.conversation import call_message
+from worker.asking.conversation import build_conversation, call_message
 from worker.asking.offer import make_offer
 from worker.asking.routing import McpTarget
 from worker.engines.scripted.scene import Cue
 from worker.engines.scripted.script import Script
 from worker.engines.scripted.turn import turn_pieces
-from worker.harmony.tokens import render_message
-from worker.response.call_items import FORMS, CallForm
+from worker.harmony.tokens import ChatMessage, render_message
+from worker.response.call_items import FORMS, CallForm, form_of
 
 _ROOT = Path(__file__).parents[2]
 _ROLES = ("api", "worker", "tool_runner", "shared", "local")
@@ -172,6 +175,40 @@ def test_the_item_of_an_approved_call_names_the_approval(form: CallForm) -> None
     """Else every later response would run the call again."""
     target = McpTarget("python", PYTHON.server_label, "python")
     assert form.make("id", target, "1", "in_progress", "mcpr_1").approval_request_id == "mcpr_1"
+
+
+RESULTS = [
+    ToolOutput(""),
+    ToolOutput("12"),
+    ToolFailure(McpProtocolError(-32602, "no such key")),
+    ToolFailure(McpToolExecutionError([{"type": "text", "text": "It does not count."}])),
+    ToolFailure(HttpError(0, "no answer")),
+    ToolFailure(HttpError(503, "busy")),
+]
+
+
+@each_tool
+@pytest.mark.parametrize("result", RESULTS, ids=repr)
+def test_a_finished_call_gives_its_result_back_and_is_accepted_as_input(
+    tool: HostedTool, result: ToolOutput | ToolFailure
+) -> None:
+    """Else a replay would differ from the log, or the request after the call would be refused."""
+    function = tool.functions[0].name
+    target = McpTarget(tool.recipient_of(function), tool.server_label, function)
+    form = form_of(target)
+    made = form.make(f"{form.prefix}_1", target, "{}", "in_progress")
+    item, announced = form.finish(0, made, result)
+    found = form.result_in(item)
+    assert found is not None
+    assert form.finish(0, made, found) == (item, announced)
+    said = describe(result.error) if isinstance(result, ToolFailure) else result.output
+    request = make_request(tools=[{"type": "mcp", "server_label": tool.server_label}])
+    history = read_input([json.loads(msgspec.json.encode(item))], 1, is_continuing=False)
+    request = msgspec.structs.replace(request, context=history)
+    call, answer = build_conversation(request, make_offer(request, {}))[-3:-1]
+    assert isinstance(call, ChatMessage)
+    assert isinstance(answer, ChatMessage)
+    assert (call.recipient, call.text, answer.text) == (target.recipient, "{}", said)
 
 
 @each_tool

@@ -25,7 +25,7 @@ class CallForm(Protocol):
     """
 
     prefix: str
-    """The prefix of the item's id."""
+    """The prefix of the item's id; the item type's own, if it has one."""
 
     def make(
         self, id_: str, target: McpTarget, written: str, status: ItemStatus, approved_by: str | None = None
@@ -53,9 +53,10 @@ class CallForm(Protocol):
     def result_in(self, item: CallItem) -> ToolOutput | ToolFailure | None:
         """Returns the result that `finish` was given, read back from the item, or None if it has none.
 
-        It is exact: a replay after a failover may find the item in the log and nothing in the tool journal,
-        and what the model reads in the next turn must not differ. An item therefore keeps enough of a result
-        to rebuild it.
+        A replay after a failover may find the item in the log and nothing in the tool journal. `finish` must
+        make the same item and events from what this returns, and what the model reads in the next turn
+        (`describe`, for a failure) must not differ. Of a failure, the sentence of `describe` is enough,
+        which `parse_failure` reads.
         """
 
 
