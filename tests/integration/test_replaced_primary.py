@@ -107,11 +107,11 @@ async def test_nothing_counts_as_lost_until_the_new_primary_has_been_one_for_lon
 
         await until(writes)
         assert await lease.acquire(client, settings, key, "b") == "held"
-        assert await lease.lapsed(client, settings, 10) == []
+        assert key not in await lease.lapsed(client, settings, 10)
         since_ms = int(await client.command("HGET", keys.PULSE, "since_ms"))
         assert since_ms > await lease.now_ms(client)  # some have not noticed it yet
         await be_steady(client)
-        assert await lease.lapsed(client, settings, 10) == [key]
+        assert key in await lease.lapsed(client, settings, 10)  # beside what other tests have left
     finally:
         await client.close()
 

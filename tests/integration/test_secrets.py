@@ -151,7 +151,7 @@ async def test_a_call_whose_secrets_cannot_be_read_is_not_made(
                 result = await run(redis, other, held, index, ToolListing("mine", url))
             assert isinstance(result, ToolFailure)
             assert isinstance(result.error, McpProtocolError)
-            assert "a key that this tool runner does not have" in result.error.message
+            assert "a key that is not here" in result.error.message
 
 
 async def _redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
