@@ -160,11 +160,18 @@ class _DoorbellWorker(Worker):
             self._starting.pop(job_id, None)
 
     async def finish_job(self, *args: Any) -> None:
-        """Removes a job that was taken over. arq shields this from the cancellation of `run_job`."""
+        self._note_finishing()
+        await super().finish_job(*args)
+
+    async def finish_failed_job(self, *args: Any) -> None:
+        self._note_finishing()
+        await super().finish_failed_job(*args)
+
+    def _note_finishing(self) -> None:
+        """Keeps the current task, which removes a job: arq shields it from the cancellation of `run_job`."""
         finishing = cast("asyncio.Task[None]", asyncio.current_task())
         self.finishing.add(finishing)
         finishing.add_done_callback(self.finishing.discard)
-        await super().finish_job(*args)
 
     def _make_coroutine(self, handler: Handler) -> WorkerCoroutine:
         async def coroutine(context: dict[Any, Any], *args: Any) -> None:
