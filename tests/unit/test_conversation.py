@@ -267,59 +267,47 @@ def test_a_listing_in_the_context_is_used_again() -> None:
     assert listings_in(items_of([item | {"tools": [], "error": "down"}])) == {}
 
 
+QUESTION = {
+    "type": "mcp_approval_request",
+    "id": "q",
+    "server_label": "wiki",
+    "name": "ask",
+    "arguments": "{}",
+}
+
+
 def test_only_an_approved_call_that_has_not_run_is_run() -> None:
-    question = {
-        "type": "mcp_approval_request",
-        "id": "q",
-        "server_label": "wiki",
-        "name": "ask",
-        "arguments": "{}",
-    }
     yes = {"type": "mcp_approval_response", "approval_request_id": "q", "approve": True}
     ran = {"type": "mcp_call", "id": "m", "server_label": "wiki", "name": "ask", "arguments": "{}"}
-    assert approved_calls_in(items_of([question, yes])) == [("wiki", "ask", "{}", "q")]
-    assert approved_calls_in(items_of([question, yes | {"approve": False}])) == []
-    assert approved_calls_in(items_of([question, yes, ran | {"approval_request_id": "q"}])) == []
+    assert approved_calls_in(items_of([QUESTION, yes])) == [("wiki", "ask", "{}", "q")]
+    assert approved_calls_in(items_of([QUESTION, yes | {"approve": False}])) == []
+    assert approved_calls_in(items_of([QUESTION, yes, ran | {"approval_request_id": "q"}])) == []
     own = {"type": "code_interpreter_call", "id": "ci", "status": "completed", "container_id": "c"}
-    assert approved_calls_in(items_of([question, yes, own])) == [("wiki", "ask", "{}", "q")]
-    assert approved_calls_in(items_of([question, yes, own | {"approval_request_id": "q"}])) == []
-    assert approved_calls_in(items_of([question, yes, yes])) == [("wiki", "ask", "{}", "q")]
-    assert approved_calls_in(items_of([question, yes, yes | {"approve": False}])) == []
+    assert approved_calls_in(items_of([QUESTION, yes, own])) == [("wiki", "ask", "{}", "q")]
+    assert approved_calls_in(items_of([QUESTION, yes, own | {"approval_request_id": "q"}])) == []
+    assert approved_calls_in(items_of([QUESTION, yes, yes])) == [("wiki", "ask", "{}", "q")]
+    assert approved_calls_in(items_of([QUESTION, yes, yes | {"approve": False}])) == []
 
 
 def test_a_refused_call_is_reported_to_the_model() -> None:
-    question = {
-        "type": "mcp_approval_request",
-        "id": "q",
-        "server_label": "wiki",
-        "name": "ask",
-        "arguments": "{}",
-    }
     no = {
         "type": "mcp_approval_response",
         "approval_request_id": "q",
         "approve": False,
         "reason": "Too dear.",
     }
-    messages = told([user("a"), question, no])
+    messages = told([user("a"), QUESTION, no])
     assert messages[1].recipient == "wiki.ask"
     assert messages[2].text == "The user did not approve this call; it was not made. Reason: Too dear."
 
 
 def test_a_call_is_refused_to_the_model_once_however_often_it_was_answered() -> None:
-    question = {
-        "type": "mcp_approval_request",
-        "id": "q",
-        "server_label": "wiki",
-        "name": "ask",
-        "arguments": "{}",
-    }
     no = {"type": "mcp_approval_response", "approval_request_id": "q", "approve": False}
     yes = no | {"approve": True}
     ran = {"type": "mcp_call", "server_label": "wiki", "name": "ask", "arguments": "{}", "output": "1"}
-    assert len(told([question, *[no] * 100])) == 2, "the call and the answer that it was not made"
-    assert told([question, no, yes]) == [], "it is approved after all"
-    made = told([question, yes, ran | {"approval_request_id": "q"}, no])
+    assert len(told([QUESTION, *[no] * 100])) == 2, "the call and the answer that it was not made"
+    assert told([QUESTION, no, yes]) == [], "it is approved after all"
+    made = told([QUESTION, yes, ran | {"approval_request_id": "q"}, no])
     assert [message.text for message in made] == ["{}", "1"], "it was made, whatever was answered later"
 
 
