@@ -209,7 +209,7 @@ def test_a_taken_over_answer_goes_on_in_the_middle_of_its_json(model: Model, tem
 
 
 def test_tokens_that_the_constraint_forbids_end_the_turn_with_a_reason(model: Model) -> None:
-    with pytest.raises(Unsupported, match="can follow"):
+    with pytest.raises(Unsupported, match="cannot continue in a way"):
         model.go_on((in_format(MEETING), encode("no header at all")))
 
 
