@@ -4,10 +4,18 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from local.ports import HOST
 from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store.owning import lease
@@ -15,7 +23,9 @@ from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.subscription import Subscription
+from tests.failover import WatchedValkeys
 from tests.patience import PATIENCE_S, until
+from tests.proxy import Proxy
 from tests.requests import accept
 
 
@@ -160,3 +170,100 @@ async def test_who_is_cancelled_while_idle_connections_are_left_takes_nobody_wit
         assert not other.cancelled()
         assert await client.command("PING")
         await client.close()
+
+
+async def _subscribe_and_leave(client: RedisClient) -> None:
+    subscription = Subscription(client)
+    await subscription.add("news")
+    await subscription.remove("news")
+
+
+ASKING: dict[str, Callable[[RedisClient], Awaitable[Any]]] = {
+    "a command": lambda client: client.command("TIME"),
+    "a transaction": lambda client: client.transaction(("TIME",)),
+    "a confirmed write": lambda client: client.confirm(),
+    "a subscription": _subscribe_and_leave,
+}
+
+
+@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING.keys())
+@pytest.mark.parametrize("is_watched", [False, True], ids=["one server", "Sentinels"])
+async def test_a_closed_client_keeps_and_opens_no_connection(
+    watched: WatchedValkeys, valkey: Valkey, ask: Callable[[RedisClient], Awaitable[Any]], is_watched: bool
+) -> None:
+    """Whatever still runs when it is closed, and however far that is."""
+    url = watched.url if is_watched else valkey.url
+
+    async def close_after(steps: int) -> None:
+        client = RedisClient.connect(url, timeout_s=PATIENCE_S, durability="replica" if is_watched else "no")
+        asking = asyncio.ensure_future(ask(client))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await client.close()
+        await asyncio.wait_for(asyncio.wait([asking]), PATIENCE_S)
+        assert asking.exception() is None or isinstance(asking.exception(), REDIS_AWAY)
+        with pytest.raises(REDIS_AWAY):
+            await client.command("TIME")
+        assert _open_connections(client) == 0, f"closed at step {steps}"
+
+    await asyncio.gather(*(close_after(steps) for steps in range(60)))
+
+
+def _open_connections(client: RedisClient) -> int:
+    pool: Any = client.raw.connection_pool
+    sentinels = pool.sentinel_manager.sentinels if hasattr(pool, "sentinel_manager") else []
+    pools = [pool, *(sentinel.connection_pool for sentinel in sentinels)]
+    return sum(
+        connection.is_connected
+        for pool in pools
+        for connection in (*pool._available_connections, *pool._in_use_connections)
+    )
+
+
+async def test_a_socket_file_leads_to_its_server(redis: RedisClient, valkey: Valkey, tmp_path: Path) -> None:
+    proxy = Proxy(valkey.port)
+    path = tmp_path / "valkey.sock"
+    async with await asyncio.start_unix_server(proxy.serve, path):
+        await _check_that_it_leads(redis, f"unix://{path}")
+        await proxy.end()
+
+
+async def test_a_server_behind_tls_is_reached(redis: RedisClient, valkey: Valkey, tmp_path: Path) -> None:
+    proxy = Proxy(valkey.port)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate = _write_certificate(tmp_path)
+    context.load_cert_chain(certificate)
+    async with await asyncio.start_server(proxy.serve, HOST, 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        await _check_that_it_leads(redis, f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}")
+        with pytest.raises(REDIS_AWAY, match="certificate"):
+            await _check_that_it_leads(redis, f"rediss://localhost:{port}/0")
+        await proxy.end()
+
+
+async def _check_that_it_leads(redis: RedisClient, url: str) -> None:
+    await redis.command("SET", "where", url, "EX", 60)
+    clients = RedisClient.connect(url, timeout_s=PATIENCE_S), RedisClient.connect_listener(url)
+    try:
+        for client in clients:
+            assert await client.command("GET", "where") == url.encode()
+    finally:
+        for client in clients:
+            await client.close()
+
+
+def _write_certificate(folder: Path) -> Path:
+    """Writes a certificate for localhost, and its key, into one file; returns the file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "certificate.pem"
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    path.write_bytes(key.private_bytes(*form) + certificate.public_bytes(serialization.Encoding.PEM))
+    return path

@@ -12,7 +12,7 @@ import redis
 import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
-from redis.asyncio.connection import Connection, DefaultParser
+from redis.asyncio.connection import AbstractConnection, DefaultParser
 from redis.exceptions import ConnectionError as _ConnectionError
 from redis.exceptions import (
     ExecAbortError,
@@ -68,9 +68,9 @@ _ABORTED_FOR_NOW = "discarded because of: "
 """Part of EXEC's error if the cause is the server's state and not a command."""
 
 
-class _Guarded(Connection):
+class _Guarded(AbstractConnection):
     """Bounds the wait for a reply, drops a server that has become a replica or refuses for now, and packs in
-    C.
+    C. Stands before redis-py's class for the kind of address.
 
     However a connection dies, and at whatever step, it raises redis-py's ConnectionError.
 
@@ -80,6 +80,22 @@ class _Guarded(Connection):
     """
 
     read_timeout_s = READ_TIMEOUT_S
+    has_pool_ended = False
+    """No connection is opened any more: redis-py would open one for a task that outlives its pool, and nobody
+    would close it."""
+
+    async def _connect(self) -> None:
+        self._check_pool()
+        await super()._connect()  # type: ignore[safe-super, no-untyped-call]
+        try:
+            self._check_pool()
+        except _ConnectionError:
+            await self.disconnect(nowait=True)
+            raise
+
+    def _check_pool(self) -> None:
+        if self.has_pool_ended:
+            raise _ConnectionError("the client is closed")
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Packs as redis-py's blocking connection does; its asyncio one packs in Python, six times slower."""
@@ -154,9 +170,12 @@ class _Sentinels(redis.asyncio.sentinel.Sentinel):
 
 class _Pool(redis.asyncio.BlockingConnectionPool):
     async def disconnect(self, inuse_connections: bool = True) -> None:
-        """Closes idle connections without waiting: if several tasks waited for one to close, cancelling one
-        of them would cancel the others."""
+        """Ends the pool; without `inuse_connections`, closes its idle connections only.
+
+        These are not waited for: if several tasks waited for one to close, cancelling one of them would
+        cancel the others."""
         if inuse_connections:
+            _end(self)
             await super().disconnect()
         else:
             for connection in list(self._available_connections):
@@ -201,11 +220,12 @@ class SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, _Pool):
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)
-        if inuse_connections:  # closing, and not merely a new primary
+        if inuse_connections:
             if self._refreshing is not None:
                 self._refreshing.cancel()
                 await asyncio.wait([self._refreshing])
             for sentinel in self.sentinel_manager.sentinels:
+                _end(sentinel.connection_pool)
                 await sentinel.aclose()
 
 
@@ -232,6 +252,11 @@ def _guard(pool: "redis.asyncio.ConnectionPool", timeout_s: float) -> "redis.asy
     pool.connection_class = type("GuardedConnection", bases, {"read_timeout_s": timeout_s})
     pool.connection_kwargs["parser_class"] = _ReplyParser
     return pool
+
+
+def _end(pool: "redis.asyncio.ConnectionPool") -> None:
+    guarded: Any = pool.connection_class  # the pool's own, made by `_guard`
+    guarded.has_pool_ended = True
 
 
 def _now_s() -> float:
