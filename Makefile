@@ -9,6 +9,8 @@ SEED ?=
 MINUTES ?=
 RESPONSES ?=
 ROUNDS ?=
+# Processes that run tests side by side, each with a Valkey and clusters of its own.
+JOBS ?= 3
 
 BIN := .venv/bin
 STAMP := .venv/requirements.stamp
@@ -63,8 +65,8 @@ endif
 demo: $(STAMP)  ## cut a stream, resume it on another API node and prove that it is complete
 	@exec $(BIN)/python -m local demo
 
-test: $(STAMP)  ## run every test that needs no GPU
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP)  ## run every test that needs no GPU: make test [JOBS=3] [ARGS="-k takeover"]
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-clients: node $(STAMP) $(CLIENTS_STAMP) $(NODE_STAMP)  ## run third-party clients against a cluster; needs Node 20 or newer
 	$(BIN)/python -m pytest -m clients $(ARGS)

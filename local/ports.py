@@ -9,6 +9,8 @@ HOST = "127.0.0.1"
 _CANDIDATES = range(20_000, 32_000)
 """Below the ports that systems assign to outgoing connections: while a server is down, a client that keeps
 trying to connect to a port of that range can connect to itself, and so keep the server out."""
+_CHANCE = random.SystemRandom()
+"""Not seeded: processes whose tests have the same seed would all find the same ports."""
 
 
 def is_free(port: int) -> bool:
@@ -30,7 +32,7 @@ def is_free(port: int) -> bool:
 def find_free(count: int) -> list[int]:
     """Returns `count` different free ports. Raises OSError if there are fewer."""
     found: list[int] = []
-    for port in random.sample(_CANDIDATES, len(_CANDIDATES)):
+    for port in _CHANCE.sample(_CANDIDATES, len(_CANDIDATES)):
         if len(found) == count:
             break
         if is_free(port):

@@ -288,6 +288,8 @@ async def test_a_claim_is_kept_while_it_waits_for_its_confirmation_and_then_give
     unsure = own.model_copy(update={"redis_url": settings.redis_url, "durable_writes": "replica"})
     response = await Response.begin(redis, own)
     await response.submit(ToolCall("pipe", "add", "{}"))
+    # A server that does not have the script yet would answer so only after the wait for a confirmation.
+    await tool_journal.release(redis, [(response.lease.key, 0, "another", False)])
     client = RedisClient.connect(settings.redis_url, timeout_s=2 * PATIENCE_S, durability="replica")
     calls = CallsInFlight(client, unsure, "runner", Tools(unsure, {}, StdioServers(1.0)))
     running = asyncio.create_task(calls.run())
