@@ -43,6 +43,10 @@ class Door:
 
         app: ASGIApp = self._app
         try:
+            if (
+                len(headers.getlist("host")) > 1
+            ):  # RFC 9112, 3.2: whoever stands before may read the other one
+                raise ClientError(400, "The request has more than one 'Host' header.", "invalid_host", "Host")
             if self._is_open:
                 self._check_open(scope, headers)
             if scope["method"] == "OPTIONS" and origin and "access-control-request-method" in headers:
@@ -88,10 +92,10 @@ def is_loopback(host: str) -> bool:
 
 
 def _name_of(host: str) -> str:
-    """Returns the name in a Host header: `[::1]:8000` -> `::1`; `LocalHost:80` -> `localhost`."""
+    """Returns the name in a Host header: `[::1]:8000` -> `::1`; `LocalHost.:80` -> `localhost`."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
+    return host.partition(":")[0].lower().removesuffix(".")
 
 
 def _is_json(content_type: str) -> bool:

@@ -4,6 +4,7 @@ Owns the limits on depth and number of values, which are the same for every body
 owns its fields.
 """
 
+import re
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ from shared.json_values import count_values
 
 NESTING_MAX = 128
 """The number of nested levels of lists and objects, since later readers of the request recurse."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-bA-B]")
+"""The first half of a pair, escaped."""
 
 
 def decode_object(raw: bytes, values_max: int) -> dict[str, Any]:
@@ -25,7 +28,10 @@ def decode_object(raw: bytes, values_max: int) -> dict[str, Any]:
     except RecursionError:
         raise _too_deep() from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ClientError(400, f"The body is not valid JSON: {error}.", "invalid_json") from None
+        reason = str(error)
+        if reason == "Input data was truncated" and _SURROGATE.search(raw):
+            reason = "it ends too early, or has half of a surrogate pair"  # the decoder says the same of both
+        raise ClientError(400, f"The body is not valid JSON: {reason}.", "invalid_json") from None
     if not isinstance(value, dict):
         raise ClientError(400, "The body must be a JSON object.", "invalid_json")
     _check_nesting(value)

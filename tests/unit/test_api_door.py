@@ -32,6 +32,8 @@ async def is_let_in(client: httpx.AsyncClient, **headers: str) -> bool:
 OWN_HOSTS = [
     "localhost",
     "LocalHost:8000",
+    "localhost.",
+    "127.0.0.1.:8000",
     "api.localhost",
     "127.0.0.1:8000",
     "127.9.9.9",
@@ -45,6 +47,8 @@ FOREIGN_HOSTS = [
     "0.0.0.0",
     "[::2]:80",
     "127.0.0.1.x",
+    "localhost..",
+    ".",
 ]
 
 
@@ -54,6 +58,15 @@ async def test_without_keys_a_host_that_is_not_loopback_is_refused_whoever_it_le
         assert [host for host in FOREIGN_HOSTS if await is_let_in(client, host=host)] == []
         answer = await client.post("/v1/responses", json=HELLO, headers={"host": "evil.example"})
         assert error_of(answer)["param"] == "Host"
+
+
+async def test_of_two_hosts_none_is_believed() -> None:
+    hosts = [("host", "localhost"), ("host", "evil.example")]
+    for client in (client_of(edge_alone()), with_keys()):
+        async with client:
+            answer = await client.get("/v1/models", headers=[*hosts, *KEY.items()])
+            assert answer.status_code == 400
+            assert (error_of(answer)["code"], error_of(answer)["param"]) == ("invalid_host", "Host")
 
 
 async def test_without_keys_a_page_of_somebody_elses_starts_nothing() -> None:

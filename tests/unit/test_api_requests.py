@@ -555,6 +555,19 @@ def test_the_nesting_that_is_accepted_ends_at_its_bound() -> None:
         decode_object(nested(NESTING_MAX + 1), 1_000)
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (rb'{"input": "half of \ud83d"}', "half of a surrogate pair"),
+        (rb'{"input": "\ud83d\ude00', "ends too early"),
+        (b'{"input": "Hel', "Input data was truncated"),
+    ],
+)
+def test_a_text_that_is_no_unicode_is_told_from_a_body_that_is_cut(body: bytes, reason: str) -> None:
+    with pytest.raises(ClientError, match=reason):
+        decode_object(body, 1_000)
+
+
 @given(st.text(), st.text(alphabet="s3cret", min_size=6))
 def test_what_follows_the_host_is_never_shown(host: str, secret: str) -> None:
     assert strip_url(f"http://h/{host}{secret}") == "http://h"
