@@ -189,7 +189,7 @@ class Acceptance:
     async def count_input_tokens(self, tenant: str, raw: bytes) -> int:
         """Returns the number of tokens that the model would read.
 
-        Raises ClientError, QueueFull, TenantBusy, and REDIS_AWAY also if no worker answers.
+        Raises ClientError, QueueFull, TenantBusy, CountUnanswered and REDIS_AWAY.
         """
         async with self._offload.in_hand(len(raw)):
             record = await self._record(tenant, raw)

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from shared.context_length import TOO_LONG, TOO_LONG_PARAM
 from shared.store.records.response_store import ConversationLocked, KeyReused, QueueFull, TenantBusy
+from shared.store.records.token_count import CountUnanswered
 from shared.store.redis.connections import REDIS_AWAY
 
 _log = logging.getLogger(__name__)
@@ -236,6 +237,7 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(KeyReused, _refuse_reuse)
     app.add_exception_handler(ConversationLocked, _refuse_second)
     app.add_exception_handler(NodeEnding, _defer_ending)
+    app.add_exception_handler(CountUnanswered, _defer_count)
     app.add_exception_handler(ResponseLost, _admit_loss)
     app.add_exception_handler(Exception, _admit_fault)
     for away in REDIS_AWAY:
@@ -294,6 +296,12 @@ async def _defer_away(request: Request, error: Exception) -> Response:
     reason = str(error) or type(error).__name__
     _log.warning("%s: Redis is unavailable (%s)", _place_of(request), reason)
     message = "The storage behind this service cannot be reached. Try again later."
+    return envelope(503, message, "service_unavailable", None, RETRY_AFTER)
+
+
+async def _defer_count(request: Request, error: Exception) -> Response:
+    _log.warning("%s: %s", _place_of(request), error)
+    message = "No worker has counted the tokens in time: all are busy or away. Try again later."
     return envelope(503, message, "service_unavailable", None, RETRY_AFTER)
 
 

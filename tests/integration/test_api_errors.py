@@ -15,6 +15,7 @@ from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import closing
+from shared.store.records import token_count
 from shared.store.redis.client import RedisClient
 from tests.edges import HELLO, UNKNOWN_ID, error_of, serving
 from tests.patience import PATIENCE_S, until
@@ -98,6 +99,16 @@ async def test_a_cancel_that_has_nothing_to_end_is_answered_while_redis_refuses_
             await redis.command("CONFIG", "SET", refusing, 0)
     assert [answer.status_code for answer in answers] == [404, 400, 200]
     assert answers[2].json()["status"] == "cancelled"
+
+
+async def test_a_count_that_no_worker_makes_is_not_blamed_on_the_storage(
+    redis: RedisClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_count, "ANSWER_WITHIN_S", 1)
+    async with serving(settings) as client:
+        answer = await client.post("/v1/responses/input_tokens", json=HELLO)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "No worker has counted" in error_of(answer)["message"]
 
 
 async def test_a_delete_does_not_read_what_it_deletes(redis: RedisClient, settings: Settings) -> None:

@@ -22,13 +22,17 @@ ANSWER_WITHIN_S = 60
 """Long enough for the longest body, which takes a busy worker some seconds."""
 
 
+class CountUnanswered(Exception):
+    """No worker has counted in time."""
+
+
 async def ask(
     redis: RedisClient, settings: Settings, tenant: str, record: bytes, turns: asyncio.Semaphore
 ) -> int:
     """Returns the number of tokens in the rendered input of a ResponseRequest, given as JSON.
 
-    `turns`: shared by all callers on this node, with `ASKING_MAX` places. Raises TimeoutError if no worker
-    answers in time; QueueFull or TenantBusy, having written nothing.
+    `turns`: shared by all callers on this node, with `ASKING_MAX` places. Raises CountUnanswered; QueueFull
+    or TenantBusy, having written nothing; REDIS_AWAY.
     """
     name = secrets.token_hex(8)
     job_id = f"count/{name}"
@@ -56,13 +60,18 @@ async def ask(
             raise TenantBusy("its requests have more bytes than may be kept")
         case _:
             raise RuntimeError(f"count answered {outcome!r}")
-    async with asyncio.timeout(ANSWER_WITHIN_S):
-        while True:
-            async with turns:
-                wait_s = min(_TURN_S, settings.redis_timeout_s / 2)
-                reply = await redis.command("BLPOP", keys.counts(name), wait_s)
-            if reply is not None:
-                return int(reply[1])
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN_S) as limit:
+            while True:
+                async with turns:
+                    wait_s = min(_TURN_S, settings.redis_timeout_s / 2)
+                    reply = await redis.command("BLPOP", keys.counts(name), wait_s)
+                if reply is not None:
+                    return int(reply[1])
+    except TimeoutError:
+        if limit.expired():
+            raise CountUnanswered(f"no worker has answered within {ANSWER_WITHIN_S} s") from None
+        raise
 
 
 async def answer(redis: RedisClient, name: str, tokens: int) -> None:
