@@ -43,9 +43,8 @@ class Door:
 
         app: ASGIApp = self._app
         try:
-            if (
-                len(headers.getlist("host")) > 1
-            ):  # RFC 9112, 3.2: whoever stands before may read the other one
+            # RFC 9112, 3.2: a proxy in front may have read the other one.
+            if len(headers.getlist("host")) > 1:
                 raise ClientError(400, "The request has more than one 'Host' header.", "invalid_host", "Host")
             if self._is_open:
                 self._check_open(scope, headers)

@@ -64,8 +64,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What one process told of a row: how long its loop's thread had the processor at a stretch, and how long
-    others while that had no turn. `chars_at_once`: of the longest text that was encoded in one call."""
+    """What one process reported about a row: how long its loop's thread had the processor at a stretch, and
+    how long others while that had no turn. `chars_at_once`: of the longest text encoded in one call."""
 
     held_s: float
     kept_out_s: float
@@ -302,9 +302,9 @@ class Cluster:
         async with asyncio.timeout(_WITHIN_S):
             while not report.exists():
                 await asyncio.sleep(0.01)
-        told = Held(**json.loads(report.read_text()))
+        held = Held(**json.loads(report.read_text()))
         report.unlink()
-        return told
+        return held
 
 
 async def _see_to_its_end(client: httpx.AsyncClient, answer: httpx.Response) -> None:

@@ -26,9 +26,9 @@ from tests.chaos.history import (
     OfCall,
     Refused,
     Replayed,
+    Reported,
     Store,
     Struck,
-    Told,
     ViewEnded,
     ViewOpened,
     sha_of_bytes,
@@ -83,14 +83,14 @@ def check(observations: Sequence[Observation], store: Store, owners_lost_max: in
 
 def read_undisturbed(histories: Mapping[int, CallHistory], store: Store) -> dict[str, Output]:
     """Returns the undisturbed output of each plan."""
-    told: dict[str, Output] = {}
+    undisturbed: dict[str, Output] = {}
     for history in histories.values():
         log = _log_of(history, store)
         if history.asked.is_undisturbed and log is not None:
             response = _response_of(log)
             if response is not None:
-                told[history.asked.plan] = say(response, history.asked.key)
-    return told
+                undisturbed[history.asked.plan] = say(response, history.asked.key)
+    return undisturbed
 
 
 def _log_of(history: CallHistory, store: Store) -> Log | None:
@@ -121,7 +121,7 @@ def _check_call(history: CallHistory, run: Run) -> Findings:
     response = _response_of(log)
     if response is None:
         return  # reported by `_check_log`
-    yield from _check_told(history, log, run.strikes)
+    yield from _check_reported(history, log, run.strikes)
     yield from _check_end(history, log, response, run)
     yield from check_tools(history, log, response, run)
     if response.status == PLANS[history.asked.plan].status:
@@ -148,9 +148,9 @@ def _check_answers(history: CallHistory, strikes: Strikes) -> Findings:
                     yield "every answer is right", f"{operation} was answered {status}: {body}"
             case Deleted():
                 is_deleted = True
-            case Told(operation=operation) if is_deleted:
-                yield "what is deleted is gone", f"{operation} told it"
-            case Beyond(after=after, is_told=False, at_s=at_s) if not strikes.is_mixed(at_s):
+            case Reported(operation=operation) if is_deleted:
+                yield "what is deleted is gone", f"{operation} returned it"
+            case Beyond(after=after, has_learned=False, at_s=at_s) if not strikes.is_mixed(at_s):
                 yield "every reader learns the end", f"silence after {after}, which never was"
             case _:
                 pass
@@ -190,18 +190,20 @@ def _check_waits(history: CallHistory, run: Run) -> Findings:
             yield "no wait without a cause", f"{calm_s:.1f} s without an event until {wait.end_s}"
 
 
-def _check_told(history: CallHistory, log: Log, strikes: Strikes) -> Findings:
+def _check_reported(history: CallHistory, log: Log, strikes: Strikes) -> Findings:
     """Checks that whole responses as reported agree with the log, which another version may have written."""
     final = sha_of_response(msgspec.json.decode(ev.data_of(log.frames[-1])).get("response", {}))
-    shas = {seen.sha for seen in history.seen if isinstance(seen, Told)} if strikes.is_upgrade else {final}
+    shas = (
+        {seen.sha for seen in history.seen if isinstance(seen, Reported)} if strikes.is_upgrade else {final}
+    )
     for seen in history.seen:
-        if isinstance(seen, Told) and seen.status in TERMINAL and seen.sha not in shas:
-            yield "what is reported is the log", f"{seen.operation} told another {seen.status} response"
+        if isinstance(seen, Reported) and seen.status in TERMINAL and seen.sha not in shas:
+            yield "what is reported is the log", f"{seen.operation} reported another {seen.status} response"
     ended = False
     for seen in history.seen:
-        if isinstance(seen, Told):
+        if isinstance(seen, Reported):
             if ended and seen.status not in TERMINAL:
-                yield "what is reported is the log", f"told {seen.status} after the end"
+                yield "what is reported is the log", f"reported {seen.status} after the end"
             ended = ended or seen.status in TERMINAL
 
 
@@ -330,7 +332,7 @@ def _check_end(history: CallHistory, log: Log, response: Response, run: Run) -> 
                 yield "an end has its reason", f"{status} instead of {PLANS[history.asked.plan].status}"
     is_cancelled = response.status == "cancelled"
     for seen in history.seen:
-        if isinstance(seen, Told) and seen.operation == "cancel" and not is_cancelled:
+        if isinstance(seen, Reported) and seen.operation == "cancel" and not is_cancelled:
             yield "cancelled is cancelled", f"the cancel was granted, the log ended as {response.status}"
 
 
@@ -372,7 +374,7 @@ def _check_conversation(
 
 def _check_processes(observations: Sequence[Observation]) -> Iterator[Violation]:
     """Checks that processes end only when they are killed or stopped, once each, by a signal or in order."""
-    told = Counter(
+    ordered = Counter(
         f"{seen.role}-{seen.number}"
         for seen in observations
         if isinstance(seen, Struck) and seen.action in ("kill", "drain")
@@ -380,8 +382,8 @@ def _check_processes(observations: Sequence[Observation]) -> Iterator[Violation]
     for seen in observations:
         if not isinstance(seen, Ended):
             continue
-        told[seen.process] -= 1
-        if seen.how not in _ENDS or told[seen.process] < 0:
+        ordered[seen.process] -= 1
+        if seen.how not in _ENDS or ordered[seen.process] < 0:
             yield Violation("a process ends when it is ended", None, f"{seen.process} ended with {seen.how}")
 
 
@@ -390,7 +392,9 @@ def _check_processes(observations: Sequence[Observation]) -> Iterator[Violation]
 
 def _check_store(store: Store, known: set[str]) -> Iterator[Violation]:
     for response_id in store.logs.keys() - known:
-        yield Violation("nothing is invented", None, f"{response_id} was never told to the client who asked")
+        yield Violation(
+            "nothing is invented", None, f"{response_id} was never returned to the client that asked for it"
+        )
     for left in store.leftovers:
         yield Violation("nothing is left over", None, left)
     for key in store.without_ttl:

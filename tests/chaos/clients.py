@@ -28,7 +28,7 @@ from tests.chaos.history import (
     Recorder,
     Refused,
     Replayed,
-    Told,
+    Reported,
     Unreached,
     ViewEnded,
     ViewOpened,
@@ -199,7 +199,7 @@ class Call:
         done, _ = await asyncio.wait([reading], timeout=_BEYOND_S)
         reading.cancel()
         world = self._world
-        world.note(Beyond(world.now_s(), self._asked.call, after, is_told=bool(done)))
+        world.note(Beyond(world.now_s(), self._asked.call, after, has_learned=bool(done)))
 
     async def _wait_for_a_word(self, after: int) -> None:
         """Until a view from beyond is answered with an event, or a refusal that is no excuse. One that ends
@@ -334,7 +334,7 @@ class Call:
             return 200
         self._note_accepted(response)
         status = response["status"]
-        world.note(Told(world.now_s(), call, operation, node, status, sha_of_response(response)))
+        world.note(Reported(world.now_s(), call, operation, node, status, sha_of_response(response)))
         if status in TERMINAL and operation != "cancel":
             self._has_ended = True
         return 200

@@ -88,10 +88,10 @@ class Beyond(_OfCall, frozen=True, tag="beyond"):
     got an answer of some kind, or none."""
 
     after: int
-    is_told: bool
+    has_learned: bool
 
 
-class Told(_OfCall, frozen=True, tag="told"):
+class Reported(_OfCall, frozen=True, tag="reported"):
     """A whole response as JSON, from a create call that waits, a poll, or a cancel."""
 
     operation: Operation
@@ -150,7 +150,7 @@ OfCall = (
     | ViewEnded
     | Beyond
     | Deleted
-    | Told
+    | Reported
     | GaveUp
     | Replayed
 )

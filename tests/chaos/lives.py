@@ -87,7 +87,7 @@ async def _ask_of_conversations(
         answer = await world.http.request(method, url, **request)
         if answer.status_code != 503:
             answer.raise_for_status()
-            told: dict[str, Any] = msgspec.json.decode(answer.content)
-            return told
+            answer_body: dict[str, Any] = msgspec.json.decode(answer.content)
+            return answer_body
     await asyncio.sleep(rng.uniform(0.05, 0.3))
     return {}

@@ -38,10 +38,10 @@ def _result_of(call: McpCall) -> tuple[str, str]:
 
 def with_failures(expected: Output, said: Output) -> Output:
     """Returns the expected output if the calls that failed in `said` had failed in the undisturbed run."""
-    told = list(expected)
-    for place, item in enumerate(said[: len(told)]):
-        before = told[place]
+    wanted = list(expected)
+    for place, item in enumerate(said[: len(wanted)]):
+        before = wanted[place]
         if item[0] == "call" and item[3] == "failed" and before[:3] == item[:3]:
-            told = [tuple(text.replace(before[4], item[4]) for text in one) for one in told]
-            told[place] = item
-    return tuple(told)
+            wanted = [tuple(text.replace(before[4], item[4]) for text in one) for one in wanted]
+            wanted[place] = item
+    return tuple(wanted)

@@ -36,9 +36,9 @@ from tests.chaos.history import (
     Observation,
     Refused,
     Replayed,
+    Reported,
     Store,
     Struck,
-    Told,
     ViewEnded,
     ViewOpened,
     Way,
@@ -451,7 +451,10 @@ def test_a_node_of_an_earlier_version_may_end_a_stream_in_order_when_it_is_repla
     run = Run()
     short = seen_in(run.log, CALL, 2, 3, 2)
     run.more = [ViewOpened(5.1, CALL, 2, 0, 2), *short, ViewEnded(5.3, CALL, 2, "closed")]
-    run.more += [struck("api", at_s=5.0, action="upgrade"), Told(6.0, CALL, "poll", 1, "completed", "0" * 16)]
+    run.more += [
+        struck("api", at_s=5.0, action="upgrade"),
+        Reported(6.0, CALL, "poll", 1, "completed", "0" * 16),
+    ]
     assert run.check() == [], "and two versions tell of a response in two shapes"
     run.more[-2] = struck("api", at_s=60.0, action="upgrade")
     assert run.rules() == {"a stream that ends short is cut"}
@@ -466,9 +469,9 @@ def test_a_stream_that_ends_in_order_where_the_log_ends_is_no_violation() -> Non
 
 def test_a_reader_beyond_the_end_that_gets_no_answer_is_found() -> None:
     run = Run()
-    run.more = [Beyond(8.0, CALL, 99, is_told=True)]
+    run.more = [Beyond(8.0, CALL, 99, has_learned=True)]
     assert run.check() == []
-    run.more = [Beyond(8.0, CALL, 99, is_told=False)]
+    run.more = [Beyond(8.0, CALL, 99, has_learned=False)]
     assert run.rules() == {"every reader learns the end"}
     run.more.append(struck("api", at_s=9.0, action="upgrade"))
     assert run.check() == [], "nodes of an earlier version were silent"
@@ -518,7 +521,7 @@ def test_what_is_deleted_may_not_be_there_any_more() -> None:
     store = replace(run.store, logs={run.undisturbed.response_id: run.undisturbed})
     assert run.check(history, store) == []
     assert run.rules(history) == {"what is deleted is gone"}
-    told = Told(5.7, CALL, "poll", 0, "completed", "0" * 16)
+    told = Reported(5.7, CALL, "poll", 0, "completed", "0" * 16)
     assert run.rules([*history, told], store) == {"what is deleted is gone"}
 
 
@@ -555,13 +558,13 @@ def test_a_granted_cancel_that_did_not_cancel_is_found() -> None:
     run = Run()
     run.way = "cancel"
     sha = sha_of_response(response_of(run.log))
-    run.more = [Told(3.0, CALL, "cancel", 0, "cancelled", sha)]
+    run.more = [Reported(3.0, CALL, "cancel", 0, "cancelled", sha)]
     assert run.rules() == {"cancelled is cancelled"}
 
 
 def test_a_poll_that_reports_another_end_is_found() -> None:
     run = Run()
-    run.more = [Told(6.0, CALL, "poll", 0, "completed", "0" * 16)]
+    run.more = [Reported(6.0, CALL, "poll", 0, "completed", "0" * 16)]
     assert run.rules() == {"what is reported is the log"}
 
 
@@ -569,8 +572,8 @@ def test_a_poll_that_goes_back_after_the_end_is_found() -> None:
     run = Run()
     sha = sha_of_response(response_of(run.log))
     run.more = [
-        Told(6.0, CALL, "poll", 0, "completed", sha),
-        Told(6.5, CALL, "poll", 1, "in_progress", "0" * 16),
+        Reported(6.0, CALL, "poll", 0, "completed", sha),
+        Reported(6.5, CALL, "poll", 1, "in_progress", "0" * 16),
     ]
     assert run.rules() == {"what is reported is the log"}
 
