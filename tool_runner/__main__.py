@@ -21,6 +21,7 @@ def _run(settings: Settings) -> None:
     # Servers' errors become results, while these libraries would log addresses and servers' texts.
     for name in ("mcp", "client", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    process.collect_rarely()
     process.run_until_stopped(lambda stopped: app.run(settings, stopped))
 
 

@@ -47,7 +47,6 @@ def read_settings(arguments: list[str]) -> Settings:
 
 
 def _run(settings: Settings) -> None:
-    process.collect_rarely()
     process.run_until_stopped(
         lambda stopped: run(settings, make_engine(settings), stopped), uvloop.new_event_loop
     )

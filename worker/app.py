@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from shared import process
 from shared.ids import new_owner
 from shared.race import race
 from shared.settings import Settings
@@ -50,6 +51,7 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
     """
     if not await _start(engine, stopped):
         return
+    process.collect_rarely()
     owner = new_owner("worker")
     redis = RedisClient.connect(
         settings.redis_url,

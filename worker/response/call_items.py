@@ -11,7 +11,7 @@ from msgspec import structs
 
 from shared import events as ev
 from shared import hosted_tools
-from shared.events import StreamEvent
+from shared.events import StreamEvent, TextDelta
 from shared.hosted_tools import MCP_CALL, CallItem
 from shared.responses import ItemStatus, McpCall, ServerCall
 from shared.tool_calls import ToolFailure, ToolOutput
@@ -39,8 +39,8 @@ class CallForm(Protocol):
     def begin(self, index: int, id_: str) -> list[StreamEvent]:
         """Returns the events that follow `response.output_item.added`."""
 
-    def extend(self, index: int, id_: str, text: str) -> list[StreamEvent]:
-        """Returns the events for another piece of the call's text; none if the item does not show it."""
+    def extend(self, index: int, id_: str, text: str) -> TextDelta | None:
+        """Returns the event for another piece of the call's text; None if the item does not show it."""
 
     def end_text(self, index: int, id_: str, text: str, *, is_run: bool) -> list[StreamEvent]:
         """Returns the events for the end of the call's text. `is_run`: the tool now runs."""
@@ -72,8 +72,8 @@ class McpCallForm:
     def begin(self, index: int, id_: str) -> list[StreamEvent]:
         return [ev.McpCallInProgress(index, id_)]
 
-    def extend(self, index: int, id_: str, text: str) -> list[StreamEvent]:
-        return [ev.McpCallArgumentsDelta(index, id_, text)]
+    def extend(self, index: int, id_: str, text: str) -> TextDelta:
+        return ev.McpCallArgumentsDelta(index, id_, text)
 
     def end_text(self, index: int, id_: str, text: str, *, is_run: bool) -> list[StreamEvent]:
         return [ev.McpCallArgumentsDone(index, id_, text)]

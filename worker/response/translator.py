@@ -2,14 +2,18 @@
 
 Owns which item a message becomes and the legal order of its events; knows nothing of tokens, sequence
 numbers, Redis or how tools run. Ids derive from (response_id, output_index).
+
+The pieces of an open item's text are lists that grow in place, so each state is advanced once. A new state
+and a link of a chain for each piece would be left to the garbage collector to walk until the item is done
+(docs/adr/0033-a-step-is-a-function-call.md).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import assert_never
 
 from shared import events as ev
-from shared.events import StreamEvent
+from shared.events import StreamEvent, TextDelta
 from shared.ids import call_id, item_id
 from shared.record_format import RECORD_FORMAT
 from shared.responses import (
@@ -29,7 +33,6 @@ from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_targe
 from worker.harmony.headers import TEXT_RECIPIENTS
 from worker.harmony.parser import MessageClosed, MessageCut, MessageOpened, TextContinued
 from worker.response.call_items import form_of
-from worker.response.chains import Chain, in_order, join
 from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
 
 # --- the open item: at most one at a time ---------------------------------------------------------
@@ -37,7 +40,7 @@ from worker.response.segments import CallApproved, Segment, TextWithLogprobs, To
 
 @dataclass(frozen=True, slots=True)
 class OpenReasoning:
-    pieces: Chain[str] = None
+    pieces: list[str] = field(default_factory=list)
     unknown_recipient: str | None = None
     """Set if the message is a call to a recipient that no offered tool has."""
 
@@ -46,20 +49,20 @@ class OpenReasoning:
 class OpenMessage:
     phase: Phase | None
     """None if the record's format is older than `phase` on answers."""
-    pieces: Chain[str] = None
-    logprobs: Chain[tuple[Logprob, ...]] = None
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[tuple[Logprob, ...]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFunctionCall:
     name: str
-    pieces: Chain[str] = None
+    pieces: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenMcpCall:
     target: McpTarget
-    pieces: Chain[str] = None
+    pieces: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class OpenSpentCall:
     """A call beyond `max_tool_calls`: it is not made and leaves no item; the model reads a refusal."""
 
     target: McpTarget
-    pieces: Chain[str] = None
+    pieces: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,42 +198,38 @@ def _item_for(opened: MessageOpened, now: Translation) -> _Texted:
 
 
 def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Events]:
-    index, response_id = now.output_index, now.response_id
-    pieces = (item.pieces, text)
-    events: Events
-    after: _Texted
-    match item:
-        case OpenReasoning(unknown_recipient=unknown):
-            after = OpenReasoning(pieces, unknown)
-            events = [ev.ReasoningTextDelta(index, 0, item_id("rs", response_id, index), text)]
-        case OpenMessage(phase):
-            after = OpenMessage(phase, pieces, item.logprobs)
-            events = [ev.OutputTextDelta(index, 0, item_id("msg", response_id, index), text)]
-        case OpenFunctionCall(name):
-            after = OpenFunctionCall(name, pieces)
-            events = [ev.FunctionCallArgumentsDelta(index, item_id("fc", response_id, index), text)]
-        case OpenSpentCall():
-            after, events = item, []
-        case OpenMcpCall(target):
-            after = OpenMcpCall(target, pieces)
-            events = []
-            if not target.needs_approval:
-                events = form_of(target).extend(index, _call_item_id(now, target), text)
-    extended = Translation(response_id, now.routing, index, after, now.record_format, now.are_calls_spent)
-    return extended, events
+    item.pieces.append(text)
+    delta = _delta(now, item, text)
+    return now, [] if delta is None else [delta]
 
 
 def _extend_with_logprobs(
     now: Translation, item: OpenMessage, delta: TextWithLogprobs
 ) -> tuple[Translation, Events]:
-    after = OpenMessage(item.phase, (item.pieces, delta.text), (item.logprobs, delta.logprobs))
+    item.pieces.append(delta.text)
+    item.logprobs.append(delta.logprobs)
     id_ = item_id("msg", now.response_id, now.output_index)
-    event = ev.OutputTextDelta(now.output_index, 0, id_, delta.text, delta.logprobs)
-    return replace(now, open_item=after), [event]
+    return now, [ev.OutputTextDelta(now.output_index, 0, id_, delta.text, delta.logprobs)]
+
+
+def _delta(now: Translation, item: _Texted, text: str) -> TextDelta | None:
+    """Returns the event for another piece of an item's text, or None if nothing is streamed of it."""
+    index, response_id = now.output_index, now.response_id
+    match item:
+        case OpenReasoning():
+            return ev.ReasoningTextDelta(index, 0, item_id("rs", response_id, index), text)
+        case OpenMessage():
+            return ev.OutputTextDelta(index, 0, item_id("msg", response_id, index), text)
+        case OpenFunctionCall():
+            return ev.FunctionCallArgumentsDelta(index, item_id("fc", response_id, index), text)
+        case OpenMcpCall(target) if not target.needs_approval:
+            return form_of(target).extend(index, _call_item_id(now, target), text)
+        case OpenMcpCall() | OpenSpentCall():
+            return None
 
 
 def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Translation, Events]:
-    index, text = now.output_index, join(item.pieces)
+    index, text = now.output_index, "".join(item.pieces)
     closed = replace(now, output_index=index + 1, open_item=None)
     match item:
         case OpenReasoning():
@@ -243,7 +242,7 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
             ]
         case OpenMessage(phase):
             id_ = item_id("msg", now.response_id, index)
-            logprobs = tuple(chain.from_iterable(in_order(item.logprobs)))
+            logprobs = tuple(chain.from_iterable(item.logprobs))
             output = OutputText(text, logprobs=logprobs)
             return closed, [
                 ev.OutputTextDone(index, 0, id_, text, logprobs),
@@ -282,7 +281,7 @@ def _keep_unmade_request(now: Translation, arguments: str) -> tuple[Translation,
 
 def _close_arguments(now: Translation, item: OpenMcpCall) -> tuple[Translation, Events]:
     """Ends a call's arguments: the call runs, or the client is asked to approve it."""
-    index, text, target = now.output_index, join(item.pieces), item.target
+    index, text, target = now.output_index, "".join(item.pieces), item.target
     if target.needs_approval:
         request = McpApprovalRequest(
             item_id("mcpr", now.response_id, index), target.server_label, target.name, text

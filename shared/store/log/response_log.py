@@ -23,8 +23,11 @@ from shared.store.redis.scripts import Argument, LuaScript, ScriptCall
 _APPEND, _CLOSE = LuaScript("log/append", is_confirmed=True), LuaScript("log/close", is_confirmed=True)
 
 
-class NewEntry(msgspec.Struct, frozen=True):
-    """An entry to be appended: its frame, and the token ids that made it."""
+class NewEntry(msgspec.Struct, frozen=True, gc=False):
+    """An entry to be appended: its frame, and the token ids that made it.
+
+    No cycle leads through one, and a worker keeps many, so the garbage collector ignores them.
+    """
 
     frame: bytes
     tokens: tuple[int, ...] = ()
