@@ -211,6 +211,8 @@ StreamEvent = LifecycleEvent | ItemEvent | TextDelta | Error
 _LINE_ENDS = tuple((end.encode(), rb"\u%04x" % ord(end)) for end in "\x85\u2028\u2029")
 """Next line, line separator, paragraph separator: Unicode's line ends, which JSON may contain unescaped."""
 
+_MARK = "\x00"
+"""Stands for a delta's text where a frame is cut. It is escaped in JSON, and no id has a backslash."""
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[StreamEvent] = msgspec.json.Decoder(StreamEvent)
 
@@ -247,6 +249,35 @@ def frame(event: StreamEvent, sequence_number: int) -> bytes:
         body[:-1],
         sequence_number,
     )
+
+
+class DeltaFrames:
+    """Makes the frames of one item's deltas, which differ in their number and their text alone.
+
+    Cut once per item from what `frame` makes of a delta, so `frame` alone decides what the bytes are.
+    """
+
+    __slots__ = ("_after_number", "_after_text", "_before_number")
+
+    def __init__(self, delta: TextDelta) -> None:
+        """`delta`: any of the item's, without log probabilities."""
+        name, number, data = frame(msgspec.structs.replace(delta, delta=_MARK), 0).split(b"\n", 2)
+        before, after = data.removesuffix(b"0}\n\n").split(_encoder.encode(_MARK))
+        self._before_number = name + b"\n" + number.removesuffix(b"0")
+        self._after_number = b"\n" + before
+        self._after_text = after
+
+    def make(self, number: int, text: str) -> bytes:
+        """Returns what `frame` does for the delta with this text."""
+        body = _encoder.encode(text)
+        return b"%b%d%b%b%b%d}\n\n" % (
+            self._before_number,
+            number,
+            self._after_number,
+            body if body.isascii() else _escape_line_ends(body),
+            self._after_text,
+            number,
+        )
 
 
 def is_queued(stored: bytes) -> bool:

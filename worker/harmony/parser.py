@@ -22,6 +22,7 @@ from worker.harmony.tokens import (
     START,
     bytes_of,
     decode,
+    text_of,
 )
 
 _MESSAGE_ENDS = frozenset({END, RETURN, CALL, ENDOFTEXT})
@@ -76,6 +77,8 @@ class SegmentParser:
         self._is_addressed = False
         """The open message has a recipient, so if it is cut off, it is not a call."""
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._is_mid_character = False
+        """The text so far ends within a character."""
 
     def begin_turn(self) -> None:
         """Begins a turn, whose prompt ends with `<|start|>assistant`."""
@@ -90,6 +93,15 @@ class SegmentParser:
         if self._header is None:
             return self._feed_text(token)
         return self._feed_header(self._header, token)
+
+    def read_text(self, token: int) -> str | None:
+        """Returns the text of an ordinary token inside a message, for which `feed` would return just that.
+
+        None, and nothing read, for any other token.
+        """
+        if self._header is not None or self._is_mid_character:
+            return None
+        return text_of(token)
 
     def end(self) -> list[HarmonySegment]:
         """Ends the turn; returns segments that cut an open message, or keep an unfinished header as text."""
@@ -107,6 +119,7 @@ class SegmentParser:
         if token in CONTROL_TOKENS:  # a misplaced marker, which is not text
             return []
         text = self._utf8.decode(bytes_of(token))
+        self._is_mid_character = self._utf8.getstate()[0] != b""
         return [TextContinued(text)] if text else []
 
     def _end_text(self, token: int) -> list[HarmonySegment]:
@@ -155,6 +168,7 @@ class SegmentParser:
     def _flush(self) -> list[HarmonySegment]:
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
+        self._is_mid_character = False
         return [TextContinued(rest)] if rest else []
 
 

@@ -108,6 +108,17 @@ def bytes_of(token: int) -> bytes:
         return "\N{REPLACEMENT CHARACTER}".encode()
 
 
+@lru_cache(maxsize=65_536)
+def text_of(token: int) -> str | None:
+    """Returns an ordinary token as text; None for a marker and for a token that ends within a character."""
+    if token in CONTROL_TOKENS:
+        return None
+    try:
+        return bytes_of(token).decode() or None
+    except UnicodeDecodeError:
+        return None
+
+
 def render(messages: Sequence[HarmonyMessage]) -> list[int]:
     """Returns the conversation's tokens, up to where the assistant's next message begins."""
     steps = chain.from_iterable(render_steps(message, messages) for message in messages)

@@ -5,8 +5,9 @@ the turn reader items and events, and `generation.py` a single turn.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from shared import events as ev
 from shared import lifecycle
 from shared.lifecycle import TerminalEvent
-from shared.responses import Response, ResponseRequest, Usage
+from shared.responses import Response
 from shared.store.log.closing import closing_of
 from shared.store.owning.lease import Lease
 from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
@@ -42,7 +43,7 @@ from worker.response.turn_reader import (
     ReportUnknown,
     TurnReader,
 )
-from worker.response.usage import Turn, usage_of
+from worker.response.usage import Turn, usage_of, usage_so_far
 
 _T = TypeVar("_T")
 
@@ -58,7 +59,8 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
     """
     request, turns = record.request, list[Turn]()
     results = ToolResults(resources.tools, lease, history.frames)
-    writer = LogWriter(resources.appender, lease, history, record.format, lambda: _count(request, turns))
+    count = partial(usage_so_far, turns, with_turns=request.enable_response_messages)
+    writer = LogWriter(resources.appender, lease, history, record.format, count)
     begun = msgspec.structs.replace(request.response, status="in_progress")
     try:
         await writer.put([ev.ResponseInProgress(begun)])
@@ -196,7 +198,7 @@ class Attempt:
     async def _close(self, *, is_cut: bool) -> None:
         request = self.record.request
         response = await self._call(self._final_response)
-        usage = _usage_of(request, self.reader.turns)
+        usage = usage_of(self.reader.turns, with_turns=request.enable_response_messages)
         event: TerminalEvent = (
             lifecycle.cut_short(response, usage, "max_output_tokens")
             if is_cut
@@ -216,16 +218,3 @@ class Attempt:
     async def _call(self, work: Callable[[], _T]) -> _T:
         """Runs work whose duration grows with the request's size."""
         return await self.resources.stepper.call(work, self.record.size)
-
-
-def _usage_of(request: ResponseRequest, turns: Sequence[Turn]) -> Usage:
-    return usage_of(turns, with_turns=request.enable_response_messages)
-
-
-def _count(request: ResponseRequest, turns: Sequence[Turn]) -> bytes:
-    """Returns the usage so far as JSON, or nothing before the first token.
-
-    It is stored with each append, for a process that closes the response in this attempt's place.
-    """
-    is_begun = any(turn.output for turn in turns)
-    return msgspec.json.encode(_usage_of(request, turns)) if is_begun else b""

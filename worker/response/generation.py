@@ -65,7 +65,7 @@ class Generation:
             except (Unfulfillable, Unsupported) as refusal:
                 raise Hopeless(ResponseError("invalid_prompt", str(refusal))) from refusal
         if not self.reader.is_turn_over:
-            await self._put(self.reader.end())
+            self._queue(self.reader.end())
         return generated, finish == "length"
 
     async def _replay(self, generated: list[int], budget: int) -> None:
@@ -74,7 +74,8 @@ class Generation:
             token = self.logged.popleft()
             if token.cached_tokens:
                 self._note_cached(token.cached_tokens)
-            await self._read((token.id,), (token.logprob,) if token.logprob else (), generated)
+            self._read_whole(token.id, token.logprob)
+            generated.append(token.id)
             if len(generated) % _REPLAYED_AT_ONCE_MAX == 0:
                 await asyncio.sleep(0)
 
@@ -102,7 +103,8 @@ class Generation:
             async for chunk in chunks:
                 if not generated:
                     self._note_cached(chunk.cached_tokens)
-                await self._read(chunk.token_ids, chunk.logprobs, generated)
+                if self._read(chunk.token_ids, chunk.logprobs, generated):
+                    await self.writer.flush()
                 finish = "stop" if self.reader.is_turn_over else chunk.finish_reason
                 if finish is not None:
                     break
@@ -110,28 +112,40 @@ class Generation:
             raise EngineDead("the engine ended a generation without finishing it")
         return finish
 
-    async def _read(
+    def _read(
         self, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...], generated: list[int]
-    ) -> None:
-        """Passes tokens to the reader and their events to the log.
+    ) -> bool:
+        """Passes new tokens to the reader, and their events to the log. `logprobs`: one for each, or none.
 
-        `logprobs`: one for each token, or none.
+        A token that only continues a text becomes a frame at once; any other, and one that follows a token
+        which has made no event yet, goes the whole way over segments and events. A replay takes that way for
+        all tokens and compares the bytes. Returns True if the model is far ahead of Redis.
         """
+        reader, writer, unlogged = self.reader, self.writer, self._unlogged
+        is_ahead = False
         for place, token in enumerate(token_ids):
             generated.append(token)
-            logprob = logprobs[place] if logprobs else None
-            self._unlogged.add(token, logprob)
-            events = self.reader.read(token, logprob)
-            if events:
-                await self._put(events)
-            if self.reader.is_turn_over:
-                return
+            if not (logprobs or unlogged.ids):
+                made = reader.read_text(token, writer.next)
+                if made is not None:
+                    is_ahead = writer.queue_delta(made, token)
+                    continue
+            is_ahead = self._read_whole(token, logprobs[place] if logprobs else None)
+            if reader.is_turn_over:
+                break
+        return is_ahead
 
-    async def _put(self, events: list[StreamEvent]) -> None:
-        """Logs events together with the tokens that made them, and those before that made none."""
-        if events:
-            has_logprobs = any(isinstance(event, ev.OutputTextDelta) and event.logprobs for event in events)
-            await self.writer.put(events, *self._unlogged.take(with_logprobs=has_logprobs))
+    def _read_whole(self, token: int, logprob: TokenLogprob | None) -> bool:
+        """Passes a token to the reader as segments, and the events that come of them to the log."""
+        self._unlogged.add(token, logprob)
+        return self._queue(self.reader.read(token, logprob))
+
+    def _queue(self, events: list[StreamEvent]) -> bool:
+        """Queues events together with the tokens that made them, and those before that made none."""
+        if not events:
+            return False
+        has_logprobs = any(isinstance(event, ev.OutputTextDelta) and event.logprobs for event in events)
+        return self.writer.queue(events, *self._unlogged.take(with_logprobs=has_logprobs))
 
     async def _sampling(self, budget: int, generated: int) -> Sampling:
         """Returns the rest of the turn's sampling. `budget`: tokens for the whole turn; `generated`: how many

@@ -45,88 +45,110 @@ class LogWriter:
         self._token = lease.proof
         self._count = count
         self._logged = history.frames
-        self._next = history.first
+        self.next = history.first
         """The sequence number of the next event."""
         self._waiting: list[NewEntry] = []
         self._recent: deque[NewEntry] = deque(maxlen=_RECENT_MAX)
         """The last entries in the log."""
-        self._is_idle = asyncio.Event()
-        """Set while no append is in flight."""
-        self._is_idle.set()
+        self._is_sending = False
+        """An append is in flight."""
+        self._sent: tuple[int, list[NewEntry], Closing | None] = 0, [], None
+        """The append that was sent last: the number of its first entry, the entries, what closes the log."""
+        self._answered = asyncio.Event()
+        """Set with each append's outcome, if `flush` waits for it."""
+        self._is_awaited = False
         self._failure: Exception | None = None
 
     async def put(
         self, events: Sequence[StreamEvent], tokens: tuple[int, ...] = (), token_record: bytes = b""
     ) -> None:
+        """As `queue`, but waits if the model is far ahead of Redis."""
+        if self.queue(events, tokens, token_record):
+            await self.flush()
+
+    def queue(
+        self, events: Sequence[StreamEvent], tokens: tuple[int, ...] = (), token_record: bytes = b""
+    ) -> bool:
         """Queues events to be appended; `tokens` made them and are stored with the first.
 
-        Waits only if the model is far ahead of Redis.
+        Returns True if the model is far ahead of Redis, and should wait for `flush`.
         """
         for event in events:
-            entry = NewEntry(frame(event, self._next), tokens, token_record)
-            if self._logged:
-                logged = self._logged.popleft()
-                self._compare(event, entry.frame, logged)
-                self._recent.append(NewEntry(logged, tokens, token_record))
-            else:
-                self._waiting.append(entry)
-            self._next += 1
+            self._add(NewEntry(frame(event, self.next), tokens, token_record))
             tokens, token_record = (), b""
-        if len(self._waiting) > _WAITING_MAX:
-            await self.flush()
-        elif self._is_idle.is_set():
+        return self._leave()
+
+    def queue_delta(self, made: bytes, token: int) -> bool:
+        """As `queue`, for one event with the frame `made`, whose number is `next`."""
+        self._add(NewEntry(made, (token,)))
+        return self._leave()
+
+    def _add(self, entry: NewEntry) -> None:
+        """Takes the next entry: compares it with the log, as far as that reaches, or else queues it."""
+        self.next += 1
+        if not self._logged:
+            self._waiting.append(entry)
+            return
+        logged = self._logged.popleft()
+        self._compare(entry.frame, logged)
+        self._recent.append(NewEntry(logged, entry.tokens, entry.token_record))
+
+    def _leave(self) -> bool:
+        if self._failure is not None:
+            raise self._failure
+        if not self._is_sending:
             self._send()
-        self._raise_failure()
+        return len(self._waiting) > _WAITING_MAX
 
     async def flush(self) -> None:
         """Returns when every event put so far is in the log."""
-        while not self._is_idle.is_set():
-            await self._is_idle.wait()
-        self._raise_failure()
+        while self._is_sending:
+            self._is_awaited = True
+            self._answered.clear()
+            await self._answered.wait()
+        if self._failure is not None:
+            raise self._failure
 
     async def close(self, event: StreamEvent, closing: Closing) -> None:
         """Appends the terminal event as the last entry and closes the log in the same script."""
         await self.flush()
         if self._logged:
             raise Diverged(f"the log has {len(self._logged)} entries beyond the end")
-        self._waiting.append(NewEntry(frame(event, self._next)))
-        self._next += 1
+        self._waiting.append(NewEntry(frame(event, self.next)))
+        self.next += 1
         self._send(closing)
         await self.flush()
 
     def _send(self, closing: Closing | None = None) -> None:
-        if self._failure is not None or not self._waiting:
-            return
-        entries, self._waiting = self._waiting, []
-        self._append(self._next - len(entries), entries, closing)
+        entries = self._waiting
+        if self._failure is None and entries:
+            self._waiting = []
+            self._append(self.next - len(entries), entries, closing)
 
     def _append(self, first: int, entries: list[NewEntry], closing: Closing | None) -> None:
         if closing is None:
             write = self._log.append(self._token, first, entries, self._count())
         else:
             write = self._log.close(self._token, first, entries, closing)
-        self._is_idle.clear()
-        self._appender.send(write, lambda failure: self._go_on(failure, first, entries, closing))
+        self._is_sending, self._sent = True, (first, entries, closing)
+        self._appender.send(write, self._hear)
 
-    def _go_on(
-        self, failure: Exception | None, first: int, entries: list[NewEntry], closing: Closing | None
-    ) -> None:
-        """Handles the outcome of an append, then sends what has been put since."""
+    def _hear(self, failure: Exception | None) -> None:
+        """Handles the outcome of an append, then sends what has been queued since."""
+        first, entries, closing = self._sent
         if isinstance(failure, TailLost) and failure.tail >= first - len(self._recent):
             lost = [self._recent.pop() for _ in range(first - failure.tail)]
             self._append(failure.tail, [*reversed(lost), *entries], closing)
             return
-        self._is_idle.set()
-        self._failure = failure
+        self._is_sending, self._failure = False, failure
         self._recent.extend(entries)
         self._send()
+        if self._is_awaited:
+            self._is_awaited = False
+            self._answered.set()
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
-    def _compare(self, event: StreamEvent, made: bytes, logged: bytes) -> None:
+    def _compare(self, made: bytes, logged: bytes) -> None:
         """Raises Diverged unless the replay made what is in the log."""
-        if made == logged or (self._is_older and decode(logged) == event):
+        if made == logged or (self._is_older and decode(logged) == decode(made)):
             return
         raise Diverged(f"the replay made {made!r}, the log has {logged!r}")

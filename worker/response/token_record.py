@@ -30,28 +30,28 @@ class LoggedToken:
 class UnloggedTokens:
     """Tokens that have made no event yet; they are logged with the next event."""
 
-    _ids: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
     _begun: tuple[int, int] = (0, 0)
 
     def begin_turn(self, cached_tokens: int) -> None:
         """Marks the next token as a turn's first."""
-        self._begun = len(self._ids), cached_tokens
+        self._begun = len(self.ids), cached_tokens
 
     def add(self, token: int, logprob: TokenLogprob | None) -> None:
-        self._ids.append(token)
+        self.ids.append(token)
         if logprob is not None:
             self._logprobs.append(logprob)
 
     def take(self, *, with_logprobs: bool) -> tuple[tuple[int, ...], bytes]:
         """Removes and returns the ids of all tokens, with their packed record, which may be empty."""
-        ids, token_record = tuple(self._ids), b""
+        ids, token_record = tuple(self.ids), b""
         if ids and (self._begun[1] or (with_logprobs and self._logprobs)):
             logprobs = [(each.logprob, each.top) for each in self._logprobs] if with_logprobs else ()
             token_record = _encoder.encode((*self._begun, logprobs))
         if ids:
             self._begun = 0, 0
-        self._ids.clear()
+        self.ids.clear()
         self._logprobs.clear()
         return ids, token_record
 

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import assert_never
 
 from shared import events as ev
-from shared.events import StreamEvent, TextDelta
+from shared.events import DeltaFrames, StreamEvent, TextDelta
 from shared.ids import call_id, item_id
 from shared.record_format import RECORD_FORMAT
 from shared.responses import (
@@ -210,6 +210,18 @@ def _extend_with_logprobs(
     item.logprobs.append(delta.logprobs)
     id_ = item_id("msg", now.response_id, now.output_index)
     return now, [ev.OutputTextDelta(now.output_index, 0, id_, delta.text, delta.logprobs)]
+
+
+def open_text(now: Translation) -> tuple[list[str], DeltaFrames] | None:
+    """Returns where the pieces of the open item's text go, and what makes the frames of its deltas.
+
+    None if no item is open whose text is streamed. To add a piece there is to take the step of its segment.
+    """
+    item = now.open_item
+    if item is None or isinstance(item, RunningCall):
+        return None
+    delta = _delta(now, item, "")
+    return None if delta is None else (item.pieces, DeltaFrames(delta))
 
 
 def _delta(now: Translation, item: _Texted, text: str) -> TextDelta | None:

@@ -7,7 +7,7 @@ nothing: `generation.py` feeds it tokens, `attempt.py` decides what comes next.
 from dataclasses import dataclass, field, replace
 
 from shared import events as ev
-from shared.events import StreamEvent
+from shared.events import DeltaFrames, StreamEvent
 from shared.hosted_tools import CallItem
 from shared.responses import Item, McpApprovalRequest
 from worker.asking.routing import McpTarget
@@ -32,6 +32,7 @@ from worker.response.translator import (
     OpenSpentCall,
     RunningCall,
     Translation,
+    open_text,
     step,
 )
 from worker.response.usage import Turn
@@ -93,7 +94,11 @@ class TurnReader:
     pending: Pending = Nothing()
     _parser: SegmentParser = field(default_factory=SegmentParser)
     _opened: MessageOpened | None = None
+    _is_reasoning: bool = False
+    """The open message is on the analysis channel."""
     _text: list[str] = field(default_factory=list)
+    _open_text: tuple[list[str], DeltaFrames] | None = None
+    """As `open_text` returns it, while a message is open."""
     _logprobs: list[tuple[int, TokenLogprob]] = field(default_factory=list)
     """Tokens that have not yet made a segment, if they have logprobs."""
 
@@ -127,6 +132,22 @@ class TurnReader:
         turn.reasoning += was_reasoning
         return events
 
+    def read_text(self, token: int, number: int) -> bytes | None:
+        """Reads a token that does nothing but continue the open item's text, without log probabilities.
+
+        Returns the frame of its one event, under that sequence number, the same bytes that `read` would come
+        to. None, and nothing read, for any other token.
+        """
+        if self._open_text is None or (text := self._parser.read_text(token)) is None:
+            return None
+        pieces, frames = self._open_text
+        turn = self.turns[-1]
+        turn.output += 1
+        turn.reasoning += self._is_reasoning
+        self._text.append(text)
+        pieces.append(text)
+        return frames.make(number, text)
+
     def end(self) -> list[StreamEvent]:
         """Ends the turn; returns the events that close what the model left open."""
         events: list[StreamEvent] = []
@@ -148,9 +169,13 @@ class TurnReader:
                 return self._step(self._with_logprobs(segment))
             case MessageOpened():
                 self._opened, self._text, self.pending = segment, [], Nothing()
-                return self._step(self._with_logprobs(segment))
+                self._is_reasoning = segment.channel == "analysis"
+                events = self._step(self._with_logprobs(segment))
+                self._open_text = open_text(self.translation)
+                return events
             case MessageClosed() | MessageCut():
                 item, opened = self.translation.open_item, self._opened
+                self._is_reasoning, self._open_text = False, None
                 events = self._step(self._with_logprobs(segment))
                 if opened is not None:
                     self._end_message(opened)
@@ -171,10 +196,6 @@ class TurnReader:
             return segment
         of_text = (describe_token(*each) for each in made_of if each[0] not in CONTROL_TOKENS)
         return TextWithLogprobs(segment.text, tuple(of_text))
-
-    @property
-    def _is_reasoning(self) -> bool:
-        return self._opened is not None and self._opened.channel == "analysis"
 
     def _end_message(self, opened: MessageOpened) -> None:
         self._opened = None

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from msgspec import UNSET
+import msgspec
+from msgspec.structs import replace
 
 from shared.responses import InputTokensDetails, OutputTokensDetails, PerTurn, Usage
+
+_encoder = msgspec.json.Encoder()
 
 
 @dataclass(slots=True)
@@ -26,25 +29,46 @@ def usage_of(turns: Sequence[Turn], *, with_turns: bool) -> Usage:
 
     `with_turns`: the counts of each turn are included as well.
     """
+    prompt = tool_output = cached = output = reasoning = 0
+    for turn in turns:  # one loop, since the usage so far is stored with each append
+        prompt += turn.prompt
+        tool_output += turn.tool_output
+        cached += turn.cached
+        output += turn.output
+        reasoning += turn.reasoning
+    usage = Usage(
+        prompt,
+        InputTokensDetails(cached_tokens=cached),
+        output,
+        OutputTokensDetails(reasoning_tokens=reasoning, tool_output_tokens=tool_output),
+        prompt + output,
+    )
+    return _with_turns(usage, turns) if with_turns else usage
 
+
+def _with_turns(usage: Usage, turns: Sequence[Turn]) -> Usage:
     def each(count: Callable[[Turn], int]) -> PerTurn:
-        return tuple(map(count, turns)) if with_turns else UNSET
+        return tuple(map(count, turns))
 
-    input_tokens = sum(turn.prompt for turn in turns)
-    output_tokens = sum(turn.output for turn in turns)
-    return Usage(
-        input_tokens=input_tokens,
-        input_tokens_details=InputTokensDetails(
-            cached_tokens=sum(turn.cached for turn in turns),
+    return replace(
+        usage,
+        input_tokens_details=replace(
+            usage.input_tokens_details,
             input_tokens_per_turn=each(lambda turn: turn.prompt),
             cached_tokens_per_turn=each(lambda turn: turn.cached),
         ),
-        output_tokens=output_tokens,
-        output_tokens_details=OutputTokensDetails(
-            reasoning_tokens=sum(turn.reasoning for turn in turns),
-            tool_output_tokens=sum(turn.tool_output for turn in turns),
+        output_tokens_details=replace(
+            usage.output_tokens_details,
             output_tokens_per_turn=each(lambda turn: turn.output),
             tool_output_tokens_per_turn=each(lambda turn: turn.tool_output),
         ),
-        total_tokens=input_tokens + output_tokens,
     )
+
+
+def usage_so_far(turns: Sequence[Turn], *, with_turns: bool) -> bytes:
+    """Returns the usage as JSON, or nothing before the first token.
+
+    It is stored with each append, for a process that closes the response in this attempt's place.
+    """
+    usage = usage_of(turns, with_turns=with_turns)
+    return _encoder.encode(usage) if usage.output_tokens else b""

@@ -1,0 +1,135 @@
+"""A token that only continues a text becomes a frame at once: the bytes are those of the way over events."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from shared import events as ev
+from shared.events import DeltaFrames, StreamEvent, TextDelta, frame
+from shared.tool_calls import ToolOutput
+from tests.requests import make_request
+from worker.asking.routing import FunctionTarget, McpTarget, Routing
+from worker.harmony.tokens import CALL, CHANNEL, CONSTRAIN, END, ENDOFTEXT, MESSAGE, RETURN, START, encode
+from worker.response.segments import ToolReturned
+from worker.response.translator import RunningCall, Translation
+from worker.response.turn_reader import TurnReader
+from worker.response.usage import Turn
+
+RESPONSE_ID = make_request().response.id
+ROUTING: Routing = {
+    "python": McpTarget("python", "code_interpreter", "python"),
+    "wiki.ask": McpTarget("wiki.ask", "wiki", "ask", needs_approval=True),
+    "functions.get_weather": FunctionTarget("get_weather"),
+}
+ODD = '"\\/\x00\x1f\x7f\x85\u2028\u2029\ufeff\ufffd<>&é\r\n\t😀'
+DELTAS: list[TextDelta] = [
+    ev.ReasoningTextDelta(0, 0, "rs_1_0", "x"),
+    ev.OutputTextDelta(12, 0, "msg_0_0", ""),
+    ev.FunctionCallArgumentsDelta(1, "fc_1", "0"),
+    ev.McpCallArgumentsDelta(100, "mcp_0}", "\x00"),
+]
+
+
+@given(st.sampled_from(DELTAS), st.text() | st.text(ODD, max_size=20), st.integers(0, 10**12))
+def test_a_delta_has_the_frame_that_the_encoder_makes_of_it(delta: TextDelta, text: str, number: int) -> None:
+    other = msgspec.structs.replace(delta, delta=text)
+    assert DeltaFrames(delta).make(number, text) == frame(other, number)
+
+
+# --- from tokens --------------------------------------------------------------------------------
+
+PYTHON_CALL = [START, *encode("assistant"), CHANNEL, *encode("analysis to=python code"), MESSAGE]
+FUNCTION_CALL = [
+    START,
+    *encode("assistant to=functions.get_weather"),
+    CHANNEL,
+    *encode("commentary"),
+    MESSAGE,
+]
+APPROVED_CALL = [START, *encode("assistant to=wiki.ask"), CHANNEL, *encode("commentary"), MESSAGE]
+UNKNOWN_CALL = [START, *encode("assistant to=nobody"), CHANNEL, *encode("commentary"), MESSAGE]
+SPLIT = encode("𓀀𓁃 ﷽ ꙮ 한")
+"""Characters of several tokens each."""
+TURN = [
+    *[CHANNEL, *encode("analysis"), MESSAGE, *encode(ODD), *SPLIT, SPLIT[0], END],
+    *[*UNKNOWN_CALL, *encode("{}"), CALL],
+    *[*FUNCTION_CALL, *encode('{"location": "São"}'), END],
+    *[*PYTHON_CALL, *encode("print('\u2028')"), *SPLIT, CALL],
+    *[CHANNEL, *encode("final"), MESSAGE, *encode("It is "), SPLIT[0], SPLIT[1], *encode(ODD), SPLIT[0]],
+    *[CONSTRAIN, *encode(" so"), 201_000, *encode(" on"), RETURN],
+]
+specials = st.sampled_from([START, END, MESSAGE, CHANNEL, CONSTRAIN, CALL, ENDOFTEXT])
+headers = st.sampled_from(
+    [
+        [CHANNEL, *encode("final"), MESSAGE],
+        [CHANNEL, *encode("analysis"), MESSAGE],
+        PYTHON_CALL,
+        FUNCTION_CALL,
+        APPROVED_CALL,
+        UNKNOWN_CALL,
+    ]
+)
+pieces = (
+    headers
+    | st.builds(encode, st.text(max_size=8))
+    | st.builds(encode, st.text(ODD, max_size=6))
+    | st.lists(specials | st.sampled_from(SPLIT) | st.integers(0, 201_500), max_size=4)
+)
+turns = st.builds(lambda parts: [token for part in parts for token in part], st.lists(pieces, max_size=12))
+
+
+class Log:
+    """What reading a turn leaves behind."""
+
+    def __init__(self, direct_from: int) -> None:
+        self.direct = 0
+        """How many tokens became a frame at once."""
+        self.frames: list[tuple[int, bytes]] = []
+        """(place of the token, frame)."""
+        self._direct_from = direct_from
+        self.reader = TurnReader(Translation(RESPONSE_ID, ROUTING))
+        self.reader.begin_turn(Turn(0))
+
+    def read(self, tokens: Sequence[int]) -> "Log":
+        reader = self.reader
+        for place, token in enumerate(tokens):
+            direct = reader.read_text(token, len(self.frames)) if place >= self._direct_from else None
+            if direct is not None:
+                self.direct += 1
+                self.frames.append((place, direct))
+                continue
+            self._add(place, reader.read(token))
+            if isinstance(reader.translation.open_item, RunningCall):
+                self._add(place, reader.advance(ToolReturned(ToolOutput("x"))))
+                reader.begin_turn(Turn(0))
+        self._add(len(tokens), reader.end())
+        return self
+
+    def _add(self, place: int, events: Sequence[StreamEvent]) -> None:
+        self.frames += [(place, frame(event, n)) for n, event in enumerate(events, len(self.frames))]
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        reader = self.reader
+        return self.frames, reader.items, reader.messages, reader.turns, reader.pending, reader.translation
+
+
+@hypothesis_settings(max_examples=300)
+@given(turns)
+def test_both_ways_leave_the_same_bytes_and_the_same_state(tokens: list[int]) -> None:
+    assert Log(0).read(tokens).state == Log(len(tokens)).read(tokens).state
+
+
+@pytest.mark.parametrize("direct_from", range(len(TURN)))
+def test_the_direct_way_may_begin_at_every_token(direct_from: int) -> None:
+    assert Log(direct_from).read(TURN).state == Log(len(TURN)).read(TURN).state
+
+
+def test_nearly_every_token_of_a_text_goes_the_direct_way() -> None:
+    tokens = encode("Nothing here is out of the ordinary, not even é. " * 20)
+    assert Log(0).read([CHANNEL, *encode("final"), MESSAGE, *tokens, RETURN]).direct == len(tokens)
