@@ -1,11 +1,12 @@
 """The engines that tests run: the scripted one, and vLLM with the tiny checkpoint on the CPU."""
 
+import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.engines.protocol import Engine
+from worker.engines.protocol import Engine, Sampling, Sink, TokenChunk, Verdict
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
 
@@ -42,9 +43,78 @@ def make_vllm(folder: Path) -> Subject:
     return make_vllm_of(folder)
 
 
-def make_vllm_of(checkpoint: Path) -> Subject:
+def make_public_vllm(folder: Path) -> Subject:
+    """As `make_vllm`, but tokens take vLLM's public way, as with a release that lacks the private names."""
+    from tests.model.checkpoint import expand
+
+    expand(folder)
+    return make_vllm_of(folder, is_public=True)
+
+
+def make_vllm_of(checkpoint: Path, *, is_public: bool = False) -> Subject:
     os.environ.update(CPU_ENVIRONMENT)
     from worker.engines.vllm.engine import VllmEngine, read_engine_args
 
-    engine = VllmEngine(read_engine_args(f"--model {checkpoint} {CPU_ENGINE_ARGS}"))
+    class PublicVllm(VllmEngine):
+        async def start(self) -> None:
+            await super().start()
+            self._outputs = None
+
+    options = read_engine_args(f"--model {checkpoint} {CPU_ENGINE_ARGS}")
+    engine = PublicVllm(options) if is_public else VllmEngine(options)
     return Subject(engine, lambda: engine.requests_under_way)
+
+
+class Reader:
+    """A sink that asks its engine to wait after every chunk, until a test has read it."""
+
+    def __init__(self) -> None:
+        self.chunks: asyncio.Queue[TokenChunk | None] = asyncio.Queue()
+        """None stands for the end."""
+        self.has_read = asyncio.Event()
+
+    def take(self, chunk: TokenChunk) -> Verdict:
+        self.has_read.clear()
+        self.chunks.put_nowait(chunk)
+        return "wait"
+
+    async def catch_up(self) -> None:
+        await self.has_read.wait()
+
+
+async def read_chunks(
+    engine: Engine,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    *,
+    request_id: str = "r",
+    model: str = "default",
+) -> AsyncGenerator[TokenChunk, None]:
+    """Yields what the engine generates, chunk by chunk; closing it cancels the generation."""
+    sink = Reader()
+    generation = asyncio.ensure_future(
+        engine.generate(prompt, sampling, sink, request_id=request_id, model=model)
+    )
+    generation.add_done_callback(lambda _: sink.chunks.put_nowait(None))
+    try:
+        while (chunk := await sink.chunks.get()) is not None:
+            yield chunk
+            sink.has_read.set()
+        await generation
+    finally:
+        generation.cancel()
+        await asyncio.wait([generation])
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A sink that passes on every chunk as `change` makes it."""
+
+    sink: Sink
+    change: Callable[[TokenChunk], TokenChunk]
+
+    def take(self, chunk: TokenChunk) -> Verdict:
+        return self.sink.take(self.change(chunk))
+
+    async def catch_up(self) -> None:
+        await self.sink.catch_up()

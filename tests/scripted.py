@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import dataclass
 
+from tests.engines import read_chunks
 from worker.engines.protocol import Sampling
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.prompt import read_prompt
@@ -122,7 +123,7 @@ def said(message: str, *results: tuple[str, str], offered: tuple[HarmonyMessage,
 async def play(
     engine: ScriptedEngine, prompt: list[int], max_tokens: int = 10**7, request_id: str = "r"
 ) -> list[int]:
-    chunks = engine.generate(prompt, Sampling(max_tokens), request_id=request_id)
+    chunks = read_chunks(engine, prompt, Sampling(max_tokens), request_id=request_id)
     return [token async for chunk in chunks for token in chunk.token_ids]
 
 

@@ -1,6 +1,6 @@
 """The engine gets the constraint of every turn, also after a takeover."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,9 +10,10 @@ from shared.events import ResponseFailed, decode
 from shared.responses import ResponseRequest
 from shared.settings import Settings
 from shared.store.redis.client import RedisClient
+from tests.engines import Changed
 from tests.requests import accept, make_request
 from tests.working import finish, leave_behind, working
-from worker.engines.protocol import Body, Sampling, TokenChunk, Unsupported
+from worker.engines.protocol import Body, Sampling, Sink, TokenChunk, Unsupported
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
 
@@ -29,13 +30,22 @@ class ListeningEngine(ScriptedEngine):
         self._refusal = refusal
 
     async def generate(
-        self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"
-    ) -> AsyncGenerator[TokenChunk, None]:
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        sink: Sink,
+        *,
+        request_id: str,
+        model: str = "default",
+    ) -> None:
         self.asked.append(sampling)
-        async for chunk in super().generate(prompt, sampling, request_id=request_id, model=model):
-            yield chunk
-            if self._refusal is not None:
-                raise Unsupported(self._refusal)
+        said = Changed(sink, self._refuse)
+        await super().generate(prompt, sampling, said, request_id=request_id, model=model)
+
+    def _refuse(self, chunk: TokenChunk) -> TokenChunk:
+        if self._refusal is not None:
+            raise Unsupported(self._refusal)
+        return chunk
 
 
 def asking(question: str, **response: Any) -> ResponseRequest:

@@ -1,7 +1,7 @@
 """The records that a worker holds are limited in bytes, and nothing waits for ever because of that."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from shared.settings import Settings
@@ -14,7 +14,7 @@ from shared.store.redis.scripts import LuaScript
 from tests.patience import until
 from tests.requests import accept, make_request
 from worker import app
-from worker.engines.protocol import Sampling, TokenChunk
+from worker.engines.protocol import Sampling, Sink
 from worker.engines.scripted import script
 from worker.engines.scripted.engine import ScriptedEngine
 
@@ -33,15 +33,20 @@ class Gate(ScriptedEngine):
         self.opened = asyncio.Event()
 
     async def generate(
-        self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"
-    ) -> AsyncGenerator[TokenChunk, None]:
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        sink: Sink,
+        *,
+        request_id: str,
+        model: str = "default",
+    ) -> None:
         name = request_id.split(":", maxsplit=1)[0]
         self.running.add(name)
         self.together.append(set(self.running))
         try:
             await self.opened.wait()
-            async for chunk in super().generate(prompt, sampling, request_id=request_id, model=model):
-                yield chunk
+            await super().generate(prompt, sampling, sink, request_id=request_id, model=model)
         finally:
             self.running.discard(name)
 

@@ -1,6 +1,6 @@
 """A request's sampling parameters reach the engine in every turn, also after a takeover."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from shared.store.redis.client import RedisClient
 from tests.requests import accept, make_request
 from tests.working import finish, leave_behind, working
 from worker.asking.sampling import seed_after
-from worker.engines.protocol import Sampling, TokenChunk
+from worker.engines.protocol import Sampling, Sink
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
 
@@ -27,11 +27,17 @@ class ListeningEngine(ScriptedEngine):
         super().__init__(Script.load(None))
         self.asked: list[tuple[str, Sampling]] = []
 
-    def generate(
-        self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"
-    ) -> AsyncGenerator[TokenChunk, None]:
+    async def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        sink: Sink,
+        *,
+        request_id: str,
+        model: str = "default",
+    ) -> None:
         self.asked.append((model, sampling))
-        return super().generate(prompt, sampling, request_id=request_id, model=model)
+        await super().generate(prompt, sampling, sink, request_id=request_id, model=model)
 
 
 def sampled(request: ResponseRequest, **options: Any) -> ResponseRequest:

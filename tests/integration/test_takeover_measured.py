@@ -1,13 +1,12 @@
 """What an engine measured outlives its worker: it is sent again, and not measured again."""
 
 import math
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from shared.events import data_of
 from shared.responses import ResponseRequest
@@ -17,9 +16,10 @@ from shared.store.keys import ResponseKey
 from shared.store.log.archiving import archive_log
 from shared.store.log.event_log import Entry, read
 from shared.store.redis.client import RedisClient
+from tests.engines import Changed
 from tests.requests import accept, make_request
 from tests.working import finish, keep_journal, leave_behind, restore_journal, working
-from worker.engines.protocol import Sampling, TokenChunk, TokenLogprob
+from worker.engines.protocol import Sampling, Sink, TokenChunk, TokenLogprob
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
 
@@ -45,18 +45,26 @@ class MeasuringEngine(ScriptedEngine):
         self._scale = scale
 
     async def generate(
-        self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"
-    ) -> AsyncGenerator[TokenChunk, None]:
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        sink: Sink,
+        *,
+        request_id: str,
+        model: str = "default",
+    ) -> None:
         said, others = list(prompt), range(sampling.top_logprobs or 0)
-        async with aclosing(super().generate(prompt, sampling, request_id=request_id)) as chunks:
-            async for chunk in chunks:
-                logprobs = []
-                for token in chunk.token_ids:
-                    said.append(token)
-                    logprob = -self._scale * math.log(sum(said) % 1009 + 2)
-                    top = tuple((token + other, logprob - other / 3) for other in others)
-                    logprobs.append(TokenLogprob(logprob, top))
-                yield replace(chunk, logprobs=tuple(logprobs))
+
+        def measure(chunk: TokenChunk) -> TokenChunk:
+            logprobs = []
+            for token in chunk.token_ids:
+                said.append(token)
+                logprob = -self._scale * math.log(sum(said) % 1009 + 2)
+                top = tuple((token + other, logprob - other / 3) for other in others)
+                logprobs.append(TokenLogprob(logprob, top))
+            return replace(chunk, logprobs=tuple(logprobs))
+
+        await super().generate(prompt, sampling, Changed(sink, measure), request_id=request_id)
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -140,11 +148,16 @@ class CachingEngine(ScriptedEngine):
         super().__init__(Script.load(None))
 
     async def generate(
-        self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"
-    ) -> AsyncGenerator[TokenChunk, None]:
-        async with aclosing(super().generate(prompt, sampling, request_id=request_id)) as chunks:
-            async for chunk in chunks:
-                yield replace(chunk, cached_tokens=len(prompt) // 3)
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        sink: Sink,
+        *,
+        request_id: str,
+        model: str = "default",
+    ) -> None:
+        changed = Changed(sink, lambda chunk: replace(chunk, cached_tokens=len(prompt) // 3))
+        await super().generate(prompt, sampling, changed, request_id=request_id)
 
 
 async def test_what_was_cached_is_counted_as_the_first_owner_found_it(

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from shared.responses import McpTool
-from tests.engines import make_vllm_of
+from tests.engines import make_vllm_of, read_chunks
 from tests.model.schemas import MEETING, SCHEMAS
 from tests.requests import make_request
 from worker.asking.constraint import constraint_of
@@ -77,8 +77,8 @@ class Model:
     async def _one(self, turn: Sampling, said: Sequence[int]) -> Said:
         turn = replace(turn, turn_tokens=len(said))
         tokens, finish = [*said], ""
-        async for chunk in self._engine.generate(
-            [*PROMPT, *said], turn, request_id=f"r{next(self._numbers)}"
+        async for chunk in read_chunks(
+            self._engine, [*PROMPT, *said], turn, request_id=f"r{next(self._numbers)}"
         ):
             tokens += chunk.token_ids
             finish = chunk.finish_reason or finish

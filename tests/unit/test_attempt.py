@@ -1,9 +1,7 @@
 """What an attempt promises, without Redis: what it logs, which calls it makes, how a response ends."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -35,10 +33,11 @@ from shared.tool_calls import (
     ToolsListed,
     ToolTask,
 )
+from tests.engines import Changed
 from tests.items import items_of
 from tests.memory import NOW_S, MemoryLog, MemoryTools, attempt, calculate
 from tests.requests import make_request
-from worker.engines.protocol import EngineDead, Sampling, TokenChunk
+from worker.engines.protocol import EngineDead, Sampling, Sink
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
 from worker.response.history import Diverged
@@ -140,12 +139,16 @@ class Caching(ScriptedEngine):
     """Says that a third of each prompt was cached."""
 
     async def generate(
-        self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"
-    ) -> AsyncGenerator[TokenChunk, None]:
-        chunks = super().generate(prompt, sampling, request_id=request_id, model=model)
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield replace(chunk, cached_tokens=len(prompt) // 3)
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        sink: Sink,
+        *,
+        request_id: str,
+        model: str = "default",
+    ) -> None:
+        changed = Changed(sink, lambda chunk: msgspec.structs.replace(chunk, cached_tokens=len(prompt) // 3))
+        await super().generate(prompt, sampling, changed, request_id=request_id, model=model)
 
 
 async def test_a_replay_knows_what_was_cached_for_the_first_owner() -> None:

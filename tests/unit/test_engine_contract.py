@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 import pytest_asyncio
 
-from tests.engines import Subject, make_scripted, make_vllm
+from tests.engines import Subject, make_public_vllm, make_scripted, make_vllm, read_chunks
 from tests.patience import until
-from worker.engines.protocol import EngineDead, FinishReason, Sampling, TokenChunk
+from worker.engines.protocol import EngineDead, FinishReason, Sampling, TokenChunk, Verdict
 from worker.harmony.tokens import CALL, RETURN, STOP_TOKENS, ChatMessage, SystemPart, render
 
 TOKENS_MAX = 2000
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
     params=[
         pytest.param(make_scripted, id="scripted"),
         pytest.param(make_vllm, id="vllm", marks=pytest.mark.model),
+        pytest.param(make_public_vllm, id="vllm by its public way", marks=pytest.mark.model),
     ],
 )
 async def subject(
@@ -67,7 +68,7 @@ async def generate(
     subject: Subject, prompt: list[int], chosen: Sampling | None = None, request_id: str = "r"
 ) -> Generation:
     generation = Generation()
-    async for chunk in subject.engine.generate(prompt, chosen or sampling(), request_id=request_id):
+    async for chunk in read_chunks(subject.engine, prompt, chosen or sampling(), request_id=request_id):
         generation.chunks.append(chunk)
     return generation
 
@@ -137,7 +138,7 @@ async def test_many_at_once_get_what_each_gets_alone(subject: Subject) -> None:
 
 
 async def test_closing_the_generator_frees_the_request(subject: Subject) -> None:
-    chunks = subject.engine.generate(LONG_ANSWER, sampling(), request_id="r")
+    chunks = read_chunks(subject.engine, LONG_ANSWER, sampling())
     await anext(chunks)
     assert subject.requests_under_way() == 1
     await chunks.aclose()
@@ -149,7 +150,7 @@ async def test_cancelling_the_reader_frees_the_request(subject: Subject) -> None
     has_begun = asyncio.Event()
 
     async def read() -> None:
-        async for _ in subject.engine.generate(LONG_ANSWER, sampling(), request_id="r"):
+        async for _ in read_chunks(subject.engine, LONG_ANSWER, sampling()):
             has_begun.set()
             await asyncio.Event().wait()
 
@@ -161,8 +162,61 @@ async def test_cancelling_the_reader_frees_the_request(subject: Subject) -> None
     await until(lambda: subject.requests_under_way() == 0)
 
 
+@dataclass
+class Judge:
+    """Takes chunks until there are `enough` tokens; then gives its last verdict."""
+
+    enough: int
+    last: Verdict
+    taken: list[int] = field(default_factory=list)
+    caught_up: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def take(self, chunk: TokenChunk) -> Verdict:
+        self.taken += chunk.token_ids
+        return "more" if len(self.taken) < self.enough else self.last
+
+    async def catch_up(self) -> None:
+        await self.caught_up.wait()
+        self.last = "more"
+
+
+async def test_a_sink_that_has_enough_ends_the_generation(subject: Subject) -> None:
+    judge = Judge(7, "stop")
+    await subject.engine.generate(LONG_ANSWER, sampling(), judge, request_id="r")
+    whole = await generate(subject, LONG_ANSWER)  # the id is free again
+    assert judge.taken == whole.tokens[: len(judge.taken)]
+    assert 7 <= len(judge.taken) < len(whole.tokens)
+    await until(lambda: subject.requests_under_way() == 0)
+
+
+async def test_a_sink_that_is_behind_gets_nothing_until_it_has_caught_up_and_misses_nothing(
+    subject: Subject,
+) -> None:
+    whole, judge = await generate(subject, LONG_ANSWER), Judge(7, "wait")
+    generation = asyncio.create_task(
+        subject.engine.generate(LONG_ANSWER, sampling(), judge, request_id="behind")
+    )
+    await until(lambda: len(judge.taken) >= 7)
+    before = len(judge.taken)
+    assert (await generate(subject, LONG_ANSWER)).tokens == whole.tokens  # the engine goes on for others
+    assert len(judge.taken) == before
+    judge.caught_up.set()
+    await generation
+    assert judge.taken == whole.tokens
+
+
+async def test_what_a_sink_raises_is_the_callers_and_frees_the_request(subject: Subject) -> None:
+    class Broken(Judge):
+        def take(self, chunk: TokenChunk) -> Verdict:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await subject.engine.generate(LONG_ANSWER, sampling(), Broken(1, "more"), request_id="r")
+    await until(lambda: subject.requests_under_way() == 0)
+
+
 async def test_stop_aborts_what_is_under_way_and_nothing_begins_after_it(subject: Subject) -> None:
-    chunks = subject.engine.generate(LONG_ANSWER, sampling(), request_id="r")
+    chunks = read_chunks(subject.engine, LONG_ANSWER, sampling())
     await anext(chunks)
     await subject.engine.stop()
     last = [chunk async for chunk in chunks][-1]

@@ -1,13 +1,15 @@
 """The scripted engine: it sees tokens only, continues exactly, and keeps the script's time."""
 
 import asyncio
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.patience import PATIENCE_S
+from tests.engines import read_chunks
+from tests.patience import PATIENCE_S, until
 from tests.scripted import (
     CASES,
     NO_PYTHON,
@@ -19,7 +21,7 @@ from tests.scripted import (
     play,
     started,
 )
-from worker.engines.protocol import EngineDead, Sampling, TokenLogprob
+from worker.engines.protocol import EngineDead, Sampling, TokenChunk, TokenLogprob, Verdict
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.prompt import read_prompt
 from worker.engines.scripted.scene import Pace
@@ -143,10 +145,7 @@ async def test_a_turn_that_the_prompt_holds_whole_is_over() -> None:
     case = Case("greeting", "Hello!")
     engine = await started()
     chunks = [
-        chunk
-        async for chunk in engine.generate(
-            case.prompt + continuation(case.prompt), Sampling(10), request_id="r"
-        )
+        chunk async for chunk in read_chunks(engine, case.prompt + continuation(case.prompt), Sampling(10))
     ]
     assert [(chunk.token_ids, chunk.finish_reason) for chunk in chunks] == [((), "stop")]
 
@@ -168,7 +167,7 @@ def test_a_call_and_its_answer_lead_to_the_next_turn() -> None:
 async def test_what_a_script_says_is_certain_and_nothing_else_was_possible(top: int | None) -> None:
     engine, prompt = await started(Pace(chunk_tokens=3)), Case("greeting", "Hello!").prompt
     sampling = Sampling(1000, top_logprobs=top)
-    chunks = [chunk async for chunk in engine.generate(prompt, sampling, request_id="r")]
+    chunks = [chunk async for chunk in read_chunks(engine, prompt, sampling)]
     for chunk in chunks:
         certain = [TokenLogprob(0.0, ((token, 0.0),) if top else ()) for token in chunk.token_ids]
         assert list(chunk.logprobs) == ([] if top is None else certain)
@@ -191,7 +190,7 @@ async def test_tokens_come_no_faster_than_the_pace() -> None:
     engine = await started(Pace(tokens_per_s=400, first_token_s=0.05))
     now = asyncio.get_running_loop().time
     begin = now()
-    came = [now() - begin async for _ in engine.generate(LONG_PROMPT, Sampling(40), request_id="r")]
+    came = [now() - begin async for _ in read_chunks(engine, LONG_PROMPT, Sampling(40))]
     assert len(came) == 40
     assert all(at >= 0.05 + n / 400 for n, at in enumerate(came))
 
@@ -207,8 +206,43 @@ async def test_a_scene_has_its_own_pace_and_the_engine_overrides_it() -> None:
 
 async def test_chunks_have_the_size_that_the_pace_says() -> None:
     engine = await started(Pace(chunk_tokens=7))
-    sizes = [len(c.token_ids) async for c in engine.generate(LONG_PROMPT, Sampling(30), request_id="r")]
+    sizes = [len(c.token_ids) async for c in read_chunks(engine, LONG_PROMPT, Sampling(30))]
     assert sizes == [7, 7, 7, 7, 2]
+
+
+async def test_with_steps_all_generations_get_their_tokens_together_however_they_began() -> None:
+    engine = await started(Pace(tokens_per_s=1, first_token_s=0.01, step_s=0.02))
+    came: list[list[int]] = [[] for _ in range(5)]
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    @dataclass
+    class Sink:
+        number: int
+
+        def take(self, chunk: TokenChunk) -> Verdict:
+            assert len(chunk.token_ids) == 1
+            came[self.number].append(turns)
+            return "more"
+
+        async def catch_up(self) -> None: ...
+
+    async def run(number: int) -> None:
+        await asyncio.sleep(0.003 * number)
+        await engine.generate(LONG_PROMPT, Sampling(10), Sink(number), request_id=f"r{number}")
+
+    counting = asyncio.create_task(count_turns())
+    await asyncio.gather(*map(run, range(5)))
+    counting.cancel()
+    all_began, one_ended = max(turns[0] for turns in came), min(turns[-1] for turns in came)
+    steps = {tuple(turn for turn in turns if all_began <= turn <= one_ended) for turns in came}
+    assert len(steps) == 1, "all have their tokens in the same turns of the loop"
+    assert all(len(set(turns)) == 10 for turns in came), "one at each step"
 
 
 LONG_PROMPT = Case("repeat", "Repeat hello 100,000 times").prompt
@@ -254,11 +288,10 @@ async def test_finding_the_place_in_a_long_turn_lets_others_run() -> None:
 
 async def test_stop_wakes_what_waits_for_its_first_token() -> None:
     engine = await started(Pace(first_token_s=3600))
-    chunks = engine.generate(LONG_PROMPT, Sampling(10), request_id="r")
+    chunks = read_chunks(engine, LONG_PROMPT, Sampling(10))
     waiting = asyncio.ensure_future(anext(chunks))
     async with asyncio.timeout(PATIENCE_S):
-        await asyncio.sleep(0)  # it begins, and waits
-        assert engine.requests_under_way == 1
+        await until(lambda: engine.requests_under_way == 1)
         await engine.stop()
         assert (await waiting).finish_reason == "abort"
 
@@ -270,7 +303,7 @@ async def test_what_cannot_be_generated_is_refused() -> None:
     await engine.start()
     with pytest.raises(ValueError, match="max_tokens"):
         await play(engine, LONG_PROMPT, max_tokens=0)
-    chunks = engine.generate(LONG_PROMPT, Sampling(10), request_id="r")
+    chunks = read_chunks(engine, LONG_PROMPT, Sampling(10))
     await anext(chunks)
     with pytest.raises(ValueError, match="request_id 'r' is in use"):
         await play(engine, LONG_PROMPT)

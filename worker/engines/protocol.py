@@ -4,9 +4,11 @@
 promises.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+import msgspec
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -83,8 +85,7 @@ class TokenLogprob:
     """(token id, logprob) of the most likely tokens at this position, most likely first."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenChunk:
+class TokenChunk(msgspec.Struct, frozen=True, gc=False):
     """Any number of newly generated token ids, in order; each token is delivered exactly once.
 
     The token that ended the generation is included. `finish_reason` is set on the last chunk only: `stop` (a
@@ -97,6 +98,23 @@ class TokenChunk:
     """The number of the prompt's tokens found in a prefix cache; the same on every chunk."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """One for each token if the sampling asks for them, else empty."""
+
+
+Verdict = Literal["more", "wait", "stop"]
+
+
+class Sink(Protocol):
+    """Takes what a generation makes, within the engine's step."""
+
+    def take(self, chunk: TokenChunk) -> Verdict:
+        """Takes the next chunk, and returns at once: the other generations of the step wait meanwhile.
+
+        `wait`: whoever takes the chunks is behind, and no further one comes until `catch_up` has returned.
+        `stop`: the generation is over, whatever the engine would still make.
+        """
+
+    async def catch_up(self) -> None:
+        """Returns when more can be taken."""
 
 
 class EngineUnavailable(Exception):
@@ -121,13 +139,20 @@ class Engine(Protocol):
         Raises EngineUnavailable.
         """
 
-    def generate(
-        self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"
-    ) -> AsyncGenerator[TokenChunk, None]:
-        """Yields the continuation of `prompt`. `model` may name an adapter; any other name means the base
-        model.
+    async def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        sink: Sink,
+        *,
+        request_id: str,
+        model: str = "default",
+    ) -> None:
+        """Continues `prompt`; returns when `sink` has been given the last chunk, or has stopped it.
 
-        Closing the generator frees the request. Raises EngineDead, Unsupported.
+        No task wakes for a chunk: the engine passes those of all generations of a step to their sinks, one
+        call after the other. `model` may name an adapter; any other name means the model itself. Cancelling
+        frees the request. Raises EngineDead, Unsupported, and whatever the sink raises.
         """
 
     async def wait_until_dead(self) -> None:

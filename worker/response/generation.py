@@ -1,12 +1,12 @@
 """One turn of the model: its tokens come from the log as far as that reaches, then from the engine.
 
-Owns the path of a token into events and the log, and when a turn ends. `turn_reader.py` owns what the tokens
-mean, `attempt.py` how a turn is answered.
+Owns the path of a token into events and the log, and when a turn ends. The engine calls `take` within its
+step; nothing wakes for a token (docs/adr/0033-a-step-is-a-function-call.md). `turn_reader.py` owns what the
+tokens mean, `attempt.py` how a turn is answered.
 """
 
 import asyncio
 from collections import deque
-from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from shared import events as ev
@@ -20,9 +20,11 @@ from worker.engines.protocol import (
     EngineDead,
     FinishReason,
     Sampling,
+    TokenChunk,
     TokenLogprob,
     Unfulfillable,
     Unsupported,
+    Verdict,
 )
 from worker.harmony.tokens import STOP_TOKENS
 from worker.response.history import LoadedRecord
@@ -48,6 +50,10 @@ class Generation:
     writer: LogWriter
     logged: deque[LoggedToken]
     """Tokens logged by earlier attempts; emptied as they are replayed."""
+    _generated: list[int] = field(default_factory=list)
+    """The tokens of the turn so far."""
+    _finish: FinishReason | None = None
+    """How the turn has ended, once it has."""
     _unlogged: UnloggedTokens = field(default_factory=UnloggedTokens)
 
     async def run_turn(self, prompt: list[int], budget: int) -> tuple[list[int], bool]:
@@ -56,27 +62,27 @@ class Generation:
         Returns its tokens, at most `budget`, and whether that limit cut it off. Raises EngineDead, Hopeless,
         and whatever `LogWriter.put` raises.
         """
-        generated: list[int] = []
-        await self._replay(generated, budget)
-        finish = self._finish_of(generated, budget)
+        self._generated, self._finish = [], None
+        await self._replay(budget)
+        finish = self._finish_of_replay(budget)
         if finish is None:
             try:
-                finish = await self._continue(prompt, generated, budget)
+                finish = await self._continue(prompt, budget)
             except (Unfulfillable, Unsupported) as refusal:
                 raise Hopeless(ResponseError("invalid_prompt", str(refusal))) from refusal
         if not self.reader.is_turn_over:
             self._queue(self.reader.end())
-        return generated, finish == "length"
+        return self._generated, finish == "length"
 
-    async def _replay(self, generated: list[int], budget: int) -> None:
+    async def _replay(self, budget: int) -> None:
         """Takes the turn's tokens from the log, as far as they reach, yielding to other tasks at times."""
-        while self.logged and self._finish_of(generated, budget) is None:
+        while self.logged and self._finish_of_replay(budget) is None:
             token = self.logged.popleft()
             if token.cached_tokens:
                 self._note_cached(token.cached_tokens)
-            self._read_whole(token.id, token.logprob)
-            generated.append(token.id)
-            if len(generated) % _REPLAYED_AT_ONCE_MAX == 0:
+            self._generated.append(token.id)
+            self._read(token.id, token.logprob)
+            if len(self._generated) % _REPLAYED_AT_ONCE_MAX == 0:
                 await asyncio.sleep(0)
 
     def _note_cached(self, cached_tokens: int) -> None:
@@ -84,59 +90,57 @@ class Generation:
         self.reader.turns[-1].cached = cached_tokens
         self._unlogged.begin_turn(cached_tokens)
 
-    def _finish_of(self, generated: list[int], budget: int) -> FinishReason | None:
+    def _finish_of_replay(self, budget: int) -> FinishReason | None:
         """Returns how a replayed turn ended, or None if it continues after these tokens."""
-        if self.reader.is_turn_over or (generated and generated[-1] in STOP_TOKENS):
+        if self.reader.is_turn_over or (self._generated and self._generated[-1] in STOP_TOKENS):
             return "stop"
-        return "length" if len(generated) >= budget else None
+        return "length" if len(self._generated) >= budget else None
 
-    async def _continue(self, prompt: list[int], generated: list[int], budget: int) -> FinishReason:
+    async def _continue(self, prompt: list[int], budget: int) -> FinishReason:
         """Generates the rest of the turn with the engine; returns how it ended."""
-        chunks = self.resources.engine.generate(
-            prompt + generated,
-            await self._sampling(budget, len(generated)),
+        await self.resources.engine.generate(
+            prompt + self._generated,
+            await self._sampling(budget, len(self._generated)),
+            self,
             request_id=f"{self.lease.key}:{self.lease.fencing_token}:{len(self.reader.turns)}",
             model=self.record.request.response.model,
         )
-        finish: FinishReason | None = None
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                if not generated:
-                    self._note_cached(chunk.cached_tokens)
-                if self._read(chunk.token_ids, chunk.logprobs, generated):
-                    await self.writer.flush()
-                finish = "stop" if self.reader.is_turn_over else chunk.finish_reason
-                if finish is not None:
-                    break
-        if finish is None or finish == "abort":
+        if self._finish is None or self._finish == "abort":
             raise EngineDead("the engine ended a generation without finishing it")
-        return finish
+        return self._finish
 
-    def _read(
-        self, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...], generated: list[int]
-    ) -> bool:
-        """Passes new tokens to the reader, and their events to the log. `logprobs`: one for each, or none.
+    def take(self, chunk: TokenChunk) -> Verdict:
+        """Passes new tokens to the reader, and their events to the log.
 
         A token that only continues a text becomes a frame at once; any other, and one that follows a token
-        which has made no event yet, goes the whole way over segments and events. A replay takes that way for
-        all tokens and compares the bytes. Returns True if the model is far ahead of Redis.
+        which has made no event yet, goes the whole way over segments and events. A replay goes that way with
+        every token, and compares the bytes.
         """
-        reader, writer, unlogged = self.reader, self.writer, self._unlogged
-        is_ahead = False
-        for place, token in enumerate(token_ids):
+        reader, writer, unlogged, generated = self.reader, self.writer, self._unlogged, self._generated
+        if not generated:
+            self._note_cached(chunk.cached_tokens)
+        logprobs, is_ahead = chunk.logprobs, False
+        for place, token in enumerate(chunk.token_ids):
             generated.append(token)
             if not (logprobs or unlogged.ids):
                 made = reader.read_text(token, writer.next)
                 if made is not None:
                     is_ahead = writer.queue_delta(made, token)
                     continue
-            is_ahead = self._read_whole(token, logprobs[place] if logprobs else None)
+            is_ahead = self._read(token, logprobs[place] if logprobs else None)
             if reader.is_turn_over:
-                break
-        return is_ahead
+                self._finish = "stop"
+                return "stop"
+        if chunk.finish_reason is not None:
+            self._finish = chunk.finish_reason
+        return "wait" if is_ahead else "more"
 
-    def _read_whole(self, token: int, logprob: TokenLogprob | None) -> bool:
-        """Passes a token to the reader as segments, and the events that come of them to the log."""
+    async def catch_up(self) -> None:
+        """Returns when Redis has everything that was queued."""
+        await self.writer.flush()
+
+    def _read(self, token: int, logprob: TokenLogprob | None) -> bool:
+        """Passes a token to the reader, and what events come of it to the log. Returns what `queue` does."""
         self._unlogged.add(token, logprob)
         return self._queue(self.reader.read(token, logprob))
 

@@ -19,11 +19,15 @@ _OCCURRENCES_MAX = 50
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast tokens are generated. `tokens_per_s` 0 means as fast as they are read."""
+    """How fast tokens are generated. `tokens_per_s` 0 means as fast as they are read.
+
+    If `step_s` is not 0, it is used instead: at each step, all generations get their next chunk together.
+    """
 
     tokens_per_s: float = 0.0
     first_token_s: float = 0.0
     chunk_tokens: int = 1
+    step_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

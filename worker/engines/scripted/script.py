@@ -76,6 +76,7 @@ class _PaceTable(_Table, frozen=True):
     tokens_per_s: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
     first_token_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0
     chunk_tokens: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1
+    step_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0
 
 
 class _LongTextTable(_Table, frozen=True):
@@ -248,7 +249,7 @@ class _SceneReader:
             when=self._offer(scene.when) if scene.when else None,
             turns=turns,
             on_error=on_error,
-            pace=Pace(pace.tokens_per_s, pace.first_token_s, pace.chunk_tokens),
+            pace=Pace(pace.tokens_per_s, pace.first_token_s, pace.chunk_tokens, pace.step_s),
         )
 
     def _pattern(self, text: str) -> re.Pattern[str]:

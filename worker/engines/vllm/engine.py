@@ -1,7 +1,7 @@
 """Runs GPT-OSS on vLLM's AsyncLLM: token ids in, token ids out, no tokenizer and no detokenizer.
 
-Owns the engine's options, its processes and the detection of its death; knows nothing of Harmony or
-responses. Only this module and `logits.py` import vllm. Measured on vLLM 0.32 (docs/gpu.md).
+Owns the engine's options, its processes and the detection of its death; `outputs.py` owns how outputs arrive.
+Knows nothing of Harmony or responses. Measured on vLLM 0.32 (docs/gpu.md).
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -35,13 +35,12 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from worker.engines.feed import Feed
 from worker.engines.protocol import (
     EngineDead,
     EngineUnavailable,
-    FinishReason,
     Sampling,
-    TokenChunk,
-    TokenLogprob,
+    Sink,
     Unfulfillable,
     Unsupported,
 )
@@ -52,6 +51,7 @@ from worker.engines.vllm.logits import (
     GrammarPreparation,
     to_extra_args,
 )
+from worker.engines.vllm.outputs import StepOutputs, read_output
 from worker.engines.vllm.pulse import Pulse
 
 _log = logging.getLogger(__name__)
@@ -59,7 +59,6 @@ _MODEL = "openai/gpt-oss-20b"
 _POLL_INTERVAL_S = 0.25
 _TOP_P_MIN = 1e-6
 """vLLM rejects 0, which means only the most likely token."""
-_FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
 _Loaded = TypeVar("_Loaded")
 
 
@@ -110,6 +109,8 @@ class VllmEngine:
         }
         self._engine: AsyncLLM | None = None
         self._grammars: GrammarPreparation | None = None
+        self._outputs: StepOutputs | None = None
+        """None: outputs come by vLLM's public way."""
         self._under_way: set[str] = set()
         self._pulse = Pulse(silence_max_s)
         self.context_tokens_max = 0
@@ -122,6 +123,11 @@ class VllmEngine:
         await self._load_adapters(engine)
         self.context_tokens_max = engine.model_config.max_model_len
         self._grammars = GrammarPreparation(engine.collective_rpc)
+        self._outputs = StepOutputs.of(engine, self._pulse.beat)
+        if self._outputs is None:
+            _log.warning(
+                "this is not the tested release of vLLM: tokens take its public way, which costs more"
+            )
         self._engine = engine
 
     async def _load_adapters(self, engine: AsyncLLM) -> None:
@@ -138,8 +144,14 @@ class VllmEngine:
         return 0 if self._engine is None else self._engine.get_num_unfinished_requests()
 
     async def generate(
-        self, prompt: Sequence[int], sampling: Sampling, *, request_id: str, model: str = "default"
-    ) -> AsyncGenerator[TokenChunk, None]:
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        sink: Sink,
+        *,
+        request_id: str,
+        model: str = "default",
+    ) -> None:
         """See `Engine.generate`. Raises ValueError for a `request_id` in use."""
         engine, grammars = self._engine, self._grammars
         if engine is None or grammars is None:
@@ -152,13 +164,19 @@ class VllmEngine:
             if sampling.constraint is not None:
                 await grammars.prepare(sampling.constraint)
             self._pulse.begin(request_id)
-            outputs = engine.generate(
-                tokens_input(list(prompt)), params, request_id, lora_request=self._adapters.get(model)
-            )
-            async with aclosing(outputs):
-                async for output in outputs:
-                    self._pulse.beat()
-                    yield _read_output(output, sampling.top_logprobs)
+            adapter, tokens = self._adapters.get(model), tokens_input(list(prompt))
+            if self._outputs is None:
+                outputs = engine.generate(tokens, params, request_id, lora_request=adapter)
+                await self._pass_on(outputs, sink, sampling.top_logprobs)
+            else:
+                await self._outputs.run(
+                    tokens,
+                    params,
+                    Feed(sink),
+                    request_id=request_id,
+                    adapter=adapter,
+                    top_logprobs=sampling.top_logprobs,
+                )
         except EngineDeadError as dead:
             raise EngineDead("vLLM has died") from dead
         except (Unfulfillable, VLLMClientError) as refusal:
@@ -166,6 +184,20 @@ class VllmEngine:
         finally:
             self._pulse.end(request_id)
             self._under_way.discard(request_id)
+
+    async def _pass_on(
+        self, outputs: AsyncGenerator[RequestOutput, None], sink: Sink, top_logprobs: int | None
+    ) -> None:
+        """Gives outputs to the sink by vLLM's public way, which wakes a task for each."""
+        async with aclosing(outputs):
+            async for output in outputs:
+                self._pulse.beat()
+                chunk = read_output(output, top_logprobs)
+                verdict = sink.take(chunk)
+                if verdict == "stop" or chunk.finish_reason is not None:
+                    return
+                if verdict == "wait":
+                    await sink.catch_up()
 
     @property
     def _is_dead(self) -> bool:
@@ -254,31 +286,3 @@ def _make_params(sampling: Sampling) -> SamplingParams:
         )
     except VLLMClientError as refusal:
         raise Unsupported(str(refusal)) from refusal
-
-
-def _read_output(output: RequestOutput, top_logprobs: int | None) -> TokenChunk:
-    (completion,) = output.outputs
-    if completion.stop_reason == REFUSAL:
-        raise Unsupported("The output cannot continue in a way that the response's format or tools allow.")
-    finish = completion.finish_reason
-    if finish is not None and finish not in _FINISH_REASONS:
-        raise RuntimeError(f"vLLM ended the request with {finish!r}")
-    logprobs: tuple[TokenLogprob, ...] = ()
-    if top_logprobs is not None:
-        pairs = zip(completion.token_ids, completion.logprobs or (), strict=True)
-        logprobs = tuple(_read_logprobs(token, places, top_logprobs) for token, places in pairs)
-    return TokenChunk(
-        tuple(completion.token_ids),
-        None if finish is None else _FINISH_REASONS[finish],
-        output.num_cached_tokens or 0,
-        logprobs,
-    )
-
-
-def _read_logprobs(token: int, places: Mapping[int, Any], top: int) -> TokenLogprob:
-    """Returns the sampled token's logprob and the `top` most likely tokens.
-
-    `places`: the most likely tokens and the sampled one, each with its rank from 1.
-    """
-    likeliest = sorted((p.rank, other, p.logprob) for other, p in places.items() if p.rank <= top)
-    return TokenLogprob(places[token].logprob, tuple((other, logprob) for _, other, logprob in likeliest))
