@@ -26,6 +26,7 @@ from worker.engines.protocol import Engine, EngineUnavailable
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
 from worker.ownership import Ownership
+from worker.response.gathering import Gathering
 from worker.response.remote_tools import RemoteTools
 from worker.response.resources import Resources
 from worker.response.stepper import Stepper
@@ -62,7 +63,10 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
     listener = RedisClient.connect_listener(settings.redis_url)
     appender = Appender(redis, settings)
     tools = RemoteTools(redis, settings)
-    resources = Resources(settings, redis, appender, engine, tools, lambda: int(time.time()), Stepper())
+    gathering = Gathering(settings.flush_budget_ms / 1000)
+    resources = Resources(
+        settings, redis, appender, engine, tools, lambda: int(time.time()), Stepper(), gathering
+    )
     ownership, counter = Ownership(resources, owner), TokenCounter(redis, resources.stepper)
     ownership.start()
     services: list[Coroutine[Any, Any, None]] = [

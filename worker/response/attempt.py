@@ -60,7 +60,7 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
     request, turns = record.request, list[Turn]()
     results = ToolResults(resources.tools, lease, history.frames)
     count = partial(usage_so_far, turns, with_turns=request.enable_response_messages)
-    writer = LogWriter(resources.appender, lease, history, record.format, count)
+    writer = LogWriter(resources.appender, lease, history, record.format, count, resources.gathering)
     begun = msgspec.structs.replace(request.response, status="in_progress")
     try:
         await writer.put([ev.ResponseInProgress(begun)])

@@ -98,13 +98,15 @@ class Generation:
 
     async def _continue(self, prompt: list[int], budget: int) -> FinishReason:
         """Generates the rest of the turn with the engine; returns how it ended."""
-        await self.resources.engine.generate(
-            prompt + self._generated,
-            await self._sampling(budget, len(self._generated)),
-            self,
-            request_id=f"{self.lease.key}:{self.lease.fencing_token}:{len(self.reader.turns)}",
-            model=self.record.request.response.model,
-        )
+        sampling = await self._sampling(budget, len(self._generated))
+        with self.resources.gathering.stream():
+            await self.resources.engine.generate(
+                prompt + self._generated,
+                sampling,
+                self,
+                request_id=f"{self.lease.key}:{self.lease.fencing_token}:{len(self.reader.turns)}",
+                model=self.record.request.response.model,
+            )
         if self._finish is None or self._finish == "abort":
             raise EngineDead("the engine ended a generation without finishing it")
         return self._finish

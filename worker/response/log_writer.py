@@ -5,6 +5,7 @@ the events are and when the log is closed.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,7 @@ from shared.record_format import RECORD_FORMAT
 from shared.store.log.appender import Appender
 from shared.store.log.response_log import Closing, NewEntry, TailLost
 from shared.store.owning.lease import Lease
+from worker.response.gathering import Gathering
 from worker.response.history import Diverged, History
 
 _WAITING_MAX = 2_000
@@ -22,7 +24,8 @@ _RECENT_MAX = 500
 
 
 class LogWriter:
-    """Sends entries as soon as no append is in flight; entries put meanwhile are sent together.
+    """Sends entries as soon as no append is in flight; entries put meanwhile are sent together. A delta may
+    be held for the next one (`gathering.py`).
 
     Entries that Redis has lost are appended again, the same bytes under the same numbers, as far back as they
     are kept. Every method raises what a failed append raised: LeaseLost, REDIS_AWAY after a long outage,
@@ -36,8 +39,12 @@ class LogWriter:
         history: History,
         record_format: int = RECORD_FORMAT,
         count: Callable[[], bytes] = bytes,
+        gathering: Gathering | None = None,
     ) -> None:
-        """`history`: its frames are compared, not written. `count`: returns the usage so far as JSON."""
+        """`history`: its frames are compared, not written. `count` returns the usage so far as JSON, or b"".
+
+        `gathering` decides how long a delta may wait for the next one; None: it never waits.
+        """
         self._appender = appender
         self._is_older = record_format < RECORD_FORMAT
         """Compare events instead of bytes: an earlier version may have written the same event differently."""
@@ -48,6 +55,12 @@ class LogWriter:
         self.next = history.first
         """The sequence number of the next event."""
         self._waiting: list[NewEntry] = []
+        self._gathering = gathering or Gathering(0.0)
+        self._is_holding = False
+        """What is waiting is one delta, held for the next."""
+        self._now_s = asyncio.get_running_loop().time
+        self._last_delta_s = -math.inf
+        """When the last event was queued, if it was a delta."""
         self._recent: deque[NewEntry] = deque(maxlen=_RECENT_MAX)
         """The last entries in the log."""
         self._is_sending = False
@@ -76,12 +89,35 @@ class LogWriter:
         for event in events:
             self._add(NewEntry(frame(event, self.next), tokens, token_record))
             tokens, token_record = (), b""
+        self._last_delta_s = -math.inf
         return self._leave()
 
     def queue_delta(self, made: bytes, token: int) -> bool:
-        """As `queue`, for one event with the frame `made`, whose number is `next`."""
-        self._add(NewEntry(made, (token,)))
-        return self._leave()
+        """As `queue`, for one delta with the frame `made`, whose number is `next`.
+
+        It may wait for the next one, unless it is the first after other events.
+        """
+        if self._logged or self._failure is not None:
+            self._add(NewEntry(made, (token,)))
+            return self._leave()
+        waiting, now_s = self._waiting, self._now_s()
+        interval_s, self._last_delta_s = now_s - self._last_delta_s, now_s
+        waiting.append(NewEntry(made, (token,)))
+        self.next += 1
+        if self._is_sending:
+            return len(waiting) > _WAITING_MAX
+        if len(waiting) == 1 and interval_s < self._gathering.window_s:
+            self._gathering.hold(self, now_s)
+            self._is_holding = True
+        else:
+            self._send()
+        return False
+
+    def let_go(self) -> None:
+        """Sends a delta that was held for the next one."""
+        self._is_holding = False
+        if not self._is_sending:
+            self._send()
 
     def _add(self, entry: NewEntry) -> None:
         """Takes the next entry: compares it with the log, as far as that reaches, or else queues it."""
@@ -102,6 +138,8 @@ class LogWriter:
 
     async def flush(self) -> None:
         """Returns when every event put so far is in the log."""
+        if not self._is_sending:
+            self._send()
         while self._is_sending:
             self._is_awaited = True
             self._answered.clear()
@@ -120,6 +158,9 @@ class LogWriter:
         await self.flush()
 
     def _send(self, closing: Closing | None = None) -> None:
+        if self._is_holding:
+            self._is_holding = False
+            self._gathering.release(self)
         entries = self._waiting
         if self._failure is None and entries:
             self._waiting = []

@@ -7,6 +7,7 @@ from shared.settings import Settings
 from shared.store.log.appender import Appender
 from shared.store.redis.client import RedisClient
 from worker.engines.protocol import Engine
+from worker.response.gathering import Gathering
 from worker.response.stepper import Stepper
 from worker.response.tool_results import ToolCaller
 
@@ -21,6 +22,7 @@ class Resources:
     now_s: Callable[[], int]
     """Whole seconds since the epoch, for `completed_at` only."""
     stepper: Stepper = field(default_factory=Stepper)
+    gathering: Gathering = field(default_factory=lambda: Gathering(0.0))
 
     @property
     def context_tokens_max(self) -> int:
