@@ -10,7 +10,7 @@ from shared.store.keys import ResponseKey
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
-from shared.store.redis.scripts import ScriptCall
+from shared.store.redis.joint_scripts import StoreCall
 from tests.requests import accept, make_request
 from tests.working import finish, working
 
@@ -23,7 +23,7 @@ class Deaf(RedisClient):
         self.has_acquired, self.heard = asyncio.Event(), asyncio.Event()
         self.is_lost = False
 
-    async def run(self, call: ScriptCall) -> Any:
+    async def run(self, call: StoreCall) -> Any:
         reply = await super().run(call)
         if call.script.name == "owning/acquire" and not self.has_acquired.is_set():
             self.has_acquired.set()

@@ -17,7 +17,8 @@ from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
-from shared.store.redis.scripts import LuaScript, ScriptCall
+from shared.store.redis.joint_scripts import StoreCall
+from shared.store.redis.scripts import LuaScript
 from tests.patience import PATIENCE_S, outlast, until
 from tests.proxy import proxying
 from tests.requests import accept, make_request
@@ -254,7 +255,7 @@ class Gathering(RedisClient):
     def gather(self, count: int) -> None:
         self._steps = {step: asyncio.Barrier(count) for step in ("owning/acquire", "HGET")}
 
-    async def run(self, call: ScriptCall) -> Any:
+    async def run(self, call: StoreCall) -> Any:
         if call.script.name in self._steps:
             await self._steps[call.script.name].wait()
         return await super().run(call)

@@ -15,7 +15,7 @@ from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import archiving, closing
 from shared.store.redis.client import RedisClient
-from shared.store.redis.scripts import ScriptCall
+from shared.store.redis.joint_scripts import StoreCall
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
 
@@ -33,7 +33,7 @@ class Counting(RedisClient):
         self.trips += 1
         return await super().transaction(*commands)
 
-    async def run(self, call: ScriptCall) -> Any:
+    async def run(self, call: StoreCall) -> Any:
         await RedisClient.command(
             self, "SCRIPT", "LOAD", call.script.text
         )  # a server's first use is another's

@@ -18,7 +18,7 @@ from shared.store import keys
 from shared.store.owning import lease
 from shared.store.redis.client import RedisClient
 from shared.store.redis.insisting import insist
-from shared.store.redis.scripts import ScriptCall
+from shared.store.redis.joint_scripts import StoreCall
 from shared.store.tools import tool_journal
 from shared.store.tools.tool_journal import Claim, Claiming
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, describe
@@ -336,7 +336,7 @@ class Delayed(RedisClient):
     is_waiting: asyncio.Event
     may_go: asyncio.Event
 
-    async def run(self, call: ScriptCall) -> Any:
+    async def run(self, call: StoreCall) -> Any:
         if call.script.name == "tools/claim":
             self.is_waiting.set()
             await self.may_go.wait()
@@ -375,7 +375,7 @@ async def test_a_call_that_another_has_given_back_while_it_was_being_claimed_is_
 class Unheard(RedisClient):
     """Results arrive without a notification, as on a primary that has been replaced."""
 
-    async def run(self, call: ScriptCall) -> Any:
+    async def run(self, call: StoreCall) -> Any:
         reply = await super().run(call)
         if call.script.name == "tools/result":
             raise ConnectionError("not confirmed")

@@ -7,31 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from shared.store.redis.scripts import LuaScript
+from shared.store.redis.joint_scripts import JointScript
+from shared.store.redis.scripts import LuaScript, StoredScript
 
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "shared" / "store"
-SCRIPTS = sorted(
-    str(path.relative_to(STORE).with_suffix(""))
-    for path in STORE.rglob("*.lua")
-    if "\n-- KEYS " in path.read_text()
-)
-PARTS = sorted(
-    str(path.relative_to(STORE).with_suffix(""))
-    for path in STORE.rglob("*.lua")
-    if "\n-- KEYS " not in path.read_text()
-)
+TEXTS = {str(path.relative_to(STORE).with_suffix("")): path.read_text() for path in STORE.rglob("*.lua")}
+JOINT = {name for name, text in TEXTS.items() if "\n-- EACH KEYS " in text}
+SCRIPTS = sorted(JOINT | {name for name, text in TEXTS.items() if "\n-- KEYS " in text})
+PARTS = sorted(TEXTS.keys() - set(SCRIPTS))
 FUNCTION = re.compile(r"^local function (\w+)", re.MULTILINE)
+
+
+def script_of(name: str) -> StoredScript:
+    return JointScript(name) if name in JOINT else LuaScript(name)
 
 
 def body_of(name: str) -> str:
     """Its code, without comments."""
-    return re.sub(r"--.*", "", (STORE / f"{name}.lua").read_text())
+    return re.sub(r"--.*", "", TEXTS[name])
 
 
 def script_named_in(call: ast.expr) -> str | None:
     match call:
-        case ast.Call(func=ast.Name("LuaScript"), args=[ast.Constant(str(name))]):
+        case ast.Call(func=ast.Name("LuaScript" | "JointScript" as kind), args=[ast.Constant(str(name))]):
+            assert (kind == "JointScript") == (name in JOINT)
             return name
         case _:
             return None
@@ -73,7 +73,7 @@ CALLS = list(calls())
 
 @pytest.mark.parametrize(("name", "call"), [pytest.param(name, call, id=at) for at, name, call in CALLS])
 def test_a_caller_passes_what_the_file_declares_and_nothing_else(name: str, call: ast.Call) -> None:
-    script = LuaScript(name)
+    script = script_of(name)
     passed = [keyword.arg for keyword in call.keywords]
     assert None not in passed, "names that are not written out cannot be compared"
     is_bound = isinstance(call.func, ast.Attribute)
@@ -88,7 +88,7 @@ def test_every_script_has_a_caller_that_is_compared() -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_declared_name_is_used_and_means_one_thing(name: str) -> None:
-    script, body = LuaScript(name), body_of(name)
+    script, body = script_of(name), body_of(name)
     declared = [*script.keys, *script.args]
     assert len(set(declared)) == len(declared)
     assert [word for word in declared if not re.search(rf"\b{word}\b", body)] == []
@@ -108,7 +108,7 @@ def test_a_script_lists_its_replies(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_declares_the_parts_whose_functions_it_calls(name: str) -> None:
-    script = LuaScript(name)
+    script = script_of(name)
     called = {
         part
         for part in PARTS

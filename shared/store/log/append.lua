@@ -1,14 +1,15 @@
--- Appends entries under a fencing token and publishes them, all or none: refused entries are never visible.
+-- Appends entries under a fencing token and publishes them, all or none: refused entries are never visible. One run
+-- serves the appends of many responses.
 -- `usage`: JSON of the usage so far, for a process that closes the response without having counted; '' if nothing.
+-- `header`: the first line of the published message.
 -- USES log/entries
--- KEYS state log
--- ARGV channel proof first# usage (frame tokens token_record)…
+-- EACH KEYS state log
+-- EACH ARGV channel proof first# usage header (id frame tokens token_record)…
 -- -> {'ok', next} | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
 local refused = refuse_write(state, log, proof, first)
 if refused then return refused end
 
-local count = (#ARGV - REST + 1) / 3
-local frames = write_entries(log, first, REST, count)
-if usage ~= '' then redis.call('HSET', state, 'usage', usage) end
-redis.call('PUBLISH', channel, string.format('%d %d 0\n', first, first + count) .. frames)
-return {'ok', first + count}
+local frames = write_entries(log, REST, LAST)
+if usage ~= '' then call('HSET', state, 'usage', usage) end
+call('PUBLISH', channel, header .. frames)
+return {'ok', first + (LAST - REST + 1) / 4}

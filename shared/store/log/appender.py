@@ -1,4 +1,4 @@
-"""Sends the writes of all responses of a process, batching concurrent ones into one pipeline.
+"""Sends the writes of all responses of a process, those of one moment together.
 
 Owns the batching, and the retries during an outage of Redis; `response_log.py` defines what a write is.
 """
@@ -21,10 +21,10 @@ OnOutcome = Callable[[Exception | None], None]
 
 
 class Appender:
-    """Collects writes while one pipeline is in flight: those of 256 responses cost one round trip."""
+    """Collects writes while others are in flight: the appends of 256 responses are one run of a script."""
 
     def __init__(self, redis: RedisClient, settings: Settings) -> None:
-        self._redis = redis
+        self._pipe = redis.open_pipe()
         self._outage_max_s = settings.redis_outage_max_s
         self._limits = LogLimits.of(settings)
         self._waiting: list[tuple[Write, OnOutcome]] = []
@@ -36,8 +36,9 @@ class Appender:
 
     def send(self, write: Write, on_outcome: OnOutcome) -> None:
         """Queues a write and returns at once. A response may have one write in flight at a time."""
+        if not self._waiting:
+            self._wake.set()
         self._waiting.append((write, on_outcome))
-        self._wake.set()
 
     async def write(self, write: Write) -> None:
         """Returns when the write is in the log; raises its failure otherwise."""
@@ -53,22 +54,25 @@ class Appender:
 
     async def run(self) -> None:
         """Sends queued writes until cancelled."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            batch, self._waiting = self._waiting, []
-            replies = await self._send_all([write for write, _ in batch])
-            for (write, on_outcome), reply in zip(batch, replies, strict=True):
-                try:
-                    on_outcome(write.failure(reply))
-                except Exception:  # noqa: BLE001  a bug in one response's writer must not end all others
-                    _log.exception("%s: handling the outcome of a write failed", write.key)
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                batch, self._waiting = self._waiting, []
+                replies = await self._send_all([write for write, _ in batch])
+                for (write, on_outcome), reply in zip(batch, replies, strict=True):
+                    try:
+                        on_outcome(write.failure(reply))
+                    except Exception:  # noqa: BLE001  a bug in one response's writer must not end all others
+                        _log.exception("%s: handling the outcome of a write failed", write.key)
+        finally:
+            await self._pipe.close()
 
     async def _send_all(self, writes: list[Write]) -> list[object]:
         """Returns the replies. Sends everything again after an outage: scripts recognise a repeated write."""
 
         async def ask() -> list[object]:
-            replies = await self._redis.run_many([write.call for write in writes])
+            replies = await self._pipe.run_many([write.call for write in writes])
             away = next((reply for reply in replies if isinstance(reply, REDIS_AWAY)), None)
             if away is not None:
                 raise away

@@ -3,7 +3,7 @@
 -- USES redis/clock log/entries
 -- KEYS state log secrets active tools open closed_logs conversation items order queue held
 -- ARGV proof channel member response_id archive_after_ms# conversation_ttl_ms# cancelled_channel
---      first# status retention_ms# snapshot entry_count# (frame tokens token_record)… (item_id item)…
+--      first# status retention_ms# snapshot header entry_count# (id frame tokens token_record)… (item_id item)…
 -- -> {'ok', next} | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
 local refused = refuse_write(state, log, proof, first)
 if refused then return refused end
@@ -21,7 +21,8 @@ local function join_conversation(place)
   for _, key in ipairs({conversation, items, order}) do redis.call('PEXPIRE', key, conversation_ttl_ms) end
 end
 
-local frames = write_entries(log, first, REST, entry_count)
+local items_at = REST + 4 * entry_count
+local frames = write_entries(log, REST, items_at - 1)
 local store, job = unpack(redis.call('HMGET', state, 'store', 'job'))
 redis.call('HSET', state, 'closed', status, 'snapshot', snapshot, 'lease_until_ms', 0)
 redis.call('HDEL', state, 'usage')
@@ -39,7 +40,7 @@ if store == '1' then
 else
   redis.call('ZADD', held, 'XX', now_ms() + retention_ms, response_id)  -- it is never archived
 end
-join_conversation(REST + 3 * entry_count)
+join_conversation(items_at)
 if status == 'cancelled' then redis.call('PUBLISH', cancelled_channel, member) end
-redis.call('PUBLISH', channel, string.format('%d %d 1\n', first, first + entry_count) .. frames)
+redis.call('PUBLISH', channel, header .. frames)
 return {'ok', first + entry_count}

@@ -2,7 +2,7 @@
 only.
 
 A write is a value: the script's call, and what its reply means. The caller decides how it is sent: by itself,
-or in one pipeline with those of other responses (`appender.py`). The same script publishes what it appends,
+or together with those of other responses (`appender.py`). The same script publishes what it appends,
 for the API's hubs (docs/adr/0028-a-write-is-a-value.md). `event_log.py` owns the reading.
 """
 
@@ -18,9 +18,11 @@ from shared.store import keys
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.owning.lease import LeaseLost
 from shared.store.redis.client import RedisClient
-from shared.store.redis.scripts import Argument, LuaScript, ScriptCall
+from shared.store.redis.joint_scripts import BoundJoint, JointScript, StoreCall
+from shared.store.redis.scripts import Argument, LuaScript
 
-_APPEND, _CLOSE = LuaScript("log/append", is_confirmed=True), LuaScript("log/close", is_confirmed=True)
+_APPEND, _CLOSE = JointScript("log/append", is_confirmed=True), LuaScript("log/close", is_confirmed=True)
+_ONE_TOKEN = struct.Struct("<I")
 
 
 class NewEntry(msgspec.Struct, frozen=True, gc=False):
@@ -69,15 +71,14 @@ class TailLost(RuntimeError):
         """The number of entries in the log."""
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """One append to a log, or its close. If it is sent twice, it is written once."""
 
     key: ResponseKey
     token: str
     first: int
     count: int
-    call: ScriptCall
+    call: StoreCall
 
     def failure(self, reply: object) -> Exception | None:
         """Returns None if the write is in the log, or else the reason why nothing was written.
@@ -105,7 +106,7 @@ class Write:
 
 
 class ResponseLog:
-    """Makes the writes to one response's log, with key names made once for all of them.
+    """Makes the writes to one response's log. What all appends under one lease have in common is packed once.
 
     `token` is a lease's `proof`; `first` is the sequence number of the first entry.
     """
@@ -113,26 +114,29 @@ class ResponseLog:
     def __init__(self, limits: LogLimits, key: ResponseKey) -> None:
         self._limits = limits
         self._key = key
-        self._channel = keys.live(key)
-        self._append = _APPEND.bind(state=keys.state(key), log=keys.log(key), channel=self._channel)
+        self._token = ""
+        self._append: BoundJoint
 
     def append(self, token: str, first: int, entries: Sequence[NewEntry], usage: bytes = b"") -> Write:
         """Returns a write that appends entries.
 
         `usage`: the response's usage after them, as in `lease.Acquired`.
         """
-        repeated: list[Argument] = []
-        for entry in entries:
-            repeated += (entry.frame, _pack(entry.tokens), entry.token_record)
-        return Write(self._key, token, first, len(entries), self._append(token, first, usage, *repeated))
+        if token != self._token:
+            self._token, self._append = token, self._bind(token)
+        header = _header(first, len(entries), is_closed=False)
+        call = self._append(b"%d" % first, usage, header, *_fields(first, entries))
+        return Write(self._key, token, first, len(entries), call)
+
+    def _bind(self, token: str) -> BoundJoint:
+        key = self._key
+        return _APPEND.bind(state=keys.state(key), log=keys.log(key), channel=keys.live(key), proof=token)
 
     def close(self, token: str, first: int, entries: Sequence[NewEntry], closing: Closing) -> Write:
         """Returns a write that appends the last entries and closes the log; nothing can follow them."""
         key = self._key
         conversation = closing.conversation or ConversationKey(key.tenant, "")
-        repeated: list[Argument] = []
-        for entry in entries:
-            repeated += (entry.frame, _pack(entry.tokens), entry.token_record)
+        repeated: list[Argument] = [*_fields(first, entries)]
         for item_id, item in closing.items:
             repeated += (item_id, item)
         call = _CLOSE(
@@ -150,7 +154,7 @@ class ResponseLog:
             queue=keys.RESPONSES_QUEUE,
             held=keys.held(key.tenant),
             proof=token,
-            channel=self._channel,
+            channel=keys.live(key),
             member=str(key),
             response_id=key.response_id,
             archive_after_ms=int(self._limits.archive_after_s * 1000),
@@ -160,6 +164,7 @@ class ResponseLog:
             status=closing.status,
             retention_ms=int(closing.retention_s * 1000),
             snapshot=closing.snapshot,
+            header=_header(first, len(entries), is_closed=True),
             entry_count=len(entries),
         )
         return Write(key, token, first, len(entries), call)
@@ -172,6 +177,21 @@ async def write_now(redis: RedisClient, write: Write) -> None:
         raise failure
 
 
+def _header(first: int, count: int, *, is_closed: bool) -> bytes:
+    """Returns the first line of the published message (`event_log.Published`)."""
+    return b"%d %d %d\n" % (first, first + count, is_closed)
+
+
+def _fields(first: int, entries: Sequence[NewEntry]) -> list[bytes]:
+    """Returns the id (docs/adr/0002-log-ids.md), frame, tokens and token record of each entry in turn."""
+    fields: list[bytes] = []
+    for number, entry in enumerate(entries, first):
+        fields += (b"%d-0" % (number + 1), entry.frame, _pack(entry.tokens), entry.token_record)
+    return fields
+
+
 def _pack(tokens: Sequence[int]) -> bytes:
     """Packs tokens as little-endian uint32."""
+    if len(tokens) == 1:
+        return _ONE_TOKEN.pack(tokens[0])
     return struct.pack(f"<{len(tokens)}I", *tokens) if tokens else b""

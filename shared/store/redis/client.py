@@ -1,7 +1,7 @@
 """Runs commands and scripts over one pool, within a time limit. Knows no keys and no meanings."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self, cast
 
 import redis
@@ -16,7 +16,7 @@ from redis.exceptions import (
     RedisError,
 )
 
-from shared.store.redis.confirmation import Command, Durability, Replicas, Rule, View, Watch
+from shared.store.redis.confirmation import Address, Durability, Replicas, Rule, View, Watch
 from shared.store.redis.connections import (
     READ_TIMEOUT_S,
     REDIS_AWAY,
@@ -24,7 +24,12 @@ from shared.store.redis.connections import (
     Unready,
     make_pool,
 )
-from shared.store.redis.scripts import Argument, ScriptCall
+from shared.store.redis.joint_scripts import Gathered, JointCall, StoreCall
+from shared.store.redis.pipe import Pipe
+from shared.store.redis.scripts import Argument, Command
+
+Send = Callable[[Sequence[Command]], Awaitable[tuple[list[Any], Address]]]
+"""Sends commands over one connection; returns their replies, errors included, and the server."""
 
 
 def _is_unknown(replies: Sequence[Any]) -> bool:
@@ -94,9 +99,9 @@ class RedisClient:
             async with asyncio.timeout(self._timeout_s):
                 return await pipe.execute()
 
-    async def run(self, call: ScriptCall) -> Any:
+    async def run(self, call: StoreCall) -> Any:
         """Runs one script; returns its reply. Raises RedisError if it is refused."""
-        if call.script.is_confirmed and self.is_confirming:
+        if isinstance(call, JointCall) or (call.script.is_confirmed and self.is_confirming):
             (reply,) = await self.run_many([call])
             if isinstance(reply, RedisError):
                 raise reply
@@ -106,15 +111,28 @@ class RedisClient:
         except NoScriptError:
             return await self.command(*call.whole_command())
 
-    async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
+    async def run_many(self, calls: Sequence[StoreCall]) -> list[Any]:
         """Runs scripts in one pipeline; returns their replies, a RedisError for each refused one."""
+        return await self._run_many(calls, self._send)
+
+    def open_pipe(self) -> "ScriptPipe":
+        """Returns a connection of its own for one writer, which closes it before the client is closed."""
+        return ScriptPipe(self._run_many, Pipe(self.raw.connection_pool, self._timeout_s))
+
+    async def _run_many(self, calls: Sequence[StoreCall], send: Send) -> list[Any]:
+        gathered = Gathered(calls)
         is_confirmed = any(call.script.is_confirmed for call in calls)
-        commands: list[Command] = [call.command() for call in calls]
-        replies = await self._pipeline(commands, is_confirmed)
+        answers = await self._ask(gathered, send, is_confirmed=is_confirmed)
+        replies = gathered.scatter(answers)
+        for place in gathered.torn(answers):
+            (replies[place],) = await self._run_many([calls[place]], send)
+        return replies
+
+    async def _ask(self, gathered: Gathered, send: Send, *, is_confirmed: bool) -> list[Any]:
+        replies = await self._confirmed(gathered.commands, is_confirmed, send)
         if _is_unknown(replies):  # send all again: each script recognises its own repetition
-            texts = {call.script.text for call in calls}
-            loads: list[Command] = [("SCRIPT LOAD", text) for text in texts]
-            replies = await self._pipeline([*loads, *commands], is_confirmed)
+            loads: list[Command] = [("SCRIPT LOAD", text) for text in gathered.texts]
+            replies = await self._confirmed([*loads, *gathered.commands], is_confirmed, send)
             return replies[len(loads) :]
         return replies
 
@@ -129,9 +147,9 @@ class RedisClient:
         What was read before may have come from another server, so read it again. Raises REDIS_AWAY.
         """
         if self.is_confirming:
-            await self._pipeline([], True)
+            await self._confirmed([], True, self._send)
 
-    async def _pipeline(self, commands: Sequence[Command], is_confirmed: bool) -> list[Any]:
+    async def _confirmed(self, commands: Sequence[Command], is_confirmed: bool, send: Send) -> list[Any]:
         """Sends the commands; returns their replies. Raises Unready if a confirmation is needed and does not
         come.
 
@@ -139,18 +157,22 @@ class RedisClient:
         """
         view = await self._rule.read_view() if is_confirmed else None
         questions = self._rule.questions(view) if is_confirmed else []
+        replies, server = await send([*commands, *questions])
+        if questions and not _is_unknown(replies):
+            await self._check_confirmed(replies[len(commands) :], server, view)
+        return replies[: len(commands)]
+
+    async def _send(self, commands: Sequence[Command]) -> tuple[list[Any], Address]:
+        """Sends commands over a connection of the pool."""
         async with self.raw.pipeline(transaction=False) as pipe:
-            for command in (*commands, *questions):
+            for command in commands:
                 pipe.execute_command(*command)
             async with asyncio.timeout(self._timeout_s):
                 connection: Any = await self.raw.connection_pool.get_connection()
                 pipe.connection = connection
                 replies = await pipe.execute(raise_on_error=False)
             # A connection to a socket file has neither.
-            server = getattr(connection, "host", ""), int(getattr(connection, "port", 0))
-        if questions and not _is_unknown(replies):
-            await self._check_confirmed(replies[len(commands) :], server, view)
-        return replies[: len(commands)]
+            return replies, (getattr(connection, "host", ""), int(getattr(connection, "port", 0)))
 
     async def _check_confirmed(self, replies: list[Any], server: tuple[str, int], view: View | None) -> None:
         refusal = next((reply for reply in replies if isinstance(reply, Exception)), None)
@@ -171,3 +193,20 @@ class RedisClient:
 
     async def close(self) -> None:
         await self.raw.aclose()
+
+
+class ScriptPipe:
+    """Runs scripts as `RedisClient.run_many` does, over a connection of its own, for one writer."""
+
+    def __init__(
+        self, run_many: Callable[[Sequence[StoreCall], Send], Awaitable[list[Any]]], pipe: Pipe
+    ) -> None:
+        self._run_many = run_many
+        self._pipe = pipe
+
+    async def run_many(self, calls: Sequence[StoreCall]) -> list[Any]:
+        """Runs scripts in one write; returns their replies. Must not be called while another call runs."""
+        return await self._run_many(calls, self._pipe.send)
+
+    async def close(self) -> None:
+        await self._pipe.close()

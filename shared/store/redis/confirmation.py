@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from shared.store.keys import CONFIRMED
+from shared.store.redis.scripts import Command
 
 Durability = Literal["no", "aof", "replica"]
 Replicas = Literal["all"] | int
 Address = tuple[str, int]
-Command = tuple[str | bytes | int | float, ...]
 
 _MARK: Command = ("SET", CONFIRMED, 1, "PX", 60_000)
 """A confirmation covers what its connection wrote last. A repeated script may write nothing, so the
@@ -145,11 +145,11 @@ class Rule:
     def objection(self, replies: Sequence[Any], server: Address, view: View | None) -> str | None:
         """Returns None if the replies of `server` confirm everything written before, or else the reason."""
         match replies:
-            case [True, [1, _]]:
+            case [True | b"OK", [1, _]]:
                 return None
-            case [True, int(count)]:
+            case [True | b"OK", int(count)]:
                 return None if count >= int(self._replicas) else f"{count} replicas have it"
-            case [True, [b"master", written, before], _, [b"master", _, after]]:
+            case [True | b"OK", [b"master", written, before], _, [b"master", _, after]]:
                 self._connected = len(after)
                 return self._find_lagging(int(written), _offsets(before), _offsets(after), server, view)
             case _:

@@ -24,6 +24,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as _TimeoutError
 
 from shared.redis_url import SentinelUrl, read_sentinel_url
+from shared.store.redis.scripts import Command, Packed
 
 
 class Unready(ResponseError):
@@ -36,7 +37,7 @@ a disk that takes no writes, a blocked command whose primary was demoted, a long
 a proxy in front of a cluster returns while it moves keys."""
 
 
-class _ReplyParser(DefaultParser):  # type: ignore[misc, valid-type]
+class ReplyParser(DefaultParser):  # type: ignore[misc, valid-type]
     """redis-py's parser, which also recognises these refusals."""
 
     EXCEPTION_CLASSES = DefaultParser.EXCEPTION_CLASSES | dict.fromkeys(_UNREADY, Unready)
@@ -66,6 +67,15 @@ _REFRESH_INTERVAL_S = 1.0
 """How often the address of the primary is read again while connections are in use."""
 _ABORTED_FOR_NOW = "discarded because of: "
 """Part of EXEC's error if the cause is the server's state and not a command."""
+
+
+def pack_command(command: Command) -> bytes:
+    """Packs as redis-py's blocking connection does; its asyncio one packs in Python, six times slower."""
+    name, *rest = command
+    if isinstance(name, Packed):
+        return name
+    words: tuple[Any, ...] = (*str(name).encode().split(), *rest)
+    return bytes(hiredis.pack_command(words))
 
 
 class _Guarded(AbstractConnection):
@@ -98,12 +108,10 @@ class _Guarded(AbstractConnection):
             raise _ConnectionError("the client is closed")
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        """Packs as redis-py's blocking connection does; its asyncio one packs in Python, six times slower."""
-        name, *rest = args
-        return [hiredis.pack_command((*name.encode().split(), *rest))]
+        return [pack_command(args)]
 
     def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
-        return [b"".join(packed for command in commands for packed in self.pack_command(*command))]
+        return [b"".join(pack_command(tuple(command)) for command in commands)]
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
         try:
@@ -250,7 +258,7 @@ def make_pool(
 def _guard(pool: "redis.asyncio.ConnectionPool", timeout_s: float) -> "redis.asyncio.ConnectionPool":
     bases = (_Guarded, pool.connection_class)
     pool.connection_class = type("GuardedConnection", bases, {"read_timeout_s": timeout_s})
-    pool.connection_kwargs["parser_class"] = _ReplyParser
+    pool.connection_kwargs["parser_class"] = ReplyParser
     return pool
 
 
