@@ -183,7 +183,8 @@ class LogWriter:
             return
         self._is_sending, self._failure = False, failure
         self._recent.extend(entries)
-        self._send()
+        if self._waiting:
+            self._send()
         if self._is_awaited:
             self._is_awaited = False
             self._answered.set()
