@@ -96,6 +96,7 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Starts draining, or ends at once if it is draining already. Called in a signal handler."""
         if self._edge.state.is_draining:
+            self._loop.call_soon_threadsafe(self._edge.state.end_streams)
             super().handle_exit(sig, frame)
             return
         self._edge.state.is_draining = True

@@ -22,6 +22,7 @@ from api.held_bodies import Bodies
 from api.hub import Hub
 from api.routes import conversations, health, models, responses
 from api.services import Services
+from api.sse import EventStreams
 from api.tenants import Tenants
 from shared.ids import new_owner, new_request_id
 from shared.settings import Settings
@@ -91,6 +92,7 @@ def build(settings: Settings, tenants: Tenants, lifespan: Lifespan | None = None
     app.state.settings = settings
     app.state.tenants = tenants
     app.state.bodies = Bodies(settings.bodies_bytes_max)
+    app.state.streams = EventStreams(settings)
     app.state.is_draining = app.state.has_ended = False
     install_handlers(app)
     for router in (responses.router, conversations.router, models.router, health.router):
@@ -124,6 +126,7 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
         app.state.end_streams = end_streams
         running = [
             asyncio.create_task(hub.run(), name="hub"),
+            asyncio.create_task(app.state.streams.run(), name="keep-alives"),
             asyncio.create_task(services.read.watchers.run(), name="watchers"),
             # Workers sweep too; this one keeps waiting responses alive while there is no worker, and keeps
             # Redis's pulse.

@@ -1,25 +1,22 @@
-"""This server's HTTP/1.1: limits what a client may send and how long it may take, and decides how an answer
-ends.
+"""This server's HTTP/1.1: limits what a client may send and how long it may take.
 
-Owns the limits of a connection, the refusals before there is a request, and the cut of an answer that cannot
-be finished (docs/adr/0019-bounds-and-cuts-of-http.md). A thin class over uvicorn's protocol on httptools:
-uvicorn's cycle writes the answers, and its WebSocket upgrade is kept. Knows nothing of the content of
-requests and answers.
+Owns the limits of a connection and the refusals before there is a request
+(docs/adr/0019-bounds-and-cuts-of-http.md); `answer` owns how an answer is sent. A thin class over uvicorn's
+protocol on httptools: uvicorn's cycle writes the answers, and its WebSocket upgrade is kept. Knows nothing of
+the content of requests and answers.
 """
 
 import asyncio
 import logging
-import socket
-import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Self
 
 import httptools
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from api.errors import RETRY_AFTER, StreamCut, envelope
+from api.answer import HttpAnswer, Wire
+from api.errors import RETRY_AFTER, envelope
 from shared.ids import new_request_id
 from shared.settings import Settings
 
@@ -93,6 +90,8 @@ class Protocol(HttpToolsProtocol):
         self._framing_bytes = 0
         """Bytes received besides the body and its permitted framing: the head, chunk extensions, trailers."""
         self._is_in_head = self._has_body_to_come = self._is_passed_over = self._is_deaf = False
+        self.wire: Wire | None = None
+        """That of the answer being sent."""
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
 
@@ -126,6 +125,8 @@ class Protocol(HttpToolsProtocol):
         self._expect_nothing()
         self._stop_watching_writes()
         super().connection_lost(exc)
+        if self.wire is not None:
+            self.wire.lose()
 
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
@@ -236,7 +237,7 @@ class Protocol(HttpToolsProtocol):
     # --- answers --------------------------------------------------------------------------------
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        super()._start_asgi_task(cycle, _Answer(cycle, app, self))  # type: ignore[arg-type]
+        super()._start_asgi_task(cycle, HttpAnswer(cycle, app, self))  # type: ignore[arg-type]
 
     def is_still_sent(self, cycle: RequestResponseCycle) -> bool:
         """Returns True if this request's body has not arrived completely."""
@@ -337,63 +338,3 @@ class Protocol(HttpToolsProtocol):
         if self._writing is not None:
             self._writing.cancel()
             self._writing = None
-
-
-_RESET_AT_END, _NO_RESET = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
-
-
-class _Answer:
-    """Runs the app for one request. An answer that the app breaks off is cut, so that it never seems
-    complete."""
-
-    def __init__(self, cycle: RequestResponseCycle, app: ASGIApp, protocol: Protocol) -> None:
-        self._cycle = cycle
-        self._app = app
-        self._protocol = protocol
-        self._is_unframed = self._lingers = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_framed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = self._begin(scope, message)
-            elif not message.get("more_body", False):
-                self._prepare_end(message)
-            if self._is_unframed:
-                self._cycle.expected_content_length = len(message.get("body", b""))
-            await send(message)
-            if self._lingers:
-                self._protocol.end_after_answer()
-            elif self._cycle.transport.is_closing():
-                self._protocol.close()
-
-        try:
-            await self._app(scope, receive, send_framed)
-        except StreamCut as cut:
-            _log.info("%s was cut: %s", scope["path"], cut)
-            self._cycle.disconnected = True
-            self._protocol.close()  # what was sent arrives, but not the chunk that would end the answer
-
-    def _begin(self, scope: Scope, message: Message) -> Message:
-        """Returns the answer's start without the app's `connection: keep-alive`, which is not its
-        decision."""
-        headers = [field for field in message["headers"] if field != (b"connection", b"keep-alive")]
-        is_framed = any(name == b"content-length" for name, _ in headers)
-        has_body = scope["method"] != "HEAD" and message["status"] not in (204, 304)
-        if scope["http_version"] == "1.0" and has_body and not is_framed:
-            # Such a client knows no chunks: the answer ends where the connection does. Until the answer is
-            # complete, make any end a reset, even if this process is killed.
-            self._is_unframed = True
-            self._cycle.chunked_encoding = False
-            self._set_linger(_RESET_AT_END)
-        return {**message, "headers": headers}
-
-    def _prepare_end(self, message: Message) -> None:
-        if self._is_unframed:
-            self._set_linger(_NO_RESET)
-        if not self._cycle.keep_alive and self._protocol.is_still_sent(self._cycle):
-            self._lingers = self._cycle.keep_alive = True  # the cycle does not close; `end_after_answer` will
-
-    def _set_linger(self, how: bytes) -> None:
-        connection = self._cycle.transport.get_extra_info("socket")
-        if connection is not None and not self._cycle.transport.is_closing():
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)

@@ -1,14 +1,18 @@
 """Follows all logs that this node's clients read, over one subscription, and passes the bytes on.
 
 Owns the readers of this process and their bounded buffers. Never parses a frame: what was stored is what is
-sent. The log is the truth; a published message only saves a read (docs/architecture.md, Relay).
+sent. The log is the truth; a published message only saves a read (docs/architecture.md, Relay). A reader that
+is up to date is written to in the callback that received the message; one that is behind, slow or at an end
+is woken.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
+from typing import Protocol
 
 from api.errors import NodeEnding
+from shared.race import race
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
@@ -19,8 +23,11 @@ from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.insisting import insist
 from shared.store.redis.subscription import Subscription
 
-_POLL_INTERVAL_S = 2.0
-"""How often a reader that receives no messages polls the log, since messages are only hints."""
+_TICK_S = 0.5
+_SILENT_TICKS_MAX = 4
+"""A reader that receives nothing for this many ticks has its log checked, since messages are only hints."""
+_CHECKED_MAX = 100
+"""The number of logs checked by one script, which limits how long it occupies Redis."""
 _READS_MAX = 16
 """The number of pages read at once: a quarter of the connections to Redis, so that a thousand readers that
 arrive together wait for each other, and other calls do not wait for them."""
@@ -36,18 +43,51 @@ class LogShorter(Exception):
     """The log is closed and ends before the reader's cursor; the argument is the number of its last entry."""
 
 
+class LiveSink(Protocol):
+    """Writes to a client without waiting."""
+
+    @property
+    def is_free(self) -> bool:
+        """Returns True if nothing written earlier still waits for the client."""
+
+    def write(self, frames: bytes) -> None: ...
+
+
 class _Reader:
     """Buffers what one client is still to be sent: a page of the log, then messages.
 
     It holds `bytes_max` or one page of the log, whichever is more, and the slice being sent.
     """
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, key: ResponseKey, after: int, bytes_max: int, sink: LiveSink | None) -> None:
+        self.key = key
+        self.following = after + 1
+        """The number of the next event; earlier ones are sent or being sent, in order."""
+        self.silent_ticks = 0
+        self.is_waiting = False
+        """Everything it knows of is sent."""
+        self._sink = sink
         self._bytes_max = bytes_max
         self._frames: deque[bytes] = deque()
         self._messages: deque[Published] = deque()
         self._frames_bytes = self._messages_bytes = 0
         self._woken = asyncio.Event()
+
+    def take(self, message: Published) -> None:
+        """Sends a message if it is the next one and nothing waits for the client; otherwise buffers it. An
+        end is always buffered: the request's task reports it."""
+        self.silent_ticks = 0
+        if (
+            self.is_waiting
+            and self._sink is not None
+            and message.first == self.following
+            and not message.is_closed
+            and self._sink.is_free
+        ):
+            self.following = message.next
+            self._sink.write(message.frames)
+        else:
+            self.offer(message)
 
     def offer(self, message: Published) -> None:
         """Buffers a message. A reader that is too far behind drops its messages, and then reads the log."""
@@ -58,7 +98,6 @@ class _Reader:
         self._woken.set()
 
     def forget(self) -> None:
-        """Drops the messages, so that the log is read."""
         self._messages.clear()
         self._messages_bytes = 0
         self._woken.set()
@@ -78,34 +117,34 @@ class _Reader:
         self._frames_bytes -= size_bytes
         return b"".join(taken)
 
-    def take_messages(self, following: int) -> list[Published]:
-        """Returns the next slice of messages from number `following` on. If empty, the log must be read."""
+    def take_messages(self) -> list[Published]:
+        """Returns the next slice of messages that continue from here. If empty, the log must be read."""
         self._woken.clear()
         taken: list[Published] = []
         size_bytes = 0
-        while self._messages and self._messages[0].first <= following:
+        while self._messages and self._messages[0].first <= self.following:
             message = self._messages[0]
             if taken and size_bytes + len(message.frames) > _SLICE_BYTES:
                 break
             self._messages.popleft()
             self._messages_bytes -= len(message.frames)
-            if message.first == following:  # otherwise it was in the log already
+            if message.first == self.following:  # otherwise it was in the log already
                 taken.append(message)
                 size_bytes += len(message.frames)
-                following = message.next
-        if self._messages and self._messages[0].first > following:
+                self.following = message.next
+        if self._messages and self._messages[0].first > self.following:
             self.forget()  # there is a gap
         elif self._messages:
             self._woken.set()
         return taken
 
     async def wait(self) -> None:
+        """Returns when there is something to take or to read. Meanwhile, messages may be sent directly."""
+        self.is_waiting = True
         try:
-            # Not `wait_for`, which in Python 3.11 loses a cancellation that coincides with the event.
-            async with asyncio.timeout(_POLL_INTERVAL_S):
-                await self._woken.wait()
-        except TimeoutError:
-            pass
+            await self._woken.wait()
+        finally:
+            self.is_waiting = False
 
 
 class Hub:
@@ -119,13 +158,12 @@ class Hub:
         self._settings = settings
         self._subscription = Subscription(listener)
         self._readers: dict[str, set[_Reader]] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
         self._is_ending = False
         self._reading = asyncio.Semaphore(_READS_MAX)
 
     async def run(self) -> None:
         """Passes messages to readers until cancelled, across any number of Redis restarts."""
-        await self._subscription.listen(self._on_message, self._on_gap)
+        await race(self._subscription.listen(self._on_message, self._on_gap), self._check_silent())
 
     def end_streams(self) -> None:
         """Stops every reader between two frames, with NodeEnding; their clients resume on other nodes."""
@@ -135,7 +173,7 @@ class Hub:
     def _on_message(self, channel: str, payload: bytes) -> None:
         published = Published.parse(payload)
         for reader in self._readers.get(channel, ()):
-            reader.offer(published)
+            reader.take(published)
 
     def _on_gap(self) -> None:
         """Makes every reader read its log, as messages may have been missed."""
@@ -143,22 +181,50 @@ class Hub:
             for reader in readers:
                 reader.forget()
 
-    async def follow(self, key: ResponseKey, after: int) -> AsyncGenerator[bytes, None]:
+    async def _check_silent(self) -> None:
+        """Checks the logs of readers that receive nothing, many at a time, until cancelled."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            silent: list[_Reader] = []
+            for readers in self._readers.values():
+                for reader in readers:
+                    reader.silent_ticks += 1
+                    if reader.silent_ticks >= _SILENT_TICKS_MAX and reader.is_waiting:
+                        reader.silent_ticks = 0
+                        silent.append(reader)
+            try:
+                for first in range(0, len(silent), _CHECKED_MAX):
+                    await self._check_logs(silent[first : first + _CHECKED_MAX])
+            except REDIS_AWAY:
+                for reader in silent:
+                    reader.forget()  # each then waits for Redis as long as it may
+
+    async def _check_logs(self, readers: list[_Reader]) -> None:
+        """Wakes those whose logs hold something new."""
+        known = [(reader.key, reader.following) for reader in readers]
+        for place in await event_log.find_grown(self._redis, known):
+            readers[place].forget()
+
+    async def follow(
+        self, key: ResponseKey, after: int, sink: LiveSink | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """Yields stored frames with sequence_number > `after`, one or more at a time, until the log is
         closed.
+
+        With a sink, frames published while the next ones are awaited here may be sent there instead. They
+        stay in order if the caller sends what it gets before it asks for more.
 
         Raises NodeEnding after `end_streams`, LogGone, LogShorter, and REDIS_AWAY if the log could not be
         read for `redis_outage_max_s`; a reader that reaches the end has everything.
         """
-        reader = _Reader(self._settings.client_buffer_bytes_max)
-        following = after + 1
+        reader = _Reader(key, after, self._settings.client_buffer_bytes_max, sink)
         try:
             await self._join(key, reader)
             while True:
                 self._check_ending()
                 # The log first: a reader that subscribed before reading can miss nothing.
-                page = await self._read(key, following - 1)
-                following += len(page.entries)
+                page = await self._read(key, reader.following - 1)
+                reader.following += len(page.entries)
                 is_closed, has_more = page.is_closed, page.has_more
                 reader.hold(page.entries)
                 del page  # free what was sent before the next page is read
@@ -173,10 +239,13 @@ class Hub:
                 while True:
                     await reader.wait()
                     self._check_ending()
-                    messages = reader.take_messages(following)
-                    if not messages or (messages[-1].is_closed and self._redis.is_confirming):
+                    messages = reader.take_messages()
+                    if not messages:
+                        break
+                    is_closed = messages[-1].is_closed
+                    if is_closed and self._redis.is_confirming:
+                        reader.following = messages[0].first
                         break  # read the log, which also confirms an end
-                    following, is_closed = messages[-1].next, messages[-1].is_closed
                     frames = b"".join([message.frames for message in messages])
                     del messages
                     yield frames
@@ -211,10 +280,8 @@ class Hub:
 
     async def _join(self, key: ResponseKey, reader: _Reader) -> None:
         channel = keys.live(key)
-        readers = self._readers.setdefault(channel, set())
-        readers.add(reader)
-        if len(readers) == 1:
-            await self._subscription.add(channel)
+        self._readers.setdefault(channel, set()).add(reader)
+        await self._subscription.add(channel)
 
     def _part(self, key: ResponseKey, reader: _Reader) -> None:
         """Removes a reader without waiting, since its task may be cancelled."""
@@ -223,13 +290,4 @@ class Hub:
         readers.discard(reader)
         if not readers:
             del self._readers[channel]
-            leaving = asyncio.create_task(self._unsubscribe(channel))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
-
-    async def _unsubscribe(self, channel: str) -> None:
-        try:
-            if channel not in self._readers:  # no reader has joined meanwhile
-                await self._subscription.remove(channel)
-        except REDIS_AWAY:
-            pass  # gone with the connection
+            self._subscription.remove(channel)

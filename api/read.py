@@ -5,7 +5,7 @@ Owns which responses are reported at all, and to whom. The bytes returned are th
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from api.errors import (
     response_not_found,
 )
 from api.folds import Folds
-from api.hub import LogGone, LogShorter
+from api.hub import LiveSink, LogGone, LogShorter
 from api.offload import Offload
 from api.paging import PageRequest
 from shared import ids
@@ -48,8 +48,11 @@ class Cursor:
 
 
 class Follower(Protocol):
-    def follow(self, key: ResponseKey, after: int) -> AsyncGenerator[bytes, None]:
-        """Yields stored frames with sequence_number > `after`, until the log is closed.
+    def follow(
+        self, key: ResponseKey, after: int, sink: LiveSink | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """Yields stored frames with sequence_number > `after`, until the log is closed, except those sent to
+        the sink.
 
         Raises the same errors as `Hub.follow`.
         """
@@ -123,25 +126,28 @@ class Reading:
 
     # --- reading --------------------------------------------------------------------------------
 
-    async def follow(self, key: ResponseKey, after: int, *, is_watched: bool) -> AsyncGenerator[bytes, None]:
-        """Yields stored frames after a sequence number, to the end. `is_watched`: announce the reader, which
-        keeps a foreground response from being cancelled."""
-        if not is_watched:
-            async with aclosing(self._follower.follow(key, after)) as frames:
-                async for some in frames:
-                    yield some
-            return
-        async with self.watchers.present(key), aclosing(self._follower.follow(key, after)) as frames:
+    async def follow(
+        self, key: ResponseKey, after: int, sink: LiveSink | None = None, *, is_watched: bool
+    ) -> AsyncGenerator[bytes, None]:
+        """Yields stored frames after a number, to the end, except those sent to the sink.
+
+        `is_watched`: whether the response lives only while it is read.
+        """
+        frames = self._follower.follow(key, after, sink)
+        watch = self.watchers.present(key) if is_watched else nullcontext()
+        async with watch, aclosing(frames):
             async for some in frames:
                 yield some
 
-    async def resume(self, key: ResponseKey, state: State, cursor: Cursor) -> Frames | None:
+    async def resume(
+        self, key: ResponseKey, state: State, cursor: Cursor, sink: LiveSink | None = None
+    ) -> Frames | None:
         """Returns the frames after a cursor, as `follow` does, or None if the reader is at the end of a
         closed log.
 
         Raises ClientError if the log is closed and ends before the cursor.
         """
-        frames = self.follow(key, cursor.after, is_watched=not state.is_background and not state.closed)
+        frames = self.follow(key, cursor.after, sink, is_watched=not state.is_background and not state.closed)
         if not state.closed:
             return frames
         try:

@@ -1,19 +1,26 @@
-"""Sends stored frames as a server-sent event stream over HTTP.
+"""Stored frames as a server-sent event stream over HTTP.
 
-Owns headers, keep-alives and how a stream ends; frames pass through unparsed.
+Owns headers, keep-alives and how a stream ends; frames pass through unread, and live ones bypass it
+(docs/adr/0031-relay-in-the-callback.md).
 """
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from itertools import takewhile
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
 
+from api.answer import Wire
 from api.errors import NodeEnding, StreamCut
 from api.hub import LogGone, LogShorter
 from shared.settings import KeepAliveForm, Settings
 from shared.store.redis.connections import REDIS_AWAY
 
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_TICKS = 20
+"""How often keep-alives are checked within the time between two of them."""
 
 
 class _KeepAlive(ServerSentEvent):
@@ -35,17 +42,85 @@ class _KeepAliveEvent(ServerSentEvent):
 _KEEP_ALIVES: dict[KeepAliveForm, type[ServerSentEvent]] = {"comment": _KeepAlive, "event": _KeepAliveEvent}
 
 
-def event_stream(
-    frames: AsyncGenerator[bytes, None], settings: Settings, form: KeepAliveForm
-) -> EventSourceResponse:
-    """Returns a 200 with `text/event-stream`; lines end in `\\n`, as one well-known parser requires."""
-    return EventSourceResponse(
-        _until_lost(frames),
-        sep="\n",
-        ping=settings.keep_alive_s,
-        ping_message_factory=_KEEP_ALIVES[form],
-        headers=_HEADERS,
-    )
+class EventStreams:
+    """Answers with streams, and keeps all streams of a node alive by one timer."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.keep_alive_s = settings.keep_alive_s
+        self._due: dict[Wire, tuple[float, bytes]] = {}
+        """When the next keep-alive of each stream is due, the earliest first, and its bytes."""
+
+    def answer(
+        self, frames: AsyncGenerator[bytes, None], form: KeepAliveForm, wire: Wire | None
+    ) -> EventSourceResponse:
+        """Returns a 200 with `text/event-stream`; lines end in `\\n`, as one well-known parser requires.
+
+        `frames`: those not written to the `wire` already.
+        """
+        return _Stream(frames, form, wire, self)
+
+    async def run(self) -> None:
+        """Sends keep-alives until cancelled."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(self.keep_alive_s / _TICKS)
+            self._send_due(clock())
+
+    def _send_due(self, now_s: float) -> None:
+        for wire, (_, line) in list(takewhile(lambda item: item[1][0] <= now_s, self._due.items())):
+            del self._due[wire]
+            self._due[wire] = (now_s + self.keep_alive_s, line)
+            if wire.is_free:  # otherwise the client has something to read
+                wire.write(line)
+
+    @contextmanager
+    def kept_alive(self, wire: Wire, line: bytes) -> Iterator[None]:
+        self._due[wire] = (asyncio.get_running_loop().time() + self.keep_alive_s, line)
+        try:
+            yield
+        finally:
+            del self._due[wire]
+
+
+class _Stream(EventSourceResponse):
+    """One stream, sent by its request's task alone: keep-alives, the client's disconnect and the node's
+    shutdown need no task of their own."""
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        form: KeepAliveForm,
+        wire: Wire | None,
+        streams: EventStreams,
+    ) -> None:
+        super().__init__(
+            _until_lost(frames),
+            sep="\n",
+            ping=streams.keep_alive_s,
+            ping_message_factory=_KEEP_ALIVES[form],
+            headers=_HEADERS,
+        )
+        self._frames = frames
+        self._line = _KEEP_ALIVES[form]().encode()
+        self._wire = wire
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the stream; without a wire, and for HEAD, as sse-starlette does."""
+        wire = self._wire
+        async with aclosing(self._frames):
+            if wire is None or scope["method"] == "HEAD":
+                await super().__call__(scope, receive, send)
+            elif not wire.is_lost:
+                with wire:
+                    await self._stream(wire, send)
+
+    async def _stream(self, wire: Wire, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        with self._streams.kept_alive(wire, self._line):
+            async for some in self.body_iterator:
+                await send({"type": "http.response.body", "body": some, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _until_lost(frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

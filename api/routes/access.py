@@ -14,6 +14,7 @@ from starlette.responses import Response
 from api.errors import RETRY_AFTER, ClientError, NodeEnding, shorten
 from api.held_bodies import Bodies, BodiesFull, HeldBody
 from api.services import Services
+from api.sse import EventStreams
 from api.tenants import Tenants
 from shared.settings import Settings
 
@@ -31,6 +32,10 @@ async def _settings(request: Request) -> Settings:
     return cast(Settings, request.app.state.settings)
 
 
+async def _streams(request: Request) -> EventStreams:
+    return cast(EventStreams, request.app.state.streams)
+
+
 async def _tenant(request: Request) -> str:
     tenants = cast(Tenants, request.app.state.tenants)
     return tenants.tenant_of(request.headers.get("authorization"))
@@ -41,6 +46,7 @@ _CLOSE = {"connection": "close"}
 
 ServicesDep = Annotated[Services, Depends(_services)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
+StreamsDep = Annotated[EventStreams, Depends(_streams)]
 TenantDep = Annotated[str, Depends(_tenant)]
 
 T = TypeVar("T")

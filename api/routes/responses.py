@@ -8,12 +8,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api.answer import wire_of
 from api.bodies.includes import check_include
 from api.errors import invalid_value
 from api.paging import read_page
 from api.read import FROM_THE_START, Cursor, Frames
-from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, with_body
-from api.sse import event_stream
+from api.routes.access import ServicesDep, SettingsDep, StreamsDep, TenantDep, json_of, with_body
 from shared.race import race
 from shared.settings import KeepAliveForm, Settings
 
@@ -28,7 +28,7 @@ _KEEP_ALIVE_HEADER = "Antiphon-Keep-Alive"
 
 @router.post("")
 async def create(
-    request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
+    request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep, streams: StreamsDep
 ) -> Response:
     """Accepts a response; answers with its stream, or when it ends, or at once if it runs in the background.
 
@@ -40,8 +40,9 @@ async def create(
     created = await with_body(request, settings, lambda body: services.accept.create(tenant, body, repeated))
     key, is_watched = created.key, not created.is_background
     if created.is_streamed:
-        frames = services.read.follow(key, FROM_THE_START, is_watched=is_watched)
-        return event_stream(frames, settings, keep_alive)
+        wire = wire_of(request.scope)
+        frames = services.read.follow(key, FROM_THE_START, wire, is_watched=is_watched)
+        return streams.answer(frames, keep_alive, wire)
     if created.is_background:
         return json_of(created.accepted or await services.read.retrieve_repeated(key))
     snapshot = await _unless_disconnected(request, services.read.finish(key))
@@ -59,7 +60,12 @@ async def count_input_tokens(
 
 @router.get("/{response_id}")
 async def retrieve(
-    request: Request, response_id: str, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
+    request: Request,
+    response_id: str,
+    tenant: TenantDep,
+    services: ServicesDep,
+    settings: SettingsDep,
+    streams: StreamsDep,
 ) -> Response:
     """Answers with the response; with `stream=true`, with its events after `starting_after`, as first sent.
 
@@ -71,12 +77,13 @@ async def retrieve(
     if not _flag(request, "stream"):
         return json_of(await services.read.retrieve(tenant, response_id))
     key, state = await services.read.find_log(tenant, response_id)
-    frames = await services.read.resume(key, state, cursor)
+    wire = wire_of(request.scope)
+    frames = await services.read.resume(key, state, cursor, wire)
     if frames is not None:
-        return event_stream(frames, settings, keep_alive)
+        return streams.answer(frames, keep_alive, wire)
     if cursor.param == _LAST_EVENT_ID:
         return Response(status_code=204)  # stops an EventSource from reconnecting
-    return event_stream(_nothing(), settings, keep_alive)
+    return streams.answer(_nothing(), keep_alive, wire)
 
 
 @router.post("/{response_id}/cancel")

@@ -47,8 +47,10 @@ class ConversationKey(NamedTuple):
         return f"{self.tenant}/{self.conversation_id}"
 
 
-STATE_PATTERN = "antiphon:{%s}:state"
-"""For scripts that find responses whose names the caller did not know."""
+STATE_PATTERN, LOG_PATTERN, READERS_PATTERN = (
+    f"antiphon:{{%s}}:{kind}" for kind in ("state", "log", "readers")
+)
+"""For scripts over many responses, and those that find responses whose names the caller did not know."""
 
 
 def state(key: ResponseKey) -> str:
@@ -61,7 +63,7 @@ def state(key: ResponseKey) -> str:
 def log(key: ResponseKey) -> str:
     """Stream: entry `<sequence_number + 1>-0` with fields e (frame), and if any, t (token ids) and m (what
     the engine reported about the tokens)."""
-    return f"antiphon:{{{key}}}:log"
+    return LOG_PATTERN % str(key)
 
 
 def archive(key: ResponseKey) -> str:
@@ -86,7 +88,7 @@ def tools(key: ResponseKey) -> str:
 
 def readers(key: ResponseKey) -> str:
     """Sorted set: the readers of a foreground response's stream, by when (Redis, ms) they count as gone."""
-    return f"antiphon:{{{key}}}:readers"
+    return READERS_PATTERN % str(key)
 
 
 def live(key: ResponseKey) -> str:

@@ -175,7 +175,7 @@ async def test_who_is_cancelled_while_idle_connections_are_left_takes_nobody_wit
 async def _subscribe_and_leave(client: RedisClient) -> None:
     subscription = Subscription(client)
     await subscription.add("news")
-    await subscription.remove("news")
+    subscription.remove("news")
 
 
 ASKING: dict[str, Callable[[RedisClient], Awaitable[Any]]] = {

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 STORE = ROOT / "shared" / "store"
 TEXTS = {str(path.relative_to(STORE).with_suffix("")): path.read_text() for path in STORE.rglob("*.lua")}
 JOINT = {name for name, text in TEXTS.items() if "\n-- EACH KEYS " in text}
-SCRIPTS = sorted(JOINT | {name for name, text in TEXTS.items() if "\n-- KEYS " in text})
+SCRIPTS = sorted(JOINT | {name for name, text in TEXTS.items() if re.search(r"\n-- (KEYS|ARGV) ", text)})
 PARTS = sorted(TEXTS.keys() - set(SCRIPTS))
 FUNCTION = re.compile(r"^local function (\w+)", re.MULTILINE)
 

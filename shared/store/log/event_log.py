@@ -6,9 +6,11 @@ rejects a repeated or older one (docs/adr/0002-log-ids.md). `response_log.py` ow
 """
 
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+
+from msgspec import Struct
 
 from shared.store import keys
 from shared.store.keys import ResponseKey
@@ -16,7 +18,7 @@ from shared.store.log import archive
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
 
-_READ = LuaScript("log/read")
+_READ, _LOOK = LuaScript("log/read"), LuaScript("log/look")
 
 PAGE_ENTRIES, PAGE_BYTES = 500, 256 * 1024
 """The largest number of entries in a page, which bounds the time that Redis spends on it, and of bytes in its
@@ -114,8 +116,16 @@ async def pages(
         yield page
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+async def find_grown(redis: RedisClient, read: Sequence[tuple[ResponseKey, int]]) -> list[int]:
+    """Returns the indexes of those logs that are no longer open or have more entries than this."""
+    known = [part for key, entries in read for part in (str(key), entries)]
+    places: list[int] = await redis.run(
+        _LOOK(*known, state_pattern=keys.STATE_PATTERN, log_pattern=keys.LOG_PATTERN)
+    )
+    return places
+
+
+class Published(Struct, frozen=True, gc=False):
     """One message on a response's live channel: the frames of one append, joined."""
 
     first: int

@@ -17,10 +17,13 @@ from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.scripts import LuaScript, ScriptCall
 
 _WATCH = LuaScript("records/watch", allows_full=True)
+_ANNOUNCE = LuaScript("records/announce", allows_full=True)
 _log = logging.getLogger(__name__)
 
 _READER_TTL_S = keys.PRESENCE_TTL_S
 """A reader that has not been announced for this long is gone, as if its node had died."""
+_ANNOUNCED_MAX = 100
+"""The number of readers announced by one script, which limits how long it occupies Redis."""
 
 
 class Watchers:
@@ -41,12 +44,25 @@ class Watchers:
         """Announces the readers of this node periodically, until cancelled."""
         while True:
             await asyncio.sleep(_READER_TTL_S / 3)
-            calls = [_call(key, reader, _READER_TTL_S) for reader, key in self._present.items()]
+            names = list(self._present)
             try:
-                if calls:
-                    await self._redis.run_many(calls)
+                for first in range(0, len(names), _ANNOUNCED_MAX):
+                    await self._announce(names[first : first + _ANNOUNCED_MAX])
             except REDIS_AWAY as away:
                 _log.warning("readers not announced, Redis is unavailable (%s)", away)
+
+    async def _announce(self, names: list[str]) -> None:
+        """Announces these readers, except those that have left meanwhile."""
+        present = [(self._present[reader], reader) for reader in names if reader in self._present]
+        announced = [part for key, reader in present for part in (str(key), reader)]
+        await self._redis.run(
+            _ANNOUNCE(
+                *announced,
+                readers_pattern=keys.READERS_PATTERN,
+                state_pattern=keys.STATE_PATTERN,
+                ttl_ms=int(_READER_TTL_S * 1000),
+            )
+        )
 
     @asynccontextmanager
     async def present(self, key: ResponseKey) -> AsyncGenerator[None, None]:

@@ -43,6 +43,11 @@ class ReplyParser(DefaultParser):  # type: ignore[misc, valid-type]
     EXCEPTION_CLASSES = DefaultParser.EXCEPTION_CLASSES | dict.fromkeys(_UNREADY, Unready)
 
 
+def make_reader() -> hiredis.Reader:
+    """Returns a parser of replies; those that are errors become redis-py's exceptions."""
+    return hiredis.Reader(protocolError=InvalidResponse, replyError=ReplyParser.parse_error)
+
+
 TORN = (RuntimeError, AttributeError, EOFError, InvalidResponse)
 """Other errors that a dead connection causes: uvloop's closed transport, a connection of redis-py's that
 another task has closed, a reply cut off or garbled. Caught only around redis-py's own reading and writing."""
@@ -93,6 +98,7 @@ class _Guarded(AbstractConnection):
     has_pool_ended = False
     """No connection is opened any more: redis-py would open one for a task that outlives its pool, and nobody
     would close it."""
+    _is_handed_over = False
 
     async def _connect(self) -> None:
         self._check_pool()
@@ -107,6 +113,19 @@ class _Guarded(AbstractConnection):
         if self.has_pool_ended:
             raise _ConnectionError("the client is closed")
 
+    def hand_over(self, protocol: asyncio.Protocol) -> asyncio.WriteTransport:
+        """Gives the transport to a protocol; `disconnect` still has to be called."""
+        assert self._writer is not None
+        self._writer.transport.set_protocol(protocol)
+        self._is_handed_over = True
+        return self._writer.transport
+
+    async def disconnect(self, nowait: bool = False) -> None:
+        # Do not wait for redis-py's streams, which are no longer notified of the transport's end.
+        nowait |= self._is_handed_over
+        self._is_handed_over = False
+        await super().disconnect(nowait=nowait)
+
     def pack_command(self, *args: Any) -> list[bytes]:
         return [pack_command(args)]
 
@@ -120,9 +139,8 @@ class _Guarded(AbstractConnection):
             raise _ConnectionError(f"the connection is closed ({torn})") from torn
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
-        is_polling = options.get("timeout") is not None  # a subscription's own, short wait
         try:
-            async with asyncio.timeout(None if is_polling else self.read_timeout_s):
+            async with asyncio.timeout(self.read_timeout_s):
                 return await super().read_response(*args, **options)
         except TimeoutError:
             raise _TimeoutError(f"no answer within {self.read_timeout_s:g} s") from None

@@ -67,7 +67,7 @@ class LuaScript(StoredScript):
     """
 
     def _bind(self, declared: dict[str, str], body: str) -> str:
-        self.keys, args = tuple(declared["KEYS"].split()), named_args(declared.get("ARGV", ""))
+        self.keys, args = tuple(declared.get("KEYS", "").split()), named_args(declared.get("ARGV", ""))
         self.args, self.is_open_ended = names_of(args), REPEATED in declared.get("ARGV", "")
         return f"{bind_names(self.keys, args)}; local REST = {len(args) + 1}\n{body}"
 

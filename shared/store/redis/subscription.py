@@ -1,20 +1,112 @@
 """Listens on Redis channels: one connection for many of them, which reports every gap in what it received.
 
+redis-py finds the server and logs in; after that, the connection's bytes are parsed here, in its callback.
 Owns the detection of a dead connection and the reconnection; the callbacks own what a message means.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import hiredis
+from redis.exceptions import InvalidResponse
 
 from shared.store.redis.client import RedisClient
-from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.connections import REDIS_AWAY, TORN, make_reader
 
 _RECONNECT_S = 0.1
-_SILENCE_MAX_S = 3.0
-"""A subscription's connection counts as dead if a ping's answer is overdue by this long."""
+_PING_EVERY_S = 1.0
+_UNANSWERED_MAX = 3
+"""A connection counts as dead if nothing arrived after this many pings. Pings are counted, not time, because
+a process that was paused has sent none."""
 
 _log = logging.getLogger(__name__)
+
+OnMessage = Callable[[str, bytes], None]
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, which passes on each message in the callback that received it."""
+
+    def __init__(self, raw: Any, on_message: OnMessage) -> None:
+        """Takes over an open connection of redis-py."""
+        self.raw = raw
+        self.on_message = on_message
+        self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._unanswered = 0
+        self._reader = make_reader()
+        self._asked: dict[str, asyncio.Future[None]] = {}
+        """Done when the server has confirmed the channel."""
+        self._unconfirmed: deque[asyncio.Future[None]] = deque()
+        self._transport: asyncio.WriteTransport = raw.hand_over(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._unanswered = 0
+        try:
+            self._reader.feed(data)
+            next_reply = self._reader.gets
+            while (reply := next_reply()) is not False:
+                if type(reply) is list and reply[0] == b"message":
+                    self.on_message(reply[1].decode(), reply[2])
+                else:
+                    self._take_answer(reply)
+        except InvalidResponse as garbled:
+            self.end(ConnectionError(f"the subscription's connection is broken ({garbled})"))
+        except Exception as bug:  # noqa: BLE001  passed on through `lost` to `listen`
+            self.end(bug)
+
+    def _take_answer(self, reply: object) -> None:
+        if isinstance(reply, Exception):
+            self.end(reply)
+        elif isinstance(reply, list) and reply[0] == b"subscribe":
+            self._unconfirmed.popleft().set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end(ConnectionError(f"the subscription's connection is lost ({exc or 'closed'})"))
+
+    def end(self, why: Exception) -> None:
+        """Aborts the connection. Nobody waits for its confirmations any more: the next one subscribes to
+        everything."""
+        if self.lost.done():
+            return
+        self.lost.set_result(why)
+        self._transport.abort()
+        while self._unconfirmed:
+            self._unconfirmed.popleft().set_result(None)
+
+    async def subscribe(self, channels: Iterable[str]) -> None:
+        """Returns when the server has confirmed all of them, or the connection is lost."""
+        if self.lost.done():
+            return
+        if new := [channel for channel in channels if channel not in self._asked]:
+            for channel in new:
+                self._asked[channel] = asyncio.get_running_loop().create_future()
+                self._unconfirmed.append(self._asked[channel])
+            self._write("SUBSCRIBE", *new)
+        # Confirmations arrive in order; a cancelled wait does not cancel the future.
+        waiting = [self._asked[channel] for channel in channels if not self._asked[channel].done()]
+        if waiting:
+            await asyncio.wait([waiting[-1]], timeout=_UNANSWERED_MAX * _PING_EVERY_S)
+
+    def unsubscribe(self, channel: str) -> None:
+        if self._asked.pop(channel, None) is not None:
+            self._write("UNSUBSCRIBE", channel)
+
+    def ping(self) -> None:
+        if self._unanswered >= _UNANSWERED_MAX:
+            self.end(ConnectionError("the subscription's server is silent"))
+        self._unanswered += 1
+        self._write("PING")
+
+    def _write(self, *command: Any) -> None:
+        if self.lost.done():
+            return
+        try:
+            self._transport.write(hiredis.pack_command(command))
+        except TORN as torn:
+            self.end(ConnectionError(f"the subscription's connection is closed ({torn})"))
 
 
 class Subscription:
@@ -22,108 +114,92 @@ class Subscription:
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._pubsub = client.raw.pubsub(ignore_subscribe_messages=True)
         self._channels: set[str] = set()
-        self._has_channels = asyncio.Event()
+        self._connection: _Connection | None = None
+        self._on_message: OnMessage = self._on_early_message
         self._changing = asyncio.Lock()
-        self._adding: set[asyncio.Task[None]] = set()
-        self._is_broken = False
-        """A change failed half-way, so only a new connection is known to listen on all channels."""
+        self._tries = 0
+        """The number of attempts to connect; after the first, messages may have been missed."""
+        self._has_missed = False
 
     async def add(self, channel: str) -> None:
-        """Subscribes to a channel, at once or as soon as Redis is available.
-
-        Shielded from cancellation, since others may have added the same channel.
-        """
+        """Subscribes to a channel, at once or as soon as Redis is available, even if cancelled meanwhile."""
         self._channels.add(channel)
-        adding = asyncio.create_task(self._subscribe(channel))
-        self._adding.add(adding)
-        adding.add_done_callback(self._adding.discard)
-        await asyncio.shield(adding)
+        try:
+            connection = await self._connect()
+        except REDIS_AWAY as away:  # `listen` tries again
+            _log.warning("subscription: Redis is unavailable (%s)", away)
+        else:
+            await connection.subscribe([channel])
 
-    async def _subscribe(self, channel: str) -> None:
-        async with self._changing:
-            is_subscribed = False
-            try:
-                await self._pubsub.subscribe(channel)
-                is_subscribed = True
-            except REDIS_AWAY as away:
-                _log.warning("subscription: Redis is unavailable (%s)", away)
-            finally:
-                self._is_broken |= not is_subscribed
-        self._has_channels.set()  # also after a failure: the listener notices it and reconnects
-
-    async def remove(self, channel: str) -> None:
-        """Unsubscribes from a channel. Raises REDIS_AWAY."""
+    def remove(self, channel: str) -> None:
         self._channels.discard(channel)
-        if not self._channels:
-            self._has_channels.clear()
-        async with self._changing:
-            if channel in self._channels:
-                return  # it was added again meanwhile
-            is_unsubscribed = False
-            try:
-                await self._pubsub.unsubscribe(channel)
-                is_unsubscribed = True
-            finally:
-                # redis-py would reconnect silently, and the gap would go unnoticed.
-                self._is_broken |= not is_unsubscribed
+        if self._connection is not None:
+            self._connection.unsubscribe(channel)
 
-    async def listen(self, on_message: Callable[[str, bytes], None], on_gap: Callable[[], None]) -> None:
+    async def listen(self, on_message: OnMessage, on_gap: Callable[[], None]) -> None:
         """Passes messages (channel, payload) to `on_message` until cancelled; calls `on_gap` after a
-        reconnection, because messages may have been missed."""
-        while True:
-            try:
-                message = await self._next_message()
-            except REDIS_AWAY as away:
-                _log.warning("subscription: Redis is unavailable (%s)", away)
-                await asyncio.sleep(_RECONNECT_S)
+        reconnection, or if messages arrived before this call. Raises what `on_message` raises."""
+        self._on_message = on_message
+        if self._connection is not None:
+            self._connection.on_message = on_message
+        try:
+            while True:
                 try:
-                    await self._reconnect()
-                except REDIS_AWAY:
-                    continue  # the next message raises it again
-                on_gap()
-                continue
-            if message is not None:
-                on_message(*message)
-
-    async def _next_message(self) -> tuple[str, bytes] | None:
-        """Returns (channel, payload), or None after at most a second without a message."""
-        if not self._has_channels.is_set():
-            try:
-                # Not `wait_for`, which in Python 3.11 loses a cancellation that coincides with the event.
-                async with asyncio.timeout(1.0):
-                    await self._has_channels.wait()
-            except TimeoutError:
-                return None
-        connection = self._pubsub.connection
-        if connection is None or self._is_broken:
-            raise ConnectionError("the subscription has no connection")
-        if not self._client.is_current(connection):
-            raise ConnectionError("the subscription's server is no longer the primary")
-        message = await self._pubsub.get_message(timeout=1.0)
-        if message is None and _now_s() > connection.next_health_check + _SILENCE_MAX_S:
-            raise ConnectionError("the subscription's server is silent")  # its pings are not answered
-        if message is None or message["type"] != "message":
-            return None
-        return message["channel"].decode(), message["data"]
-
-    async def _reconnect(self) -> None:
-        async with self._changing:
-            self._is_broken = True
+                    await self._maintain(await self._connect(), on_gap)
+                except REDIS_AWAY as away:
+                    _log.warning("subscription: Redis is unavailable (%s)", away)
+                await asyncio.sleep(_RECONNECT_S)
+        finally:
             await self.close()
-            self._pubsub = self._client.raw.pubsub(ignore_subscribe_messages=True)
-            if self._channels:
-                await self._pubsub.subscribe(*self._channels)
-            self._is_broken = False
+
+    async def _maintain(self, connection: _Connection, on_gap: Callable[[], None]) -> None:
+        """Pings until the connection ends, and raises the reason."""
+        if self._has_missed:
+            self._has_missed = False
+            on_gap()
+        while not connection.lost.done():
+            await asyncio.wait([connection.lost], timeout=_PING_EVERY_S)
+            if not self._client.is_current(connection.raw):
+                connection.end(ConnectionError("the subscription's server is no longer the primary"))
+            connection.ping()
+        raise connection.lost.result()
+
+    async def _connect(self) -> _Connection:
+        """Returns the open connection, or a new one. Concurrent callers share one attempt.
+
+        Raises REDIS_AWAY.
+        """
+        tries = self._tries
+        if self._connection is None or self._connection.lost.done():
+            async with self._changing:
+                if tries == self._tries:
+                    try:
+                        await self._open()
+                    finally:
+                        self._tries += 1
+        if self._connection is None:
+            raise ConnectionError("the subscription has no connection")
+        return self._connection
+
+    async def _open(self) -> None:
+        self._has_missed |= self._tries > 0
+        await self._drop()
+        self._connection = _Connection(
+            await self._client.raw.connection_pool.get_connection(), self._on_message
+        )
+        await self._connection.subscribe(tuple(self._channels))
 
     async def close(self) -> None:
-        try:
-            await self._pubsub.aclose()  # type: ignore[no-untyped-call]
-        except REDIS_AWAY:
-            pass
+        async with self._changing:
+            await self._drop()
 
+    async def _drop(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.end(ConnectionError("the subscription is closed"))
+            await connection.raw.disconnect()
+            await self._client.raw.connection_pool.release(connection.raw)
 
-def _now_s() -> float:
-    """Returns the time of the clock that redis-py's health checks use."""
-    return asyncio.get_running_loop().time()
+    def _on_early_message(self, _channel: str, _payload: bytes) -> None:
+        self._has_missed = True
