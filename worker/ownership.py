@@ -28,7 +28,7 @@ from shared.store.redis.insisting import insist
 from worker.engines.protocol import EngineDead
 from worker.lease_beat import LeaseBeat
 from worker.response.attempt import run_attempt
-from worker.response.history import Diverged, Unloadable, load_record, read_history
+from worker.response.history import Diverged, Unloadable, history_before, load_record
 from worker.response.hopeless import Hopeless
 from worker.response.resources import Resources
 
@@ -149,7 +149,7 @@ class Ownership:
             record = await load_record(self._resources.redis, self._resources.stepper, acquired)
         except Unloadable as unloadable:
             return await self._lose(held, unloadable)
-        history = await read_history(self._resources.redis, held.key)
+        history = await history_before(self._resources.redis, acquired)
         if history.frames:
             _log.info("%s: continues after %d events", held.key, history.first + len(history.frames))
         try:

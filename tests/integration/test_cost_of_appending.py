@@ -1,4 +1,4 @@
-"""What a step of the engine costs on its way into the logs, in counts: no verdict by the machine's speed."""
+"""What a step of the engine costs on its way into the logs, and a beat, in counts: no verdict by speed."""
 
 import asyncio
 import sys
@@ -11,12 +11,16 @@ import pytest
 import pytest_asyncio
 
 from shared.settings import Settings
+from shared.store import keys
 from shared.store.log.appender import Appender
 from shared.store.log.response_log import NewEntry, ResponseLog
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
-from tests.requests import accept
+from shared.store.redis.joint_scripts import StoreCall
+from tests.patience import PATIENCE_S
+from tests.requests import accept, make_request
+from tests.working import finish, leave_behind, working
 
 STREAMS, STEPS = 32, 10
 FRAME = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":" token"}\n\n'
@@ -127,3 +131,50 @@ async def test_python_calls_few_functions_for_an_event(engine: Engine) -> None:
             await engine.step()
 
     assert await count_calls(run) / (STEPS * STREAMS) < 18
+
+
+async def test_a_beat_of_all_leases_is_one_script_and_prolongs_only_what_has_lost_some_of_its_time(
+    redis: RedisClient, settings: Settings
+) -> None:
+    leases = []
+    for _ in range(STREAMS):
+        acquired = await lease.acquire(redis, settings, await accept(redis, settings), "a")
+        assert isinstance(acquired, Acquired)
+        leases.append(acquired.lease)
+    await lease.renew_all(redis, settings, leases)
+    before = await commands_of(redis)
+    assert await lease.renew_all(redis, settings, leases) == []
+    made = await commands_of(redis) - before
+    assert made["evalsha"] == 1
+    assert made["pexpire"] == 0
+    names = [keys.state(leases[0].key), keys.log(leases[0].key), keys.ACTIVE]
+    for name in names:
+        await redis.command("PEXPIRE", name, settings.live_ttl_s * 900)
+    await lease.renew_all(redis, settings, leases)
+    for name in names:
+        assert await redis.command("PTTL", name) > settings.live_ttl_s * 990
+
+
+class Noting(RedisClient):
+    """Notes the scripts that it runs."""
+
+    names: list[str]
+
+    async def run(self, call: StoreCall) -> Any:
+        self.names.append(call.script.name)
+        return await super().run(call)
+
+
+async def test_the_first_owner_of_a_response_reads_no_history_and_a_later_one_does(
+    redis: RedisClient, settings: Settings
+) -> None:
+    noting = Noting.connect(settings.redis_url, timeout_s=PATIENCE_S)
+    noting.names = []
+    async with working(noting, settings) as worker:
+        key = await accept(redis, settings, make_request("Hello", background=True))
+        whole = await finish(redis, worker, key)
+        assert noting.names.count("log/read") == 0
+        begun = await leave_behind(redis, settings, worker, make_request("Hello"), whole[:1])
+        assert await finish(redis, worker, begun)
+        assert noting.names.count("log/read") == 1
+    await noting.close()

@@ -78,6 +78,13 @@ async def _read_request(redis: RedisClient, key: ResponseKey) -> bytes:
     raise Unloadable("it does not arrive in time, although Redis answers")
 
 
+async def history_before(redis: RedisClient, acquired: Acquired) -> History:
+    """Returns what `read_history` does; the first owner reads nothing, as only the API has written before."""
+    if acquired.lease.fencing_token == 1:
+        return History(deque(), deque(), first=max(1, acquired.next_sequence_number))
+    return await read_history(redis, acquired.lease.key)
+
+
 async def read_history(redis: RedisClient, key: ResponseKey) -> History:
     """Returns everything that workers have written. Raises LeaseLost if the log is closed or gone."""
     entries: list[Entry] = []

@@ -6,20 +6,24 @@ different machines need not agree. The scripts that write for an owner check the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import msgspec
 
 from shared.record_format import RECORD_FORMAT
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.redis.client import RedisClient
-from shared.store.redis.scripts import LuaScript, ScriptCall
+from shared.store.redis.joint_scripts import JointCall, JointScript
+from shared.store.redis.scripts import LuaScript
 
 _ACQUIRE = LuaScript("owning/acquire")
 # Confirmed: a replaced primary still answers for some seconds, and a lease renewed there is not kept.
-_RENEW = LuaScript("owning/renew", is_confirmed=True, allows_full=True)
-_RELEASE = LuaScript("owning/renew", allows_full=True)
+_RENEW = JointScript("owning/renew", is_confirmed=True, allows_full=True)
+_RELEASE = JointScript("owning/renew", allows_full=True)
 _LOSE = LuaScript("owning/lose", allows_full=True)
 _LAPSED = LuaScript("owning/lapsed", allows_full=True)
 
@@ -136,7 +140,9 @@ async def _acquire(
 
 async def release(redis: RedisClient, settings: Settings, *leases: Lease) -> None:
     """Releases leases in one round trip; their responses are then due for the next sweep."""
-    await redis.run_many([replace(_renewal(lease, 0.0, settings), script=_RELEASE) for lease in leases])
+    times = _Times.of(settings, lease_ttl_s=0.0)
+    calls = [msgspec.structs.replace(_renewal(lease, times), script=_RELEASE) for lease in leases]
+    await redis.run_many(calls)
 
 
 async def lose(redis: RedisClient, lease: Lease) -> None:
@@ -153,8 +159,9 @@ Loss = Literal["lost", "abandoned"]
 async def renew_all(
     redis: RedisClient, settings: Settings, leases: Sequence[Lease]
 ) -> list[tuple[Lease, Loss]]:
-    """Renews every lease in one pipeline; returns those to be given up, and why. Raises REDIS_AWAY."""
-    calls = [_renewal(lease, settings.lease_ttl_s, settings) for lease in leases]
+    """Renews every lease in one run of a script; returns those to be given up, and why. Raises REDIS_AWAY."""
+    times = _Times.of(settings, lease_ttl_s=settings.lease_ttl_s)
+    calls = [_renewal(lease, times) for lease in leases]
     losses: list[tuple[Lease, Loss]] = []
     for lease, reply in zip(leases, await redis.run_many(calls), strict=True):
         match reply:
@@ -169,7 +176,20 @@ async def renew_all(
     return losses
 
 
-def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> ScriptCall:
+class _Times(NamedTuple):
+    lease_ttl_ms: int
+    live_ttl_ms: int
+    disconnect_grace_ms: int
+
+    @classmethod
+    def of(cls, settings: Settings, *, lease_ttl_s: float) -> "_Times":
+        grace_ms = int(settings.disconnect_grace_s * 1000)
+        return cls(int(lease_ttl_s * 1000), settings.live_ttl_s * 1000, grace_ms)
+
+
+@lru_cache(maxsize=4_096)
+def _renewal(lease: Lease, times: _Times) -> JointCall:
+    """Cached, because every beat sends the same again."""
     key = lease.key
     return _RENEW(
         state=keys.state(key),
@@ -183,9 +203,9 @@ def _renewal(lease: Lease, ttl_s: float, settings: Settings) -> ScriptCall:
         pulse=keys.PULSE,
         member=str(key),
         proof=lease.proof,
-        lease_ttl_ms=int(ttl_s * 1000),
-        live_ttl_ms=settings.live_ttl_s * 1000,
-        disconnect_grace_ms=int(settings.disconnect_grace_s * 1000),
+        lease_ttl_ms=times.lease_ttl_ms,
+        live_ttl_ms=times.live_ttl_ms,
+        disconnect_grace_ms=times.disconnect_grace_ms,
         presence_ttl_ms=int(keys.PRESENCE_TTL_S * 1000),
     )
 

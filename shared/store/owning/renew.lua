@@ -1,16 +1,22 @@
--- Renews a lease and the TTLs of its response's keys. A ttl of 0 releases the lease.
+-- Renews a lease and the TTLs of its response's keys. A ttl of 0 releases the lease. One run serves all leases of a
+-- worker.
 -- A foreground response without a reader for the grace period is abandoned, unless its client could not read because no
 -- API node was present or Redis was unavailable. The grace period then starts once readers have had time to return.
 -- USES redis/clock owning/pulse
--- KEYS state log tools secrets active open readers api_nodes pulse
--- ARGV member proof lease_ttl_ms# live_ttl_ms# disconnect_grace_ms# presence_ttl_ms#
+-- KEYS active api_nodes pulse
+-- ARGV lease_ttl_ms# live_ttl_ms# disconnect_grace_ms# presence_ttl_ms#
+-- EACH KEYS state log tools secrets open readers
+-- EACH ARGV member proof
 -- -> 'ok' | 'lost' | 'abandoned'
 local fields = redis.call('HMGET', state, 'attempt', 'closed', 'background', 'alone_since_ms', 'lease_until_ms', 'owner')
 if not fields[1] or fields[1] .. ' ' .. fields[6] ~= proof or fields[2] ~= '' then return 'lost' end
 if fields[5] == '0' then return 'lost' end  -- released: a renewal still in flight does not undo that
 local now = now_ms()
 redis.call('HSET', state, 'lease_until_ms', lease_ttl_ms > 0 and now + lease_ttl_ms or 0)
-for _, key in ipairs({state, log, tools, secrets, active, open}) do redis.call('PEXPIRE', key, live_ttl_ms) end
+-- A beat comes twice a second; that the keys live a hundredth less long does no harm.
+if redis.call('PTTL', state) < 0.99 * live_ttl_ms then
+  for _, key in ipairs({state, log, tools, secrets, active, open}) do redis.call('PEXPIRE', key, live_ttl_ms) end
+end
 redis.call('ZADD', active, now + lease_ttl_ms, member)
 if fields[3] == '1' or lease_ttl_ms == 0 then return 'ok' end
 

@@ -22,8 +22,8 @@ from shared.store.redis.scripts import (
     value_at,
 )
 
-_ARGUMENTS_MAX = 4_096
-"""The limit on the arguments of a run, during which Redis serves no other client."""
+_WORDS_MAX = 4_096
+"""The limit on the keys and arguments of a run, during which Redis serves no other client."""
 
 
 class JointScript(StoredScript):
@@ -125,18 +125,19 @@ class Gathered:
         self._runs: list[list[int]] = []
         """For each command, the places of the calls that it serves."""
         open_runs: dict[tuple[JointScript, tuple[bytes, bytes]], list[int]] = {}
-        arguments: dict[tuple[JointScript, tuple[bytes, bytes]], int] = {}
+        words: dict[tuple[JointScript, tuple[bytes, bytes]], int] = {}
         for place, call in enumerate(calls):
             if isinstance(call, ScriptCall):
                 self._runs.append([place])
                 continue
             kind = call.script, call.common
-            count = arguments.get(kind, _ARGUMENTS_MAX) + call.args_count
-            if count > _ARGUMENTS_MAX:
-                open_runs[kind], count = [], call.args_count
+            own = len(call.script.keys) + call.args_count
+            count = words.get(kind, _WORDS_MAX) + own
+            if count > _WORDS_MAX:
+                open_runs[kind], count = [], own
                 self._runs.append(open_runs[kind])
             open_runs[kind].append(place)
-            arguments[kind] = count
+            words[kind] = count
         self.commands: list[Command] = [self._command([calls[place] for place in run]) for run in self._runs]
 
     def _command(self, run: Sequence[StoreCall]) -> Command:
