@@ -5,6 +5,8 @@ and then relayed unparsed (docs/adr/0003-encode-once.md). Field names: the publi
 `ResponseStreamEvent`.
 """
 
+from functools import lru_cache
+
 import msgspec
 
 from shared.responses import Item, Logprob, Part, Response
@@ -251,33 +253,32 @@ def frame(event: StreamEvent, sequence_number: int) -> bytes:
     )
 
 
+@lru_cache(maxsize=32_768)
+def _encode_text(text: str) -> bytes:
+    """Returns a piece of text as it stands in a frame. Cached, because most pieces are common tokens."""
+    body = _encoder.encode(text)
+    return body if body.isascii() else _escape_line_ends(body)
+
+
 class DeltaFrames:
     """Makes the frames of one item's deltas, which differ in their number and their text alone.
 
     Cut once per item from what `frame` makes of a delta, so `frame` alone decides what the bytes are.
     """
 
-    __slots__ = ("_after_number", "_after_text", "_before_number")
+    __slots__ = ("_template",)
 
     def __init__(self, delta: TextDelta) -> None:
         """`delta`: any of the item's, without log probabilities."""
-        name, number, data = frame(msgspec.structs.replace(delta, delta=_MARK), 0).split(b"\n", 2)
+        made = frame(msgspec.structs.replace(delta, delta=_MARK), 0).replace(b"%", b"%%")
+        name, number, data = made.split(b"\n", 2)
         before, after = data.removesuffix(b"0}\n\n").split(_encoder.encode(_MARK))
-        self._before_number = name + b"\n" + number.removesuffix(b"0")
-        self._after_number = b"\n" + before
-        self._after_text = after
+        number = number.removesuffix(b"0")
+        self._template = b"%b\n%b%%d\n%b%%b%b%%d}\n\n" % (name, number, before, after)
 
     def make(self, number: int, text: str) -> bytes:
         """Returns what `frame` does for the delta with this text."""
-        body = _encoder.encode(text)
-        return b"%b%d%b%b%b%d}\n\n" % (
-            self._before_number,
-            number,
-            self._after_number,
-            body if body.isascii() else _escape_line_ends(body),
-            self._after_text,
-            number,
-        )
+        return self._template % (number, _encode_text(text), number)
 
 
 def is_queued(stored: bytes) -> bool:

@@ -53,6 +53,8 @@ class MemoryLog:
         self.closing: Closing | None = None
         self.usages: list[bytes] = []
         """The usage passed with each append."""
+        self.ends: list[int] = []
+        """The number of the log's entries after each append."""
         self.is_held = False
         """Set to hold back every write until `let_go`, as if Redis were slow."""
         self.failure: Exception | None = None
@@ -98,6 +100,7 @@ class MemoryLog:
         self.entries += write.entries
         self.closing = write.closing
         self.usages.append(write.usage)
+        self.ends.append(write.first + len(write.entries))
         return None
 
     @property

@@ -9,22 +9,25 @@ import logging
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
+import msgspec
+
 from shared import lifecycle
 from shared.events import ResponseFailed, StreamEvent, decode, frame
 from shared.ids import new_owner
 from shared.lifecycle import abandon, fold
 from shared.record_format import RECORD_FORMAT_OLDEST
-from shared.responses import Response, ResponseError
+from shared.responses import Response, ResponseError, Usage
 from shared.store.job_queue import bytes_of_large, ring_again
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
-from shared.store.log.closing import cancel, closing_of, end_at_once, with_usage
+from shared.store.log.closing import cancel, closing_of, end_at_once
 from shared.store.log.response_log import NewEntry, TailLost
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, Lease, LeaseLost, Loss
 from shared.store.records import response_store
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.insisting import insist
+from shared.usage import complete_usage, counted_entries
 from worker.engines.protocol import EngineDead
 from worker.lease_beat import LeaseBeat
 from worker.response.attempt import run_attempt
@@ -176,12 +179,14 @@ class Ownership:
 
         Raises LeaseLost if the log is closed or gone, REDIS_AWAY.
         """
-        frames: list[bytes] = []
+        frames, tokens = list[bytes](), list[int]()
         async for page in event_log.pages(self._resources.redis, held.key):
             if page.is_closed or page.is_missing:
                 raise LeaseLost(f"{held}: closed already")
             frames += [entry.frame for entry in page.entries]
-        usage = await response_store.read_usage(self._resources.redis, held.key)
+            tokens += [len(entry.tokens) for entry in page.entries]
+        stored = await response_store.read_usage(self._resources.redis, held.key)
+        usage = complete_usage(stored, sum(tokens[counted_entries(stored) :]))
         entries, failed = await self._resources.stepper.call(
             lambda: _fail_after(frames, usage, error), sum(map(len, frames))
         )
@@ -271,11 +276,11 @@ class Ownership:
 
 
 def _fail_after(
-    frames: Sequence[bytes], usage: bytes, error: ResponseError
+    frames: Sequence[bytes], usage: Usage | None, error: ResponseError
 ) -> tuple[list[NewEntry], ResponseFailed]:
     """Returns the entries that close a log of these frames as failed, and the terminal event, their last."""
     events: list[StreamEvent] = [decode(stored) for stored in frames]
-    response = with_usage(fold(events), usage)
+    response = msgspec.structs.replace(fold(events), usage=usage)
     ending = abandon(events)
     for event in ending:
         response = lifecycle.apply(response, event)

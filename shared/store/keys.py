@@ -55,8 +55,9 @@ STATE_PATTERN, LOG_PATTERN, READERS_PATTERN = (
 
 def state(key: ResponseKey) -> str:
     """Hash. From the start: store, background, created_ms, attempt, owner, lease_until_ms, alone_since_ms,
-    rings, job, closed, format. Once it had an owner: deaths, format_needed. While open: usage of the tokens
-    in the log. Until it is archived: request, and once closed, snapshot; afterwards: compacted."""
+    rings, job, closed, format. Once it had an owner: deaths, format_needed. While open: usage up to some
+    entry of the log (`shared/usage.py`). Until it is archived: request, and once closed, snapshot;
+    afterwards: compacted."""
     return STATE_PATTERN % str(key)
 
 

@@ -3,14 +3,19 @@ it."""
 
 import msgspec
 import pytest
+from msgspec.structs import asdict
 
 from shared import lifecycle
-from shared.responses import Response, ResponseError, Usage
+from shared.responses import InputTokensDetails, OutputTokensDetails, Response, ResponseError, Usage
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import closing, event_log
+from shared.store.log.response_log import LogLimits, NewEntry, ResponseLog, write_now
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
+from shared.usage import UsageSoFar
 from tests.patience import until
 from tests.requests import accept, make_request, read_record
 from tests.working import Worker, finish, leave_behind, working
@@ -66,6 +71,35 @@ async def test_a_response_that_the_api_cancels_says_what_it_has_used(
         made = await tokens_of(redis, key)
         check(ended.usage, made, made)
         assert await redis.command("HGET", keys.state(key), "usage") is None
+
+
+async def test_usage_is_exact_in_the_middle_of_a_long_text(redis: RedisClient, settings: Settings) -> None:
+    """Longer than what is stored of the usage may be behind."""
+    async with working(redis, settings) as worker:
+        key = await accept(redis, settings, make_request("Count slowly to 1000"))
+        await worker.ownership.start_response(str(key))
+        await until_more_than(redis, key, 300)
+        await closing.cancel(redis, settings, key, "api")
+        usage = (await snapshot_of(redis, key)).usage
+        assert usage is not None
+        assert usage.output_tokens == await tokens_of(redis, key)
+
+
+@pytest.mark.parametrize("covers", ["everything, as in the version before", "all but two entries"])
+async def test_usage_is_completed_from_the_log(redis: RedisClient, settings: Settings, covers: str) -> None:
+    key = await accept(redis, settings)
+    acquired = await lease.acquire(redis, settings, key, "worker")
+    assert isinstance(acquired, Acquired)
+    usage = Usage(9, InputTokensDetails(), 4, OutputTokensDetails(3), 13)
+    so_far = UsageSoFar(**asdict(usage), entries=2, is_reasoning=True)
+    stored = msgspec.json.encode(usage if covers.startswith("everything") else so_far)
+    entries = [NewEntry(b"event: x\ndata: {}\n\n", tokens) for tokens in ((1, 2, 3, 4), (5,), (6, 7))]
+    log = ResponseLog(LogLimits.of(settings), key)
+    await write_now(redis, log.append(acquired.lease.proof, 1, entries, stored))
+    await closing.cancel(redis, settings, key, "api")
+    more = 0 if covers.startswith("everything") else 3
+    expected = Usage(9, InputTokensDetails(), 4 + more, OutputTokensDetails(3 + more), 13 + more)
+    assert (await snapshot_of(redis, key)).usage == expected
 
 
 async def test_what_a_dead_owner_has_made_is_counted_once_and_not_left_out(

@@ -21,6 +21,8 @@ _WAITING_MAX = 2_000
 """If more entries are waiting than this, the model is ahead of Redis, and `put` waits."""
 _RECENT_MAX = 500
 """The number of entries kept after they were appended, because a failover can take the last of them back."""
+_UNCOUNTED_MAX = 256
+"""The usage is stored at least after so many deltas. Who closes the response without it counts these."""
 
 
 class LogWriter:
@@ -38,10 +40,11 @@ class LogWriter:
         lease: Lease,
         history: History,
         record_format: int = RECORD_FORMAT,
-        count: Callable[[], bytes] = bytes,
+        count: Callable[[int], bytes] = lambda _: b"",
         gathering: Gathering | None = None,
     ) -> None:
-        """`history`: its frames are compared, not written. `count` returns the usage so far as JSON, or b"".
+        """`history`: its frames are compared, not written. `count` returns the usage so far, as it is
+        stored (`shared/usage.py`), or b""; it is given the number of the log's entries that this covers.
 
         `gathering` decides how long a delta may wait for the next one; None: it never waits.
         """
@@ -55,6 +58,8 @@ class LogWriter:
         self.next = history.first
         """The sequence number of the next event."""
         self._waiting: list[NewEntry] = []
+        self._usage, self._counted = b"", -_UNCOUNTED_MAX
+        """What the next append stores, b"" for nothing, and how many entries the last count covered."""
         self._gathering = gathering or Gathering(0.0)
         self._is_holding = False
         """What is waiting is one delta, held for the next."""
@@ -89,6 +94,8 @@ class LogWriter:
         for event in events:
             self._add(NewEntry(frame(event, self.next), tokens, token_record))
             tokens, token_record = (), b""
+        if not self._logged:
+            self._note_usage()
         self._last_delta_s = -math.inf
         return self._leave()
 
@@ -104,6 +111,8 @@ class LogWriter:
         interval_s, self._last_delta_s = now_s - self._last_delta_s, now_s
         waiting.append(NewEntry(made, (token,)))
         self.next += 1
+        if self.next - self._counted >= _UNCOUNTED_MAX:
+            self._note_usage()
         if self._is_sending:
             return len(waiting) > _WAITING_MAX
         if len(waiting) == 1 and interval_s < self._gathering.window_s:
@@ -128,6 +137,10 @@ class LogWriter:
         logged = self._logged.popleft()
         self._compare(entry.frame, logged)
         self._recent.append(NewEntry(logged, entry.tokens, entry.token_record))
+
+    def _note_usage(self) -> None:
+        """Has the next append store the usage. A delta that follows others holds its tokens itself."""
+        self._usage, self._counted = self._count(self.next), self.next
 
     def _leave(self) -> bool:
         if self._failure is not None:
@@ -162,13 +175,12 @@ class LogWriter:
             self._is_holding = False
             self._gathering.release(self)
         entries = self._waiting
-        if self._failure is None and entries:
-            self._waiting = []
-            self._append(self.next - len(entries), entries, closing)
-
-    def _append(self, first: int, entries: list[NewEntry], closing: Closing | None) -> None:
+        if self._failure is not None or not entries:
+            return
+        self._waiting, first = [], self.next - len(entries)
         if closing is None:
-            write = self._log.append(self._token, first, entries, self._count())
+            write = self._log.append(self._token, first, entries, self._usage)
+            self._usage = b""
         else:
             write = self._log.close(self._token, first, entries, closing)
         self._is_sending, self._sent = True, (first, entries, closing)
@@ -179,7 +191,9 @@ class LogWriter:
         first, entries, closing = self._sent
         if isinstance(failure, TailLost) and failure.tail >= first - len(self._recent):
             lost = [self._recent.pop() for _ in range(first - failure.tail)]
-            self._append(failure.tail, [*reversed(lost), *entries], closing)
+            self._waiting = [*reversed(lost), *entries, *self._waiting]
+            self._note_usage()  # what was stored with them is lost, too
+            self._send(closing)
             return
         self._is_sending, self._failure = False, failure
         self._recent.extend(entries)

@@ -94,8 +94,6 @@ class TurnReader:
     pending: Pending = Nothing()
     _parser: SegmentParser = field(default_factory=SegmentParser)
     _opened: MessageOpened | None = None
-    _is_reasoning: bool = False
-    """The open message is on the analysis channel."""
     _text: list[str] = field(default_factory=list)
     _open_text: tuple[list[str], DeltaFrames] | None = None
     """As `open_text` returns it, while a message is open."""
@@ -125,7 +123,7 @@ class TurnReader:
         turn.output += 1
         if logprob is not None:
             self._logprobs.append((token, logprob))
-        was_reasoning = self._is_reasoning
+        was_reasoning = turn.is_reasoning
         events: list[StreamEvent] = []
         for segment in self._parser.feed(token):
             events += self._take(segment)
@@ -143,7 +141,7 @@ class TurnReader:
         pieces, frames = self._open_text
         turn = self.turns[-1]
         turn.output += 1
-        turn.reasoning += self._is_reasoning
+        turn.reasoning += turn.is_reasoning
         self._text.append(text)
         pieces.append(text)
         return frames.make(number, text)
@@ -169,13 +167,13 @@ class TurnReader:
                 return self._step(self._with_logprobs(segment))
             case MessageOpened():
                 self._opened, self._text, self.pending = segment, [], Nothing()
-                self._is_reasoning = segment.channel == "analysis"
+                self.turns[-1].is_reasoning = segment.channel == "analysis"
                 events = self._step(self._with_logprobs(segment))
                 self._open_text = open_text(self.translation)
                 return events
             case MessageClosed() | MessageCut():
                 item, opened = self.translation.open_item, self._opened
-                self._is_reasoning, self._open_text = False, None
+                self.turns[-1].is_reasoning, self._open_text = False, None
                 events = self._step(self._with_logprobs(segment))
                 if opened is not None:
                     self._end_message(opened)

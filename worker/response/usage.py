@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from shared.responses import InputTokensDetails, OutputTokensDetails, PerTurn, Usage
+from shared.usage import UsageSoFar
 
 _encoder = msgspec.json.Encoder()
 
@@ -22,6 +23,8 @@ class Turn:
     output: int = 0
     reasoning: int = 0
     """The part of the output inside messages of the analysis channel, including the token that ends each."""
+    is_reasoning: bool = False
+    """The open message is on the analysis channel."""
 
 
 def usage_of(turns: Sequence[Turn], *, with_turns: bool) -> Usage:
@@ -30,7 +33,7 @@ def usage_of(turns: Sequence[Turn], *, with_turns: bool) -> Usage:
     `with_turns`: the counts of each turn are included as well.
     """
     prompt = tool_output = cached = output = reasoning = 0
-    for turn in turns:  # one loop, since the usage so far is stored with each append
+    for turn in turns:
         prompt += turn.prompt
         tool_output += turn.tool_output
         cached += turn.cached
@@ -65,10 +68,9 @@ def _with_turns(usage: Usage, turns: Sequence[Turn]) -> Usage:
     )
 
 
-def usage_so_far(turns: Sequence[Turn], *, with_turns: bool) -> bytes:
-    """Returns the usage as JSON, or nothing before the first token.
-
-    It is stored with each append, for a process that closes the response in this attempt's place.
-    """
+def usage_so_far(turns: Sequence[Turn], entries: int, *, with_turns: bool) -> bytes:
+    """Returns JSON of a UsageSoFar that covers so many entries, or nothing before the first token."""
     usage = usage_of(turns, with_turns=with_turns)
-    return _encoder.encode(usage) if usage.output_tokens else b""
+    if not usage.output_tokens:
+        return b""
+    return _encoder.encode(UsageSoFar(**asdict(usage), entries=entries, is_reasoning=turns[-1].is_reasoning))

@@ -4,7 +4,7 @@
 -- KEYS state log secrets active tools open closed_logs conversation items order queue held
 -- ARGV proof channel member response_id archive_after_ms# conversation_ttl_ms# cancelled_channel
 --      first# status retention_ms# snapshot header entry_count# (id frame tokens token_record)… (item_id item)…
--- -> {'ok', next} | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
+-- -> next | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
 local refused = refuse_write(state, log, proof, first)
 if refused then return refused end
 
@@ -43,4 +43,4 @@ end
 join_conversation(items_at)
 if status == 'cancelled' then redis.call('PUBLISH', cancelled_channel, member) end
 redis.call('PUBLISH', channel, header .. frames)
-return {'ok', first + entry_count}
+return first + entry_count

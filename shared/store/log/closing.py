@@ -13,13 +13,14 @@ from shared import lifecycle
 from shared.events import ResponseCreated, decode, encode, frame
 from shared.input_items import InputItem
 from shared.lifecycle import TerminalEvent
-from shared.responses import ConversationReference, Response, Usage
+from shared.responses import ConversationReference, Response
 from shared.settings import Settings
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.log.response_log import Closing, LogLimits, NewEntry, ResponseLog, write_now
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, LeaseLost
 from shared.store.redis.client import RedisClient
+from shared.usage import complete_usage
 
 
 def closing_of(
@@ -43,12 +44,6 @@ def closing_of(
         conversation,
         items,
     )
-
-
-def with_usage(response: Response, usage: bytes) -> Response:
-    """Returns the response with its usage. `usage`: as in `lease.Acquired`."""
-    counted = msgspec.json.decode(usage, type=Usage) if usage else None
-    return msgspec.structs.replace(response, usage=counted)
 
 
 def _retention_s(response: Response, tenant: str, settings: Settings) -> float:
@@ -114,7 +109,8 @@ async def _close(
     make_event: Callable[[Response], TerminalEvent],
 ) -> bytes:
     """Appends the terminal event and closes the log; returns the snapshot. Raises LeaseLost."""
-    event = make_event(with_usage(_accepted(acquired), acquired.usage))
+    usage = complete_usage(acquired.usage, acquired.uncounted_tokens)
+    event = make_event(msgspec.structs.replace(_accepted(acquired), usage=usage))
     held, first = acquired.lease, acquired.next_sequence_number
     closing = closing_of(event, held.key.tenant, settings)
     log = ResponseLog(LogLimits.of(settings), held.key)

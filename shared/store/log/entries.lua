@@ -4,7 +4,8 @@ local call = redis.call  -- a local name is found faster, and this runs for ever
 
 -- Returns nil if entry `first` may be written under this proof, or else the reply that says why not.
 local function refuse_write(state, log, proof, first)
-  local attempt, closed, owner = unpack(call('HMGET', state, 'attempt', 'closed', 'owner'))
+  local fields = call('HMGET', state, 'attempt', 'closed', 'owner')
+  local attempt, closed, owner = fields[1], fields[2], fields[3]
   if not attempt then return {'missing'} end
   if closed ~= '' then return {'closed'} end
   if attempt .. ' ' .. owner ~= proof then return {'fenced'} end
@@ -12,19 +13,23 @@ local function refuse_write(state, log, proof, first)
   if tail ~= first then return {'gap', tail, owner} end
 end
 
--- Writes the entries (id, frame, tokens, token_record) in ARGV[at] to ARGV[last]. Returns their frames, joined.
-local function write_entries(log, at, last)
-  local frames = {}
-  for i = at, last, 4 do
-    local id, frame, tokens, token_record = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-    if tokens == '' then
-      call('XADD', log, id, 'e', frame)
-    elseif token_record == '' then
-      call('XADD', log, id, 'e', frame, 't', tokens)
-    else
-      call('XADD', log, id, 'e', frame, 't', tokens, 'm', token_record)
-    end
-    frames[#frames + 1] = frame
+-- Writes the entry (id, frame, tokens, token_record) at ARGV[at]. Returns its frame.
+local function write_entry(log, at)
+  local frame, tokens, token_record = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  if tokens == '' then
+    call('XADD', log, ARGV[at], 'e', frame)
+  elseif token_record == '' then
+    call('XADD', log, ARGV[at], 'e', frame, 't', tokens)
+  else
+    call('XADD', log, ARGV[at], 'e', frame, 't', tokens, 'm', token_record)
   end
+  return frame
+end
+
+-- Writes the entries in ARGV[at] to ARGV[last]. Returns their frames, joined.
+local function write_entries(log, at, last)
+  if last == at + 3 then return write_entry(log, at) end  -- most appends have one: no table is made for it
+  local frames = {}
+  for i = at, last, 4 do frames[#frames + 1] = write_entry(log, i) end
   return table.concat(frames)
 end

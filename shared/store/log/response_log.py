@@ -9,6 +9,7 @@ for the API's hubs (docs/adr/0028-a-write-is-a-value.md). `event_log.py` owns th
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import msgspec
@@ -18,11 +19,13 @@ from shared.store import keys
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.owning.lease import LeaseLost
 from shared.store.redis.client import RedisClient
-from shared.store.redis.joint_scripts import BoundJoint, JointScript, StoreCall
+from shared.store.redis.joint_scripts import WORD, BoundJoint, JointScript, StoreCall, pack, pack_count
 from shared.store.redis.scripts import Argument, LuaScript
 
 _APPEND, _CLOSE = JointScript("log/append", is_confirmed=True), LuaScript("log/close", is_confirmed=True)
 _ONE_TOKEN = struct.Struct("<I")
+_ENTRY = WORD * 3  # its frame, tokens and token record
+_NOTHING = pack(b"")
 
 
 class NewEntry(msgspec.Struct, frozen=True, gc=False):
@@ -71,7 +74,7 @@ class TailLost(RuntimeError):
         """The number of entries in the log."""
 
 
-class Write(msgspec.Struct, frozen=True):
+class Write(msgspec.Struct, frozen=True, gc=False):
     """One append to a log, or its close. If it is sent twice, it is written once."""
 
     key: ResponseKey
@@ -86,7 +89,7 @@ class Write(msgspec.Struct, frozen=True):
         LeaseLost if the token is stale or the log closed or gone, TailLost if the log is shorter than before.
         """
         match reply:
-            case [b"ok", _]:
+            case int():
                 return None
             case [b"gap", _, owner] if owner != self.token.partition(" ")[2].encode():
                 # A failover lost our lease, and another owner got the same token.
@@ -120,13 +123,18 @@ class ResponseLog:
     def append(self, token: str, first: int, entries: Sequence[NewEntry], usage: bytes = b"") -> Write:
         """Returns a write that appends entries.
 
-        `usage`: the response's usage after them, as in `lease.Acquired`.
+        `usage`: what is then stored of the response's usage (`shared/usage.py`); b"": what was stored before.
         """
         if token != self._token:
             self._token, self._append = token, self._bind(token)
-        header = _header(first, len(entries), is_closed=False)
-        call = self._append(b"%d" % first, usage, header, *_fields(first, entries))
-        return Write(self._key, token, first, len(entries), call)
+        count = len(entries)
+        args = [pack(usage) if usage else _NOTHING, _pack_numbers(first, count)]
+        for number, entry in enumerate(entries, first):
+            if number > first:
+                args.append(_pack_id(number))
+            args.append(_pack_entry(entry))
+        call = self._append.call(*args, count=4 * count)
+        return Write(self._key, token, first, count, call)
 
     def _bind(self, token: str) -> BoundJoint:
         key = self._key
@@ -177,16 +185,41 @@ async def write_now(redis: RedisClient, write: Write) -> None:
         raise failure
 
 
+@lru_cache(maxsize=16_384)
+def _pack_numbers(first: int, count: int) -> bytes:
+    """Packs what depends on the entries' numbers alone, up to the first one's id, if there is one.
+
+    Cached, because all responses of a worker count alike.
+    """
+    numbers = pack(b"%d" % first, _header(first, count, is_closed=False)) + pack_count(4 * count)
+    return numbers + _pack_id(first) if count else numbers
+
+
+def _pack_id(number: int) -> bytes:
+    return pack(_id(number))
+
+
+def _pack_entry(entry: NewEntry) -> bytes:
+    """Packs an entry without its id."""
+    frame, tokens, token_record = entry.frame, _pack(entry.tokens), entry.token_record
+    return _ENTRY % (len(frame), frame, len(tokens), tokens, len(token_record), token_record)
+
+
+def _id(number: int) -> bytes:
+    """Returns an entry's id (docs/adr/0002-log-ids.md)."""
+    return b"%d-0" % (number + 1)
+
+
 def _header(first: int, count: int, *, is_closed: bool) -> bytes:
     """Returns the first line of the published message (`event_log.Published`)."""
     return b"%d %d %d\n" % (first, first + count, is_closed)
 
 
 def _fields(first: int, entries: Sequence[NewEntry]) -> list[bytes]:
-    """Returns the id (docs/adr/0002-log-ids.md), frame, tokens and token record of each entry in turn."""
+    """Returns the id, frame, tokens and token record of each entry in turn."""
     fields: list[bytes] = []
     for number, entry in enumerate(entries, first):
-        fields += (b"%d-0" % (number + 1), entry.frame, _pack(entry.tokens), entry.token_record)
+        fields += (_id(number), entry.frame, _pack(entry.tokens), entry.token_record)
     return fields
 
 

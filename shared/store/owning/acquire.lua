@@ -14,9 +14,21 @@
 -- `known_format`: the newest format that the owner can replay. `format_needed` is the format that the record began with,
 -- or that a later owner has written: a record that needs a newer owner is left to one.
 -- `first_frame`: entry 0, if the lease is taken by force; the request, which may be long, is read separately.
+-- `usage`: as it was stored last (`shared/usage.py`); `uncounted_tokens`: those in the entries that it does not cover, if
+-- the lease is taken by force. There are few such entries: the log writer sees to that.
 -- `record_bytes`: the size of the request, for an owner that must find room for it.
--- -> {'acquired', fencing_token, next_sequence_number, deaths, format, usage, first_frame, record_bytes}
---    | {'held'} | {'newer'} | {'closed'} | {'missing'}
+-- -> {'acquired', fencing_token, next_sequence_number, deaths, format, usage, first_frame, record_bytes,
+--    uncounted_tokens} | {'held'} | {'newer'} | {'closed'} | {'missing'}
+
+local function count_tokens_after(usage)
+  local entries = string.match(usage, '"entries":(%d+)')
+  local tokens = 0
+  for _, entry in ipairs(entries and redis.call('XRANGE', log, string.format('%d-0', entries + 1), '+') or {}) do
+    tokens = tokens + #(entry[2][4] or '') / 4
+  end
+  return tokens
+end
+
 local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'owner', 'format', 'format_needed', 'usage',
   'store', 'background')
 if not fields[1] or fields[1] ~= '' then
@@ -40,6 +52,9 @@ local deaths = redis.call('HINCRBY', state, 'deaths', has_lapsed and 1 or 0)
 redis.call('HSET', state, 'owner', owner, 'lease_until_ms', now + lease_ttl_ms,
   'format_needed', math.max(needed, known_format))
 redis.call('ZADD', active, now + lease_ttl_ms, member)
-local first = force ~= 'no' and redis.call('XRANGE', log, '1-0', '1-0')[1]
-return {'acquired', token, redis.call('XLEN', log), deaths, format, fields[6] or '', first and first[2][2] or '',
-  redis.call('HSTRLEN', state, 'request')}
+local usage, first, uncounted_tokens = fields[6] or '', nil, 0
+if force ~= 'no' then
+  first, uncounted_tokens = redis.call('XRANGE', log, '1-0', '1-0')[1], count_tokens_after(usage)
+end
+return {'acquired', token, redis.call('XLEN', log), deaths, format, usage, first and first[2][2] or '',
+  redis.call('HSTRLEN', state, 'request'), uncounted_tokens}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from shared.record_format import RECORD_FORMAT
 from shared.settings import Settings
@@ -56,11 +56,13 @@ class Acquired:
     format: int
     """The format that the record began with (`shared/record_format.py`)."""
     usage: bytes = b""
-    """JSON of the Usage counted by its owners up to the end of the log; empty before the first token."""
+    """The usage as its owners stored it (`shared/usage.py`); empty before the first token."""
     first_frame: bytes = b""
     """The frame of entry 0, if the lease was seized."""
     record_bytes: int = 0
     """The size of the request's JSON."""
+    uncounted_tokens: int = 0
+    """The number of tokens in the entries that `usage` does not cover, if the lease was seized."""
 
 
 NotAcquired = Literal["held", "newer", "closed", "missing"]
@@ -141,7 +143,9 @@ async def _acquire(
 async def release(redis: RedisClient, settings: Settings, *leases: Lease) -> None:
     """Releases leases in one round trip; their responses are then due for the next sweep."""
     times = _Times.of(settings, lease_ttl_s=0.0)
-    calls = [msgspec.structs.replace(_renewal(lease, times), script=_RELEASE) for lease in leases]
+    renewals = [_renewal(lease, times) for lease in leases]
+    kinds = [_RELEASE.kind(renewal.kind.keys, renewal.kind.args) for renewal in renewals]
+    calls = [replace(renewal, kind=kind) for renewal, kind in zip(renewals, kinds, strict=True)]
     await redis.run_many(calls)
 
 

@@ -298,7 +298,7 @@ async def read_request(redis: RedisClient, key: ResponseKey) -> bytes:
 
 
 async def read_usage(redis: RedisClient, key: ResponseKey) -> bytes:
-    """Returns the usage counted by the owners of an open response, as in `lease.Acquired`."""
+    """Returns the usage of an open response as its owners stored it (`shared/usage.py`)."""
     return await redis.command("HGET", keys.state(key), "usage") or b""
 
 

@@ -41,6 +41,7 @@ class JointScript(StoredScript):
         self.common_keys, self.common_args = common_keys, names_of(common)
         self.keys, self.args = common_keys + own_keys, self.common_args + names_of(own)
         self.is_open_ended = REPEATED in declared["EACH ARGV"]
+        self._kinds: dict[tuple[bytes, bytes], JointKind] = {}
         names, last = [*own_keys, *names_of(own)], f"arg + {len(own)}"
         values = [f"KEYS[key + {place}]" for place in range(1, len(own_keys) + 1)]
         values += [value_at(f"arg + {place}", arg) for place, arg in enumerate(own, 1)]
@@ -67,54 +68,75 @@ return replies
         keys = [_encode(named[key]) for key in self.keys]
         args = [_encode(named[arg]) for arg in fixed]
         common_keys, common_args = len(self.common_keys), len(self.common_args)
-        return BoundJoint(
-            self,
-            (_pack(keys[:common_keys]), _pack(args[:common_args])),
-            _pack(keys[common_keys:]),
-            _pack(args[common_args:]),
-            len(self.args) - len(fixed),
-        )
+        kind = self.kind(pack(*keys[:common_keys]), pack(*args[:common_args]))
+        missing = len(self.args) - len(fixed)
+        return BoundJoint(kind, pack(*keys[common_keys:]), pack(*args[common_args:]), missing)
+
+    def kind(self, keys: bytes, args: bytes) -> "JointKind":
+        """Returns what calls of one run share. `keys`, `args`: what the file declares as common, packed."""
+        return self._kinds.setdefault((keys, args), JointKind(self, keys, args))
 
     def __call__(self, **named: Argument) -> "JointCall":
         """Returns a call. Raises TypeError unless exactly the declared names are given."""
         self._check(named, {*self.keys, *self.args})
-        return self.bind(**named)()
+        return self.bind(**named).call(*([pack_count(0)] if self.is_open_ended else []))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class JointKind:
+    """A joint script with the keys and arguments that all calls of a run have in common, packed."""
+
+    script: JointScript
+    keys: bytes
+    args: bytes
+
+
 class BoundJoint:
     """A joint script with the keys and first arguments that many calls have in common, packed."""
 
-    script: JointScript
-    common: tuple[bytes, bytes]
-    keys: bytes
-    fixed: bytes
-    missing: int
-    """The number of declared arguments that a call has to give."""
+    def __init__(self, kind: JointKind, keys: bytes, fixed: bytes, missing: int) -> None:
+        """`missing`: the number of declared arguments that a call has to give."""
+        script = kind.script
+        self._kind, self._keys, self._fixed, self._missing = kind, keys, fixed, missing
+        self._is_open_ended = script.is_open_ended
+        common = len(script.common_keys) + len(script.common_args)
+        self._words = len(script.keys) + len(script.args) - common + script.is_open_ended
 
-    def __call__(self, *args: bytes) -> "JointCall":
-        """Returns a call with the other arguments, in the file's order. Raises TypeError if one lacks."""
-        script, count = self.script, len(args) - self.missing
-        if count < 0 or (count > 0 and not script.is_open_ended):
-            raise TypeError(f"{script.name}.lua takes {script.args}")
-        own = len(script.args) - len(script.common_args) + count
-        if script.is_open_ended:
-            args, own = (*args[: self.missing], b"%d" % count, *args[self.missing :]), own + 1
-        return JointCall(script, self.common, self.keys, self.fixed + _pack(args), own)
+    def call(self, *args: bytes, count: int = 0) -> "JointCall":
+        """Returns a call. `args`: the other arguments in the file's order, packed, each or several together.
+
+        Of an open-ended script, `pack_count(count)` and `count` words without names are among them. Raises
+        TypeError if none is given although some are missing, or if the script takes no others.
+        """
+        if (self._missing and not args) or (count and not self._is_open_ended):
+            raise TypeError(f"{self._kind.script.name}.lua takes {self._kind.script.args}")
+        return JointCall(self._kind, self._keys, (self._fixed, *args), self._words + count)
 
 
-class JointCall(msgspec.Struct, frozen=True):
+class JointCall(msgspec.Struct, frozen=True, gc=False):
     """One call of a joint script, packed."""
 
-    script: JointScript
-    common: tuple[bytes, bytes]
-    """Keys and arguments that all calls of a run share."""
+    kind: JointKind
     keys: bytes
-    args: bytes
-    args_count: int
+    args: tuple[bytes, ...]
+    words: int
+    """The number of its own keys and arguments."""
+
+    @property
+    def script(self) -> JointScript:
+        return self.kind.script
 
 
 StoreCall = ScriptCall | JointCall
+
+
+@dataclass(slots=True)
+class _Served:
+    """Calls that one command serves."""
+
+    calls: list[StoreCall]
+    places: list[int]
+    words: int = 0
 
 
 class Gathered:
@@ -122,27 +144,20 @@ class Gathered:
 
     def __init__(self, calls: Sequence[StoreCall]) -> None:
         self._calls = calls
-        self._runs: list[list[int]] = []
-        """For each command, the places of the calls that it serves."""
-        open_runs: dict[tuple[JointScript, tuple[bytes, bytes]], list[int]] = {}
-        words: dict[tuple[JointScript, tuple[bytes, bytes]], int] = {}
+        self._runs: list[_Served] = []
+        open_runs: dict[JointKind, _Served] = {}
         for place, call in enumerate(calls):
             if isinstance(call, ScriptCall):
-                self._runs.append([place])
+                self._runs.append(_Served([call], [place]))
                 continue
-            kind = call.script, call.common
-            own = len(call.script.keys) + call.args_count
-            count = words.get(kind, _WORDS_MAX) + own
-            if count > _WORDS_MAX:
-                open_runs[kind], count = [], own
-                self._runs.append(open_runs[kind])
-            open_runs[kind].append(place)
-            words[kind] = count
-        self.commands: list[Command] = [self._command([calls[place] for place in run]) for run in self._runs]
-
-    def _command(self, run: Sequence[StoreCall]) -> Command:
-        first = run[0]
-        return first.command() if isinstance(first, ScriptCall) else (_join(cast(Sequence[JointCall], run)),)
+            run = open_runs.get(call.kind)
+            if run is None or run.words + call.words > _WORDS_MAX:
+                run = open_runs[call.kind] = _Served([], [])
+                self._runs.append(run)
+            run.calls.append(call)
+            run.places.append(place)
+            run.words += call.words
+        self.commands: list[Command] = [_command(run.calls) for run in self._runs]
 
     @property
     def texts(self) -> set[str]:
@@ -153,34 +168,51 @@ class Gathered:
         """Returns the reply to each call. `answers`: to the commands; a run's error is all its calls'."""
         replies: list[object] = [None] * len(self._calls)
         for run, answer in zip(self._runs, answers, strict=True):
-            is_joint = isinstance(self._calls[run[0]], JointCall) and isinstance(answer, list)
-            own = cast(list[object], answer) if is_joint else [answer] * len(run)
-            for place, reply in zip(run, own, strict=True):
+            is_joint = isinstance(run.calls[0], JointCall) and isinstance(answer, list)
+            own = cast(list[object], answer) if is_joint else [answer] * len(run.calls)
+            for place, reply in zip(run.places, own, strict=True):
                 replies[place] = reply
         return replies
 
     def torn(self, answers: Sequence[object]) -> list[int]:
         """Returns the places of calls that may have failed because of another call in their run."""
         runs = zip(self._runs, answers, strict=True)
-        return [
-            place for run, answer in runs if len(run) > 1 and isinstance(answer, Exception) for place in run
-        ]
+        torn = [run for run, answer in runs if len(run.calls) > 1 and isinstance(answer, Exception)]
+        return [place for run in torn for place in run.places]
+
+
+def _command(calls: Sequence[StoreCall]) -> Command:
+    first = calls[0]
+    return first.command() if isinstance(first, ScriptCall) else (_join(cast(Sequence[JointCall], calls)),)
 
 
 def _join(calls: Sequence[JointCall]) -> Packed:
-    """Returns the command of one run. The calls are of one script, with the same in common."""
-    script, (common_keys, common_args) = calls[0].script, calls[0].common
-    own_keys = len(script.keys) - len(script.common_keys)
-    key_count = len(script.common_keys) + own_keys * len(calls)
-    words = 3 + key_count + len(script.common_args) + sum([call.args_count for call in calls])
-    head = b"*%d\r\n%b" % (words, _pack((b"EVALSHA", script.sha.encode(), b"%d" % key_count)))
-    keys, args = [call.keys for call in calls], [call.args for call in calls]
-    return Packed(b"".join([head, common_keys, *keys, common_args, *args]))
+    """Returns the command of one run, whose calls are of one kind."""
+    kind = calls[0].kind
+    script = kind.script
+    common_keys = len(script.common_keys)
+    key_count = common_keys + (len(script.keys) - common_keys) * len(calls)
+    words = 3 + common_keys + len(script.common_args) + sum([call.words for call in calls])
+    head = b"*%d\r\n%b" % (words, pack(b"EVALSHA", script.sha.encode(), b"%d" % key_count))
+    parts = [head, kind.keys, *[call.keys for call in calls], kind.args]
+    for call in calls:
+        parts += call.args
+    return Packed(b"".join(parts))
 
 
-def _pack(values: Sequence[bytes]) -> bytes:
-    """Returns bulk strings of Redis's protocol (https://redis.io/docs/latest/develop/reference/protocol-spec)."""
-    return b"".join([b"$%d\r\n%b\r\n" % (len(value), value) for value in values])
+WORD = b"$%d\r\n%b\r\n"
+"""Makes one word of Redis's protocol of its length and its bytes
+(https://redis.io/docs/latest/develop/reference/protocol-spec)."""
+
+
+def pack(*words: bytes) -> bytes:
+    """Returns words as they go over the wire."""
+    return b"".join([WORD % (len(word), word) for word in words])
+
+
+def pack_count(count: int) -> bytes:
+    """Returns what stands before the words without names of an open-ended script."""
+    return pack(b"%d" % count)
 
 
 def _encode(value: Argument) -> bytes:
