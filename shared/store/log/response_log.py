@@ -201,7 +201,8 @@ def _pack_id(number: int) -> bytes:
 
 def _pack_entry(entry: NewEntry) -> bytes:
     """Packs an entry without its id."""
-    frame, tokens, token_record = entry.frame, _pack(entry.tokens), entry.token_record
+    frame, ids, token_record = entry.frame, entry.tokens, entry.token_record
+    tokens = _ONE_TOKEN.pack(ids[0]) if len(ids) == 1 else _pack(ids)
     return _ENTRY % (len(frame), frame, len(tokens), tokens, len(token_record), token_record)
 
 
@@ -225,6 +226,4 @@ def _fields(first: int, entries: Sequence[NewEntry]) -> list[bytes]:
 
 def _pack(tokens: Sequence[int]) -> bytes:
     """Packs tokens as little-endian uint32."""
-    if len(tokens) == 1:
-        return _ONE_TOKEN.pack(tokens[0])
     return struct.pack(f"<{len(tokens)}I", *tokens) if tokens else b""
