@@ -46,11 +46,12 @@ class Wire:
         self._transport = cycle.transport
         self._task: asyncio.Task[object] | None = None
         self._has_cancelled = False
+        self._cut: StreamCut | None = None
 
     @property
     def is_free(self) -> bool:
-        """Returns True if nothing written earlier still waits for the client."""
-        return not (self._flow.write_paused or self._transport.is_closing())
+        """Returns True if the answer has begun, and nothing written earlier still waits for the client."""
+        return self._cycle.response_started and not (self._flow.write_paused or self._transport.is_closing())
 
     @property
     def has_whole_request(self) -> bool:
@@ -73,7 +74,16 @@ class Wire:
 
     def lose(self) -> None:
         """Called when the connection is lost."""
-        if self._task is not None:
+        self._cycle.disconnected = True  # uvicorn says so only to the request that has arrived last
+        self._cancel()
+
+    def cut(self, why: str) -> None:
+        """Ends the block with StreamCut, also while the client keeps it waiting."""
+        self._cut = StreamCut(why)
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._task is not None and not self._has_cancelled:
             self._task.cancel()
             self._has_cancelled = True
 
@@ -83,7 +93,11 @@ class Wire:
         task, self._task = self._task, None
         if task is None or not self._has_cancelled:
             return False
-        return task.uncancel() == 0 and kind is asyncio.CancelledError  # otherwise others cancel it too
+        if task.uncancel() or kind is not asyncio.CancelledError:
+            return False  # others cancel it too, or it has failed
+        if self._cut is not None and not self.is_lost:
+            raise self._cut from None
+        return True
 
 
 def wire_of(scope: Scope) -> Wire | None:
@@ -117,6 +131,8 @@ class HttpAnswer:
                 self._connection.close()
 
         wire = self._connection.wire = Wire(self._cycle)
+        if self._cycle.transport.is_closing():
+            wire.lose()  # before its turn came
         try:
             await self._app({**scope, "extensions": {_EXTENSION: wire}}, receive, send_framed)
         except StreamCut as cut:
@@ -124,7 +140,8 @@ class HttpAnswer:
             self._cycle.disconnected = True
             self._connection.close()  # what was sent arrives, but not the chunk that would end the answer
         finally:
-            self._connection.wire = None
+            if self._connection.wire is wire:  # the next request may have begun
+                self._connection.wire = None
 
     def _begin(self, scope: Scope, message: Message) -> Message:
         """Returns the answer's start without the app's `connection: keep-alive`, which is not its

@@ -122,6 +122,7 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
             app.state.has_ended = True
             services.read.watchers.end()
             hub.end_streams()
+            app.state.streams.end_slow()
 
         app.state.end_streams = end_streams
         running = [

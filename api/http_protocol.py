@@ -256,7 +256,12 @@ class Protocol(HttpToolsProtocol):
     def close(self) -> None:
         """Closes the connection; what was written is still sent, as long as the client reads it."""
         self.transport.close()
-        self._watch_writes(self.transport.get_write_buffer_size())
+        if self in self.connections:  # otherwise it is lost already
+            self._watch_writes(self.transport.get_write_buffer_size())
+
+    def eof_received(self) -> None:
+        """A client that sends no more has left: nothing else says so while a stream is idle."""
+        self.close()
 
     def timeout_keep_alive_handler(self) -> None:
         self.close()
@@ -319,6 +324,8 @@ class Protocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         self._stop_watching_writes()
+        if self.transport.is_closing():
+            self._watch_writes(self.transport.get_write_buffer_size())
         super().resume_writing()
 
     def _watch_writes(self, left_bytes: int) -> None:

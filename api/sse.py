@@ -19,6 +19,7 @@ from shared.settings import KeepAliveForm, Settings
 from shared.store.redis.connections import REDIS_AWAY
 
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_ENDING = "this node is shutting down"
 _TICKS = 20
 """How often keep-alives are checked within the time between two of them."""
 
@@ -72,6 +73,12 @@ class EventStreams:
             self._due[wire] = (now_s + self.keep_alive_s, line)
             if wire.is_free:  # otherwise the client has something to read
                 wire.write(line)
+
+    def end_slow(self) -> None:
+        """Cuts the streams whose clients do not take what they are sent. The hub ends the others."""
+        for wire in self._due:
+            if not wire.is_free:
+                wire.cut(_ENDING)
 
     @contextmanager
     def kept_alive(self, wire: Wire, line: bytes) -> Iterator[None]:
@@ -130,7 +137,7 @@ async def _until_lost(frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[byt
             async for frame in frames:
                 yield frame
         except NodeEnding:
-            raise StreamCut("this node is shutting down") from None
+            raise StreamCut(_ENDING) from None
         except LogGone:
             raise StreamCut("its log is gone") from None
         except LogShorter as last:

@@ -18,7 +18,7 @@ from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
 from tests.appending import append_through
 from tests.nodes import Node, node
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 from tests.requests import accept
 from tests.streams import without_comments
 
@@ -26,6 +26,11 @@ CLOSING = Closing("completed", b"{}", 60)
 _RECEIVE_BUFFER_BYTES = 65_536
 """Little more is taken from the network than is read, so that a stuck client holds up its server."""
 END = b"\r\n0\r\n\r\n"
+HEALTHY = b'{"status":"ok"}'
+
+
+def stream_of(key: ResponseKey) -> str:
+    return f"/v1/responses/{key.response_id}?stream=true"
 
 
 @pytest_asyncio.fixture
@@ -37,11 +42,15 @@ async def api(redis: RedisClient, settings: Settings) -> AsyncIterator[Node]:
         assert "Traceback" not in said
 
 
-@pytest_asyncio.fixture
-async def held(redis: RedisClient, settings: Settings) -> Lease:
+async def hold(redis: RedisClient, settings: Settings) -> Lease:
     acquired = await lease.acquire(redis, settings, await accept(redis, settings), "a")
     assert isinstance(acquired, Acquired)
     return acquired.lease
+
+
+@pytest_asyncio.fixture
+async def held(redis: RedisClient, settings: Settings) -> Lease:
+    return await hold(redis, settings)
 
 
 class Client:
@@ -53,34 +62,66 @@ class Client:
         self.body = bytearray()
 
     @classmethod
-    async def ask(cls, api: Node, key: ResponseKey, version: str = "1.1", more: str = "") -> "Client":
+    async def connect(cls, api: Node) -> "Client":
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         connection.connect(("127.0.0.1", api.port))
-        client = cls(*await asyncio.open_connection(sock=connection))
-        path = f"/v1/responses/{key.response_id}?stream=true"
-        client.writer.write(f"GET {path} HTTP/{version}\r\nhost: localhost\r\n{more}\r\n".encode())
-        async with asyncio.timeout(PATIENCE_S):
-            head = await client._reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        return cls(*await asyncio.open_connection(sock=connection))
+
+    @classmethod
+    async def ask(cls, api: Node, key: ResponseKey, *more: str, version: str = "1.1") -> "Client":
+        client = await cls.connect(api)
+        client.send(stream_of(key), *more, version=version)
+        await client.read_head()
         return client
 
-    async def read_until(self, end: bytes) -> None:
+    def send(self, path: str, *more: str, method: str = "GET", version: str = "1.1") -> None:
+        lines = (f"{method} {path} HTTP/{version}", "host: localhost", *more)
+        self.writer.write("\r\n".join((*lines, "", "")).encode())
+
+    async def _receive(self) -> None:
         async with asyncio.timeout(PATIENCE_S):
-            while end not in self.body[-65_536:]:
-                some = await self._reader.read(65_536)
-                assert some
-                self.body += some
+            some = await self._reader.read(65_536)
+        assert some
+        self.body += some
+
+    async def _take(self, size: int) -> bytes:
+        while len(self.body) < size:
+            await self._receive()
+        taken = bytes(self.body[:size])
+        del self.body[:size]
+        return taken
+
+    async def read_head(self) -> None:
+        while b"\r\n\r\n" not in self.body:
+            await self._receive()
+        head = await self._take(self.body.index(b"\r\n\r\n") + 4)
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+
+    async def read_health(self) -> None:
+        await self.read_head()
+        assert await self._take(len(HEALTHY)) == HEALTHY
+
+    async def read_until(self, end: bytes) -> None:
+        while end not in self.body[-2 * 65_536 :]:
+            await self._receive()
 
     async def read_chunks(self) -> bytes:
-        """The whole answer, without its chunks and comments."""
+        """The rest of a whole answer, without its chunks and comments."""
         await self.read_until(END)
-        whole, rest = b"", bytes(self.body)
+        whole, rest = b"", await self._take(self.body.index(END) + len(END))
         while rest:
             size, _, rest = rest.partition(b"\r\n")
             chunk, rest = rest[: int(size, 16)], rest[int(size, 16) + 2 :]
             whole += chunk
         return without_comments(whole)
+
+    async def read_to_the_end(self) -> bytes:
+        """The rest of an answer that ends where its connection does."""
+        async with asyncio.timeout(PATIENCE_S):
+            while some := await self._reader.read(65_536):
+                self.body += some
+        return without_comments(bytes(self.body))
 
 
 async def write(appender: Appender, held: Lease, first: int, count: int, size_bytes: int) -> int:
@@ -117,22 +158,20 @@ async def test_a_client_that_stops_reading_now_and_then_gets_every_byte_once(
 async def test_a_client_of_http_1_0_is_sent_live_events_without_chunks(
     redis: RedisClient, appender: Appender, api: Node, held: Lease
 ) -> None:
-    client = await Client.ask(api, held.key, "1.0")
+    client = await Client.ask(api, held.key, version="1.0")
     following = await write(appender, held, 1, 20, 10)
     await client.read_until(b"id: 20\n")
     await append_through(appender, held, following, [NewEntry(b"event: end\nid: 21\ndata: 0\n\n")], CLOSING)
-    await client.read_until(b"id: 21\ndata: 0\n\n")
-    assert without_comments(bytes(client.body)) == await stored(redis, held.key)
-    assert await client._reader.read() == b""
+    assert await client.read_to_the_end() == await stored(redis, held.key)
     client.writer.close()
 
 
-@pytest.mark.parametrize("more", ["", "content-length: 200000\r\n"])
+@pytest.mark.parametrize("more", [(), ("content-length: 200000",)])
 async def test_a_client_that_leaves_is_missed_at_once(
-    redis: RedisClient, appender: Appender, api: Node, held: Lease, more: str
+    redis: RedisClient, appender: Appender, api: Node, held: Lease, more: tuple[str, ...]
 ) -> None:
     """Also one that never got round to sending the body that it has announced."""
-    client = await Client.ask(api, held.key, more=more)
+    client = await Client.ask(api, held.key, *more)
     await write(appender, held, 1, 5, 10)
     await client.read_until(b"id: 5\n")
     client.writer.write(b" " * 100_000 if more else b"")
@@ -142,6 +181,18 @@ async def test_a_client_that_leaves_is_missed_at_once(
     async with asyncio.timeout(PATIENCE_S):
         while await redis.command("ZCARD", readers):
             await asyncio.sleep(0.01)
+
+
+async def end(appender: Appender, held: Lease, number: int, size_bytes: int = 1) -> None:
+    frame = b"event: end\nid: %d\ndata: %0*d\n\n" % (number, size_bytes, 0)
+    await append_through(appender, held, number, [NewEntry(frame)], CLOSING)
+
+
+async def are_reading(redis: RedisClient, held: Lease, count: int) -> None:
+    async def are() -> bool:
+        return bool(await redis.command("ZCARD", keys.readers(held.key)) == count)
+
+    await until(are)
 
 
 async def test_the_head_of_a_stream_is_answered_without_one(api: Node, held: Lease) -> None:
@@ -163,3 +214,160 @@ async def test_an_idle_stream_is_kept_alive_and_goes_on(
         await write(appender, held, number, 1, 10)
         await client.read_until(b"id: %d\n" % number)
     client.writer.close()
+
+
+# --- slow clients -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last_bytes", [10, 3_000_000])
+async def test_a_client_that_is_slow_at_the_last_frame_gets_it_and_the_end(
+    redis: RedisClient, appender: Appender, api: Node, held: Lease, last_bytes: int
+) -> None:
+    """Of a log that is closed while much, or only its last frame, waits for the client."""
+    slow, quick = await Client.ask(api, held.key), await Client.ask(api, held.key)
+    reading = asyncio.create_task(quick.read_chunks())
+    following = await write(appender, held, 1, 10, 500_000 if last_bytes < 500_000 else 10)
+    await end(appender, held, following, last_bytes)
+    whole = await stored(redis, held.key)
+    assert await reading == whole  # so the end has reached this node
+    for client in (slow, quick):
+        if client is slow:
+            assert await client.read_chunks() == whole
+        client.send("/health")
+        await client.read_health()
+        client.writer.close()
+
+
+async def test_a_node_that_ends_cuts_the_stream_of_a_client_that_reads_nothing(
+    redis: RedisClient, appender: Appender, api: Node, held: Lease
+) -> None:
+    stuck = await Client.ask(api, held.key)
+    await write(appender, held, 1, 60, 100_000)
+    status, said = await api.stop()
+    assert (status, "Cancel 1 running task" in said, "was cut" in said) == (0, False, True), said
+    with pytest.raises(AssertionError):
+        await stuck.read_until(END)
+    stuck.writer.close()
+
+
+async def test_a_client_of_http_1_0_that_stops_reading_gets_every_byte_and_the_end(
+    redis: RedisClient, appender: Appender, api: Node, held: Lease
+) -> None:
+    slow, quick = await Client.ask(api, held.key, version="1.0"), await Client.ask(api, held.key)
+    reading = asyncio.create_task(quick.read_chunks())
+    following = await write(appender, held, 1, 30, 100_000)
+    await slow.read_until(b"id: 5\n")
+    following = await write(appender, held, following, 30, 100_000)
+    await end(appender, held, following)
+    assert await reading == await stored(redis, held.key)
+    assert await slow.read_to_the_end() == await stored(redis, held.key)
+    for client in (slow, quick):
+        client.writer.close()
+
+
+# --- cursors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["Last-Event-ID", "starting_after"])
+async def test_readers_that_resume_at_every_number_of_a_live_log_get_the_rest_of_it(
+    redis: RedisClient, appender: Appender, api: Node, held: Lease, by: str
+) -> None:
+    """Also at numbers that are not there yet, as after a failover."""
+    clients: list[Client] = []
+
+    async def resume(after: int) -> None:
+        if by == "starting_after":
+            client = await Client.connect(api)
+            client.send(f"{stream_of(held.key)}&starting_after={after}")
+            await client.read_head()
+        else:
+            client = await Client.ask(api, held.key, f"{by}: {after}")
+        clients.append(client)
+
+    following = 1
+    for after in range(24):  # every other one is at the last number, and the others ahead of it
+        await resume(after)
+        if after % 2:
+            following = await write(appender, held, following, 1, 10 if after % 4 else 100_000)
+    await resume(-1)
+    following = await write(appender, held, following, 24, 10)
+    await end(appender, held, following)
+    frames = [entry.frame async for page in event_log.pages(redis, held.key) for entry in page.entries]
+    for after, client in zip((*range(24), -1), clients, strict=True):
+        assert await client.read_chunks() == b"".join(frames[after + 1 :]), after
+        client.writer.close()
+
+
+# --- connections --------------------------------------------------------------------------------
+
+
+async def test_a_head_is_followed_by_nothing_of_the_stream(
+    redis: RedisClient, appender: Appender, api: Node, held: Lease
+) -> None:
+    """The connection is free for the next request at once, though the stream goes on."""
+    client = await Client.connect(api)
+    client.send(stream_of(held.key), method="HEAD")
+    await client.read_head()
+    await write(appender, held, 1, 5, 10)
+    client.send("/health")
+    await client.read_health()
+    client.writer.close()
+
+
+async def test_a_connection_serves_what_follows_a_stream_also_if_it_was_asked_for_before_its_end(
+    redis: RedisClient, appender: Appender, api: Node, settings: Settings, held: Lease
+) -> None:
+    """Three streams and what is between them, each of which is live when its turn comes."""
+    logs = [held, await hold(redis, settings), await hold(redis, settings)]
+    client = await Client.connect(api)
+    client.send(stream_of(logs[0].key))
+    client.send("/health")
+    client.send(stream_of(logs[1].key))
+    for each in logs[:2]:
+        await client.read_head()
+        following = await write(appender, each, 1, 3, 10)
+        await client.read_until(b"id: 3\n")
+        await end(appender, each, following)
+        assert await client.read_chunks() == await stored(redis, each.key)
+        if each is logs[0]:
+            await client.read_health()
+    client.send(stream_of(logs[2].key))
+    await client.read_head()
+    await write(appender, logs[2], 1, 3, 10)
+    await client.read_until(b"id: 3\n")
+    await are_reading(redis, logs[2], 1)
+    client.writer.transport.abort()
+    await are_reading(redis, logs[2], 0)
+
+
+async def test_a_client_that_leaves_with_a_request_behind_its_stream_is_missed(
+    redis: RedisClient, appender: Appender, api: Node, held: Lease
+) -> None:
+    """Nothing is read from its connection meanwhile, so a keep-alive has to find out."""
+    client = await Client.ask(api, held.key)
+    client.send("/health")
+    await write(appender, held, 1, 3, 10)
+    await client.read_until(b"id: 3\n")
+    await are_reading(redis, held, 1)
+    client.writer.transport.abort()
+    await are_reading(redis, held, 0)
+    status, said = await api.stop()
+    assert (status, "without completing response" in said) == (0, False), said
+
+
+async def test_a_client_that_is_refused_before_its_stream_begins_leaves_no_reader_and_no_error(
+    redis: RedisClient, appender: Appender, api: Node, held: Lease
+) -> None:
+    """Nonsense behind two requests, the second of which waits for the end of the first."""
+    client = await Client.connect(api)
+    client.send(stream_of(held.key))
+    client.send("/health")
+    client.writer.write(b"nonsense\r\n\r\n")
+    assert await client.read_to_the_end() == b""
+    client.writer.close()
+    other = await Client.ask(api, held.key)
+    await write(appender, held, 1, 1, 10)
+    await other.read_until(b"id: 1\n")
+    await are_reading(redis, held, 1)
+    other.writer.transport.abort()
+    await are_reading(redis, held, 0)
