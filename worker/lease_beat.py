@@ -8,25 +8,33 @@ import logging
 import threading
 from collections.abc import Callable
 
+from shared.race import race
+from shared.rota import Rota
 from shared.settings import Settings
-from shared.store.owning.lease import Lease, Loss, renew_all
+from shared.store.owning.lease import Lease, Loss, Renewal, renew_all
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 
 _log = logging.getLogger(__name__)
 
 BEATS_PER_TTL = 3
+_SHIFTS, _SHIFT_SIZE = 10, 32
+"""In how many parts a beat renews many leases, evenly over its time, and how many leases make a part full:
+renewing all at once would keep Redis, and this process's interpreter, from all else for milliseconds."""
 _RETRY_S = 0.05
 
 
 class LeaseBeat:
-    """Renews every lease added to it. Calls `on_loss`, in its own thread, with each lost lease and why."""
+    """Renews every lease added to it, three times within its TTL. Calls `on_loss`, in its own thread, with
+    each lost lease and why."""
 
     def __init__(self, settings: Settings, on_loss: Callable[[Lease, Loss], None]) -> None:
         self._settings = settings
         self._on_loss = on_loss
-        self._held: set[Lease] = set()
+        self._renewals: dict[Lease, Renewal] = {}
+        self._rota: Rota[Renewal] = Rota(settings.lease_ttl_s / BEATS_PER_TTL, _SHIFTS, _SHIFT_SIZE)
         self._lock = threading.Lock()
+        """Guards the two above."""
         self._ended = asyncio.Event()
         self._running: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
 
@@ -45,12 +53,16 @@ class LeaseBeat:
         self._running = None
 
     def add(self, lease: Lease) -> None:
+        renewal = Renewal.of(self._settings, lease)
         with self._lock:
-            self._held.add(lease)
+            self._renewals[lease] = renewal
+            self._rota.add(renewal)
 
     def discard(self, lease: Lease) -> None:
         with self._lock:
-            self._held.discard(lease)
+            renewal = self._renewals.pop(lease, None)
+            if renewal is not None:
+                self._rota.discard(renewal)
 
     def _run(self, runner: asyncio.Runner) -> None:
         with runner:
@@ -65,27 +77,23 @@ class LeaseBeat:
             durability=self._settings.durable_writes,
             replicas=self._settings.durable_replicas,
         )
-        wait_s = self._settings.lease_ttl_s / BEATS_PER_TTL
-        while not await self._has_ended_within(wait_s):
-            is_kept = await self._renew(redis)
-            wait_s = self._settings.lease_ttl_s / BEATS_PER_TTL if is_kept else _RETRY_S
+        await race(self._renew_for_ever(redis), self._ended.wait())
         await redis.close()
 
-    async def _has_ended_within(self, wait_s: float) -> bool:
-        try:
-            async with asyncio.timeout(wait_s):
-                return await self._ended.wait()
-        except TimeoutError:
-            return False
+    async def _renew_for_ever(self, redis: RedisClient) -> None:
+        while True:
+            await self._rota.wait()
+            while not await self._renew(redis):  # noqa: ASYNC110  Redis sets no event
+                await asyncio.sleep(_RETRY_S)
 
     async def _renew(self, redis: RedisClient) -> bool:
-        """Renews the leases held and reports the lost ones; returns False if Redis did not answer."""
+        """Renews the leases that are due and reports the lost ones; returns False if Redis did not answer."""
         with self._lock:
-            held = list(self._held)
-        if not held:
+            due = self._rota.due()
+        if not due:
             return True
         try:
-            losses = await renew_all(redis, self._settings, held)
+            losses = await renew_all(redis, due)
         except REDIS_AWAY as away:
             _log.warning("leases: Redis is unavailable (%s)", away)
             return False

@@ -15,7 +15,7 @@ from shared.store import keys
 from shared.store.log.appender import Appender
 from shared.store.log.response_log import NewEntry, ResponseLog
 from shared.store.owning import lease
-from shared.store.owning.lease import Acquired, Lease
+from shared.store.owning.lease import Acquired, Lease, Renewal
 from shared.store.redis.client import RedisClient
 from shared.store.redis.joint_scripts import StoreCall
 from tests.patience import PATIENCE_S
@@ -140,16 +140,17 @@ async def test_a_beat_of_all_leases_is_one_script_and_prolongs_only_what_has_los
         acquired = await lease.acquire(redis, settings, await accept(redis, settings), "a")
         assert isinstance(acquired, Acquired)
         leases.append(acquired.lease)
-    await lease.renew_all(redis, settings, leases)
+    renewals = [Renewal.of(settings, held) for held in leases]
+    await lease.renew_all(redis, renewals)
     before = await commands_of(redis)
-    assert await lease.renew_all(redis, settings, leases) == []
+    assert await lease.renew_all(redis, renewals) == []
     made = await commands_of(redis) - before
     assert made["evalsha"] == 1
     assert made["pexpire"] == 0
     names = [keys.state(leases[0].key), keys.log(leases[0].key), keys.ACTIVE]
     for name in names:
         await redis.command("PEXPIRE", name, settings.live_ttl_s * 900)
-    await lease.renew_all(redis, settings, leases)
+    await lease.renew_all(redis, renewals)
     for name in names:
         assert await redis.command("PTTL", name) > settings.live_ttl_s * 990
 

@@ -20,7 +20,7 @@ from shared.store.log.appender import Appender
 from shared.store.log.closing import cancel
 from shared.store.log.response_log import Closing, NewEntry
 from shared.store.owning import lease, presence
-from shared.store.owning.lease import Acquired, Lease, LeaseLost
+from shared.store.owning.lease import Acquired, Lease, LeaseLost, Renewal
 from shared.store.records import response_store
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
@@ -147,7 +147,9 @@ async def test_the_beat_learns_which_leases_are_lost(redis: RedisClient, setting
     leases = [await acquire(redis, settings, key) for key in (kept, taken)]
     await lapse(redis, taken)
     await acquire(redis, settings, taken, "b")
-    assert await lease.renew_all(redis, settings, leases) == [(leases[1], "lost")]
+    assert await lease.renew_all(redis, [Renewal.of(settings, each) for each in leases]) == [
+        (leases[1], "lost")
+    ]
 
 
 async def test_a_lapsed_lease_is_found_by_the_sweeper_and_a_held_one_is_not(
@@ -503,10 +505,15 @@ async def test_a_foreground_response_is_abandoned_when_its_last_reader_has_been_
         )
     )
     await presence.announce(redis, "api", "node")
-    assert await lease.renew_all(redis, hasty, [foreground, watched, background]) == [
-        (foreground, "abandoned")
-    ]
-    assert await lease.renew_all(redis, settings, [foreground, watched, background]) == []
+    assert await lease.renew_all(
+        redis, [Renewal.of(hasty, each) for each in (foreground, watched, background)]
+    ) == [(foreground, "abandoned")]
+    assert (
+        await lease.renew_all(
+            redis, [Renewal.of(settings, each) for each in (foreground, watched, background)]
+        )
+        == []
+    )
 
 
 async def test_a_deleted_response_leaves_nothing(

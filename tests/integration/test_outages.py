@@ -14,7 +14,7 @@ from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
 from shared.store.owning import lease, presence
-from shared.store.owning.lease import Acquired, Lease
+from shared.store.owning.lease import Acquired, Lease, Renewal
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.joint_scripts import StoreCall
@@ -73,7 +73,7 @@ async def test_a_lease_that_lapsed_while_redis_was_away_is_its_owners_still(
     assert await lease.acquire(swept, settings, held.key, "b") == "held"  # also before any sweeper has looked
     assert await lease.lapsed(swept, settings, 10) == []
     assert await lease.acquire(swept, settings, held.key, "b") == "held"
-    assert await lease.renew_all(swept, settings, [held]) == []
+    assert await lease.renew_all(swept, [Renewal.of(settings, held)]) == []
     await be_steady(swept)
     assert await lease.acquire(swept, settings, held.key, "b") == "held"
     assert await swept.command("HGET", keys.state(held.key), "deaths") == b"0"
@@ -99,7 +99,7 @@ async def test_a_released_lease_needs_no_steady_redis_and_a_late_renewal_takes_i
     held = await own(swept, settings)
     await lease.release(swept, settings, held)
     await be_away(swept)
-    assert await lease.renew_all(swept, settings, [held]) == [(held, "lost")]
+    assert await lease.renew_all(swept, [Renewal.of(settings, held)]) == [(held, "lost")]
     acquired = await lease.acquire(swept, settings, held.key, "b")
     assert isinstance(acquired, Acquired)
     assert acquired.deaths == 0
@@ -164,7 +164,7 @@ async def test_who_does_not_come_back_though_a_node_is_there_has_abandoned_his_r
     swept: RedisClient, settings: Settings, alone: Lease
 ) -> None:
     await presence.announce(swept, "api", "node")
-    assert await lease.renew_all(swept, settings, [alone]) == [(alone, "abandoned")]
+    assert await lease.renew_all(swept, [Renewal.of(settings, alone)]) == [(alone, "abandoned")]
 
 
 @pytest.mark.parametrize("grace_s", [0.0, 5.0])
@@ -173,11 +173,12 @@ async def test_while_no_node_is_there_nobody_has_abandoned_anything_nor_right_af
 ) -> None:
     settings = settings.model_copy(update={"disconnect_grace_s": grace_s})
     for _ in range(2):
-        assert await lease.renew_all(swept, settings, [alone]) == []
+        assert await lease.renew_all(swept, [Renewal.of(settings, alone)]) == []
     await presence.announce(swept, "api", "node")
-    assert await lease.renew_all(swept, settings, [alone]) == []  # readers have not had time to come back
+    # Readers have not had time to come back.
+    assert await lease.renew_all(swept, [Renewal.of(settings, alone)]) == []
     await rewind(swept, keys.state(alone.key), "alone_since_ms")
-    assert await lease.renew_all(swept, settings, [alone]) == [(alone, "abandoned")]
+    assert await lease.renew_all(swept, [Renewal.of(settings, alone)]) == [(alone, "abandoned")]
 
 
 async def test_a_node_that_died_before_its_reader_lapsed_proves_no_absence(
@@ -189,7 +190,7 @@ async def test_a_node_that_died_before_its_reader_lapsed_proves_no_absence(
     now_ms = await lease.now_ms(swept)
     await swept.command("HSET", keys.state(alone.key), "alone_since_ms", now_ms)
     await swept.command("ZADD", keys.presence("api"), now_ms + 1_000, "node")  # announced two seconds ago
-    assert await lease.renew_all(swept, settings, [alone]) == []
+    assert await lease.renew_all(swept, [Renewal.of(settings, alone)]) == []
 
 
 async def test_while_redis_was_away_nobody_has_abandoned_anything(
@@ -197,9 +198,10 @@ async def test_while_redis_was_away_nobody_has_abandoned_anything(
 ) -> None:
     await presence.announce(swept, "api", "node")
     await be_away(swept)
-    assert await lease.renew_all(swept, settings, [alone]) == []
+    assert await lease.renew_all(swept, [Renewal.of(settings, alone)]) == []
     await be_steady(swept)
-    assert await lease.renew_all(swept, settings, [alone]) == []  # readers have not had time to come back
+    # Readers have not had time to come back.
+    assert await lease.renew_all(swept, [Renewal.of(settings, alone)]) == []
 
 
 # --- taking jobs ---------------------------------------------------------------------------------

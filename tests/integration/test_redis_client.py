@@ -19,7 +19,7 @@ from local.ports import HOST
 from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store.owning import lease
-from shared.store.owning.lease import Acquired
+from shared.store.owning.lease import Acquired, Renewal
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.subscription import Subscription
@@ -84,14 +84,14 @@ async def test_a_server_that_refuses_for_now_is_away_and_comes_back(
         with pytest.raises(REDIS_AWAY):
             await accept(redis, settings)
         try:
-            assert await lease.renew_all(redis, settings, [held.lease]) == []
+            assert await lease.renew_all(redis, [Renewal.of(settings, held.lease)]) == []
         except REDIS_AWAY:
             pass  # what the beat knows, and tries again
     finally:
         for command in READY_AGAIN:
             await redis.command(*command)
     await accept(redis, settings)
-    assert await lease.renew_all(redis, settings, [held.lease]) == []
+    assert await lease.renew_all(redis, [Renewal.of(settings, held.lease)]) == []
 
 
 async def test_a_subscription_notices_a_server_that_hangs_and_listens_again(

@@ -12,7 +12,7 @@ from shared.settings import Settings
 from shared.store import keys
 from shared.store.log.response_log import NewEntry
 from shared.store.owning import lease
-from shared.store.owning.lease import Acquired
+from shared.store.owning.lease import Acquired, Renewal
 from shared.store.redis.client import RedisClient
 from tests.appending import append
 from tests.patience import PATIENCE_S, wait_until
@@ -74,7 +74,7 @@ async def test_a_lease_is_kept_in_a_full_redis(redis: RedisClient, settings: Set
     await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
     await redis.command("CONFIG", "SET", "maxmemory", 1)
     try:
-        assert await lease.renew_all(redis, settings, [held.lease]) == []
+        assert await lease.renew_all(redis, [Renewal.of(settings, held.lease)]) == []
         assert int(await redis.command("HGET", keys.state(key), "lease_until_ms")) > 1
     finally:
         await redis.command("CONFIG", "SET", "maxmemory", 0)

@@ -13,7 +13,7 @@ from shared.store.log import event_log
 from shared.store.log.appender import Appender
 from shared.store.log.response_log import TailLost
 from shared.store.owning import lease
-from shared.store.owning.lease import Acquired, LeaseLost
+from shared.store.owning.lease import Acquired, LeaseLost, Renewal
 from shared.store.redis.client import RedisClient
 from shared.store.tools import tool_journal
 from shared.tool_calls import ToolListing
@@ -186,6 +186,8 @@ async def test_an_earlier_owner_with_the_same_token_writes_nothing_though_its_pl
     task = ToolListing("code_interpreter")
     with pytest.raises(LeaseLost):
         await tool_journal.submit(redis, settings, first.lease, 0, task)
-    assert await lease.renew_all(redis, settings, [first.lease, second.lease]) == [(first.lease, "lost")]
+    assert await lease.renew_all(
+        redis, [Renewal.of(settings, each) for each in (first.lease, second.lease)]
+    ) == [(first.lease, "lost")]
     await put_some(LogWriter(appender, second.lease, History(deque(), deque())), response, 1)
     assert len((await event_log.read(redis, key, -1)).entries) == 2

@@ -7,8 +7,7 @@ different machines need not agree. The scripts that write for an owner check the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, Self
 
 from msgspec.structs import replace
 
@@ -142,8 +141,7 @@ async def _acquire(
 
 async def release(redis: RedisClient, settings: Settings, *leases: Lease) -> None:
     """Releases leases in one round trip; their responses are then due for the next sweep."""
-    times = _Times.of(settings, lease_ttl_s=0.0)
-    renewals = [_renewal(lease, times) for lease in leases]
+    renewals = [_renew(settings, lease, lease_ttl_s=0.0) for lease in leases]
     kinds = [_RELEASE.kind(renewal.kind.keys, renewal.kind.args) for renewal in renewals]
     calls = [replace(renewal, kind=kind) for renewal, kind in zip(renewals, kinds, strict=True)]
     await redis.run_many(calls)
@@ -160,40 +158,36 @@ Loss = Literal["lost", "abandoned"]
 """`lost`: another owner's, closed or gone; `abandoned`: ours, but its client has left for good."""
 
 
-async def renew_all(
-    redis: RedisClient, settings: Settings, leases: Sequence[Lease]
-) -> list[tuple[Lease, Loss]]:
-    """Renews every lease in one run of a script; returns those to be given up, and why. Raises REDIS_AWAY."""
-    times = _Times.of(settings, lease_ttl_s=settings.lease_ttl_s)
-    calls = [_renewal(lease, times) for lease in leases]
+@dataclass(frozen=True, slots=True, eq=False)
+class Renewal:
+    """A lease and the call that renews it, made once, because every beat sends the same again."""
+
+    lease: Lease
+    call: JointCall
+
+    @classmethod
+    def of(cls, settings: Settings, lease: Lease) -> Self:
+        return cls(lease, _renew(settings, lease, lease_ttl_s=settings.lease_ttl_s))
+
+
+async def renew_all(redis: RedisClient, renewals: Sequence[Renewal]) -> list[tuple[Lease, Loss]]:
+    """Renews leases in one round trip; returns those to be given up, and why. Raises REDIS_AWAY."""
     losses: list[tuple[Lease, Loss]] = []
-    for lease, reply in zip(leases, await redis.run_many(calls), strict=True):
+    replies = await redis.run_many([renewal.call for renewal in renewals])
+    for renewal, reply in zip(renewals, replies, strict=True):
         match reply:
             case b"ok" | Exception():  # a refused renewal is repeated by the next beat, or the lease lapses
                 pass
             case b"lost":
-                losses.append((lease, "lost"))
+                losses.append((renewal.lease, "lost"))
             case b"abandoned":
-                losses.append((lease, "abandoned"))
+                losses.append((renewal.lease, "abandoned"))
             case _:
                 raise RuntimeError(f"renew answered {reply!r}")
     return losses
 
 
-class _Times(NamedTuple):
-    lease_ttl_ms: int
-    live_ttl_ms: int
-    disconnect_grace_ms: int
-
-    @classmethod
-    def of(cls, settings: Settings, *, lease_ttl_s: float) -> "_Times":
-        grace_ms = int(settings.disconnect_grace_s * 1000)
-        return cls(int(lease_ttl_s * 1000), settings.live_ttl_s * 1000, grace_ms)
-
-
-@lru_cache(maxsize=4_096)
-def _renewal(lease: Lease, times: _Times) -> JointCall:
-    """Cached, because every beat sends the same again."""
+def _renew(settings: Settings, lease: Lease, *, lease_ttl_s: float) -> JointCall:
     key = lease.key
     return _RENEW(
         state=keys.state(key),
@@ -207,9 +201,9 @@ def _renewal(lease: Lease, times: _Times) -> JointCall:
         pulse=keys.PULSE,
         member=str(key),
         proof=lease.proof,
-        lease_ttl_ms=times.lease_ttl_ms,
-        live_ttl_ms=times.live_ttl_ms,
-        disconnect_grace_ms=times.disconnect_grace_ms,
+        lease_ttl_ms=int(lease_ttl_s * 1000),
+        live_ttl_ms=settings.live_ttl_s * 1000,
+        disconnect_grace_ms=int(settings.disconnect_grace_s * 1000),
         presence_ttl_ms=int(keys.PRESENCE_TTL_S * 1000),
     )
 
