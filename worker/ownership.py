@@ -47,7 +47,10 @@ class Ownership:
         self._resources = resources
         self._settings = resources.settings
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
-        self._large_bytes: dict[Lease, int] = {}
+        self._leases: dict[ResponseKey, set[Lease]] = {}
+        """Those of the tasks; two of one response if an attempt that lost its lease has not ended yet."""
+        self.large_bytes = 0
+        """Total size of the large records among the responses owned."""
         self._tokens: dict[ResponseKey, int] = {}
         """The last fencing token of each response, kept while a write with it may still be in flight."""
         self._taking: set[asyncio.Task[None]] = set()
@@ -63,11 +66,6 @@ class Ownership:
         if self._is_draining:
             return 0
         return self._settings.responses_in_flight_max - len(self._tasks)
-
-    @property
-    def large_bytes(self) -> int:
-        """Total size of the large records among the responses owned."""
-        return sum(self._large_bytes.values())
 
     async def start_response(self, name: str) -> None:
         """Handles a job: acquires the response's lease and starts an attempt, unless another worker owns it.
@@ -86,9 +84,11 @@ class Ownership:
             held = acquired.lease
             self._beat.add(held)
             self._tokens[key] = held.fencing_token
-            task = asyncio.create_task(self._own(acquired), name=str(key))
-            self._tasks[held], self._large_bytes[held] = task, bytes_of_large(acquired.record_bytes)
-            task.add_done_callback(lambda _: self._forget(held))
+            task = self._tasks[held] = asyncio.create_task(self._own(acquired), name=str(key))
+            self._leases.setdefault(key, set()).add(held)
+            large_bytes = bytes_of_large(acquired.record_bytes)
+            self.large_bytes += large_bytes
+            task.add_done_callback(lambda _: self._forget(held, large_bytes))
 
     async def _acquire(self, key: ResponseKey) -> Acquired | lease.NotAcquired:
         """Retries for `redis_outage_max_s`: Redis may have granted the lease although its reply was lost."""
@@ -99,14 +99,19 @@ class Ownership:
                 self._settings,
                 key,
                 self.owner,
-                has_response=any(held.key == key for held in self._tasks),
+                has_response=key in self._leases,
                 token_used=self._tokens.get(key, 0),
             )
 
         return await insist(ask, self._settings.redis_outage_max_s, lambda: self._is_draining)
 
-    def _forget(self, held: Lease) -> None:
-        del self._tasks[held], self._large_bytes[held]
+    def _forget(self, held: Lease, large_bytes: int) -> None:
+        del self._tasks[held]
+        self.large_bytes -= large_bytes
+        leases = self._leases[held.key]
+        leases.remove(held)
+        if not leases:
+            del self._leases[held.key]
 
     def start(self) -> None:
         self._beat.start()
@@ -242,7 +247,7 @@ class Ownership:
 
     def on_cancel(self, name: bytes) -> None:
         """Stops the attempt at the response of that name, which was cancelled; sooner than the beat would."""
-        for held in [held for held in self._tasks if str(held.key) == name.decode()]:
+        for held in self._leases.get(ResponseKey.parse(name.decode()), ()):
             self._give_up(held, "lost")
 
     async def drain(self) -> None:

@@ -7,6 +7,7 @@ docs/adr/0033-a-step-is-a-function-call.md.
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Protocol
 
 STREAMS_FULL = 32
@@ -63,8 +64,8 @@ class Gathering:
         self._timer = None
         loop = asyncio.get_running_loop()
         now_s = loop.time()
-        due = [holder for holder, due_s in self._held.items() if due_s <= now_s]
-        for holder in due:
+        due = list(takewhile(lambda item: item[1] <= now_s, self._held.items()))
+        for holder, _ in due:
             del self._held[holder]
             holder.let_go()
         if self._held:
