@@ -9,25 +9,30 @@ is woken.
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
+from itertools import chain
 from typing import Protocol
 
 from api.errors import NodeEnding
 from shared.race import race
+from shared.rota import Rota
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.event_log import Entry, Published
-from shared.store.redis.client import RedisClient
+from shared.store.redis.client import RedisClient, ScriptPipe
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.insisting import insist
 from shared.store.redis.subscription import Subscription
 
-_TICK_S = 0.5
-_SILENT_TICKS_MAX = 4
-"""A reader that receives nothing for this many ticks has its log checked, since messages are only hints."""
+_ROUND_S, _SHIFTS = 1.0, 20
+"""How often each reader is looked at, and in how many parts, so that many readers do not hold the loop."""
+_SILENT_ROUNDS_MAX = 2
+"""A reader that receives nothing for this many rounds has its log checked, since messages are only hints."""
 _CHECKED_MAX = 100
 """The number of logs checked by one script, which limits how long it occupies Redis."""
+_WOKEN_MAX = 32
+"""The number of readers woken at once if all of them have to read their logs."""
 _READS_MAX = 16
 """The number of pages read at once: a quarter of the connections to Redis, so that a thousand readers that
 arrive together wait for each other, and other calls do not wait for them."""
@@ -63,7 +68,7 @@ class _Reader:
         self.key = key
         self.following = after + 1
         """The number of the next event; earlier ones are sent or being sent, in order."""
-        self.silent_ticks = 0
+        self._silent_rounds = 0
         self.is_waiting = False
         """Everything it knows of is sent."""
         self._sink = sink
@@ -76,7 +81,7 @@ class _Reader:
     def take(self, message: Published) -> None:
         """Sends a message if it is the next one and nothing waits for the client; otherwise buffers it. An
         end is always buffered: the request's task reports it."""
-        self.silent_ticks = 0
+        self._silent_rounds = 0
         if (
             self.is_waiting
             and self._sink is not None
@@ -138,6 +143,14 @@ class _Reader:
             self._woken.set()
         return taken
 
+    def is_overdue(self) -> bool:
+        """Called once a round: returns True if its log is to be checked."""
+        self._silent_rounds += 1
+        if self._silent_rounds < _SILENT_ROUNDS_MAX or not self.is_waiting:
+            return False
+        self._silent_rounds = 0
+        return True
+
     async def wait(self) -> None:
         """Returns when there is something to take or to read. Meanwhile, messages may be sent directly."""
         self.is_waiting = True
@@ -158,12 +171,19 @@ class Hub:
         self._settings = settings
         self._subscription = Subscription(listener)
         self._readers: dict[str, set[_Reader]] = {}
+        self._rota: Rota[_Reader] = Rota(_ROUND_S, _SHIFTS, _CHECKED_MAX)
+        """The same readers, by when they are looked at."""
+        self._waking: set[asyncio.Task[None]] = set()
         self._is_ending = False
         self._reading = asyncio.Semaphore(_READS_MAX)
 
     async def run(self) -> None:
         """Passes messages to readers until cancelled, across any number of Redis restarts."""
-        await race(self._subscription.listen(self._on_message, self._on_gap), self._check_silent())
+        pipe = self._redis.open_pipe()
+        try:
+            await race(self._subscription.listen(self._on_message, self._on_gap), self._check_silent(pipe))
+        finally:
+            await pipe.close()
 
     def end_streams(self) -> None:
         """Stops every reader between two frames, with NodeEnding; their clients resume on other nodes."""
@@ -177,32 +197,32 @@ class Hub:
 
     def _on_gap(self) -> None:
         """Makes every reader read its log, as messages may have been missed."""
-        for readers in self._readers.values():
-            for reader in readers:
-                reader.forget()
+        waking = asyncio.create_task(self._wake([*chain.from_iterable(self._readers.values())]))
+        self._waking.add(waking)
+        waking.add_done_callback(self._waking.discard)
 
-    async def _check_silent(self) -> None:
+    async def _wake(self, readers: list[_Reader]) -> None:
+        for first in range(0, len(readers), _WOKEN_MAX):
+            for reader in readers[first : first + _WOKEN_MAX]:
+                reader.forget()
+            await asyncio.sleep(0)
+
+    async def _check_silent(self, pipe: ScriptPipe) -> None:
         """Checks the logs of readers that receive nothing, many at a time, until cancelled."""
         while True:
-            await asyncio.sleep(_TICK_S)
-            silent: list[_Reader] = []
-            for readers in self._readers.values():
-                for reader in readers:
-                    reader.silent_ticks += 1
-                    if reader.silent_ticks >= _SILENT_TICKS_MAX and reader.is_waiting:
-                        reader.silent_ticks = 0
-                        silent.append(reader)
+            await self._rota.wait()
+            silent = [reader for reader in self._rota.due() if reader.is_overdue()]
             try:
                 for first in range(0, len(silent), _CHECKED_MAX):
-                    await self._check_logs(silent[first : first + _CHECKED_MAX])
+                    await self._check_logs(pipe, silent[first : first + _CHECKED_MAX])
             except REDIS_AWAY:
                 for reader in silent:
                     reader.forget()  # each then waits for Redis as long as it may
 
-    async def _check_logs(self, readers: list[_Reader]) -> None:
+    async def _check_logs(self, pipe: ScriptPipe, readers: list[_Reader]) -> None:
         """Wakes those whose logs hold something new."""
         known = [(reader.key, reader.following) for reader in readers]
-        for place in await event_log.find_grown(self._redis, known):
+        for place in await event_log.find_grown(pipe, known):
             readers[place].forget()
 
     async def follow(
@@ -281,6 +301,7 @@ class Hub:
     async def _join(self, key: ResponseKey, reader: _Reader) -> None:
         channel = keys.live(key)
         self._readers.setdefault(channel, set()).add(reader)
+        self._rota.add(reader)
         await self._subscription.add(channel)
 
     def _part(self, key: ResponseKey, reader: _Reader) -> None:
@@ -288,6 +309,7 @@ class Hub:
         channel = keys.live(key)
         readers = self._readers[channel]
         readers.discard(reader)
+        self._rota.discard(reader)
         if not readers:
             del self._readers[channel]
             self._subscription.remove(channel)

@@ -7,7 +7,7 @@ Owns headers, keep-alives and how a stream ends; frames pass through unread, and
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from itertools import takewhile
+from itertools import islice, takewhile
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
@@ -22,6 +22,9 @@ _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _ENDING = "this node is shutting down"
 _TICKS = 20
 """How often keep-alives are checked within the time between two of them."""
+_SENT_MAX = 64
+"""The number of keep-alives sent at once, so that those of streams which began together do not hold the
+loop."""
 
 
 class _KeepAlive(ServerSentEvent):
@@ -64,15 +67,19 @@ class EventStreams:
         """Sends keep-alives until cancelled."""
         clock = asyncio.get_running_loop().time
         while True:
-            await asyncio.sleep(self.keep_alive_s / _TICKS)
-            self._send_due(clock())
+            has_sent = self._send_due(clock())
+            await asyncio.sleep(0 if has_sent else self.keep_alive_s / _TICKS)
 
-    def _send_due(self, now_s: float) -> None:
-        for wire, (_, line) in list(takewhile(lambda item: item[1][0] <= now_s, self._due.items())):
+    def _send_due(self, now_s: float) -> bool:
+        """Sends those that are due, some at a time; returns False if there were none."""
+        due = takewhile(lambda item: item[1][0] <= now_s, self._due.items())
+        some = list(islice(due, _SENT_MAX))
+        for wire, (_, line) in some:
             del self._due[wire]
             self._due[wire] = (now_s + self.keep_alive_s, line)
             if wire.is_free:  # otherwise the client has something to read
                 wire.write(line)
+        return bool(some)
 
     def end_slow(self) -> None:
         """Cuts the streams whose clients do not take what they are sent. The hub ends the others."""

@@ -15,7 +15,7 @@ from msgspec import Struct
 from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import archive
-from shared.store.redis.client import RedisClient
+from shared.store.redis.client import RedisClient, ScriptPipe
 from shared.store.redis.scripts import LuaScript
 
 _READ, _LOOK = LuaScript("log/read"), LuaScript("log/look")
@@ -116,10 +116,10 @@ async def pages(
         yield page
 
 
-async def find_grown(redis: RedisClient, read: Sequence[tuple[ResponseKey, int]]) -> list[int]:
+async def find_grown(pipe: ScriptPipe, read: Sequence[tuple[ResponseKey, int]]) -> list[int]:
     """Returns the indexes of those logs that are no longer open or have more entries than this."""
     known = [part for key, entries in read for part in (str(key), entries)]
-    places: list[int] = await redis.run(
+    places: list[int] = await pipe.run(
         _LOOK(*known, state_pattern=keys.STATE_PATTERN, log_pattern=keys.LOG_PATTERN)
     )
     return places

@@ -6,7 +6,7 @@
 local closed = redis.call('HGET', state, 'closed')
 if not closed then return 'missing' end
 if closed == '' then return 'open' end
-redis.call('DEL', state, log, tools, archive)
+redis.call('UNLINK', state, log, tools, archive)
 redis.call('ZREM', closed_logs, member)
 let_go(held, held_bytes, response_id)
 return 'deleted'

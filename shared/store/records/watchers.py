@@ -10,9 +10,10 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from shared.rota import Rota
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis.client import RedisClient
+from shared.store.redis.client import RedisClient, ScriptPipe
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.scripts import LuaScript, ScriptCall
 
@@ -22,8 +23,11 @@ _log = logging.getLogger(__name__)
 
 _READER_TTL_S = keys.PRESENCE_TTL_S
 """A reader that has not been announced for this long is gone, as if its node had died."""
+_ROUND_S, _SHIFTS = _READER_TTL_S / 3, 20
+"""How often each reader is announced, and in how many parts, so that many readers do not hold the loop."""
 _ANNOUNCED_MAX = 100
 """The number of readers announced by one script, which limits how long it occupies Redis."""
+_RETRY_S = 1.0
 
 
 class Watchers:
@@ -32,6 +36,8 @@ class Watchers:
         self._redis = redis
         self._on_last_left = on_last_left
         self._present: dict[str, ResponseKey] = {}
+        self._rota: Rota[str] = Rota(_ROUND_S, _SHIFTS, _ANNOUNCED_MAX)
+        """The same readers, by when they are announced again."""
         self._leaving: set[asyncio.Task[None]] = set()
         self._is_ending = False
 
@@ -41,21 +47,29 @@ class Watchers:
         self._is_ending = True
 
     async def run(self) -> None:
-        """Announces the readers of this node periodically, until cancelled."""
-        while True:
-            await asyncio.sleep(_READER_TTL_S / 3)
-            names = list(self._present)
-            try:
-                for first in range(0, len(names), _ANNOUNCED_MAX):
-                    await self._announce(names[first : first + _ANNOUNCED_MAX])
-            except REDIS_AWAY as away:
-                _log.warning("readers not announced, Redis is unavailable (%s)", away)
+        """Announces the readers of this node again and again, until cancelled."""
+        pipe = self._redis.open_pipe()
+        try:
+            while True:
+                await self._rota.wait()
+                try:
+                    await self._announce_due(pipe)
+                except REDIS_AWAY as away:
+                    _log.warning("readers not announced, Redis is unavailable (%s)", away)
+                    await asyncio.sleep(_RETRY_S)
+        finally:
+            await pipe.close()
 
-    async def _announce(self, names: list[str]) -> None:
+    async def _announce_due(self, pipe: ScriptPipe) -> None:
+        names = self._rota.due()
+        for first in range(0, len(names), _ANNOUNCED_MAX):
+            await self._announce(pipe, names[first : first + _ANNOUNCED_MAX])
+
+    async def _announce(self, pipe: ScriptPipe, names: list[str]) -> None:
         """Announces these readers, except those that have left meanwhile."""
         present = [(self._present[reader], reader) for reader in names if reader in self._present]
         announced = [part for key, reader in present for part in (str(key), reader)]
-        await self._redis.run(
+        await pipe.run(
             _ANNOUNCE(
                 *announced,
                 readers_pattern=keys.READERS_PATTERN,
@@ -69,11 +83,13 @@ class Watchers:
         """Announces a reader of `key` for the duration of the context."""
         reader = secrets.token_hex(8)
         self._present[reader] = key
+        self._rota.add(reader)
         try:
             await self._redis.run(_call(key, reader, _READER_TTL_S))
             yield
         finally:
             del self._present[reader]
+            self._rota.discard(reader)
             if not self._is_ending:
                 # In a task of its own: a reader that leaves may be cancelled, and could not wait for Redis.
                 leaving = asyncio.create_task(self._leave(key, reader))

@@ -37,6 +37,14 @@ def _is_unknown(replies: Sequence[Any]) -> bool:
     return any(isinstance(reply, NoScriptError) for reply in replies)
 
 
+def _only(replies: list[Any]) -> Any:
+    """Returns the reply to a single call. Raises RedisError if it was refused."""
+    (reply,) = replies
+    if isinstance(reply, RedisError):
+        raise reply
+    return reply
+
+
 class RedisClient:
     """Runs commands and scripts over one pool. Replies are bytes and ints. Every method may raise REDIS_AWAY.
 
@@ -102,10 +110,7 @@ class RedisClient:
     async def run(self, call: StoreCall) -> Any:
         """Runs one script; returns its reply. Raises RedisError if it is refused."""
         if isinstance(call, JointCall) or (call.script.is_confirmed and self.is_confirming):
-            (reply,) = await self.run_many([call])
-            if isinstance(reply, RedisError):
-                raise reply
-            return reply
+            return _only(await self.run_many([call]))
         try:
             return await self.command(*call.command())
         except NoScriptError:
@@ -207,6 +212,10 @@ class ScriptPipe:
     async def run_many(self, calls: Sequence[StoreCall]) -> list[Any]:
         """Runs scripts in one write; returns their replies. Must not be called while another call runs."""
         return await self._run_many(calls, self._pipe.send)
+
+    async def run(self, call: StoreCall) -> Any:
+        """As `RedisClient.run`, within the same restriction."""
+        return _only(await self.run_many([call]))
 
     async def close(self) -> None:
         await self._pipe.close()
