@@ -89,10 +89,10 @@ chaos: $(STAMP)  ## kill and restart everything under load and check that nothin
 rolling: $(STAMP)  ## restart every process under 40 clients and check that no call ends short without an error: [ROUNDS=5]
 	@exec $(BIN)/python -m tests.rolling $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
 
-bench: $(STAMP)  ## measure this machine: make bench [ARGS="doorbell relay takeover …"]
+bench: $(STAMP)  ## measure this machine: make bench [ARGS="quick"] [ARGS="relay lag --write"]
 	@exec $(BIN)/python -m bench $(ARGS)
 
-bench-vllm: .venv-vllm/cpu.stamp  ## compare with vLLM alone and with its own server, using the tiny model
+bench-vllm: .venv-vllm/cpu.stamp  ## compare with vLLM alone and with its own server, using the tiny model: [ARGS=--write]
 	@exec $(VLLM_BIN)/python -m bench vllm $(ARGS)
 
 check: $(STAMP)  ## check format, lint, types and import rules, and run the unit tests

@@ -7,7 +7,7 @@ import asyncio
 import os
 import shlex
 import sys
-import time
+import tempfile
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,9 +19,10 @@ import msgspec
 
 from bench import streams, vllm_server
 from bench.load import Answer, Load, Outcome, read_streams, watch
-from bench.processes import add_cpu_s, split_engine, started
+from bench.processes import split_engine, started
 from bench.raw_engine import Order, Ready
-from bench.site import port_of
+from bench.site import NOT_ARCHIVED, port_of
+from bench.usage import Parts, Usage, read_parts_cpu_s
 from local.cluster import Cluster
 from local.supervisor import read_tail
 from shared.store import keys
@@ -53,15 +54,10 @@ class Contender(Protocol):
         """Returns the CPU seconds that each part uses per idle second."""
 
 
-async def idle_of(parts: Mapping[str, list[int]]) -> dict[str, float]:
-    before, begun_s = _read_cpu_s(parts), time.monotonic()
+async def idle_of(parts: Parts) -> dict[str, float]:
+    begun = Usage.read(parts)
     await asyncio.sleep(_IDLE_S)
-    after, s = _read_cpu_s(parts), time.monotonic() - begun_s
-    return {part: (after[part] - before[part]) / s for part in parts}
-
-
-def _read_cpu_s(parts: Mapping[str, list[int]]) -> dict[str, float]:
-    return {part: add_cpu_s(pids) for part, pids in parts.items()}
+    return Usage.read(parts).since(begun).per_second()
 
 
 class RawEngine:
@@ -103,9 +99,8 @@ async def _read_reply(process: Process, log: Path, kind: type[_Reply]) -> _Reply
 class WholePath:
     """Streams each response to a client of its own."""
 
-    name = "whole path, each response read"
-
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, name: str = "whole path, each response read") -> None:
+        self.name = name
         pids = cluster.pids
         worker, engine = split_engine(pids["worker-0"])
         self._port = port_of(cluster)
@@ -123,16 +118,14 @@ class WholePath:
         return await idle_of(self._parts)
 
     def _read_cpu_s(self) -> dict[str, float]:
-        return _read_cpu_s(self._parts)
+        return read_parts_cpu_s(self._parts)
 
 
 class WorkerAlone(WholePath):
     """Runs responses in the background that no client reads, and polls their logs."""
 
-    name = "worker with Redis, nobody reads"
-
     def __init__(self, cluster: Cluster) -> None:
-        super().__init__(cluster)
+        super().__init__(cluster, "worker with Redis, nobody reads")
         self._redis_url = cluster.redis_url
 
     async def run(self, load: Load, answer: Answer | None) -> Outcome:
@@ -161,17 +154,19 @@ async def _count_entries(redis: RedisClient, log: str) -> int:
 
 
 @asynccontextmanager
-async def cluster_of(site: Site) -> AsyncIterator[Cluster]:
+async def cluster_of(site: Site, **more: str) -> AsyncIterator[Cluster]:
+    """Yields a ready cluster. `more`: settings in addition to those that all comparisons share."""
     settings = {
         **site.environment,
         "ANTIPHON_ENGINE": "vllm",
         "ANTIPHON_ENGINE_ARGS": site.engine_args,
         "ANTIPHON_MODELS": '["default"]',
         "ANTIPHON_LOG_LEVEL": "WARNING",
-        # Nothing is archived during the measurement.
-        "ANTIPHON_ARCHIVE_AFTER_S": "3600",
+        **NOT_ARCHIVED,
+        **more,
     }
-    async with Cluster(site.folder / "cluster", settings=settings) as cluster:
+    folder = Path(tempfile.mkdtemp(prefix="cluster-", dir=site.folder))
+    async with Cluster(folder, settings=settings) as cluster:
         yield cluster
 
 
@@ -184,7 +179,7 @@ class VllmServer:
         self._parts = {"api": api, "engine": engine}
 
     async def run(self, load: Load, answer: Answer | None) -> Outcome:
-        return await read_streams(self._port, load, answer, lambda: _read_cpu_s(self._parts))
+        return await read_streams(self._port, load, answer, lambda: read_parts_cpu_s(self._parts))
 
     async def use_nothing(self) -> dict[str, float]:
         return await idle_of(self._parts)

@@ -13,10 +13,10 @@ from statistics import median
 from typing import Any
 
 from bench import streams, tables
+from bench.page import Result
+from bench.scale import Scale
 from bench.site import port_of, running
 
-_REQUESTS = 200
-"""The number of requests of each kind."""
 _WARM_UP = 5
 _REQUESTS_PER_S = 16.0
 """Requests per second, of all kinds together and at random moments, so that they never coincide with
@@ -35,29 +35,29 @@ class Way:
     """From sending the request to the first event made by a token."""
 
 
-async def measure_doorbell() -> str:
-    async with running() as doorbell, running(is_polling=True) as polling:
+async def measure_doorbell(scale: Scale) -> Result:
+    async with running() as doorbell, running(worker_module="bench.polling_worker") as polling:
         ways = (Way("doorbell", port_of(doorbell)), Way("arq polls every 0.5 s", port_of(polling)))
-        await compare(ways)
-    return render(ways)
+        await compare(ways, scale.requests)
+    return Result(render(ways))
 
 
-async def measure_background() -> str:
+async def measure_background(scale: Scale) -> Result:
     async with running() as cluster:
         port = port_of(cluster)
         ways = Way("foreground", port), Way("background", port, is_background=True)
-        await compare(ways)
-    return render(ways)
+        await compare(ways, scale.requests)
+    return Result(render(ways))
 
 
-async def compare(ways: Sequence[Way]) -> None:
+async def compare(ways: Sequence[Way], requests: int) -> None:
     for way in [*ways] * _WARM_UP:
         await ask(way)
     for way in ways:
         way.owned_ms.clear()
         way.token_ms.clear()
     async with asyncio.TaskGroup() as group:
-        for way in [*ways] * _REQUESTS:
+        for way in [*ways] * requests:
             group.create_task(ask(way))
             await asyncio.sleep(random.expovariate(_REQUESTS_PER_S))
 

@@ -16,6 +16,7 @@ from typing import Any
 from bench import tables
 from bench.contenders import Contender, RawEngine, Site, WholePath, cluster_of, raw_engine, warm_up
 from bench.load import Load
+from bench.page import Result
 from tests.engines import CPU_ENGINE_ARGS, CPU_ENVIRONMENT
 from tests.model.checkpoint import CONFIG
 from worker.harmony.tokens import ChatMessage, HarmonyMessage, SystemPart, render
@@ -76,7 +77,7 @@ class Figures:
     costs: list[dict[str, float]]
 
 
-async def measure(*, is_tiny: bool, more_engine_args: str) -> str:
+async def measure(*, is_tiny: bool, more_engine_args: str) -> Result:
     plan = _TINY if is_tiny else _FULL
     with tempfile.TemporaryDirectory(prefix="antiphon-bench-") as folder:
         checkpoint = Path(folder) / "model"
@@ -89,8 +90,8 @@ async def measure(*, is_tiny: bool, more_engine_args: str) -> str:
             figures = {RawEngine.name: await compare(alone, plan)}
             device = alone.device
         async with _whole_path(site) as whole:
-            figures[WholePath.name] = await compare(whole, plan)
-    return render_all(device, figures, plan)
+            figures[whole.name] = await compare(whole, plan)
+    return Result(render_all(device, figures, plan))
 
 
 @asynccontextmanager

@@ -6,8 +6,9 @@ Owns the text used: this project's own pages, since numbers or repetitions compr
 from pathlib import Path
 
 from bench import streams, tables
-from bench.relay import archive_log
-from bench.site import port_of, running
+from bench.page import Result
+from bench.replay import archive_log
+from bench.site import NOT_ARCHIVED, port_of, running
 from bench.streams import Count
 from local.cluster import Cluster
 from shared.store import keys
@@ -20,8 +21,8 @@ _PAGES = ("README.md", "docs/architecture.md", "docs/deploy.md", "docs/scripted_
 _ROOT = Path(__file__).parent.parent
 
 
-async def measure() -> str:
-    async with running(ANTIPHON_ARCHIVE_AFTER_S="3600") as cluster:
+async def measure() -> Result:
+    async with running(NOT_ARCHIVED) as cluster:
         key = ResponseKey("default", await write(cluster))
         redis = RedisClient.connect(cluster.redis_url, timeout_s=5.0)
         frames = await read_frames(redis, key)
@@ -31,7 +32,7 @@ async def measure() -> str:
         archived = await size_bytes(redis, keys.archive(key))
         archived_whole = archived + await size_bytes(redis, keys.state(key))
         await redis.close()
-    return render(len(frames), sum(map(len, frames)), (log, archived), (whole, archived_whole))
+    return Result(render(len(frames), sum(map(len, frames)), (log, archived), (whole, archived_whole)))
 
 
 async def write(cluster: Cluster) -> str:

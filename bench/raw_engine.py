@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import msgspec
 
 from bench.load import NO_WINDOW, Answer, Load, Outcome, watch
-from bench.processes import add_cpu_s, split_engine
+from bench.processes import split_engine
+from bench.usage import read_parts_cpu_s
 from worker.harmony.tokens import STOP_TOKENS
 
 
@@ -65,7 +66,7 @@ async def run(engine: Any, order: Order) -> Outcome:
         return counts
 
     def read_cpu_s() -> dict[str, float]:
-        return {"worker": add_cpu_s(frontend), "engine": add_cpu_s(core)}
+        return read_parts_cpu_s({"worker": frontend, "engine": core})
 
     async with asyncio.TaskGroup() as group:
         for number in range(load.streams):

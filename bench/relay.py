@@ -1,143 +1,124 @@
-"""Measures what relaying costs: the CPU time of the API, the worker and Redis per event, in several
-situations.
+"""Measures what relaying a live event costs, and how late it is: ours and a naive reader, with more and more
+streams.
 
-Owns the situations; the idle CPU time is measured first and subtracted.
+Owns the comparison and its plots; `live.py` owns the course of one run.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from statistics import median
 
-from bench import streams, tables
-from bench.site import Usage, port_of, running
-from bench.streams import Count
-from local.cluster import Cluster
-from shared.store.keys import ResponseKey
-from shared.store.log import archiving
-from shared.store.redis.client import RedisClient
+from bench import plots, tables
+from bench.live import Live, Load, Node, naive_node, run
+from bench.page import Result
+from bench.plots import Axis, Line
+from bench.scale import Scale
+from bench.site import NOT_ARCHIVED, running
+from bench.tables import show_spread
 
-_ROUNDS = 3
-_IDLE_S = 3.0
-_POLL_INTERVAL_S = 0.01
-_STORED_NUMBERS = 10_000
-_REPLAYS = 5
-_BASE = "50 streams of 50 events/s"
+CLOCK = "bench.clock_worker"
+AT_ONCE = {"ANTIPHON_FLUSH_BUDGET_MS": "0", **NOT_ARCHIVED}
+"""Settings with which every event leaves at once."""
+_OURS, _DEFAULT, _NAIVE = "ours, every event at once", "ours, as it comes", "a naive reader"
+_SLOW_MS = 200
+_SLOW_PHASES = 100
 
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """CPU microseconds per event."""
-
-    events: int
-    api_us: float
-    worker_us: float
-    redis_us: float
-
-    @classmethod
-    def of(cls, used: Usage, events: int) -> "Cost":
-        per_event = (1e6 * s / events for s in (used.api_s, used.worker_s, used.redis_s))
-        return cls(events, *per_event)
+Found = dict[tuple[str, int], list[Live]]
+"""(who, streams) -> a run for each round."""
 
 
-async def measure() -> str:
-    costs: dict[str, list[Cost]] = {}
-    # Nothing is archived by itself, since archiving is one of the situations.
-    async with running(ANTIPHON_ARCHIVE_AFTER_S="3600") as cluster:
-        idle = await use_nothing(cluster)
-        stored, archived = await store(cluster), await store(cluster)
-        await archive_log(cluster, archived)
-        situations: dict[str, Callable[[], Awaitable[Cost]]] = {
-            "1 stream of 400 events/s": lambda: relay_live(cluster, idle, 1, "Count to 1000 at 400/s"),
-            "1 stream as fast as it is made": lambda: relay_live(cluster, idle, 1, "Count to 30000"),
-            _BASE: lambda: relay_live(cluster, idle, 50, "Count to 150 at 50/s"),
-            "replay of a stored log": lambda: replay(cluster, idle, stored),
-            "replay of an archived log": lambda: replay(cluster, idle, archived),
-        }
-        for _ in range(_ROUNDS):
-            for name, relay in situations.items():
-                costs.setdefault(name, []).append(await relay())
-    return render(costs, idle)
+async def measure(scale: Scale) -> Result:
+    """Streams of 50 events/s each."""
+    loads = [Load(streams, window_s=scale.window_s) for streams in scale.streams]
+    found = await compare(loads, scale.rounds)
+    shown = f"{_render_costs(found, scale.streams)}\n\n{_render_ages(found, scale.streams)}"
+    shared = f"{scale.rounds} rounds, in turn. Each stream has 50 events/s; the events of all come in steps, "
+    what = f"every {loads[0].every_ms // loads[0].phases} ms one of a tenth of the streams."
+    return Result(f"{shown}\n\n{shared}{what}", {"cost.svg": _draw_costs(found, scale.streams)})
 
 
-async def use_nothing(cluster: Cluster) -> Usage:
-    begun = Usage.read(cluster)
-    await asyncio.sleep(_IDLE_S)
-    return Usage.read(cluster).since(begun)
+async def measure_lag(scale: Scale) -> Result:
+    """Many slow streams: whatever runs over all of them at once makes some event late."""
+    load = Load(scale.slow_streams, _SLOW_MS, _SLOW_PHASES, scale.window_s)
+    found = await compare([load], scale.rounds)
+    shown = _render_ages(found, (load.streams,))
+    text = f"{scale.rounds} rounds, in turn. Each stream has {1000 / _SLOW_MS:g} events/s."
+    ages = {who: [age for live in lives for age in live.ages_ms] for (who, _), lives in found.items()}
+    return Result(f"{shown}\n\n{text}", {"lag.svg": _draw_ages(ages, load.streams)})
 
 
-async def relay_live(cluster: Cluster, idle: Usage, readers: int, text: str) -> Cost:
-    """Measures from the moment when every stream runs until the first one ends."""
-    port = port_of(cluster)
-    counts = [Count() for _ in range(readers)]
-
-    async def read(count: Count) -> None:
-        await streams.follow(port, await streams.create(port, text), count)
-
-    tasks = [asyncio.create_task(read(count)) for count in counts]
-    await until(lambda: all(count.events > 5 for count in counts))
-    if any(task.done() for task in tasks):
-        raise RuntimeError("streams ended before all of them ran: this machine is too busy to measure on")
-    begun, before = Usage.read(cluster), sum(count.events for count in counts)
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    used, after = Usage.read(cluster).since(begun), sum(count.events for count in counts)
-    await asyncio.gather(*tasks)
-    return Cost.of(used.without(idle), after - before)
-
-
-async def store(cluster: Cluster) -> str:
-    """Returns the id of a long response that has ended."""
-    port = port_of(cluster)
-    response_id = await streams.create(port, f"Count to {_STORED_NUMBERS}")
-    await streams.follow(port, response_id, Count())
-    return response_id
-
-
-async def archive_log(cluster: Cluster, response_id: str) -> None:
-    redis = RedisClient.connect(cluster.redis_url, timeout_s=5.0)
-    outcome = await archiving.archive_log(redis, ResponseKey("default", response_id))
-    await redis.close()
-    if outcome != "archived":
-        raise RuntimeError(f"the log was not archived: {outcome}")
-
-
-async def replay(cluster: Cluster, idle: Usage, response_id: str) -> Cost:
-    count = Count()
-    begun = Usage.read(cluster)
-    for _ in range(_REPLAYS):
-        await streams.follow(port_of(cluster), response_id, count)
-    return Cost.of(Usage.read(cluster).since(begun).without(idle), count.events)
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not is_so():  # noqa: ASYNC110  the counts are plain numbers, raised for every chunk
-            await asyncio.sleep(_POLL_INTERVAL_S)
-
-
-def render(costs: dict[str, list[Cost]], idle: Usage) -> str:
-    head = ("CPU µs per event", "events", "API", "worker", "Redis", "API, ratio")
-    base = median(cost.api_us for cost in costs[_BASE])
-    rows = []
-    for name, found in costs.items():
-        api_us = [cost.api_us for cost in found]
-        is_live = "replay" not in name
-        rows.append(
-            [
-                name,
-                f"{round(median(cost.events for cost in found)):,}",
-                tables.show_spread(api_us),
-                tables.show_spread([cost.worker_us for cost in found]) if is_live else "",
-                tables.show_spread([cost.redis_us for cost in found]),
-                f"{median(api_us) / base:.2f}×",
-            ]
+async def compare(loads: Sequence[Load], rounds: int) -> Found:
+    found: Found = defaultdict(list)
+    async with AsyncExitStack() as stack:
+        at_once = await stack.enter_async_context(running(AT_ONCE, worker_module=CLOCK))
+        as_it_comes = await stack.enter_async_context(running(NOT_ARCHIVED, worker_module=CLOCK))
+        naive = await stack.enter_async_context(naive_node(at_once))
+        ways = (
+            (_OURS, at_once, Node.of(at_once)),
+            (_NAIVE, at_once, naive),
+            (_DEFAULT, as_it_comes, Node.of(as_it_comes)),
         )
-    used = ", ".join(
-        f"{name} {1000 * s / idle.at_s:.1f}"
-        for name, s in (("API", idle.api_s), ("worker", idle.worker_s), ("Redis", idle.redis_s))
-    )
-    return (
-        f"{tables.render(head, rows)}\n\n"
-        f"{_ROUNDS} rounds, interleaved. Subtracted: CPU ms per idle second: {used}. "
-        f"Ratios are to {_BASE}."
-    )
+        for _ in range(rounds):
+            for load in loads:
+                for who, cluster, node in ways:
+                    found[who, load.streams].append(await run(cluster, node, load))
+    return found
+
+
+# --- tables and plots ---------------------------------------------------------------------------
+
+
+def _costs(lives: Sequence[Live], part: str) -> list[float]:
+    return [live.cost_us[part] for live in lives]
+
+
+def _render_costs(found: Found, counts: Sequence[int]) -> str:
+    head = ("CPU µs per event", "API or reader", "worker", "Redis", "events that came, of those due")
+    rows = [
+        [
+            f"{streams} streams, {who}",
+            *(show_spread(_costs(found[who, streams], part)) for part in ("api", "worker", "redis")),
+            f"{100 * median(live.share for live in found[who, streams]):.0f} %",
+        ]
+        for streams in counts
+        for who in (_OURS, _NAIVE, _DEFAULT)
+    ]
+    return tables.render(head, rows)
+
+
+def _render_ages(found: Found, counts: Sequence[int]) -> str:
+    head = ("ms from an event's step to its client", "p50", "p99", "max")
+    rows = []
+    for streams in counts:
+        for who in (_OURS, _NAIVE, _DEFAULT):
+            ages = [live.ages_ms for live in found[who, streams]]
+            figures = (
+                show_spread([figure(each) for each in ages])
+                for figure in (median, lambda each: tables.percentile(each, 99), max)
+            )
+            rows.append([f"{streams} streams, {who}", *figures])
+    return tables.render(head, rows)
+
+
+def _draw_costs(found: Found, counts: Sequence[int]) -> str:
+    def line(name: str, who: str, part: str) -> Line:
+        return Line(name, [(n, median(_costs(found[who, n], part))) for n in counts])
+
+    lines = [
+        line("API", _OURS, "api"),
+        line("worker", _OURS, "worker"),
+        line("Redis", _OURS, "redis"),
+        line("API, as it comes", _DEFAULT, "api"),
+        line("a naive reader", _NAIVE, "api"),
+    ]
+    most = max(value for each in lines for _, value in each.points)
+    x = Axis("streams of 50 events/s", counts[0], counts[-1], is_log=True)
+    return plots.draw("What a live event costs", x, Axis("CPU µs per event", 0, most), lines)
+
+
+def _draw_ages(ages: dict[str, list[float]], streams: int) -> str:
+    lines = [plots.distribution(who, found) for who, found in ages.items()]
+    x = Axis("ms from an event's step to its client", 0.5, 200, is_log=True)
+    title = f"How late events are: {streams} streams of {1000 / _SLOW_MS:g} events/s"
+    return plots.draw(title, x, Axis("per cent of events", 0, 100), lines)

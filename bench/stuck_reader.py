@@ -13,8 +13,10 @@ from pathlib import Path
 from statistics import median
 
 from bench import streams, tables
-from bench.site import SCRIPT, port_of, read_rss_bytes, running
+from bench.page import Result
+from bench.site import SCRIPT, port_of, running
 from bench.streams import Count
+from bench.usage import read_rss_bytes
 from local.cluster import Cluster
 
 _ROUNDS = 2
@@ -43,7 +45,7 @@ class Run:
     """The time that the stuck readers took to the end once they continued."""
 
 
-async def measure(pause_s: float) -> str:
+async def measure(pause_s: float) -> Result:
     without: list[Run] = []
     stuck: list[Run] = []
     with tempfile.TemporaryDirectory(prefix="antiphon-bench-") as folder:
@@ -52,9 +54,9 @@ async def measure(pause_s: float) -> str:
         script.write_text(SCRIPT.read_text().replace(_PACE, pace))
         for _ in range(_ROUNDS):
             for runs, count in ((without, 0), (stuck, _STUCK)):
-                async with running(ANTIPHON_SCRIPT=str(script)) as cluster:
+                async with running({"ANTIPHON_SCRIPT": str(script)}) as cluster:
                     runs.append(await run(cluster, count, pause_s))
-    return render(without, stuck, pause_s)
+    return Result(render(without, stuck, pause_s))
 
 
 async def run(cluster: Cluster, stuck: int, pause_s: float) -> Run:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from bench import tables
+from bench.page import Result
 from bench.site import running
 from local.cluster import Cluster
 from shared.store import keys
@@ -29,14 +30,14 @@ _KILL_EVERY_S = 3.5
 _BODY = {"model": "default", "input": "Count slowly from 1 to 10000", "stream": True, "background": True}
 
 
-async def measure(kills: int) -> str:
-    own = running(workers=_WORKERS, ANTIPHON_SCRIPT=str(SHIPPED), ANTIPHON_LOG_LEVEL="INFO")
+async def measure(kills: int) -> Result:
+    own = running({"ANTIPHON_SCRIPT": str(SHIPPED), "ANTIPHON_LOG_LEVEL": "INFO"}, workers=_WORKERS)
     async with own as cluster, httpx.AsyncClient(base_url=cluster.urls[0], timeout=60) as client:
         stalls_s = [await kill_once(cluster, client) for _ in range(kills)]
     head = ("s a stream at 50 tokens/s pauses at a SIGKILL of its owner", "p50", "p99", "max")
     figures = [median(stalls_s), tables.percentile(stalls_s, 99), max(stalls_s)]
     row = [f"{kills} kills, {_WORKERS} workers", *map(tables.show_number, figures)]
-    return tables.render(head, [row])
+    return Result(tables.render(head, [row]))
 
 
 async def kill_once(cluster: Cluster, client: httpx.AsyncClient) -> float:

@@ -1,4 +1,4 @@
-"""Measures what everything around the engine costs: a worker and the whole path, against vLLM alone and its
+"""Measures what everything around the engine costs: the whole path and a worker, against vLLM alone and its
 server.
 
 Owns the comparison, on the tiny checkpoint and without a GPU: all use the same engine, alternately, in one
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
-from bench import tables
+from bench import plots, tables
 from bench.contenders import (
     Contender,
     RawEngine,
@@ -29,17 +29,21 @@ from bench.contenders import (
     warm_up,
 )
 from bench.load import Answer, Load, Outcome
+from bench.page import Result
+from bench.plots import Axis, Line
 from bench.vllm_server import write_tokenizer
 from tests.engines import CPU_ENGINE_ARGS, CPU_ENVIRONMENT
 from tests.model.checkpoint import expand
 from worker.harmony.tokens import ChatMessage, HarmonyMessage, SystemPart, render
 
-ROUNDS = 5
 _TOKENS_MAX = 1_000
 _LONG, _SHORT = "Count from 1 to 100", "Hello!"
 _MANY = 32
-_STREAMS = (1, 16, _MANY)
+_STREAMS = (1, _MANY, 128)
 _FIRST_TOKENS_EACH_ROUND = 8
+_AT_ONCE, _AS_IT_COMES = "whole path, every event at once", "whole path, as it comes"
+_OURS = (_AT_ONCE, _AS_IT_COMES)
+_PARTS = ("api", "worker", "redis")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +65,24 @@ class Results:
     events: dict[str, float] = field(default_factory=dict)
     """Events per token, by contender."""
 
+    def ours_us(self, who: str, streams: int) -> list[float]:
+        """Returns what our processes use per token, a number per round."""
+        return [sum(cost[part] for part in _PARTS) for cost in self.costs[who, streams]]
 
-async def measure(rounds: int) -> str:
+    def theirs_us(self, streams: int) -> list[float]:
+        return [cost["api"] for cost in self.costs[VllmServer.name, streams]]
+
+    def ratios(self, who: str, streams: int) -> list[float]:
+        pairs = zip(self.ours_us(who, streams), self.theirs_us(streams), strict=True)
+        return [ours / theirs for ours, theirs in pairs]
+
+
+async def measure(rounds: int) -> Result:
     results = Results()
     async with comparing() as subjects:
         for _ in range(rounds):
             await run_round(subjects, results)
-    return render_all(results, rounds)
+    return Result(render_all(results, rounds), {"vllm.svg": draw(results)})
 
 
 @asynccontextmanager
@@ -81,11 +96,13 @@ async def comparing() -> AsyncIterator[dict[str, Subject]]:
         site = Site(folder, f"--model {checkpoint} {CPU_ENGINE_ARGS}", CPU_ENVIRONMENT)
         raw = await stack.enter_async_context(raw_engine(site))
         server = await stack.enter_async_context(vllm_server_of(site))
-        cluster = await stack.enter_async_context(cluster_of(site))
-        contenders: list[Contender] = [raw, WholePath(cluster), server]
+        at_once = await stack.enter_async_context(cluster_of(site, ANTIPHON_FLUSH_BUDGET_MS="0"))
+        as_it_comes = await stack.enter_async_context(cluster_of(site))
+        ours = WholePath(at_once, _AT_ONCE), WholePath(as_it_comes, _AS_IT_COMES)
+        contenders: list[Contender] = [raw, *ours, server]
         subjects = {contender.name: await prepare(contender) for contender in contenders}
-        whole = subjects[WholePath.name]
-        subjects[WorkerAlone.name] = Subject(WorkerAlone(cluster), whole.idle, whole.answer)
+        whole, alone = subjects[_AS_IT_COMES], WorkerAlone(as_it_comes)
+        subjects[alone.name] = Subject(alone, whole.idle, whole.answer)
         yield subjects
 
 
@@ -108,11 +125,11 @@ async def run_round(subjects: Mapping[str, Subject], results: Results) -> None:
         rate = await run_once(subject, _MANY, results)
         results.rates[name].append(rate.tokens_per_s)
     for streams in _STREAMS:
-        for name in (WholePath.name, VllmServer.name):
+        for name in (*_OURS, VllmServer.name):
             if streams != _MANY:
                 await run_once(subjects[name], streams, results)
     for _ in range(_FIRST_TOKENS_EACH_ROUND):
-        for name in (RawEngine.name, WholePath.name, VllmServer.name):
+        for name in (RawEngine.name, *_OURS, VllmServer.name):
             outcome = await subjects[name].contender.run(load_of(1, _SHORT), None)
             results.first_ms[name] += outcome.first_token_ms
 
@@ -125,12 +142,38 @@ async def run_once(subject: Subject, streams: int, results: Results) -> Outcome:
     return outcome
 
 
-# --- tables -------------------------------------------------------------------------------------
+# --- tables and the plot ------------------------------------------------------------------------
 
 
 def render_all(results: Results, rounds: int) -> str:
-    parts = [render_rates(results), render_costs(results), render_first(results)]
-    return "\n\n".join([*parts, f"{rounds} rounds, interleaved."])
+    parts = [render_costs(results), render_rates(results), render_first(results)]
+    return "\n\n".join([*parts, f"{rounds} rounds, in turn."])
+
+
+def render_costs(results: Results) -> str:
+    head = (
+        "CPU µs per token",
+        *("API", "worker", "Redis", "**all of ours**", "vLLM's API process", "**ours / vLLM's**"),
+        *("engine, ours", "engine, vLLM's"),
+    )
+    rows = []
+    for streams in _STREAMS:
+        theirs = results.costs[VllmServer.name, streams]
+        for who in _OURS:
+            ours = results.costs[who, streams]
+            rows.append(
+                [
+                    f"{streams} streams, {who.removeprefix('whole path, ')}",
+                    *(tables.show_number(middle(ours, part)) for part in _PARTS),
+                    tables.show_spread(results.ours_us(who, streams)),
+                    tables.show_spread(results.theirs_us(streams)),
+                    f"{tables.show_spread(results.ratios(who, streams))}×",
+                    tables.show_number(middle(ours, "engine")),
+                    tables.show_number(middle(theirs, "engine")),
+                ]
+            )
+    events = f"{results.events[_AT_ONCE]:.2f} of ours, {results.events[VllmServer.name]:.2f} of vLLM's server"
+    return f"{tables.render(head, rows)}\n\nEvents per token: {events}."
 
 
 def render_rates(results: Results) -> str:
@@ -146,37 +189,6 @@ def render_rates(results: Results) -> str:
     return tables.render(head, rows)
 
 
-def render_costs(results: Results) -> str:
-    head = (
-        "CPU µs per token, streams",
-        *("API", "worker", "Redis", "**all of ours**", "vLLM's API process", "**ours / vLLM's**"),
-        *("engine, ours", "engine, vLLM's"),
-    )
-    rows = []
-    for streams in _STREAMS:
-        ours = results.costs[WholePath.name, streams]
-        theirs = results.costs[VllmServer.name, streams]
-        sums = [cost["api"] + cost["worker"] + cost["redis"] for cost in ours]
-        apis = [cost["api"] for cost in theirs]
-        ratios = [own / other for own, other in zip(sums, apis, strict=True)]
-        rows.append(
-            [
-                str(streams),
-                *(tables.show_number(middle(ours, part)) for part in ("api", "worker", "redis")),
-                tables.show_spread(sums),
-                tables.show_spread(apis),
-                f"{tables.show_spread(ratios)}×",
-                tables.show_number(middle(ours, "engine")),
-                tables.show_number(middle(theirs, "engine")),
-            ]
-        )
-    events = ", ".join(f"{results.events[name]:.2f} {whose}" for name, whose in _WHOSE.items())
-    return f"{tables.render(head, rows)}\n\nEvents per token: {events}."
-
-
-_WHOSE = {WholePath.name: "of ours", VllmServer.name: "of vLLM's server"}
-
-
 def middle(costs: Sequence[Mapping[str, float]], part: str) -> float:
     return median(cost[part] for cost in costs)
 
@@ -189,3 +201,17 @@ def render_first(results: Results) -> str:
         figures = (median(waits), tables.percentile(waits, 90))
         rows.append([name, *map(tables.show_number, figures), spread])
     return tables.render(head, rows)
+
+
+def draw(results: Results) -> str:
+    many = _STREAMS[1:]
+    lines = [Line("vLLM's API process", [(n, median(results.theirs_us(n))) for n in many])]
+    for who in _OURS:
+        name = who.replace("whole path", "ours")
+        lines.append(Line(name, [(n, median(results.ours_us(who, n))) for n in many]))
+    most = max(value for line in lines for _, value in line.points)
+    x, y = (
+        Axis("streams", many[0], many[-1], is_log=True),
+        Axis("CPU µs per token, without the engine", 0, most),
+    )
+    return plots.draw("A real engine: ours and vLLM's own server", x, y, lines)

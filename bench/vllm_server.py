@@ -3,22 +3,17 @@
 Nothing of it is changed, and its engine has the same options as the worker's.
 """
 
-import asyncio
-import http.client
 import json
 import sys
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bench.processes import started
+from bench.processes import started, until_serving
 from local.ports import HOST, find_free
-from local.supervisor import read_tail
 from worker.harmony.tokens import CONTROL_TOKENS, bytes_of
 
 _START_TIMEOUT_S = 600.0
-_POLL_INTERVAL_S = 0.2
 _QUIET = ("--disable-log-stats", "--disable-uvicorn-access-log")
 
 
@@ -34,27 +29,8 @@ async def serving(
         *("--served-model-name", "default", *_QUIET, *engine_args),
     )
     async with started(command, log, environment) as process:
-        async with asyncio.timeout(_START_TIMEOUT_S):
-            while not await asyncio.to_thread(_is_serving, port):
-                _raise_if_ended(process, log)
-                await asyncio.sleep(_POLL_INTERVAL_S)
+        await until_serving(process, port, log, _START_TIMEOUT_S)
         yield port, process.pid
-
-
-def _raise_if_ended(process: Process, log: Path) -> None:
-    if process.returncode is not None:
-        raise RuntimeError(f"vLLM's server ended at its start:\n{read_tail(log)}")
-
-
-def _is_serving(port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=5)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -1,0 +1,39 @@
+"""Tells the time in words: each moment within six seconds has a word, which is one token. Pure.
+
+A model that says the time lets a reader see how old an event is, with an event of the usual form.
+"""
+
+from functools import cache
+
+from worker.harmony.tokens import CONTROL_TOKENS, bytes_of
+
+MOMENTS = 32_768
+"""The number of words, after which they begin again."""
+MOMENTS_PER_MS = 5
+AGE_MS_MAX = MOMENTS / MOMENTS_PER_MS
+
+
+@cache
+def all_tokens() -> tuple[int, ...]:
+    """Returns the token of each moment: ordinary words of ASCII letters, no two the same."""
+    plain = (token for token in range(CONTROL_TOKENS.start) if _is_plain(bytes_of(token)))
+    return tuple(token for token, _ in zip(plain, range(MOMENTS), strict=False))
+
+
+@cache
+def all_moments() -> dict[bytes, int]:
+    """Returns the moment of each word."""
+    return {bytes_of(token): moment for moment, token in enumerate(all_tokens())}
+
+
+def moment_of(time_ms: int) -> int:
+    return time_ms * MOMENTS_PER_MS % MOMENTS
+
+
+def age_ms(moment: int, now: int) -> float:
+    """Returns how long before the moment `now` another one was, if less than AGE_MS_MAX."""
+    return (now - moment) % MOMENTS / MOMENTS_PER_MS
+
+
+def _is_plain(word: bytes) -> bool:
+    return word.isascii() and word.isalpha()
