@@ -7,6 +7,7 @@ Owns what stands where the appender and the tool runners do. The log keeps to th
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import msgspec
@@ -71,11 +72,14 @@ class MemoryLog:
     def close(self, token: str, first: int, entries: Sequence[NewEntry], closing: Closing) -> MemoryWrite:
         return MemoryWrite(self._key, first, entries, closing)
 
-    def send(self, write: MemoryWrite, on_outcome: Callable[[Exception | None], None]) -> None:
-        def take() -> None:
+    def send(self, make: Callable[[], MemoryWrite], on_outcome: Callable[[Exception | None], None]) -> None:
+        def take(write: MemoryWrite) -> None:
             on_outcome(self._write(write))
 
-        self._held.append(take) if self.is_held else asyncio.get_running_loop().call_soon(take)
+        if self.is_held:
+            self._held.append(partial(take, make()))  # a slow Redis has been sent it
+        else:
+            asyncio.get_running_loop().call_soon(lambda: take(make()))
 
     def let_go(self) -> None:
         self.is_held = False

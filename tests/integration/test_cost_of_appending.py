@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -46,7 +47,7 @@ class Engine:
 
         for log, held in self._logs:
             entries = [NewEntry(FRAME, (self._next,))]
-            self._appender.send(log.append(held.proof, self._next, entries), hear)
+            self._appender.send(partial(log.append, held.proof, self._next, entries), hear)
         await written.wait()
         assert heard == [None] * len(self._logs)
         self._next += 1

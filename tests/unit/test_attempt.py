@@ -190,7 +190,7 @@ async def test_a_log_that_says_otherwise_is_not_continued() -> None:
 async def test_tokens_are_counted_for_a_process_that_closes_the_response() -> None:
     log = MemoryLog()
     response = final_of(await attempt(make_request("Hello"), log=log))
-    assert log.usages[0] == log.usages[-1] == b""  # nothing was made yet; the end has its usage itself
+    assert log.usages[-1] == b""  # the end has its usage itself
     counts = [msgspec.json.decode(usage)["output_tokens"] for usage in log.usages if usage]
     assert counts == sorted(counts)
     assert response.usage is not None

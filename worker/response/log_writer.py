@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from shared.events import StreamEvent, decode, frame
 from shared.record_format import RECORD_FORMAT
 from shared.store.log.appender import Appender
-from shared.store.log.response_log import Closing, NewEntry, TailLost
+from shared.store.log.response_log import Closing, NewEntry, TailLost, Write
 from shared.store.owning.lease import Lease
 from worker.response.gathering import Gathering
 from worker.response.history import Diverged, History
@@ -26,8 +26,8 @@ _UNCOUNTED_MAX = 256
 
 
 class LogWriter:
-    """Sends entries as soon as no append is in flight; entries put meanwhile are sent together. A delta may
-    be held for the next one (`gathering.py`).
+    """Sends entries as soon as no append is in flight; entries put meanwhile, and in the same turn of the
+    loop, are sent together. A delta may be held for the next one (`gathering.py`).
 
     Entries that Redis has lost are appended again, the same bytes under the same numbers, as far back as they
     are kept. Every method raises what a failed append raised: LeaseLost, REDIS_AWAY after a long outage,
@@ -69,9 +69,11 @@ class LogWriter:
         self._recent: deque[NewEntry] = deque(maxlen=_RECENT_MAX)
         """The last entries in the log."""
         self._is_sending = False
-        """An append is in flight."""
-        self._sent: tuple[int, list[NewEntry], Closing | None] = 0, [], None
-        """The append that was sent last: the number of its first entry, the entries, what closes the log."""
+        """An append is in flight, or leaves before this turn of the loop is over."""
+        self._closing: Closing | None = None
+        """What closes the log with this append."""
+        self._sent: tuple[int, list[NewEntry]] = 0, []
+        """The append that was sent last: the number of its first entry, and the entries."""
         self._answered = asyncio.Event()
         """Set with each append's outcome, if `flush` waits for it."""
         self._is_awaited = False
@@ -174,26 +176,28 @@ class LogWriter:
         if self._is_holding:
             self._is_holding = False
             self._gathering.release(self)
-        entries = self._waiting
-        if self._failure is not None or not entries:
-            return
-        self._waiting, first = [], self.next - len(entries)
-        if closing is None:
-            write = self._log.append(self._token, first, entries, self._usage)
-            self._usage = b""
-        else:
-            write = self._log.close(self._token, first, entries, closing)
-        self._is_sending, self._sent = True, (first, entries, closing)
-        self._appender.send(write, self._hear)
+        if self._failure is None and self._waiting:
+            self._is_sending, self._closing = True, closing
+            self._appender.send(self._make_write, self._hear)
+
+    def _make_write(self) -> Write:
+        """Called when the append leaves, so that it has everything queued in the same turn of the loop."""
+        entries, self._waiting = self._waiting, []
+        first, closing = self.next - len(entries), self._closing
+        self._sent = first, entries
+        if closing is not None:
+            return self._log.close(self._token, first, entries, closing)
+        usage, self._usage = self._usage, b""
+        return self._log.append(self._token, first, entries, usage)
 
     def _hear(self, failure: Exception | None) -> None:
         """Handles the outcome of an append, then sends what has been queued since."""
-        first, entries, closing = self._sent
+        first, entries = self._sent
         if isinstance(failure, TailLost) and failure.tail >= first - len(self._recent):
             lost = [self._recent.pop() for _ in range(first - failure.tail)]
             self._waiting = [*reversed(lost), *entries, *self._waiting]
             self._note_usage()  # what was stored with them is lost, too
-            self._send(closing)
+            self._appender.send(self._make_write, self._hear)
             return
         self._is_sending, self._failure = False, failure
         self._recent.extend(entries)

@@ -16,6 +16,8 @@ from shared.store.redis.insisting import insist
 
 _log = logging.getLogger(__name__)
 
+MakeWrite = Callable[[], Write]
+"""Makes a write when it leaves, so that it can have what was added until then."""
 OnOutcome = Callable[[Exception | None], None]
 """Called with the outcome of a write: `Write.failure`, or REDIS_AWAY after a long outage. Must not raise."""
 
@@ -27,18 +29,19 @@ class Appender:
         self._pipe = redis.open_pipe()
         self._outage_max_s = settings.redis_outage_max_s
         self._limits = LogLimits.of(settings)
-        self._waiting: list[tuple[Write, OnOutcome]] = []
+        self._waiting: list[tuple[MakeWrite, OnOutcome]] = []
         self._wake = asyncio.Event()
 
     def log_of(self, key: ResponseKey) -> ResponseLog:
         """Returns the response's log, for making writes."""
         return ResponseLog(self._limits, key)
 
-    def send(self, write: Write, on_outcome: OnOutcome) -> None:
-        """Queues a write and returns at once. A response may have one write in flight at a time."""
+    def send(self, make: MakeWrite, on_outcome: OnOutcome) -> None:
+        """Queues a write and returns at once; it leaves in the loop's next turn, unless others are in flight.
+        A response may have one write in flight at a time."""
         if not self._waiting:
             self._wake.set()
-        self._waiting.append((write, on_outcome))
+        self._waiting.append((make, on_outcome))
 
     async def write(self, write: Write) -> None:
         """Returns when the write is in the log; raises its failure otherwise."""
@@ -49,7 +52,7 @@ class Appender:
                 return
             written.set_exception(failure) if failure is not None else written.set_result(None)
 
-        self.send(write, on_outcome)
+        self.send(lambda: write, on_outcome)
         await written
 
     async def run(self) -> None:
@@ -58,7 +61,7 @@ class Appender:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                batch, self._waiting = self._waiting, []
+                batch = self._take_waiting()
                 replies = await self._send_all([write for write, _ in batch])
                 for (write, on_outcome), reply in zip(batch, replies, strict=True):
                     try:
@@ -67,6 +70,16 @@ class Appender:
                         _log.exception("%s: handling the outcome of a write failed", write.key)
         finally:
             await self._pipe.close()
+
+    def _take_waiting(self) -> list[tuple[Write, OnOutcome]]:
+        waiting, self._waiting = self._waiting, []
+        batch: list[tuple[Write, OnOutcome]] = []
+        for make, on_outcome in waiting:
+            try:
+                batch.append((make(), on_outcome))
+            except Exception as bug:  # noqa: BLE001  in one response's writer, which is told
+                on_outcome(bug)
+        return batch
 
     async def _send_all(self, writes: list[Write]) -> list[object]:
         """Returns the replies. Sends everything again after an outage: scripts recognise a repeated write."""
