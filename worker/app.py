@@ -88,6 +88,7 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
             settings.records_bytes_max,
             lambda: settings.records_bytes_max - ownership.large_bytes - counter.large_bytes,
         ),
+        ownership.claim,
     )
     try:
         async with asyncio.TaskGroup() as group:

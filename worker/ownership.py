@@ -7,7 +7,7 @@ Owns the number in flight and what the outcome of an attempt means. An attempt i
 import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,12 +17,13 @@ from shared.ids import new_owner
 from shared.lifecycle import abandon, fold
 from shared.record_format import RECORD_FORMAT_OLDEST
 from shared.responses import Response, ResponseError, Usage
-from shared.store.job_queue import bytes_of_large, ring_again
+from shared.store.job_queue import Room, Taken, bytes_of_large, ring_again
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.closing import cancel, closing_of, end_at_once
 from shared.store.log.response_log import NewEntry, TailLost
 from shared.store.owning import lease
+from shared.store.owning.claiming import Claimant
 from shared.store.owning.lease import Acquired, Lease, LeaseLost, Loss
 from shared.store.records import response_store
 from shared.store.redis.connections import REDIS_AWAY
@@ -39,6 +40,8 @@ _log = logging.getLogger(__name__)
 
 _RETRY_S = 0.25
 
+_T = TypeVar("_T")
+
 
 class Ownership:
     def __init__(self, resources: Resources, owner: str | None = None) -> None:
@@ -53,9 +56,10 @@ class Ownership:
         """Total size of the large records among the responses owned."""
         self._tokens: dict[ResponseKey, int] = {}
         """The last fencing token of each response, kept while a write with it may still be in flight."""
-        self._taking: set[asyncio.Task[None]] = set()
+        self._taking: set[asyncio.Task[Any]] = set()
         self._endings: set[asyncio.Task[None]] = set()
         self._is_draining = False
+        self._claimant = Claimant(resources.redis, self._settings, self.owner)
         self._loop = asyncio.get_running_loop()
         self._beat = LeaseBeat(self._settings, self._on_loss)
 
@@ -67,28 +71,62 @@ class Ownership:
             return 0
         return self._settings.responses_in_flight_max - len(self._tasks)
 
+    async def claim(self, room: Room) -> Taken:
+        """Claims waiting work (`claim.lua`); attempts at new responses begin at once.
+
+        Returns the other jobs, for their handlers. Shielded as `start_response`.
+        """
+        if self._is_draining:
+            return Taken([], has_begun=False, is_left=False)
+        claiming = self._keep_taking(self._claim(room))
+        return await asyncio.shield(claiming)
+
+    async def _claim(self, room: Room) -> Taken:
+        claimed = await self._claimant.claim(room)
+        for acquired in claimed.begun:
+            key, token = acquired.lease.key, acquired.lease.fencing_token
+            if token > self._tokens.get(key, 0):
+                self._begin(acquired)
+            else:  # a failover took back the lease that was granted with this token
+                self._keep_taking(self._take_if_possible(key))
+        for key in claimed.unheard:
+            self._keep_taking(self._take_if_possible(key))
+        return claimed.taken
+
     async def start_response(self, name: str) -> None:
         """Handles a job: acquires the response's lease and starts an attempt, unless another worker owns it.
 
         Shielded, because a queue that loses its connection cancels its handlers, and Redis may have granted
         the lease by then.
         """
-        taking = asyncio.create_task(self._take(ResponseKey.parse(name)))
-        self._taking.add(taking)
-        taking.add_done_callback(self._taking.discard)
-        await asyncio.shield(taking)
+        await asyncio.shield(self._keep_taking(self._take(ResponseKey.parse(name))))
+
+    def _keep_taking(self, taking: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
+        task = asyncio.create_task(taking)
+        self._taking.add(task)
+        task.add_done_callback(self._taking.discard)
+        return task
+
+    async def _take_if_possible(self, key: ResponseKey) -> None:
+        try:
+            await self._take(key)
+        except REDIS_AWAY as away:
+            _log.warning("%s: not acquired again, Redis is unavailable: %s", key, away)
 
     async def _take(self, key: ResponseKey) -> None:
         acquired = await self._acquire(key)
         if isinstance(acquired, Acquired):
-            held = acquired.lease
-            self._beat.add(held)
-            self._tokens[key] = held.fencing_token
-            task = self._tasks[held] = asyncio.create_task(self._own(acquired), name=str(key))
-            self._leases.setdefault(key, set()).add(held)
-            large_bytes = bytes_of_large(acquired.record_bytes)
-            self.large_bytes += large_bytes
-            task.add_done_callback(lambda _: self._forget(held, large_bytes))
+            self._begin(acquired)
+
+    def _begin(self, acquired: Acquired) -> None:
+        held = acquired.lease
+        self._beat.add(held)
+        self._tokens[held.key] = held.fencing_token
+        task = self._tasks[held] = asyncio.create_task(self._own(acquired), name=str(held.key))
+        self._leases.setdefault(held.key, set()).add(held)
+        large_bytes = bytes_of_large(acquired.record_bytes)
+        self.large_bytes += large_bytes
+        task.add_done_callback(lambda _: self._forget(held, large_bytes))
 
     async def _acquire(self, key: ResponseKey) -> Acquired | lease.NotAcquired:
         """Retries for `redis_outage_max_s`: Redis may have granted the lease although its reply was lost."""
@@ -253,7 +291,8 @@ class Ownership:
     async def drain(self) -> None:
         """Takes nothing more and hands over the running responses, so that other workers continue at once."""
         self._is_draining = True
-        await asyncio.gather(*self._taking, return_exceptions=True)
+        while self._taking:  # a claim may find what has to be acquired again
+            await asyncio.gather(*self._taking, return_exceptions=True)
         tasks = dict(self._tasks)
         left = [held for held, task in tasks.items() if not task.done()]
         for task in tasks.values():
@@ -262,6 +301,7 @@ class Ownership:
         self._beat.stop()
         if left and not self.engine_died.is_set():  # a dead engine counts as a lost owner: its leases lapse
             await self._hand_over(left)
+        await self._claimant.close()
 
     async def _hand_over_when_possible(self, held: Lease) -> None:
         """Retries until Redis answers: the worker is alive, so the lease must not count as a lost owner's."""

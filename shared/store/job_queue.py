@@ -7,9 +7,9 @@ and returns at once, so that arq's queue holds waiting work and nothing else
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from arq.connections import ArqRedis
@@ -106,6 +106,46 @@ def bytes_of_large(size_bytes: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """What a taker has room for, and the rules by which jobs are taken (`taking.lua`)."""
+
+    count_max: int
+    bytes_max: int
+    bytes_left: int
+    rings_on: bool
+    """If everything left is too large for this taker, another one is woken."""
+    scan_max: int = _SCANNED_MAX
+    large_bytes: int = LARGE_BYTES
+    lock_ms: int = int(_IN_PROGRESS_S * 1000)
+
+
+class Job(NamedTuple):
+    id: bytes
+    score: int
+    large_bytes: int
+    """Its bytes if it is large, else 0."""
+
+    @classmethod
+    def read(cls, reply: Sequence[Any]) -> "list[Job]":
+        """Returns the jobs in a script's reply: id, score and bytes of each in turn."""
+        columns = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+        return [cls(job_id, int(score), large_bytes) for job_id, score, large_bytes in columns]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    jobs: list[Job]
+    """Those that are locked until their handlers have returned."""
+    has_begun: bool
+    """Other work has begun already."""
+    is_left: bool
+    """A job is left because of its bytes."""
+
+
+Take = Callable[[Room], Awaitable[Taken]]
+
+
+@dataclass(frozen=True, slots=True)
 class BytesRoom:
     """Limits the total size of the large jobs in one process; a larger job is taken only alone."""
 
@@ -123,6 +163,7 @@ class _DoorbellWorker(Worker):
         handlers: Mapping[str, Handler],
         room: Callable[[], int],
         bytes_room: BytesRoom | None,
+        take: Take | None,
         pool: ArqRedis,
         bell: ArqRedis,
     ) -> None:
@@ -152,6 +193,9 @@ class _DoorbellWorker(Worker):
         """The bytes that were left at the last check."""
         self._bell = bell
         self._doorbell = keys.doorbell(queue)
+        self._take = take or self._lock_jobs
+        self._is_new = True
+        """It has not looked at the queue yet, where a connection that broke may have left something."""
 
     async def run_job(self, job_id: str, score: int) -> None:
         try:
@@ -188,8 +232,9 @@ class _DoorbellWorker(Worker):
         """Replaces arq's own, which takes one job after the other, with four round trips each."""
         if self._jobs_left() <= 0:
             await asyncio.sleep(0.02)
-        elif await self._wait_for_work():
-            await self._take(self._jobs_left())
+        elif self._is_new or await self._wait_for_work():
+            self._is_new = False
+            await self._take_jobs(self._jobs_left())
         for job_id, task in list(self.tasks.items()):
             if task.done():
                 del self.tasks[job_id]
@@ -208,33 +253,45 @@ class _DoorbellWorker(Worker):
         token = await RedisClient(self._bell).command("BLPOP", self._doorbell, wait_s)
         return token is not None or not self._is_crowded or self._bytes_left() > self._bytes_then
 
-    async def _take(self, jobs_left: int) -> None:
+    async def _take_jobs(self, jobs_left: int) -> None:
         """Takes waiting jobs, up to the room left and a fair share among the queue's processes."""
         self._bytes_then = self._bytes_left()
+        room = Room(
+            min(max(jobs_left, 0), _TAKEN_MAX),
+            self._bytes_room.bytes_max,
+            self._bytes_then,
+            rings_on=not self._is_crowded,
+        )
+        taken = await self._take(room)
+        for job in taken.jobs:
+            name = job.id.decode()
+            if name in self.tasks and not self.tasks[name].done():
+                continue  # its lock had lapsed and was taken by us again
+            self._starting[name] = job.large_bytes
+            self.tasks[name] = self.loop.create_task(self.run_job(name, job.score))
+        self._is_crowded = taken.is_left
+        if taken.is_left and not (taken.jobs or taken.has_begun):
+            await asyncio.sleep(
+                _CROWDED_WAIT_S
+            )  # otherwise tokens for jobs that do not fit would keep it busy
+
+    async def _lock_jobs(self, room: Room) -> Taken:
         is_left, *taken = await RedisClient(self._bell).run(
             _TAKE(
                 queue=self.queue_name,
                 doorbell=self._doorbell,
                 takers=keys.takers(self.queue_name),
-                count_max=min(max(jobs_left, 0), _TAKEN_MAX),
-                lock_ms=int(_IN_PROGRESS_S * 1000),
-                scan_max=_SCANNED_MAX,
-                bytes_max=self._bytes_room.bytes_max,
-                bytes_left=self._bytes_then,
-                large_bytes=LARGE_BYTES,
+                count_max=room.count_max,
+                lock_ms=room.lock_ms,
+                scan_max=room.scan_max,
+                bytes_max=room.bytes_max,
+                bytes_left=room.bytes_left,
+                large_bytes=room.large_bytes,
                 state_pattern=keys.STATE_PATTERN,
-                rings_on=int(not self._is_crowded),
+                rings_on=int(room.rings_on),
             )
         )
-        for job_id, score, size_bytes in zip(taken[::3], taken[1::3], taken[2::3], strict=True):
-            name = job_id.decode()
-            if name in self.tasks and not self.tasks[name].done():
-                continue  # its lock had lapsed and was taken by us again
-            self._starting[name] = size_bytes
-            self.tasks[name] = self.loop.create_task(self.run_job(name, int(score)))
-        self._is_crowded = bool(is_left)
-        if is_left and not taken:  # otherwise tokens for jobs that do not fit would keep it busy
-            await asyncio.sleep(_CROWDED_WAIT_S)
+        return Taken(Job.read(taken), has_begun=False, is_left=bool(is_left))
 
 
 async def serve(
@@ -243,16 +300,18 @@ async def serve(
     handlers: Mapping[str, Handler],
     room: Callable[[], int],
     bytes_room: BytesRoom | None = None,
+    take: Take | None = None,
 ) -> None:
     """Serves a queue until cancelled, across any number of Redis restarts.
 
     `room()` is called before every check; at 0, no token and no job is taken. `bytes_room`: the limit on
-    large jobs, for the queue of responses; None means no limit.
+    large jobs, for the queue of responses; None means no limit. `take`: takes jobs, as `claim.lua` does; None
+    means that every job is locked and goes to its handler.
     """
     while True:
         # Two pools, so that a blocking command does not delay the others.
         pool, bell = (cast(ArqRedis, ArqRedis.from_pool(make_pool(redis_url))) for _ in range(2))
-        worker = _DoorbellWorker(queue, handlers, room, bytes_room, pool, bell)
+        worker = _DoorbellWorker(queue, handlers, room, bytes_room, take, pool, bell)
         try:
             await worker.async_run()
         except REDIS_AWAY as away:

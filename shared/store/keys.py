@@ -140,6 +140,11 @@ def results(owner: str) -> str:
     return f"antiphon:results:{owner}"
 
 
+def granted(owner: str) -> str:
+    """Set: `tenant/response_id` of the responses whose leases a worker's last claim gave to it."""
+    return f"antiphon:{{queue}}:granted:{owner}"
+
+
 def counts(name: str) -> str:
     """List of one element, the answer to one token count."""
     return f"antiphon:{{count/{name}}}:answer"

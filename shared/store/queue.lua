@@ -17,3 +17,12 @@ local function enqueue(queue, doorbell, job_key, job_id, job, ttl_ms)
   redis.call('ZADD', queue, score, job_id)
   ring(queue, doorbell, ttl_ms)
 end
+
+-- Called with the number of jobs that were taken. One token has woken the taker; those of the other jobs would wake
+-- others for nothing. `rings_on`: if none was taken, another taker is woken.
+local function after_taking(queue, doorbell, count, rings_on)
+  if count > 1 then redis.call('LPOP', doorbell, count - 1) end
+  if count > 0 or not rings_on then return end
+  local ttl_ms = redis.call('PTTL', queue)
+  if ttl_ms > 0 then ring(queue, doorbell, ttl_ms) end
+end

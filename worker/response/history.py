@@ -56,7 +56,7 @@ async def load_record(redis: RedisClient, stepper: Stepper, acquired: Acquired) 
 
     Raises Unloadable, LeaseLost if the record is gone, REDIS_AWAY if Redis does not answer at all.
     """
-    stored = await _read_request(redis, acquired.lease.key)
+    stored = acquired.request or await _read_request(redis, acquired.lease.key)
     try:
         request = await stepper.call(lambda: decode_request(stored), len(stored))
     except msgspec.DecodeError as error:

@@ -1,5 +1,5 @@
 -- Takes the lease if it is free, or by force, together with the next fencing token.
--- USES redis/clock owning/pulse
+-- USES redis/clock owning/pulse owning/granting
 -- KEYS state log active pulse
 -- ARGV member owner lease_ttl_ms# force known_format# has_response token_used#
 -- A lapsed lease counts as a lost owner (`deaths`); a released one does not, nor one that its owner takes again.
@@ -46,12 +46,9 @@ local format = tonumber(fields[4] or 1)  -- the first records had no number
 local needed = tonumber(fields[5] or format)
 if force == 'no' and needed > known_format then return {'newer'} end
 local token = math.max(tonumber(redis.call('HGET', state, 'attempt')), token_used) + 1
-redis.call('HSET', state, 'attempt', token)
 local has_lapsed = force == 'no' and lease_until > 0 and fields[3] ~= owner
-local deaths = redis.call('HINCRBY', state, 'deaths', has_lapsed and 1 or 0)
-redis.call('HSET', state, 'owner', owner, 'lease_until_ms', now + lease_ttl_ms,
-  'format_needed', math.max(needed, known_format))
-redis.call('ZADD', active, now + lease_ttl_ms, member)
+local deaths = grant(state, active, member, owner, token, now + lease_ttl_ms, math.max(needed, known_format),
+  has_lapsed and 1 or 0)
 local usage, first, uncounted_tokens = fields[6] or '', nil, 0
 if force ~= 'no' then
   first, uncounted_tokens = redis.call('XRANGE', log, '1-0', '1-0')[1], count_tokens_after(usage)

@@ -62,6 +62,8 @@ class Acquired:
     """The size of the request's JSON."""
     uncounted_tokens: int = 0
     """The number of tokens in the entries that `usage` does not cover, if the lease was seized."""
+    request: bytes = b""
+    """That JSON, if it came with the lease."""
 
 
 NotAcquired = Literal["held", "newer", "closed", "missing"]

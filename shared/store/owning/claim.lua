@@ -1,0 +1,45 @@
+-- Takes waiting jobs as `take.lua` does. Those of responses that have had no owner leave the queue, and the taker gets
+-- the leases in the same run, with all that an attempt begins with; a lease that its owner cannot keep lapses, and is
+-- then rung for. All other jobs are locked until their handlers have returned: counts, responses that have had an owner,
+-- that need an owner of a later version, or whose record is large and is read by itself.
+-- `granted` names the responses whose leases the last run gave to this owner. If its reply was lost (`has_heard`: '0'),
+-- nobody renews them, and their owner has to acquire them again.
+-- USES redis/clock queue taking owning/granting
+-- KEYS queue doorbell takers active granted
+-- ARGV count_max# lock_ms scan_max# bytes_max# bytes_left# large_bytes# state_pattern rings_on
+--      log_pattern owner lease_ttl_ms# known_format# has_heard granted_ttl_ms
+-- -> {is_left_for_bytes, {unheard_member, …}, {job_id, score, bytes, …},
+--     {member, fencing_token, next_sequence_number, deaths, format, request, …}}
+local unheard = {}
+if has_heard == '1' then redis.call('DEL', granted) else unheard = redis.call('SMEMBERS', granted) end
+local now = now_ms()
+
+-- Returns what the first owner begins with, or nil for any other job.
+local function claim(job_id, bytes)
+  local member = string.match(job_id, '^(.*):%d+$')
+  if not member or bytes > 0 then return nil end
+  local state = string.format(state_pattern, member)
+  local fields = redis.call('HMGET', state, 'attempt', 'closed', 'lease_until_ms', 'format', 'request')
+  local format = tonumber(fields[4] or 1)  -- the first records had no number
+  if fields[1] ~= '0' or fields[2] ~= '' or fields[3] ~= '0' or format > known_format then return nil end
+  local deaths = grant(state, active, member, owner, 1, now + lease_ttl_ms, known_format, 0)
+  redis.call('ZREM', queue, job_id)
+  redis.call('DEL', 'arq:job:' .. job_id, 'arq:retry:' .. job_id)
+  redis.call('SADD', granted, member)
+  return {member, 1, redis.call('XLEN', string.format(log_pattern, member)), deaths, format, fields[5]}
+end
+
+local chosen, left_for_bytes = choose_jobs(queue, takers, now, {
+  count_max = count_max, scan_max = scan_max, bytes_max = bytes_max, bytes_left = bytes_left,
+  large_bytes = large_bytes, state_pattern = state_pattern,
+})
+local taken, begun = {}, {}
+for _, job in ipairs(chosen) do
+  local job_id, bytes = unpack(job)
+  local own = claim(job_id, bytes)
+  local list = own and begun or taken
+  for _, value in ipairs(own or {job_id, lock_job(queue, job_id, lock_ms), bytes}) do list[#list + 1] = value end
+end
+if #begun > 0 then redis.call('PEXPIRE', granted, granted_ttl_ms) end
+after_taking(queue, doorbell, #chosen, left_for_bytes == 1 and rings_on == '1')
+return {left_for_bytes, unheard, taken, begun}
