@@ -17,8 +17,10 @@ from api.bodies.requests import Birth, Creation, RequestLimits, read_create
 from api.context import Sources, compose
 from api.conversations import Conversations
 from api.errors import unsupported_parameter
+from api.hub import Arrival
 from api.offload import Offload
 from api.prompt_length import check_prompt_length
+from api.read import Follower
 from api.tenants import Tenants
 from shared import ids
 from shared.events import encode
@@ -34,6 +36,7 @@ from shared.store.records.response_store import (
     NewResponse,
     Repetition,
 )
+from shared.store.records.watchers import name_reader
 from shared.store.redis.client import RedisClient
 
 _READINGS_MAX = 3
@@ -49,6 +52,8 @@ class Created:
     is_background: bool
     accepted: bytes = b""
     """JSON of the response as accepted, if that answers the call; empty if an earlier call created it."""
+    arrival: Arrival | None = None
+    """What follows it, unless its call does not wait for it or an earlier one created it."""
 
 
 class Acceptance:
@@ -60,9 +65,11 @@ class Acceptance:
         settings: Settings,
         clock: Callable[[], float],
         tenants: Tenants,
+        follower: Follower,
     ) -> None:
         """`clock` returns seconds since the epoch."""
         self._redis = redis
+        self._follower = follower
         self._offload = offload
         self._conversations = conversations
         self._settings = settings
@@ -107,11 +114,31 @@ class Acceptance:
             )
             new = replace(new, membership=sources.membership)
             try:
-                key = await response_store.create(self._redis, self._settings_of(tenant), new)
+                key, arrival = await self._write(self._settings_of(tenant), new, creation.is_streamed)
             except ConversationMoved:
                 continue
-            return Created(key, creation.is_streamed, new.is_background, accepted if key == new.key else b"")
+            answer = accepted if key == new.key else b""
+            return Created(key, creation.is_streamed, new.is_background, answer, arrival)
         raise ConversationLocked
+
+    async def _write(
+        self, settings: Settings, new: NewResponse, is_streamed: bool
+    ) -> tuple[ResponseKey, Arrival | None]:
+        """Writes a response; returns the one that answers the call, and what follows it if it is new."""
+        if new.is_background and not is_streamed:
+            return (await response_store.create(self._redis, settings, new)).key, None
+        reader = "" if new.is_background else name_reader()
+        new = replace(new, is_followed=True, reader=reader)
+        arrival = self._follower.expect(new.key, new.frames)
+        arrival.announced = reader
+        is_new = False
+        try:
+            admitted = await response_store.create(self._redis, settings, new)
+            arrival.is_heard, is_new = admitted.is_heard, admitted.key == new.key
+        finally:
+            if not is_new:
+                self._follower.forsake(arrival)
+        return admitted.key, arrival if is_new else None
 
     def _settings_of(self, tenant: str) -> Settings:
         return self._tenants.limits_of(tenant).over(self._settings)

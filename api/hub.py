@@ -8,7 +8,8 @@ is woken.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
@@ -71,7 +72,7 @@ class _Reader:
         self._silent_rounds = 0
         self.is_waiting = False
         """Everything it knows of is sent."""
-        self._sink = sink
+        self.sink = sink
         self._bytes_max = bytes_max
         self._frames: deque[bytes] = deque()
         self._messages: deque[Published] = deque()
@@ -79,18 +80,20 @@ class _Reader:
         self._woken = asyncio.Event()
 
     def take(self, message: Published) -> None:
-        """Sends a message if it is the next one and nothing waits for the client; otherwise buffers it. An
-        end is always buffered: the request's task reports it."""
+        """Sends a message if it is the next one and nothing waits for the client; otherwise buffers it,
+        unless it has nothing new. An end is always buffered: the request's task reports it."""
         self._silent_rounds = 0
+        if message.next <= self.following and not message.is_closed:
+            return
         if (
             self.is_waiting
-            and self._sink is not None
+            and self.sink is not None
             and message.first == self.following
             and not message.is_closed
-            and self._sink.is_free
+            and self.sink.is_free
         ):
             self.following = message.next
-            self._sink.write(message.frames)
+            self.sink.write(message.frames)
         else:
             self.offer(message)
 
@@ -160,6 +163,20 @@ class _Reader:
             self.is_waiting = False
 
 
+@dataclass(slots=True)
+class Arrival:
+    """A response that this node creates, with a reader who listens before it exists: whatever is published
+    then follows its first entries, which nobody has to read."""
+
+    reader: _Reader
+    frames: bytes
+    """The first entries of its log."""
+    is_heard: bool = False
+    """The subscription was there before them, so that no message can have been missed."""
+    announced: str = ""
+    """The name under which its reader was announced, if the response lives only while it is read."""
+
+
 class Hub:
     """Follows logs for this node's clients.
 
@@ -225,36 +242,64 @@ class Hub:
         for place in await event_log.find_grown(pipe, known):
             readers[place].forget()
 
+    def expect(self, key: ResponseKey, frames: Sequence[bytes]) -> Arrival:
+        """Begins to listen to a response that is about to be created, without waiting.
+
+        `frames`: the first entries of its log. The caller passes the arrival to `follow` or to `forsake`.
+        """
+        reader = _Reader(key, len(frames) - 1, self._buffer_bytes_max, None)
+        self._join(reader)
+        self._subscription.ask_for(keys.live(key))
+        return Arrival(reader, b"".join(frames))
+
+    def forsake(self, arrival: Arrival) -> None:
+        """Stops listening to a response that was not created, or is not followed."""
+        self._part(arrival.reader)
+
     async def follow(
-        self, key: ResponseKey, after: int, sink: LiveSink | None = None
+        self,
+        key: ResponseKey,
+        after: int,
+        sink: LiveSink | None = None,
+        arrival: Arrival | None = None,
     ) -> AsyncGenerator[bytes, None]:
         """Yields stored frames with sequence_number > `after`, one or more at a time, until the log is
         closed.
 
         With a sink, frames published while the next ones are awaited here may be sent there instead. They
         stay in order if the caller sends what it gets before it asks for more.
+        `arrival`: a response that this node has just created, followed from the start; the first entries of
+        its log are yielded without waiting.
 
         Raises NodeEnding after `end_streams`, LogGone, LogShorter, and REDIS_AWAY if the log could not be
         read for `redis_outage_max_s`; a reader that reaches the end has everything.
         """
-        reader = _Reader(key, after, self._settings.client_buffer_bytes_max, sink)
+        reader = arrival.reader if arrival else _Reader(key, after, self._buffer_bytes_max, sink)
         try:
-            await self._join(key, reader)
+            if arrival is None:
+                self._join(reader)
+            else:
+                reader.sink, frames, arrival.frames = sink, arrival.frames, b""
+                yield frames
+                del frames
+            has_missed = arrival is None or not arrival.is_heard
+            if has_missed:
+                await self._subscription.add(keys.live(key))
             while True:
                 self._check_ending()
                 # The log first: a reader that subscribed before reading can miss nothing.
-                page = await self._read(key, reader.following - 1)
-                reader.following += len(page.entries)
-                is_closed, has_more = page.is_closed, page.has_more
-                reader.hold(page.entries)
-                del page  # free what was sent before the next page is read
-                while frames := reader.take_frames():
-                    yield frames
-                    self._check_ending()
-                if is_closed:
-                    return
-                if has_more:
-                    continue
+                while has_missed:
+                    page = await self._read(key, reader.following - 1)
+                    reader.following += len(page.entries)
+                    is_closed, has_missed = page.is_closed, page.has_more
+                    reader.hold(page.entries)
+                    del page  # free what was sent before the next page is read
+                    while frames := reader.take_frames():
+                        yield frames
+                        self._check_ending()
+                    if is_closed:
+                        return
+                has_missed = True
                 # Then published messages, for as long as they continue from here.
                 while True:
                     await reader.wait()
@@ -272,7 +317,11 @@ class Hub:
                     if is_closed:
                         return
         finally:
-            self._part(key, reader)
+            self._part(reader)
+
+    @property
+    def _buffer_bytes_max(self) -> int:
+        return self._settings.client_buffer_bytes_max
 
     def _check_ending(self) -> None:
         if self._is_ending:
@@ -298,15 +347,13 @@ class Hub:
             page = await event_log.read(self._redis, key, after)
         return page
 
-    async def _join(self, key: ResponseKey, reader: _Reader) -> None:
-        channel = keys.live(key)
-        self._readers.setdefault(channel, set()).add(reader)
+    def _join(self, reader: _Reader) -> None:
+        self._readers.setdefault(keys.live(reader.key), set()).add(reader)
         self._rota.add(reader)
-        await self._subscription.add(channel)
 
-    def _part(self, key: ResponseKey, reader: _Reader) -> None:
+    def _part(self, reader: _Reader) -> None:
         """Removes a reader without waiting, since its task may be cancelled."""
-        channel = keys.live(key)
+        channel = keys.live(reader.key)
         readers = self._readers[channel]
         readers.discard(reader)
         self._rota.discard(reader)

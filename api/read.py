@@ -4,7 +4,7 @@ Owns which responses are reported at all, and to whom. The bytes returned are th
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,7 +20,7 @@ from api.errors import (
     response_not_found,
 )
 from api.folds import Folds
-from api.hub import LiveSink, LogGone, LogShorter
+from api.hub import Arrival, LiveSink, LogGone, LogShorter
 from api.offload import Offload
 from api.paging import PageRequest
 from shared import ids
@@ -48,14 +48,24 @@ class Cursor:
 
 
 class Follower(Protocol):
+    """Follows logs as `Hub` does."""
+
     def follow(
-        self, key: ResponseKey, after: int, sink: LiveSink | None = None
+        self,
+        key: ResponseKey,
+        after: int,
+        sink: LiveSink | None = None,
+        arrival: Arrival | None = None,
     ) -> AsyncGenerator[bytes, None]:
         """Yields stored frames with sequence_number > `after`, until the log is closed, except those sent to
         the sink.
 
         Raises the same errors as `Hub.follow`.
         """
+
+    def expect(self, key: ResponseKey, frames: Sequence[bytes]) -> Arrival: ...
+
+    def forsake(self, arrival: Arrival) -> None: ...
 
 
 class Reading:
@@ -127,14 +137,22 @@ class Reading:
     # --- reading --------------------------------------------------------------------------------
 
     async def follow(
-        self, key: ResponseKey, after: int, sink: LiveSink | None = None, *, is_watched: bool
+        self,
+        key: ResponseKey,
+        after: int,
+        sink: LiveSink | None = None,
+        *,
+        is_watched: bool,
+        arrival: Arrival | None = None,
     ) -> AsyncGenerator[bytes, None]:
         """Yields stored frames after a number, to the end, except those sent to the sink.
 
-        `is_watched`: whether the response lives only while it is read.
+        `is_watched`: whether the response lives only while it is read. `arrival`: of a response that this
+        node has just created; then the first frames come without waiting.
         """
-        frames = self._follower.follow(key, after, sink)
-        watch = self.watchers.present(key) if is_watched else nullcontext()
+        frames = self._follower.follow(key, after, sink, arrival)
+        announced = arrival.announced if arrival else ""
+        watch = self.watchers.present(key, announced) if is_watched else nullcontext()
         async with watch, aclosing(frames):
             async for some in frames:
                 yield some
@@ -163,14 +181,14 @@ class Reading:
         if self._settings.disconnect_grace_s == 0:
             await closing.cancel(self._redis, self._settings, key, self._name)
 
-    async def finish(self, key: ResponseKey) -> bytes:
+    async def finish(self, key: ResponseKey, arrival: Arrival | None = None) -> bytes:
         """Waits until a response ends; returns its JSON.
 
         Raises ResponseLost, NodeEnding, and ClientError if its prompt turned out to be too long for the
         model.
         """
         try:
-            frames = self.follow(key, FROM_THE_START, is_watched=True)
+            frames = self.follow(key, FROM_THE_START, is_watched=True, arrival=arrival)
             async with aclosing(frames):
                 async for _ in frames:
                     pass

@@ -26,7 +26,7 @@ class Services:
         self._settings = settings
         offload = Offload()
         self.conversations = Conversations(redis, offload, settings, clock)
-        self.accept = Acceptance(redis, offload, self.conversations, settings, clock, tenants)
+        self.accept = Acceptance(redis, offload, self.conversations, settings, clock, tenants, follower)
         self.read = Reading(redis, offload, follower, settings)
 
     async def check_readiness(self) -> Readiness:

@@ -55,13 +55,13 @@ class EventStreams:
         """When the next keep-alive of each stream is due, the earliest first, and its bytes."""
 
     def answer(
-        self, frames: AsyncGenerator[bytes, None], form: KeepAliveForm, wire: Wire | None
+        self, frames: AsyncGenerator[bytes, None], form: KeepAliveForm, wire: Wire | None, first: bytes = b""
     ) -> EventSourceResponse:
         """Returns a 200 with `text/event-stream`; lines end in `\\n`, as one well-known parser requires.
 
-        `frames`: those not written to the `wire` already.
+        `frames`: those not written to the `wire` already; `first`: what was taken from them before.
         """
-        return _Stream(frames, form, wire, self)
+        return _Stream(frames, form, wire, self, first)
 
     async def run(self) -> None:
         """Sends keep-alives until cancelled."""
@@ -106,9 +106,10 @@ class _Stream(EventSourceResponse):
         form: KeepAliveForm,
         wire: Wire | None,
         streams: EventStreams,
+        first: bytes,
     ) -> None:
         super().__init__(
-            _until_lost(frames),
+            _until_lost(frames, first),
             sep="\n",
             ping=streams.keep_alive_s,
             ping_message_factory=_KEEP_ALIVES[form],
@@ -137,10 +138,13 @@ class _Stream(EventSourceResponse):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _until_lost(frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+async def _until_lost(frames: AsyncGenerator[bytes, None], first: bytes) -> AsyncGenerator[bytes, None]:
     """Yields the frames; raises StreamCut, between two frames, if the log cannot be read to its end."""
     async with aclosing(frames):
         try:
+            if first:
+                yield first
+                first = b""
             async for frame in frames:
                 yield frame
         except NodeEnding:

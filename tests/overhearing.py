@@ -6,15 +6,18 @@ time to time, whatever they have to do.
 
 import asyncio
 import re
+import secrets
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from local.ports import HOST
+from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import StoredScript
 from tests.patience import until
 
 _LINE = re.compile(r'^\+[\d.]+ \[\d+ (\S+)\] "(\w+)"(?: "([^"]*)")?')
+_CONNECTING = {"CLIENT", "HELLO", "SELECT", "AUTH"}
 _PERIODIC = {
     *(
         "PING",
@@ -34,13 +37,17 @@ _PERIODIC = {
 
 
 class Overheard:
-    """What was sent since the last `clear`, oldest first."""
+    """What was sent since the last `begin`, oldest first."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def clear(self) -> None:
-        self.lines.clear()
+    async def begin(self, redis: RedisClient) -> None:
+        """Forgets everything that was sent before this call."""
+        mark = secrets.token_hex(8)
+        await redis.command("ECHO", mark)
+        await until(lambda: any(mark in line for line in self.lines))
+        del self.lines[: next(place for place, line in enumerate(self.lines, 1) if mark in line)]
 
     def until(self, text: str) -> list[str]:
         """Returns the commands up to the first with this text, or an empty list if there is none: the name of
@@ -48,7 +55,7 @@ class Overheard:
         end = next((place for place, line in enumerate(self.lines, 1) if text in line), 0)
         found = [_LINE.match(line) for line in self.lines[:end]]
         names = [_name(each) for each in found if each is not None and each[1] != "lua"]
-        return [name for name in names if name not in _PERIODIC]
+        return [name for name in names if name not in _PERIODIC | _CONNECTING]
 
     async def wait_for(self, text: str) -> list[str]:
         await until(lambda: self.until(text))

@@ -34,7 +34,7 @@ async def accept(
     request = request or make_request()
     key = ResponseKey(tenant, request.response.id)
     draft = NewResponse.of(key, request, {})
-    assert await response_store.create(redis, settings, draft) == key
+    assert (await response_store.create(redis, settings, draft)).key == key
     return key
 
 

@@ -14,7 +14,7 @@ import anyio
 
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
-from shared.store.records import response_store
+from shared.store.records import server_secrets
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.insisting import insist
@@ -186,7 +186,7 @@ class CallsInFlight:
         label = intent.task.server_label
         secrets, session = await insist(
             lambda: asyncio.gather(
-                response_store.read_secrets(self._redis, self._settings, call.key),
+                server_secrets.read_secrets(self._redis, self._settings, call.key),
                 tool_journal.read_session(self._redis, call.key, label),
             ),
             self._settings.redis_outage_max_s,

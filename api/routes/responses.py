@@ -41,11 +41,13 @@ async def create(
     key, is_watched = created.key, not created.is_background
     if created.is_streamed:
         wire = wire_of(request.scope)
-        frames = services.read.follow(key, FROM_THE_START, wire, is_watched=is_watched)
-        return streams.answer(frames, keep_alive, wire)
+        arrival = created.arrival
+        frames = services.read.follow(key, FROM_THE_START, wire, is_watched=is_watched, arrival=arrival)
+        first = await anext(frames) if arrival else b""  # at once; from here on, closing the frames counts
+        return streams.answer(frames, keep_alive, wire, first)
     if created.is_background:
         return json_of(created.accepted or await services.read.retrieve_repeated(key))
-    snapshot = await _unless_disconnected(request, services.read.finish(key))
+    snapshot = await _unless_disconnected(request, services.read.finish(key, created.arrival))
     return json_of(snapshot) if snapshot is not None else Response(status_code=_CLIENT_CLOSED_REQUEST)
 
 

@@ -37,7 +37,7 @@ from shared.store.log.appender import Appender
 from shared.store.log.response_log import Closing, NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired
-from shared.store.records import response_store
+from shared.store.records import response_store, server_secrets
 from shared.store.redis.client import RedisClient
 from tests.appending import append_through
 from tests.kept import count_kept
@@ -177,7 +177,7 @@ async def test_create_writes_the_request_the_first_event_the_secrets_and_the_job
     async with creating(client, redis, tools=[SEED_TOOL], metadata={"k": "v"}) as (key, _):
         assert key.tenant == OPEN_TENANT
         assert await redis.command("ZCARD", keys.RESPONSES_QUEUE) == 1
-        assert await response_store.read_secrets(redis, settings, key) == {
+        assert await server_secrets.read_secrets(redis, settings, key) == {
             "code_interpreter": ServerSecrets({"test": "s3cret"})
         }
         page = await event_log.read(redis, key, -1)

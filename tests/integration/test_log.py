@@ -21,7 +21,7 @@ from shared.store.log.closing import cancel
 from shared.store.log.response_log import Closing, NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease, LeaseLost, Renewal
-from shared.store.records import response_store
+from shared.store.records import response_store, server_secrets
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
 from tests.appending import append_through
@@ -188,9 +188,9 @@ async def test_secrets_are_sealed_with_the_deployments_key_and_lost_without_it(
     secrets = {"label": ServerSecrets({"x-key": "swordfish"}, "token")}
     await response_store.create(redis, ours, response_store.NewResponse.of(key, request, secrets))
     assert b"swordfish" not in await redis.command("GET", keys.secrets(key))
-    assert await response_store.read_secrets(redis, ours, key) == secrets
-    assert await response_store.read_secrets(redis, others, key) is None
-    assert await response_store.read_secrets(redis, settings, key) is None  # no key at all
+    assert await server_secrets.read_secrets(redis, ours, key) == secrets
+    assert await server_secrets.read_secrets(redis, others, key) is None
+    assert await server_secrets.read_secrets(redis, settings, key) is None  # no key at all
 
 
 async def test_secrets_are_gone_when_the_response_is_closed(
@@ -200,10 +200,10 @@ async def test_secrets_are_gone_when_the_response_is_closed(
     key = ResponseKey("default", request.response.id)
     secrets = {"label": ServerSecrets({"x-key": "k"}, "token")}
     await response_store.create(redis, settings, response_store.NewResponse.of(key, request, secrets))
-    assert await response_store.read_secrets(redis, settings, key) == secrets
+    assert await server_secrets.read_secrets(redis, settings, key) == secrets
     held = await acquire(redis, settings, key)
     await append_through(appender, held, 1, [draft("end")], CLOSING)
-    assert await response_store.read_secrets(redis, settings, key) == {}
+    assert await server_secrets.read_secrets(redis, settings, key) == {}
 
 
 operations = st.lists(
@@ -480,7 +480,7 @@ async def test_the_same_idempotency_key_and_body_give_the_same_response(
         key = ResponseKey("default", request.response.id)
         repetition = response_store.Repetition(name, body)
         draft = response_store.NewResponse.of(key, request, {}, None, repetition)
-        return await response_store.create(redis, settings, draft)
+        return (await response_store.create(redis, settings, draft)).key
 
     first = await create("digest")
     before = sorted(await redis.command("KEYS", "*"))

@@ -5,20 +5,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
 import pytest
-import uvicorn
 import uvloop
 
-from api.app import create_app
-from api.http_protocol import make_protocol
-from api.routes.health import PROBED
-from api.tenants import Tenants
 from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
@@ -29,6 +23,7 @@ from shared.store.redis.client import RedisClient
 from tests.appending import append
 from tests.patience import PATIENCE_S, until
 from tests.requests import accept, make_request
+from tests.serving import serving
 
 STREAMS, ROUNDS = 20, 50
 CALLS_MAX, TIMERS_MAX, TASKS_MAX = 15, 0.5, 0.1
@@ -98,20 +93,6 @@ class Client(threading.Thread):
     @property
     def events(self) -> int:
         return self.received.count(b"event: ")
-
-
-@asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[int]:
-    """A node in this thread; its port."""
-    app = create_app(settings, Tenants())
-    config = uvicorn.Config(app, http=make_protocol(settings, PROBED), ws="none", log_config=None)
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        running = asyncio.create_task(server.serve([listening]))
-        await until(lambda: server.started)
-        yield listening.getsockname()[1]
-        server.should_exit = True
-        await running
 
 
 async def begin(redis: RedisClient, settings: Settings, *, background: bool) -> Lease:

@@ -3,12 +3,16 @@
 -- that no way of ending, or of getting lost, leaves a lock behind.
 -- `place`: the place of the conversation's last item when its context was read; '' if there is no conversation. Answers
 -- `moved` if items have joined it since.
+-- `reader`: the name of the client's reader, who is announced with the response (as `watch.lua` does); '' for none.
+-- `channel`: where the first entries are published, if somebody is to follow them; '' if nobody is. `listeners` are those
+-- who were subscribed by then, and so miss nothing.
 -- USES redis/clock queue records/held
 -- KEYS state log secrets tools active queue doorbell job_key open idempotency parent_tools
---      held held_bytes conversation
+--      held held_bytes conversation readers
 -- ARGV member response_id job_id job ttl_ms# queue_depth_max# open_max# ring_again_ms#
---      request store background sealed_secrets body_digest idempotency_ttl_ms# bytes# bytes_max# format place frame…
--- -> {'ok', created_ms} | {'exists'} | {'full', depth} | {'busy', open} | {'heavy', bytes}
+--      request store background sealed_secrets body_digest idempotency_ttl_ms# bytes# bytes_max# format place
+--      reader reader_ttl_ms# channel frame…
+-- -> {'ok', listeners} | {'exists'} | {'full', depth} | {'busy', open} | {'heavy', bytes}
 --    | {'known', response_id} | {'conflict'} | {'locked'} | {'moved'}
 if redis.call('EXISTS', state) == 1 then return {'exists'} end
 if body_digest ~= '' then
@@ -38,13 +42,17 @@ local kept_bytes = held_total(held, held_bytes, now)
 if kept_bytes + bytes > bytes_max then return {'heavy', kept_bytes} end
 
 redis.call('HSET', state, 'request', request, 'store', store, 'background', background,
-  'created_ms', now, 'attempt', 0, 'owner', '', 'lease_until_ms', 0, 'alone_since_ms', now,
+  'created_ms', now, 'attempt', 0, 'owner', '', 'lease_until_ms', 0, 'alone_since_ms', reader == '' and now or '',
   'rings', 0, 'job', job_id, 'closed', '', 'format', format)
 redis.call('PEXPIRE', state, ttl_ms)
 for i = REST, #ARGV do
   redis.call('XADD', log, string.format('%d-0', i - REST + 1), 'e', ARGV[i])
 end
 redis.call('PEXPIRE', log, ttl_ms)
+if reader ~= '' then
+  redis.call('ZADD', readers, now + reader_ttl_ms, reader)
+  redis.call('PEXPIRE', readers, 4 * reader_ttl_ms)
+end
 if sealed_secrets ~= '' then redis.call('SET', secrets, sealed_secrets, 'PX', ttl_ms) end
 if place ~= '' then redis.call('HSET', conversation, 'response', response_id) end
 -- The state of tool sessions is copied from the response that this one continues.
@@ -63,4 +71,6 @@ end
 redis.call('ZADD', active, now + ring_again_ms, member)
 redis.call('PEXPIRE', active, ttl_ms)
 enqueue(queue, doorbell, job_key, job_id, job, ttl_ms)
-return {'ok', now}
+if channel == '' then return {'ok', 0} end
+local header = string.format('0 %d 0\n', #ARGV - REST + 1)
+return {'ok', redis.call('PUBLISH', channel, header .. table.concat(ARGV, '', REST))}

@@ -19,7 +19,8 @@ from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.log import archive
-from shared.store.records.sealing import seal, unseal
+from shared.store.records.server_secrets import seal_secrets
+from shared.store.records.watchers import READER_TTL_S
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript, ScriptCall, read_word
 
@@ -84,6 +85,10 @@ class NewResponse:
     parent: ResponseKey | None = None
     repetition: Repetition | None = None
     membership: Membership | None = None
+    is_followed: bool = False
+    """This process follows it from the start."""
+    reader: str = ""
+    """Who is announced as its reader (`watchers.py`), if it lives only while it is read."""
 
     @property
     def kept_bytes(self) -> int:
@@ -105,6 +110,14 @@ class NewResponse:
         frames = [frame(event, number) for number, event in enumerate(begin(response))]
         stored, background = response.store, response.background
         return cls(key, stored, background, record, frames, secrets, parent, repetition, membership)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    key: ResponseKey
+    """The response that answers the call."""
+    is_heard: bool = False
+    """It is new, and its channel had a subscriber before its first entry was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,19 +178,20 @@ class Record:
     snapshot: bytes
 
 
-async def create(redis: RedisClient, settings: Settings, new: NewResponse) -> ResponseKey:
-    """Writes record, first entries, secrets and job in one script; returns the response that answers the
-    call.
+async def create(redis: RedisClient, settings: Settings, new: NewResponse) -> Admitted:
+    """Writes record, first entries, secrets and job in one script.
 
     If the call repeats an earlier one, that is the earlier call's response. Raises QueueFull, TenantBusy,
     KeyReused, ConversationLocked or ConversationMoved, having written nothing.
     """
     key = new.key
     match await redis.run(_create_call(settings, new)):
-        case [b"ok", *_] | [b"exists"]:  # ids are unique, so `exists` means our own retry
-            return key
+        case [b"ok", listeners]:
+            return Admitted(key, is_heard=listeners > 0)
+        case [b"exists"]:  # ids are unique, so this is our own retry
+            return Admitted(key)
         case [b"known", response_id]:
-            return ResponseKey(key.tenant, response_id.decode())
+            return Admitted(ResponseKey(key.tenant, response_id.decode()))
         case [b"full", depth]:
             raise QueueFull(f"{depth} jobs are waiting already")
         case [b"busy", count]:
@@ -231,6 +245,7 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
         held=keys.held(key.tenant),
         held_bytes=keys.held_bytes(key.tenant),
         conversation=keys.conversation(conversation),
+        readers=keys.readers(key),
         member=str(key),
         response_id=key.response_id,
         job_id=_job_id(key),
@@ -242,13 +257,16 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
         request=new.record,
         store=int(new.is_stored),
         background=int(new.is_background),
-        sealed_secrets=seal(settings, msgspec.json.encode(new.secrets)) if new.secrets else b"",
+        sealed_secrets=seal_secrets(settings, new.secrets),
         body_digest=new.repetition.body_digest if new.repetition else "",
         idempotency_ttl_ms=settings.idempotency_retention_s * 1000,
         bytes=new.kept_bytes,
         bytes_max=settings.tenant_bytes_max,
         format=RECORD_FORMAT,
         place=new.membership.place if new.membership else "",
+        reader=new.reader,
+        reader_ttl_ms=int(READER_TTL_S * 1000),
+        channel=keys.live(key) if new.is_followed else "",
     )
 
 
@@ -370,20 +388,3 @@ async def delete(redis: RedisClient, key: ResponseKey) -> str:
         )
     )
     return read_word(reply, "deleted", "open", "missing")
-
-
-async def read_secrets(
-    redis: RedisClient, settings: Settings, key: ResponseKey
-) -> dict[str, ServerSecrets] | None:
-    """Returns the request's secrets by server_label; empty once the response is closed.
-
-    Returns None if there are secrets that this process cannot unseal.
-    """
-    sealed = await redis.command("GET", keys.secrets(key))
-    if sealed is None:
-        return {}
-    raw = unseal(settings, sealed)
-    try:
-        return msgspec.json.decode(raw, type=dict[str, ServerSecrets]) if raw is not None else None
-    except msgspec.DecodeError:  # sealed, and this process has no key
-        return None

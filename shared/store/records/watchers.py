@@ -21,13 +21,18 @@ _WATCH = LuaScript("records/watch", allows_full=True)
 _ANNOUNCE = LuaScript("records/announce", allows_full=True)
 _log = logging.getLogger(__name__)
 
-_READER_TTL_S = keys.PRESENCE_TTL_S
+READER_TTL_S = keys.PRESENCE_TTL_S
 """A reader that has not been announced for this long is gone, as if its node had died."""
-_ROUND_S, _SHIFTS = _READER_TTL_S / 3, 20
+_ROUND_S, _SHIFTS = READER_TTL_S / 3, 20
 """How often each reader is announced, and in how many parts, so that many readers do not hold the loop."""
 _ANNOUNCED_MAX = 100
 """The number of readers announced by one script, which limits how long it occupies Redis."""
 _RETRY_S = 1.0
+
+
+def name_reader() -> str:
+    """Returns a new reader's name."""
+    return secrets.token_hex(8)
 
 
 class Watchers:
@@ -74,18 +79,22 @@ class Watchers:
                 *announced,
                 readers_pattern=keys.READERS_PATTERN,
                 state_pattern=keys.STATE_PATTERN,
-                ttl_ms=int(_READER_TTL_S * 1000),
+                ttl_ms=int(READER_TTL_S * 1000),
             )
         )
 
     @asynccontextmanager
-    async def present(self, key: ResponseKey) -> AsyncGenerator[None, None]:
-        """Announces a reader of `key` for the duration of the context."""
-        reader = secrets.token_hex(8)
+    async def present(self, key: ResponseKey, announced: str = "") -> AsyncGenerator[None, None]:
+        """Announces a reader of `key` for the duration of the context.
+
+        `announced`: the name of one that was announced when the response was created.
+        """
+        reader = announced or name_reader()
         self._present[reader] = key
         self._rota.add(reader)
         try:
-            await self._redis.run(_call(key, reader, _READER_TTL_S))
+            if not announced:
+                await self._redis.run(_call(key, reader, READER_TTL_S))
             yield
         finally:
             del self._present[reader]

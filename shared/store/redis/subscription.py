@@ -7,7 +7,7 @@ Owns the detection of a dead connection and the reconnection; the callbacks own 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import hiredis
@@ -76,8 +76,8 @@ class _Connection(asyncio.Protocol):
         while self._unconfirmed:
             self._unconfirmed.popleft().set_result(None)
 
-    async def subscribe(self, channels: Iterable[str]) -> None:
-        """Returns when the server has confirmed all of them, or the connection is lost."""
+    def ask_for(self, channels: Iterable[str]) -> None:
+        """Subscribes to those that it has not asked for yet, without waiting."""
         if self.lost.done():
             return
         if new := [channel for channel in channels if channel not in self._asked]:
@@ -85,6 +85,12 @@ class _Connection(asyncio.Protocol):
                 self._asked[channel] = asyncio.get_running_loop().create_future()
                 self._unconfirmed.append(self._asked[channel])
             self._write("SUBSCRIBE", *new)
+
+    async def subscribe(self, channels: Sequence[str]) -> None:
+        """Returns when the server has confirmed all of them, or the connection is lost."""
+        self.ask_for(channels)
+        if self.lost.done():
+            return
         # Confirmations arrive in order; a cancelled wait does not cancel the future.
         waiting = [self._asked[channel] for channel in channels if not self._asked[channel].done()]
         if waiting:
@@ -121,6 +127,12 @@ class Subscription:
         self._tries = 0
         """The number of attempts to connect; after the first, messages may have been missed."""
         self._has_missed = False
+
+    def ask_for(self, channel: str) -> None:
+        """Subscribes to a channel without waiting, or as soon as there is a connection."""
+        self._channels.add(channel)
+        if self._connection is not None:
+            self._connection.ask_for([channel])
 
     async def add(self, channel: str) -> None:
         """Subscribes to a channel, at once or as soon as Redis is available, even if cancelled meanwhile."""
