@@ -29,7 +29,7 @@ STREAMS, ROUNDS = 20, 50
 CALLS_MAX, TIMERS_MAX, TASKS_MAX = 15, 0.5, 0.1
 """For each event that goes to one client: Python functions that are entered or resumed, timers, tasks."""
 IDLE_STREAMS, IDLE_S = 300, 5.0
-SCRIPTS_MAX, IDLE_CALLS_MAX = 0.1, 20.0
+SCRIPTS_MAX, IDLE_CALLS_MAX = 0.06, 15.0
 """For each idle stream and second: scripts that Redis runs, Python functions."""
 CLOSING = Closing("completed", b"{}", 60)
 
