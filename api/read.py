@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -33,8 +34,11 @@ from shared.store.records import response_store
 from shared.store.records.response_store import State, Stored
 from shared.store.records.watchers import Watchers
 from shared.store.redis.client import RedisClient
+from shared.store.redis.together import Together
 
 FROM_THE_START = -1
+_STATES_MAX = 100
+"""The number of states read in one transaction, which limits how long it occupies Redis."""
 
 Frames = AsyncGenerator[bytes, None]
 
@@ -75,6 +79,7 @@ class Reading:
         self._follower = follower
         self._settings = settings
         self._name = ids.new_owner("api")
+        self._states = Together(partial(response_store.read_states, redis), _STATES_MAX)
         self._folds = Folds(redis, offload)
         self.watchers = Watchers(redis, self._on_last_left)
 
@@ -87,7 +92,7 @@ class Reading:
         """
         key = _key_of(tenant, response_id)
         async with self._redis_bound():
-            state = await response_store.read_state(self._redis, key)
+            state = await self._states.ask(key)
         if state is None:
             raise response_not_found(response_id)
         return key, state

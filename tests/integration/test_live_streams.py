@@ -96,7 +96,7 @@ class Client:
         while b"\r\n\r\n" not in self.body:
             await self._receive()
         head = await self._take(self.body.index(b"\r\n\r\n") + 4)
-        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n"), head
 
     async def read_health(self) -> None:
         await self.read_head()

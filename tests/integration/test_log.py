@@ -22,8 +22,8 @@ from shared.store.log.response_log import Closing, NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease, LeaseLost, Renewal
 from shared.store.records import response_store, server_secrets
+from shared.store.records.watchers import Watchers
 from shared.store.redis.client import RedisClient
-from shared.store.redis.scripts import LuaScript
 from tests.appending import append_through
 from tests.conftest import keys_without_ttl
 from tests.patience import PATIENCE_S
@@ -434,7 +434,7 @@ async def test_cancel_wins_over_an_owner_who_goes_on_and_stays_won(
     with pytest.raises(LeaseLost):
         await append_through(appender, held, 2, [draft("b")], CLOSING)
     assert await cancel(redis, settings, key, "api") == "closed"
-    state = await response_store.read_state(redis, key)
+    (state,) = await response_store.read_states(redis, [key])
     assert state is not None
     assert state.closed == "cancelled"
     last = decode((await frames_of(redis, key))[-1])
@@ -491,6 +491,10 @@ async def test_the_same_idempotency_key_and_body_give_the_same_response(
     assert await create("digest", "another key") != first
 
 
+async def do_nothing(_: ResponseKey) -> None:
+    pass
+
+
 async def test_a_foreground_response_is_abandoned_when_its_last_reader_has_been_gone_for_the_grace(
     redis: RedisClient, settings: Settings
 ) -> None:
@@ -498,22 +502,17 @@ async def test_a_foreground_response_is_abandoned_when_its_last_reader_has_been_
     foreground = await acquire(redis, hasty, await accept(redis, hasty))
     watched = await acquire(redis, hasty, await accept(redis, hasty))
     background = await acquire(redis, hasty, await accept(redis, hasty, make_request(background=True)))
-    watch = LuaScript("records/watch", allows_full=True)
-    await redis.run(
-        watch(
-            readers=keys.readers(watched.key), state=keys.state(watched.key), reader="reader", ttl_ms=60_000
+    async with Watchers(redis, do_nothing).present(watched.key):
+        await presence.announce(redis, "api", "node")
+        assert await lease.renew_all(
+            redis, [Renewal.of(hasty, each) for each in (foreground, watched, background)]
+        ) == [(foreground, "abandoned")]
+        assert (
+            await lease.renew_all(
+                redis, [Renewal.of(settings, each) for each in (foreground, watched, background)]
+            )
+            == []
         )
-    )
-    await presence.announce(redis, "api", "node")
-    assert await lease.renew_all(
-        redis, [Renewal.of(hasty, each) for each in (foreground, watched, background)]
-    ) == [(foreground, "abandoned")]
-    assert (
-        await lease.renew_all(
-            redis, [Renewal.of(settings, each) for each in (foreground, watched, background)]
-        )
-        == []
-    )
 
 
 async def test_a_deleted_response_leaves_nothing(

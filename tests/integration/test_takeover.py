@@ -214,7 +214,7 @@ async def test_a_replay_that_differs_fails_with_a_reason_and_appends_nothing_con
         await worker.ownership.start_response(str(key))
 
         async def is_closed() -> bool:
-            state = await response_store.read_state(redis, key)
+            (state,) = await response_store.read_states(redis, [key])
             return state is not None and bool(state.closed)
 
         await until(is_closed)

@@ -1,4 +1,4 @@
--- Announces readers of foreground responses again, many at a time.
+-- Announces readers of foreground responses, for the first time or again, many at a time.
 -- USES redis/clock
 -- ARGV readers_pattern state_pattern ttl_ms# (name reader)…
 -- -> how many were announced

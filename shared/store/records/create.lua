@@ -3,7 +3,7 @@
 -- that no way of ending, or of getting lost, leaves a lock behind.
 -- `place`: the place of the conversation's last item when its context was read; '' if there is no conversation. Answers
 -- `moved` if items have joined it since.
--- `reader`: the name of the client's reader, who is announced with the response (as `watch.lua` does); '' for none.
+-- `reader`: the name of the client's reader, who is announced with the response (as `announce.lua` does); '' for none.
 -- `channel`: where the first entries are published, if somebody is to follow them; '' if nobody is. `listeners` are those
 -- who were subscribed by then, and so miss nothing.
 -- USES redis/clock queue records/held

@@ -6,7 +6,7 @@ folding a closed one.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Self
 
 import msgspec
 
@@ -270,34 +270,36 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
     )
 
 
-_Found = TypeVar("_Found", bound="State | Stored | None")
-
-
-async def _read_safely(redis: RedisClient, read: Callable[[], Awaitable[_Found]]) -> _Found:
+async def _read_safely(redis: RedisClient, read: Callable[[], Awaitable[Stored | None]]) -> Stored | None:
     """Reads; if the response is missing or has ended, confirms that and reads again."""
     found = await read()
-    state = found.state if isinstance(found, Stored) else found
-    if redis.is_confirming and (state is None or state.closed):
+    if redis.is_confirming and (found is None or found.state.closed):
         await redis.confirm()
         found = await read()
     return found
 
 
-async def read_state(redis: RedisClient, key: ResponseKey) -> State | None:
-    """Returns a response's state, or None if it does not exist or has expired.
+async def read_states(redis: RedisClient, asked: Sequence[ResponseKey]) -> list[State | None]:
+    """Returns the states of responses, None for each that does not exist or has expired.
 
     With `durable_writes`, None and an ended state are returned only once no failover can take them back.
     """
+    found = await _read_states(redis, asked)
+    if redis.is_confirming and any(state is None or state.closed for state in found):
+        await redis.confirm()
+        found = await _read_states(redis, asked)
+    return found
 
-    async def read() -> State | None:
-        return _state(await redis.command("HMGET", keys.state(key), *_STATE_FIELDS))
 
-    return await _read_safely(redis, read)
+async def _read_states(redis: RedisClient, asked: Sequence[ResponseKey]) -> list[State | None]:
+    commands = [("HMGET", keys.state(key), *_STATE_FIELDS) for key in asked]
+    replies = await redis.transaction(*commands) if commands[1:] else [await redis.command(*commands[0])]
+    return list(map(_state, replies))
 
 
 async def read_ended(redis: RedisClient, key: ResponseKey) -> Stored | None:
     """Returns what `read_stored` does, but without the request unless it is archived: enough to report a
-    response that has ended. With `durable_writes`, as `read_state`."""
+    response that has ended. With `durable_writes`, as `read_states`."""
     return await _read_safely(redis, lambda: _read_ended(redis, key))
 
 

@@ -7,7 +7,7 @@ renewed (`shared/store/owning/renew.lua`), so that it also holds if this node di
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from shared.rota import Rota
@@ -16,8 +16,9 @@ from shared.store.keys import ResponseKey
 from shared.store.redis.client import RedisClient, ScriptPipe
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.scripts import LuaScript, ScriptCall
+from shared.store.redis.together import Together
 
-_WATCH = LuaScript("records/watch", allows_full=True)
+_LEAVE = LuaScript("records/leave", allows_full=True)
 _ANNOUNCE = LuaScript("records/announce", allows_full=True)
 _log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Watchers:
         self._present: dict[str, ResponseKey] = {}
         self._rota: Rota[str] = Rota(_ROUND_S, _SHIFTS, _ANNOUNCED_MAX)
         """The same readers, by when they are announced again."""
+        self._arriving: Together[str, None] = Together(self._announce_arrivals, _ANNOUNCED_MAX)
         self._leaving: set[asyncio.Task[None]] = set()
         self._is_ending = False
 
@@ -72,15 +74,20 @@ class Watchers:
 
     async def _announce(self, pipe: ScriptPipe, names: list[str]) -> None:
         """Announces these readers, except those that have left meanwhile."""
+        await pipe.run(self._announcement(names))
+
+    async def _announce_arrivals(self, names: Sequence[str]) -> list[None]:
+        await self._redis.run(self._announcement(names))
+        return [None] * len(names)
+
+    def _announcement(self, names: Sequence[str]) -> ScriptCall:
         present = [(self._present[reader], reader) for reader in names if reader in self._present]
         announced = [part for key, reader in present for part in (str(key), reader)]
-        await pipe.run(
-            _ANNOUNCE(
-                *announced,
-                readers_pattern=keys.READERS_PATTERN,
-                state_pattern=keys.STATE_PATTERN,
-                ttl_ms=int(READER_TTL_S * 1000),
-            )
+        return _ANNOUNCE(
+            *announced,
+            readers_pattern=keys.READERS_PATTERN,
+            state_pattern=keys.STATE_PATTERN,
+            ttl_ms=int(READER_TTL_S * 1000),
         )
 
     @asynccontextmanager
@@ -94,7 +101,7 @@ class Watchers:
         self._rota.add(reader)
         try:
             if not announced:
-                await self._redis.run(_call(key, reader, READER_TTL_S))
+                await self._arriving.ask(reader)
             yield
         finally:
             del self._present[reader]
@@ -107,11 +114,8 @@ class Watchers:
 
     async def _leave(self, key: ResponseKey, reader: str) -> None:
         try:
-            if await self._redis.run(_call(key, reader, 0)) == 0:
+            left = _LEAVE(readers=keys.readers(key), state=keys.state(key), reader=reader)
+            if await self._redis.run(left) == 0:
                 await self._on_last_left(key)
         except REDIS_AWAY:
             pass  # the announcement lapses
-
-
-def _call(key: ResponseKey, reader: str, ttl_s: float) -> ScriptCall:
-    return _WATCH(readers=keys.readers(key), state=keys.state(key), reader=reader, ttl_ms=int(ttl_s * 1000))

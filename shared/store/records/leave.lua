@@ -1,15 +1,10 @@
--- Announces a reader of a foreground response, or with a ttl of 0 that it leaves.
+-- Withdraws a reader of a foreground response.
 -- USES redis/clock
 -- KEYS readers state
--- ARGV reader ttl_ms#
--- -> the number of readers
+-- ARGV reader
+-- -> the number of readers that are left
+redis.call('ZREM', readers, reader)
 local now = now_ms()
-if ttl_ms > 0 then
-  redis.call('ZADD', readers, now + ttl_ms, reader)
-  redis.call('PEXPIRE', readers, 4 * ttl_ms)
-else
-  redis.call('ZREM', readers, reader)
-end
 local present = redis.call('ZCOUNT', readers, now, '+inf')
 -- Recorded here as well as by the owner's beat, since a reader may stay for less than a beat.
 if redis.call('HGET', state, 'closed') == '' then
