@@ -21,6 +21,7 @@ from bench import (
     growth,
     idle,
     memory,
+    node_killed,
     page,
     relay,
     replay,
@@ -42,7 +43,7 @@ MEASUREMENTS: Mapping[str, Callable[[Scale], Awaitable[Result]]] = {
     "replay": replay.measure,
     "background": first_token.measure_background,
 }
-MORE = ("doorbell", "memory", "stuck-reader", "takeover")
+MORE = ("doorbell", "memory", "stuck-reader", "node-killed", "takeover")
 """Left out of the quick form."""
 WITH_VLLM = ("vllm", "gpu")
 """Run only if they are named: they need vLLM, which has an environment of its own."""
@@ -57,6 +58,8 @@ async def measure(name: str, scale: Scale, options: argparse.Namespace) -> Resul
             return await memory.measure()
         case "stuck-reader":
             return await stuck_reader.measure(options.pause)
+        case "node-killed":
+            return await node_killed.measure(scale)
         case "takeover":
             return await takeover.measure(options.kills)
         case "vllm":
