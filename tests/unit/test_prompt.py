@@ -182,3 +182,25 @@ def test_what_is_too_long_is_encoded_no_further_than_the_context_reaches(
     with pytest.raises(TooLong):
         take_all(fit([*HEAD, user("a " * 600_000)], 10_000, may_drop=False))
     assert counted.chars < 2 * 10_000 + 20_000
+
+
+def test_a_system_message_is_encoded_once_and_each_of_its_forms_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    described = SystemPart("high", "2026-02-02", {"python": None})
+    several: list[SystemPart] = [described, SystemPart("high", "2026-02-02"), SystemPart("low", "2026-02-02")]
+    functions = DeveloperPart(None, {"functions": (None, [])})
+    before = [render([part, *more]) for part in several for more in ((), (functions,))]
+    assert len({*map(tuple, before)}) == len(before)
+    encoded: list[str] = []
+    encode_piece = harmony.encode_piece
+
+    def note(piece: str) -> list[int]:
+        encoded.append(piece)
+        return encode_piece(piece)
+
+    monkeypatch.setattr(harmony, "encode_piece", note)
+    assert [render([part]) for part in several] == before[::2]
+    assert encoded == []
+    assert render([SystemPart("high", "2026-02-02", {"python": "x" * 10_000})]) not in before
+    assert encoded

@@ -141,11 +141,27 @@ def render_steps(message: HarmonyMessage, conversation: Sequence[HarmonyMessage]
             has_functions = any(
                 isinstance(m, DeveloperPart) and FUNCTIONS in m.namespaces for m in conversation
             )
-            return _render_texts("system", _write_system(message, has_functions))
+            return _render_system(message, has_functions)
         case DeveloperPart():
             return _render_texts("developer", write_developer(message.instructions, message.namespaces))
         case ChatMessage():
             return _render_chat(message)
+
+
+def _render_system(part: SystemPart, has_functions: bool) -> Iterator[list[int]]:
+    descriptions = tuple(part.hosted_tools.items())
+    if sum(len(description or "") for _, description in descriptions) > PIECE_CHARS_MAX:
+        return _render_texts("system", _write_system(part, has_functions))
+    return iter([list(_encode_system(part.effort, part.date, descriptions, has_functions))])
+
+
+@lru_cache(maxsize=64)
+def _encode_system(
+    effort: str, date: str, hosted: tuple[tuple[str, str | None], ...], has_functions: bool
+) -> tuple[int, ...]:
+    """Cached, because all requests of a day have one of a few."""
+    part = SystemPart(effort, date, dict(hosted))
+    return tuple(chain.from_iterable(_render_texts("system", _write_system(part, has_functions))))
 
 
 def _render_texts(role: str, texts: Iterable[str]) -> Iterator[list[int]]:
