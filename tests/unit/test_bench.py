@@ -17,6 +17,7 @@ from bench.clock_engine import ClockEngine, Order, next_step_ms
 from bench.page import Result, Unmarked
 from bench.plots import Axis, Line
 from bench.readers import Meter, StreamReader, make_request
+from bench.step import time_steps
 from bench.usage import Usage, parts_of, read_cpu_s
 from shared.events import OutputTextDelta, frame
 from tests.engines import read_chunks
@@ -192,6 +193,11 @@ async def test_a_quiet_message_is_open_until_its_end() -> None:
     ]
     assert [chunk.finish_reason for chunk in chunks] == [None, "stop"]
     await engine.stop()
+
+
+async def test_a_step_of_the_engine_leaves_a_packed_append_for_each_sequence() -> None:
+    """`time_steps` raises if there are fewer, or if the worker refuses the answers."""
+    await asyncio.to_thread(time_steps, 3, 4, 5)
 
 
 # --- readers --------------------------------------------------------------------------------------
