@@ -26,7 +26,7 @@ from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.insisting import insist
 from shared.store.redis.subscription import Subscription
 
-_ROUND_S, _SHIFTS = 1.0, 20
+_ROUND_S, _SHIFTS = 1.0, 10
 """How often each reader is looked at, and in how many parts, so that many readers do not hold the loop."""
 _SILENT_ROUNDS_MAX = 2
 """A reader that receives nothing for this many rounds has its log checked, since messages are only hints."""
@@ -66,7 +66,7 @@ class _Reader:
     """
 
     def __init__(self, key: ResponseKey, after: int, bytes_max: int, sink: LiveSink | None) -> None:
-        self.key = key
+        self.key, self.name = key, str(key)
         self.following = after + 1
         """The number of the next event; earlier ones are sent or being sent, in order."""
         self._silent_rounds = 0
@@ -238,7 +238,7 @@ class Hub:
 
     async def _check_logs(self, pipe: ScriptPipe, readers: list[_Reader]) -> None:
         """Wakes those whose logs hold something new."""
-        known = [(reader.key, reader.following) for reader in readers]
+        known = [(reader.name, reader.following) for reader in readers]
         for place in await event_log.find_grown(pipe, known):
             readers[place].forget()
 

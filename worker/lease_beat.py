@@ -12,7 +12,7 @@ from shared.race import race
 from shared.rota import Rota
 from shared.settings import Settings
 from shared.store.owning.lease import Lease, Loss, Renewal, renew_all
-from shared.store.redis.client import RedisClient
+from shared.store.redis.client import RedisClient, ScriptPipe
 from shared.store.redis.connections import REDIS_AWAY
 
 _log = logging.getLogger(__name__)
@@ -77,23 +77,26 @@ class LeaseBeat:
             durability=self._settings.durable_writes,
             replicas=self._settings.durable_replicas,
         )
-        await race(self._renew_for_ever(redis), self._ended.wait())
+        pipe = redis.open_pipe()
+        await race(self._renew_for_ever(pipe), self._ended.wait())
+        await pipe.close()
         await redis.close()
 
-    async def _renew_for_ever(self, redis: RedisClient) -> None:
+    async def _renew_for_ever(self, pipe: ScriptPipe) -> None:
         while True:
             await self._rota.wait()
-            while not await self._renew(redis):  # noqa: ASYNC110  Redis sets no event
+            while not await self._renew(pipe):
+                await pipe.close()  # the next connection looks for the primary
                 await asyncio.sleep(_RETRY_S)
 
-    async def _renew(self, redis: RedisClient) -> bool:
+    async def _renew(self, pipe: ScriptPipe) -> bool:
         """Renews the leases that are due and reports the lost ones; returns False if Redis did not answer."""
         with self._lock:
             due = self._rota.due()
         if not due:
             return True
         try:
-            losses = await renew_all(redis, due)
+            losses = await renew_all(pipe, due)
         except REDIS_AWAY as away:
             _log.warning("leases: Redis is unavailable (%s)", away)
             return False

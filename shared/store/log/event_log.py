@@ -116,9 +116,12 @@ async def pages(
         yield page
 
 
-async def find_grown(pipe: ScriptPipe, read: Sequence[tuple[ResponseKey, int]]) -> list[int]:
-    """Returns the indexes of those logs that are no longer open or have more entries than this."""
-    known = [part for key, entries in read for part in (str(key), entries)]
+async def find_grown(pipe: ScriptPipe, read: Sequence[tuple[str, int]]) -> list[int]:
+    """Returns the indexes of those logs that are no longer open or have more entries than this.
+
+    `read`: the names of responses (`str(key)`), and how many entries are known.
+    """
+    known = [part for each in read for part in each]
     places: list[int] = await pipe.run(
         _LOOK(*known, state_pattern=keys.STATE_PATTERN, log_pattern=keys.LOG_PATTERN)
     )

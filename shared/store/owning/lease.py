@@ -15,7 +15,7 @@ from shared.record_format import RECORD_FORMAT
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.redis.client import RedisClient
+from shared.store.redis.client import RedisClient, ScriptPipe
 from shared.store.redis.joint_scripts import JointCall, JointScript
 from shared.store.redis.scripts import LuaScript
 
@@ -172,7 +172,7 @@ class Renewal:
         return cls(lease, _renew(settings, lease, lease_ttl_s=settings.lease_ttl_s))
 
 
-async def renew_all(redis: RedisClient, renewals: Sequence[Renewal]) -> list[tuple[Lease, Loss]]:
+async def renew_all(redis: RedisClient | ScriptPipe, renewals: Sequence[Renewal]) -> list[tuple[Lease, Loss]]:
     """Renews leases in one round trip; returns those to be given up, and why. Raises REDIS_AWAY."""
     losses: list[tuple[Lease, Loss]] = []
     replies = await redis.run_many([renewal.call for renewal in renewals])

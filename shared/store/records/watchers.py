@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 READER_TTL_S = keys.PRESENCE_TTL_S
 """A reader that has not been announced for this long is gone, as if its node had died."""
-_ROUND_S, _SHIFTS = READER_TTL_S / 3, 20
+_ROUND_S, _SHIFTS = READER_TTL_S / 3, 10
 """How often each reader is announced, and in how many parts, so that many readers do not hold the loop."""
 _ANNOUNCED_MAX = 100
 """The number of readers announced by one script, which limits how long it occupies Redis."""
@@ -41,7 +41,8 @@ class Watchers:
         """`on_last_left` is called when a response's last reader on any node has left."""
         self._redis = redis
         self._on_last_left = on_last_left
-        self._present: dict[str, ResponseKey] = {}
+        self._present: dict[str, str] = {}
+        """Reader -> the name of its response, as `announce.lua` takes it."""
         self._rota: Rota[str] = Rota(_ROUND_S, _SHIFTS, _ANNOUNCED_MAX)
         """The same readers, by when they are announced again."""
         self._arriving: Together[str, None] = Together(self._announce_arrivals, _ANNOUNCED_MAX)
@@ -81,8 +82,11 @@ class Watchers:
         return [None] * len(names)
 
     def _announcement(self, names: Sequence[str]) -> ScriptCall:
-        present = [(self._present[reader], reader) for reader in names if reader in self._present]
-        announced = [part for key, reader in present for part in (str(key), reader)]
+        announced: list[str] = []
+        for reader in names:
+            response = self._present.get(reader)
+            if response is not None:
+                announced += (response, reader)
         return _ANNOUNCE(
             *announced,
             readers_pattern=keys.READERS_PATTERN,
@@ -97,7 +101,7 @@ class Watchers:
         `announced`: the name of one that was announced when the response was created.
         """
         reader = announced or name_reader()
-        self._present[reader] = key
+        self._present[reader] = str(key)
         self._rota.add(reader)
         try:
             if not announced:
