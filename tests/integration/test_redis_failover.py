@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,7 +41,10 @@ def read_through(cluster: RunningCluster, strike: Callable[[], None]) -> list[Fr
     """Returns a stream's frames, and strikes in the middle of it."""
     body, is_struck = b"", False
     url = f"{cluster.urls[0]}/v1/responses"
-    with httpx.stream("POST", url, json=SLOWLY, timeout=PATIENCE_S) as stream:
+    with httpx.Client(timeout=PATIENCE_S) as client, client.stream("POST", url, json=SLOWLY) as stream:
+        if stream.status_code == 503:  # Redis did not answer in time, on a loaded machine
+            time.sleep(int(stream.headers["retry-after"]))
+            return read_through(cluster, strike)
         for chunk in stream.iter_bytes():
             body += chunk
             if not is_struck and body.count(b"output_text.delta") > 20:

@@ -8,6 +8,7 @@ import pytest_asyncio
 
 from shared.settings import Settings
 from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.subscription import Subscription
 from tests.patience import PATIENCE_S, until
 
@@ -105,3 +106,16 @@ async def test_a_fault_of_the_hearer_ends_the_listening_and_is_not_taken_for_an_
     async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(RuntimeError, match="a fault of ours"):
             await listening
+
+
+async def test_a_connection_that_is_being_closed_is_not_taken_over(settings: Settings) -> None:
+    """Whoever closes it would wait for an end of which redis-py's streams are no longer notified."""
+    listener = RedisClient.connect_listener(settings.redis_url)
+    raw = await listener.raw.connection_pool.get_connection()
+    closing = asyncio.create_task(raw.disconnect())
+    await asyncio.sleep(0)
+    for _ in range(2):
+        with pytest.raises(REDIS_AWAY, match="is closed"):
+            raw.hand_over(asyncio.Protocol())
+        await closing
+    await listener.close()

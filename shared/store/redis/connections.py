@@ -114,8 +114,12 @@ class _Guarded(AbstractConnection):
             raise _ConnectionError("the client is closed")
 
     def hand_over(self, protocol: asyncio.Protocol) -> asyncio.WriteTransport:
-        """Gives the transport to a protocol; `disconnect` still has to be called."""
-        assert self._writer is not None
+        """Gives the transport to a protocol; `disconnect` still has to be called.
+
+        Raises redis-py's ConnectionError if it is being closed: who waits for its end would never hear of it.
+        """
+        if self._writer is None or self._writer.is_closing():
+            raise _ConnectionError("the connection is closed")
         self._writer.transport.set_protocol(protocol)
         self._is_handed_over = True
         return self._writer.transport
@@ -245,14 +249,16 @@ class SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, _Pool):
             self._refreshed_at_s, self._refreshing = _now_s(), None
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
+        # A copy: whoever still looks for the primary moves the Sentinel that answered to the front.
+        sentinels = list(self.sentinel_manager.sentinels) if inuse_connections else []
+        for sentinel in sentinels:
+            _end(sentinel.connection_pool)
         await super().disconnect(inuse_connections)
-        if inuse_connections:
-            if self._refreshing is not None:
-                self._refreshing.cancel()
-                await asyncio.wait([self._refreshing])
-            for sentinel in self.sentinel_manager.sentinels:
-                _end(sentinel.connection_pool)
-                await sentinel.aclose()
+        if inuse_connections and self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.wait([self._refreshing])
+        for sentinel in sentinels:
+            await sentinel.aclose()
 
 
 def make_pool(

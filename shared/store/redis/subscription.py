@@ -197,9 +197,12 @@ class Subscription:
     async def _open(self) -> None:
         self._has_missed |= self._tries > 0
         await self._drop()
-        self._connection = _Connection(
-            await self._client.raw.connection_pool.get_connection(), self._on_message
-        )
+        raw = await self._client.raw.connection_pool.get_connection()
+        try:
+            self._connection = _Connection(raw, self._on_message)
+        except REDIS_AWAY:
+            await self._client.raw.connection_pool.release(raw)
+            raise
         await self._connection.subscribe(tuple(self._channels))
 
     async def close(self) -> None:
