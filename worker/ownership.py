@@ -291,6 +291,8 @@ class Ownership:
     async def drain(self) -> None:
         """Takes nothing more and hands over the running responses, so that other workers continue at once."""
         self._is_draining = True
+        if self._taking:
+            await self._claimant.hush()
         while self._taking:  # a claim may find what has to be acquired again
             await asyncio.gather(*self._taking, return_exceptions=True)
         tasks = dict(self._tasks)

@@ -114,6 +114,8 @@ class Room:
     bytes_left: int
     rings_on: bool
     """If everything left is too large for this taker, another one is woken."""
+    wait_s: float = 0.0
+    """How long a token of the doorbell is waited for; jobs are taken in any case."""
     scan_max: int = _SCANNED_MAX
     large_bytes: int = LARGE_BYTES
     lock_ms: int = int(_IN_PROGRESS_S * 1000)
@@ -163,7 +165,7 @@ class _DoorbellWorker(Worker):
         handlers: Mapping[str, Handler],
         room: Callable[[], int],
         bytes_room: BytesRoom | None,
-        take: Take | None,
+        claim: Take | None,
         pool: ArqRedis,
         bell: ArqRedis,
     ) -> None:
@@ -193,7 +195,7 @@ class _DoorbellWorker(Worker):
         """The bytes that were left at the last check."""
         self._bell = bell
         self._doorbell = keys.doorbell(queue)
-        self._take = take or self._lock_jobs
+        self._claim = claim
         self._is_new = True
         """It has not looked at the queue yet, where a connection that broke may have left something."""
 
@@ -232,9 +234,8 @@ class _DoorbellWorker(Worker):
         """Replaces arq's own, which takes one job after the other, with four round trips each."""
         if self._jobs_left() <= 0:
             await asyncio.sleep(0.02)
-        elif self._is_new or await self._wait_for_work():
-            self._is_new = False
-            await self._take_jobs(self._jobs_left())
+        else:
+            await self._look()
         for job_id, task in list(self.tasks.items()):
             if task.done():
                 del self.tasks[job_id]
@@ -247,22 +248,31 @@ class _DoorbellWorker(Worker):
     def _bytes_left(self) -> int:
         return self._bytes_room.left() - sum(self._starting.values())
 
+    async def _look(self) -> None:
+        """Waits for a token, or for room, and takes jobs."""
+        is_new, self._is_new = self._is_new, False
+        if self._claim is not None and not (is_new or self._is_crowded):
+            await self._take_jobs(self._claim, wait_s=_DOORBELL_WAIT_S)
+        elif is_new or await self._wait_for_work():
+            await self._take_jobs(self._claim or self._lock_jobs)
+
     async def _wait_for_work(self) -> bool:
         """Waits for a token, or for room; returns False if there still is no room for a waiting large job."""
         wait_s = _CROWDED_WAIT_S if self._is_crowded else _DOORBELL_WAIT_S
         token = await RedisClient(self._bell).command("BLPOP", self._doorbell, wait_s)
         return token is not None or not self._is_crowded or self._bytes_left() > self._bytes_then
 
-    async def _take_jobs(self, jobs_left: int) -> None:
+    async def _take_jobs(self, take: Take, *, wait_s: float = 0.0) -> None:
         """Takes waiting jobs, up to the room left and a fair share among the queue's processes."""
         self._bytes_then = self._bytes_left()
         room = Room(
-            min(max(jobs_left, 0), _TAKEN_MAX),
+            min(max(self._jobs_left(), 0), _TAKEN_MAX),
             self._bytes_room.bytes_max,
             self._bytes_then,
             rings_on=not self._is_crowded,
+            wait_s=wait_s,
         )
-        taken = await self._take(room)
+        taken = await take(room)
         for job in taken.jobs:
             name = job.id.decode()
             if name in self.tasks and not self.tasks[name].done():
@@ -271,9 +281,8 @@ class _DoorbellWorker(Worker):
             self.tasks[name] = self.loop.create_task(self.run_job(name, job.score))
         self._is_crowded = taken.is_left
         if taken.is_left and not (taken.jobs or taken.has_begun):
-            await asyncio.sleep(
-                _CROWDED_WAIT_S
-            )  # otherwise tokens for jobs that do not fit would keep it busy
+            # Otherwise tokens for jobs that do not fit would keep it busy.
+            await asyncio.sleep(_CROWDED_WAIT_S)
 
     async def _lock_jobs(self, room: Room) -> Taken:
         is_left, *taken = await RedisClient(self._bell).run(
@@ -300,18 +309,18 @@ async def serve(
     handlers: Mapping[str, Handler],
     room: Callable[[], int],
     bytes_room: BytesRoom | None = None,
-    take: Take | None = None,
+    claim: Take | None = None,
 ) -> None:
     """Serves a queue until cancelled, across any number of Redis restarts.
 
     `room()` is called before every check; at 0, no token and no job is taken. `bytes_room`: the limit on
-    large jobs, for the queue of responses; None means no limit. `take`: takes jobs, as `claim.lua` does; None
-    means that every job is locked and goes to its handler.
+    large jobs, for the queue of responses; None means no limit. `claim`: waits for the doorbell and takes
+    jobs, as `claim.lua` does; None means that every job is locked and goes to its handler.
     """
     while True:
         # Two pools, so that a blocking command does not delay the others.
         pool, bell = (cast(ArqRedis, ArqRedis.from_pool(make_pool(redis_url))) for _ in range(2))
-        worker = _DoorbellWorker(queue, handlers, room, bytes_room, take, pool, bell)
+        worker = _DoorbellWorker(queue, handlers, room, bytes_room, claim, pool, bell)
         try:
             await worker.async_run()
         except REDIS_AWAY as away:

@@ -145,6 +145,12 @@ def granted(owner: str) -> str:
     return f"antiphon:{{queue}}:granted:{owner}"
 
 
+def hush(owner: str) -> str:
+    """List without meaning: ends a worker's wait for the doorbell; while it exists, its claims take
+    nothing."""
+    return f"antiphon:{{queue}}:hush:{owner}"
+
+
 def counts(name: str) -> str:
     """List of one element, the answer to one token count."""
     return f"antiphon:{{count/{name}}}:answer"

@@ -113,13 +113,20 @@ async def test_a_response_whose_claimant_dies_is_rung_for_and_taken_by_another(
 class Deaf:
     """Stands before a claimant's connection: the first reply is lost, or comes late."""
 
+    wait_max_s = 1.0
+
     def __init__(self, claimant: Any) -> None:
         self._pipe, claimant._pipe = claimant._pipe, self
         self.has_claimed, self.may_hear = asyncio.Event(), asyncio.Event()
         self.is_lost = True
 
     async def run(self, call: Any) -> Any:
-        reply = await self._pipe.run(call)
+        return await self._hear(await self._pipe.run(call))
+
+    async def run_after(self, command: Any, call: Any) -> Any:
+        return await self._hear(await self._pipe.run_after(command, call))
+
+    async def _hear(self, reply: Any) -> Any:
         if reply[3] and not self.has_claimed.is_set():
             self.has_claimed.set()
             if self.is_lost:
@@ -162,6 +169,29 @@ async def test_a_worker_stopped_while_it_claims_hands_over_what_it_got(
         await accept(redis, settings)
         assert not (await worker.ownership.claim(ROOM)).has_begun, "it takes nothing more"
     assert await field(redis, key, "deaths") == b"0"
+
+
+async def test_a_worker_that_stops_while_it_waits_for_the_doorbell_takes_nothing_and_is_not_waited_for(
+    redis: RedisClient, settings: Settings
+) -> None:
+    async with working(redis, settings) as worker:
+        waiting = asyncio.create_task(
+            worker.ownership.claim(Room(64, 2**20, 2**20, rings_on=False, wait_s=50))
+        )
+        await until(lambda: is_blocked(redis))
+        waiting.cancel()
+        async with asyncio.timeout(40):  # less than it would have waited
+            await worker.ownership.drain()
+        key = await accept(redis, settings)
+        assert isinstance(await lease.acquire(redis, settings, key, "next"), Acquired)
+    claimant = Claimant(redis, settings, worker.ownership.owner)
+    await accept(redis, settings)
+    assert (await claimant.claim(ROOM)).begun == [], "not even by a claim that was already on its way"
+    await claimant.close()
+
+
+async def is_blocked(redis: RedisClient) -> bool:
+    return int((await redis.command("INFO", "clients"))["blocked_clients"]) > 0
 
 
 @pytest.mark.parametrize("is_running", [True, False])

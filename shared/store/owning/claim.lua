@@ -4,14 +4,19 @@
 -- that need an owner of a later version, or whose record is large and is read by itself.
 -- `granted` names the responses whose leases the last run gave to this owner. If its reply was lost (`has_heard`: '0'),
 -- nobody renews them, and their owner has to acquire them again.
+-- `hush`: exists once the owner takes nothing more.
 -- USES redis/clock queue taking owning/granting
--- KEYS queue doorbell takers active granted
--- ARGV count_max# lock_ms scan_max# bytes_max# bytes_left# large_bytes# state_pattern rings_on
---      log_pattern owner lease_ttl_ms# known_format# has_heard granted_ttl_ms
+-- KEYS queue doorbell takers active granted hush
+-- ARGV lock_ms scan_max# bytes_max# large_bytes# state_pattern log_pattern owner lease_ttl_ms# known_format#
+--      granted_ttl_ms count_max# bytes_left# rings_on has_heard
 -- -> {is_left_for_bytes, {unheard_member, …}, {job_id, score, bytes, …},
 --     {member, fencing_token, next_sequence_number, deaths, format, request, …}}
 local unheard = {}
 if has_heard == '1' then redis.call('DEL', granted) else unheard = redis.call('SMEMBERS', granted) end
+if redis.call('EXISTS', hush) == 1 then  -- it stops; a token that has woken it is for another taker
+  after_taking(queue, doorbell, 0, true)
+  return {0, unheard, {}, {}}
+end
 local now = now_ms()
 
 -- Returns what the first owner begins with, or nil for any other job.

@@ -13,9 +13,12 @@ from shared.store.job_queue import Job, Room, Taken
 from shared.store.keys import ResponseKey
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
-from shared.store.redis.scripts import LuaScript
+from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.scripts import BoundScript, LuaScript
 
 _CLAIM = LuaScript("owning/claim")
+_HUSH_MS = 60_000
+"""Longer than a claim can be under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,38 +34,30 @@ class Claimant:
     """Claims for one worker, over a connection of its own; one claim at a time."""
 
     def __init__(self, redis: RedisClient, settings: Settings, owner: str) -> None:
+        self._redis = redis
         self._pipe = redis.open_pipe()
         self._settings = settings
         self._owner = owner
         self._has_heard = True
         """The reply to the last claim has arrived."""
+        self._rules: tuple[int, ...] = ()
+        self._bound: BoundScript
 
     async def claim(self, room: Room) -> Claimed:
-        """Raises REDIS_AWAY; what was granted nevertheless is among the next claim's `unheard`."""
+        """Claims at once, or as soon as the doorbell rings or `room.wait_s` is over: the script follows the
+        wait in the same write.
+
+        Raises REDIS_AWAY; what was granted nevertheless is among the next claim's `unheard`.
+        """
         has_heard, self._has_heard = self._has_heard, False
-        is_left, unheard, taken, begun = await self._pipe.run(
-            _CLAIM(
-                queue=keys.RESPONSES_QUEUE,
-                doorbell=keys.doorbell(keys.RESPONSES_QUEUE),
-                takers=keys.takers(keys.RESPONSES_QUEUE),
-                active=keys.ACTIVE,
-                granted=keys.granted(self._owner),
-                count_max=room.count_max,
-                lock_ms=room.lock_ms,
-                scan_max=room.scan_max,
-                bytes_max=room.bytes_max,
-                bytes_left=room.bytes_left,
-                large_bytes=room.large_bytes,
-                state_pattern=keys.STATE_PATTERN,
-                rings_on=int(room.rings_on),
-                log_pattern=keys.LOG_PATTERN,
-                owner=self._owner,
-                lease_ttl_ms=int(self._settings.lease_ttl_s * 1000),
-                known_format=RECORD_FORMAT,
-                has_heard=int(has_heard),
-                granted_ttl_ms=int(2 * self._settings.redis_outage_max_s * 1000),
-            )
-        )
+        call = self._bind(room)(room.count_max, room.bytes_left, int(room.rings_on), int(has_heard))
+        if room.wait_s:
+            wait_s = min(room.wait_s, self._pipe.wait_max_s)
+            doorbell = keys.doorbell(keys.RESPONSES_QUEUE)
+            reply = await self._pipe.run_after(("BLPOP", doorbell, keys.hush(self._owner), wait_s), call)
+        else:
+            reply = await self._pipe.run(call)
+        is_left, unheard, taken, begun = reply
         self._has_heard = True
         return Claimed(
             [self._read_grant(*begun[place : place + 6]) for place in range(0, len(begun), 6)],
@@ -70,11 +65,47 @@ class Claimant:
             Taken(Job.read(taken), has_begun=bool(begun), is_left=bool(is_left)),
         )
 
+    def _bind(self, room: Room) -> BoundScript:
+        """Returns the script with everything that is the same for all claims."""
+        rules = room.lock_ms, room.scan_max, room.bytes_max, room.large_bytes
+        if rules != self._rules:
+            self._rules, self._bound = (
+                rules,
+                _CLAIM.bind(
+                    queue=keys.RESPONSES_QUEUE,
+                    doorbell=keys.doorbell(keys.RESPONSES_QUEUE),
+                    takers=keys.takers(keys.RESPONSES_QUEUE),
+                    active=keys.ACTIVE,
+                    granted=keys.granted(self._owner),
+                    hush=keys.hush(self._owner),
+                    lock_ms=room.lock_ms,
+                    scan_max=room.scan_max,
+                    bytes_max=room.bytes_max,
+                    large_bytes=room.large_bytes,
+                    state_pattern=keys.STATE_PATTERN,
+                    log_pattern=keys.LOG_PATTERN,
+                    owner=self._owner,
+                    lease_ttl_ms=int(self._settings.lease_ttl_s * 1000),
+                    known_format=RECORD_FORMAT,
+                    granted_ttl_ms=int(2 * self._settings.redis_outage_max_s * 1000),
+                ),
+            )
+        return self._bound
+
     def _read_grant(
         self, member: bytes, token: int, entries: int, deaths: int, record_format: int, request: bytes
     ) -> Acquired:
         held = Lease(ResponseKey.parse(member.decode()), self._owner, token)
         return Acquired(held, entries, deaths, record_format, record_bytes=len(request), request=request)
+
+    async def hush(self) -> None:
+        """Ends a wait for the doorbell. Nothing more is claimed then, and the claim that is under way answers
+        at once, with what it has got before."""
+        key = keys.hush(self._owner)
+        try:
+            await self._redis.transaction(("RPUSH", key, 1, 1), ("PEXPIRE", key, _HUSH_MS))
+        except REDIS_AWAY:
+            pass  # the claim fails by itself
 
     async def close(self) -> None:
         await self._pipe.close()

@@ -26,7 +26,7 @@ from shared.store.redis.connections import (
 )
 from shared.store.redis.joint_scripts import Gathered, JointCall, StoreCall
 from shared.store.redis.pipe import Pipe
-from shared.store.redis.scripts import Argument, Command
+from shared.store.redis.scripts import Argument, Command, ScriptCall
 
 Send = Callable[[Sequence[Command]], Awaitable[tuple[list[Any], Address]]]
 """Sends commands over one connection; returns their replies, errors included, and the server."""
@@ -216,6 +216,16 @@ class ScriptPipe:
     async def run(self, call: StoreCall) -> Any:
         """As `RedisClient.run`, within the same restriction."""
         return _only(await self.run_many([call]))
+
+    async def run_after(self, command: Command, call: ScriptCall) -> Any:
+        """As `run`, but at once when a command before it has ended, which may be one that blocks."""
+        (_, reply), _ = await self._pipe.send([command, call.command()])
+        return await self.run(call) if isinstance(reply, NoScriptError) else _only([reply])
+
+    @property
+    def wait_max_s(self) -> float:
+        """How long a command that blocks may wait."""
+        return self._pipe.wait_max_s
 
     async def close(self) -> None:
         await self._pipe.close()

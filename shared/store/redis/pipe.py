@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as _ConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError
 
 from shared.store.redis.confirmation import Address
-from shared.store.redis.connections import ReplyParser, SentinelPool, Unready, pack_command
+from shared.store.redis.connections import READ_TIMEOUT_S, ReplyParser, SentinelPool, Unready, pack_command
 from shared.store.redis.scripts import Command
 
 
@@ -27,6 +27,11 @@ class Pipe:
         self._timeout_s = timeout_s
         self._connection: Any = None
         self._wire: _Wire | None = None
+
+    @property
+    def wait_max_s(self) -> float:
+        """Half of the time in which a write must be answered."""
+        return READ_TIMEOUT_S / 2 if self._timeout_s is None else self._timeout_s / 2
 
     async def send(self, commands: Sequence[Command]) -> tuple[list[Any], Address]:
         """Sends commands in one write; returns their replies, errors included, and the server.
