@@ -120,10 +120,10 @@ class VllmEngine:
         guard = [sys.executable, str(Path(__file__).with_name("guard.py")), str(os.getpid())]
         subprocess.Popen(guard, start_new_session=True)  # noqa: ASYNC220  ends by itself, after us
         engine = await _load(lambda: _make_engine(self._args))
+        self._outputs = StepOutputs.of(engine, self._pulse.beat)  # before the first request
         await self._load_adapters(engine)
         self.context_tokens_max = engine.model_config.max_model_len
         self._grammars = GrammarPreparation(engine.collective_rpc)
-        self._outputs = StepOutputs.of(engine, self._pulse.beat)
         if self._outputs is None:
             _log.warning(
                 "this is not the tested release of vLLM: tokens take its public way, which costs more"

@@ -1,14 +1,15 @@
-"""Takes a request's outputs where vLLM's front end sorts them, within the step, and gives them to its feed.
+"""Takes a request's outputs where a step of the engine arrives, and gives them to its feed.
 
-The only module that uses names of vLLM that are not public. vLLM's own way makes two objects, sets an event
-and wakes a task for each token and sequence; here most tokens cost one call
+The only module that uses names of vLLM that are not public. vLLM's own way wakes a task for each step, and
+makes two objects, sets an event and wakes a task for each token and sequence; here most tokens cost one call
 (docs/adr/0033-a-step-is-a-function-call.md). Without one of these names `StepOutputs.of` returns None, and
 `engine.py` takes the public way. The contract test holds both ways to the same promises.
 """
 
+import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
@@ -18,6 +19,9 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from worker.engines.feed import Feed
 from worker.engines.protocol import FinishReason, TokenChunk, TokenLogprob, Unsupported
 from worker.engines.vllm.logits import REFUSAL
+
+if TYPE_CHECKING:
+    from vllm.v1.engine import EngineCoreOutputs
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
 
@@ -52,18 +56,17 @@ def _read_logprobs(token: int, places: Mapping[int, Any], top: int) -> TokenLogp
 
 
 class StepOutputs:
-    """Stands before the function that sorts a step's outputs.
+    """Takes from each step what holds nothing but token ids, and passes it to the requests' feeds at once.
 
     A request's first output, its last, those with log probabilities, and errors go vLLM's own way, which ends
-    at the request's queue: ours. Any other holds nothing but token ids, and goes to the feed at once.
+    at the request's queue: ours.
     """
 
     def __init__(self, engine: AsyncLLM, on_step: Callable[[], None]) -> None:
         """`on_step` is called whenever the engine has made something."""
         self._engine, self._on_step = engine, on_step
         self._processor = engine.output_processor
-        self._sort = engine.output_processor.process_outputs
-        engine.output_processor.process_outputs = self._sort_step
+        engine.engine_core.outputs_queue = _Steps(self._take)
         self._plain: dict[str, tuple[Feed, int]] = {}
         """vLLM's id of a request whose next outputs are token ids alone -> its feed, its cached tokens."""
 
@@ -106,26 +109,45 @@ class StepOutputs:
         else:
             self._plain.pop(internal_id, None)
 
-    def _sort_step(
-        self,
-        outputs: Sequence[Any],
-        timestamp: float | None = None,
-        statistics: Any = None,
-        weight_version: str | None = None,
-    ) -> Any:
-        """Stands for `OutputProcessor.process_outputs`. With statistics on, all go on to it."""
+    def _take(self, step: "EngineCoreOutputs", *, is_direct: bool) -> bool:
+        """Gives what is plain in a step to the feeds, if `is_direct`.
+
+        Returns True if vLLM has to sort what is left.
+        """
         self._on_step()
-        rest = outputs
-        if statistics is None:
-            rest, plain = [], self._plain
-            for output in outputs:
-                found = plain.get(output.request_id)
-                if found is None or output.finish_reason is not None:
-                    rest.append(output)
-                else:
-                    feed, cached = found
-                    feed.give(TokenChunk(tuple(output.new_token_ids), None, cached))
-        return self._sort(rest, timestamp, statistics, weight_version=weight_version)
+        if not is_direct or self._engine.log_stats:  # vLLM counts tokens itself then
+            return True
+        rest, plain = [], self._plain
+        for output in step.outputs:
+            found = plain.get(output.request_id)
+            if found is None or output.finish_reason is not None:
+                rest.append(output)
+            else:
+                feed, cached = found
+                feed.give(TokenChunk(tuple(output.new_token_ids), None, cached))
+        step.outputs = rest
+        return bool(rest) or step.scheduler_stats is not None
+
+
+class _Steps(asyncio.Queue["EngineCoreOutputs | Exception"]):
+    """Stands for the queue between the task that hears vLLM's engine and the one that sorts its outputs."""
+
+    def __init__(self, take: Callable[..., bool]) -> None:
+        super().__init__()
+        self._take = take
+        self._is_reader_idle = False
+
+    def put_nowait(self, step: "EngineCoreOutputs | Exception") -> None:
+        # What vLLM still has to sort may hold earlier tokens of a request: then nothing overtakes it.
+        is_direct = self._is_reader_idle and self.empty()
+        if isinstance(step, Exception) or self._take(step, is_direct=is_direct):
+            super().put_nowait(step)
+
+    async def get(self) -> "EngineCoreOutputs | Exception":
+        self._is_reader_idle = True
+        step = await super().get()
+        self._is_reader_idle = False
+        return step
 
 
 class _Queue:
@@ -149,18 +171,22 @@ class _Queue:
 
 
 def _has_names(engine: AsyncLLM) -> bool:
+    """Returns True if this is how the tested release names things, and nothing reads its steps yet."""
     try:
-        from vllm.v1.engine import EngineCoreOutput
+        from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
         from vllm.v1.engine.output_processor import OutputProcessor, RequestState
     except ImportError:
         return False
-    processor = getattr(engine, "output_processor", None)
-    _, *sorting = inspect.signature(OutputProcessor.process_outputs).parameters
+    processor, core = getattr(engine, "output_processor", None), getattr(engine, "engine_core", None)
     return (
         isinstance(processor, OutputProcessor)
         and isinstance(getattr(processor, "request_states", None), dict)
         and processor.stream_interval == 1  # else vLLM is told to hold outputs back
-        and sorting == ["engine_core_outputs", "engine_core_timestamp", "iteration_stats", "weight_version"]
+        and isinstance(getattr(core, "outputs_queue", None), asyncio.Queue)
+        and getattr(getattr(core, "resources", None), "output_queue_task", core) is None
+        and getattr(engine, "output_handler", core) is None
+        and isinstance(getattr(engine, "log_stats", None), bool)
         and "queue" in inspect.signature(RequestState).parameters
+        and {"outputs", "scheduler_stats"} <= set(EngineCoreOutputs.__struct_fields__)
         and {"request_id", "new_token_ids", "finish_reason"} <= set(EngineCoreOutput.__struct_fields__)
     )
