@@ -164,7 +164,9 @@ class Acceptance:
     async def _read(self, raw: bytes) -> Creation:
         birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))
         settings = self._settings
-        limits = RequestLimits(settings.items_max, settings.tools_max, settings.json_values_max)
+        limits = RequestLimits(
+            settings.items_max, settings.tools_max, settings.json_values_max, settings.refused_parameters
+        )
         models = settings.models
         return await self._offload.run(len(raw), lambda: read_create(raw, birth, models, limits))
 

@@ -48,7 +48,7 @@ _ENGINE_ARGS = "--load-format dummy --logits-processors bench.plain_text:PlainTe
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # as the worker has it
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # for which `plain_text.py` is written
 }
 _TEXT = "Say anything."
 

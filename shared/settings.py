@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     """Origins whose pages may call this node, as browsers write them: `https://app.example`."""
     models: list[str] = Field(["default"], min_length=1)
     """Model names that requests may use; `default` stands for the first."""
+    refused_parameters: list[Literal["logit_bias", "min_p"]] = []
+    """Parameters that the workers' engine, as it is configured, does not support."""
     body_bytes_max: int = Field(8 * 2**20, gt=0)
     bodies_bytes_max: int = Field(256 * 2**20, gt=0)
     """All bodies together that an API node holds, as far as they have arrived."""

@@ -1,7 +1,9 @@
 """The engines that tests run: the scripted one, and vLLM with the tiny checkpoint on the CPU."""
 
 import asyncio
+import json
 import os
+import shlex
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,14 @@ CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 CPU_ENGINE_ARGS = "--enforce-eager --distributed-executor-backend uni --max-model-len 8192"
+_SPECULATION = {
+    "method": "ngram",
+    "num_speculative_tokens": 4,
+    "prompt_lookup_min": 1,
+    "prompt_lookup_max": 3,
+}
+SPECULATION_ARGS = f"--speculative-config {shlex.quote(json.dumps(_SPECULATION))}"
+"""Drafts are what followed the last token before, or the last few, and are often wrong, which tests want."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ def make_public_vllm(folder: Path) -> Subject:
     return make_vllm_of(folder, is_public=True)
 
 
-def make_vllm_of(checkpoint: Path, *, is_public: bool = False) -> Subject:
+def make_vllm_of(checkpoint: Path, engine_args: str = "", *, is_public: bool = False) -> Subject:
     os.environ.update(CPU_ENVIRONMENT)
     from worker.engines.vllm.engine import VllmEngine, read_engine_args
 
@@ -60,7 +70,7 @@ def make_vllm_of(checkpoint: Path, *, is_public: bool = False) -> Subject:
             await super().start()
             self._outputs = None
 
-    options = read_engine_args(f"--model {checkpoint} {CPU_ENGINE_ARGS}")
+    options = read_engine_args(f"--model {checkpoint} {CPU_ENGINE_ARGS} {engine_args}")
     engine = PublicVllm(options) if is_public else VllmEngine(options)
     return Subject(engine, lambda: engine.requests_under_way)
 

@@ -5,7 +5,7 @@ written before the whole body has been checked. Source: the public OpenAI types,
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -155,11 +155,14 @@ class Creation:
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """How many items, tools and values a request may have (`shared/settings.py`)."""
+    """How many items, tools and values a request may have, and what it may not ask for
+    (`shared/settings.py`)."""
 
     items_max: int
     tools_max: int
     values_max: int
+    refused: Collection[str] = ()
+    """Parameters that the engine does not support."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +178,7 @@ def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Request
     fields = decode_object(raw, limits.values_max)
     _refuse_unknown(fields)
     body = check(CreateBody, fields)
-    _refuse_unsupported(body)
+    _refuse_unsupported(body, limits.refused)
     conversation_id = _read_conversation(body)
     _check_parent(body.previous_response_id)
     is_continuing = conversation_id is not None or body.previous_response_id is not None
@@ -267,8 +270,11 @@ def _refuse_unknown(fields: Mapping[str, Any]) -> None:
         raise unknown_parameter(name)
 
 
-def _refuse_unsupported(body: CreateBody) -> None:
+def _refuse_unsupported(body: CreateBody, refused: Collection[str]) -> None:
     """Reports what this server cannot do, instead of silently ignoring it."""
+    for name in refused:
+        if getattr(body, name):
+            raise unsupported_parameter(name, "The engine of this server is configured without it.")
     if body.prompt is not None:
         raise unsupported_parameter("prompt", "Send its text in `instructions` or `input`.")
 

@@ -1,175 +1,141 @@
-"""The logits processor by itself: rows come, move and go, and each keeps the state of its own request."""
+"""Constraints where vLLM's scheduler has grammars: each request keeps the state of its own turn."""
 
-import asyncio
 from collections.abc import Sequence
-from types import SimpleNamespace
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 pytest.importorskip("vllm")
 
+from tests.model.constrained import VOCABULARY_SIZE, Asked, Scheduling
+from tests.patience import until
+from worker.engines.protocol import Body, Call, Constraint
+from worker.harmony.tokens import CALL, CHANNEL, CONTROL_TOKENS, END, MESSAGE, RETURN, encode
+
 pytestmark = pytest.mark.filterwarnings("default")  # what vLLM and torch deprecate is theirs
 
-VOCABULARY = 201_088
+REFUSAL = CONTROL_TOKENS[-1]
+YES = Constraint(final=Body(True, '{"enum": ["yes"]}'))
+TEXT = Constraint(final=Body())
+ANALYSIS, FINAL = ([CHANNEL, *encode(name), MESSAGE] for name in ("analysis", "final"))
 
 
-@pytest.fixture
-def processor() -> Any:
-    import torch
+@pytest.fixture(scope="module")
+def grammars() -> Any:
+    from worker.engines.vllm.json_grammar import grammars_of
 
-    from worker.engines.vllm.logits import TurnConstraints
-
-    config = SimpleNamespace(model_config=SimpleNamespace(get_vocab_size=lambda: VOCABULARY))
-    return TurnConstraints(config, torch.device("cpu"), False)
+    return grammars_of(VOCABULARY_SIZE)
 
 
-def params_of(constraint: Any, turn_tokens: int = 0) -> Any:
-    from vllm import SamplingParams
-
-    from worker.engines.vllm.logits import to_extra_args
-
-    return SamplingParams(extra_args=to_extra_args(constraint, turn_tokens))
+@pytest.fixture(scope="module")
+def scheduling() -> Scheduling:
+    return Scheduling()
 
 
-def update(
-    processor: Any,
-    *,
-    added: Sequence[tuple[int, Any, list[int], list[int]]] = (),
-    removed: Sequence[int] = (),
-    moved: Sequence[tuple[int, int, Any]] = (),
+async def asked(grammars: Any, constraint: Constraint, own: Sequence[int] = ()) -> Asked:
+    request = Asked(constraint, own, grammars)
+    await until(lambda: request.may_start)
+    return request
+
+
+async def test_each_request_keeps_its_state_in_whatever_order_a_step_has_them(
+    scheduling: Scheduling, grammars: Any
 ) -> None:
-    from vllm.v1.sample.logits_processor import BatchUpdate
-
-    processor.update_state(BatchUpdate(8, removed=removed, added=added, moved=moved))
-
-
-def allowed(processor: Any, rows: int = 4) -> list[set[int] | None]:
-    """What each row may say next; None: anything at all."""
-    import torch
-
-    logits = processor.apply(torch.zeros((rows, VOCABULARY)))
-    kept = [set(torch.nonzero(row == 0).flatten().tolist()) for row in logits]
-    return [None if len(tokens) == VOCABULARY else tokens for tokens in kept]
-
-
-def tokens_of(text: str) -> list[int]:
-    from worker.harmony.tokens import CHANNEL, MESSAGE, encode
-
-    return [CHANNEL, *encode(text), MESSAGE]
-
-
-def test_a_row_follows_its_request_through_moves_swaps_and_preemption(processor: Any) -> None:
-    from vllm.v1.sample.logits_processor import MoveDirectionality
-
-    from worker.engines.protocol import Body, Constraint
-    from worker.harmony.tokens import CHANNEL, END, RETURN, encode
-
-    word = Body(True, '{"enum": ["yes"]}')
-    first, second = Constraint(final=word), Constraint(final=Body())
-    said: list[int] = []
-    update(
-        processor,
-        added=[
-            (0, params_of(first), [1, 2], said),
-            (1, params_of(None), [1], []),
-            (2, params_of(second), [1], tokens_of("analysis")),
-        ],
-    )
-    header, unconstrained, text, absent = allowed(processor)
+    free = Asked(None, (), grammars)
+    assert (free.use_structured_output, free.status) == (False, "waiting")
+    first, second = await asked(grammars, YES), await asked(grammars, TEXT, ANALYSIS)
+    header, text = scheduling.allowed(first, second)
     assert header == {CHANNEL}
-    assert unconstrained is None
-    assert absent is None
-    assert text is not None
     assert len(text) == 199_998 + 1
     assert END in text
 
-    said += tokens_of("final")
-    (opening, *_) = allowed(processor)
-    assert opening is not None
+    assert scheduling.say(first, FINAL)
+    (opening,) = scheduling.allowed(first)
     assert encode('"')[0] in opening
     assert END not in opening
-    said += [*encode('"yes"')]
-    update(processor, moved=[(0, 2, MoveDirectionality.SWAP)])
-    assert allowed(processor)[2] == {RETURN}
-    assert allowed(processor)[0] == text
-    update(processor, removed=[0], moved=[(2, 0, MoveDirectionality.UNIDIRECTIONAL)])
-    assert allowed(processor) == [{RETURN}, None, None, None]
-    update(processor, removed=[0])
-    assert allowed(processor) == [None] * 4
-    update(processor, added=[(3, params_of(first), [1, 2], list(said))])
-    assert allowed(processor)[3] == {RETURN}
+    assert scheduling.say(first, encode('"yes"'))
+    assert scheduling.allowed(second, first) == [text, {RETURN}]
+    assert scheduling.allowed(first) == [{RETURN}]
+    assert scheduling.allowed(await asked(grammars, YES, [*FINAL, *encode('"yes"')])) == [{RETURN}]
 
 
-def test_tokens_that_vllm_takes_back_are_forgotten(processor: Any) -> None:
-    from worker.engines.protocol import Body, Constraint
-    from worker.harmony.tokens import CHANNEL
+async def test_drafts_are_followed_as_far_as_they_fit_and_forgotten(
+    scheduling: Scheduling, grammars: Any
+) -> None:
+    request = await asked(grammars, YES)
+    wanted = [*FINAL, *encode('"yes"'), RETURN]
+    assert scheduling.fitting(request, [*wanted, 5, 6]) == wanted
+    assert scheduling.fitting(request, [*FINAL, 5]) == FINAL
+    assert scheduling.fitting(request, [5]) == scheduling.fitting(request, [REFUSAL]) == []
+    for drafts in (wanted, FINAL, []):
+        *rows, last = scheduling.allowed(request, drafts={request.request_id: list(drafts)})
+        assert [draft in row for draft, row in zip(drafts, rows, strict=True)] == [True] * len(drafts)
+        assert last == ({REFUSAL} if drafts is wanted else {encode('"')[0], *last} if drafts else {CHANNEL})
+    assert scheduling.allowed(request) == [{CHANNEL}]
+    assert scheduling.say(request, wanted)
 
-    said = [*tokens_of("analysis"), 5, 6]
-    update(processor, added=[(0, params_of(Constraint(final=Body())), [1], said)])
-    assert len(allowed(processor)[0] or ()) > 100_000
-    del said[:]
-    assert allowed(processor)[0] == {CHANNEL}
+
+async def test_a_turn_is_over_for_drafts_too(scheduling: Scheduling, grammars: Any) -> None:
+    request = await asked(grammars, TEXT, FINAL)
+    assert scheduling.fitting(request, [5, RETURN, 6]) == [5, RETURN]
+    first, second, third = scheduling.allowed(request, drafts={request.request_id: [5, RETURN]})
+    assert RETURN in first & second
+    assert third == {REFUSAL}, "which nobody sees: the answer ends before it"
 
 
-def test_the_turns_own_tokens_in_the_prompt_are_followed_first(processor: Any) -> None:
-    from worker.engines.protocol import Body, Constraint
-    from worker.harmony.tokens import CALL, CHANNEL, RETURN
-
-    own = [*tokens_of("final"), 5]
-    constraint = Constraint(final=Body())
-    update(processor, added=[(0, params_of(constraint, len(own)), [CHANNEL, CALL, *own], [])])
-    assert RETURN in (allowed(processor)[0] or ())
+async def test_the_turns_own_tokens_in_the_prompt_are_followed_first(
+    scheduling: Scheduling, grammars: Any
+) -> None:
+    own = [*FINAL, 5]
+    request = await asked(grammars, TEXT, own)
+    request.prompt_token_ids[: -len(own)] = [CHANNEL, CALL]
+    (allowed,) = scheduling.allowed(request)
+    assert RETURN in allowed
 
 
 @pytest.mark.parametrize("body", ['{"enum": []}', '{"$ref": "#"}'])
-def test_a_row_that_cannot_go_on_says_so_and_the_others_go_on(processor: Any, body: str) -> None:
-    from worker.engines.protocol import Body, Constraint
-    from worker.engines.vllm.logits import REFUSAL
-
-    dead_end = Constraint(final=Body(True, body))
-    update(
-        processor,
-        added=[
-            (0, params_of(dead_end), [1], tokens_of("final")),
-            (1, params_of(Constraint(final=Body())), [1], [7]),
-            (2, params_of(Constraint(final=Body())), [1], tokens_of("final")),
-        ],
-    )
+async def test_a_turn_that_cannot_go_on_says_so_and_the_others_go_on(
+    scheduling: Scheduling, grammars: Any, body: str
+) -> None:
+    dead_end = await asked(grammars, Constraint(final=Body(True, body)), FINAL)
+    misfit = await asked(grammars, TEXT, [7])
+    other = await asked(grammars, TEXT, FINAL)
     for _ in range(2):
-        first, second, third, _ = allowed(processor)
+        first, second, third = scheduling.allowed(dead_end, misfit, other)
         assert first == second == {REFUSAL}
-        assert third is not None
         assert REFUSAL not in third
+    assert "cannot" in str(dead_end.refusal)
+    assert str(misfit.refusal).startswith("The output cannot continue in a way")
 
 
-def test_what_cannot_be_read_is_refused_before_it_is_queued() -> None:
-    from vllm import SamplingParams
+class Slow:
+    """Grammars that are compiled when the test says so."""
 
-    from worker.engines.vllm.logits import TurnConstraints
+    def __init__(self) -> None:
+        self.begun: list[tuple[Body, Future[Any]]] = []
 
-    TurnConstraints.validate_params(SamplingParams())
-    with pytest.raises(ValueError, match="antiphon_turn"):
-        TurnConstraints.validate_params(SamplingParams(extra_args={"antiphon_turn": {"tokens": "many"}}))
+    def begin(self, body: Body) -> "Future[Any]":
+        self.begun.append((body, Future()))
+        return self.begun[-1][1]
 
 
-async def test_a_request_waits_until_every_process_has_its_grammars() -> None:
-    from worker.engines.protocol import Body, Constraint, Unfulfillable
-    from worker.engines.vllm.logits import GrammarPreparation
+def test_a_request_waits_until_all_its_grammars_are_there() -> None:
+    grammars = Slow()
+    bodies = [Body(True, f'{{"const": {n}}}') for n in range(2)]
+    request = Asked(Constraint((Call("f", (1,), bodies[0]),), bodies[1]), (), grammars)
+    assert request.status != "waiting"
+    assert [body for body, _ in grammars.begun] == bodies[::-1]
+    for _, compiled in grammars.begun:
+        assert not request.may_start
+        compiled.set_result(None)
+    assert request.may_start
+    assert len(grammars.begun) == 2, "what is there is not asked for again"
 
-    answers: list[list[str | None]] = [[None, None], ["compiled", None], ["compiled", "compiled"]]
-    asked: list[Any] = []
 
-    async def call(method: str, args: tuple[Any, ...]) -> list[str | None]:
-        asked.append(args)
-        return answers.pop(0)
-
-    preparation = GrammarPreparation(call)
-    constraint = Constraint(final=Body(True, "{}"))
-    await asyncio.gather(preparation.prepare(constraint))
-    assert answers == []
-    await preparation.prepare(constraint)
-    assert len(asked) == 3, "what is there is not asked for again"
-    answers.append(["compiled", "it cannot be"])
-    with pytest.raises(Unfulfillable, match="it cannot be"):
-        await preparation.prepare(Constraint(final=Body(True, "[]")))
+def test_a_request_whose_grammar_cannot_be_made_is_told_why() -> None:
+    grammars = Slow()
+    request = Asked(YES, (), grammars)
+    grammars.begun[0][1].set_exception(ValueError("it cannot be"))
+    assert request.may_start
+    assert request.refusal == "it cannot be"

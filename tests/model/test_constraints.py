@@ -50,6 +50,8 @@ class Said:
     tokens: tuple[int, ...]
     finish: str
     messages: list[tuple[str | None, str | None, str]]
+    steps: int
+    """In how many chunks it came."""
 
     @property
     def answer(self) -> tuple[str | None, str | None, str]:
@@ -60,8 +62,9 @@ class Said:
 class Model:
     """The engine, from a test that is not async."""
 
-    def __init__(self, runner: asyncio.Runner, engine: Engine) -> None:
+    def __init__(self, runner: asyncio.Runner, engine: Engine, prompt: Sequence[int] = PROMPT) -> None:
         self._runner, self._engine, self._numbers = runner, engine, count()
+        self._prompt = prompt
 
     def say(self, *turns: Sampling) -> list[Said]:
         return self.go_on(*((turn, ()) for turn in turns))
@@ -76,13 +79,14 @@ class Model:
 
     async def _one(self, turn: Sampling, said: Sequence[int]) -> Said:
         turn = replace(turn, turn_tokens=len(said))
-        tokens, finish = [*said], ""
+        tokens, finish, steps = [*said], "", 0
         async for chunk in read_chunks(
-            self._engine, [*PROMPT, *said], turn, request_id=f"r{next(self._numbers)}"
+            self._engine, [*self._prompt, *said], turn, request_id=f"r{next(self._numbers)}"
         ):
             tokens += chunk.token_ids
             finish = chunk.finish_reason or finish
-        return Said(tuple(tokens), finish, read(tokens))
+            steps += 1
+        return Said(tuple(tokens), finish, read(tokens), steps)
 
 
 def read(tokens: Sequence[int]) -> list[tuple[str | None, str | None, str]]:

@@ -1,19 +1,18 @@
 """Grammars of JSON schemas over our vocabulary, without a model: what they let through, and their cache."""
 
-import asyncio
 import json
 from collections.abc import Sequence
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from typing import Any
 
 import pytest
 
+from tests.model.constrained import VOCABULARY_SIZE, Asked
 from worker.engines.protocol import Body, Call, Constraint, Unfulfillable
-from worker.harmony.tokens import CONTROL_TOKENS, RETURN
+from worker.harmony.tokens import RETURN
 
 pytestmark = pytest.mark.filterwarnings("default")  # what vLLM and torch deprecate is theirs
 
-VOCABULARY_SIZE = CONTROL_TOKENS[-1] + 1
 STRINGS: list[dict[str, Any]] = [
     {},
     {"maxLength": 128},
@@ -87,31 +86,43 @@ def offering(bodies: Sequence[Body]) -> Constraint:
     return Constraint(tuple(Call(f"functions.f{n}", (), body) for n, body in enumerate(bodies)), None)
 
 
-async def asked_for(constraint: Constraint) -> list[dict[str, Any]]:
-    from worker.engines.vllm.logits import GrammarPreparation
+class Counting:
+    """Grammars that are compiled whenever nothing further is requested."""
 
-    asked: list[list[dict[str, Any]]] = []
+    def __init__(self) -> None:
+        self.batches: list[list[tuple[Body, Future[Any]]]] = [[]]
 
-    async def call(_method: str, args: tuple[Any, ...]) -> list[str | None]:
-        asked.append(args[0])
-        return ["compiled"]
+    def begin(self, body: Body) -> "Future[Any]":
+        compiled: Future[Any] = Future()
+        self.batches[-1].append((body, compiled))
+        return compiled
 
-    await GrammarPreparation(call).prepare(constraint)
-    assert max(map(len, asked)) <= 16
-    return [body for bodies in asked for body in bodies]
+    def compile(self) -> None:
+        batch = self.batches[-1]
+        self.batches.append([])
+        for _, compiled in batch:
+            compiled.set_result(None)
+
+
+def asked_for(constraint: Constraint) -> list[Body]:
+    grammars = Counting()
+    request = Asked(constraint, (), grammars)
+    while not request.may_start:
+        grammars.compile()
+    assert max(map(len, grammars.batches)) <= 16
+    return [body for batch in grammars.batches for body, _ in batch]
 
 
 def test_beyond_a_bound_calls_that_are_not_strict_share_any_object() -> None:
     strict = [body_of({"const": n}, is_strict=True) for n in range(10)]
     lax = [body_of({"const": n}) for n in range(2_000)]
-    asked = asyncio.run(asked_for(offering([*lax, *strict])))
+    asked = asked_for(offering([*lax, *strict]))
     assert len(asked) == 128
-    assert [body["schema"] for body in asked[:10]] == [body.schema for body in strict]
-    assert asked[-1]["schema"] is None
+    assert asked[:10] == strict
+    assert asked[-1].schema is None
 
 
 def test_more_strict_schemas_than_the_bound_are_refused() -> None:
     strict = [body_of({"const": n}, is_strict=True) for n in range(129)]
-    assert len(asyncio.run(asked_for(offering(strict[:128])))) == 128
-    with pytest.raises(Unfulfillable, match="different strict JSON schemas"):
-        asyncio.run(asked_for(offering(strict)))
+    assert len(asked_for(offering(strict[:128]))) == 128
+    assert "different strict JSON schemas" in str(Asked(offering(strict), (), Counting()).refusal)

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -193,6 +194,18 @@ def test_sampling_options_reach_the_worker_and_are_not_echoed() -> None:
 @pytest.mark.parametrize("disabled", [None, 0, -1])
 def test_a_top_k_that_disables_itself_is_none(disabled: int | None) -> None:
     assert create({"top_k": disabled}).request.sampling == SamplingOptions()
+
+
+@pytest.mark.parametrize("asked", [{"min_p": 0.05}, {"logit_bias": {"5": 1}}], ids=str)
+def test_what_the_engine_is_configured_without_is_refused_by_name(asked: dict[str, Any]) -> None:
+    limits = replace(LIMITS, refused=("min_p", "logit_bias"))
+    (name,) = asked
+    with pytest.raises(ClientError) as refused:
+        read_create(json.dumps({"input": "Hello"} | asked).encode(), BIRTH, MODELS, limits)
+    assert (refused.value.status, refused.value.code) == (400, "unsupported_parameter")
+    assert refused.value.param == name
+    for nothing in ({"min_p": 0, "logit_bias": {}}, {"min_p": None}, {"temperature": 0}):
+        read_create(json.dumps({"input": "Hello"} | nothing).encode(), BIRTH, MODELS, limits)
 
 
 def test_stream_is_off_unless_it_is_asked_for() -> None:

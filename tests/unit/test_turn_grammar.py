@@ -42,16 +42,20 @@ class Spelled:
 
     def __init__(self, end: int) -> None:
         self.wanted = [*OBJECT, end]
+        self.taken: list[int] = []
 
     def accept(self, token: int) -> bool:
         if not self.wanted or token != self.wanted[0]:
             return False
-        self.wanted.pop(0)
+        self.taken.append(self.wanted.pop(0))
         return True
 
+    def take_back(self) -> None:
+        self.wanted.insert(0, self.taken.pop())
 
-def grammar_of(constraint: Constraint, said: Sequence[int] = ()) -> TurnGrammar[Spelled]:
-    grammar = TurnGrammar(constraint, lambda _body, end: Spelled(end))
+
+def grammar_of(constraint: Constraint, said: Sequence[int] = (), undone_max: int = 0) -> TurnGrammar[Spelled]:
+    grammar = TurnGrammar(constraint, lambda _body, end: Spelled(end), undone_max)
     for token in said:
         grammar.accept(token)
     return grammar
@@ -120,6 +124,19 @@ def test_catching_up_from_any_cut_gives_the_same_state(constraint: Constraint, d
 
 
 @given(constraints, st.data())
+def test_tokens_that_are_taken_back_leave_no_trace(constraint: Constraint, data: st.DataObject) -> None:
+    said = walk(constraint, data)
+    tried = data.draw(st.integers(0, len(said)))
+    grammar = grammar_of(constraint, said, undone_max=tried)
+    grammar.take_back(tried)
+    kept = said[: len(said) - tried]
+    assert state(grammar) == state(grammar_of(constraint, kept))
+    for token in said[len(kept) :]:
+        grammar.accept(token)
+    assert state(grammar) == state(grammar_of(constraint, said))
+
+
+@given(constraints, st.data())
 def test_a_turn_never_runs_dry_before_its_end(constraint: Constraint, data: st.DataObject) -> None:
     said = walk(constraint, data)
     if not choices(grammar_of(constraint, said)):
@@ -140,8 +157,10 @@ def test_what_is_not_allowed_is_refused(constraint: Constraint, token: int, data
     if is_allowed:
         grammar.accept(token)
     else:
+        before = state(grammar)
         with pytest.raises(OutOfGrammar, match=f"token {token}"):
             grammar.accept(token)
+        assert state(grammar) == before
 
 
 def test_reasoning_is_ended_when_its_tokens_are_spent_and_may_not_begin_again() -> None:

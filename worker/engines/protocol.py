@@ -78,7 +78,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural logarithms of the model's own distribution, before temperature and constraint."""
+    """Natural logarithms of the distribution of what the constraint allows, before temperature."""
 
     logprob: float
     top: tuple[tuple[int, float], ...] = ()

@@ -17,8 +17,6 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-# Our logits processor needs vLLM's first model runner (docs/adr/0012-constraints-of-our-own.md).
-os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 import yaml  # type: ignore[import-untyped]
@@ -36,21 +34,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from worker.engines.feed import Feed
-from worker.engines.protocol import (
-    EngineDead,
-    EngineUnavailable,
-    Sampling,
-    Sink,
-    Unfulfillable,
-    Unsupported,
-)
-from worker.engines.vllm.logits import (
-    PROCESSOR,
-    REFUSAL,
-    WORKER_EXTENSION,
-    GrammarPreparation,
-    to_extra_args,
-)
+from worker.engines.protocol import EngineDead, EngineUnavailable, Sampling, Sink, Unsupported
+from worker.engines.vllm.constraints import REFUSAL, scheduler_name, to_extra_args
 from worker.engines.vllm.outputs import StepOutputs, read_output
 from worker.engines.vllm.pulse import Pulse
 
@@ -97,18 +82,15 @@ class VllmEngine:
             raise EngineUnavailable(f"engine_args: {error}") from error
         if options.lora_modules and not args.enable_lora:
             raise EngineUnavailable("engine_args: --lora-modules needs --enable-lora")
-        if args.worker_extension_cls:
-            raise EngineUnavailable("engine_args: --worker-extension-cls is reserved for compiling grammars")
+        if args.scheduler_cls:
+            raise EngineUnavailable("engine_args: --scheduler-cls is reserved for constraints")
         args.skip_tokenizer_init = True
-        args.logits_processors = [*(args.logits_processors or ()), PROCESSOR]
-        args.worker_extension_cls = WORKER_EXTENSION
         self._args = args
         self._adapters = {
             module.name: LoRARequest(module.name, number, module.path, module.base_model_name)
             for number, module in enumerate(options.lora_modules, 1)
         }
         self._engine: AsyncLLM | None = None
-        self._grammars: GrammarPreparation | None = None
         self._outputs: StepOutputs | None = None
         """None: outputs come by vLLM's public way."""
         self._under_way: set[str] = set()
@@ -123,7 +105,6 @@ class VllmEngine:
         self._outputs = StepOutputs.of(engine, self._pulse.beat)  # before the first request
         await self._load_adapters(engine)
         self.context_tokens_max = engine.model_config.max_model_len
-        self._grammars = GrammarPreparation(engine.collective_rpc)
         if self._outputs is None:
             _log.warning(
                 "this is not the tested release of vLLM: tokens take its public way, which costs more"
@@ -153,16 +134,14 @@ class VllmEngine:
         model: str = "default",
     ) -> None:
         """See `Engine.generate`. Raises ValueError for a `request_id` in use."""
-        engine, grammars = self._engine, self._grammars
-        if engine is None or grammars is None:
+        engine = self._engine
+        if engine is None:
             raise EngineDead("vLLM is not running")
         if request_id in self._under_way:
             raise ValueError(f"request_id {request_id!r} is in use")
         params = _make_params(sampling)
         self._under_way.add(request_id)
         try:
-            if sampling.constraint is not None:
-                await grammars.prepare(sampling.constraint)
             self._pulse.begin(request_id)
             adapter, tokens = self._adapters.get(model), tokens_input(list(prompt))
             if self._outputs is None:
@@ -179,7 +158,7 @@ class VllmEngine:
                 )
         except EngineDeadError as dead:
             raise EngineDead("vLLM has died") from dead
-        except (Unfulfillable, VLLMClientError) as refusal:
+        except VLLMClientError as refusal:
             raise Unsupported(str(refusal)) from refusal
         finally:
             self._pulse.end(request_id)
@@ -256,8 +235,8 @@ def _make_engine(args: AsyncEngineArgs) -> AsyncLLM:
     kind = config.model_config.hf_config.model_type
     if kind != "gpt_oss":
         raise EngineUnavailable(f"{args.model} is a {kind} model; only gpt_oss models speak Harmony")
-    if config.speculative_config is not None:
-        raise EngineUnavailable("speculative decoding cannot be combined with constrained output")
+    scheduling = config.scheduler_config
+    scheduling.scheduler_cls = scheduler_name(is_async=bool(scheduling.async_scheduling))
     try:
         return AsyncLLM.from_vllm_config(config, disable_log_stats=args.disable_log_stats)
     except RuntimeError as error:

@@ -8,7 +8,6 @@ docs/adr/0012-constraints-of-our-own.md.
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 
@@ -43,6 +42,13 @@ class JsonMatcher:
     def accept(self, token: int) -> bool:
         return bool(self.matcher.accept_token(token))
 
+    def take_back(self) -> None:
+        self.matcher.rollback(1)
+
+    def fill(self, masks: torch.Tensor, row: int) -> None:
+        """Writes what may come next into a row of `masks` ([n, ids / 32] int32 bits)."""
+        self.matcher.fill_next_token_bitmask(masks, row)
+
 
 class JsonGrammars:
     """Compiles grammars for a vocabulary of `vocabulary_size` ids, each once, in threads of its own."""
@@ -54,7 +60,6 @@ class JsonGrammars:
             tokens, max_threads=_THREADS, cache_limit_bytes=_COMPILED_MAX_BYTES
         )
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="json-grammar")
-        self._filler = xgrammar.BatchGrammarMatcher(_THREADS)
         self._grammars: OrderedDict[Body, Compiled] = OrderedDict()
         self.begin(Body(True))
 
@@ -77,11 +82,6 @@ class JsonGrammars:
         for body in finished[:excess]:
             del self._grammars[body]
 
-    def fill(self, matchers: Sequence[JsonMatcher], masks: torch.Tensor, rows: Sequence[int]) -> None:
-        """Writes what each matcher allows next into its row of `masks` ([n, ids / 32] int32 bits)."""
-        handles = [matcher.matcher for matcher in matchers]
-        self._filler.batch_fill_next_token_bitmask(handles, masks, list(rows))
-
     def _compile(self, body: Body) -> xgrammar.CompiledGrammar:
         try:
             schema = make_enforceable(decode(body.schema or _ANY_OBJECT), is_strict=body.is_strict)
@@ -99,11 +99,6 @@ class JsonGrammars:
 def grammars_of(vocabulary_size: int) -> JsonGrammars:
     """Returns this process's grammars, shared by all its callers."""
     return JsonGrammars(vocabulary_size)
-
-
-def apply_masks(logits: torch.Tensor, masks: torch.Tensor, rows: Sequence[int]) -> None:
-    """Forbids in place what the masks do not allow, in these rows; both tensors are on the same device."""
-    xgrammar.apply_token_bitmask_inplace(logits, masks, indices=list(rows))
 
 
 def _reason_in(error: Exception) -> str:

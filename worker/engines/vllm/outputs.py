@@ -18,7 +18,6 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from worker.engines.feed import Feed
 from worker.engines.protocol import FinishReason, TokenChunk, TokenLogprob, Unsupported
-from worker.engines.vllm.logits import REFUSAL
 
 if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreOutputs
@@ -27,13 +26,13 @@ _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length
 
 
 def read_output(output: RequestOutput, top_logprobs: int | None) -> TokenChunk:
-    """Returns an output of vLLM as a chunk. Raises Unsupported if the constraint can be met in no way."""
+    """Returns an output of vLLM as a chunk. Raises Unsupported if the constraint cannot be met."""
     (completion,) = output.outputs
-    if completion.stop_reason == REFUSAL:
-        raise Unsupported("The output cannot continue in a way that the response's format or tools allow.")
     finish = completion.finish_reason
     if finish is not None and finish not in _FINISH_REASONS:
         raise RuntimeError(f"vLLM ended the request with {finish!r}")
+    if isinstance(completion.stop_reason, str):  # a sentence of `constraints.py`
+        raise Unsupported(completion.stop_reason)
     logprobs: tuple[TokenLogprob, ...] = ()
     if top_logprobs is not None:
         pairs = zip(completion.token_ids, completion.logprobs or (), strict=True)

@@ -4,6 +4,7 @@ Pure: its state is a fold of the turn's tokens. Owns headers, bodies and their e
 text continues (`json_grammar.py`), the engine how logits are masked.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -17,6 +18,9 @@ class Matcher(Protocol):
 
     def accept(self, token: int) -> bool:
         """Advances by one token; returns False, changing nothing, if the text cannot continue with it."""
+
+    def take_back(self) -> None:
+        """Undoes the last token."""
 
 
 M = TypeVar("M", bound=Matcher)
@@ -63,10 +67,13 @@ _FREE = Body()
 class TurnGrammar(Generic[M]):
     """Tracks one turn from its beginning, after the prompt's `<|start|>assistant`.
 
-    `matcher_of`: returns a matcher for a JSON body that ends with a given token.
+    `matcher_of`: returns a matcher for a JSON body that ends with a given token. `undone_max`: the number of
+    tokens that can be taken back.
     """
 
-    def __init__(self, constraint: Constraint, matcher_of: Callable[[Body, int], M]) -> None:
+    def __init__(
+        self, constraint: Constraint, matcher_of: Callable[[Body, int], M], undone_max: int = 0
+    ) -> None:
         if constraint.final is None and not constraint.calls:
             raise ValueError("a constraint with neither calls nor a final message allows no turn at all")
         self._matcher_of = matcher_of
@@ -79,19 +86,31 @@ class TurnGrammar(Generic[M]):
         """The current node of the header; once its body has begun, the node with the body."""
         self._matcher: M | None = None
         self._is_over = False
+        self._past: deque[tuple[_Node, M | None, bool]] = deque(maxlen=undone_max)
+        """Node, matcher and end before each of the last tokens."""
 
     def accept(self, token: int) -> None:
-        """Advances by one token. Raises OutOfGrammar, after which the grammar is unusable.
+        """Advances by one token. Raises OutOfGrammar, and then changes nothing.
 
         Accepts reasoning beyond the limit, since another worker may have had a higher one.
         """
         if self._is_over:
             raise self._refusal(token)
+        before = self._node, self._matcher, self._is_over
         if self._node.body is None:
             self._accept_header(token)
         else:
             self._accept_text(token, self._node.body[1])
         self._said += 1
+        self._past.append(before)
+
+    def take_back(self, count: int) -> None:
+        """Undoes the last `count` tokens, at most `undone_max`."""
+        for _ in range(count):
+            self._node, self._matcher, self._is_over = self._past.pop()
+            self._said -= 1
+            if self._matcher is not None:
+                self._matcher.take_back()
 
     def allowed(self) -> Only | FreeText | Json[M]:
         """Returns what the next token may be."""
