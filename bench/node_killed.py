@@ -172,6 +172,8 @@ class Outcome:
     refusals: list[int] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
     """How often the node that is left has asked each client to try again later, has broken its stream off."""
+    given_up: int = 0
+    """The number of quiet responses that were cancelled because their client was away for too long."""
     rss_bytes: list[int] = field(default_factory=list)
     """Of the node that is left: before, at most, afterwards."""
 
@@ -211,9 +213,10 @@ async def _kill_under(cluster: Cluster, crowd: Crowd) -> Outcome:
     outcome.stretches.append(await _watch("afterwards", pid, meter, asyncio.sleep(crowd.window_s)))
     outcome.rss_bytes.append(read_rss_bytes(pid))
     await _until(live, lambda client: client.is_over)
+    await _compare(cluster, clients)  # before they leave, since nobody continues a response without a reader
+    outcome.given_up = sum(client.is_over for client in quiet)
     for client in clients:
         client.leave()
-    await _compare(cluster, clients)
     return outcome
 
 
@@ -293,8 +296,9 @@ def _render(found: Outcome) -> str:
         f"{crowd.live} streams of 5 events/s and {crowd.quiet:,} quiet ones, whose node is killed, and whose "
         f"clients all come back at once. They are without a node for "
         f"{' / '.join(map(tables.show_number, away))} s (p50, p99, max); that node asks "
-        f"{_count(found.refusals)} to try again later, and breaks the streams of {_count(found.cuts)} off. "
-        f"Each has every event once, byte for byte as in the log. Memory of the node that is left: "
+        f"{_count(found.refusals)} to try again later, and breaks the streams of {_count(found.cuts)} off; "
+        f"{found.given_up:,} responses are given up meanwhile. Each client has every event once, byte for "
+        f"byte as in the log. Memory of the node that is left: "
         f"{before:.0f} MiB before, {most:.0f} at most, {after:.0f} afterwards."
     )
 
