@@ -32,7 +32,7 @@ TINY_MODEL := .antiphon/tiny-gpt-oss
 TINY_ARGS := --enforce-eager --distributed-executor-backend uni --max-model-len 8192
 # One thread: several would wait for each other in a loop, which takes for ever on shared cores.
 TINY_ENVIRONMENT := HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 \
-	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind
 # The model to serve: $(MODEL) if given; none if the engine's arguments name it; else one that fits this machine.
 SERVED = $(or $(MODEL),$(if $(filter --model --model=% --config --config=% %.yaml %.yml,$(ENGINE_ARGS)),,$(if \
 	$(filter cpu,$(DEVICE)),$(TINY_MODEL),openai/gpt-oss-20b)))

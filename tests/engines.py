@@ -19,6 +19,7 @@ CPU_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     # One thread: several would wait for each other in a busy loop, which takes for ever on shared cores.
     "OMP_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",  # of `ngram` drafts
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 CPU_ENGINE_ARGS = "--enforce-eager --distributed-executor-backend uni --max-model-len 8192"
