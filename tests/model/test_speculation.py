@@ -54,8 +54,16 @@ def test_an_answer_follows_its_schema_and_takes_fewer_steps_than_tokens(model: M
     for said in answers:
         assert said.answer[:2] == ("final", None)
         jsonschema.validate(json.loads(said.answer[2]), SCHEMA)
-    assert any(said.messages[0][0] == "analysis" for said in answers), "reasoning is free"
     assert sum(said.steps for said in answers) < sum(len(said.tokens) for said in answers)
+
+
+def test_reasoning_is_free_and_leads_to_the_schema(model: Model) -> None:
+    begun = [CHANNEL, *encode("analysis"), MESSAGE, *encode("So")]
+    (said,) = model.go_on((unbiased(in_format(SCHEMA)), begun))
+    assert said.messages[0][0] == "analysis"
+    assert said.messages[0][2].startswith("So")
+    assert said.answer[:2] == ("final", None)
+    jsonschema.validate(json.loads(said.answer[2]), SCHEMA)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
