@@ -82,7 +82,7 @@ class StreamReader(asyncio.Protocol):
         if meter.is_recording:
             ages, moments = meter.ages, self._moments
             for word in _WORD.findall(data, 0, end):
-                ages.append((now - moments[word]) % words.MOMENTS)
+                ages.append(words.age_of(moments[word], now))
         if not self._is_open:
             self._note_beginning(data)
         if _COMPLETED in data:

@@ -10,7 +10,6 @@ from worker.harmony.tokens import CONTROL_TOKENS, bytes_of
 MOMENTS = 32_768
 """The number of words, after which they begin again."""
 MOMENTS_PER_MS = 5
-AGE_MS_MAX = MOMENTS / MOMENTS_PER_MS
 
 
 @cache
@@ -30,9 +29,9 @@ def moment_of(time_ms: int) -> int:
     return time_ms * MOMENTS_PER_MS % MOMENTS
 
 
-def age_ms(moment: int, now: int) -> float:
-    """Returns how long before the moment `now` another one was, if less than AGE_MS_MAX."""
-    return (now - moment) % MOMENTS / MOMENTS_PER_MS
+def age_of(moment: int, now: int) -> int:
+    """Returns how long before the moment `now` another one was, in moments, if less than MOMENTS."""
+    return (now - moment) % MOMENTS
 
 
 def _is_plain(word: bytes) -> bool:

@@ -131,8 +131,8 @@ def test_each_moment_has_one_token_of_its_own_with_letters_only() -> None:
 
 
 def test_an_age_is_right_when_the_words_begin_again() -> None:
-    assert words.age_ms(words.moment_of(6_550), words.moment_of(6_550 + 12)) == 12
-    assert words.age_ms(words.MOMENTS - 1, 4) == 1
+    assert words.age_of(words.moment_of(6_550), words.moment_of(6_550 + 12)) == 12 * words.MOMENTS_PER_MS
+    assert words.age_of(words.MOMENTS - 1, 4) == 1 * words.MOMENTS_PER_MS
 
 
 def test_an_order_says_itself() -> None:
@@ -166,7 +166,8 @@ async def test_the_clock_opens_a_message_and_says_when_each_token_was_due() -> N
                 break
     assert chunks[0].token_ids[-1] == MESSAGE
     moments = [words.all_tokens().index(token) for chunk in chunks[1:] for token in chunk.token_ids]
-    after_ms = [words.age_ms(words.moment_of(begin_ms), moment) for moment in moments]
+    ages = [words.age_of(words.moment_of(begin_ms), moment) for moment in moments]
+    after_ms = [age / words.MOMENTS_PER_MS for age in ages]
     assert len(after_ms) == 3
     assert after_ms == sorted(after_ms)
     assert {(begin_ms + after) % 10 for after in after_ms} == {0}

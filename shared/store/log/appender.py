@@ -77,7 +77,7 @@ class Appender:
         for make, on_outcome in waiting:
             try:
                 batch.append((make(), on_outcome))
-            except Exception as bug:  # noqa: BLE001  in one response's writer, which is told
+            except Exception as bug:  # noqa: BLE001  in one response's writer, which is notified
                 on_outcome(bug)
         return batch
 

@@ -22,6 +22,7 @@ from shared.store.redis.connections import (
     REDIS_AWAY,
     SentinelPool,
     Unready,
+    address_of,
     make_pool,
 )
 from shared.store.redis.joint_scripts import Gathered, JointCall, StoreCall
@@ -176,8 +177,7 @@ class RedisClient:
                 connection: Any = await self.raw.connection_pool.get_connection()
                 pipe.connection = connection
                 replies = await pipe.execute(raise_on_error=False)
-            # A connection to a socket file has neither.
-            return replies, (getattr(connection, "host", ""), int(getattr(connection, "port", 0)))
+            return replies, address_of(connection)
 
     async def _check_confirmed(self, replies: list[Any], server: tuple[str, int], view: View | None) -> None:
         refusal = next((reply for reply in replies if isinstance(reply, Exception)), None)

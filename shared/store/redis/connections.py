@@ -83,6 +83,11 @@ def pack_command(command: Command) -> bytes:
     return bytes(hiredis.pack_command(words))
 
 
+def address_of(connection: Any) -> tuple[str, int]:
+    """Returns the server's host and port; a connection to a socket file has neither: ("", 0)."""
+    return getattr(connection, "host", ""), int(getattr(connection, "port", 0))
+
+
 class _Guarded(AbstractConnection):
     """Bounds the wait for a reply, drops a server that has become a replica or refuses for now, and packs in
     C. Stands before redis-py's class for the kind of address.

@@ -8,13 +8,19 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
-import hiredis
 import redis.asyncio
 from redis.exceptions import ConnectionError as _ConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError
 
 from shared.store.redis.confirmation import Address
-from shared.store.redis.connections import READ_TIMEOUT_S, ReplyParser, SentinelPool, Unready, pack_command
+from shared.store.redis.connections import (
+    READ_TIMEOUT_S,
+    SentinelPool,
+    Unready,
+    address_of,
+    make_reader,
+    pack_command,
+)
 from shared.store.redis.scripts import Command
 
 
@@ -47,7 +53,7 @@ class Pipe:
         except BaseException:
             await self.close()
             raise
-        return replies, (getattr(self._connection, "host", ""), int(getattr(self._connection, "port", 0)))
+        return replies, address_of(self._connection)
 
     async def _ready(self) -> "_Wire":
         if self._wire is not None and self._wire.is_open and self._is_current():
@@ -55,7 +61,7 @@ class Pipe:
         await self.close()
         self._connection = cast(Any, self._pool).make_connection()
         await self._connection.connect()
-        self._wire = _Wire(self._connection._writer.transport)
+        self._wire = _Wire(self._connection)
         return self._wire
 
     def _is_current(self) -> bool:
@@ -73,17 +79,15 @@ class Pipe:
 
 
 class _Wire(asyncio.Protocol):
-    """Replaces redis-py's protocol on a connection; passes the end of the connection on to it."""
+    """What a connection of redis-py's is handed over to."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._former = transport.get_protocol()
-        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ReplyParser.parse_error)
+    def __init__(self, connection: Any) -> None:
+        self._reader = make_reader()
         self._replies: list[Any] = []
         self._missing = 0
         self._answered: asyncio.Future[list[Any]] | None = None
-        self.is_open = not transport.is_closing()
-        transport.set_protocol(self)
+        self.is_open = True
+        self._transport: asyncio.WriteTransport = connection.hand_over(self)
 
     async def ask(self, data: bytes, count: int) -> list[Any]:
         """Writes the data and returns its replies. Raises redis-py's ConnectionError."""
@@ -112,7 +116,6 @@ class _Wire(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._end(str(error or "the server has closed it"))
-        self._former.connection_lost(error)
 
     def abort(self) -> None:
         self._end("it was left")
