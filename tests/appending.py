@@ -1,12 +1,22 @@
-"""Appends to logs as owners do, for tests that play an owner."""
+"""Owns responses and appends to their logs, for tests that play an owner."""
 
 from collections.abc import Sequence
 
+from shared.responses import ResponseRequest
 from shared.settings import Settings
 from shared.store.log.appender import Appender
 from shared.store.log.response_log import Closing, LogLimits, NewEntry, ResponseLog, Write, write_now
-from shared.store.owning.lease import Lease
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
+from tests.requests import accept
+
+
+async def begin(redis: RedisClient, settings: Settings, request: ResponseRequest | None = None) -> Lease:
+    """Creates a response and acquires its lease."""
+    acquired = await lease.acquire(redis, settings, await accept(redis, settings, request), "a")
+    assert isinstance(acquired, Acquired)
+    return acquired.lease
 
 
 def make_write(

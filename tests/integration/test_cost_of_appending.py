@@ -16,9 +16,10 @@ from shared.store import keys
 from shared.store.log.appender import Appender
 from shared.store.log.response_log import NewEntry, ResponseLog
 from shared.store.owning import lease
-from shared.store.owning.lease import Acquired, Lease, Renewal
+from shared.store.owning.lease import Lease, Renewal
 from shared.store.redis.client import RedisClient
 from shared.store.redis.joint_scripts import StoreCall
+from tests.appending import begin
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
 from tests.working import finish, leave_behind, working
@@ -55,11 +56,7 @@ class Engine:
 
 @pytest_asyncio.fixture
 async def engine(redis: RedisClient, settings: Settings, appender: Appender) -> AsyncIterator[Engine]:
-    leases = []
-    for _ in range(STREAMS):
-        acquired = await lease.acquire(redis, settings, await accept(redis, settings), "a")
-        assert isinstance(acquired, Acquired)
-        leases.append(acquired.lease)
+    leases = [await begin(redis, settings) for _ in range(STREAMS)]
     engine = Engine(appender, leases)
     await engine.step()  # connects, and loads the scripts
     yield engine
@@ -136,11 +133,7 @@ async def test_python_calls_few_functions_for_an_event(engine: Engine) -> None:
 async def test_a_beat_of_all_leases_is_one_script_and_prolongs_only_what_has_lost_some_of_its_time(
     redis: RedisClient, settings: Settings
 ) -> None:
-    leases = []
-    for _ in range(STREAMS):
-        acquired = await lease.acquire(redis, settings, await accept(redis, settings), "a")
-        assert isinstance(acquired, Acquired)
-        leases.append(acquired.lease)
+    leases = [await begin(redis, settings) for _ in range(STREAMS)]
     renewals = [Renewal.of(settings, held) for held in leases]
     await lease.renew_all(redis, renewals)
     before = await commands_of(redis)

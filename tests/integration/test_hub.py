@@ -24,12 +24,10 @@ from shared.store.keys import ResponseKey
 from shared.store.log import archive, archiving, event_log
 from shared.store.log.appender import Appender
 from shared.store.log.response_log import Closing, NewEntry
-from shared.store.owning import lease
-from shared.store.owning.lease import Acquired, Lease
+from shared.store.owning.lease import Lease
 from shared.store.redis.client import RedisClient
-from tests.appending import append, append_through
+from tests.appending import append, append_through, begin
 from tests.patience import PATIENCE_S
-from tests.requests import accept
 
 READERS = 20
 FAT_BYTES = 240_000
@@ -52,12 +50,6 @@ async def node(redis: RedisClient, settings: Settings) -> AsyncIterator[Hub]:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await listener.close()
-
-
-async def begin(redis: RedisClient, settings: Settings) -> Lease:
-    acquired = await lease.acquire(redis, settings, await accept(redis, settings), "a")
-    assert isinstance(acquired, Acquired)
-    return acquired.lease
 
 
 def fat_draft(number: int) -> NewEntry:

@@ -13,13 +13,11 @@ from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.appender import Appender
 from shared.store.log.response_log import Closing, NewEntry
-from shared.store.owning import lease
-from shared.store.owning.lease import Acquired, Lease
+from shared.store.owning.lease import Lease
 from shared.store.redis.client import RedisClient
-from tests.appending import append_through
+from tests.appending import append_through, begin
 from tests.nodes import Node, node
 from tests.patience import PATIENCE_S, until
-from tests.requests import accept
 from tests.streams import without_comments
 
 CLOSING = Closing("completed", b"{}", 60)
@@ -42,15 +40,9 @@ async def api(redis: RedisClient, settings: Settings) -> AsyncIterator[Node]:
         assert "Traceback" not in said
 
 
-async def hold(redis: RedisClient, settings: Settings) -> Lease:
-    acquired = await lease.acquire(redis, settings, await accept(redis, settings), "a")
-    assert isinstance(acquired, Acquired)
-    return acquired.lease
-
-
 @pytest_asyncio.fixture
 async def held(redis: RedisClient, settings: Settings) -> Lease:
-    return await hold(redis, settings)
+    return await begin(redis, settings)
 
 
 class Client:
@@ -318,7 +310,7 @@ async def test_a_connection_serves_what_follows_a_stream_also_if_it_was_asked_fo
     redis: RedisClient, appender: Appender, api: Node, settings: Settings, held: Lease
 ) -> None:
     """Three streams and what is between them, each of which is live when its turn comes."""
-    logs = [held, await hold(redis, settings), await hold(redis, settings)]
+    logs = [held, await begin(redis, settings), await begin(redis, settings)]
     client = await Client.connect(api)
     client.send(stream_of(logs[0].key))
     client.send("/health")

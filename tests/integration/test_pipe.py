@@ -14,23 +14,17 @@ from shared.store import keys
 from shared.store.log.appender import Appender
 from shared.store.log.response_log import LogLimits, NewEntry, ResponseLog
 from shared.store.owning import lease
-from shared.store.owning.lease import Acquired, Lease, LeaseLost
+from shared.store.owning.lease import Lease, LeaseLost
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
-from tests.appending import append_through
+from tests.appending import append_through, begin
 from tests.patience import PATIENCE_S
-from tests.requests import accept
 
 ENTRY = NewEntry(b"event: x\ndata: 1\n\n", (7,))
 
 
 async def own(redis: RedisClient, settings: Settings, count: int) -> list[Lease]:
-    leases = []
-    for _ in range(count):
-        acquired = await lease.acquire(redis, settings, await accept(redis, settings), "a")
-        assert isinstance(acquired, Acquired)
-        leases.append(acquired.lease)
-    return leases
+    return [await begin(redis, settings) for _ in range(count)]
 
 
 async def length_of(redis: RedisClient, held: Lease) -> int:

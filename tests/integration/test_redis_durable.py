@@ -14,11 +14,10 @@ from api.tenants import Tenants
 from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store.log.response_log import LogLimits, NewEntry, ResponseLog
-from shared.store.owning import lease
-from shared.store.owning.lease import Acquired, Lease
+from shared.store.owning.lease import Lease
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
-from tests.appending import append, make_write
+from tests.appending import append, begin, make_write
 from tests.edges import serving
 from tests.patience import PATIENCE_S
 from tests.requests import accept
@@ -61,12 +60,7 @@ def file_bytes(server: "plain_redis.Redis") -> int:
 
 
 async def own_three(client: RedisClient, settings: Settings) -> list[Lease]:
-    leases = []
-    for _ in range(3):
-        acquired = await lease.acquire(client, settings, await accept(client, settings), "a")
-        assert isinstance(acquired, Acquired)
-        leases.append(acquired.lease)
-    return leases
+    return [await begin(client, settings) for _ in range(3)]
 
 
 async def test_one_confirmation_serves_all_appends_of_a_write(

@@ -17,12 +17,10 @@ from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log.response_log import Closing, NewEntry
-from shared.store.owning import lease
-from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
-from tests.appending import append
+from tests.appending import append, begin
 from tests.patience import PATIENCE_S, until
-from tests.requests import accept, make_request
+from tests.requests import make_request
 from tests.serving import serving
 
 STREAMS, ROUNDS = 20, 50
@@ -97,14 +95,6 @@ class Client(threading.Thread):
         return self.received.count(b"event: ")
 
 
-async def begin(redis: RedisClient, settings: Settings, *, background: bool) -> Lease:
-    acquired = await lease.acquire(
-        redis, settings, await accept(redis, settings, make_request(background=background)), "a"
-    )
-    assert isinstance(acquired, Acquired)
-    return acquired.lease
-
-
 def run(work: Callable[[RedisClient], Any], settings: Settings) -> None:
     """In another thread, and so in a loop of its own."""
 
@@ -131,7 +121,7 @@ def test_an_event_is_relayed_in_a_few_calls_without_a_timer_or_a_task(
 ) -> None:
     async def relay() -> Counts:
         redis = RedisClient.connect(settings.redis_url, timeout_s=5.0)
-        held = [await begin(redis, settings, background=True) for _ in range(STREAMS)]
+        held = [await begin(redis, settings, make_request(background=True)) for _ in range(STREAMS)]
         async with serving(settings) as port:
             clients = [Client(port, each.key) for each in held]
 
@@ -182,7 +172,7 @@ def test_an_idle_stream_costs_next_to_nothing_however_many_there_are(
 
     async def stay_idle() -> tuple[Counts, int, float]:
         redis = RedisClient.connect(settings.redis_url, timeout_s=5.0)
-        held = [await begin(redis, settings, background=False) for _ in range(IDLE_STREAMS)]
+        held = [await begin(redis, settings) for _ in range(IDLE_STREAMS)]
         async with serving(settings) as port:
             clients = [Client(port, each.key) for each in held]
             await until(lambda: all(client.events == 1 for client in clients))

@@ -11,13 +11,13 @@ from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.response_log import Closing, NewEntry
 from shared.store.owning import lease
-from shared.store.owning.lease import Acquired, Lease
+from shared.store.owning.lease import Lease
 from shared.store.records import watchers
 from shared.store.records.watchers import Watchers
 from shared.store.redis.client import RedisClient
 from shared.store.redis.joint_scripts import JointScript
 from shared.store.redis.scripts import StoredScript
-from tests.appending import append
+from tests.appending import append, begin
 from tests.patience import PATIENCE_S, until
 from tests.requests import accept
 from worker import lease_beat
@@ -89,7 +89,7 @@ async def test_readers_are_announced_some_at_a_time(redis: RedisClient, settings
 async def test_logs_of_readers_that_hear_nothing_are_looked_at_some_at_a_time(
     redis: RedisClient, settings: Settings
 ) -> None:
-    held = await _acquire(redis, settings)
+    held = await begin(redis, settings)
     listener = RedisClient.connect_listener(settings.redis_url)
     node = Hub(redis, listener, settings)
     running = asyncio.create_task(node.run())
@@ -114,7 +114,7 @@ async def test_leases_are_renewed_some_at_a_time(redis: RedisClient, settings: S
     lost: list[Lease] = []
     beat = LeaseBeat(settings, lambda each, _loss: lost.append(each))
     for _ in range(LEASES):
-        beat.add(await _acquire(redis, settings))
+        beat.add(await begin(redis, settings))
     async with noting(redis, lease._RENEW) as read:
         beat.start()
         sizes = await until_all(read, LEASES)
@@ -122,9 +122,3 @@ async def test_leases_are_renewed_some_at_a_time(redis: RedisClient, settings: S
     full = lease_beat._SHIFT_SIZE
     assert sorted(sizes[:4], reverse=True) == [full] * 3 + [LEASES - 3 * full]
     assert lost == []
-
-
-async def _acquire(redis: RedisClient, settings: Settings) -> Lease:
-    acquired = await lease.acquire(redis, settings, await accept(redis, settings), "a")
-    assert isinstance(acquired, Acquired)
-    return acquired.lease
