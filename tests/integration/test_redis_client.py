@@ -172,6 +172,22 @@ async def test_who_is_cancelled_while_idle_connections_are_left_takes_nobody_wit
         await client.close()
 
 
+async def test_a_client_is_closed_although_its_server_does_not_read(tmp_path: Path) -> None:
+    """Every connection is, however long one of them takes."""
+    with Valkey(tmp_path) as valkey:
+        client = RedisClient.connect(valkey.url, timeout_s=0.2)
+        pool = client.raw.connection_pool
+        await asyncio.gather(client.command("PING"), client.command("PING"))
+        connections: list[Any] = list(pool._available_connections)
+        transports = [connection._writer.transport for connection in connections]
+        assert len(transports) == 2
+        os.kill(valkey.pid, signal.SIGSTOP)
+        transports[0].write(b"PING\r\n" * 4_000_000)
+        await client.close()
+        await until(lambda: all(each.get_extra_info("socket").fileno() == -1 for each in transports))
+        os.kill(valkey.pid, signal.SIGCONT)
+
+
 async def _subscribe_and_leave(client: RedisClient) -> None:
     subscription = Subscription(client)
     await subscription.add("news")

@@ -133,7 +133,13 @@ class _Guarded(AbstractConnection):
         # Do not wait for redis-py's streams, which are no longer notified of the transport's end.
         nowait |= self._is_handed_over
         self._is_handed_over = False
-        await super().disconnect(nowait=nowait)
+        writer = self._writer
+        try:
+            await super().disconnect(nowait=nowait)
+        except _TimeoutError:
+            # The server does not read what is left to send, or this process is too busy to hear of the end.
+            if writer is not None:
+                writer.transport.abort()
 
     def pack_command(self, *args: Any) -> list[bytes]:
         return [pack_command(args)]
