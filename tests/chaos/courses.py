@@ -17,10 +17,12 @@ _FSYNCS: tuple[Fsync, ...] = ("no", "everysec", "always")
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A run, which ends after `responses` or `seconds_max`, whichever comes first."""
+    """A run, which ends after `responses` and `strikes_min`, in any case after `seconds_max`."""
 
     seed: int
     responses: int
+    strikes_min: int = 0
+    """Calls go on until this many strikes hit, however fast the machine serves them."""
     seconds_max: float = 3600.0
     clients: int = 60
     apis: int = 3

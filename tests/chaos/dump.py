@@ -117,8 +117,9 @@ async def _read_log(client: "redis.asyncio.Redis", key: keys.ResponseKey) -> Log
         key.response_id,
         tuple(number for number, _ in entries),
         tuple(frame for _, frame in entries),
-        state[b"closed"].decode(),
-        int(state[b"attempt"]),
+        # Who writes without a right may leave a state of a few fields.
+        state.get(b"closed", b"").decode(),
+        int(state.get(b"attempt", 0)),
         int(state.get(b"deaths", 0)),
         is_archived,
         None if journal is None else frozenset(name.decode() for name in journal),

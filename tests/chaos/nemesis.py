@@ -105,6 +105,7 @@ class Nemesis:
         self, target: Target, recorder: Recorder, ways: Ways | None = None, watch: Watch | None = None
     ) -> None:
         """Without `ways` or `watch`, strikes on those miss."""
+        self.hits = 0
         self._target = target
         self._recorder = recorder
         self._ways = ways
@@ -138,6 +139,7 @@ class Nemesis:
             has_hit = pid != 0 and pid not in self._stopped and _send(pid, _SIGNALS[strike.action])
         else:
             has_hit = await self._disturb(strike, name)
+        self.hits += has_hit
         action = strike.action if has_hit else "miss"
         at_s = self._recorder.now_s()
         self._recorder.note(Struck(at_s, action, strike.role, number, pid, strike.lasting_s))

@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import json
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,12 +80,11 @@ async def _run_undisturbed(world: World) -> None:
 
 
 async def _run_disturbed(stage: Stage, world: World, course: Course, journals: dump.Journals) -> None:
-    async with _striking(stage, world, course) as striking, journals.watching(world.response_ids):
+    async with _striking(stage, world, course) as is_struck, journals.watching(world.response_ids):
         deadline_s = world.now_s() + course.seconds_max
 
         def is_over(call: int) -> bool:
-            """Completes an upgrade, and then makes some more calls."""
-            is_enough = call >= len(PLANS) + course.responses and (course.older is None or striking.done())
+            is_enough = call >= len(PLANS) + course.responses and is_struck()
             return is_enough or world.now_s() > deadline_s
 
         world.calls = itertools.takewhile(lambda call: not is_over(call), itertools.count(len(PLANS)))
@@ -96,14 +95,19 @@ async def _run_disturbed(stage: Stage, world: World, course: Course, journals: d
 
 
 @asynccontextmanager
-async def _striking(stage: Stage, world: World, course: Course) -> AsyncGenerator[asyncio.Task[None], None]:
+async def _striking(stage: Stage, world: World, course: Course) -> AsyncGenerator[Callable[[], bool], None]:
+    """Strikes meanwhile; yields what returns whether there were enough, or whether an upgrade is complete."""
+    nemesis = Nemesis(stage, world.recorder, stage.network, stage.watch)
     if course.older is not None:
-        striking = replace_all(stage.cluster, world.recorder, course.root)
+        task = asyncio.create_task(replace_all(stage.cluster, world.recorder, course.root))
     else:
-        striking = Nemesis(stage, world.recorder, stage.network, stage.watch).run(course.strikes())
-    task = asyncio.create_task(striking)
+        task = asyncio.create_task(nemesis.run(course.strikes()))
+
+    def is_struck() -> bool:
+        return task.done() if course.older is not None else nemesis.hits >= course.strikes_min
+
     try:
-        yield task
+        yield is_struck
     finally:
         if not task.done():
             task.cancel()

@@ -35,12 +35,13 @@ def drive(course: Course, folder: Path) -> Judgement:
     return asyncio.run(run(course, folder))
 
 
-SHORT = Course(seed=7, responses=50, clients=16, long_tool_s=5.0)
+SHORT = Course(seed=7, responses=50, strikes_min=3, clients=16, long_tool_s=5.0)
 
 
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_while_every_role_is_killed_stopped_drained_and_cut_off(tmp_path: Path) -> None:
-    judgement = drive(make_course("all", replace(SHORT, responses=200, clients=40)), tmp_path)
+    course = make_course("all", replace(SHORT, responses=200, strikes_min=10, clients=40))
+    judgement = drive(course, tmp_path)
     assert not judgement.violations, describe_violations(judgement)
     assert judgement.figures.ends["completed"] > 100
     assert judgement.figures.taken_over > 0
@@ -75,7 +76,7 @@ def copy_without_fences(root: Path) -> Path:
     return root
 
 
-STOPS = tuple(Strike(4.0, "stop", "worker", number, lasting_s=2.5) for number in (0, 1))
+STOPS = tuple(Strike(4.5, "stop", "worker", number, lasting_s=4.0) for number in (0, 1))
 
 
 def course_of_stops(root: Path) -> Course:
@@ -83,6 +84,7 @@ def course_of_stops(root: Path) -> Course:
     return Course(
         seed=7,
         responses=40,
+        strikes_min=3,
         clients=40,
         apis=1,
         workers=2,
