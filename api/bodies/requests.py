@@ -63,7 +63,7 @@ _Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class _ReasoningOptions(Shape):
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
 
 

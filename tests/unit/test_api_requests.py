@@ -103,6 +103,7 @@ def test_a_request_that_says_nothing_is_echoed_with_every_default() -> None:
         ("prompt_cache_key", "k", "k"),
         ("prompt_cache_retention", "in-memory", "in_memory"),
         ("reasoning", {"effort": "high"}, {"effort": "high", "summary": None}),
+        ("reasoning", {"effort": "max"}, {"effort": "max", "summary": None}),
         ("reasoning", {"summary": "auto"}, {"effort": "medium", "summary": "auto"}),
         ("safety_identifier", "s", "s"),
         ("service_tier", "flex", "flex"),

@@ -60,6 +60,7 @@ _EFFORTS = {
     "medium": "medium",
     "high": "high",
     "xhigh": "high",
+    "max": "high",
 }
 """GPT-OSS knows three efforts; the API's others map to the nearest of them."""
 
