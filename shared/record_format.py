@@ -5,7 +5,7 @@ the translator knows what an older format means for events. docs/adr/0022-record
 number rises.
 """
 
-RECORD_FORMAT = 2
+RECORD_FORMAT = 3
 """The format that this version writes. It rises with each change after which an earlier version's replay
 would make other events, or could not read the record at all:
 
@@ -14,6 +14,7 @@ would make other events, or could not read the record at all:
    The log of a background response begins with `response.created` and `response.queued`.
    A call beyond `max_tool_calls` has no item.
    A prompt that tools' answers make too long loses its oldest messages, if the request allows that.
+3  Prompts: `# Response Formats` ends the developer message, and later developer messages have a heading.
 """
 RECORD_FORMAT_OLDEST = 1
 """The oldest format that this version can replay. An open record below it ends as `failed`, with a reason."""

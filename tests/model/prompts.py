@@ -34,7 +34,7 @@ from worker.harmony.tokens import (
 )
 
 _EFFORTS = ("low", "medium", "high")
-_RESPONSE_FORMAT = f"# Response Formats\n\n## person\n\n{json.dumps(PERSON_SCHEMA)}"
+_RESPONSE_FORMATS = f"# Response Formats\n\n## person\n\n{json.dumps(PERSON_SCHEMA)}"
 _QUESTION = {"type": "object", "properties": {"repoName": {"type": "string"}, "question": {"type": "string"}}}
 _PLACE = {"type": "object", "properties": {"location": {"type": "string"}}, "required": ["location"]}
 _WORDS = tuple(
@@ -133,11 +133,13 @@ def _vary_prompt(conversation: Conversation, rng: random.Random, variety: float)
     trained = {tool: _describe(tool, rng) for tool in _TRAINED if tool in offered}
     system = SystemPart(rng.choice(_EFFORTS), date, trained)
     namespaces = {tool: about for tool, about in _NAMESPACES.items() if tool in offered}
-    instructions = _vary_instructions(conversation, rng, variety)
-    developer = [DeveloperPart(instructions, namespaces)] if instructions or namespaces else []
+    instructions = make_noise(rng, rng.randint(1, 40)) if rng.random() < 0.4 * variety else None
+    has_format = rng.random() < (0.7 if conversation is JSON else 0.03) * variety
+    developer = DeveloperPart(instructions, namespaces, _RESPONSE_FORMATS if has_format else None)
     turns = rng.choice((1, 1, 2)) if rng.random() < 0.35 * variety else 0
     earlier = [message for _ in range(turns) for message in _vary_earlier(rng)]
-    return render([system, *developer, *earlier, *_vary_asked(conversation, rng)])
+    head = [system, developer] if instructions or namespaces or has_format else [system]
+    return render([*head, *earlier, *_vary_asked(conversation, rng)])
 
 
 _SHARES: Mapping[str, float] = {"python": 0.2, "browser": 0.07, "functions": 0.2, "deepwiki": 0.15}
@@ -152,15 +154,6 @@ def _describe(tool: str, rng: random.Random) -> str | None:
     if tool == "python":
         return rng.choice((None, PYTHON.description, make_noise(rng, 20)))
     return rng.choice((None, None, make_noise(rng, 20)))
-
-
-def _vary_instructions(conversation: Conversation, rng: random.Random, variety: float) -> str | None:
-    parts = []
-    if rng.random() < 0.4 * variety:
-        parts.append(make_noise(rng, rng.randint(1, 40)))
-    if rng.random() < (0.7 if conversation is JSON else 0.03) * variety:
-        parts.append(_RESPONSE_FORMAT)
-    return "\n\n".join(parts) or None
 
 
 def _vary_earlier(rng: random.Random) -> list[ChatMessage]:

@@ -11,6 +11,7 @@ from shared import events as ev
 from shared.context_length import TOO_LONG
 from shared.events import ResponseCreated, StreamEvent
 from shared.lifecycle import abandon, fold
+from shared.record_format import RECORD_FORMAT
 from shared.responses import (
     FunctionCall,
     HttpError,
@@ -318,6 +319,15 @@ async def test_calls_beyond_the_limit_have_an_item_only_in_records_of_the_first_
         statuses = [item.status for item in response.output if isinstance(item, McpCall)]
         assert statuses == ["completed"] + ["failed"] * failed
         assert "no more than 1 tool calls" in answers_to_tools(response)[-1]
+
+
+async def test_a_record_of_an_earlier_format_goes_on_with_the_prompt_that_it_began_with() -> None:
+    later = {"type": "message", "role": "developer", "content": "Later."}
+    request = with_messages(make_request())
+    request = msgspec.structs.replace(request, input=[*request.input, *items_of([later])])
+    for record_format, told in ((2, "Later."), (RECORD_FORMAT, "# Instructions\n\nLater.")):
+        response = final_of(await attempt(request, record_format=record_format))
+        assert (response.input_messages or [])[-1]["content"] == [{"type": "text", "text": told}]
 
 
 async def test_a_function_call_ends_the_response_and_the_client_answers() -> None:

@@ -1,10 +1,12 @@
 """What the model reads: golden renderings in the published form, and how items are rendered."""
 
+from itertools import chain
 from typing import Any
 
 import msgspec
 import pytest
 
+from shared.record_format import RECORD_FORMAT
 from shared.responses import McpTool, ResponseRequest
 from tests.items import items_of
 from tests.requests import make_request
@@ -19,6 +21,7 @@ from worker.harmony.tokens import (
     decode,
     render,
     render_message,
+    render_steps,
 )
 
 WEATHER = {
@@ -183,7 +186,41 @@ def test_leading_developer_messages_join_the_instructions_and_later_ones_stay_in
     messages = build_conversation(request, make_offer(request, {}))
     assert isinstance(messages[1], DeveloperPart)
     assert messages[1].instructions == "Own.\n\nFirst."
-    assert messages[3] == ChatMessage("developer", "Later.")
+    assert messages[3] == ChatMessage("developer", "# Instructions\n\nLater.")
+    earlier = build_conversation(request, make_offer(request, {}), record_format=2)
+    assert earlier[3] == ChatMessage("developer", "Later."), "a response begun with it goes on with it"
+
+
+def answering(answer: dict[str, Any], **fields: Any) -> ResponseRequest:
+    request = make_request(**fields)
+    response = msgspec.structs.replace(request.response, text={"format": answer})
+    return msgspec.structs.replace(request, response=response)
+
+
+def developer_of(request: ResponseRequest, record_format: int = RECORD_FORMAT) -> str:
+    conversation = build_conversation(request, make_offer(request, {}), record_format=record_format)
+    return decode(list(chain.from_iterable(render_steps(conversation[1], conversation))))
+
+
+def test_response_formats_stand_at_the_end_of_the_developer_message() -> None:
+    about = {"name": "person", "description": "A person.\nAlive.", "schema": {"type": "object"}}
+    request = answering({"type": "json_schema", **about}, tools=[WEATHER], instructions="Be kind.")
+    text = developer_of(request)
+    assert text.startswith(
+        "<|start|>developer<|message|># Instructions\n\nBe kind.\n\n# Tools\n\n## functions"
+    )
+    assert text.endswith(
+        "} // namespace functions\n\n# Response Formats\n\n## person\n\n// A person.\n// Alive.\n"
+        '{"type": "object"}<|end|>'
+    )
+    begun_before = '# Response Formats\n\n## person\n\n// A person.\nAlive.\n{"type": "object"}\n\n# Tools'
+    assert begun_before in developer_of(request, record_format=2)
+
+
+def test_a_request_that_says_only_how_to_answer_has_a_developer_message() -> None:
+    request = answering({"type": "json_schema", "name": "a", "schema": {}})
+    assert developer_of(request).endswith("<|message|># Response Formats\n\n## a\n\n{}<|end|>")
+    assert "one JSON object" in developer_of(answering({"type": "json_object"}))
 
 
 def test_what_a_text_model_cannot_see_is_named() -> None:

@@ -7,7 +7,7 @@ from shared.input_items import InputItem
 from shared.record_format import RECORD_FORMAT
 from shared.responses import Item
 
-PINNED_FORMAT = 2
+PINNED_FORMAT = 3
 PINNED_TYPES = """
     code_interpreter_call
     custom_tool_call

@@ -7,6 +7,7 @@ earlier turns is dropped once they have ended in a final message).
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, assert_never
@@ -38,6 +39,7 @@ from shared.input_items import (
     Refusal,
     SummaryText,
 )
+from shared.record_format import RECORD_FORMAT
 from shared.responses import (
     HttpError,
     McpError,
@@ -65,24 +67,38 @@ _EFFORTS = {
 """GPT-OSS knows three efforts; the API's others map to the nearest of them."""
 
 _CALL_CHANNELS = ("analysis", "commentary")
+_FORMAT_OF_HEADINGS = 3
+"""Records of earlier formats have their prompts as they were begun (`shared/record_format.py`)."""
 
 
 def build_conversation(
-    request: ResponseRequest, offer: Offer, unavailable: Mapping[str, str] = MappingProxyType({})
+    request: ResponseRequest,
+    offer: Offer,
+    unavailable: Mapping[str, str] = MappingProxyType({}),
+    record_format: int = RECORD_FORMAT,
 ) -> list[HarmonyMessage]:
     """Returns everything that precedes the model's first token, in order.
 
     `unavailable`: server_label -> why its tools could not be listed, as the model reads it.
     """
+    has_headings = record_format >= _FORMAT_OF_HEADINGS
     response = request.response
     effort = (response.reasoning or {}).get("effort") or "medium"
     date = datetime.fromtimestamp(response.created_at, UTC).date().isoformat()
     leading, items = _split_leading_instructions([*request.context, *request.input])
-    instructions = _instructions(response.instructions, leading, response.text, unavailable)
+    formats = _response_formats(response.text, are_lines_comments=has_headings)
+    instructions = [response.instructions, *leading, _unavailable_servers(unavailable)]
+    instructions.append(_wanted_json(response.text))
+    said = _render_items(items)
+    if has_headings:
+        said = list(map(_with_heading, said))
+    else:
+        instructions, formats = [*instructions, formats], None
+    developer = DeveloperPart(_join(instructions), offer.namespaces, formats)
     messages: list[HarmonyMessage] = [SystemPart(_EFFORTS[effort], date, offer.hosted)]
-    if instructions or offer.namespaces:
-        messages.append(DeveloperPart(instructions, offer.namespaces))
-    return [*messages, *_drop_old_analysis(_render_items(items))]
+    if developer.instructions or developer.namespaces or developer.response_formats:
+        messages.append(developer)
+    return [*messages, *_drop_old_analysis(said)]
 
 
 def listings_in(items: Iterable[InputItem]) -> dict[str, tuple[McpTool, ...]]:
@@ -143,13 +159,8 @@ def _split_leading_instructions(items: Sequence[InputItem]) -> tuple[list[str], 
     return texts, ()
 
 
-def _instructions(
-    own: str | None, leading: Sequence[str], text: Any, unavailable: Mapping[str, str]
-) -> str | None:
-    parts = [
-        part for part in (own, *leading, _unavailable_servers(unavailable), _response_format(text)) if part
-    ]
-    return "\n\n".join(parts) or None
+def _join(parts: Iterable[str | None]) -> str | None:
+    return "\n\n".join(part for part in parts if part) or None
 
 
 def _unavailable_servers(unavailable: Mapping[str, str]) -> str:
@@ -157,16 +168,21 @@ def _unavailable_servers(unavailable: Mapping[str, str]) -> str:
     return f"# Unavailable tool servers\n{servers}" if servers else ""
 
 
-def _response_format(text: Any) -> str | None:
+def _response_formats(text: Any, *, are_lines_comments: bool) -> str | None:
     """Returns the guide's section for structured answers, or None; the engine enforces the format."""
     match (text or {}).get("format"):
         case {"type": "json_schema", "name": name, "schema": schema, **rest}:
-            about = f"// {rest['description']}\n" if rest.get("description") else ""
+            described = str(rest.get("description") or "")
+            lines = described.splitlines() if are_lines_comments else [described]
+            about = "".join(f"// {line}\n" for line in lines) if described else ""
             return f"# Response Formats\n\n## {name}\n\n{about}{json.dumps(schema, ensure_ascii=False)}"
-        case {"type": "json_object"}:
-            return "Answer with one JSON object and nothing else."
         case _:
             return None
+
+
+def _wanted_json(text: Any) -> str | None:
+    is_wanted = ((text or {}).get("format") or {}).get("type") == "json_object"
+    return "Answer with one JSON object and nothing else." if is_wanted else None
 
 
 # --- items --------------------------------------------------------------------------------------
@@ -186,6 +202,13 @@ def _render_items(items: Sequence[InputItem]) -> list[ChatMessage]:
             functions[item.call_id] = item.name
         messages += _render_item(item, functions, refused.get(index), is_answer=index in answers)
     return messages
+
+
+def _with_heading(message: ChatMessage) -> ChatMessage:
+    """Returns the message as the format guide writes it: instructions have a heading wherever they stand."""
+    if message.role != "developer" or not message.text:
+        return message
+    return replace(message, text=f"# Instructions\n\n{message.text}")
 
 
 def _refused_in(items: Sequence[InputItem]) -> dict[int, InputMcpApprovalRequest]:

@@ -6,7 +6,7 @@ takes quadratic time for nested or long schemas. Yields the text in parts, so th
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -47,14 +47,21 @@ def write_system(
         yield f"\nCalls to these tools must go to the commentary channel: '{called_in_commentary}'."
 
 
-def write_developer(instructions: str | None, namespaces: Namespaces) -> Iterator[str]:
-    """Yields the developer message."""
+def write_developer(
+    instructions: str | None, namespaces: Namespaces, response_formats: str | None
+) -> Iterator[str]:
+    """Yields the developer message. `response_formats`: its last section, or None."""
+    sections: list[Iterable[str]] = []
     if instructions:
-        yield f"# Instructions\n\n{instructions}"
-    if instructions and namespaces:
-        yield "\n\n"
+        sections.append([f"# Instructions\n\n{instructions}"])
     if namespaces:
-        yield from write_tools(namespaces)
+        sections.append(write_tools(namespaces))
+    if response_formats:
+        sections.append([response_formats])
+    for place, section in enumerate(sections):
+        if place:
+            yield "\n\n"
+        yield from section
 
 
 def write_tools(namespaces: Namespaces) -> Iterator[str]:

@@ -60,6 +60,8 @@ class DeveloperPart:
 
     instructions: str | None
     namespaces: Namespaces
+    response_formats: str | None = None
+    """The section that says how to answer, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,8 @@ def render_steps(message: HarmonyMessage, conversation: Sequence[HarmonyMessage]
             )
             return _render_system(message, has_functions)
         case DeveloperPart():
-            return _render_texts("developer", write_developer(message.instructions, message.namespaces))
+            texts = write_developer(message.instructions, message.namespaces, message.response_formats)
+            return _render_texts("developer", texts)
         case ChatMessage():
             return _render_chat(message)
 
@@ -233,10 +236,10 @@ def to_library(message: HarmonyMessage) -> Message:
     match message:
         case SystemPart():
             return Message.from_role_and_content(Role.SYSTEM, _system_of(message))
-        case DeveloperPart(instructions, namespaces):
+        case DeveloperPart(instructions, namespaces, response_formats):
             developer = DeveloperContent.new()
-            if instructions:
-                developer = developer.with_instructions(instructions)
+            if parts := [part for part in (instructions, response_formats) if part]:
+                developer = developer.with_instructions("\n\n".join(parts))
             for name, (description, tools) in namespaces.items():
                 described = [ToolDescription.new(t.name, t.description, t.parameters) for t in tools]
                 developer = developer.with_tools(

@@ -115,7 +115,7 @@ def _chars_of(message: HarmonyMessage) -> int:
         case ChatMessage():
             return len(message.text)
         case DeveloperPart():
-            return len(message.instructions or "")
+            return len(message.instructions or "") + len(message.response_formats or "")
         case SystemPart():
             return 0
 
