@@ -125,6 +125,13 @@ class McpTool(msgspec.Struct, frozen=True, omit_defaults=True):
     annotations: dict[str, Any] | None = None
 
 
+class LeftOutTool(msgspec.Struct, frozen=True):
+    """A tool that a server listed and that cannot be offered. `name`: its beginning, or its place."""
+
+    name: str
+    reason: str
+
+
 class McpListTools(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_list_tools", omit_defaults=True):
     """A listing of a server's tools.
 

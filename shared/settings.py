@@ -195,6 +195,8 @@ class Settings(BaseSettings):
     """A runner that has not renewed its claim on a call for this long, although Redis was available, counts
     as lost. Claims are renewed three times as often."""
     tool_output_bytes_max: int = Field(256 * 1024, gt=0)
+    tool_schema_bytes_max: int = Field(64 * 1024, gt=0)
+    """The schema of one tool of an MCP server; a tool with a larger one is left out of the listing."""
     tool_session_bytes_max: int = Field(2**20, gt=0)
     mcp_servers: Path | None = None
     """A JSON file {label: {"url": …, "headers": …} | {"command": …, "args": […], "env": …}}."""

@@ -9,7 +9,14 @@ from typing import Literal
 import msgspec
 
 from shared import hosted_tools
-from shared.responses import HttpError, McpError, McpProtocolError, McpTool, McpToolExecutionError
+from shared.responses import (
+    HttpError,
+    LeftOutTool,
+    McpError,
+    McpProtocolError,
+    McpTool,
+    McpToolExecutionError,
+)
 
 SESSION_META_KEY = "antiphon/session"
 """Key in the `_meta` of a tool's result for opaque state, which is sent back with the response's next call to
@@ -60,8 +67,11 @@ class ToolFailure(msgspec.Struct, frozen=True, tag_field="kind", tag="failure"):
     error: McpError
 
 
-class ToolsListed(msgspec.Struct, frozen=True, tag_field="kind", tag="tools"):
+class ToolsListed(msgspec.Struct, frozen=True, tag_field="kind", tag="tools", omit_defaults=True):
+    """The server listed its tools. `left_out`: those among them that cannot be offered."""
+
     tools: tuple[McpTool, ...]
+    left_out: tuple[LeftOutTool, ...] = ()
 
 
 ToolResult = ToolOutput | ToolFailure | ToolsListed

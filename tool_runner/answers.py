@@ -3,21 +3,22 @@
 Knows MCP's content blocks as JSON; `mcp_client.py` receives them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import base64
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from shared.responses import HttpError, McpError, McpProtocolError, McpTool, McpToolExecutionError
+from shared.responses import HttpError, McpError, McpProtocolError, McpToolExecutionError
 from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed
+from tool_runner.listed_tools import Listing
 
 INVALID_PARAMS, TIMED_OUT, CONNECTION_CLOSED, INTERNAL_ERROR = -32602, -32001, -32000, -32603
 """Error codes of JSON-RPC and MCP."""
 
 _MESSAGE_BYTES_MAX = 4096
-_SCHEMA_LEVELS_MAX = 100
-"""Below the limit for requests, so that a client can always send a listing back to us."""
 
 Block = Mapping[str, Any]
 
@@ -31,37 +32,47 @@ class Answer:
     is_error: bool = False
     meta: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def read(cls, result: Mapping[str, Any]) -> "Answer":
+        """Reads a result as it came: what is not as MCP wants it is kept as JSON text, never refused."""
+        structured, meta = result.get("structuredContent"), result.get("_meta")
+        match result.get("content"):
+            case list(blocks):
+                content = [block if isinstance(block, dict) else _as_text(block) for block in blocks]
+            case None:
+                content = []
+            case other:
+                content = [_as_text(other)]
+        unknown = {name: value for name, value in result.items() if name not in _RESULT_FIELDS}
+        if unknown and not content and structured is None:
+            content = [_as_text(unknown)]
+        return cls(content, structured, bool(result.get("isError")), meta if isinstance(meta, dict) else {})
+
+
+_RESULT_FIELDS = frozenset({"content", "structuredContent", "isError", "_meta", "resultType"})
+_SILENT = "It gave no reason."
+
+
+def _as_text(value: Any) -> Block:
+    return {"type": "text", "text": value if isinstance(value, str) else _encode(value)}
+
+
+def _encode(value: Any) -> str:
+    return msgspec.json.encode(make_encodable(value)).decode()
+
 
 def make_result(answer: Answer, bytes_max: int) -> ToolOutput | ToolFailure:
     """Returns the result of a call, cut to `bytes_max`."""
     if answer.is_error:
-        return ToolFailure(McpToolExecutionError(list(_cut_blocks(answer.content, bytes_max))))
+        said = [_as_text(text) for text in _texts(answer) if text.strip()] or [_as_text(_SILENT)]
+        return ToolFailure(McpToolExecutionError(list(_cut_texts(said, bytes_max))))
     return ToolOutput(cut("\n".join(_texts(answer)), bytes_max))
 
 
-def make_listing(tools: Sequence[McpTool], bytes_max: int) -> ToolsListed | ToolFailure:
-    """Returns a listing, or a failure if it is too large or deep: in a partial listing, tools would seem not
-    to exist."""
-    for tool in tools:
-        if _is_deeper(tool.input_schema, _SCHEMA_LEVELS_MAX):
-            message = f"the schema of the tool {tool.name[:64]!r} has over {_SCHEMA_LEVELS_MAX} levels"
-            return make_failure(INTERNAL_ERROR, message)
-    listed = ToolsListed(tuple(tools))
-    size = len(msgspec.json.encode(listed))
-    if size > bytes_max:
-        message = f"the server's list of tools takes at least {size} bytes, over {bytes_max}"
-        return make_failure(INTERNAL_ERROR, message)
-    return listed
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    level = [value]
-    for _ in range(levels + 1):
-        nodes = (node.values() if isinstance(node, dict) else node for node in level)
-        level = [child for children in nodes for child in children if isinstance(child, dict | list)]
-        if not level:
-            return False
-    return True
+def make_listing(listing: Listing) -> ToolsListed | ToolFailure:
+    if listing.fault is not None:
+        return make_failure(INTERNAL_ERROR, listing.fault)
+    return ToolsListed(tuple(listing.tools), tuple(listing.left_out))
 
 
 def make_failure(code: int, message: str) -> ToolFailure:
@@ -103,41 +114,88 @@ def make_encodable(value: Any) -> Any:
 
 
 def _texts(answer: Answer) -> Iterator[str]:
+    """Yields what the answer says, block by block, as a model that reads only text can read it."""
     yield from map(_describe, answer.content)
     has_text = any(block.get("type") == "text" for block in answer.content)
     if not has_text and answer.structured is not None:
-        yield msgspec.json.encode(make_encodable(answer.structured)).decode()
+        yield _encode(answer.structured)
 
 
 def _describe(block: Block) -> str:
-    """Returns a block as text: text itself, a text resource with its address, anything else in brackets."""
+    """Returns a block as text: text itself, what holds text with its address, anything else in brackets."""
     match block:
         case {"type": "text", "text": str(text)}:
             return text
         case {"type": "image" | "audio" as kind, "data": str(data)}:
             return f"[{kind} {block.get('mimeType', '')}, {_decoded_size(data)} bytes]"
         case {"type": "resource_link", "uri": uri}:
-            return f"[resource {block.get('name', '')} at {uri}]"
+            about = block.get("description")
+            return f"[resource {block.get('name', '')} at {uri}]" + (f" {about}" if about else "")
         case {"type": "resource", "resource": {"uri": uri, "text": str(text)}}:
             return f"[resource {uri}]\n{text}"
         case {"type": "resource", "resource": {"uri": uri, "blob": str(data), **rest}}:
-            return f"[resource {uri} {rest.get('mimeType', '')}, {_decoded_size(data)} bytes]"
+            return _describe_blob(uri, str(rest.get("mimeType", "")), data)
         case _:
-            return f"[{block.get('type', 'unknown content')}]"
+            return _describe_unknown(block)
+
+
+def _describe_blob(uri: str, mime_type: str, data: str) -> str:
+    text = _decoded_text(data) if _is_text(mime_type) else None
+    if text is None:
+        return f"[resource {uri} {mime_type}, {_decoded_size(data)} bytes]"
+    return f"[resource {uri}]\n{text}"
+
+
+def _describe_unknown(block: Block) -> str:
+    """Returns a block of a kind that we do not know: its text, and the rest of it as JSON."""
+    head = f"[{block.get('type', 'unknown content')}]"
+    rest = {name: _without_data(value) for name, value in block.items() if name not in ("type", "text")}
+    text = block.get("text")
+    said = [head, *([text] if isinstance(text, str) else []), *([_encode(rest)] if rest else [])]
+    return "\n".join(said)
+
+
+def _without_data(value: Any) -> Any:
+    """Returns the value with a note in place of data that no model reads."""
+    match value:
+        case dict():
+            return {name: _without_data(item) for name, item in value.items()}
+        case list():
+            return [_without_data(item) for item in value]
+        case str() if len(value) > _DATA_LENGTH and _DATA.fullmatch(value):
+            return f"[{_decoded_size(value)} bytes]"
+        case _:
+            return value
+
+
+_DATA_LENGTH = 256
+_DATA = re.compile(r"[A-Za-z0-9+/_=-]+")
+
+
+def _is_text(mime_type: str) -> bool:
+    kind = mime_type.partition(";")[0].strip().lower()
+    return kind.startswith("text/") or kind.endswith(("+json", "+xml", "/json", "/xml", "/yaml", "/toml"))
+
+
+def _decoded_text(base64_text: str) -> str | None:
+    try:
+        return base64.b64decode(base64_text, validate=True).decode()
+    except ValueError:
+        return None
 
 
 def _decoded_size(base64_text: str) -> int:
     return len(base64_text.rstrip("=")) * 3 // 4
 
 
-def _cut_blocks(blocks: Sequence[Block], bytes_max: int) -> Iterator[Block]:
-    """Yields the blocks that fit, in order; the first that does not fit becomes text and is cut."""
+def _cut_texts(blocks: Iterable[Block], bytes_max: int) -> Iterator[Block]:
+    """Yields the blocks of text that fit, in order; the first that does not fit is cut."""
     left = bytes_max
-    for block in map(make_encodable, blocks):
+    for block in blocks:
         size = len(msgspec.json.encode(block))
         if size <= left:
             left -= size
             yield block
         elif left > 0:
-            yield {"type": "text", "text": cut(_describe(block), left)}
+            yield _as_text(cut(block["text"], left))
             left = 0

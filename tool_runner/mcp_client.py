@@ -8,22 +8,23 @@ import asyncio
 import functools
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
 import httpx2
-import msgspec
 from mcp import Client, MCPError, StdioServerParameters, stdio_client, types
 from mcp.client.streamable_http import streamable_http_client
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from shared.responses import HttpError, McpProtocolError, McpTool
 from tool_runner.answers import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_PARAMS, Answer, make_encodable
 from tool_runner.egress import Egress, GuardedTransport, NotAllowed
+from tool_runner.listed_tools import Listing
 from tool_runner.servers import HttpServer, StdioServer
+from tool_runner.unjudged import Unjudged, left_out_of, result_of
 from tool_runner.value_count import ANSWER_VALUES_MAX, ValueCount
 
 ANSWER_BYTES_MAX = 16 * 2**20
@@ -32,9 +33,6 @@ _PAGES_MAX = 100
 _CONNECT_TIMEOUT_S = 10.0
 """For connecting to one address of a server that a request names."""
 
-_ANSWER: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
-    types.CallToolResult | types.InputRequiredResult
-)
 _STAND_INS = frozenset({"Server returned an error response", "Not Found", "Session terminated"})
 """Messages by which the SDK replaces HTTP errors, without their status."""
 
@@ -71,38 +69,33 @@ class Connection:
         )
         with _as_server_failures(self._status):
             try:
-                result = await self._client.session.send_request(request, _ANSWER)
+                result = await self._client.session.send_request(request, types.CallToolResult)
             except MCPError as error:
                 if error.code != types.HEADER_MISMATCH:
                     raise
                 async for _ in self._pages():
                     pass  # the client learns from them which arguments are sent as headers
-                result = await self._client.session.send_request(request, _ANSWER)
-        if isinstance(result, types.InputRequiredResult):
+                result = await self._client.session.send_request(request, types.CallToolResult)
+        answer = result_of(result.meta)
+        if answer.get("resultType") == "input_required":
             raise ServerFailed(McpProtocolError(INTERNAL_ERROR, "the tool asks for input from a person"))
-        raw = result.model_dump(mode="json", by_alias=True, exclude_none=True)
-        return Answer(
-            raw["content"], raw.get("structuredContent"), raw.get("isError", False), raw.get("_meta", {})
-        )
+        return Answer.read(answer)
 
-    async def list_tools(self, bytes_max: int) -> list[McpTool]:
-        """Returns the server's tools, without the pages after the one with which they exceed `bytes_max`."""
-        tools: list[McpTool] = []
-        size_bytes = 0
+    async def list_tools(self, listing: Listing) -> None:
+        """Adds the server's tools to the listing, without the pages after the one that fills it."""
         with _as_server_failures(self._status):
             async with aclosing(self._pages()) as pages:
                 async for page in pages:
-                    tools += page
-                    size_bytes += len(msgspec.json.encode(page))
-                    if size_bytes > bytes_max:
+                    left_out, size = left_out_of(page.meta)
+                    listing.add(map(_read_tool, page.tools), left_out, size)
+                    if listing.is_full:
                         break
-        return tools
 
-    async def _pages(self) -> AsyncGenerator[list[McpTool], None]:
+    async def _pages(self) -> AsyncGenerator[types.ListToolsResult, None]:
         cursor: str | None = None
         for _ in range(_PAGES_MAX):
             page = await self._client.list_tools(cursor=cursor)
-            yield [_read_tool(tool) for tool in page.tools]
+            yield page
             cursor = page.next_cursor
             if not cursor:
                 return
@@ -143,7 +136,7 @@ async def open_http(
             transport = streamable_http_client(
                 server.url, http_client=http, max_sse_event_size=ANSWER_BYTES_MAX
             )
-            async with Client(transport, cache=None) as client:
+            async with Client(_unjudged(transport), cache=None) as client:
                 yield Connection(client, status)
 
 
@@ -186,8 +179,15 @@ async def open_stdio(server: StdioServer, has_ended: asyncio.Event) -> AsyncIter
     )
     status = LastStatus()
     with _as_server_failures(status):
-        async with Client(_watched(parameters, has_ended), cache=None) as client:
+        async with Client(_unjudged(_watched(parameters, has_ended)), cache=None) as client:
             yield Connection(client, status)
+
+
+@asynccontextmanager
+async def _unjudged(transport: AbstractAsyncContextManager[Any]) -> AsyncIterator[tuple[Any, Any]]:
+    async with transport as (read, write, *_):
+        streams = Unjudged(read, write)
+        yield streams.incoming, streams.outgoing
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from shared.tool_calls import SESSION_META_KEY, ToolCall, ToolFailure, ToolListi
 from tool_runner import answers, mcp_client, servers
 from tool_runner.answers import Answer
 from tool_runner.egress import Egress, Resolve
+from tool_runner.listed_tools import Listing
 from tool_runner.mcp_client import Connection, LastStatus, ServerFailed
 from tool_runner.servers import HttpServer, NoServer, Server, StdioServer
 from tool_runner.stdio_servers import StdioServers
@@ -113,9 +114,12 @@ class Tools:
         bytes_max = self._settings.tool_output_bytes_max
         with run.asking:
             match question:
-                case ToolListing():
-                    tools = await connection.list_tools(bytes_max)
-                    return Outcome(answers.make_listing(tools, bytes_max))
+                case ToolListing(label):
+                    listing = Listing(bytes_max, self._settings.tool_schema_bytes_max)
+                    await connection.list_tools(listing)
+                    for tool in listing.left_out:
+                        _log.warning("%s: the tool %r is left out: %s", label, tool.name, tool.reason)
+                    return Outcome(answers.make_listing(listing))
                 case _CallReady(call, arguments, meta):
                     answer = await connection.call(call.name, arguments, meta)
                     return Outcome(answers.make_result(answer, bytes_max), self._read_session(call, answer))

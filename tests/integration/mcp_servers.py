@@ -5,6 +5,7 @@
 
 import argparse
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -179,6 +180,40 @@ def make_names_server() -> "Server[Any]":
     return Server("names", on_list_tools=list_tools, on_call_tool=call_tool)
 
 
+def make_raw_app(answers: dict[str, Any]) -> ASGIApp:
+    """Returns a server that answers each method with a result as it is given, however bad, in the version
+    that the client asks for, up to 2025."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        body = b""
+        while (message := await receive())["type"] == "http.request":
+            body += message["body"]
+            if not message.get("more_body"):
+                break
+        asked = json.loads(body or b"{}")
+        reply = {"jsonrpc": "2.0", "id": asked.get("id"), "result": _raw_result(asked, answers)}
+        status = 405 if scope["method"] != "POST" else 200 if "id" in asked else 202
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send(
+            {"type": "http.response.body", "body": json.dumps(reply).encode() if status == 200 else b""}
+        )
+
+    return serve
+
+
+def _raw_result(asked: dict[str, Any], answers: dict[str, Any]) -> Any:
+    if asked.get("method") == "initialize":
+        return {
+            "protocolVersion": asked["params"]["protocolVersion"],
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": "raw", "version": "1"},
+        }
+    return answers.get(asked.get("method", ""), {})
+
+
 def guarded(app: ASGIApp, required: str, is_old: bool) -> ASGIApp:
     """Answers 401 without the header `required` (name=value), and with `is_old` 400 to versions after
     2025."""
@@ -214,6 +249,7 @@ def main() -> None:
     parser.add_argument("--names", action="store_true")
     parser.add_argument("--require-header", default="")
     parser.add_argument("--old", action="store_true")
+    parser.add_argument("--raw", type=json.loads, help="method -> its result")
     options = parser.parse_args()
     server = make_tools_server() if options.pages is None else make_pages_server(options.pages)
     if options.names:
@@ -222,7 +258,8 @@ def main() -> None:
         assert isinstance(server, MCPServer)
         asyncio.run(server.run_stdio_async())
     else:
-        app = guarded(server.streamable_http_app(), options.require_header, options.old)
+        app = make_raw_app(options.raw) if options.raw else server.streamable_http_app()
+        app = guarded(app, options.require_header, options.old or options.raw is not None)
         ReadyServer(uvicorn.Config(app, host=HOST, port=options.http, log_level="error")).run()
 
 

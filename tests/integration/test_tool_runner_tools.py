@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from local.ports import HOST
-from shared.responses import HttpError, McpProtocolError, McpToolExecutionError, ServerSecrets
+from shared.responses import HttpError, LeftOutTool, McpProtocolError, McpToolExecutionError, ServerSecrets
 from shared.settings import Settings
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
 from tests.integration.mcp_servers import ODD_NAMES, serving_http, stdio_entry
@@ -201,7 +201,8 @@ async def test_a_tool_is_called_by_the_name_that_its_server_gave_it(caller: Call
     with serving_http("--names", *era) as url:
         listed = (await caller.list(url)).result
         assert isinstance(listed, ToolsListed)
-        assert [tool.name for tool in listed.tools] == ODD_NAMES
+        assert [tool.name for tool in listed.tools] == list(dict.fromkeys(ODD_NAMES))
+        assert listed.left_out == (LeftOutTool("a b", "an earlier tool has its name"),)
         for name in ODD_NAMES:
             assert (await caller.call(name, {}, url)).result == ToolOutput(name)
 
@@ -220,6 +221,67 @@ async def test_no_more_pages_of_a_listing_are_read_than_may_be_kept(tmp_path: Pa
     found = re.fullmatch(r"the server's list of tools takes at least (\d+) bytes, over 1000", failed.message)
     assert found, failed.message
     assert int(found[1]) < 2000, "more pages were read than the one that was too many"
+
+
+def serving_raw(**answers: Any) -> AbstractContextManager[str]:
+    """Runs a server with these results; `list` and `call` stand for `tools/list` and `tools/call`."""
+    return serving_http("--raw", json.dumps({f"tools/{name}": result for name, result in answers.items()}))
+
+
+async def test_the_good_tools_of_a_server_stay_when_it_lists_bad_ones(
+    caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    tools = [
+        {"name": "good", "inputSchema": {"type": "object", "properties": {"a": {"type": "string"}}}},
+        {"name": "bare"},
+        {"name": "choice", "inputSchema": {"anyOf": [{"required": ["a"]}]}},
+        {"name": "hole", "inputSchema": {}},
+        {"inputSchema": {"type": "object"}},
+        {"name": "text\nforged", "inputSchema": {"type": "string"}},
+        "none",
+        {"name": "bare"},
+    ]
+    with serving_raw(list={"tools": tools}) as url:
+        listed = (await caller.list(url)).result
+    assert isinstance(listed, ToolsListed)
+    assert [tool.name for tool in listed.tools] == ["good", "bare", "choice", "hole"]
+    assert [tool.input_schema["type"] for tool in listed.tools] == ["object"] * 4
+    assert [tool.name for tool in listed.left_out] == ["(number 5)", "text\nforged", "(number 7)", "bare"]
+    warned = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(warned) == 4
+    assert "here: the tool 'text\\nforged' is left out: its schema does not describe an object" in warned
+
+
+@pytest.mark.parametrize(
+    ("result", "output"),
+    [
+        (
+            {"content": [{"type": "hologram", "of": 1}, {"type": "text", "text": "b"}]},
+            '[hologram]\n{"of":1}\nb',
+        ),
+        ({"content": [{"type": "text"}, "loose", None]}, "[text]\nloose\nnull"),
+        ({"structuredContent": [1]}, "[1]"),
+        ({"content": "bare"}, "bare"),
+        ({}, ""),
+    ],
+)
+async def test_no_block_of_a_result_fails_its_call(
+    caller: Caller, result: dict[str, Any], output: str
+) -> None:
+    with serving_raw(call=result) as url:
+        assert (await caller.call("any", {}, url)).result == ToolOutput(output)
+
+
+async def test_what_a_tool_says_of_its_failure_is_kept_in_whatever_form(caller: Caller) -> None:
+    with serving_raw(call={"isError": True, "content": [], "structuredContent": {"why": "no file"}}) as url:
+        failed = error_of(await caller.call("any", {}, url))
+    assert failed == McpToolExecutionError([{"type": "text", "text": '{"why":"no file"}'}])
+
+
+async def test_an_answer_without_a_list_of_tools_is_a_failure(caller: Caller) -> None:
+    with serving_raw(list={"tools": {}}) as url:
+        failed = error_of(await caller.list(url))
+    assert failed == McpProtocolError(-32603, "the server's answer is not what MCP allows")
 
 
 async def test_a_listed_tool_has_schema_description_and_annotations(caller: Caller, url: str) -> None:

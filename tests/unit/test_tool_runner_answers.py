@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.bodies.json_body import decode_object
-from shared.responses import McpProtocolError, McpTool, McpToolExecutionError
-from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
-from tool_runner.answers import Answer, cut, make_encodable, make_failure, make_listing, make_result
+from shared.responses import McpProtocolError, McpToolExecutionError
+from shared.tool_calls import ToolFailure, ToolOutput, describe
+from tool_runner.answers import Answer, cut, make_encodable, make_failure, make_result
 
 LIMIT = 10_000
 
@@ -32,7 +31,21 @@ def test_text_blocks_are_joined_by_lines() -> None:
             {"type": "resource", "resource": {"uri": "file:///n", "blob": "aGk=", "mimeType": "x/y"}},
             "[resource file:///n x/y, 2 bytes]",
         ),
+        (
+            {"type": "resource", "resource": {"uri": "file:///n", "blob": "aGk=", "mimeType": "text/csv"}},
+            "[resource file:///n]\nhi",
+        ),
+        (
+            {"type": "resource", "resource": {"uri": "file:///n", "blob": "!", "mimeType": "text/csv"}},
+            "[resource file:///n text/csv, 0 bytes]",
+        ),
+        (
+            {"type": "resource_link", "name": "notes", "uri": "file:///n", "description": "Of March."},
+            "[resource notes at file:///n] Of March.",
+        ),
         ({"type": "hologram"}, "[hologram]"),
+        ({"type": "table", "rows": [[1]], "text": "one"}, '[table]\none\n{"rows":[[1]]}'),
+        ({"type": "film", "data": "A" * 400}, '[film]\n{"data":"[300 bytes]"}'),
         ({}, "[unknown content]"),
     ],
 )
@@ -54,14 +67,66 @@ def test_an_error_of_the_tool_keeps_its_content_blocks() -> None:
     assert make_result(Answer([block], is_error=True), LIMIT) == ToolFailure(McpToolExecutionError([block]))
 
 
-def test_error_content_is_cut_to_the_limit_and_what_does_not_fit_is_described() -> None:
+def test_error_content_is_cut_to_the_limit_and_what_is_no_text_is_described() -> None:
     image = {"type": "image", "data": "A" * 5000, "mimeType": "image/png"}
     result = make_result(Answer([text("why"), image, text("x" * 9000)], is_error=True), 1000)
     assert isinstance(result, ToolFailure)
     assert isinstance(result.error, McpToolExecutionError)
-    first, second, *rest = result.error.content
+    first, second, third = result.error.content
     assert (first, second) == (text("why"), text("[image image/png, 3750 bytes]"))
-    assert rest == []
+    assert third["text"].endswith("[cut: this is the beginning of 9000 bytes]")
+    assert len(msgspec.json.encode(result.error.content)) < 1100
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ({"content": [text("no such file")]}, "no such file"),
+        ({"content": [], "structuredContent": {"code": 7}}, '{"code":7}'),
+        ({"content": [{"type": "resource", "resource": {"uri": "u", "text": "why"}}]}, "[resource u]\nwhy"),
+        ({"content": "it broke"}, "it broke"),
+        ({"content": None, "reason": "it broke"}, '{"reason":"it broke"}'),
+        ({"content": [text(" ")]}, "It gave no reason."),
+        ({}, "It gave no reason."),
+    ],
+)
+def test_an_error_always_says_what_the_server_said(result: dict[str, Any], said: str) -> None:
+    failure = make_result(Answer.read({"isError": True, **result}), LIMIT)
+    assert isinstance(failure, ToolFailure)
+    assert describe(failure.error) == f"The tool reported an error: {said}"
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [
+        ({"content": ["one", 2, text("three")]}, "one\n2\nthree"),
+        ({"content": {"type": "text", "text": "alone"}}, '{"type":"text","text":"alone"}'),
+        ({"toolResult": {"of": "an old server"}}, '{"toolResult":{"of":"an old server"}}'),
+        ({"structuredContent": [1, 2]}, "[1,2]"),
+        ({"content": [{"type": "text"}]}, "[text]"),
+        ({"content": [text("one")], "extra": 1, "_meta": 3}, "one"),
+    ],
+)
+def test_a_result_of_any_form_is_read(result: dict[str, Any], shown: str) -> None:
+    assert make_result(Answer.read(result), LIMIT) == ToolOutput(shown)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8"), max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from(["type", "text", "data", "uri", "resource", "blob", "mimeType", "name", "x"])
+BLOCKS = JSON | st.dictionaries(FIELDS, JSON | st.sampled_from(["text", "image", "resource"]))
+
+
+@given(st.dictionaries(st.sampled_from(["isError", "structuredContent", "_meta"]), JSON), st.lists(BLOCKS))
+def test_no_result_fails_to_be_read(result: dict[str, Any], blocks: list[Any]) -> None:
+    """Whatever a block holds, its call has a result that can be encoded, and every text is in it."""
+    made = make_result(Answer.read({**result, "content": [*blocks, text("the end")]}), 10**6)
+    shown = made.output if isinstance(made, ToolOutput) else describe(made.error)
+    assert shown.endswith("the end")
+    assert msgspec.json.decode(msgspec.json.encode(made), type=ToolOutput | ToolFailure) == made
 
 
 @given(st.text(), st.integers(min_value=1, max_value=200))
@@ -89,12 +154,6 @@ def test_a_failure_has_a_message_of_bounded_length() -> None:
     assert len(failure.error.message) == 4096
 
 
-def test_a_listing_is_whole_or_a_failure() -> None:
-    tools = [McpTool(f"tool_{i}", {"type": "object"}) for i in range(100)]
-    assert make_listing(tools, LIMIT) == ToolsListed(tuple(tools))
-    assert isinstance(make_listing(tools, 1000), ToolFailure)
-
-
 @given(
     st.recursive(
         st.integers() | st.text(st.characters(codec="utf-8")) | st.booleans() | st.none(),
@@ -109,21 +168,3 @@ def test_every_json_value_becomes_one_that_can_be_encoded(value: Any) -> None:
 def test_only_numbers_that_are_too_large_are_changed() -> None:
     assert make_encodable({"a": [2**64 - 1, -(2**63), True]}) == {"a": [2**64 - 1, -(2**63), True]}
     assert make_encodable([2**64, 10**400]) == [2.0**64, "1" + "0" * 400]
-
-
-def test_a_listing_that_could_not_be_sent_back_to_us_is_a_failure() -> None:
-    """A request is nested 128 levels deep at most, and an item stands a few levels down in it."""
-
-    def nested(levels: int) -> dict[str, Any]:
-        schema: dict[str, Any] = {}
-        for _ in range(levels - 1):
-            schema = {"items": schema}
-        return schema
-
-    fitting = McpTool("t", nested(101))
-    assert make_listing([fitting], 10**6) == ToolsListed((fitting,))
-    item = msgspec.json.encode({"input": [{"type": "mcp_list_tools", "tools": [fitting]}]})
-    assert decode_object(item, 1_000_000)
-    refused = make_listing([fitting, McpTool("u", nested(102))], 10**6)
-    assert isinstance(refused, ToolFailure)
-    assert "'u' has over 100 levels" in describe(refused.error)
