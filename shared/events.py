@@ -281,6 +281,20 @@ class DeltaFrames:
         return self._template % (number, _encode_text(text), number)
 
 
+def quote(text: str) -> str:
+    """Returns a piece of text as it stands within a JSON string. Pieces may be quoted one by one."""
+    return _encoder.encode(text)[1:-1].decode()
+
+
+class QuotedFrames(DeltaFrames):
+    """Makes the frames of deltas that are pieces of JSON, in which the text is a string."""
+
+    __slots__ = ()
+
+    def make(self, number: int, text: str) -> bytes:
+        return super().make(number, quote(text))
+
+
 def is_queued(stored: bytes) -> bool:
     """Returns True if a stored frame is `response.queued`, which only the API writes."""
     return stored.startswith(b"event: response.queued\n")

@@ -153,7 +153,8 @@ class HostedTool:
     content_type: str = "json"
     """The content type of its calls: `json`, or another word."""
     item_type: str = MCP_CALL
-    """The item type of a call made here; `worker/response/call_items.py` makes its item and events."""
+    """The item type of a call made here if one of `types` requests the tool; otherwise it is `mcp_call`.
+    `worker/response/call_items.py` makes its item and events."""
     items: tuple[type[HostedToolCall], ...] = ()
     """The item types of its calls that a history may contain, besides `mcp_call`; also `item_type`'s."""
     builtin: str | None = None
@@ -327,12 +328,6 @@ def by_namespace(namespace: str) -> HostedTool:
 def by_item(item: HostedToolCall) -> HostedTool:
     """Returns the tool whose call the item is."""
     return _BY_ITEM[type(item)]
-
-
-def item_type_of(server_label: str) -> str:
-    """Returns the item type of a call on this server."""
-    tool = by_label(server_label)
-    return tool.item_type if tool else MCP_CALL
 
 
 def by_recipient(recipient: str) -> HostedTool | None:

@@ -15,6 +15,8 @@ would make other events, or could not read the record at all:
    A call beyond `max_tool_calls` has no item.
    A prompt that tools' answers make too long loses its oldest messages, if the request allows that.
 3  Prompts: `# Response Formats` ends the developer message, and later developer messages have a heading.
+   The arguments of a tool that takes plain text are JSON in items, unless Harmony messages are requested.
+   An entry without tokens may hold an item with the result that clients are not shown.
 """
 RECORD_FORMAT_OLDEST = 1
 """The oldest format that this version can replay. An open record below it ends as `failed`, with a reason."""

@@ -3,8 +3,10 @@
 from typing import Any
 
 from shared.ids import new_response_id
+from shared.record_format import RECORD_FORMAT
 from shared.responses import Response, ResponseRequest
 from shared.settings import Settings
+from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.records import response_store
 from shared.store.records.response_store import NewResponse, Record
@@ -28,13 +30,19 @@ def make_request(
 
 
 async def accept(
-    redis: RedisClient, settings: Settings, request: ResponseRequest | None = None, tenant: str = "default"
+    redis: RedisClient,
+    settings: Settings,
+    request: ResponseRequest | None = None,
+    tenant: str = "default",
+    record_format: int = RECORD_FORMAT,
 ) -> ResponseKey:
     """Writes a response as an accepted create call does; returns its key."""
     request = request or make_request()
     key = ResponseKey(tenant, request.response.id)
     draft = NewResponse.of(key, request, {})
     assert (await response_store.create(redis, settings, draft)).key == key
+    if record_format != RECORD_FORMAT:
+        await redis.command("HSET", keys.state(key), "format", record_format)
     return key
 
 

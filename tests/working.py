@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from shared.record_format import RECORD_FORMAT
 from shared.responses import ResponseRequest
 from shared.settings import Settings
 from shared.store import job_queue, keys
@@ -122,12 +123,13 @@ async def leave_behind(
     entries: list[Entry],
     *,
     born_with: int | None = None,
+    record_format: int = RECORD_FORMAT,
 ) -> ResponseKey:
     """Creates what an owner that died after these appends leaves behind: its entries, and a lapsed lease.
 
     `born_with`: the number of entries that the API wrote, if another version accepted the response.
     """
-    key = await accept(redis, settings, request)
+    key = await accept(redis, settings, request, record_format=record_format)
     if born_with is not None:
         await redis.command("DEL", keys.log(key))
         for number, entry in enumerate(entries[:born_with], 1):

@@ -19,6 +19,8 @@ from worker.engines.scripted.scene import Pace
 from worker.engines.scripted.script import Script
 from worker.response.gathering import STREAMS_FULL
 
+FORMAT = 2
+"""The record format of the logs."""
 SMALL = 40
 """Of a log with more entries, only each sixteenth of its deltas is a place to die."""
 
@@ -70,7 +72,9 @@ async def test_a_recorded_log_is_continued_to_the_same_bytes_wherever_its_owner_
         for logged in read()[name]:
             for length in places(logged):
                 await redis.command("FLUSHALL")
-                key = await leave_behind(redis, chosen, worker, logged.request, logged.log[:length])
+                key = await leave_behind(
+                    redis, chosen, worker, logged.request, logged.log[:length], record_format=FORMAT
+                )
                 await restore_journal(redis, key, logged.journal)
                 again = await finish(redis, worker, key)
                 assert not find_difference(again, logged, is_cancelled=is_cancelled), length
@@ -94,7 +98,9 @@ async def test_logs_recorded_one_by_one_are_the_same_beside_each_other_while_tok
     async with working(redis, settings, engine=engine, answer=answerer(CASES["python"])) as worker:
 
         async def run(logged: Logged, is_cancelled: bool) -> str:
-            again = await finish(redis, worker, await accept(redis, settings, logged.request))
+            again = await finish(
+                redis, worker, await accept(redis, settings, logged.request, record_format=FORMAT)
+            )
             return find_difference(again, logged, is_cancelled=is_cancelled)
 
         differences = await asyncio.gather(*(run(*each) for each in logs))

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -41,7 +42,7 @@ from worker.engines.scripted.scene import Cue
 from worker.engines.scripted.script import Script
 from worker.engines.scripted.turn import turn_pieces
 from worker.harmony.tokens import ChatMessage, render_message
-from worker.response.call_items import FORMS, CallForm, form_of
+from worker.response.call_items import FORMS, PRESENT_STYLE, CallForm, CallStyle, form_of, result_in
 
 _ROOT = Path(__file__).parents[2]
 _ROLES = ("api", "worker", "tool_runner", "shared", "local")
@@ -170,11 +171,14 @@ def test_every_item_type_of_a_hosted_tool_stands_in_one_row() -> None:
     assert sorted(in_rows, key=repr) == sorted(get_args(AnyHostedToolCall), key=repr)
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_the_item_of_an_approved_call_names_the_approval(form: CallForm) -> None:
+@pytest.mark.parametrize("make", FORMS.values(), ids=FORMS)
+def test_the_item_of_an_approved_call_names_the_approval(
+    make: Callable[[CallStyle, McpTarget], CallForm],
+) -> None:
     """Else every later response would run the call again."""
     target = McpTarget("python", PYTHON.server_label, "python")
-    assert form.make("id", target, "1", "in_progress", "mcpr_1").approval_request_id == "mcpr_1"
+    made = make(PRESENT_STYLE, target).make("id", target, "1", "in_progress", "mcpr_1")
+    assert made.approval_request_id == "mcpr_1"
 
 
 RESULTS = [
@@ -187,18 +191,24 @@ RESULTS = [
 ]
 
 
+each_style = pytest.mark.parametrize(
+    "style", [PRESENT_STYLE, CallStyle(2), CallStyle(has_messages=True)], ids=repr
+)
+
+
 @each_tool
+@each_style
 @pytest.mark.parametrize("result", RESULTS, ids=repr)
 def test_a_finished_call_gives_its_result_back_and_is_accepted_as_input(
-    tool: HostedTool, result: ToolOutput | ToolFailure
+    tool: HostedTool, style: CallStyle, result: ToolOutput | ToolFailure
 ) -> None:
     """Else a replay would differ from the log, or the request after the call would be refused."""
     function = tool.functions[0].name
-    target = McpTarget(tool.recipient_of(function), tool.server_label, function)
-    form = form_of(target)
+    target = McpTarget(tool.recipient_of(function), tool.server_label, function, item_type=tool.item_type)
+    form = form_of(style, target)
     made = form.make(f"{form.prefix}_1", target, "{}", "in_progress")
     item, announced = form.finish(0, made, result)
-    found = form.result_in(item)
+    found = result_in(item)
     assert found is not None
     assert form.finish(0, made, found) == (item, announced)
     said = describe(result.error) if isinstance(result, ToolFailure) else result.output

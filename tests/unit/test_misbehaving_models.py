@@ -28,7 +28,7 @@ from shared.responses import (
     Response,
 )
 from shared.tool_calls import ToolOutput
-from worker.asking.arguments import read_arguments
+from worker.asking.arguments import read_arguments, read_written
 from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_target
 from worker.harmony.parser import MessageOpened, SegmentParser
 from worker.harmony.tokens import (
@@ -101,7 +101,7 @@ def describe(item: Item) -> str:
         case FunctionCall(name=name, arguments=arguments):
             return f"{cut}calls {name}: {arguments}"
         case McpCall(server_label=label, name=name, arguments=arguments):
-            return f"{cut}runs {label}.{name}: {arguments}"
+            return f"{cut}runs {label}.{name}: {read_written(label, arguments)}"
         case McpApprovalRequest(server_label=label, name=name, arguments=arguments):
             return f"asks for {label}.{name}: {arguments}"
         case _:

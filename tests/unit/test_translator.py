@@ -192,7 +192,7 @@ def test_completed_comes_after_the_tool_and_with_its_output() -> None:
     now, _ = step(Translation(RESPONSE.id, ROUTING), opened)
     now, _ = step(now, TextContinued("1"))
     now, events = step(now, MessageClosed(True))
-    assert [type(e) for e in events] == [ev.McpCallArgumentsDone]
+    assert [type(e) for e in events] == [ev.McpCallArgumentsDelta, ev.McpCallArgumentsDone]
     assert isinstance(now.open_item, RunningCall)
     now, events = step(now, ToolReturned(ToolOutput("56088\n")))
     assert [type(e) for e in events] == [ev.McpCallCompleted, ev.OutputItemDone]

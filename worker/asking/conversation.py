@@ -50,6 +50,7 @@ from shared.responses import (
 )
 from shared.tool_calls import describe
 from shared.turns import answers_in
+from worker.asking.arguments import read_written
 from worker.asking.offer import Offer, recipient_of
 from worker.asking.tool_names import one_line
 from worker.harmony.signatures import FUNCTIONS
@@ -111,7 +112,8 @@ def listings_in(items: Iterable[InputItem]) -> dict[str, tuple[McpTool, ...]]:
 
 
 def approved_calls_in(items: Sequence[InputItem]) -> list[tuple[str, str, str, str]]:
-    """Returns (server_label, name, arguments, approval_request_id) of the calls that may run now.
+    """Returns (server_label, name, text, approval_request_id) of the calls that may run now. `text`: what the
+    model wrote.
 
     These are the calls that the client has approved and that have not run yet in the context. Each is listed
     once even if it was answered several times, as in a conversation; the last answer counts.
@@ -122,7 +124,7 @@ def approved_calls_in(items: Sequence[InputItem]) -> list[tuple[str, str, str, s
         item.approval_request_id: item.approve for item in items if isinstance(item, McpApprovalResponse)
     }
     return [
-        (request.server_label, request.name, request.arguments, request_id)
+        (request.server_label, request.name, _written_in(request), request_id)
         for request_id, is_approved in answers.items()
         if is_approved and (request := requests.get(request_id)) and request_id not in done
     ]
@@ -255,7 +257,7 @@ def _render_item(
             return [tool_message(f"{FUNCTIONS}.{name}", _text_of(item.output))]
         case InputMcpCall():
             recipient = recipient_of(item.server_label, item.name)
-            return _call_and_answer(recipient, item.arguments, _outcome_of(item))
+            return _call_and_answer(recipient, _written_in(item), _outcome_of(item))
         case HostedToolCall():
             call = item.render()
             recipient = hosted_tools.by_item(item).recipient_of(call.function)
@@ -289,7 +291,11 @@ def _render_refusal(item: McpApprovalResponse, request: InputMcpApprovalRequest)
     recipient = recipient_of(request.server_label, request.name)
     reason = f" Reason: {item.reason}" if item.reason else ""
     answer = f"The user did not approve this call; it was not made.{reason}"
-    return _call_and_answer(recipient, request.arguments, answer)
+    return _call_and_answer(recipient, _written_in(request), answer)
+
+
+def _written_in(item: InputMcpCall | InputMcpApprovalRequest) -> str:
+    return read_written(item.server_label, item.arguments)
 
 
 def _outcome_of(call: InputMcpCall) -> str:

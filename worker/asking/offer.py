@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared import hosted_tools
-from shared.hosted_tools import HostedTool
+from shared.hosted_tools import MCP_CALL, HostedTool
 from shared.responses import McpTool, ResponseRequest
 from shared.tool_calls import default_approval
 from worker.asking.routing import FunctionTarget, McpTarget, Routing, Target
@@ -67,6 +67,8 @@ class McpServer:
     is_read_only: bool
     approval: Approval | str | None
     """`always`, `never` or a rule; None means the default for this kind of server."""
+    item_type: str = MCP_CALL
+    """The type of the items that its calls leave."""
 
     @property
     def hosted(self) -> HostedTool | None:
@@ -109,7 +111,7 @@ def mcp_servers(request: ResponseRequest) -> list[McpServer]:
 def _server_of(tool: Mapping[str, Any]) -> McpServer | None:
     kind = str(tool.get("type"))
     if (hosted := hosted_tools.by_type(kind)) is not None:
-        return McpServer(hosted.server_label, None, None, None, False, "never")
+        return McpServer(hosted.server_label, None, None, None, False, "never", hosted.item_type)
     if kind != "mcp":
         return None
     allowed, is_read_only = tool.get("allowed_tools"), False
@@ -215,6 +217,7 @@ def _offer_hosted(
                 server.url,
                 _needs_approval(server, McpTool(name, {})),
                 f"{server.label}.{name}" in idempotent_tools,
+                server.item_type,
             )
     description = server.description or hosted.description
     return Offer({hosted.namespace: description} if routing else {}, {}, routing)

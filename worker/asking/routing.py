@@ -6,6 +6,7 @@ Pure. Owns which recipients mean an offered tool; `offer.py` decides which tools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from shared.hosted_tools import MCP_CALL
 from worker.harmony.signatures import FUNCTIONS
 
 
@@ -29,6 +30,8 @@ class McpTarget:
     needs_approval: bool = False
     is_repeatable: bool = False
     """Calling it twice has the same effect as calling it once."""
+    item_type: str = MCP_CALL
+    """The type of the item that a call leaves; `worker/response/call_items.py` has its form."""
 
 
 Target = FunctionTarget | McpTarget

@@ -23,6 +23,7 @@ from worker.asking.conversation import call_message, tool_message
 from worker.harmony.signatures import FUNCTIONS
 from worker.harmony.tokens import NEXT_TURN, ChatMessage, to_wire
 from worker.response import calls
+from worker.response.call_items import CallStyle
 from worker.response.calls import Refuse, Run, Tally
 from worker.response.generation import Generation
 from worker.response.history import History, LoadedRecord
@@ -65,8 +66,9 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
     try:
         await writer.put([ev.ResponseInProgress(begun)])
         prepared = await Preparation(resources, record, writer, results).run()
+        style = CallStyle.of(request, record.format)
         reader = TurnReader(
-            Translation(begun.id, prepared.offer.routing, len(prepared.listings), None, record.format),
+            Translation(begun.id, prepared.offer.routing, len(prepared.listings), None, style),
             begun.parallel_tool_calls,
             list(prepared.listings),
             turns,
@@ -143,7 +145,7 @@ class Attempt:
         """Runs the calls that the client has approved; returns the tokens of the calls and their answers."""
         tokens: list[int] = []
         for approved in self.prepared.approved:
-            call = call_message(approved.target.recipient, approved.arguments)
+            call = call_message(approved.target.recipient, approved.written)
             self.reader.messages.append(call)
             # The prompt already ends with the start of an assistant message.
             tokens += (await self._encode(call))[len(NEXT_TURN) :]

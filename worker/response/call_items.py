@@ -1,21 +1,41 @@
 """The item and the events of a call that runs here, one class for each item type.
 
-Pure. A tool's row in `shared/hosted_tools.py` gives the type of its calls; the translator decides when each
-event is due. Source of the order of events: the public OpenAI types and recorded streams.
+Pure. A call's target names the type of its item; the translator decides when each event is due. Source of the
+order of events: the public OpenAI types and recorded streams.
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 from msgspec import structs
 
 from shared import events as ev
-from shared import hosted_tools
-from shared.events import StreamEvent, TextDelta
+from shared.events import StreamEvent, TextDelta, quote
 from shared.hosted_tools import MCP_CALL, CallItem
-from shared.responses import ItemStatus, McpCall, ServerCall
+from shared.record_format import RECORD_FORMAT
+from shared.responses import ItemStatus, McpCall, ResponseRequest, ServerCall
 from shared.tool_calls import ToolFailure, ToolOutput
+from worker.asking.arguments import text_argument_of
 from worker.asking.routing import McpTarget
+
+
+@dataclass(frozen=True, slots=True)
+class CallStyle:
+    """What the forms of a response's calls depend on, besides the tool."""
+
+    record_format: int = RECORD_FORMAT
+    """The format that the record began with; a response keeps its event shapes."""
+    has_messages: bool = False
+    """The client requested the Harmony messages too (`enable_response_messages`)."""
+
+    @classmethod
+    def of(cls, request: ResponseRequest, record_format: int) -> Self:
+        return cls(record_format, request.enable_response_messages)
+
+
+PRESENT_STYLE = CallStyle()
+"""That of a request without wishes, in the present format."""
 
 
 class CallForm(Protocol):
@@ -26,48 +46,69 @@ class CallForm(Protocol):
 
     prefix: str
     """The prefix of the item's id; the item type's own, if it has one."""
+    around: tuple[str, str] | None
+    """What stands before and after the text in the deltas, in which it is then a string of JSON. None: the
+    deltas are the text itself."""
 
     def make(
-        self, id_: str, target: McpTarget, written: str, status: ItemStatus, approved_by: str | None = None
+        self,
+        id_: str,
+        target: McpTarget,
+        written: str | None,
+        status: ItemStatus,
+        approved_by: str | None = None,
     ) -> ServerCall:
         """Returns the item without a result.
 
-        `written`: the call's text so far; `approved_by`: the id of the approval request, if there was one.
-        The item keeps it as its `approval_request_id`, or the next response would run the call again.
+        `written`: the call's text, None before the model has begun it; `approved_by`: the id of the approval
+        request, if there was one. The item keeps it as its `approval_request_id`, or the next response would
+        run the call again.
         """
 
     def begin(self, index: int, id_: str) -> list[StreamEvent]:
         """Returns the events that follow `response.output_item.added`."""
 
     def extend(self, index: int, id_: str, text: str) -> TextDelta | None:
-        """Returns the event for another piece of the call's text; None if the item does not show it."""
+        """Returns the event for another piece of the call's text, quoted if there is something `around` it;
+        None if the item does not show it."""
 
     def end_text(self, index: int, id_: str, text: str, *, is_run: bool) -> list[StreamEvent]:
-        """Returns the events for the end of the call's text. `is_run`: the tool now runs."""
+        """Returns the events for the end of the call's text, after the deltas. `is_run`: the tool runs."""
 
     def finish(
         self, index: int, item: CallItem, result: ToolOutput | ToolFailure
     ) -> tuple[ServerCall, list[StreamEvent]]:
         """Returns the item with its result, and the events that announce it."""
 
-    def result_in(self, item: CallItem) -> ToolOutput | ToolFailure | None:
-        """Returns the result that `finish` was given, read back from the item, or None if it has none.
-
-        A replay after a failover may find the item in the log and nothing in the tool journal. `finish` must
-        make the same item and events from what this returns, and what the model reads in the next turn
-        (`describe`, for a failure) must not differ. Of a failure, the sentence of `describe` is enough,
-        which `parse_failure` reads.
-        """
-
 
 class McpCallForm:
+    """A call of an MCP tool. Its arguments are what the model writes, or JSON if that is plain text.
+
+    The client that requests the Harmony messages reads plain text as it is written, and so did every client
+    before format 3.
+    """
+
     prefix = "mcp"
 
+    def __init__(self, style: CallStyle, target: McpTarget) -> None:
+        name = text_argument_of(target.server_label)
+        is_quoted = name is not None and style.record_format > 2 and not style.has_messages
+        self.around = (f'{{"{name}":"', '"}') if is_quoted else None
+
     def make(
-        self, id_: str, target: McpTarget, written: str, status: ItemStatus, approved_by: str | None = None
+        self,
+        id_: str,
+        target: McpTarget,
+        written: str | None,
+        status: ItemStatus,
+        approved_by: str | None = None,
     ) -> McpCall:
         label, name = target.server_label, target.name
-        return McpCall(id_, status, label, name, written, approval_request_id=approved_by)
+        shown = "" if written is None else self._show(written)
+        return McpCall(id_, status, label, name, shown, approval_request_id=approved_by)
+
+    def _show(self, written: str) -> str:
+        return written if self.around is None else f"{self.around[0]}{quote(written)}{self.around[1]}"
 
     def begin(self, index: int, id_: str) -> list[StreamEvent]:
         return [ev.McpCallInProgress(index, id_)]
@@ -76,7 +117,7 @@ class McpCallForm:
         return ev.McpCallArgumentsDelta(index, id_, text)
 
     def end_text(self, index: int, id_: str, text: str, *, is_run: bool) -> list[StreamEvent]:
-        return [ev.McpCallArgumentsDone(index, id_, text)]
+        return [ev.McpCallArgumentsDone(index, id_, self._show(text))]
 
     def finish(
         self, index: int, item: CallItem, result: ToolOutput | ToolFailure
@@ -90,25 +131,27 @@ class McpCallForm:
                 done = structs.replace(item, status="failed", error=error)
                 return done, [ev.McpCallFailed(index, item.id)]
 
-    def result_in(self, item: CallItem) -> ToolOutput | ToolFailure | None:
-        match item:
-            case McpCall(status="completed", output=output):
-                return ToolOutput(output or "")
-            case McpCall(status="failed", error=error) if error is not None:
-                return ToolFailure(error)
-            case _:
-                return None
+
+FORMS: Mapping[str, Callable[[CallStyle, McpTarget], CallForm]] = {MCP_CALL: McpCallForm}
+"""The item type of each call that may run here -> what makes its form."""
 
 
-FORMS: Mapping[str, CallForm] = {MCP_CALL: McpCallForm()}
-"""The item type of each call that may run here -> its form."""
-
-
-def form_of(target: McpTarget) -> CallForm:
-    return FORMS[hosted_tools.item_type_of(target.server_label)]
+def form_of(style: CallStyle, target: McpTarget) -> CallForm:
+    return FORMS[target.item_type](style, target)
 
 
 def result_in(item: CallItem) -> ToolOutput | ToolFailure | None:
-    """Returns the result that an item holds, or None if it has none or its call does not run here."""
-    form = FORMS.get(str(item.__struct_config__.tag))
-    return form.result_in(item) if form else None
+    """Returns the result that `finish` was given, read back from the item, or None if it has none.
+
+    A replay after a failover may find the item in the log and nothing in the tool journal. `finish` must make
+    the same item and events from what this returns, and what the model reads in the next turn (`describe`,
+    for a failure) must not differ. Of a failure, the sentence of `describe` is enough, which `parse_failure`
+    reads.
+    """
+    match item:
+        case McpCall(status="completed", output=output):
+            return ToolOutput(output or "")
+        case McpCall(status="failed", error=error) if error is not None:
+            return ToolFailure(error)
+        case _:
+            return None

@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from shared.context_length import TOO_LONG
+from shared.hosted_tools import MCP_CALL
 from shared.input_items import InputItem
 from shared.responses import McpListTools, McpTool
 from shared.tool_calls import ToolListing, ToolOutput, ToolsListed
@@ -113,11 +114,14 @@ async def fit_into_context(
 
 
 def _approved_in(items: Sequence[InputItem], offered: Routing) -> tuple[CallApproved, ...]:
-    """Returns the calls that the client has approved, with targets even for tools not offered now."""
+    """Returns the calls that the client has approved, with targets even for tools not offered now.
+
+    Each becomes an `mcp_call`, as the request to approve it was MCP's.
+    """
     approved = []
-    for label, name, arguments, request_id in approved_calls_in(items):
+    for label, name, written, request_id in approved_calls_in(items):
         recipient = recipient_of(label, name)
         found = offered.get(recipient)
         target = found if isinstance(found, McpTarget) else McpTarget(recipient, label, name)
-        approved.append(CallApproved(replace(target, name=name), arguments, request_id))
+        approved.append(CallApproved(replace(target, name=name, item_type=MCP_CALL), written, request_id))
     return tuple(approved)

@@ -24,7 +24,7 @@ class CallApproved:
     """A call that an earlier response asked the client to approve; it runs now."""
 
     target: McpTarget
-    arguments: str
+    written: str
     approval_request_id: str
 
 

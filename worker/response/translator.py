@@ -10,12 +10,11 @@ and a link of a chain for each piece would be left to the garbage collector to w
 
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import assert_never
+from typing import Literal, assert_never
 
 from shared import events as ev
-from shared.events import DeltaFrames, StreamEvent, TextDelta
+from shared.events import DeltaFrames, QuotedFrames, StreamEvent, TextDelta, quote
 from shared.ids import call_id, item_id
-from shared.record_format import RECORD_FORMAT
 from shared.responses import (
     FunctionCall,
     ItemStatus,
@@ -29,10 +28,11 @@ from shared.responses import (
     ServerCall,
 )
 from shared.tool_calls import ToolFailure, ToolOutput
+from worker.asking.arguments import read_arguments, text_argument_of
 from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_target
 from worker.harmony.headers import TEXT_RECIPIENTS
 from worker.harmony.parser import MessageClosed, MessageCut, MessageOpened, TextContinued
-from worker.response.call_items import form_of
+from worker.response.call_items import PRESENT_STYLE, CallForm, CallStyle, form_of
 from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
 
 # --- the open item: at most one at a time ---------------------------------------------------------
@@ -95,8 +95,7 @@ class Translation:
     routing: Routing
     output_index: int = 0
     open_item: OpenItem | None = None
-    record_format: int = RECORD_FORMAT
-    """The format that the record began with; a response keeps its event shapes."""
+    style: CallStyle = PRESENT_STYLE
     are_calls_spent: bool = False
     """No further call is made in this response."""
 
@@ -168,9 +167,13 @@ def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]
         case OpenMcpCall(target) as item if target.needs_approval:
             return replace(now, open_item=item), []
         case OpenMcpCall(target) as item:
-            form, id_ = form_of(target), _call_item_id(now, target)
-            call = form.make(id_, target, "", "in_progress")
-            return replace(now, open_item=item), [ev.OutputItemAdded(index, call), *form.begin(index, id_)]
+            form, id_ = _form_of(now, target)
+            call = form.make(id_, target, None, "in_progress")
+            return replace(now, open_item=item), [
+                ev.OutputItemAdded(index, call),
+                *form.begin(index, id_),
+                *_around(form, index, id_, 0),
+            ]
         case never:
             assert_never(never)
 
@@ -194,7 +197,7 @@ def _item_for(opened: MessageOpened, now: Translation) -> _Texted:
         case "commentary":
             return OpenMessage("commentary")
         case _:
-            return OpenMessage("final_answer" if now.record_format > 1 else None)
+            return OpenMessage("final_answer" if now.style.record_format > 1 else None)
 
 
 def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Events]:
@@ -221,7 +224,10 @@ def open_text(now: Translation) -> tuple[list[str], DeltaFrames] | None:
     if item is None or isinstance(item, RunningCall):
         return None
     delta = _delta(now, item, "")
-    return None if delta is None else (item.pieces, DeltaFrames(delta))
+    if delta is None:
+        return None
+    is_quoted = isinstance(item, OpenMcpCall) and form_of(now.style, item.target).around is not None
+    return item.pieces, QuotedFrames(delta) if is_quoted else DeltaFrames(delta)
 
 
 def _delta(now: Translation, item: _Texted, text: str) -> TextDelta | None:
@@ -235,7 +241,8 @@ def _delta(now: Translation, item: _Texted, text: str) -> TextDelta | None:
         case OpenFunctionCall():
             return ev.FunctionCallArgumentsDelta(index, item_id("fc", response_id, index), text)
         case OpenMcpCall(target) if not target.needs_approval:
-            return form_of(target).extend(index, _call_item_id(now, target), text)
+            form, id_ = _form_of(now, target)
+            return form.extend(index, id_, text if form.around is None else quote(text))
         case OpenMcpCall() | OpenSpentCall():
             return None
 
@@ -272,8 +279,9 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
         case OpenMcpCall(target) if target.needs_approval:
             return _keep_unmade_request(replace(now, open_item=None), text)
         case OpenMcpCall(target):
-            form, id_ = form_of(target), _call_item_id(now, target)
+            form, id_ = _form_of(now, target)
             return closed, [
+                *_around(form, index, id_, 1),
                 *form.end_text(index, id_, text, is_run=False),
                 ev.OutputItemDone(index, form.make(id_, target, text, status)),
             ]
@@ -295,22 +303,27 @@ def _close_arguments(now: Translation, item: OpenMcpCall) -> tuple[Translation, 
     """Ends a call's arguments: the call runs, or the client is asked to approve it."""
     index, text, target = now.output_index, "".join(item.pieces), item.target
     if target.needs_approval:
+        is_quoted = text_argument_of(target.server_label) is not None and now.style.record_format > 2
+        arguments = read_arguments(target.server_label, text) if is_quoted else None
         request = McpApprovalRequest(
-            item_id("mcpr", now.response_id, index), target.server_label, target.name, text
+            item_id("mcpr", now.response_id, index), target.server_label, target.name, arguments or text
         )
         return replace(now, output_index=index + 1, open_item=None), [
             ev.OutputItemAdded(index, request),
             ev.OutputItemDone(index, request),
         ]
-    form, id_ = form_of(target), _call_item_id(now, target)
+    form, id_ = _form_of(now, target)
     call = form.make(id_, target, text, "in_progress")
     running = RunningCall(call, target, text)
-    return replace(now, open_item=running), form.end_text(index, id_, text, is_run=True)
+    return replace(now, open_item=running), [
+        *_around(form, index, id_, 1),
+        *form.end_text(index, id_, text, is_run=True),
+    ]
 
 
 def _begin_approved_call(now: Translation, approved: CallApproved) -> tuple[Translation, Events]:
-    index, target, written = now.output_index, approved.target, approved.arguments
-    form, id_ = form_of(target), _call_item_id(now, target)
+    index, target, written = now.output_index, approved.target, approved.written
+    form, id_ = _form_of(now, target)
     call = form.make(id_, target, written, "in_progress", approved.approval_request_id)
     return replace(now, open_item=RunningCall(call, target, written)), [
         ev.OutputItemAdded(index, call),
@@ -323,7 +336,7 @@ def _finish_call(
     now: Translation, call: RunningCall, result: ToolOutput | ToolFailure
 ) -> tuple[Translation, Events]:
     index = now.output_index
-    done, announced = form_of(call.target).finish(index, call.item, result)
+    done, announced = form_of(now.style, call.target).finish(index, call.item, result)
     return replace(now, output_index=index + 1, open_item=None), [*announced, ev.OutputItemDone(index, done)]
 
 
@@ -333,5 +346,13 @@ def _function_call(now: Translation, item: OpenFunctionCall, text: str, status: 
     return FunctionCall(id_, status, call_id(response_id, index), item.name, text)
 
 
-def _call_item_id(now: Translation, target: McpTarget) -> str:
-    return item_id(form_of(target).prefix, now.response_id, now.output_index)
+def _form_of(now: Translation, target: McpTarget) -> tuple[CallForm, str]:
+    """Returns the form of the open call, and its item's id."""
+    form = form_of(now.style, target)
+    return form, item_id(form.prefix, now.response_id, now.output_index)
+
+
+def _around(form: CallForm, index: int, id_: str, side: Literal[0, 1]) -> Events:
+    """Returns the delta for what stands before or after the call's text, if anything does."""
+    delta = form.extend(index, id_, form.around[side]) if form.around is not None else None
+    return [] if delta is None else [delta]

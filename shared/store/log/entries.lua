@@ -16,7 +16,7 @@ end
 -- Writes the entry (id, frame, tokens, token_record) at ARGV[at]. Returns its frame.
 local function write_entry(log, at)
   local frame, tokens, token_record = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  if tokens == '' then
+  if tokens == '' and token_record == '' then
     call('XADD', log, ARGV[at], 'e', frame)
   elseif token_record == '' then
     call('XADD', log, ARGV[at], 'e', frame, 't', tokens)
