@@ -81,6 +81,7 @@ def make_environment(user: Mapping[str, str], settings: Mapping[str, str]) -> di
     environment = {"ANTIPHON_ENGINE": "scripted", **user, "PYTHONUNBUFFERED": "1", **settings}
     environment.setdefault("ANTIPHON_SECRETS_KEY", base64.urlsafe_b64encode(os.urandom(32)).decode())
     environment.setdefault("ANTIPHON_EGRESS_NETWORKS", LOOPBACK)
+    environment.setdefault("ANTIPHON_WEB_SEARCH", "local")
     if environment["ANTIPHON_ENGINE"] == "scripted":
         environment.setdefault("ANTIPHON_MODELS", '["default","scripted"]')
         environment.setdefault(

@@ -159,6 +159,9 @@ class HostedTool:
     """The item types of its calls that a history may contain, besides `mcp_call`; also `item_type`'s."""
     builtin: str | None = None
     """The module in `tool_runner/builtin` that serves it, or None if only the operator can name a server."""
+    shows_pages: bool = False
+    """Its calls are told what the request wants of a search, and its results say which pages they show
+    (`shared/web_search.py`)."""
     echoed: Mapping[str, Any] = field(default_factory=dict)
     """Fields that are echoed for a tool of one of `types` if the request omits them."""
 
@@ -221,6 +224,7 @@ BROWSER = HostedTool(
                 },
                 "required": ["query"],
             },
+            is_repeatable=True,
         ),
         HostedFunction(
             "open",
@@ -244,6 +248,7 @@ Use this function without `id` to scroll to a new location of an opened page."""
                     "source": {"type": "string"},
                 },
             },
+            is_repeatable=True,
         ),
         HostedFunction(
             "find",
@@ -253,6 +258,7 @@ Use this function without `id` to scroll to a new location of an opened page."""
                 "properties": {"pattern": {"type": "string"}, "cursor": _NUMBER},
                 "required": ["pattern"],
             },
+            is_repeatable=True,
         ),
     ),
     description="""\
@@ -271,6 +277,8 @@ sources=web (default: web)""",
         }
     ),
     items=(WebSearchCall,),
+    builtin="browser",
+    shows_pages=True,
 )
 """Offered only by an `mcp` tool with its label."""
 

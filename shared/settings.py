@@ -179,8 +179,8 @@ class Settings(BaseSettings):
 
     idempotent_tools: list[str] = list(hosted_tools.REPEATABLE)
     """`label.tool` of MCP tools that may be called again if it is unknown whether they ran, in addition to
-    those whose annotations say so. The built-in Python keeps nothing of a call that did not return; remove it
-    if another server has its label."""
+    those whose annotations say so. The built-in servers keep nothing of a call that did not return; remove
+    their functions if another server has the label."""
 
     # Tool runner
     tool_calls_in_flight_max: int = Field(256, gt=0)
@@ -198,6 +198,12 @@ class Settings(BaseSettings):
     tool_schema_bytes_max: int = Field(64 * 1024, gt=0)
     """The schema of one tool of an MCP server; a tool with a larger one is left out of the listing."""
     tool_session_bytes_max: int = Field(2**20, gt=0)
+    web_search: Literal["refused", "local", "server"] = "refused"
+    """Whether requests may ask for web search (`web_search`, `web_search_preview`), and who answers: the
+    built-in server, which searches the folder `search_pages`, or the server of that label in
+    `mcp_servers`."""
+    search_pages: Path | None = None
+    """The folder that the built-in search server searches; None: the pages about this project that ship."""
     mcp_servers: Path | None = None
     """A JSON file {label: {"url": …, "headers": …} | {"command": …, "args": […], "env": …}}."""
 

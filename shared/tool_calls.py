@@ -17,6 +17,7 @@ from shared.responses import (
     McpTool,
     McpToolExecutionError,
 )
+from shared.web_search import Display, SearchOptions
 
 SESSION_META_KEY = "antiphon/session"
 """Key in the `_meta` of a tool's result for opaque state, which is sent back with the response's next call to
@@ -29,13 +30,15 @@ def default_approval(server_label: str, server_url: str | None) -> Literal["alwa
     return "always" if is_clients_own else "never"
 
 
-class ToolCall(msgspec.Struct, frozen=True, tag_field="kind", tag="call"):
-    """A task: call the tool `name` on a server. `arguments`: a JSON object as text."""
+class ToolCall(msgspec.Struct, frozen=True, tag_field="kind", tag="call", omit_defaults=True):
+    """A task: call the tool `name` on a server. `arguments`: a JSON object as text. `search`: what the
+    request wants of its searches, if it asked for web search."""
 
     server_label: str
     name: str
     arguments: str
     server_url: str | None = None
+    search: SearchOptions | None = None
 
 
 class ToolListing(msgspec.Struct, frozen=True, tag_field="kind", tag="list"):
@@ -55,10 +58,12 @@ class ToolIntent(msgspec.Struct, frozen=True):
     fencing_token: int
 
 
-class ToolOutput(msgspec.Struct, frozen=True, tag_field="kind", tag="output"):
-    """The tool answered. `output`: its text, cut to `tool_output_bytes_max` with a note that says so."""
+class ToolOutput(msgspec.Struct, frozen=True, tag_field="kind", tag="output", omit_defaults=True):
+    """The tool answered. `output`: its text, cut to `tool_output_bytes_max` with a note that says so.
+    `display`: which pages that text shows, if the tool shows pages and its server says so."""
 
     output: str
+    display: Display | None = None
 
 
 class ToolFailure(msgspec.Struct, frozen=True, tag_field="kind", tag="failure"):

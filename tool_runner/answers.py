@@ -13,6 +13,7 @@ import msgspec
 
 from shared.responses import HttpError, McpError, McpProtocolError, McpToolExecutionError
 from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed
+from shared.web_search import read_display
 from tool_runner.listed_tools import Listing
 
 INVALID_PARAMS, TIMED_OUT, CONNECTION_CLOSED, INTERNAL_ERROR = -32602, -32001, -32000, -32603
@@ -61,12 +62,13 @@ def _encode(value: Any) -> str:
     return msgspec.json.encode(make_encodable(value)).decode()
 
 
-def make_result(answer: Answer, bytes_max: int) -> ToolOutput | ToolFailure:
-    """Returns the result of a call, cut to `bytes_max`."""
+def make_result(answer: Answer, bytes_max: int, *, shows_pages: bool = False) -> ToolOutput | ToolFailure:
+    """Returns the result of a call, cut to `bytes_max`. `shows_pages`: as in the tool's row."""
     if answer.is_error:
         said = [_as_text(text) for text in _texts(answer) if text.strip()] or [_as_text(_SILENT)]
         return ToolFailure(McpToolExecutionError(list(_cut_texts(said, bytes_max))))
-    return ToolOutput(cut("\n".join(_texts(answer)), bytes_max))
+    display = read_display(answer.structured) if shows_pages else None
+    return ToolOutput(cut("\n".join(_texts(answer)), bytes_max), display)
 
 
 def make_listing(listing: Listing) -> ToolsListed | ToolFailure:

@@ -12,9 +12,11 @@ from typing import Any
 import anyio
 import msgspec
 
+from shared import hosted_tools
 from shared.responses import ServerSecrets
 from shared.settings import Settings
 from shared.tool_calls import SESSION_META_KEY, ToolCall, ToolFailure, ToolListing, ToolResult, ToolTask
+from shared.web_search import SEARCH_META_KEY
 from tool_runner import answers, mcp_client, servers
 from tool_runner.answers import Answer
 from tool_runner.egress import Egress, Resolve
@@ -122,7 +124,10 @@ class Tools:
                     return Outcome(answers.make_listing(listing))
                 case _CallReady(call, arguments, meta):
                     answer = await connection.call(call.name, arguments, meta)
-                    return Outcome(answers.make_result(answer, bytes_max), self._read_session(call, answer))
+                    hosted = hosted_tools.by_label(call.server_label)
+                    shows_pages = hosted is not None and hosted.shows_pages
+                    result = answers.make_result(answer, bytes_max, shows_pages=shows_pages)
+                    return Outcome(result, self._read_session(call, answer))
         return _GIVEN_UP
 
     def _read_session(self, call: ToolCall, answer: Answer) -> str | None:
@@ -187,9 +192,10 @@ def _read_question(task: ToolTask, session: str | None) -> _Question:
         case ToolListing():
             return task
         case ToolCall():
-            return _CallReady(
-                task, _read_arguments(task), {} if session is None else {SESSION_META_KEY: session}
-            )
+            meta: dict[str, Any] = {} if session is None else {SESSION_META_KEY: session}
+            if task.search is not None:
+                meta[SEARCH_META_KEY] = msgspec.to_builtins(task.search)
+            return _CallReady(task, _read_arguments(task), meta)
 
 
 def _read_arguments(call: ToolCall) -> dict[str, Any]:

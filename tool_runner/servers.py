@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from shared.hosted_tools import HOSTED_TOOLS, PYTHON, RESERVED_LABELS
+from shared.hosted_tools import BROWSER, HOSTED_TOOLS, PYTHON, RESERVED_LABELS
 from shared.responses import ServerSecrets
 from shared.settings import Settings
 
@@ -84,7 +84,9 @@ def load(settings: Settings) -> dict[str, Server]:
     Raises BadServersFile.
     """
     configured: dict[str, Server] = {
-        tool.server_label: _builtin_server(tool.builtin, settings) for tool in HOSTED_TOOLS if tool.builtin
+        tool.server_label: _builtin_server(tool.builtin, settings)
+        for tool in HOSTED_TOOLS
+        if tool.builtin and (tool is not BROWSER or settings.web_search == "local")
     }
     path = settings.mcp_servers
     if path is None:
@@ -109,6 +111,8 @@ def _builtin_server(name: str, settings: Settings) -> StdioServer:
     state = ("--state-bytes-max", settings.tool_session_bytes_max)
     processes = ("--processes", count_sandboxes(settings))
     args = ("-m", f"{_BUILTIN}.{name}", *map(str, (*limits, *state, *processes)))
+    if name == BROWSER.builtin and settings.search_pages is not None:
+        args += ("--pages", str(settings.search_pages.resolve()))
     return StdioServer(sys.executable, args, (("PYTHONPATH", str(_ROOT)),))
 
 

@@ -230,7 +230,7 @@ def test_a_label_is_none_that_is_reserved(tool: HostedTool) -> None:
 
 @each_tool
 def test_a_tool_that_can_be_requested_by_a_type_has_a_server(tool: HostedTool) -> None:
-    configured = load(Settings())
+    configured = load(Settings(web_search="local"))
     assert (tool.server_label in configured) == (tool.builtin is not None)
     if tool.types:
         assert tool.builtin is not None, f"nothing serves {sorted(tool.types)} unless the operator does"
