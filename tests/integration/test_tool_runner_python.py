@@ -8,7 +8,7 @@ from ipaddress import ip_network
 
 import pytest
 import pytest_asyncio
-from pydantic_monty import AsyncMonty, ResourceLimits
+from pydantic_monty import AsyncMonty, MontyRuntimeError, ResourceLimits
 
 from local.ports import HOST, find_free
 from shared.responses import McpToolExecutionError
@@ -17,7 +17,8 @@ from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, To
 from tests.integration.mcp_servers import ROOT
 from tests.patience import PATIENCE_S
 from tool_runner import servers
-from tool_runner.builtin.python import LIMITS, Ran, Sandbox
+from tool_runner.builtin.cells import Ran
+from tool_runner.builtin.python import LIMITS, MODULES, MontySandbox
 from tool_runner.run_tool import Outcome, Tools
 from tool_runner.stdio_servers import StdioServers
 
@@ -117,6 +118,35 @@ async def test_code_reaches_nothing_outside_its_sandbox(tools: Tools, code: str,
     assert refused in await show(tools, code)
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import numpy", f"no packages, and of the standard library it has parts of: {', '.join(MODULES)}]"),
+        ("del x", "[This sandbox runs a part of Python only; write the code without what it names."),
+        ("class A(dict): pass", "no inheritance of classes"),
+        ("def f():\n    yield 1", "no generators (yield)"),
+        ("from math import *", "no `from … import *`"),
+        ("open('a.txt', 'w')", "[This sandbox has no files; keep what is needed in variables]"),
+    ],
+)
+async def test_what_this_sandbox_lacks_is_said_where_code_asks_for_it(
+    tools: Tools, code: str, said: str
+) -> None:
+    assert said in await show(tools, code)
+
+
+async def test_the_modules_that_it_names_are_those_that_it_has() -> None:
+    async with AsyncMonty(max_processes=1) as pool, pool.checkout() as session:
+        found = []
+        for name in sorted(sys.stdlib_module_names):
+            try:
+                await session.feed_run(f"import {name}")
+            except MontyRuntimeError:
+                continue
+            found.append(name)
+    assert tuple(found) == MODULES
+
+
 async def test_code_that_takes_too_much_memory_fails_and_its_state_stays_as_it_was(tools: Tools) -> None:
     first = await run(tools, "x = 1")
     outcome = await run(tools, "x = 2\ny = ['a' * 1_000_000 for _ in range(1000)]", first.session)
@@ -159,7 +189,7 @@ async def test_code_that_ends_itself_says_what_it_had_printed_and_what_ended_it(
 async def test_code_sleeps_as_long_as_it_says_or_fails_saying_so() -> None:
     """Not for ten seconds only, which is what the sandbox would do by itself."""
     async with AsyncMonty(max_processes=1) as pool:
-        sandbox = Sandbox(pool, 10_000, 10_000, ResourceLimits(max_total_sleep_secs=0.2))
+        sandbox = MontySandbox(pool, 10_000, 10_000, ResourceLimits(max_total_sleep_secs=0.2))
         ran = await sandbox.run("import time\nprint('begun')\ntime.sleep(25)\nprint('over')", None)
         assert (ran.has_failed, ran.state) == (True, None)
         assert ran.text.startswith("begun\n[TimeoutError: sleep limit exceeded: 25s > 200ms.")
@@ -169,7 +199,7 @@ async def test_code_sleeps_as_long_as_it_says_or_fails_saying_so() -> None:
 
 async def run_endless(limits: ResourceLimits, request_timeout_s: float) -> Ran:
     async with AsyncMonty(max_processes=1, request_timeout=request_timeout_s) as pool:
-        sandbox = Sandbox(pool, 10_000, 10_000, limits)
+        sandbox = MontySandbox(pool, 10_000, 10_000, limits)
         ran = await sandbox.run("print('begun')\nwhile True: pass", None)
         assert (await sandbox.run("1 + 1", None)).text == "2\n"
     return ran

@@ -1,23 +1,16 @@
-"""The built-in MCP server `code_interpreter`: one tool, `python`, that runs a notebook cell in a sandbox.
+"""The built-in MCP server `code_interpreter` on Monty, a sandbox that interprets a part of Python itself.
 
 Keeps nothing between calls: the variables travel as opaque state with the result and come back with the next
 call (`tool_calls.SESSION_META_KEY`), so that any process can serve any call.
 """
 
-import argparse
-import asyncio
 import base64
 import binascii
-import logging
 import math
-import os
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
-from mcp.server.mcpserver import Context, MCPServer
-from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic_monty import (
     AsyncMonty,
     AsyncMontySession,
@@ -29,8 +22,7 @@ from pydantic_monty import (
     ResourceLimits,
 )
 
-from shared.hosted_tools import PYTHON
-from shared.tool_calls import SESSION_META_KEY
+from tool_runner.builtin.cells import Ran, Shown, make_parser, make_server, serve
 from tool_runner.builtin.notebook import SHOWN_NAME, Cell, make_cell, mend_traceback
 
 DESCRIPTION = """Runs Python code as a notebook cell: shows what it prints, then the value of its last \
@@ -42,7 +34,6 @@ _OS_POLICY = OSPolicy(sleep="system", sleep_system_max=math.inf)
 """Lets `time.sleep` sleep up to the limit; by default it would return after ten seconds."""
 _REQUEST_TIMEOUT_S = 75.0
 """A sandbox process that does not answer for this long is killed; longer than all its own limits together."""
-_NOTES_BYTES = 512
 _EXCEPTION_ARGUMENTS = "exceptions can only be called with zero or one string argument"
 """The sandbox's message for `SystemExit(1)`, an internal error without a traceback."""
 _ENDED_BY_EXCEPTION = (
@@ -50,72 +41,29 @@ _ENDED_BY_EXCEPTION = (
     "is not a string or that has several. This sandbox cannot show such an exception. What was done before "
     "stands."
 )
+MODULES = (
+    *("asyncio", "base64", "binascii", "bisect", "collections", "copy", "csv", "dataclasses", "datetime"),
+    *("decimal", "functools", "hashlib", "itertools", "json", "math", "os", "pathlib", "posixpath"),
+    *("random", "re", "sys", "time", "tomllib", "typing", "unicodedata"),
+)
+"""What this sandbox can import, each module in part."""
+_HINTS = {
+    "ModuleNotFoundError": "This sandbox has no packages, and of the standard library it has parts of: "
+    f"{', '.join(MODULES)}",
+    "NotImplementedError": "This sandbox runs a part of Python only; write the code without what it names. "
+    "It has no generators (yield), no inheritance of classes, no del, no properties, no asynchronous "
+    "comprehensions and no `from … import *`",
+    "PermissionError": "This sandbox has no files; keep what is needed in variables",
+}
+"""Error -> what the model should know of the sandbox to do without."""
 _UNCHANGED = "The variables are as they were before this call."
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """The outcome of a cell: the text to show, whether the sandbox failed, and the new state."""
-
-    text: str
-    has_failed: bool = False
-    state: str | None = None
-    """None if the state before the cell is kept."""
 
 
 class _StateUnreadable(Exception):
     """This sandbox cannot load the state."""
 
 
-class _Shown:
-    """Collects what a cell shows, within a limit; drops what exceeds it and says so.
-
-    Reserves a part for what comes last (the value, a traceback, notes), so that code which floods its output
-    still shows how it ended.
-    """
-
-    def __init__(self, bytes_max: int) -> None:
-        self._print_bytes_left = bytes_max * 3 // 4
-        self._last_bytes_left = max(0, bytes_max // 4 - _NOTES_BYTES)
-        self._parts: list[str] = []
-        self._dropped_bytes = 0
-        self._last: list[str] = []
-
-    def add_printed(self, _stream: str, text: str) -> None:
-        kept, dropped_bytes = _cut(text, self._print_bytes_left)
-        self._print_bytes_left -= len(kept.encode())
-        self._dropped_bytes += dropped_bytes
-        self._parts.append(kept)
-
-    def add_last(self, text: str) -> None:
-        """Adds a value or a traceback, on lines of its own."""
-        kept, dropped_bytes = _cut(text, self._last_bytes_left)
-        self._last_bytes_left -= len(kept.encode())
-        self._last.append(kept)
-        if dropped_bytes:
-            self.add_note(f"{dropped_bytes} more bytes are not shown")
-
-    def add_note(self, text: str) -> None:
-        self._last.append(f"[{text}]")
-
-    @property
-    def text(self) -> str:
-        printed = "".join(self._parts)
-        if self._dropped_bytes:
-            printed += f"\n[{self._dropped_bytes} more bytes were printed]\n"
-        elif printed and self._last and not printed.endswith("\n"):
-            printed += "\n"
-        return printed + "".join(f"{text}\n" for text in self._last)
-
-
-def _cut(text: str, bytes_max: int) -> tuple[str, int]:
-    """Returns the beginning of `text` that fits, and the number of bytes that do not."""
-    raw = text.encode("utf-8", "replace")
-    kept = raw[:bytes_max].decode("utf-8", "ignore")
-    return kept, len(raw) - len(kept.encode())
-
-
-class Sandbox:
+class MontySandbox:
     """Runs cells, each in a process that is cleared or replaced afterwards."""
 
     def __init__(
@@ -127,14 +75,14 @@ class Sandbox:
         self._state_bytes_max = state_bytes_max
 
     async def run(self, code: str, state: str | None) -> Ran:
-        shown = _Shown(self._output_bytes_max)
+        shown = Shown(self._output_bytes_max)
         try:
             return await self._run(code, state, shown)
         except _StateUnreadable:
             shown.add_note("The variables of earlier calls are lost: they cannot be read any more.")
             return await self._run(code, None, shown)
 
-    async def _run(self, code: str, state: str | None, shown: _Shown) -> Ran:
+    async def _run(self, code: str, state: str | None, shown: Shown) -> Ran:
         try:
             async with self._pool.checkout(limits=self._limits, os_policy=_OS_POLICY) as session:
                 if state is not None:
@@ -147,7 +95,7 @@ class Sandbox:
             shown.add_note(f"{error}. {_UNCHANGED}")
         return Ran(shown.text, has_failed=True)
 
-    async def _keep(self, session: AsyncMontySession, shown: _Shown) -> Ran:
+    async def _keep(self, session: AsyncMontySession, shown: Shown) -> Ran:
         """Returns what is shown, and the state unless it is too large to be kept."""
         try:
             state = _pack(await session.dump())
@@ -163,10 +111,10 @@ class Sandbox:
         return Ran(shown.text, state=state)
 
 
-async def _feed(session: AsyncMontySession, cell: Cell, shown: _Shown) -> None:
+async def _feed(session: AsyncMontySession, cell: Cell, shown: Shown) -> None:
     """Runs the cell and shows its own exceptions. Raises MontyError if a limit ended it."""
     try:
-        await session.feed_run(cell.code, print_callback=shown.add_printed)
+        await session.feed_run(cell.code, print_callback=_printing(shown))
         if cell.shown_line is not None:
             await _show_value(session, shown)
     except (MontyRuntimeError, MontySyntaxError) as error:
@@ -176,15 +124,21 @@ async def _feed(session: AsyncMontySession, cell: Cell, shown: _Shown) -> None:
             shown.add_note(_ENDED_BY_EXCEPTION)
             return
         shown.add_last(mend_traceback(cell, error.display()))
+        if hint := _HINTS.get(type(error.exception()).__name__):
+            shown.add_note(hint)
 
 
-async def _show_value(session: AsyncMontySession, shown: _Shown) -> None:
+async def _show_value(session: AsyncMontySession, shown: Shown) -> None:
     """Shows the cell's value by running `repr` inside: outside, the value may have another one."""
     value = await session.feed_run(
-        f"None if {SHOWN_NAME} is None else repr({SHOWN_NAME})", print_callback=shown.add_printed
+        f"None if {SHOWN_NAME} is None else repr({SHOWN_NAME})", print_callback=_printing(shown)
     )
     if value is not None:
         shown.add_last(str(value))
+
+
+def _printing(shown: Shown) -> Callable[[str, str], None]:
+    return lambda _stream, text: shown.add_printed(text)
 
 
 def _is_limit(error: MontyError) -> bool:
@@ -203,55 +157,16 @@ def _pack(dump: bytes) -> str:
     return base64.b64encode(zlib.compress(dump, 1)).decode()
 
 
-def make_server(output_bytes_max: int, state_bytes_max: int, processes: int) -> MCPServer[Sandbox]:
-    @asynccontextmanager
-    async def lifespan(_: MCPServer[Sandbox]) -> AsyncIterator[Sandbox]:
-        async with AsyncMonty(max_processes=processes, request_timeout=_REQUEST_TIMEOUT_S) as pool:
-            yield Sandbox(pool, output_bytes_max, state_bytes_max)
-
-    server = MCPServer(PYTHON.server_label, log_level="WARNING", lifespan=lifespan)
-
-    # Read-only and idempotent: a call changes nothing anywhere. Even the variables change only through the
-    # state in its result, so that a call whose result was lost can be made again.
-    @server.tool(
-        name=PYTHON.functions[0].name,
-        description=DESCRIPTION,
-        annotations=ToolAnnotations(
-            title="Python",
-            read_only_hint=True,
-            destructive_hint=False,
-            idempotent_hint=True,
-            open_world_hint=False,
-        ),
-    )
-    async def python(code: str, ctx: Context[Sandbox, object]) -> CallToolResult:
-        request = ctx.request_context
-        state = (request.meta or {}).get(SESSION_META_KEY)
-        ran = await request.lifespan_context.run(code, state if isinstance(state, str) else None)
-        return CallToolResult(
-            content=[TextContent(text=ran.text)],
-            is_error=ran.has_failed,
-            _meta=None if ran.state is None else {SESSION_META_KEY: ran.state},
-        )
-
-    return server
-
-
 def main() -> None:
-    """Serves stdio, or with `--http PORT` Streamable HTTP, for trusted callers, who send the state."""
-    parser = argparse.ArgumentParser(prog="python -m tool_runner.builtin.python")
-    parser.add_argument("--http", type=int, metavar="PORT", help="serve Streamable HTTP at /mcp, not stdio")
-    parser.add_argument("--host", default="127.0.0.1", help="address for --http (default: %(default)s)")
-    parser.add_argument("--output-bytes-max", type=int, default=256 * 1024)
-    parser.add_argument("--state-bytes-max", type=int, default=2**20)
-    parser.add_argument("--processes", type=int, default=max(4, 2 * (os.cpu_count() or 1)))
+    parser = make_parser("tool_runner.builtin.python")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    server = make_server(arguments.output_bytes_max, arguments.state_bytes_max, arguments.processes)
-    if arguments.http is None:
-        asyncio.run(server.run_stdio_async())
-    else:
-        server.run("streamable-http", host=arguments.host, port=arguments.http)
+
+    @asynccontextmanager
+    async def open_sandbox() -> AsyncIterator[MontySandbox]:
+        async with AsyncMonty(max_processes=arguments.processes, request_timeout=_REQUEST_TIMEOUT_S) as pool:
+            yield MontySandbox(pool, arguments.output_bytes_max, arguments.state_bytes_max)
+
+    serve(make_server(DESCRIPTION, open_sandbox), arguments.http, arguments.host)
 
 
 if __name__ == "__main__":
