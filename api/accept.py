@@ -14,6 +14,7 @@ import msgspec
 
 from api import context
 from api.bodies.requests import Birth, Creation, RequestLimits, read_create
+from api.bodies.tools import ApprovalDefaults
 from api.context import Sources, compose
 from api.conversations import Conversations
 from api.errors import unsupported_parameter
@@ -165,7 +166,11 @@ class Acceptance:
         birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))
         settings = self._settings
         limits = RequestLimits(
-            settings.items_max, settings.tools_max, settings.json_values_max, settings.refused_parameters
+            settings.items_max,
+            settings.tools_max,
+            settings.json_values_max,
+            settings.refused_parameters,
+            ApprovalDefaults(settings.approval_default, settings.approval_default_for_urls),
         )
         models = settings.models
         return await self._offload.run(len(raw), lambda: read_create(raw, birth, models, limits))

@@ -174,6 +174,10 @@ class Settings(BaseSettings):
     answer_tokens_reserved: int = Field(1_024, ge=0)
     """If a format or a call is demanded, reasoning leaves this many of the turn's tokens to the answer, but
     at most half of them. As much room, again at most half, is made in a context that tool outputs outgrow."""
+    approval_default: Literal["always", "never"] = "never"
+    """`require_approval` of an `mcp` tool that does not say so, if the operator configured its server."""
+    approval_default_for_urls: Literal["always", "never"] = "always"
+    """The same for a server that the request gives a URL for."""
     tool_calls_max: int = Field(128, gt=0)
     """Server-side tool calls of one response; `max_tool_calls` of a request may lower it."""
 

@@ -4,7 +4,6 @@ A task is identified by (response, call_index); `shared/store/tools` owns its jo
 """
 
 import re
-from typing import Literal
 
 import msgspec
 
@@ -24,10 +23,10 @@ SESSION_META_KEY = "antiphon/session"
 the same server. This lets a stateless server keep a session, as the Python tool does."""
 
 
-def default_approval(server_label: str, server_url: str | None) -> Literal["always", "never"]:
-    """Returns the default of `require_approval`: `always` for a server that the request gives a URL for."""
-    is_clients_own = server_url is not None and hosted_tools.by_label(server_label) is None
-    return "always" if is_clients_own else "never"
+def is_clients_own(server_label: str, server_url: str | None) -> bool:
+    """Returns True for a server that the request gives a URL for, which has another default of
+    `require_approval` than the operator's servers."""
+    return server_url is not None and hosted_tools.by_label(server_label) is None
 
 
 class ToolCall(msgspec.Struct, frozen=True, tag_field="kind", tag="call", omit_defaults=True):

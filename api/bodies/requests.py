@@ -6,7 +6,7 @@ written before the whole body has been checked. Source: the public OpenAI types,
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -16,7 +16,7 @@ from api.bodies.input_items import adopt_items, read_input
 from api.bodies.json_body import decode_object
 from api.bodies.json_schemas import check_schema
 from api.bodies.tool_choice import read_choice
-from api.bodies.tools import RequestTools
+from api.bodies.tools import ApprovalDefaults, RequestTools
 from api.bodies.validation import Checked, Metadata, Shape, at_most, check, check_kind
 from api.errors import (
     invalid_prefix,
@@ -163,6 +163,7 @@ class RequestLimits:
     values_max: int
     refused: Collection[str] = ()
     """Parameters that the engine does not support."""
+    approvals: ApprovalDefaults = field(default_factory=ApprovalDefaults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Request
     is_continuing = conversation_id is not None or body.previous_response_id is not None
     items = read_input(body.input, limits.items_max, is_continuing=is_continuing)
     items = adopt_items(items, birth.response_id)
-    offer = RequestTools.read(body.tools, limits.tools_max)
+    offer = RequestTools.read(body.tools, limits.tools_max, limits.approvals)
     choice = read_choice(body.tool_choice, offer.tools, limits.tools_max)
     response = _echo(body, birth, choose_model(body.model, models), offer, choice)
     request = ResponseRequest(

@@ -30,7 +30,7 @@ from api.errors import invalid_value, unsupported_parameter
 from shared import hosted_tools
 from shared.hosted_tools import RESERVED_LABELS
 from shared.responses import ServerSecrets
-from shared.tool_calls import default_approval
+from shared.tool_calls import is_clients_own
 
 _REDACTED = "<redacted>"
 
@@ -110,6 +110,18 @@ TOOLS: Mapping[str, type[Shape]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalDefaults:
+    """`require_approval` where a request does not say so: each `always` or `never`."""
+
+    of_operators_servers: str = "never"
+    of_clients_servers: str = "always"
+
+    def of(self, server_label: str, server_url: str | None) -> str:
+        is_clients = is_clients_own(server_label, server_url)
+        return self.of_clients_servers if is_clients else self.of_operators_servers
+
+
+@dataclass(frozen=True, slots=True)
 class RequestTools:
     """The tools of one request: as kept for the worker, as echoed, and their secrets."""
 
@@ -120,18 +132,19 @@ class RequestTools:
     """The field with the first of the secrets."""
 
     @classmethod
-    def read(cls, value: object, tools_max: int) -> Self:
+    def read(cls, value: object, tools_max: int, approvals: ApprovalDefaults) -> Self:
         """Reads `tools`. `tools_max`: includes the members of namespaces. Raises ClientError."""
         if value is None:
             return cls()
         _check_number(value, tools_max)
+        given = check_list(value, ("tools",))
         tools = [
-            _read_tool(tool, ("tools", index)) for index, tool in enumerate(check_list(value, ("tools",)))
+            _with_approval(_read_tool(tool, ("tools", index)), approvals) for index, tool in enumerate(given)
         ]
         _check_unique(tools, "function", "name")
         _check_unique(tools, "mcp", "server_label")
         return cls(
-            [_without_secrets(tool) for tool in tools],
+            [_kept(tool) for tool in tools],
             tuple(_echo(tool) for tool in tools),
             {tool["server_label"]: secrets for tool in tools if (secrets := _secrets_of(tool))},
             _find_secret(tools),
@@ -252,6 +265,26 @@ def _secrets_of(tool: Mapping[str, Any]) -> ServerSecrets | None:
     return secrets if secrets != ServerSecrets() else None
 
 
+def _with_approval(tool: dict[str, Any], approvals: ApprovalDefaults) -> dict[str, Any]:
+    if tool["type"] != "mcp" or tool.get("require_approval") is not None:
+        return tool
+    return {**tool, "require_approval": approvals.of(tool["server_label"], tool.get("server_url"))}
+
+
+def _kept(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a tool as the worker reads it. `*` among the allowed tools stands for all of them."""
+    kept = _without_secrets(tool)
+    allowed = kept.get("allowed_tools")
+    if isinstance(allowed, dict) and _ALL in (allowed.get("tool_names") or ()):
+        kept["allowed_tools"] = {**allowed, "tool_names": None}
+    elif isinstance(allowed, list) and _ALL in allowed:
+        kept["allowed_tools"] = None
+    return kept
+
+
+_ALL = "*"
+
+
 def _without_secrets(tool: Mapping[str, Any]) -> dict[str, Any]:
     match tool["type"]:
         case "mcp":
@@ -287,8 +320,6 @@ def _echo(tool: Mapping[str, Any]) -> dict[str, Any]:
                 shown["headers"] = dict.fromkeys(tool["headers"], _REDACTED)
             if tool.get("authorization") is not None:
                 shown["authorization"] = _REDACTED
-            if tool.get("require_approval") is None:
-                shown["require_approval"] = default_approval(tool["server_label"], url)
             return {"server_description": None, "allowed_tools": None, **kept, **shown}
         case kind:
             hosted = hosted_tools.by_type(kind)

@@ -12,7 +12,7 @@ from openai.types import responses as openai_types
 from api.bodies.input_items import read_input
 from api.bodies.json_body import NESTING_MAX, decode_object
 from api.bodies.requests import Birth, CreateBody, Creation, RequestLimits, read_create
-from api.bodies.tools import strip_url
+from api.bodies.tools import ApprovalDefaults, strip_url
 from api.bodies.validation import Shape
 from api.errors import ClientError
 from shared.responses import Response, ResponseRequest, SamplingOptions, ServerSecrets
@@ -339,9 +339,8 @@ def test_headers_and_authorization_travel_apart_from_the_request() -> None:
     creation = create({"tools": [tool]})
     assert creation.secrets == {"code_interpreter": ServerSecrets({"X-Key": "s3cret-header"}, "s3cret-token")}
     assert b"s3cret" not in msgspec.json.encode(creation.request)
-    assert creation.request.tools == [
-        {"type": "mcp", "server_label": "code_interpreter", "server_url": "IGNORED"}
-    ]
+    kept = {"type": "mcp", "server_label": "code_interpreter", "server_url": "IGNORED"}
+    assert creation.request.tools == [kept | {"require_approval": "never"}]
 
 
 def test_the_echoed_server_shows_neither_headers_nor_the_path_of_its_address() -> None:
@@ -381,6 +380,43 @@ def test_the_echoed_server_says_what_was_sent_and_what_was_decided(
     (echoed,) = create({"tools": [{"type": "mcp"} | tool]}).request.response.tools
     assert {name: echoed[name] for name in shown} == shown
     assert ("authorization" in echoed) == ("authorization" in tool)
+
+
+@pytest.mark.parametrize(
+    ("tool", "rule"),
+    [
+        ({"server_label": "s"}, "always"),
+        ({"server_label": "code_interpreter", "server_url": "IGNORED"}, "always"),
+        ({"server_label": "s", "server_url": "https://h/mcp"}, "never"),
+        ({"server_label": "s", "require_approval": None}, "always"),
+        ({"server_label": "s", "require_approval": {"never": {}}}, {"never": {}}),
+    ],
+)
+def test_the_operator_says_which_servers_need_approval_where_a_request_does_not(
+    tool: dict[str, Any], rule: object
+) -> None:
+    limits = replace(LIMITS, approvals=ApprovalDefaults("always", "never"))
+    body = json.dumps({"input": "Hello", "tools": [{"type": "mcp"} | tool]}).encode()
+    request = read_create(body, BIRTH, MODELS, limits).request
+    assert request.tools[0]["require_approval"] == request.response.tools[0]["require_approval"] == rule
+
+
+@pytest.mark.parametrize(
+    ("allowed", "kept"),
+    [
+        (["*"], None),
+        (["a", "*"], None),
+        (["a"], ["a"]),
+        ([], []),
+        ({"tool_names": ["*"]}, {"tool_names": None}),
+        ({"tool_names": ["*"], "read_only": True}, {"tool_names": None, "read_only": True}),
+    ],
+)
+def test_a_star_allows_all_tools_and_is_echoed_as_sent(allowed: object, kept: object) -> None:
+    tool = {"type": "mcp", "server_label": "s", "allowed_tools": allowed}
+    request = create({"tools": [tool]}).request
+    assert request.tools[0]["allowed_tools"] == kept
+    assert request.response.tools[0]["allowed_tools"] == allowed
 
 
 @pytest.mark.parametrize(
@@ -470,7 +506,7 @@ ACCEPTED_TOOLS: list[dict[str, Any]] = [
         "require_approval": {"never": {"read_only": True}, "always": {"tool_names": ["x"]}},
         "allowed_tools": {"tool_names": ["a"], "read_only": True},
     },
-    {"type": "mcp", "server_label": "s", "connector_id": None},
+    {"type": "mcp", "server_label": "s", "require_approval": "never", "connector_id": None},
     {"type": "code_interpreter", "container": {"type": "auto"}},
     {"type": "web_search"},
     {"type": "web_search_preview_2025_03_11", "search_context_size": "low"},

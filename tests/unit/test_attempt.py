@@ -24,7 +24,7 @@ from shared.responses import (
     ResponseRequest,
 )
 from shared.settings import Settings
-from shared.store.owning.lease import LeaseLost
+from shared.store.owning.lease import Lease, LeaseLost
 from shared.tool_calls import (
     ToolCall,
     ToolFailure,
@@ -229,6 +229,53 @@ async def test_the_lists_of_all_servers_together_are_no_longer_than_a_context_ma
     assert listed == [True] * 3 + [False] * 47
 
 
+async def test_servers_are_listed_at_once_and_their_items_come_in_the_requests_order() -> None:
+    labels = [f"wiki_{number}" for number in range(40)]
+    under_way = most = 0
+    listed: list[str] = []
+
+    class Listing(MemoryTools):
+        async def call(self, _lease: Lease, index: int, task: ToolTask, *, is_repeatable: bool) -> ToolResult:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            for _ in range(100 - 2 * index):  # the last ones answer first
+                await asyncio.sleep(0)
+            under_way -= 1
+            listed.append(task.server_label)
+            return LISTED
+
+    request = make_request(tools=[WIKI | {"server_label": label} for label in labels])
+    log = await attempt(request, script=script(DONE), tools=Listing())
+    items = [item for item in final_of(log).output if isinstance(item, McpListTools)]
+    assert [item.server_label for item in items] == labels
+    assert sorted(listed) == sorted(labels) != listed
+    assert most == 16
+    kinds = [type(event) for event in log.events[1:161]]
+    one = [ev.OutputItemAdded, ev.McpListToolsInProgress, ev.McpListToolsCompleted, ev.OutputItemDone]
+    assert kinds == one * 40
+
+
+async def test_a_lease_lost_during_a_listing_leaves_no_other_listing_under_way() -> None:
+    ended: list[str] = []
+
+    class Losing(MemoryTools):
+        async def call(self, _lease: Lease, index: int, task: ToolTask, *, is_repeatable: bool) -> ToolResult:
+            if index == 1:
+                raise LeaseLost("gone")
+            try:
+                if index:
+                    await asyncio.get_running_loop().create_future()
+            finally:
+                ended.append(task.server_label)
+            return LISTED
+
+    request = make_request(tools=[WIKI | {"server_label": f"wiki_{number}"} for number in range(3)])
+    with pytest.raises(LeaseLost):
+        await attempt(request, script=script(DONE), tools=Losing())
+    assert ended == ["wiki_0", "wiki_2"]
+
+
 async def test_servers_that_give_no_listing_are_named_to_the_model_and_the_response_goes_on() -> None:
     def answer(task: ToolTask) -> ToolResult:
         if task.server_label == "wiki":
@@ -411,6 +458,14 @@ async def test_an_approved_call_of_a_tool_that_is_gone_fails_and_does_not_run() 
     call = response.output[0]
     assert isinstance(call, McpCall)
     assert call.status == "failed"
+    assert "not offered" in answers_to_tools(response)[0]
+
+
+async def test_an_approved_call_of_a_tool_that_is_no_longer_allowed_does_not_run() -> None:
+    tools = MemoryTools()
+    request = msgspec.structs.replace(approve(), tools=[ASKING | {"allowed_tools": ["edit"]}])
+    response = final_of(await attempt(request, script=script(DONE, DONE), tools=tools))
+    assert tools.asked == []
     assert "not offered" in answers_to_tools(response)[0]
 
 

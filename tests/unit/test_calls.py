@@ -52,6 +52,16 @@ def test_an_approved_call_of_a_tool_that_is_not_offered_is_refused_and_no_fault_
     assert tally.after(decision) == tally
 
 
+def test_an_approved_call_does_not_reach_a_tool_by_the_name_under_which_the_model_calls_another() -> None:
+    alias = McpTarget("wiki.a_b_1234", "wiki", "a_b_1234")
+    offered = {"wiki.a_b_1234": McpTarget("wiki.a_b_1234", "wiki", "a b")}
+    assert (
+        failure_of(decide(call(alias, "{}"), Tally(5), offered)) == "the tool is not offered in this request"
+    )
+    other = McpTarget("python", "code_interpreter", "shell")
+    assert isinstance(decide(call(other, "1"), Tally(5), OFFERED), Refuse)
+
+
 def test_the_limit_refuses_whatever_the_call_is() -> None:
     for made in (2, 3):
         for arguments in ("{}", "no object"):

@@ -142,6 +142,26 @@ def test_a_demand_that_no_tool_can_meet_is_refused() -> None:
         constrain([WIKI], tool_choice={"type": "mcp", "server_label": "wiki", "name": "unknown"})
 
 
+@pytest.mark.parametrize(
+    ("tools", "choice", "said"),
+    [
+        (
+            [WIKI],
+            {"server_label": "wiki", "name": "erase"},
+            "the tool 'erase', which the server 'wiki' does not",
+        ),
+        (
+            [WIKI | {"allowed_tools": []}],
+            {"server_label": "wiki"},
+            "a tool of the server 'wiki', which has none",
+        ),
+    ],
+)
+def test_a_demand_that_no_tool_can_meet_names_the_tool(tools: Any, choice: Any, said: str) -> None:
+    with pytest.raises(Unfulfillable, match=said):
+        constrain(tools, tool_choice={"type": "mcp", **choice})
+
+
 def test_a_strict_function_alone_calls_for_a_constraint() -> None:
     constraint = constrain([STRICT, CLOCK, PYTHON])
     assert arguments_of(constraint, "functions.strict_weather") == Body(True, json.dumps(CITY), True)

@@ -14,7 +14,7 @@ from openai_harmony import ToolNamespaceConfig
 
 from api.bodies.input_items import read_input
 from api.bodies.tool_choice import read_choice
-from api.bodies.tools import TOOLS, RequestTools
+from api.bodies.tools import TOOLS, ApprovalDefaults, RequestTools
 from shared import hosted_tools
 from shared.hosted_tools import (
     BROWSER,
@@ -225,7 +225,9 @@ def test_a_finished_call_gives_its_result_back_and_is_accepted_as_input(
 def test_a_label_is_none_that_is_reserved(tool: HostedTool) -> None:
     """Else no `mcp` tool could ask for it and no operator could replace its server."""
     assert tool.server_label.lower() not in RESERVED_LABELS, "a label must differ from every namespace"
-    assert RequestTools.read([{"type": "mcp", "server_label": tool.server_label}], 1).tools
+    assert RequestTools.read(
+        [{"type": "mcp", "server_label": tool.server_label}], 1, ApprovalDefaults()
+    ).tools
 
 
 @each_tool

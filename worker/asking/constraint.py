@@ -36,7 +36,7 @@ def constraint_of(
         return None
     calls = () if choice == "none" else _calls_of(offer, strict, is_forced)
     if is_forced and not calls:
-        raise Unfulfillable("tool_choice requires a call, but no tool that it allows is available")
+        raise Unfulfillable(_describe_missing(choice))
     is_answer_demanded = is_forced or final.is_json
     free_tokens_max = budget - min(reserved, budget // 2) if is_answer_demanded else None
     return Constraint(calls, None if is_forced else final, free_tokens_max)
@@ -50,6 +50,17 @@ def _demands_call(choice: Any) -> bool:
             return choice == "required"
         case _:
             return choice is not None
+
+
+def _describe_missing(choice: Any) -> str:
+    match choice:
+        case {"type": "mcp", "server_label": label, "name": str(name)}:
+            what = f"the tool {name!r}, which the server {label!r} does not list or `allowed_tools` excludes"
+            return f"tool_choice requires a call of {what}"
+        case {"type": "mcp", "server_label": label}:
+            return f"tool_choice requires a call of a tool of the server {label!r}, which has none to offer"
+        case _:
+            return "tool_choice requires a call, but no tool that it allows is available"
 
 
 def _final_of(text: Any) -> Body:

@@ -11,7 +11,7 @@ from typing import Any
 from shared import hosted_tools
 from shared.hosted_tools import MCP_CALL, HostedTool
 from shared.responses import McpTool, ResponseRequest
-from shared.tool_calls import default_approval
+from shared.tool_calls import is_clients_own
 from worker.asking.routing import FunctionTarget, McpTarget, Routing, Target
 from worker.asking.tool_names import callable_name, describe_lines, flatten
 from worker.harmony.signatures import FUNCTIONS, ToolSignature
@@ -240,7 +240,8 @@ def _is_read_only(tool: McpTool) -> bool:
 
 
 def _needs_approval(server: McpServer, tool: McpTool) -> bool:
-    """Returns what the request says; by default, only servers with a URL of its own need approval."""
+    """Returns what the request says; the API has filled in the operator's default, except in older
+    records."""
     match server.approval:
         case "never":
             return False
@@ -251,7 +252,7 @@ def _needs_approval(server: McpServer, tool: McpTool) -> bool:
                 return always.admits(tool)
             return never is None or not never.admits(tool)
         case _:
-            return default_approval(server.label, server.url) == "always"
+            return is_clients_own(server.label, server.url)
 
 
 @dataclass(frozen=True, slots=True)

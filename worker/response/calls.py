@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from shared.responses import McpProtocolError, ResponseError
 from shared.tool_calls import ToolCall, ToolFailure
 from worker.asking.arguments import read_arguments
-from worker.asking.routing import Routing
+from worker.asking.routing import McpTarget, Routing, Target
 from worker.response.hopeless import Hopeless
 from worker.response.translator import RunningCall
 
@@ -72,7 +72,7 @@ def decide(call: RunningCall, tally: Tally, offered: Routing) -> Run | Refuse:
     if tally.is_spent:
         return refuse_spent(tally)
     target = call.target
-    if target.recipient not in offered:
+    if not _is_same_tool(target, offered.get(target.recipient)):
         return Refuse(_failure("the tool is not offered in this request", _REFUSED), None)
     arguments = read_arguments(target.server_label, call.written)
     if arguments is None:
@@ -80,6 +80,13 @@ def decide(call: RunningCall, tally: Tally, offered: Routing) -> Run | Refuse:
         return Refuse(_failure("the arguments are not a JSON object", _INVALID_PARAMS), complaint)
     task = ToolCall(target.server_label, target.name, arguments, target.server_url)
     return Run(task, target.is_repeatable)
+
+
+def _is_same_tool(target: McpTarget, offered: Target | None) -> bool:
+    """Returns True if this very tool is offered: a name that a client approved may be another's alias."""
+    if not isinstance(offered, McpTarget):
+        return False
+    return (target.server_label, target.name) == (offered.server_label, offered.name)
 
 
 def refuse_spent(tally: Tally) -> Refuse:

@@ -4,7 +4,10 @@ Owns the order of these steps and the listings' events. `asking/offer.py` owns w
 `asking/conversation.py` how a request is rendered, `prompt.py` what may be dropped.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -14,9 +17,9 @@ from shared.context_length import TOO_LONG
 from shared.hosted_tools import MCP_CALL
 from shared.input_items import InputItem
 from shared.responses import McpListTools, McpTool
-from shared.tool_calls import ToolListing, ToolOutput, ToolsListed
+from shared.tool_calls import ToolListing, ToolOutput, ToolResult, ToolsListed
 from worker.asking.conversation import approved_calls_in, build_conversation, listings_in
-from worker.asking.offer import Offer, make_offer, mcp_servers, recipient_of
+from worker.asking.offer import McpServer, Offer, make_offer, mcp_servers, recipient_of
 from worker.asking.routing import McpTarget, Routing
 from worker.harmony.tokens import HarmonyMessage
 from worker.response.calls import nothing_listed, too_much_listed
@@ -30,6 +33,9 @@ from worker.response.segments import CallApproved
 from worker.response.tool_results import ToolResults
 
 _T = TypeVar("_T")
+
+_LISTINGS_AT_ONCE = 16
+"""Listings of one response that are under way at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,32 +72,51 @@ class Preparation:
         return Prepared(offer, prompt, tuple(listings), approved)
 
     async def _list_tools(self, known: Mapping[str, tuple[McpTool, ...]]) -> list[McpListTools]:
-        """Lists the tools of each server that are not yet in the context, one server after the other.
+        """Lists the tools of each server that are not yet in the context: some at a time, in their order.
 
         A list with which all of them would take more than `context_bytes_max` is a failure: no later
         response could read it, and all of them are in the response's last event.
         """
         response_id = self.record.request.response.id
+        servers = mcp_servers(self.record.request)
+        unlisted = [server for server in servers if not server.hosted and server.label not in known]
         listings: list[McpListTools] = []
         left_bytes = bytes_max = self.resources.settings.context_bytes_max
-        for server in mcp_servers(self.record.request):
-            if server.hosted or server.label in known:
-                continue
-            index = len(listings)
-            await self.writer.put(begin_listing(response_id, index, server.label))
-            result = await self.results.get(index, ToolListing(server.label, server.url), is_repeatable=True)
-            if isinstance(result, ToolOutput):
-                result = nothing_listed()
-            if isinstance(result, ToolsListed):
-                size_bytes = len(msgspec.json.encode(result))
-                if size_bytes > left_bytes:
-                    result = too_much_listed(bytes_max)
-                else:
-                    left_bytes -= size_bytes
-            item, events = end_listing(response_id, index, server.label, result)
-            await self.writer.put(events)
-            listings.append(item)
+        async with aclosing(self._ask(unlisted)) as asked:
+            async for index, server, answer in asked:
+                await self.writer.put(begin_listing(response_id, index, server.label))
+                result = await answer
+                if isinstance(result, ToolOutput):
+                    result = nothing_listed()
+                if isinstance(result, ToolsListed):
+                    size_bytes = len(msgspec.json.encode(result))
+                    if size_bytes > left_bytes:
+                        result = too_much_listed(bytes_max)
+                    else:
+                        left_bytes -= size_bytes
+                item, events = end_listing(response_id, index, server.label, result)
+                await self.writer.put(events)
+                listings.append(item)
         return listings
+
+    async def _ask(
+        self, servers: Sequence[McpServer]
+    ) -> AsyncGenerator[tuple[int, McpServer, asyncio.Task[ToolResult]], None]:
+        """Yields each server with its place and its listing, which is under way with those of the next
+        ones."""
+        asked: deque[asyncio.Task[ToolResult]] = deque()
+        try:
+            for index, server in enumerate(servers):
+                for place in range(index + len(asked), min(index + _LISTINGS_AT_ONCE, len(servers))):
+                    task = ToolListing(servers[place].label, servers[place].url)
+                    listing = self.results.get(place, task, is_repeatable=True)
+                    asked.append(asyncio.create_task(listing))
+                yield index, server, asked[0]
+                asked.popleft()
+        finally:
+            for unused in asked:
+                unused.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
 
     async def _call(self, work: Callable[[], _T]) -> _T:
         """Runs work whose duration grows with the request's size."""
@@ -122,6 +147,7 @@ def _approved_in(items: Sequence[InputItem], offered: Routing) -> tuple[CallAppr
     for label, name, written, request_id in approved_calls_in(items):
         recipient = recipient_of(label, name)
         found = offered.get(recipient)
-        target = found if isinstance(found, McpTarget) else McpTarget(recipient, label, name)
-        approved.append(CallApproved(replace(target, name=name, item_type=MCP_CALL), written, request_id))
+        if not isinstance(found, McpTarget) or found.name != name:
+            found = McpTarget(recipient, label, name)
+        approved.append(CallApproved(replace(found, item_type=MCP_CALL), written, request_id))
     return tuple(approved)
