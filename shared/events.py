@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import msgspec
 
-from shared.responses import Item, Logprob, Part, Response
+from shared.responses import Item, Logprob, Part, Response, UrlCitation
 
 SSE_ENCODING = "utf-8"
 
@@ -120,6 +120,16 @@ class OutputTextDone(_Event, frozen=True, tag="response.output_text.done"):
     logprobs: tuple[Logprob, ...] = ()
 
 
+class OutputTextAnnotationAdded(_Event, frozen=True, tag="response.output_text.annotation.added"):
+    """Follows the delta that ends the cited mark. `annotation_index`: its place in the part's list."""
+
+    output_index: int
+    content_index: int
+    item_id: str
+    annotation_index: int
+    annotation: UrlCitation
+
+
 class CallDelta(_Event, frozen=True):
     """Adds to the text that the model writes in a call."""
 
@@ -199,6 +209,7 @@ ItemEvent = (
     | ContentPartDone
     | ReasoningTextDone
     | OutputTextDone
+    | OutputTextAnnotationAdded
     | FunctionCallArgumentsDone
     | McpCallInProgress
     | McpCallArgumentsDone

@@ -126,6 +126,10 @@ def _apply_to_item(item: Item, event: ev.ItemEvent | ev.TextDelta) -> Item:
             logprobs = said.logprobs + event.logprobs
             said = msgspec.structs.replace(said, text=said.text + event.delta, logprobs=logprobs)
             return _with_part(item, event.content_index, said)
+        case (ev.OutputTextAnnotationAdded(), Message()):
+            said = item.content[event.content_index]
+            said = msgspec.structs.replace(said, annotations=(*said.annotations, event.annotation))
+            return _with_part(item, event.content_index, said)
         case (ev.OutputTextDone(), Message()):
             said = item.content[event.content_index]
             said = msgspec.structs.replace(said, text=event.text, logprobs=event.logprobs)

@@ -17,6 +17,7 @@ would make other events, or could not read the record at all:
 3  Prompts: `# Response Formats` ends the developer message, and later developer messages have a heading.
    The arguments of a tool that takes plain text are JSON in items, unless Harmony messages are requested.
    An entry without tokens may hold an item with the result that clients are not shown.
+   A message may cite pages, with an event for each citation.
 """
 RECORD_FORMAT_OLDEST = 1
 """The oldest format that this version can replay. An open record below it ends as `failed`, with a reason."""

@@ -40,9 +40,19 @@ class Logprob(msgspec.Struct, frozen=True):
     top_logprobs: tuple[TopLogprob, ...] = ()
 
 
+class UrlCitation(msgspec.Struct, frozen=True, tag_field="type", tag="url_citation"):
+    """A citation of a page. `start_index`, `end_index`: where the model's mark begins, and where what follows
+    it begins, in characters (code points) of the text."""
+
+    start_index: int
+    end_index: int
+    title: str
+    url: str
+
+
 class OutputText(msgspec.Struct, frozen=True, tag_field="type", tag="output_text"):
     text: str
-    annotations: tuple[Any, ...] = ()
+    annotations: tuple[UrlCitation, ...] = ()
     logprobs: tuple[Logprob, ...] = ()
 
 

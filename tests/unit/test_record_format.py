@@ -42,6 +42,7 @@ PINNED_TYPES = """
     response.mcp_list_tools.in_progress
     response.output_item.added
     response.output_item.done
+    response.output_text.annotation.added
     response.output_text.delta
     response.output_text.done
     response.queued

@@ -97,7 +97,7 @@ class SegmentParser:
     def read_text(self, token: int) -> str | None:
         """Returns the text of an ordinary token inside a message, for which `feed` would return just that.
 
-        None, and nothing read, for any other token.
+        None, and nothing read, for any other token (`tokens.text_of`).
         """
         if self._header is not None or self._is_mid_character:
             return None

@@ -36,6 +36,9 @@ STOP_TOKENS = (RETURN, CALL, ENDOFTEXT)
 CONTROL_TOKENS = range(199_998, 201_088)
 """The markers and reserved ids of the vocabulary."""
 
+CITATION_END = "】"
+"""The character that ends a citation of the browser's displays."""
+
 _KNOWN_CHARS_MAX = 128
 
 _encoding = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
@@ -112,13 +115,15 @@ def bytes_of(token: int) -> bytes:
 
 @lru_cache(maxsize=65_536)
 def text_of(token: int) -> str | None:
-    """Returns an ordinary token as text; None for a marker and for a token that ends within a character."""
+    """Returns an ordinary token as text. None for a marker, for a token that ends within a character, and for
+    one with the end of a citation, so that only these few are looked at for citations."""
     if token in CONTROL_TOKENS:
         return None
     try:
-        return bytes_of(token).decode() or None
+        text = bytes_of(token).decode()
     except UnicodeDecodeError:
         return None
+    return None if not text or CITATION_END in text else text
 
 
 def render(messages: Sequence[HarmonyMessage]) -> list[int]:

@@ -20,6 +20,7 @@ from shared.responses import (
     ItemStatus,
     Logprob,
     McpApprovalRequest,
+    McpCall,
     Message,
     OutputText,
     Phase,
@@ -33,6 +34,7 @@ from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_targe
 from worker.harmony.headers import TEXT_RECIPIENTS
 from worker.harmony.parser import MessageClosed, MessageCut, MessageOpened, TextContinued
 from worker.response.call_items import PRESENT_STYLE, CallForm, CallStyle, form_of
+from worker.response.citations import CitationMarks, Displays, may_end_mark
 from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
 
 # --- the open item: at most one at a time ---------------------------------------------------------
@@ -51,6 +53,8 @@ class OpenMessage:
     """None if the record's format is older than `phase` on answers."""
     pieces: list[str] = field(default_factory=list)
     logprobs: list[tuple[Logprob, ...]] = field(default_factory=list)
+    marks: CitationMarks | None = None
+    """None if there is nothing to cite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,8 @@ class Translation:
     style: CallStyle = PRESENT_STYLE
     are_calls_spent: bool = False
     """No further call is made in this response."""
+    displays: Displays = field(default_factory=dict)
+    """What the browser has shown so far, for this response and those that it continues."""
 
     def refuses(self, target: McpTarget) -> bool:
         """Returns True if a call of this tool exceeds the limit; asking for an approval never does."""
@@ -195,15 +201,21 @@ def _item_for(opened: MessageOpened, now: Translation) -> _Texted:
         case "analysis":
             return OpenReasoning()
         case "commentary":
-            return OpenMessage("commentary")
+            return _open_message(now, "commentary")
         case _:
-            return OpenMessage("final_answer" if now.style.record_format > 1 else None)
+            return _open_message(now, "final_answer" if now.style.record_format > 1 else None)
+
+
+def _open_message(now: Translation, phase: Phase | None) -> OpenMessage:
+    return OpenMessage(phase, marks=CitationMarks(now.displays) if now.displays else None)
 
 
 def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Events]:
     item.pieces.append(text)
     delta = _delta(now, item, text)
-    return now, [] if delta is None else [delta]
+    if delta is None:
+        return now, []
+    return now, [delta, *_cite(now, item, text)] if isinstance(item, OpenMessage) else [delta]
 
 
 def _extend_with_logprobs(
@@ -212,7 +224,19 @@ def _extend_with_logprobs(
     item.pieces.append(delta.text)
     item.logprobs.append(delta.logprobs)
     id_ = item_id("msg", now.response_id, now.output_index)
-    return now, [ev.OutputTextDelta(now.output_index, 0, id_, delta.text, delta.logprobs)]
+    event = ev.OutputTextDelta(now.output_index, 0, id_, delta.text, delta.logprobs)
+    return now, [event, *_cite(now, item, delta.text)]
+
+
+def _cite(now: Translation, item: OpenMessage, text: str) -> Events:
+    """Returns the events for the citations that end with the last piece of a message, `text`."""
+    if item.marks is None or not may_end_mark(text):
+        return []
+    id_, first = item_id("msg", now.response_id, now.output_index), len(item.marks.found)
+    return [
+        ev.OutputTextAnnotationAdded(now.output_index, 0, id_, place, citation)
+        for place, citation in enumerate(item.marks.read(item.pieces), first)
+    ]
 
 
 def open_text(now: Translation) -> tuple[list[str], DeltaFrames] | None:
@@ -262,7 +286,8 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
         case OpenMessage(phase):
             id_ = item_id("msg", now.response_id, index)
             logprobs = tuple(chain.from_iterable(item.logprobs))
-            output = OutputText(text, logprobs=logprobs)
+            citations = tuple(item.marks.found) if item.marks is not None else ()
+            output = OutputText(text, citations, logprobs)
             return closed, [
                 ev.OutputTextDone(index, 0, id_, text, logprobs),
                 ev.ContentPartDone(index, 0, id_, output),
@@ -337,7 +362,18 @@ def _finish_call(
 ) -> tuple[Translation, Events]:
     index = now.output_index
     done, announced = form_of(now.style, call.target).finish(index, call.item, result)
-    return replace(now, output_index=index + 1, open_item=None), [*announced, ev.OutputItemDone(index, done)]
+    displays = _displays_after(now, call, result)
+    return replace(now, output_index=index + 1, open_item=None, displays=displays), [
+        *announced,
+        ev.OutputItemDone(index, done),
+    ]
+
+
+def _displays_after(now: Translation, call: RunningCall, result: ToolOutput | ToolFailure) -> Displays:
+    """Returns what can be cited after a call; an `mcp_call` has no place for it, so that nothing is cited."""
+    if isinstance(call.item, McpCall) or not isinstance(result, ToolOutput) or result.display is None:
+        return now.displays
+    return {**now.displays, result.display.cursor: result.display}
 
 
 def _function_call(now: Translation, item: OpenFunctionCall, text: str, status: ItemStatus) -> FunctionCall:
