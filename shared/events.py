@@ -181,6 +181,30 @@ class McpCallFailed(Announcement, frozen=True, tag="response.mcp_call.failed"):
     pass
 
 
+class CodeInterpreterCallInProgress(
+    Announcement, frozen=True, tag="response.code_interpreter_call.in_progress"
+):
+    pass
+
+
+class CodeInterpreterCallCodeDelta(CallDelta, frozen=True, tag="response.code_interpreter_call_code.delta"):
+    pass
+
+
+class CodeInterpreterCallCodeDone(CallWritten, frozen=True, tag="response.code_interpreter_call_code.done"):
+    code: str
+
+
+class CodeInterpreterCallInterpreting(
+    Announcement, frozen=True, tag="response.code_interpreter_call.interpreting"
+):
+    pass
+
+
+class CodeInterpreterCallCompleted(Announcement, frozen=True, tag="response.code_interpreter_call.completed"):
+    pass
+
+
 class McpListToolsInProgress(Announcement, frozen=True, tag="response.mcp_list_tools.in_progress"):
     pass
 
@@ -201,7 +225,13 @@ LifecycleEvent = (
     | ResponseIncomplete
     | ResponseFailed
 )
-TextDelta = ReasoningTextDelta | OutputTextDelta | FunctionCallArgumentsDelta | McpCallArgumentsDelta
+TextDelta = (
+    ReasoningTextDelta
+    | OutputTextDelta
+    | FunctionCallArgumentsDelta
+    | McpCallArgumentsDelta
+    | CodeInterpreterCallCodeDelta
+)
 ItemEvent = (
     OutputItemAdded
     | OutputItemDone
@@ -215,6 +245,10 @@ ItemEvent = (
     | McpCallArgumentsDone
     | McpCallCompleted
     | McpCallFailed
+    | CodeInterpreterCallInProgress
+    | CodeInterpreterCallCodeDone
+    | CodeInterpreterCallInterpreting
+    | CodeInterpreterCallCompleted
     | McpListToolsInProgress
     | McpListToolsCompleted
     | McpListToolsFailed

@@ -67,6 +67,10 @@ class HostedToolCall(CallItem, frozen=True, kw_only=True):
         raise NotImplementedError
 
 
+_NOT_KEPT = "[What came of this code was not kept with the call.]"
+"""What the model reads in place of outputs that a client did not request, and sends back without."""
+
+
 class CodeOutput(msgspec.Struct, frozen=True):
     type: Any = UNSET
     logs: str | UnsetType = UNSET
@@ -82,9 +86,13 @@ class CodeInterpreterCall(HostedToolCall, frozen=True, kw_only=True, tag="code_i
     outputs: list[CodeOutput] | None | UnsetType = UNSET
 
     def render(self) -> RenderedCall:
-        return RenderedCall(
-            "python", self.written, "".join(output.logs or "" for output in self.outputs or ())
-        )
+        answer = self.logged if isinstance(self.outputs, list) else _NOT_KEPT
+        return RenderedCall("python", self.written, answer)
+
+    @property
+    def logged(self) -> str:
+        """What the outputs say, images apart."""
+        return "".join(output.logs or "" for output in self.outputs or ())
 
 
 class WebSearchCall(HostedToolCall, frozen=True, kw_only=True, tag="web_search_call"):
@@ -200,6 +208,7 @@ internet access and no packages beyond a part of the standard library.""",
     types=frozenset({"code_interpreter"}),
     text_argument="code",
     content_type="code",
+    item_type="code_interpreter_call",
     items=(CodeInterpreterCall,),
     builtin="python",
     echoed={"container": {"type": "auto"}},

@@ -8,6 +8,7 @@ import re
 import secrets
 
 _RESPONSE_ID = re.compile(r"resp_([a-z0-9]{1,8})_([0-9a-f]{32})\Z")
+_CONTAINER_ID = re.compile(r"cntr_([a-z0-9]{1,8})_([0-9a-f]{32})\Z")
 _CONVERSATION_ID = re.compile(r"conv_([a-z0-9]{1,8})_([0-9a-f]{32})\Z")
 
 
@@ -27,6 +28,16 @@ def new_conversation_id(cell: str) -> str:
 
 def is_conversation_id(text: str) -> bool:
     return _CONVERSATION_ID.match(text) is not None
+
+
+def container_id(response_id: str) -> str:
+    """Returns `cntr_<cell>_<32 hex>`, the container of the code that a response runs, unless it continues
+    another one's."""
+    return f"cntr_{response_id.removeprefix('resp_')}"
+
+
+def is_container_id(text: str) -> bool:
+    return _CONTAINER_ID.match(text) is not None
 
 
 def new_item_origin(cell: str) -> str:

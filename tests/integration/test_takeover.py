@@ -46,6 +46,7 @@ from tests.working import Answer, calculate, finish, keep_journal, leave_behind,
 from worker.response.remote_tools import RemoteTools
 
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
+CODE: Any = {"type": "code_interpreter", "container": {"type": "auto"}}
 WEATHER: Any = {
     "type": "function",
     "name": "get_weather",
@@ -63,6 +64,11 @@ REQUESTS = {
     "a header that never ends": make_request("Emit malformed Harmony: endless header"),
     "the token limit": make_request("Count from 1 to 1000", max_output_tokens=23),
     "the limit within a call": make_request("Multiply 123*456", tools=[PYTHON], max_output_tokens=20),
+    "the code interpreter": make_request("Call python 2 times", tools=[CODE]),
+    "the code interpreter with its outputs": msgspec.structs.replace(
+        make_request("Call python 2 times", tools=[CODE]), include=["code_interpreter_call.outputs"]
+    ),
+    "the limit within code": make_request("Multiply 123*456", tools=[CODE], max_output_tokens=20),
     "in the background": make_request("Hello", background=True, status="queued"),
     "Harmony messages": msgspec.structs.replace(
         make_request("Multiply 3*4", tools=[PYTHON]), enable_response_messages=True
@@ -113,9 +119,11 @@ def list_and_fail(task: ToolCall | ToolListing) -> Answer:
     "request_",
     [
         REQUESTS["several tool calls"],
+        REQUESTS["the code interpreter"],
+        REQUESTS["the code interpreter with its outputs"],
         make_request('Use deepwiki.ask with {"q": "Who?"}', tools=[UNLISTED, AWAY]),
     ],
-    ids=["answers", "listings and failures"],
+    ids=["answers", "results that are not shown", "results that are shown", "listings and failures"],
 )
 async def test_a_log_alone_is_enough_to_continue_after_its_calls_without_a_journal(
     redis: RedisClient, settings: Settings, request_: ResponseRequest
@@ -123,7 +131,7 @@ async def test_a_log_alone_is_enough_to_continue_after_its_calls_without_a_journ
     """A failover may take the journal back, while the owner that lived writes the log again."""
     async with working(redis, settings, answer=list_and_fail) as worker:
         whole = await finish(redis, worker, await accept(redis, settings, request_))
-        assert any(b"mcp_call.completed" in e.frame or b"mcp_call.failed" in e.frame for e in whole)
+        assert any(b"_call.completed" in e.frame or b"mcp_call.failed" in e.frame for e in whole)
         await redis.command("FLUSHALL")
         key = await leave_behind(redis, settings, worker, request_, whole[:-1])
         again = await finish(redis, worker, key)
@@ -146,7 +154,7 @@ def test_a_failed_listing_is_read_out_of_its_sentence(error: McpError) -> None:
 
 def is_past_a_result(entries: list[Entry]) -> bool:
     """A result is journaled before it is logged."""
-    return any(b"mcp_call.completed" in entry.frame for entry in entries)
+    return any(b"_call.completed" in entry.frame for entry in entries)
 
 
 async def test_a_tool_that_still_runs_when_its_worker_dies_is_waited_for_and_not_called_again(

@@ -192,7 +192,7 @@ RESULTS = [
 
 
 each_style = pytest.mark.parametrize(
-    "style", [PRESENT_STYLE, CallStyle(2), CallStyle(has_messages=True)], ids=repr
+    "style", [PRESENT_STYLE, CallStyle(2), CallStyle(has_messages=True, shows_outputs=True)], ids=repr
 )
 
 

@@ -23,6 +23,11 @@ PINNED_TYPES = """
     web_search_call
 
     error
+    response.code_interpreter_call.completed
+    response.code_interpreter_call.in_progress
+    response.code_interpreter_call.interpreting
+    response.code_interpreter_call_code.delta
+    response.code_interpreter_call_code.done
     response.completed
     response.content_part.added
     response.content_part.done

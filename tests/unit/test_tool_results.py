@@ -1,5 +1,6 @@
 """A replay takes results from the log, and makes only calls that have none there."""
 
+from collections import deque
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from shared.responses import (
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, ToolResult, ToolsListed, describe
 from tests.memory import MemoryTools, lease_of
 from tests.requests import make_request
+from worker.response.history import History
 from worker.response.tool_results import ToolResults, logged_results
 
 FAILURES = [
@@ -77,7 +79,7 @@ def test_an_item_that_no_tool_has_answered_has_no_result(item: Item) -> None:
 async def test_what_the_log_has_is_not_asked_for() -> None:
     tools, request = MemoryTools(), make_request()
     frames = [frame(OutputItemDone(2, call("completed", output="It is 42.")), 8)]
-    results = ToolResults(tools, lease_of(request), frames)
+    results = ToolResults(tools, lease_of(request), History(deque(frames), deque()))
     assert await results.get(2, TASK, is_repeatable=False) == ToolOutput("It is 42.")
     assert tools.asked == []
     assert await results.get(4, TASK, is_repeatable=True) == ToolOutput("ask ran")

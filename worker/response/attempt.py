@@ -44,6 +44,7 @@ from worker.response.turn_reader import (
     ReportUnknown,
     TurnReader,
 )
+from worker.response.unshown import pack_unshown
 from worker.response.usage import Turn, usage_of, usage_so_far
 
 _T = TypeVar("_T")
@@ -59,7 +60,7 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
     response; Diverged means a bug, or an engine whose output cannot be reproduced).
     """
     request, turns = record.request, list[Turn]()
-    results = ToolResults(resources.tools, lease, history.frames)
+    results = ToolResults(resources.tools, lease, history)
     count = partial(usage_so_far, turns, with_turns=request.enable_response_messages)
     writer = LogWriter(resources.appender, lease, history, record.format, count, resources.gathering)
     begun = msgspec.structs.replace(request.response, status="in_progress")
@@ -160,8 +161,11 @@ class Attempt:
         """Returns the tokens of the answer that the model waits for, or None if the response ends here."""
         match pending:
             case CallTool(call):
-                result = await self._result_of(call)
-                await self.writer.put(self.reader.advance(ToolReturned(result)))
+                result, index = await self._result_of(call), self.reader.translation.output_index
+                events = self.reader.advance(ToolReturned(result))
+                unshown = self.reader.translation.unshown.get(index)
+                record = b"" if unshown is None else pack_unshown(index, unshown)
+                await self.writer.put(events, token_record=record)
                 text = result.output if isinstance(result, ToolOutput) else describe(result.error)
                 return await self._answer_with(call.target.recipient, text)
             case ReportSpent(target):

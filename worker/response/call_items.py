@@ -8,14 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from shared import events as ev
+from shared.containers import container_of
 from shared.events import StreamEvent, TextDelta, quote
-from shared.hosted_tools import MCP_CALL, CallItem
+from shared.hosted_tools import MCP_CALL, CallItem, CodeInterpreterCall, CodeOutput
 from shared.record_format import RECORD_FORMAT
 from shared.responses import ItemStatus, McpCall, ResponseRequest, ServerCall
-from shared.tool_calls import ToolFailure, ToolOutput
+from shared.tool_calls import ToolFailure, ToolOutput, describe, parse_failure
 from worker.asking.arguments import text_argument_of
 from worker.asking.routing import McpTarget
 
@@ -28,12 +29,23 @@ class CallStyle:
     """The format that the record began with; a response keeps its event shapes."""
     has_messages: bool = False
     """The client requested the Harmony messages too (`enable_response_messages`)."""
+    shows_outputs: bool = False
+    """The client requested what its code prints (`include`)."""
+    container_id: str = ""
+    """Where the response's code runs."""
 
     @classmethod
     def of(cls, request: ResponseRequest, record_format: int) -> Self:
-        return cls(record_format, request.enable_response_messages)
+        return cls(
+            record_format,
+            request.enable_response_messages,
+            OUTPUTS in request.include,
+            container_of(request),
+        )
 
 
+OUTPUTS = "code_interpreter_call.outputs"
+"""The value of `include` with which items have what their code printed."""
 PRESENT_STYLE = CallStyle()
 """That of a request without wishes, in the present format."""
 
@@ -78,7 +90,13 @@ class CallForm(Protocol):
     def finish(
         self, index: int, item: CallItem, result: ToolOutput | ToolFailure
     ) -> tuple[ServerCall, list[StreamEvent]]:
-        """Returns the item with its result, and the events that announce it."""
+        """Returns the item with its whole result, and the events that announce it.
+
+        Where clients are shown less of it (`show`), the log keeps the item besides (`unshown.py`).
+        """
+
+    def show(self, item: ServerCall) -> ServerCall:
+        """Returns the item as events and the response have it."""
 
 
 class McpCallForm:
@@ -131,13 +149,81 @@ class McpCallForm:
                 done = structs.replace(item, status="failed", error=error)
                 return done, [ev.McpCallFailed(index, item.id)]
 
+    def show(self, item: ServerCall) -> ServerCall:
+        return item
 
-FORMS: Mapping[str, Callable[[CallStyle, McpTarget], CallForm]] = {MCP_CALL: McpCallForm}
+
+class CodeInterpreterForm:
+    """A call of a `code_interpreter` tool. Its outputs are null unless the client requested them.
+
+    Logs have no line end after the last line, as in the hosted API. What a failed call reports is a log, too,
+    and there is no event for the failure.
+    """
+
+    prefix = CodeInterpreterCall.prefix
+    around: tuple[str, str] | None = None
+
+    def __init__(self, style: CallStyle, target: McpTarget) -> None:
+        self._container_id, self._shows_outputs = style.container_id, style.shows_outputs
+
+    def make(
+        self,
+        id_: str,
+        target: McpTarget,
+        written: str | None,
+        status: ItemStatus,
+        approved_by: str | None = None,
+    ) -> CodeInterpreterCall:
+        return CodeInterpreterCall(
+            id=id_,
+            status=status,
+            approval_request_id=UNSET if approved_by is None else approved_by,
+            container_id=self._container_id,
+            code=written or "",
+            outputs=[],
+        )
+
+    def begin(self, index: int, id_: str) -> list[StreamEvent]:
+        return [ev.CodeInterpreterCallInProgress(index, id_)]
+
+    def extend(self, index: int, id_: str, text: str) -> TextDelta:
+        return ev.CodeInterpreterCallCodeDelta(index, id_, text)
+
+    def end_text(self, index: int, id_: str, text: str, *, is_run: bool) -> list[StreamEvent]:
+        done = ev.CodeInterpreterCallCodeDone(index, id_, text)
+        return [done, ev.CodeInterpreterCallInterpreting(index, id_)] if is_run else [done]
+
+    def finish(
+        self, index: int, item: CallItem, result: ToolOutput | ToolFailure
+    ) -> tuple[CodeInterpreterCall, list[StreamEvent]]:
+        assert isinstance(item, CodeInterpreterCall)
+        match result:
+            case ToolOutput(output):
+                outputs = [CodeOutput("logs", output)] if output else []
+                done = structs.replace(item, status="completed", outputs=outputs)
+                return done, [ev.CodeInterpreterCallCompleted(index, item.id)]
+            case ToolFailure(error):
+                outputs = [CodeOutput("logs", describe(error))]
+                return structs.replace(item, status="failed", outputs=outputs), []
+
+    def show(self, item: ServerCall) -> CodeInterpreterCall:
+        assert isinstance(item, CodeInterpreterCall)
+        if not self._shows_outputs:
+            return structs.replace(item, outputs=None)
+        logs = item.logged.removesuffix("\n")
+        return structs.replace(item, outputs=[CodeOutput("logs", logs)] if logs else [])
+
+
+FORMS: Mapping[str, Callable[[CallStyle, McpTarget], CallForm]] = {
+    MCP_CALL: McpCallForm,
+    str(CodeInterpreterCall.__struct_config__.tag): CodeInterpreterForm,
+}
 """The item type of each call that may run here -> what makes its form."""
 
 
 def form_of(style: CallStyle, target: McpTarget) -> CallForm:
-    return FORMS[target.item_type](style, target)
+    """Returns the form of a call. Before format 3, every call was an `mcp_call`."""
+    return FORMS[target.item_type if style.record_format > 2 else MCP_CALL](style, target)
 
 
 def result_in(item: CallItem) -> ToolOutput | ToolFailure | None:
@@ -147,11 +233,17 @@ def result_in(item: CallItem) -> ToolOutput | ToolFailure | None:
     the same item and events from what this returns, and what the model reads in the next turn (`describe`,
     for a failure) must not differ. Of a failure, the sentence of `describe` is enough, which `parse_failure`
     reads.
+
+    An item that was shown to a client may have less than the result, which is then kept besides.
     """
     match item:
         case McpCall(status="completed", output=output):
             return ToolOutput(output or "")
         case McpCall(status="failed", error=error) if error is not None:
             return ToolFailure(error)
+        case CodeInterpreterCall(status="completed", outputs=list()):
+            return ToolOutput(item.logged)
+        case CodeInterpreterCall(status="failed", outputs=[_, *_]):
+            return parse_failure(item.logged)
         case _:
             return None

@@ -5,14 +5,14 @@ writer compares the events it makes with those in the log.
 """
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 
 from shared.events import is_queued
 from shared.request_json import decode_request
-from shared.responses import ResponseRequest
+from shared.responses import ResponseRequest, ServerCall
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.event_log import Entry
@@ -22,6 +22,7 @@ from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from worker.response.stepper import Stepper
 from worker.response.token_record import LoggedToken, read_logged
+from worker.response.unshown import read_unshown
 
 
 class Diverged(Exception):
@@ -34,6 +35,8 @@ class History:
 
     frames: deque[bytes]
     tokens: deque[LoggedToken]
+    unshown: Mapping[int, ServerCall] = field(default_factory=dict)
+    """The calls of which clients were shown less, by output_index."""
     first: int = 1
     """The sequence number of the first event written by a worker; the API wrote those before it."""
 
@@ -99,10 +102,15 @@ def history_of(entries: Iterable[Entry]) -> History:
     """Returns the history in a log's entries. `entries`: all but entry 0."""
     frames: deque[bytes] = deque()
     tokens: deque[LoggedToken] = deque()
+    unshown: list[bytes] = []
     for entry in entries:
         frames.append(entry.frame)
-        tokens.extend(read_logged(entry.tokens, entry.token_record))
+        if entry.tokens:
+            tokens.extend(read_logged(entry.tokens, entry.token_record))
+        elif entry.token_record:
+            unshown.append(entry.token_record)
+    first = 1
     if frames and is_queued(frames[0]):
         frames.popleft()
-        return History(frames, tokens, first=2)
-    return History(frames, tokens)
+        first = 2
+    return History(frames, tokens, read_unshown(unshown), first)

@@ -13,6 +13,7 @@ from shared.responses import Item, McpListTools
 from shared.store.owning.lease import Lease
 from shared.tool_calls import ToolResult, ToolsListed, ToolTask, parse_failure
 from worker.response.call_items import FORMS, result_in
+from worker.response.history import History
 
 
 class ToolCaller(Protocol):
@@ -24,11 +25,14 @@ class ToolCaller(Protocol):
 
 
 class ToolResults:
-    def __init__(self, tools: ToolCaller, lease: Lease, frames: Iterable[bytes]) -> None:
-        """`frames`: those that earlier attempts have written to the log."""
+    def __init__(self, tools: ToolCaller, lease: Lease, history: History) -> None:
+        """`history`: what earlier attempts have written to the log."""
         self._tools = tools
         self._lease = lease
-        self._logged = logged_results(frames)
+        self._logged = logged_results(history.frames)
+        for index, item in history.unshown.items():
+            if (result := result_in(item)) is not None:
+                self._logged[index] = result
 
     async def get(self, call_index: int, task: ToolTask, *, is_repeatable: bool) -> ToolResult:
         """Returns the result of a call.

@@ -8,6 +8,7 @@ and a link of a chain for each piece would be left to the garbage collector to w
 (docs/adr/0033-a-step-is-a-function-call.md).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Literal, assert_never
@@ -104,6 +105,8 @@ class Translation:
     """No further call is made in this response."""
     displays: Displays = field(default_factory=dict)
     """What the browser has shown so far, for this response and those that it continues."""
+    unshown: Mapping[int, ServerCall] = field(default_factory=dict)
+    """The calls of which clients are shown less, by output_index: each as it is."""
 
     def refuses(self, target: McpTarget) -> bool:
         """Returns True if a call of this tool exceeds the limit; asking for an approval never does."""
@@ -176,7 +179,7 @@ def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]
             form, id_ = _form_of(now, target)
             call = form.make(id_, target, None, "in_progress")
             return replace(now, open_item=item), [
-                ev.OutputItemAdded(index, call),
+                ev.OutputItemAdded(index, form.show(call)),
                 *form.begin(index, id_),
                 *_around(form, index, id_, 0),
             ]
@@ -308,7 +311,7 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
             return closed, [
                 *_around(form, index, id_, 1),
                 *form.end_text(index, id_, text, is_run=False),
-                ev.OutputItemDone(index, form.make(id_, target, text, status)),
+                ev.OutputItemDone(index, form.show(form.make(id_, target, text, status))),
             ]
         case never:
             assert_never(never)
@@ -351,7 +354,7 @@ def _begin_approved_call(now: Translation, approved: CallApproved) -> tuple[Tran
     form, id_ = _form_of(now, target)
     call = form.make(id_, target, written, "in_progress", approved.approval_request_id)
     return replace(now, open_item=RunningCall(call, target, written)), [
-        ev.OutputItemAdded(index, call),
+        ev.OutputItemAdded(index, form.show(call)),
         *form.begin(index, id_),
         *form.end_text(index, id_, written, is_run=True),
     ]
@@ -360,13 +363,18 @@ def _begin_approved_call(now: Translation, approved: CallApproved) -> tuple[Tran
 def _finish_call(
     now: Translation, call: RunningCall, result: ToolOutput | ToolFailure
 ) -> tuple[Translation, Events]:
-    index = now.output_index
-    done, announced = form_of(now.style, call.target).finish(index, call.item, result)
-    displays = _displays_after(now, call, result)
-    return replace(now, output_index=index + 1, open_item=None, displays=displays), [
-        *announced,
-        ev.OutputItemDone(index, done),
-    ]
+    index, form = now.output_index, form_of(now.style, call.target)
+    done, announced = form.finish(index, call.item, result)
+    shown = form.show(done)
+    unshown = now.unshown if shown == done else {**now.unshown, index: done}
+    closed = replace(
+        now,
+        output_index=index + 1,
+        open_item=None,
+        unshown=unshown,
+        displays=_displays_after(now, call, result),
+    )
+    return closed, [*announced, ev.OutputItemDone(index, shown)]
 
 
 def _displays_after(now: Translation, call: RunningCall, result: ToolOutput | ToolFailure) -> Displays:
