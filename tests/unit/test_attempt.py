@@ -15,6 +15,7 @@ from shared.record_format import RECORD_FORMAT
 from shared.responses import (
     FunctionCall,
     HttpError,
+    LeftOutTool,
     McpApprovalRequest,
     McpCall,
     McpListTools,
@@ -52,7 +53,10 @@ WIKI: Any = {
     "require_approval": "never",
 }
 WEATHER: Any = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}}
-LISTED = ToolsListed((McpTool("ask", {"type": "object"}, annotations={"readOnlyHint": True}),))
+LISTED = ToolsListed(
+    (McpTool("ask", {"type": "object"}, annotations={"readOnlyHint": True}),),
+    (LeftOutTool("edit", "its schema is not an object"),),
+)
 
 
 def script(*turns: str) -> str:
@@ -211,6 +215,7 @@ async def test_a_call_is_made_where_the_request_says_and_its_answer_is_read() ->
     assert isinstance(listing, McpListTools)
     assert isinstance(call, McpCall)
     assert isinstance(message, Message)
+    assert (listing.tools, listing.left_out) == (LISTED.tools, LISTED.left_out)
     assert (call.status, call.output) == ("completed", "ask ran")
     assert answers_to_tools(final_of(log)) == ["ask ran"]
 

@@ -10,6 +10,7 @@ from shared.responses import (
     FunctionCall,
     HttpError,
     Item,
+    LeftOutTool,
     McpApprovalRequest,
     McpCall,
     McpListTools,
@@ -53,8 +54,11 @@ def test_a_call_that_failed_has_its_error(error: Any) -> None:
     assert result_of(call("failed", error=error)) == ToolFailure(error)
 
 
-def test_a_listing_has_its_tools() -> None:
+def test_a_listing_has_its_tools_and_those_left_out() -> None:
     assert result_of(McpListTools("mcpl_1", "wiki", TOOLS)) == ToolsListed(TOOLS)
+    left_out = (LeftOutTool("edit", "it has no name"),)
+    item = McpListTools("mcpl_1", "wiki", TOOLS, left_out=left_out)
+    assert result_of(item) == ToolsListed(TOOLS, left_out)
 
 
 @pytest.mark.parametrize("error", FAILURES)

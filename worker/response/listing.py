@@ -27,9 +27,9 @@ def end_listing(
     id_ = item_id("mcpl", response_id, output_index)
     announced: StreamEvent
     match result:
-        case ToolsListed(tools):
+        case ToolsListed(tools, left_out):
             announced = ev.McpListToolsCompleted(output_index, id_)
-            item = McpListTools(id_, server_label, tools)
+            item = McpListTools(id_, server_label, tools, left_out=left_out)
         case ToolFailure(error):
             announced = ev.McpListToolsFailed(output_index, id_)
             item = McpListTools(id_, server_label, (), describe(error))

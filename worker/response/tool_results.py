@@ -65,8 +65,8 @@ def _result_in(item: Item) -> ToolResult | None:
     match item:
         case CallItem():
             return result_in(item)
-        case McpListTools(tools=tools, error=None):
-            return ToolsListed(tools)
+        case McpListTools(tools=tools, error=None, left_out=left_out):
+            return ToolsListed(tools, left_out)
         case McpListTools(error=str(error)):
             return parse_failure(error)
         case _:
