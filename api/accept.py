@@ -23,10 +23,11 @@ from api.offload import Offload
 from api.prompt_length import check_prompt_length
 from api.read import Follower
 from api.tenants import Tenants
+from api.unlisted import read_listings, unlisted_servers
 from shared import ids
 from shared.events import encode
 from shared.lifecycle import begin, fold
-from shared.responses import ConversationReference, ResponseRequest
+from shared.responses import ConversationReference, McpTool, ResponseRequest
 from shared.settings import Settings
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.records import response_store, token_count
@@ -225,14 +226,24 @@ class Acceptance:
 
         Raises ClientError, QueueFull, TenantBusy, CountUnanswered and REDIS_AWAY.
         """
+        settings = self._settings_of(tenant)
         async with self._offload.in_hand(len(raw)):
-            record = await self._record(tenant, raw)
-        return await token_count.ask(self._redis, self._settings_of(tenant), tenant, record, self._asking)
-
-    async def _record(self, tenant: str, raw: bytes) -> bytes:
-        creation = await self._read(raw)
-        sources = await self._read_sources(tenant, creation)
-        return await self._compose(creation, sources, len(raw), msgspec.json.encode)
+            creation = await self._read(raw)
+            sources = await self._read_sources(tenant, creation)
+            record, unlisted = await self._compose(
+                creation,
+                sources,
+                len(raw),
+                lambda request: (msgspec.json.encode(request), unlisted_servers(request)),
+            )
+        listed: dict[str, tuple[McpTool, ...]] = {}
+        if unlisted:
+            self._check_secrets(creation.secret_param)
+            results = await token_count.list_tools(
+                self._redis, settings, tenant, unlisted, creation.secrets, self._asking
+            )
+            listed = read_listings(unlisted, results)
+        return await token_count.ask(self._redis, settings, tenant, record, self._asking, listed)
 
     def _redis_bound(self) -> asyncio.Timeout:
         """Limits several round trips together to `redis_timeout_s`; then raises TimeoutError (REDIS_AWAY)."""

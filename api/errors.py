@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from shared.context_length import TOO_LONG, TOO_LONG_PARAM
 from shared.store.records.response_store import ConversationLocked, KeyReused, QueueFull, TenantBusy
-from shared.store.records.token_count import CountUnanswered
+from shared.store.records.token_count import CountUnanswered, ListingUnanswered
 from shared.store.redis.connections import REDIS_AWAY
 
 _log = logging.getLogger(__name__)
@@ -244,6 +244,11 @@ def install_handlers(app: FastAPI) -> None:
         app.add_exception_handler(away, _defer_away)
 
 
+def tools_unlisted(server_label: str, reason: str) -> ClientError:
+    message = f"The tokens of the tools of {server_label!r} cannot be counted. {reason}"
+    return ClientError(503, message, "service_unavailable", None, RETRY_AFTER)
+
+
 def refuse(error: ClientError) -> Response:
     return envelope(error.status, str(error), error.code, error.param, error.headers)
 
@@ -302,6 +307,8 @@ async def _defer_away(request: Request, error: Exception) -> Response:
 async def _defer_count(request: Request, error: Exception) -> Response:
     _log.warning("%s: %s", _place_of(request), error)
     message = "No worker has counted the tokens in time: all are busy or away. Try again later."
+    if isinstance(error, ListingUnanswered):
+        message = "No tool runner has listed the tools of this request's servers in time. Try again later."
     return envelope(503, message, "service_unavailable", None, RETRY_AFTER)
 
 

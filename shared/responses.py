@@ -145,8 +145,8 @@ class LeftOutTool(msgspec.Struct, frozen=True):
 class McpListTools(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_list_tools", omit_defaults=True):
     """A listing of a server's tools.
 
-    `error` is present only if there was one, since clients take the key itself for a failure. `left_out`, which
-    the hosted API does not have, is present only if there are such tools.
+    `error` is present only if there was one, since clients take the key itself for a failure. `left_out`,
+    which the hosted API does not have, is present only if there are such tools.
     """
 
     id: str

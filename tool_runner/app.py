@@ -15,6 +15,7 @@ from shared.store.redis.client import RedisClient
 from shared.store.redis.subscription import Subscription
 from tool_runner import servers
 from tool_runner.calls_in_flight import CallsInFlight
+from tool_runner.listing_requests import ListingRequests
 from tool_runner.run_tool import Tools
 from tool_runner.stdio_servers import StdioServers
 
@@ -40,13 +41,17 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     stdio = StdioServers(settings.tool_timeout_s)
     tools = Tools(settings, configured, stdio)
     calls = CallsInFlight(redis, settings, name, tools)
+    listings = ListingRequests(redis, settings, tools)
     beating = asyncio.create_task(calls.run())
     _log.info("%s serves %s", name, ", ".join(sorted(configured)))
     try:
         stdio.start(configured)
         await race(
             job_queue.serve(
-                settings.redis_url, keys.TOOLS_QUEUE, {"start_tool_call": calls.start}, calls.room
+                settings.redis_url,
+                keys.TOOLS_QUEUE,
+                {"start_tool_call": calls.start, "list_tools": listings.start},
+                lambda: calls.room() - listings.pending,
             ),
             presence.maintain(redis, ROLE, name),
             _relay_cancels(Subscription(listener), calls),
@@ -56,6 +61,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await calls.drain(settings.drain_grace_s)
     finally:
         beating.cancel()
+        await listings.close()
         await calls.close()
         await tools.close()
         await stdio.close()

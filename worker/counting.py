@@ -7,8 +7,10 @@ defined in `shared/store/records/token_count.py`.
 import asyncio
 import logging
 
+import msgspec
+
 from shared.request_json import decode_request
-from shared.responses import ResponseRequest
+from shared.responses import McpTool, ResponseRequest
 from shared.store.job_queue import bytes_of_large
 from shared.store.records import token_count
 from shared.store.redis.client import RedisClient
@@ -31,10 +33,10 @@ class TokenCounter:
         self._counts: dict[asyncio.Task[None], int] = {}
         self._places = asyncio.Semaphore(_AT_ONCE_MAX)
 
-    async def count_input_tokens(self, name: str, request: str) -> None:
-        """Handles a job: starts the count. Tools of MCP servers not yet listed are not counted."""
-        task = asyncio.create_task(self._answer(name, request))
-        self._counts[task] = bytes_of_large(len(request.encode()))
+    async def count_input_tokens(self, name: str, request: str, listed: str = "{}") -> None:
+        """Handles a job: starts the count. `listed`: JSON, the tools of servers not listed in its context."""
+        task = asyncio.create_task(self._answer(name, request, listed))
+        self._counts[task] = bytes_of_large(len(request.encode()) + len(listed.encode()))
         task.add_done_callback(self._counts.pop)
 
     @property
@@ -47,20 +49,23 @@ class TokenCounter:
         """Total size of the pending requests that count as large."""
         return sum(self._counts.values())
 
-    async def _answer(self, name: str, request: str) -> None:
+    async def _answer(self, name: str, request: str, listed: str) -> None:
         """The top of one count: logs every failure, so that none affects another count."""
         try:
             async with asyncio.timeout(token_count.ANSWER_WITHIN_S), self._places:
-                await token_count.answer(self._redis, name, await self._count(request))
+                await token_count.answer(self._redis, name, await self._count(request, listed))
         except REDIS_AWAY as away:  # includes the timeout: by then no caller is waiting
             _log.warning("token count abandoned: %s", away or type(away).__name__)
         except Exception:  # noqa: BLE001  the top of one count: its failure must not affect the others
             _log.exception("token count failed")
 
-    async def _count(self, request: str) -> int:
-        size, stepper = len(request), self._stepper
+    async def _count(self, request: str, listed: str) -> int:
+        size, stepper = len(request) + len(listed), self._stepper
         asked = await stepper.call(lambda: decode_request(request), size)
-        return await stepper.run(count(await stepper.call(lambda: _conversation_of(asked), size)), size)
+        tools = await stepper.call(lambda: _decode_tools(listed), size)
+        return await stepper.run(
+            count(await stepper.call(lambda: _conversation_of(asked, tools), size)), size
+        )
 
     async def stop(self) -> None:
         """Cancels the pending counts; their callers get no answer."""
@@ -69,6 +74,13 @@ class TokenCounter:
         await asyncio.gather(*self._counts, return_exceptions=True)
 
 
-def _conversation_of(request: ResponseRequest) -> list[HarmonyMessage]:
-    listed = listings_in([*request.context, *request.input])
+_Tools = dict[str, tuple[McpTool, ...]]
+
+
+def _decode_tools(listed: str) -> _Tools:
+    return msgspec.json.decode(listed, type=_Tools)
+
+
+def _conversation_of(request: ResponseRequest, tools: _Tools) -> list[HarmonyMessage]:
+    listed = tools | listings_in([*request.context, *request.input])
     return build_conversation(request, make_offer(request, listed))

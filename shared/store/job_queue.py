@@ -60,9 +60,14 @@ def response_job(key: ResponseKey) -> bytes:
     return _job("start_response", str(key))
 
 
-def count_job(name: str, request: str) -> bytes:
+def count_job(name: str, request: str, listed: str | None = None) -> bytes:
     """Returns the job "count this request's tokens", which the worker's `count_input_tokens` handles."""
-    return _job("count_input_tokens", name, request)
+    return _job("count_input_tokens", name, request, *([] if listed is None else [listed]))
+
+
+def listing_job(name: str, tenant: str, request: str) -> bytes:
+    """Returns the job "list these servers' tools", which the tool runner's `list_tools` handles."""
+    return _job("list_tools", name, tenant, request)
 
 
 def tool_job(key: ResponseKey, call_index: int) -> bytes:

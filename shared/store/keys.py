@@ -152,7 +152,7 @@ def hush(owner: str) -> str:
 
 
 def counts(name: str) -> str:
-    """List of one element, the answer to one token count."""
+    """List of one element, the answer to one token count, or to its question for tools."""
     return f"antiphon:{{count/{name}}}:answer"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import OpenAI
+from openai import InternalServerError, OpenAI
 from openai.types.responses import Response
 from openai.types.responses.response_output_item import McpApprovalRequest, McpCall, McpListTools
 
@@ -89,6 +89,31 @@ def test_a_listing_that_the_client_has_is_not_asked_for_again(client: OpenAI, se
     assert [item.type for item in first.output].count("mcp_list_tools") == 1
     assert [item.type for item in second.output].count("mcp_list_tools") == 0
     assert calls_of(second)[0].output == "3"
+
+
+def count(client: OpenAI, tools: list[Any], **fields: Any) -> int:
+    fields = {"model": "default", "input": "Hello"} | fields
+    return client.responses.input_tokens.count(tools=tools, **fields).input_tokens
+
+
+def test_the_tools_of_servers_are_counted_as_the_model_reads_them(client: OpenAI, server_url: str) -> None:
+    """Also those of two servers at once, and those that an earlier response has listed."""
+    tools = [server(server_url, "never"), server(server_url, "never", server_label="annex")]
+    response = client.responses.create(model="default", input="Hello", tools=tools)
+    assert response.usage is not None
+    assert count(client, tools) == response.usage.input_tokens > count(client, [tools[0]]) > count(client, [])
+    few = count(client, [server(server_url, "never", allowed_tools=["add"])])
+    assert count(client, []) < few < count(client, [tools[0]])
+    assert count(client, tools, previous_response_id=response.id) > response.usage.input_tokens
+
+
+def test_tools_that_cannot_be_listed_cannot_be_counted(client: OpenAI) -> None:
+    with pytest.raises(InternalServerError) as refused:
+        count(client, [server("http://127.0.0.1:9/mcp", "never")])
+    assert refused.value.status_code == 503
+    assert "'workshop'" in str(refused.value)
+    assert "port 9 is not allowed here" in str(refused.value)
+    assert count(client, [server("http://127.0.0.1:9/mcp", "never")], tool_choice="none") > 0
 
 
 def test_an_approved_call_runs_once_after_the_approval_and_not_before(

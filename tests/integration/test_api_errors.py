@@ -6,6 +6,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
+from pydantic import SecretStr
 
 from api.app import create_app
 from api.tenants import OPEN_TENANT, Tenants
@@ -109,6 +111,29 @@ async def test_a_count_that_no_worker_makes_is_not_blamed_on_the_storage(
         answer = await client.post("/v1/responses/input_tokens", json=HELLO)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert "No worker has counted" in error_of(answer)["message"]
+
+
+async def test_a_count_whose_tools_no_runner_lists_says_so_and_leaves_no_secret(
+    redis: RedisClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_count, "LISTED_WITHIN_S", 1)
+    sealing = settings.model_copy(update={"secrets_key": SecretStr(Fernet.generate_key().decode())})
+    tool = {"type": "mcp", "server_label": "wiki", "server_url": "https://h/mcp", "authorization": "s3cret"}
+    async with serving(sealing) as client:
+        asking = asyncio.create_task(
+            client.post("/v1/responses/input_tokens", json=HELLO | {"tools": [tool]})
+        )
+        async with asyncio.timeout(PATIENCE_S):
+            while not (jobs := await redis.command("KEYS", "arq:job:count/*")):
+                await asyncio.sleep(0.01)
+        job = await redis.command("GET", jobs[0])
+        answer = await asking
+    assert b"s3cret" not in job
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "No tool runner has listed the tools" in error_of(answer)["message"]
+    async with asyncio.timeout(PATIENCE_S):
+        while await redis.command("KEYS", "arq:job:count/*"):
+            await asyncio.sleep(0.01)  # it expires
 
 
 async def test_a_delete_does_not_read_what_it_deletes(redis: RedisClient, settings: Settings) -> None:

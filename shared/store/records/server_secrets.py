@@ -28,7 +28,12 @@ async def read_secrets(
     Returns None if there are secrets that this process cannot unseal.
     """
     sealed = await redis.command("GET", keys.secrets(key))
-    if sealed is None:
+    return {} if sealed is None else open_secrets(settings, sealed)
+
+
+def open_secrets(settings: Settings, sealed: bytes) -> dict[str, ServerSecrets] | None:
+    """Returns what `seal_secrets` was given, or None if this process cannot unseal it."""
+    if not sealed:
         return {}
     raw = unseal(settings, sealed)
     try:
