@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -79,7 +78,7 @@ class Reading:
         self._follower = follower
         self._settings = settings
         self._name = ids.new_owner("api")
-        self._states = Together(partial(response_store.read_states, redis), _STATES_MAX)
+        self._states = Together(self._read_states, _STATES_MAX)
         self._folds = Folds(redis, offload)
         self.watchers = Watchers(redis, self._on_last_left)
 
@@ -91,11 +90,15 @@ class Reading:
         Raises ClientError if there is none; another tenant's id is unknown.
         """
         key = _key_of(tenant, response_id)
-        async with self._redis_bound():
-            state = await self._states.ask(key)
+        state = await self._states.ask(key)
         if state is None:
             raise response_not_found(response_id)
         return key, state
+
+    async def _read_states(self, wanted: Sequence[ResponseKey]) -> list[State | None]:
+        """Bounds each question by itself: whoever comes with a crowd waits for those before him."""
+        async with self._redis_bound():
+            return await response_store.read_states(self._redis, wanted)
 
     async def retrieve(self, tenant: str, response_id: str) -> bytes:
         """Returns the JSON of the response as it is now: its snapshot, or the fold of its log while it is

@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     idempotency_retention_s: int = Field(86_400, gt=0)
     disconnect_grace_s: float = Field(5.0, ge=0)
     """A foreground response is cancelled this long after its last reader has left; 0: at once."""
+    reader_return_s: float = Field(60.0, ge=0)
+    """The same if its last readers were lost with their API node; at least `disconnect_grace_s`."""
     allow_unstored_background: bool = False
     """Accept `background` with `store: false`; such a response is kept for `unstored_background_s`."""
     unstored_background_s: int = Field(600, gt=0)

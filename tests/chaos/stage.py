@@ -100,6 +100,7 @@ def _settings(folder: Path) -> dict[str, str]:
         "ANTIPHON_OWNERS_LOST_MAX": str(OWNERS_LOST_MAX),
         "ANTIPHON_KEEP_ALIVE_S": "1",
         "ANTIPHON_DISCONNECT_GRACE_S": str(ABANDONED_AFTER_S),
+        "ANTIPHON_READER_RETURN_S": str(ABANDONED_AFTER_S),
     }
 
 

@@ -15,6 +15,7 @@ from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease, Renewal
+from shared.store.records.watchers import Watchers
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.joint_scripts import StoreCall
@@ -191,6 +192,40 @@ async def test_a_node_that_died_before_its_reader_lapsed_proves_no_absence(
     await swept.command("HSET", keys.state(alone.key), "alone_since_ms", now_ms)
     await swept.command("ZADD", keys.presence("api"), now_ms + 1_000, "node")  # announced two seconds ago
     assert await lease.renew_all(swept, [Renewal.of(settings, alone)]) == []
+
+
+@pytest.mark.parametrize("has_another_left", [False, True])
+@pytest.mark.parametrize("lost_for_ms", [1, 19_000, 21_000])
+async def test_readers_that_were_lost_with_their_node_have_longer_to_come_back(
+    swept: RedisClient, settings: Settings, has_another_left: bool, lost_for_ms: int
+) -> None:
+    hasty = settings.model_copy(update={"disconnect_grace_s": 1.0, "reader_return_s": 21.0})
+    held = await own(swept, hasty)
+    readers, state = keys.readers(held.key), keys.state(held.key)
+    await be_steady(swept)
+    await presence.announce(swept, "api", "node")
+    now_ms = await lease.now_ms(swept)
+    await swept.command("HSET", state, "alone_since_ms", "")
+    await swept.command("ZADD", readers, now_ms - lost_for_ms, "lost")
+    await swept.command("PEXPIRE", readers, 60_000)
+    if has_another_left:
+        async with Watchers(swept, fail).present(held.key):
+            pass
+        await until(lambda: _is_alone(swept, readers))
+    assert await lease.renew_all(swept, [Renewal.of(hasty, held)]) == []
+    alone_since_ms = int(await swept.command("HGET", state, "alone_since_ms"))
+    if lost_for_ms < 20_000:
+        assert alone_since_ms == now_ms - lost_for_ms + 20_000
+    else:
+        assert now_ms <= alone_since_ms <= await lease.now_ms(swept)
+
+
+async def _is_alone(redis: RedisClient, readers: str) -> bool:
+    return bool(await redis.command("ZCARD", readers) == 1)
+
+
+async def fail(key: ResponseKey) -> None:
+    pytest.fail(f"{key} was taken for abandoned")
 
 
 async def test_while_redis_was_away_nobody_has_abandoned_anything(

@@ -206,6 +206,7 @@ def _renew(settings: Settings, lease: Lease, *, lease_ttl_s: float) -> JointCall
         lease_ttl_ms=int(lease_ttl_s * 1000),
         live_ttl_ms=settings.live_ttl_s * 1000,
         disconnect_grace_ms=int(settings.disconnect_grace_s * 1000),
+        reader_return_ms=int(settings.reader_return_s * 1000),
         presence_ttl_ms=int(keys.PRESENCE_TTL_S * 1000),
     )
 

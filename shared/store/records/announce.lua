@@ -6,7 +6,8 @@ local now = now_ms()
 for place = REST, #ARGV, 2 do
   local readers, state = string.format(readers_pattern, ARGV[place]), string.format(state_pattern, ARGV[place])
   redis.call('ZADD', readers, now + ttl_ms, ARGV[place + 1])
-  redis.call('PEXPIRE', readers, 4 * ttl_ms)
+  -- Kept for long after they lapse: the owner's beat sees by them that they did not leave.
+  redis.call('PEXPIRE', readers, 30 * ttl_ms)
   local closed, alone_since = unpack(redis.call('HMGET', state, 'closed', 'alone_since_ms'))
   if closed == '' and alone_since ~= '' then redis.call('HSET', state, 'alone_since_ms', '') end
 end

@@ -51,7 +51,7 @@ end
 redis.call('PEXPIRE', log, ttl_ms)
 if reader ~= '' then
   redis.call('ZADD', readers, now + reader_ttl_ms, reader)
-  redis.call('PEXPIRE', readers, 4 * reader_ttl_ms)
+  redis.call('PEXPIRE', readers, 30 * reader_ttl_ms)
 end
 if sealed_secrets ~= '' then redis.call('SET', secrets, sealed_secrets, 'PX', ttl_ms) end
 if place ~= '' then redis.call('HSET', conversation, 'response', response_id) end
