@@ -17,7 +17,7 @@ from api.offload import Offload
 from shared import lifecycle
 from shared.input_items import AskedItem, InputItem, ItemReference
 from shared.json_values import count_values
-from shared.responses import Item, Response, ResponseRequest
+from shared.responses import Item, Response, ResponseRequest, ServerCall
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import archive
@@ -163,8 +163,11 @@ def _pick(records: Sequence[Stored], wanted: Collection[str]) -> dict[str, bytes
 
 
 def _items_of(record: archive.ArchivedRecord) -> list[msgspec.Raw]:
+    """Returns the items of a response; a call of which less was shown comes first as it is."""
     inputs = msgspec.json.decode(record.request, type=_Inputs).input
-    return inputs + (msgspec.json.decode(record.snapshot, type=_Outputs).output if record.snapshot else [])
+    unshown = msgspec.json.decode(record.unshown, type=list[msgspec.Raw]) if record.unshown else []
+    outputs = msgspec.json.decode(record.snapshot, type=_Outputs).output if record.snapshot else []
+    return [*inputs, *unshown, *outputs]
 
 
 # --- composing ----------------------------------------------------------------------------------
@@ -196,11 +199,10 @@ def _items_before(sources: Sources) -> list[InputItem]:
         return [msgspec.json.decode(item, type=InputItem) for item in sources.conversation]
     record = sources.parent.open()
     response = msgspec.json.decode(record.snapshot, type=Response)
-    return [
-        *record.request.context,
-        *record.request.input,
-        *_as_input(lifecycle.lasting(response.output)),
-    ]
+    unshown = msgspec.json.decode(record.unshown, type=list[ServerCall]) if record.unshown else []
+    whole: dict[str, Item] = {item.id: item for item in unshown}
+    output = [whole.get(item.id, item) for item in response.output]
+    return [*record.request.context, *record.request.input, *_as_input(lifecycle.lasting(output))]
 
 
 def _as_input(output: Sequence[Item]) -> list[InputItem]:

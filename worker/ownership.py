@@ -35,6 +35,7 @@ from worker.response.attempt import run_attempt
 from worker.response.history import Diverged, Unloadable, history_before, load_record
 from worker.response.hopeless import Hopeless
 from worker.response.resources import Resources
+from worker.response.unshown import read_unshown, unshown_records
 
 _log = logging.getLogger(__name__)
 
@@ -222,18 +223,19 @@ class Ownership:
 
         Raises LeaseLost if the log is closed or gone, REDIS_AWAY.
         """
-        frames, tokens = list[bytes](), list[int]()
-        async for page in event_log.pages(self._resources.redis, held.key):
+        frames, tokens, unshown = list[bytes](), list[int](), list[bytes]()
+        async for page in event_log.pages(self._resources.redis, held.key, with_token_records=True):
             if page.is_closed or page.is_missing:
                 raise LeaseLost(f"{held}: closed already")
             frames += [entry.frame for entry in page.entries]
             tokens += [len(entry.tokens) for entry in page.entries]
+            unshown += unshown_records(page.entries)
         stored = await response_store.read_usage(self._resources.redis, held.key)
         usage = complete_usage(stored, sum(tokens[counted_entries(stored) :]))
         entries, failed = await self._resources.stepper.call(
             lambda: _fail_after(frames, usage, error), sum(map(len, frames))
         )
-        closing = closing_of(failed, held.key.tenant, self._settings)
+        closing = closing_of(failed, held.key.tenant, self._settings, unshown=read_unshown(unshown))
         log = self._resources.appender.log_of(held.key)
         await self._resources.appender.write(log.close(held.proof, len(frames), entries, closing))
 

@@ -56,14 +56,14 @@ STATE_PATTERN, LOG_PATTERN, READERS_PATTERN = (
 def state(key: ResponseKey) -> str:
     """Hash. From the start: store, background, created_ms, attempt, owner, lease_until_ms, alone_since_ms,
     rings, job, closed, format. Once it had an owner: deaths, format_needed. While open: usage up to some
-    entry of the log (`shared/usage.py`). Until it is archived: request, and once closed, snapshot;
-    afterwards: compacted."""
+    entry of the log (`shared/usage.py`). Until it is archived: request, and once closed, snapshot
+    and, if there are such calls, unshown (those of which it shows less); afterwards: compacted."""
     return STATE_PATTERN % str(key)
 
 
 def log(key: ResponseKey) -> str:
     """Stream: entry `<sequence_number + 1>-0` with fields e (frame), and if any, t (token ids) and m (what
-    the engine reported about the tokens)."""
+    the engine reported about the tokens; if t is empty, a call of which the frame shows less)."""
     return LOG_PATTERN % str(key)
 
 
@@ -121,7 +121,8 @@ def idempotency(tenant: str, idempotency_key: str) -> str:
 
 def conversation(key: ConversationKey) -> str:
     """Hash: created_at, metadata (JSON), next (the last item's place), bytes (of all items), calls (the names
-    of the last calls that added items), response (the id of the last one created in it)."""
+    of the last calls that added items), response and stored (the ids of the last
+    one created in it, and of the last that is stored)."""
     return f"antiphon:{{{key}}}:conversation"
 
 

@@ -211,7 +211,8 @@ class Attempt:
             else lifecycle.complete(response, usage, self.resources.now_s())
         )
         settings, tenant = self.resources.settings, self.lease.key.tenant
-        closing = await self._call(lambda: closing_of(event, tenant, settings, request.input))
+        unshown = self.reader.translation.unshown
+        closing = await self._call(lambda: closing_of(event, tenant, settings, request.input, unshown))
         await self.writer.close(event, closing)
 
     def _final_response(self) -> Response:

@@ -22,7 +22,7 @@ from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from worker.response.stepper import Stepper
 from worker.response.token_record import LoggedToken, read_logged
-from worker.response.unshown import read_unshown
+from worker.response.unshown import read_unshown, unshown_records
 
 
 class Diverged(Exception):
@@ -107,8 +107,8 @@ def history_of(entries: Iterable[Entry]) -> History:
         frames.append(entry.frame)
         if entry.tokens:
             tokens.extend(read_logged(entry.tokens, entry.token_record))
-        elif entry.token_record:
-            unshown.append(entry.token_record)
+        else:
+            unshown += unshown_records([entry])
     first = 1
     if frames and is_queued(frames[0]):
         frames.popleft()

@@ -24,10 +24,12 @@ class UnreadableLog(Exception):
 
 
 class ArchivedRecord(msgspec.Struct, frozen=True):
-    """What is kept of a closed response besides its frames; both are JSON."""
+    """What is kept of a closed response besides its frames; all of it is JSON."""
 
     request: bytes
     snapshot: bytes
+    unshown: bytes = b""
+    """As in Closing."""
 
 
 def pack_chunk(frames: Sequence[bytes]) -> bytes:

@@ -36,10 +36,13 @@ async def archive_log(redis: RedisClient, key: ResponseKey) -> str:
     Safe to repeat, and for several workers at once. Raises UnreadableLog, leaving the log as it is.
     """
     packing = keys.packing(key, secrets.token_hex(8))
-    closed, request, snapshot = await redis.command("HMGET", keys.state(key), "closed", "request", "snapshot")
+    closed, request, snapshot, unshown = await redis.command(
+        "HMGET", keys.state(key), "closed", "request", "snapshot", "unshown"
+    )
     starts, record = [0], b""
     if closed and request is not None:
-        record = await asyncio.to_thread(archive.pack_record, archive.ArchivedRecord(request, snapshot))
+        kept = archive.ArchivedRecord(request, snapshot, unshown or b"")
+        record = await asyncio.to_thread(archive.pack_record, kept)
         starts = await _pack_chunks(redis, key, packing)
     reply = await redis.run(
         _ARCHIVE(

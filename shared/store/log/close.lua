@@ -3,7 +3,7 @@
 -- USES redis/clock log/entries
 -- KEYS state log secrets active tools open closed_logs conversation items order queue held
 -- ARGV proof channel member response_id archive_after_ms# conversation_ttl_ms# cancelled_channel
---      first# status retention_ms# snapshot header entry_count# (id frame tokens token_record)… (item_id item)…
+--      first# status retention_ms# snapshot unshown header entry_count# (id frame tokens token_record)… (item_id item)…
 -- -> next | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
 local refused = refuse_write(state, log, proof, first)
 if refused then return refused end
@@ -25,6 +25,7 @@ local items_at = REST + 4 * entry_count
 local frames = write_entries(log, REST, items_at - 1)
 local store, job = unpack(redis.call('HMGET', state, 'store', 'job'))
 redis.call('HSET', state, 'closed', status, 'snapshot', snapshot, 'lease_until_ms', 0)
+if unshown ~= '' then redis.call('HSET', state, 'unshown', unshown) end
 redis.call('HDEL', state, 'usage')
 for _, key in ipairs({state, log, tools}) do redis.call('PEXPIRE', key, retention_ms) end
 redis.call('DEL', secrets, 'arq:job:' .. job, 'arq:retry:' .. job)

@@ -4,7 +4,8 @@ Owns retention, what joins the conversation, and the order of a cancel: it seize
 owner's append can follow. Whichever closes the log first, a completion or a cancel, stands.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -13,7 +14,7 @@ from shared import lifecycle
 from shared.events import ResponseCreated, decode, encode, frame
 from shared.input_items import InputItem
 from shared.lifecycle import TerminalEvent
-from shared.responses import ConversationReference, Response
+from shared.responses import ConversationReference, Response, ServerCall
 from shared.settings import Settings
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.log.response_log import Closing, LogLimits, NewEntry, ResponseLog, write_now
@@ -24,23 +25,30 @@ from shared.usage import complete_usage
 
 
 def closing_of(
-    event: TerminalEvent, tenant: str, settings: Settings, input_items: Sequence[InputItem] = ()
+    event: TerminalEvent,
+    tenant: str,
+    settings: Settings,
+    input_items: Sequence[InputItem] = (),
+    unshown: Mapping[int, ServerCall] = MappingProxyType({}),
 ) -> Closing:
     """Returns what closes a log besides its terminal event.
 
-    Input and output join the conversation, unless the response is cancelled, failed or not stored.
+    Input and output join the conversation, unless the response is cancelled, failed or not stored. `unshown`:
+    output_index -> a call of which the output shows less than later responses read.
     """
     response = event.response
+    whole = [unshown.get(index, item) for index, item in enumerate(response.output)]
     conversation, items = None, []
     has_answer = response.status in ("completed", "incomplete")
     if isinstance(response.conversation, ConversationReference) and response.store and has_answer:
         conversation = ConversationKey(tenant, response.conversation.id)
         items = [(item.id or "", msgspec.json.encode(item)) for item in input_items]
-        items += [(item.id, msgspec.json.encode(item)) for item in lifecycle.lasting(response.output)]
+        items += [(item.id, msgspec.json.encode(item)) for item in lifecycle.lasting(whole)]
     return Closing(
         response.status,
         encode(response),
         _retention_s(response, tenant, settings),
+        msgspec.json.encode(list(unshown.values())) if unshown else b"",
         conversation,
         items,
     )

@@ -49,6 +49,8 @@ class Closing:
     snapshot: bytes
     """JSON of the final Response."""
     retention_s: float
+    unshown: bytes = b""
+    """JSON of the calls of which the snapshot shows less than later responses read; b"" for none."""
     conversation: ConversationKey | None = None
     items: Sequence[tuple[str, bytes]] = ()
     """(item id, JSON) of the items that join the conversation: the response's input and output."""
@@ -173,6 +175,7 @@ class ResponseLog:
             status=closing.status,
             retention_ms=int(closing.retention_s * 1000),
             snapshot=closing.snapshot,
+            unshown=closing.unshown,
             header=_header(first, len(entries), is_closed=True),
             entry_count=len(entries),
         )

@@ -26,12 +26,13 @@ if body_digest ~= '' then
   end
 end
 if place ~= '' then
-  local fields = redis.call('HMGET', conversation, 'response', 'next')
+  local fields = redis.call('HMGET', conversation, 'response', 'next', 'stored')
   if fields[1] then
     local holder_state = string.gsub(state, response_id, fields[1])
     if redis.call('HGET', holder_state, 'closed') == '' then return {'locked'} end
   end
   if fields[2] ~= place then return {'moved'} end
+  if fields[3] then parent_tools = string.gsub(tools, response_id, fields[3]) end
 end
 local depth = redis.call('ZCARD', queue)
 if depth >= queue_depth_max then return {'full', depth} end
@@ -54,8 +55,12 @@ if reader ~= '' then
   redis.call('PEXPIRE', readers, 30 * reader_ttl_ms)
 end
 if sealed_secrets ~= '' then redis.call('SET', secrets, sealed_secrets, 'PX', ttl_ms) end
-if place ~= '' then redis.call('HSET', conversation, 'response', response_id) end
--- The state of tool sessions is copied from the response that this one continues.
+if place ~= '' then
+  redis.call('HSET', conversation, 'response', response_id)
+  if store == '1' then redis.call('HSET', conversation, 'stored', response_id) end
+end
+-- The state of tool sessions is copied from the response that this one continues: its parent, or the last response that
+-- was stored in its conversation.
 for _, field in ipairs(redis.call('HKEYS', parent_tools)) do
   if string.sub(field, 1, 8) == 'session:' then
     redis.call('HSET', tools, field, redis.call('HGET', parent_tools, field))

@@ -148,25 +148,28 @@ class Stored:
     request: bytes
     snapshot: bytes
     packed: bytes
-    """The record within an archive; if set, `request` and `snapshot` are empty."""
+    """The record within an archive; if set, everything else but the state is empty."""
+    unshown: bytes = b""
 
     @property
     def size_bytes(self) -> int:
         """The size of its JSON."""
-        return archive.record_bytes(self.packed) if self.packed else len(self.request) + len(self.snapshot)
+        if self.packed:
+            return archive.record_bytes(self.packed)
+        return len(self.request) + len(self.snapshot) + len(self.unshown)
 
     def unpack(self) -> archive.ArchivedRecord:
-        """Returns the JSON of the request and of the snapshot."""
+        """Returns the JSON of the request, of the snapshot, and of what that does not show."""
         return (
             archive.open_record(self.packed)
             if self.packed
-            else archive.ArchivedRecord(self.request, self.snapshot)
+            else archive.ArchivedRecord(self.request, self.snapshot, self.unshown)
         )
 
     def open(self) -> "Record":
         """Returns the record with its request decoded."""
         kept = self.unpack()
-        return Record(self.state, decode_request(kept.request), kept.snapshot)
+        return Record(self.state, decode_request(kept.request), kept.snapshot, kept.unshown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,8 @@ class Record:
     state: State
     request: ResponseRequest
     snapshot: bytes
+    unshown: bytes = b""
+    """As in `Closing`."""
 
 
 async def create(redis: RedisClient, settings: Settings, new: NewResponse) -> Admitted:
@@ -309,7 +314,7 @@ async def _read_ended(redis: RedisClient, key: ResponseKey) -> Stored | None:
         ("HGET", keys.archive(key), archive.RECORD_FIELD),
     )
     *state, snapshot = fields
-    return _stored([*state, None, snapshot], packed)
+    return _stored([*state, None, snapshot, None], packed)
 
 
 async def read_request(redis: RedisClient, key: ResponseKey) -> bytes:
@@ -337,7 +342,7 @@ async def read_all_stored(redis: RedisClient, asked: Sequence[ResponseKey]) -> l
     """Returns what `read_stored` does for several responses, as of one moment."""
     commands: list[tuple[str, ...]] = []
     for key in asked:
-        commands.append(("HMGET", keys.state(key), *_STATE_FIELDS, "request", "snapshot"))
+        commands.append(("HMGET", keys.state(key), *_STATE_FIELDS, *_RECORD_FIELDS))
         commands.append(("HGET", keys.archive(key), archive.RECORD_FIELD))
     replies = await redis.transaction(*commands)
     return [_stored(*replies[i : i + 2]) for i in range(0, len(replies), 2)]
@@ -347,21 +352,23 @@ def _stored(fields: list[bytes | None], packed: bytes | None) -> Stored | None:
     state = _state(fields[:3])
     if state is None:
         return None
-    request, snapshot = fields[3:]
-    return Stored(state, request or b"", snapshot or b"", packed or b"")
+    request, snapshot, unshown = fields[3:]
+    return Stored(state, request or b"", snapshot or b"", packed or b"", unshown or b"")
 
 
 async def read_sizes(redis: RedisClient, asked: Sequence[ResponseKey]) -> list[int]:
     """Returns the bytes that `read_all_stored` would read for each response; archives count packed."""
     commands: list[tuple[str, ...]] = []
     for key in asked:
-        commands += [("HSTRLEN", keys.state(key), field) for field in ("request", "snapshot")]
+        commands += [("HSTRLEN", keys.state(key), field) for field in _RECORD_FIELDS]
         commands.append(("HSTRLEN", keys.archive(key), archive.RECORD_FIELD))
     lengths = await redis.transaction(*commands)
-    return [sum(lengths[i : i + 3]) for i in range(0, len(lengths), 3)]
+    width = len(_RECORD_FIELDS) + 1
+    return [sum(lengths[i : i + width]) for i in range(0, len(lengths), width)]
 
 
 _STATE_FIELDS = ("store", "background", "closed")
+_RECORD_FIELDS = ("request", "snapshot", "unshown")
 
 
 def _state(fields: list[bytes | None]) -> State | None:

@@ -1,0 +1,137 @@
+"""What a call's item does not show is read all the same: by the next response, in every way to continue."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from shared.responses import HttpError
+from shared.settings import Settings
+from shared.store import keys
+from shared.store.keys import ResponseKey
+from shared.store.log import archiving
+from shared.store.redis.client import RedisClient
+from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput
+from tests.edges import serving
+from tests.working import Answer, Worker, finish, working
+from worker.engines.scripted.script import Script
+
+TOOL = {"type": "code_interpreter", "container": {"type": "auto"}}
+INCLUDE = ["code_interpreter_call.outputs"]
+SCRIPT = Script.parse("""
+[[scene]]
+name = "one call"
+match = 'run (?P<code>[a-z]+)$'
+[[scene.turn]]
+call = { tool = "python", code = "{code}" }
+[[scene.turn]]
+final = "Done."
+
+[[scene]]
+name = "anything else"
+[[scene.turn]]
+final = "Nothing."
+""")
+
+
+def answer(task: ToolCall | ToolListing) -> Answer:
+    assert isinstance(task, ToolCall)
+    if "fails" in task.arguments:
+        return ToolFailure(HttpError(503, "no sandbox"))
+    return ToolOutput("" if "silent" in task.arguments else "a secret of the tool\n")
+
+
+async def ask(
+    client: httpx.AsyncClient, redis: RedisClient, worker: Worker, text: str, **body: Any
+) -> dict[str, Any]:
+    """Returns the response once it has ended."""
+    asked = {"input": text, "tools": [TOOL], "background": True, "enable_response_messages": True, **body}
+    created = (await client.post("/v1/responses", json=asked)).json()
+    await finish(redis, worker, ResponseKey("default", created["id"]))
+    response: dict[str, Any] = (await client.get(f"/v1/responses/{created['id']}")).json()
+    assert response["status"] == "completed", response
+    return response
+
+
+def answers_read(response: dict[str, Any]) -> list[str]:
+    """What the model read of tools in its prompt."""
+    told = [message for message in response["input_messages"] if message["role"] == "tool"]
+    return [part["text"] for message in told for part in message["content"]]
+
+
+def outputs_of(response: dict[str, Any]) -> list[Any]:
+    return [item["outputs"] for item in response["output"] if item["type"] == "code_interpreter_call"]
+
+
+SAID = {
+    "loud": "a secret of the tool\n",
+    "silent": "",
+    "fails": "The tool's server could not be used: no sandbox (HTTP 503).",
+}
+
+
+@pytest.mark.parametrize("include", [[], INCLUDE], ids=["not shown", "shown"])
+@pytest.mark.parametrize("code", SAID)
+@pytest.mark.parametrize("is_archived", [False, True], ids=["log", "archive"])
+async def test_a_response_that_continues_another_reads_what_its_code_printed(
+    redis: RedisClient, settings: Settings, include: list[str], code: str, is_archived: bool
+) -> None:
+    async with serving(settings) as client, working(redis, settings, SCRIPT, answer=answer) as worker:
+        first = await ask(client, redis, worker, f"run {code}", include=include)
+        if not include:
+            assert outputs_of(first) == [None]
+        if is_archived:
+            assert await archiving.archive_log(redis, ResponseKey("default", first["id"])) == "archived"
+            assert (await client.get(f"/v1/responses/{first['id']}")).json() == first
+        second = await ask(client, redis, worker, "hello", previous_response_id=first["id"])
+        assert answers_read(second) == [SAID[code]]
+        third = await ask(client, redis, worker, "hello", previous_response_id=second["id"])
+        assert answers_read(third) == [SAID[code]]
+        items = (await client.get(f"/v1/responses/{second['id']}/input_items?order=asc")).json()["data"]
+        assert [item["outputs"] for item in items if item["type"] == "code_interpreter_call"] == [
+            [{"type": "logs", "logs": SAID[code]}] if SAID[code] else []
+        ]
+        (call,) = [item for item in first["output"] if item["type"] == "code_interpreter_call"]
+        reference = [{"type": "item_reference", "id": call["id"]}, {"role": "user", "content": "hello"}]
+        assert answers_read(await ask(client, redis, worker, "", input=reference)) == [SAID[code]]
+
+
+@pytest.mark.parametrize("code", SAID)
+async def test_a_conversation_holds_what_its_code_printed(
+    redis: RedisClient, settings: Settings, code: str
+) -> None:
+    async with serving(settings) as client, working(redis, settings, SCRIPT, answer=answer) as worker:
+        conversation = (await client.post("/v1/conversations", json={})).json()["id"]
+        first = await ask(client, redis, worker, f"run {code}", conversation=conversation)
+        second = await ask(client, redis, worker, "run loud", conversation=conversation)
+        assert answers_read(second) == [SAID[code]]
+        containers = {item["container_id"] for r in (first, second) for item in r["output"] if "code" in item}
+        assert containers == {f"cntr_{first['id'].removeprefix('resp_')}"}
+
+
+async def test_a_call_that_is_sent_back_without_its_outputs_does_not_look_silent(
+    redis: RedisClient, settings: Settings
+) -> None:
+    async with serving(settings) as client, working(redis, settings, SCRIPT, answer=answer) as worker:
+        first = await ask(client, redis, worker, "run loud", store=True)
+        (call,) = [item for item in first["output"] if item["type"] == "code_interpreter_call"]
+        sent = [call, {"role": "user", "content": "hello"}]
+        second = await ask(client, redis, worker, "", input=sent)
+        assert answers_read(second) == ["[What came of this code was not kept with the call.]"]
+        whole = call | {"outputs": [{"type": "logs", "logs": "x"}]}
+        third = await ask(client, redis, worker, "", input=[whole, sent[1]])
+        assert answers_read(third) == ["x"]
+
+
+async def test_variables_follow_a_conversation(redis: RedisClient, settings: Settings) -> None:
+    async with serving(settings) as client, working(redis, settings, SCRIPT, answer=answer) as worker:
+        conversation = (await client.post("/v1/conversations", json={})).json()["id"]
+        first = await ask(client, redis, worker, "hello", conversation=conversation)
+        await redis.command("HSET", tools_of(first), "session:code_interpreter", "x = 42")
+        await redis.command("EXPIRE", tools_of(first), 60)
+        second = await ask(client, redis, worker, "hello", conversation=conversation)
+        assert await redis.command("HGET", tools_of(second), "session:code_interpreter") == b"x = 42"
+
+
+def tools_of(response: dict[str, Any]) -> str:
+    return keys.tools(ResponseKey("default", response["id"]))
