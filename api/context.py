@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from api.bodies import item_relations
+from api.bodies.containers import check_continued
 from api.errors import ClientError, invalid_value, previous_not_found, reference_not_found
 from api.offload import Offload
 from shared import lifecycle
@@ -191,7 +192,9 @@ def compose(
     item_relations.check_answers(items, before, "input")
     item_relations.check_calls([*before, *items], "input")
     item_relations.check_readable([*before, *items])
-    return msgspec.structs.replace(request, input=items, context=before)
+    composed = msgspec.structs.replace(request, input=items, context=before)
+    check_continued(composed)
+    return composed
 
 
 def _items_before(sources: Sources) -> list[InputItem]:

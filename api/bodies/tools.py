@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from api.bodies.containers import check_container
 from api.bodies.json_schemas import check_schema
 from api.bodies.validation import (
     Checked,
@@ -28,7 +29,7 @@ from api.bodies.validation import (
 )
 from api.errors import invalid_value, unsupported_parameter
 from shared import hosted_tools
-from shared.hosted_tools import RESERVED_LABELS
+from shared.hosted_tools import PYTHON, RESERVED_LABELS
 from shared.responses import ServerSecrets
 from shared.tool_calls import is_clients_own
 
@@ -177,6 +178,8 @@ def _read_tool(value: object, path: Path) -> dict[str, Any]:
     tool = check_kind(TOOLS, value, path)
     if tool["type"] == "mcp":
         _check_mcp(tool, path)
+    if tool["type"] in PYTHON.types:
+        check_container(tool.get("container"), (*path, "container"))
     if tool["type"] == "function" and tool.get("strict") and tool.get("parameters") is not None:
         check_schema(tool["parameters"], (*path, "parameters"))
     return tool

@@ -123,6 +123,22 @@ async def test_a_call_that_is_sent_back_without_its_outputs_does_not_look_silent
         assert answers_read(third) == ["x"]
 
 
+async def test_a_container_may_be_named_only_where_it_is_continued(
+    redis: RedisClient, settings: Settings
+) -> None:
+    async with serving(settings) as client, working(redis, settings, SCRIPT, answer=answer) as worker:
+        first = await ask(client, redis, worker, "run loud")
+        named = {"type": "code_interpreter", "container": f"cntr_{first['id'].removeprefix('resp_')}"}
+        more = {"tools": [named], "previous_response_id": first["id"]}
+        second = await ask(client, redis, worker, "run loud", **more)
+        assert second["tools"] == [named]
+        assert [i["container_id"] for i in second["output"] if "code" in i] == [named["container"]]
+        for alone in (named, named | {"container": "cntr_elsewhere"}):
+            refused = await client.post("/v1/responses", json={"input": "hello", "tools": [alone]})
+            assert refused.status_code == 400
+            assert refused.json()["error"]["param"] == "tools[0].container"
+
+
 async def test_variables_follow_a_conversation(redis: RedisClient, settings: Settings) -> None:
     async with serving(settings) as client, working(redis, settings, SCRIPT, answer=answer) as worker:
         conversation = (await client.post("/v1/conversations", json={})).json()["id"]

@@ -487,8 +487,46 @@ def test_a_server_without_secrets_keeps_none() -> None:
 
 def test_secrets_for_the_domains_of_a_container_are_dropped() -> None:
     policy = {"type": "allowlist", "domain_secrets": [{"name": "n", "value": "s3cret"}]}
-    tool = {"type": "code_interpreter", "container": {"type": "auto", "network_policy": policy}}
+    tool = {"type": "shell", "environment": {"type": "container_auto", "network_policy": policy}}
     assert b"s3cret" not in msgspec.json.encode(create({"tools": [tool]}).request)
+
+
+@pytest.mark.parametrize(
+    ("container", "param", "code"),
+    [
+        ({"type": "auto", "file_ids": ["file-1"]}, ".file_ids", "unsupported_parameter"),
+        ({"type": "auto", "memory_limit": "4g"}, ".memory_limit", "unsupported_parameter"),
+        (
+            {"type": "auto", "network_policy": {"type": "allowlist"}},
+            ".network_policy",
+            "unsupported_parameter",
+        ),
+        ({"type": "auto", "skills": [{}]}, ".skills", "unsupported_parameter"),
+        ({"type": "auto", "gpu": True}, ".gpu", "unknown_parameter"),
+        ({"type": "secure"}, ".type", "invalid_value"),
+        ({}, ".type", "missing_required_parameter"),
+        ("box", "", "invalid_value"),
+        (5, "", "invalid_type"),
+    ],
+)
+def test_what_a_container_cannot_be_is_refused_by_name(container: Any, param: str, code: str) -> None:
+    with pytest.raises(ClientError) as refused:
+        create({"tools": [{"type": "code_interpreter", "container": container}]})
+    assert (refused.value.param, refused.value.code) == (f"tools[0].container{param}", code)
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        {"type": "auto"},
+        {"type": "auto", "file_ids": [], "memory_limit": None},
+        {"type": "auto", "network_policy": {"type": "disabled"}},
+        None,
+    ],
+)
+def test_a_container_that_is_made_as_it_is_needed_is_accepted(container: Any) -> None:
+    tool = {"type": "code_interpreter", "container": container}
+    assert echo({"tools": [tool]})["tools"] == [tool]
 
 
 def test_a_function_is_echoed_with_what_it_left_out() -> None:

@@ -6,7 +6,7 @@ order of events: the public OpenAI types and recorded streams.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from msgspec import UNSET, structs
 
@@ -17,7 +17,7 @@ from shared.hosted_tools import MCP_CALL, CallItem, CodeInterpreterCall, CodeOut
 from shared.record_format import RECORD_FORMAT
 from shared.responses import ItemStatus, McpCall, ResponseRequest, ServerCall
 from shared.tool_calls import ToolFailure, ToolOutput, describe, parse_failure
-from worker.asking.arguments import text_argument_of
+from worker.asking.arguments import read_arguments, text_argument_of
 from worker.asking.routing import McpTarget
 
 
@@ -224,6 +224,20 @@ FORMS: Mapping[str, Callable[[CallStyle, McpTarget], CallForm]] = {
 def form_of(style: CallStyle, target: McpTarget) -> CallForm:
     """Returns the form of a call. Before format 3, every call was an `mcp_call`."""
     return FORMS[target.item_type if style.record_format > 2 else MCP_CALL](style, target)
+
+
+def delta_around(form: CallForm, index: int, id_: str, side: Literal[0, 1]) -> list[StreamEvent]:
+    """Returns the delta for what stands before or after the call's text, if anything does."""
+    delta = form.extend(index, id_, form.around[side]) if form.around is not None else None
+    return [] if delta is None else [delta]
+
+
+def to_approve(style: CallStyle, target: McpTarget, written: str) -> str:
+    """Returns the arguments of a request to approve a call: JSON also with Harmony messages, so that what was
+    shown can mean only one thing."""
+    is_text = text_argument_of(target.server_label) is not None and style.record_format > 2
+    arguments = read_arguments(target.server_label, written) if is_text else None
+    return written if arguments is None else arguments
 
 
 def result_in(item: CallItem) -> ToolOutput | ToolFailure | None:

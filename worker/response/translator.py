@@ -11,7 +11,7 @@ and a link of a chain for each piece would be left to the garbage collector to w
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Literal, assert_never
+from typing import assert_never
 
 from shared import events as ev
 from shared.events import DeltaFrames, QuotedFrames, StreamEvent, TextDelta, quote
@@ -30,11 +30,10 @@ from shared.responses import (
     ServerCall,
 )
 from shared.tool_calls import ToolFailure, ToolOutput
-from worker.asking.arguments import read_arguments, text_argument_of
 from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_target
 from worker.harmony.headers import TEXT_RECIPIENTS
 from worker.harmony.parser import MessageClosed, MessageCut, MessageOpened, TextContinued
-from worker.response.call_items import PRESENT_STYLE, CallForm, CallStyle, form_of
+from worker.response.call_items import PRESENT_STYLE, CallForm, CallStyle, delta_around, form_of, to_approve
 from worker.response.citations import CitationMarks, Displays, may_end_mark
 from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
 
@@ -181,7 +180,7 @@ def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]
             return replace(now, open_item=item), [
                 ev.OutputItemAdded(index, form.show(call)),
                 *form.begin(index, id_),
-                *_around(form, index, id_, 0),
+                *delta_around(form, index, id_, 0),
             ]
         case never:
             assert_never(never)
@@ -309,7 +308,7 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
         case OpenMcpCall(target):
             form, id_ = _form_of(now, target)
             return closed, [
-                *_around(form, index, id_, 1),
+                *delta_around(form, index, id_, 1),
                 *form.end_text(index, id_, text, is_run=False),
                 ev.OutputItemDone(index, form.show(form.make(id_, target, text, status))),
             ]
@@ -331,11 +330,11 @@ def _close_arguments(now: Translation, item: OpenMcpCall) -> tuple[Translation, 
     """Ends a call's arguments: the call runs, or the client is asked to approve it."""
     index, text, target = now.output_index, "".join(item.pieces), item.target
     if target.needs_approval:
-        is_quoted = text_argument_of(target.server_label) is not None and now.style.record_format > 2
-        arguments = read_arguments(target.server_label, text) if is_quoted else None
-        request = McpApprovalRequest(
-            item_id("mcpr", now.response_id, index), target.server_label, target.name, arguments or text
+        id_, arguments = (
+            item_id("mcpr", now.response_id, index),
+            to_approve(now.style, target, text),
         )
+        request = McpApprovalRequest(id_, target.server_label, target.name, arguments)
         return replace(now, output_index=index + 1, open_item=None), [
             ev.OutputItemAdded(index, request),
             ev.OutputItemDone(index, request),
@@ -344,7 +343,7 @@ def _close_arguments(now: Translation, item: OpenMcpCall) -> tuple[Translation, 
     call = form.make(id_, target, text, "in_progress")
     running = RunningCall(call, target, text)
     return replace(now, open_item=running), [
-        *_around(form, index, id_, 1),
+        *delta_around(form, index, id_, 1),
         *form.end_text(index, id_, text, is_run=True),
     ]
 
@@ -394,9 +393,3 @@ def _form_of(now: Translation, target: McpTarget) -> tuple[CallForm, str]:
     """Returns the form of the open call, and its item's id."""
     form = form_of(now.style, target)
     return form, item_id(form.prefix, now.response_id, now.output_index)
-
-
-def _around(form: CallForm, index: int, id_: str, side: Literal[0, 1]) -> Events:
-    """Returns the delta for what stands before or after the call's text, if anything does."""
-    delta = form.extend(index, id_, form.around[side]) if form.around is not None else None
-    return [] if delta is None else [delta]
