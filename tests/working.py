@@ -4,7 +4,7 @@ Owns the worker's services, and a tool runner that calculates; tests own the req
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,10 +63,10 @@ async def working(
     settings: Settings,
     script: Script | None = None,
     engine: Engine | None = None,
-    answer: Callable[[ToolCall | ToolListing], Answer] = calculate,
+    answer: Callable[[ToolCall | ToolListing], Answer] | None = calculate,
 ) -> AsyncIterator[Worker]:
     """Yields a worker with everything except a queue, and runs a tool runner that takes results from
-    `answer`."""
+    `answer`; None: it runs none."""
     engine = engine or ScriptedEngine(script or Script.load(None))
     await engine.start()
     appender, tools = Appender(redis, settings), RemoteTools(redis, settings)
@@ -81,16 +81,17 @@ async def working(
         if intent is None:
             return  # another runner has it
         claim = Claim(key, index, "runner", intent)
+        assert answer is not None
         await tool_journal.finish(redis, claim, answer(intent.task), None)
 
-    services = [
-        asyncio.create_task(flow)
-        for flow in (
-            appender.run(),
-            relay_notifications(Subscription(listener), ownership.owner, tools, ownership),
-            job_queue.serve(settings.redis_url, keys.TOOLS_QUEUE, {"start_tool_call": run_tool}, lambda: 10),
-        )
+    flows: list[Coroutine[Any, Any, None]] = [
+        appender.run(),
+        relay_notifications(Subscription(listener), ownership.owner, tools, ownership),
     ]
+    if answer is not None:
+        handlers = {"start_tool_call": run_tool}
+        flows.append(job_queue.serve(settings.redis_url, keys.TOOLS_QUEUE, handlers, lambda: 10))
+    services = [asyncio.create_task(flow) for flow in flows]
     try:
         yield Worker(ownership, appender, stepper)
     finally:
