@@ -56,6 +56,8 @@ class Created:
     """JSON of the response as accepted, if that answers the call; empty if an earlier call created it."""
     arrival: Arrival | None = None
     """What follows it, unless its call does not wait for it or an earlier one created it."""
+    ignored_tools: tuple[str, ...] = ()
+    """The types of the tools that were left out (`unsupported_tools`)."""
 
 
 class Acceptance:
@@ -99,7 +101,8 @@ class Acceptance:
             async with self._redis_bound():  # up to three round trips
                 known = await response_store.find_repeated(self._redis, tenant, repetition)
             if known is not None:
-                return Created(known, creation.is_streamed, response.background)
+                ignored = creation.ignored_tools
+                return Created(known, creation.is_streamed, response.background, ignored_tools=ignored)
         return await self._accept(tenant, creation, len(raw), repetition)
 
     async def _accept(
@@ -120,7 +123,8 @@ class Acceptance:
             except ConversationMoved:
                 continue
             answer = accepted if key == new.key else b""
-            return Created(key, creation.is_streamed, new.is_background, answer, arrival)
+            ignored = creation.ignored_tools
+            return Created(key, creation.is_streamed, new.is_background, answer, arrival, ignored)
         raise ConversationLocked
 
     async def _write(
@@ -172,6 +176,7 @@ class Acceptance:
             settings.json_values_max,
             settings.refused_parameters,
             ApprovalDefaults(settings.approval_default, settings.approval_default_for_urls),
+            settings.unsupported_tools,
         )
         models = settings.models
         return await self._offload.run(len(raw), lambda: read_create(raw, birth, models, limits))

@@ -126,6 +126,11 @@ def unsupported_parameter(param: str, reason: str) -> ClientError:
     return ClientError(400, f"Unsupported parameter: '{param}'. {reason}", "unsupported_parameter", param)
 
 
+def unsupported_tool(param: str, kind: str, reason: str) -> ClientError:
+    message = f"Unsupported tool type '{shorten(kind)}' in '{param}': {reason}."
+    return ClientError(400, message, "unsupported_tool", param)
+
+
 def response_not_found(response_id: str) -> ClientError:
     message = f"Response with id '{shorten(response_id)}' not found."
     return ClientError(404, message, "response_not_found", "response_id")

@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     """Model names that requests may use; `default` stands for the first."""
     refused_parameters: list[Literal["logit_bias", "min_p"]] = []
     """Parameters that the workers' engine, as it is configured, does not support."""
+    unsupported_tools: Literal["refuse", "ignore"] = "refuse"
+    """What becomes of a tool that no model here can use (docs/tools.md): the request is refused, or the tool
+    is left out, as the answer's header `Antiphon-Ignored-Tools` says."""
     body_bytes_max: int = Field(8 * 2**20, gt=0)
     bodies_bytes_max: int = Field(256 * 2**20, gt=0)
     """All bodies together that an API node holds, as far as they have arrived."""

@@ -16,7 +16,7 @@ from api.bodies.input_items import adopt_items, read_input
 from api.bodies.json_body import decode_object
 from api.bodies.json_schemas import check_schema
 from api.bodies.tool_choice import read_choice
-from api.bodies.tools import ApprovalDefaults, RequestTools
+from api.bodies.tools import ApprovalDefaults, RequestTools, Unsupported
 from api.bodies.validation import Checked, Metadata, Shape, at_most, check, check_kind
 from api.errors import (
     invalid_prefix,
@@ -151,6 +151,8 @@ class Creation:
     conversation_id: str | None = None
     secret_param: str | None = None
     """The field with the first of the secrets."""
+    ignored_tools: tuple[str, ...] = ()
+    """The types of the tools that were left out (`unsupported_tools`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ class RequestLimits:
     refused: Collection[str] = ()
     """Parameters that the engine does not support."""
     approvals: ApprovalDefaults = field(default_factory=ApprovalDefaults)
+    unsupported_tools: Unsupported = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +188,7 @@ def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Request
     is_continuing = conversation_id is not None or body.previous_response_id is not None
     items = read_input(body.input, limits.items_max, is_continuing=is_continuing)
     items = adopt_items(items, birth.response_id)
-    offer = RequestTools.read(body.tools, limits.tools_max, limits.approvals)
+    offer = RequestTools.read(body.tools, limits.tools_max, limits.approvals, limits.unsupported_tools)
     choice = read_choice(body.tool_choice, offer.tools, limits.tools_max)
     response = _echo(body, birth, choose_model(body.model, models), offer, choice)
     request = ResponseRequest(
@@ -196,7 +199,15 @@ def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Request
         include=list(body.include or ()),
         sampling=_read_sampling(body),
     )
-    return Creation(request, items, offer.secrets, bool(body.stream), conversation_id, offer.secret_param)
+    return Creation(
+        request,
+        items,
+        offer.secrets,
+        bool(body.stream),
+        conversation_id,
+        offer.secret_param,
+        offer.ignored,
+    )
 
 
 def _read_sampling(body: CreateBody) -> SamplingOptions:

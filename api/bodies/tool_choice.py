@@ -31,13 +31,9 @@ class _Allowed(Shape):
 
 _CHOICES: Mapping[str, type[Shape]] = {
     **dict.fromkeys(TOOLS, Plain),
-    "computer_use": Plain,
     "function": _ByName,
-    "custom": _ByName,
     "mcp": _ByLabel,
 }
-
-_COMPUTERS = frozenset({"computer", "computer_use", "computer_use_preview"})
 
 EchoedTools = Sequence[Mapping[str, Any]]
 
@@ -122,4 +118,4 @@ def _family(kind: str) -> str:
     """Returns one name for all types that mean the same tool."""
     if (hosted := hosted_tools.meant_by(kind)) is not None:
         return hosted.server_label
-    return "computer" if kind in _COMPUTERS else kind
+    return kind

@@ -5,9 +5,9 @@ Source: the public OpenAI types, `Tool`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -25,9 +25,10 @@ from api.bodies.validation import (
     check_kind,
     check_length,
     check_list,
+    check_object,
     spell,
 )
-from api.errors import invalid_value, unsupported_parameter
+from api.errors import invalid_value, unsupported_parameter, unsupported_tool
 from shared import hosted_tools
 from shared.hosted_tools import PYTHON, RESERVED_LABELS
 from shared.responses import ServerSecrets
@@ -53,11 +54,6 @@ class _Function(Shape):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-
-
-class _Custom(Shape):
-    name: Name
-    description: str | None = None
 
 
 class _ToolFilter(Shape):
@@ -90,24 +86,24 @@ _KEPT = frozenset(
 TOOLS: Mapping[str, type[Shape]] = {
     "function": _Function,
     "mcp": _Mcp,
-    "custom": _Custom,
-    **dict.fromkeys(
-        (
-            *hosted_tools.KINDS,
-            "apply_patch",
-            "computer",
-            "computer_use_preview",
-            "file_search",
-            "image_generation",
-            "local_shell",
-            "namespace",
-            "programmatic_tool_calling",
-            "shell",
-            "tool_search",
-        ),
-        Plain,
-    ),
+    **dict.fromkeys(hosted_tools.KINDS, Plain),
 }
+"""Every type that is accepted -> its shape."""
+
+_NOT_BUILT = "this server does not offer it yet"
+_NO_SCREEN = "it needs a model that reads screenshots, and GPT-OSS reads text only"
+UNSUPPORTED: Mapping[str, str] = {
+    **dict.fromkeys(("namespace", "custom", "shell", "local_shell", "apply_patch"), _NOT_BUILT),
+    **dict.fromkeys(("computer", "computer_use", "computer_use_preview"), _NO_SCREEN),
+    "file_search": "this server stores no files; offer search as a function, or as the tool of an MCP server",
+    "image_generation": "GPT-OSS writes text only; offer it as a function, or as the tool of an MCP server",
+    "tool_search": "every tool is loaded from the start; send the tools themselves",
+    "programmatic_tool_calling": "the model calls each tool by itself, never from code",
+}
+"""Every other type of the public API -> why it is refused (docs/tools.md)."""
+
+Unsupported = Literal["refuse", "ignore"]
+"""What becomes of a tool of such a type: `unsupported_tools` in `shared/settings.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,29 +127,46 @@ class RequestTools:
     secrets: dict[str, ServerSecrets] = field(default_factory=dict)
     secret_param: str | None = None
     """The field with the first of the secrets."""
+    ignored: tuple[str, ...] = ()
+    """The types of the tools that were left out, each once."""
 
     @classmethod
-    def read(cls, value: object, tools_max: int, approvals: ApprovalDefaults) -> Self:
+    def read(
+        cls,
+        value: object,
+        tools_max: int,
+        approvals: ApprovalDefaults,
+        unsupported: Unsupported = "refuse",
+    ) -> Self:
         """Reads `tools`. `tools_max`: includes the members of namespaces. Raises ClientError."""
         if value is None:
             return cls()
         _check_number(value, tools_max)
-        given = check_list(value, ("tools",))
-        tools = [
-            _with_approval(_read_tool(tool, ("tools", index)), approvals) for index, tool in enumerate(given)
-        ]
-        _check_unique(tools, "function", "name")
-        _check_unique(tools, "mcp", "server_label")
+        read: dict[int, dict[str, Any]] = {}
+        ignored: list[str] = []
+        for index, tool in enumerate(check_list(value, ("tools",))):
+            if unsupported == "ignore" and _is_unsupported(tool):
+                ignored.append(tool["type"])
+            else:
+                read[index] = _with_approval(_read_tool(tool, ("tools", index)), approvals)
+        _check_unique(read, "function", "name")
+        _check_unique(read, "mcp", "server_label")
+        tools = read.values()
         return cls(
             [_kept(tool) for tool in tools],
             tuple(_echo(tool) for tool in tools),
             {tool["server_label"]: secrets for tool in tools if (secrets := _secrets_of(tool))},
-            _find_secret(tools),
+            _find_secret(read),
+            tuple(sorted(set(ignored))),
         )
 
 
-def _find_secret(tools: Sequence[Mapping[str, Any]]) -> str | None:
-    for index, tool in enumerate(tools):
+def _is_unsupported(tool: object) -> bool:
+    return isinstance(tool, dict) and isinstance(tool.get("type"), str) and tool["type"] in UNSUPPORTED
+
+
+def _find_secret(tools: Mapping[int, Mapping[str, Any]]) -> str | None:
+    for index, tool in tools.items():
         if secrets := _secrets_of(tool):
             values = {"headers": secrets.headers, "authorization": secrets.authorization}
             name = next((name for name, value in values.items() if value), "server_url")
@@ -175,6 +188,9 @@ def _members(tool: object) -> int:
 
 
 def _read_tool(value: object, path: Path) -> dict[str, Any]:
+    if _is_unsupported(value):
+        kind = check_object(value, path)["type"]
+        raise unsupported_tool(spell((*path, "type")), kind, UNSUPPORTED[kind])
     tool = check_kind(TOOLS, value, path)
     if tool["type"] == "mcp":
         _check_mcp(tool, path)
@@ -248,9 +264,9 @@ def _check_authorization(tool: Mapping[str, Any], path: Path) -> None:
         raise invalid_value(spell((*path, name)), reason)
 
 
-def _check_unique(tools: list[dict[str, Any]], kind: str, key: str) -> None:
+def _check_unique(tools: Mapping[int, Mapping[str, Any]], kind: str, key: str) -> None:
     seen: set[str] = set()
-    for index, tool in enumerate(tools):
+    for index, tool in tools.items():
         if tool["type"] != kind:
             continue
         if tool[key] in seen:
@@ -294,7 +310,7 @@ def _without_secrets(tool: Mapping[str, Any]) -> dict[str, Any]:
             kept = {name: value for name, value in tool.items() if name in _KEPT}
             url = tool.get("server_url") or ""
             return kept | ({"server_url": strip_url(url)} if _may_hold_secret(url) else {})
-        case kind if TOOLS[kind] is Plain and kind != "namespace":
+        case kind if TOOLS[kind] is Plain:
             return {name: _without_domain_secrets(value) for name, value in tool.items()}
         case _:
             return dict(tool)

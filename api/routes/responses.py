@@ -8,12 +8,15 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api.accept import Created
 from api.answer import wire_of
 from api.bodies.includes import check_include
 from api.errors import invalid_value
 from api.paging import read_page
 from api.read import FROM_THE_START, Cursor, Frames
 from api.routes.access import ServicesDep, SettingsDep, StreamsDep, TenantDep, json_of, with_body
+from api.services import Services
+from api.sse import EventStreams
 from shared.race import race
 from shared.settings import KeepAliveForm, Settings
 
@@ -24,6 +27,7 @@ _LAST_EVENT_ID = "Last-Event-ID"
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _CLIENT_CLOSED_REQUEST = 499
 _KEEP_ALIVE_HEADER = "Antiphon-Keep-Alive"
+_IGNORED_TOOLS_HEADER = "Antiphon-Ignored-Tools"
 
 
 @router.post("")
@@ -38,6 +42,15 @@ async def create(
     keep_alive = _keep_alive(request, settings)
     repeated = request.headers.get("idempotency-key") or None  # an empty one names no call
     created = await with_body(request, settings, lambda body: services.accept.create(tenant, body, repeated))
+    answer = await _answer_creation(request, services, streams, created, keep_alive)
+    if created.ignored_tools:
+        answer.headers[_IGNORED_TOOLS_HEADER] = ", ".join(created.ignored_tools)
+    return answer
+
+
+async def _answer_creation(
+    request: Request, services: Services, streams: EventStreams, created: Created, keep_alive: KeepAliveForm
+) -> Response:
     key, is_watched = created.key, not created.is_background
     if created.is_streamed:
         wire = wire_of(request.scope)

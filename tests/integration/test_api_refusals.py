@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -249,7 +250,7 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
         for label in ("functions", "python", "Python", "browser", "container", "assistant", "final", "a\n")
     ),
     (with_tools({"type": "function", "name": "a\n"}), "tools[0].name", INVALID),
-    (with_tools({"type": "custom", "name": "a<|end|>"}), "tools[0].name", INVALID),
+    (with_tools(FUNCTION, {"type": "file_search"}), "tools[1].type", "unsupported_tool"),
     (
         with_input({"type": "custom_tool_call", "call_id": "c", "input": "i", "name": "a b"}),
         "input[0].name",
@@ -324,14 +325,20 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest_asyncio.fixture
-async def client(redis: RedisClient, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+@asynccontextmanager
+async def calling(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(settings, Tenants())
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
+        yield client
+
+
+@pytest_asyncio.fixture
+async def client(redis: RedisClient, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with calling(settings) as client:
         yield client
 
 
@@ -485,3 +492,15 @@ async def test_what_the_vendors_clients_send_without_asking_for_anything_is_acce
 ) -> None:
     answer = await client.post("/v1/responses", json={"input": "Hello", "background": True, **fields})
     assert answer.status_code == 200
+
+
+async def test_a_tool_that_is_left_out_is_named_in_a_header(redis: RedisClient, settings: Settings) -> None:
+    tools = [FUNCTION, {"type": "image_generation"}, {"type": "file_search", "vector_store_ids": ["v"]}]
+    body = with_tools(*tools, background=True)
+    async with calling(settings.model_copy(update={"unsupported_tools": "ignore"})) as client:
+        for _ in range(2):  # also when the call is repeated
+            answer = await client.post("/v1/responses", json=body, headers={"idempotency-key": "k"})
+            assert answer.headers["antiphon-ignored-tools"] == "file_search, image_generation"
+            assert [tool["type"] for tool in answer.json()["tools"]] == ["function"]
+        answer = await client.post("/v1/responses", json=with_tools(FUNCTION, background=True))
+        assert "antiphon-ignored-tools" not in answer.headers

@@ -548,11 +548,6 @@ ACCEPTED_TOOLS: list[dict[str, Any]] = [
     {"type": "code_interpreter", "container": {"type": "auto"}},
     {"type": "web_search"},
     {"type": "web_search_preview_2025_03_11", "search_context_size": "low"},
-    {"type": "namespace", "name": "n", "description": "d", "tools": []},
-    {"type": "file_search", "vector_store_ids": ["v"]},
-    {"type": "custom", "name": "c", "format": {"type": "text"}},
-    {"type": "local_shell"},
-    {"type": "image_generation"},
 ]
 
 
