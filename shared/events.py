@@ -161,6 +161,41 @@ class FunctionCallArgumentsDone(CallWritten, frozen=True, tag="response.function
     arguments: str
 
 
+class CustomToolCallInputDelta(CallDelta, frozen=True, tag="response.custom_tool_call_input.delta"):
+    pass
+
+
+class CustomToolCallInputDone(CallWritten, frozen=True, tag="response.custom_tool_call_input.done"):
+    input: str
+
+
+class ApplyPatchDiffDelta(CallDelta, frozen=True, tag="response.apply_patch_call_operation_diff.delta"):
+    pass
+
+
+class ApplyPatchDiffDone(CallWritten, frozen=True, tag="response.apply_patch_call_operation_diff.done"):
+    diff: str
+
+
+class _CommandEvent(_Event, frozen=True):
+    """Has no `item_id`, as in the hosted API."""
+
+    output_index: int
+    command_index: int
+
+
+class ShellCommandAdded(_CommandEvent, frozen=True, tag="response.shell_call_command.added"):
+    command: str
+
+
+class ShellCommandDelta(_CommandEvent, frozen=True, tag="response.shell_call_command.delta"):
+    delta: str
+
+
+class ShellCommandDone(_CommandEvent, frozen=True, tag="response.shell_call_command.done"):
+    command: str
+
+
 class McpCallInProgress(Announcement, frozen=True, tag="response.mcp_call.in_progress"):
     pass
 
@@ -229,6 +264,9 @@ TextDelta = (
     ReasoningTextDelta
     | OutputTextDelta
     | FunctionCallArgumentsDelta
+    | CustomToolCallInputDelta
+    | ApplyPatchDiffDelta
+    | ShellCommandDelta
     | McpCallArgumentsDelta
     | CodeInterpreterCallCodeDelta
 )
@@ -241,6 +279,10 @@ ItemEvent = (
     | OutputTextDone
     | OutputTextAnnotationAdded
     | FunctionCallArgumentsDone
+    | CustomToolCallInputDone
+    | ApplyPatchDiffDone
+    | ShellCommandAdded
+    | ShellCommandDone
     | McpCallInProgress
     | McpCallArgumentsDone
     | McpCallCompleted
@@ -271,14 +313,9 @@ def encode(value: StreamEvent | Response) -> bytes:
 
 
 def _escape_line_ends(body: bytes) -> bytes:
-    """Escapes Unicode's line ends.
-
-    In UTF-8, a character's bytes occur nowhere else, so bytes can be replaced.
-    """
+    """Escapes Unicode's line ends. In UTF-8, their bytes occur nowhere else, so bytes can be replaced."""
     for raw, escaped in _LINE_ENDS:
-        if (
-            raw[-1] in body
-        ):  # searching for one byte is many times as fast as for three, and it is mostly absent
+        if raw[-1] in body:  # one byte is found many times as fast as three, and is mostly absent
             body = body.replace(raw, escaped)
     return body
 
@@ -352,8 +389,5 @@ def data_of(stored: bytes) -> bytes:
 
 
 def decode(stored: bytes) -> StreamEvent:
-    """Returns the event within a stored frame.
-
-    Raises msgspec.DecodeError for bytes that `frame` did not make.
-    """
+    """Returns the event within a stored frame. Raises msgspec.DecodeError for what `frame` did not make."""
     return _decoder.decode(data_of(stored))

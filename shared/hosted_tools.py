@@ -9,7 +9,7 @@ browser's wording: `ToolNamespaceConfig` in openai_harmony, which a test compare
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -32,6 +32,10 @@ class CallItem(msgspec.Struct, frozen=True, tag_field="type"):
     def written(self) -> str:
         """The item's text of the call. What is executed is `RunningCall.written`."""
         return getattr(self, self.written_as) or ""
+
+    def with_written(self, text: str) -> Self:
+        """Returns the item with this text of the call."""
+        return msgspec.structs.replace(self, **{self.written_as: text})
 
 
 @dataclass(frozen=True, slots=True)

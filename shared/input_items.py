@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from shared.client_tools import AnyClientAnswer, AnyClientCall
 from shared.hosted_tools import AnyHostedToolCall, Text
 
 
@@ -96,15 +97,6 @@ class FunctionCallOutput(_InputItem, frozen=True, kw_only=True, tag="function_ca
     caller: Any = UNSET
 
 
-class CustomToolCall(_InputItem, frozen=True, kw_only=True, tag="custom_tool_call"):
-    call_id: str
-    name: str
-    input: str
-    namespace: Any = UNSET
-    caller: Any = UNSET
-    async_: Any = msgspec.field(default=UNSET, name="async")
-
-
 class CustomToolCallOutput(_InputItem, frozen=True, kw_only=True, tag="custom_tool_call_output"):
     output: str | list[OutputPart]
     call_id: str
@@ -162,7 +154,8 @@ InputItem = (
     | InputReasoning
     | InputFunctionCall
     | FunctionCallOutput
-    | CustomToolCall
+    | AnyClientCall
+    | AnyClientAnswer
     | CustomToolCallOutput
     | AnyHostedToolCall
     | InputMcpListTools

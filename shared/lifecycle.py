@@ -6,11 +6,12 @@ who generates the events, or where they are kept.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, cast
 
 import msgspec
 
 from shared import events as ev
+from shared.client_tools import ShellCall
 from shared.context_length import TOO_LONG, TOO_LONG_PARAM
 from shared.events import StreamEvent
 from shared.hosted_tools import CallItem
@@ -39,9 +40,6 @@ TRANSITIONS: dict[ResponseStatus, frozenset[ResponseStatus]] = {
     "failed": frozenset(),
     "cancelled": frozenset(),
 }
-
-
-CallT = TypeVar("CallT", bound=CallItem)
 
 
 class IllegalEvent(Exception):
@@ -134,24 +132,36 @@ def _apply_to_item(item: Item, event: ev.ItemEvent | ev.TextDelta) -> Item:
             said = item.content[event.content_index]
             said = msgspec.structs.replace(said, text=event.text, logprobs=event.logprobs)
             return _with_part(item, event.content_index, said)
-        case ev.CallDelta(), CallItem():
-            return _with_written(item, item.written + event.delta)
-        case ev.CallWritten(), CallItem():
-            return _with_written(item, getattr(event, item.written_as))
+        case ((ev.CallDelta() | ev.CallWritten()), CallItem()):
+            return _with_written(item, event)
+        case ((ev.ShellCommandAdded() | ev.ShellCommandDelta() | ev.ShellCommandDone()), ShellCall()):
+            return _with_command(item, event)
         case ev.Announcement(), _:
             return item
         case _:
             raise IllegalEvent(f"{type(event).__name__} for a {type(item).__name__}")
 
 
+def _with_written(call: CallItem, event: ev.CallDelta | ev.CallWritten) -> Item:
+    written = (
+        call.written + event.delta if isinstance(event, ev.CallDelta) else getattr(event, call.written_as)
+    )
+    return cast(Item, call.with_written(written))
+
+
+def _with_command(
+    call: ShellCall, event: ev.ShellCommandAdded | ev.ShellCommandDelta | ev.ShellCommandDone
+) -> ShellCall:
+    index = event.command_index
+    if isinstance(event, ev.ShellCommandDelta):
+        return call.with_command(index, call.action.commands[index] + event.delta)
+    return call.with_command(index, event.command)
+
+
 def _with_part(item: Reasoning | Message, index: int, part: Part) -> Reasoning | Message:
     if index > len(item.content):
         raise IllegalEvent(f"content part {index} of {len(item.content)}")
     return msgspec.structs.replace(item, content=(*item.content[:index], part, *item.content[index + 1 :]))
-
-
-def _with_written(call: CallT, text: str) -> CallT:
-    return msgspec.structs.replace(call, **{call.written_as: text})
 
 
 def _with_text(thought: ReasoningText, text: str) -> ReasoningText:
@@ -163,7 +173,7 @@ def _join_deltas(events: Iterable[StreamEvent]) -> Iterator[StreamEvent]:
     held: list[ev.TextDelta] = []
     for event in events:
         if isinstance(event, ev.TextDelta):
-            if held and not (type(held[0]) is type(event) and held[0].item_id == event.item_id):
+            if held and not _is_same_text(held[0], event):
                 yield _join(held)
                 held = []
             held.append(event)
@@ -174,6 +184,12 @@ def _join_deltas(events: Iterable[StreamEvent]) -> Iterator[StreamEvent]:
         yield event
     if held:
         yield _join(held)
+
+
+def _is_same_text(one: ev.TextDelta, other: ev.TextDelta) -> bool:
+    if isinstance(one, ev.ShellCommandDelta) and isinstance(other, ev.ShellCommandDelta):
+        return (one.output_index, one.command_index) == (other.output_index, other.command_index)
+    return type(one) is type(other) and one.output_index == other.output_index
 
 
 def _join(deltas: Sequence[ev.TextDelta]) -> ev.TextDelta:

@@ -18,6 +18,8 @@ would make other events, or could not read the record at all:
    The arguments of a tool that takes plain text are JSON in items, unless Harmony messages are requested.
    An entry without tokens may hold an item with the result that clients are not shown.
    A message may cite pages, with an event for each citation.
+   The client runs custom tools, shells, patches and the members of namespaces; once it has a call to run, the
+   model is not asked again.
 """
 RECORD_FORMAT_OLDEST = 1
 """The oldest format that this version can replay. An open record below it ends as `failed`, with a reason."""

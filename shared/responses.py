@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from shared.client_tools import AnyClientCall
 from shared.hosted_tools import AnyHostedToolCall, CallItem
 from shared.input_items import InputItem
 
@@ -83,6 +84,8 @@ class FunctionCall(CallItem, frozen=True, tag="function_call"):
     call_id: str
     name: str
     arguments: str
+    namespace: str | msgspec.UnsetType = msgspec.UNSET
+    """The namespace of the function, if it has one."""
 
 
 class McpProtocolError(msgspec.Struct, frozen=True, tag_field="type", tag="mcp_protocol_error"):
@@ -164,9 +167,9 @@ class McpApprovalRequest(msgspec.Struct, frozen=True, tag_field="type", tag="mcp
 
 
 ServerCall = McpCall | AnyHostedToolCall
-"""A call that runs here, as an item of an output; a `function_call` is the client's to run."""
+"""A call that runs here, as an item of an output; the other calls are the client's to run."""
 
-Item = Reasoning | Message | FunctionCall | ServerCall | McpListTools | McpApprovalRequest
+Item = Reasoning | Message | FunctionCall | AnyClientCall | ServerCall | McpListTools | McpApprovalRequest
 
 
 PerTurn = tuple[int, ...] | msgspec.UnsetType

@@ -6,9 +6,9 @@ guide, where the analysis of a turn is dropped once the turn has ended in a fina
 
 from collections.abc import Sequence
 
+from shared.client_tools import ClientCall
 from shared.hosted_tools import HostedToolCall
 from shared.input_items import (
-    CustomToolCall,
     EarlierText,
     InputFile,
     InputFunctionCall,
@@ -25,7 +25,7 @@ from shared.input_items import (
 
 _CALLS = (
     InputFunctionCall,
-    CustomToolCall,
+    ClientCall,
     InputMcpCall,
     InputMcpApprovalRequest,
     HostedToolCall,

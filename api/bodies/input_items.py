@@ -32,11 +32,20 @@ from api.errors import (
     missing_parameter,
     unreadable_content,
 )
+from shared.client_tools import (
+    AnyClientAnswer,
+    AnyClientCall,
+    ApplyPatchCallOutput,
+    ClientAnswer,
+    ClientCall,
+    CustomToolCall,
+    LocalShellCallOutput,
+    ShellCallOutput,
+)
 from shared.hosted_tools import AnyHostedToolCall, WebSearchCall
 from shared.ids import item_id
 from shared.input_items import (
     AskedItem,
-    CustomToolCall,
     CustomToolCallOutput,
     EarlierText,
     FunctionCallOutput,
@@ -64,12 +73,15 @@ _PREFIXES: Mapping[type[AskedItem], str] = {
     InputMcpApprovalRequest: "mcpr",
     McpApprovalResponse: "mcpa",
     InputMcpCall: "mcp",
-    CustomToolCall: "ctc",
     CustomToolCallOutput: "ctco",
+    ShellCallOutput: "sho",
+    LocalShellCallOutput: "lsho",
+    ApplyPatchCallOutput: "apco",
     **{kind: kind.prefix for kind in get_args(AnyHostedToolCall)},
+    **{kind: kind.prefix for kind in get_args(AnyClientCall)},
 }
 """The prefix of the id that an item is given here."""
-_FREE_IDS = (CustomToolCallOutput, McpApprovalResponse)
+_FREE_IDS = (CustomToolCallOutput, McpApprovalResponse, *get_args(AnyClientAnswer))
 """Items whose ids may have any prefix, as in the public API; all others must have their own."""
 _REQUIRED_PREFIXES: Mapping[type[AskedItem], str] = {
     **{kind: prefix for kind, prefix in _PREFIXES.items() if kind not in _FREE_IDS},
@@ -82,6 +94,10 @@ _NAMED: Mapping[type[AskedItem], tuple[str, str]] = {
     ),
 }
 """The field that becomes part of a Harmony recipient, and the pattern that it must match."""
+_NAMESPACED = (InputFunctionCall, FunctionCallOutput, CustomToolCall)
+"""Items whose namespace becomes part of a recipient, too."""
+_OTHER_NAMES: Mapping[type[AskedItem], str] = {FunctionCallOutput: "name", LocalShellCallOutput: "id"}
+"""Outputs that may do without a `call_id`, and what they then need."""
 _COMPACTION = "compaction"
 
 
@@ -92,7 +108,9 @@ class _Compaction(msgspec.Struct, frozen=True):
 _KINDS: Mapping[str, type[AskedItem]] = {
     str(kind.__struct_config__.tag): kind for kind in get_args(AskedItem) if kind is not WebSearchCall
 }
-_HOSTED_TYPES = frozenset(name for name, kind in _KINDS.items() if kind in get_args(AnyHostedToolCall))
+_CALL_TYPES = frozenset(
+    name for name, kind in _KINDS.items() if kind in (*get_args(AnyHostedToolCall), *get_args(AnyClientCall))
+)
 _LISTED_TYPES = frozenset({*_KINDS, _COMPACTION})
 _ALWAYS_GIVEN: Mapping[type[AskedItem], str] = {
     InputMcpApprovalRequest: "id",
@@ -128,7 +146,7 @@ def read_items(value: object, field: str, items_max: int) -> list[AskedItem]:
 def _read_item(value: object, path: Path) -> AskedItem:
     fields = check_object(_with_type(value), path)
     kind = check_type(_LISTED_TYPES, fields, path)
-    if kind in _HOSTED_TYPES and fields.get("id", "") is None:  # it is given one, as if the field were absent
+    if kind in _CALL_TYPES and fields.get("id", "") is None:  # it is given one, as if the field were absent
         fields = {name: field for name, field in fields.items() if name != "id"}
     if kind == _COMPACTION:  # none is produced here
         sealed = parse(_Compaction, fields, path).encrypted_content
@@ -176,7 +194,8 @@ def _refuse_missing(kind: type[AskedItem], fields: Mapping[str, Any], path: Path
         yield missing_parameter(spell((*path, name)))
     elif name is not None and fields[name] is None:
         yield invalid_type(spell((*path, name)), "a string", None)
-    if kind is FunctionCallOutput and fields.get("call_id") is None and fields.get("name") is None:
+    other_name = _OTHER_NAMES.get(kind)
+    if other_name is not None and fields.get("call_id") is None and fields.get(other_name) is None:
         yield missing_parameter(spell((*path, "call_id")))
 
 
@@ -187,6 +206,13 @@ def _refuse_names(kind: type[AskedItem], fields: Mapping[str, Any], path: Path) 
         text = fields.get(name)
         if isinstance(text, str) and not re.fullmatch(pattern, text):
             yield invalid_value(spell((*path, name)), f"string should match pattern '{pattern}'")
+    namespace = fields.get("namespace")
+    if kind in _NAMESPACED and namespace is not None:
+        if not isinstance(namespace, str):
+            yield invalid_type(spell((*path, "namespace")), "a string", namespace)
+        elif not re.fullmatch(NAME_PATTERN, namespace):
+            reason = f"string should match pattern '{NAME_PATTERN}'"
+            yield invalid_value(spell((*path, "namespace")), reason)
     prefix, item_id = _REQUIRED_PREFIXES.get(kind), fields.get("id")
     if prefix and isinstance(item_id, str) and item_id and not item_id.startswith(prefix):
         yield invalid_prefix(spell((*path, "id")), item_id, prefix)
@@ -203,7 +229,7 @@ def _adopt(item: AskedItem, origin: str, index: int) -> AskedItem:
     if isinstance(item, ItemReference):
         return item
     changes: dict[str, Any] = {"id": item.id or item_id(_PREFIXES[type(item)], origin, f"i{index}")}
-    if isinstance(item, InputMessage | InputFunctionCall | FunctionCallOutput):
+    if isinstance(item, InputMessage | InputFunctionCall | FunctionCallOutput | ClientCall | ClientAnswer):
         changes["status"] = item.status if isinstance(item.status, str) else "completed"
     if isinstance(item, InputMessage):
         changes["content"] = _parts_of(item.role, item.content)

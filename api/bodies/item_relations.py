@@ -15,9 +15,20 @@ from api.errors import (
     shorten,
     unreadable_content,
 )
+from shared.client_tools import (
+    AnyClientAnswer,
+    AnyClientCall,
+    ApplyPatchCall,
+    ApplyPatchCallOutput,
+    ClientCall,
+    CustomToolCall,
+    LocalShellCall,
+    LocalShellCallOutput,
+    ShellCall,
+    ShellCallOutput,
+)
 from shared.input_items import (
     AskedItem,
-    CustomToolCall,
     CustomToolCallOutput,
     FunctionCallOutput,
     InputFunctionCall,
@@ -28,19 +39,35 @@ from shared.input_items import (
 )
 from shared.turns import without_old_reasoning
 
-_Output = FunctionCallOutput | CustomToolCallOutput
-_CallItem = InputFunctionCall | CustomToolCall
+_Output = FunctionCallOutput | CustomToolCallOutput | AnyClientAnswer
+_CallItem = InputFunctionCall | AnyClientCall
 
 _CALLS: dict[type[_Output], type[_CallItem]] = {
     FunctionCallOutput: InputFunctionCall,
     CustomToolCallOutput: CustomToolCall,
+    ShellCallOutput: ShellCall,
+    LocalShellCallOutput: LocalShellCall,
+    ApplyPatchCallOutput: ApplyPatchCall,
 }
 """The kind of call that each kind of output answers."""
 _UNASKED = "no approval request found with this id"
-_NAMES: dict[type[_CallItem], str] = {
-    InputFunctionCall: "function call",
-    CustomToolCall: "custom tool call",
-}
+
+
+def _called(kind: type[_CallItem]) -> str:
+    return kind.called if issubclass(kind, ClientCall) else "function call"
+
+
+def _answered_by(output: _Output) -> str | None:
+    """Returns the `call_id` of the call that the output answers; None if it names a function instead."""
+    if isinstance(output, LocalShellCallOutput) and not output.call_id:
+        return output.id or None
+    return output.call_id or None
+
+
+def _name_in(item: _Output | _CallItem) -> str | None:
+    """Returns the name of the tool that an item gives, or None."""
+    name = getattr(item, "name", None)
+    return name if isinstance(name, str) and name else None
 
 
 def check_unique(items: Sequence[AskedItem], context: Iterable[InputItem], field: str) -> None:
@@ -65,7 +92,7 @@ def check_answers(items: Sequence[InputItem], context: Sequence[InputItem], fiel
     """
     orphan = find_orphan(items, context)
     if orphan is not None:
-        raise no_call_found(_NAMES[_CALLS[type(orphan)]], orphan.call_id or "", field)
+        raise no_call_found(_called(_CALLS[type(orphan)]), _answered_by(orphan) or "", field)
     asked = {item.id for item in (*context, *items) if isinstance(item, InputMcpApprovalRequest)}
     answered = {item.approval_request_id for item in context if isinstance(item, McpApprovalResponse)}
     for index, item in enumerate(items):
@@ -84,7 +111,9 @@ def find_orphan(items: Sequence[InputItem], context: Sequence[InputItem] = ()) -
     for item in items:
         if isinstance(item, _CallItem):
             calls.add((type(item), item.call_id))
-        elif isinstance(item, _Output) and not item.name and (_CALLS[type(item)], item.call_id) not in calls:
+        elif isinstance(item, _Output) and not (
+            _name_in(item) is not None or (_CALLS[type(item)], _answered_by(item)) in calls
+        ):
             return item
     return None
 
@@ -101,7 +130,7 @@ def check_calls(items: Sequence[InputItem], field: str) -> None:
     """The place of the last output that names a function, not a call; it answers the calls before it."""
 
     def waits(place: int, call: _CallItem) -> bool:
-        return named.get((type(call), call.name), -1) < place
+        return named.get((type(call), _name_in(call) or ""), -1) < place
 
     for place, item in enumerate(items):
         if isinstance(item, _CallItem):
@@ -110,13 +139,13 @@ def check_calls(items: Sequence[InputItem], field: str) -> None:
                 reason = f"two calls with the call_id '{shorten(key[1])}' wait for an output at once"
                 raise invalid_value(field, reason)
             waiting[key] = place, item
-        elif isinstance(item, _Output) and isinstance(item.call_id, str):
-            waiting.pop((_CALLS[type(item)], item.call_id), None)
+        elif isinstance(item, _Output) and (answered := _answered_by(item)) is not None:
+            waiting.pop((_CALLS[type(item)], answered), None)
         elif isinstance(item, _Output):
-            named[_CALLS[type(item)], item.name or ""] = place
+            named[_CALLS[type(item)], _name_in(item) or ""] = place
     for place, call in waiting.values():
         if waits(place, call):
-            raise no_output_found(_NAMES[type(call)], call.call_id, field)
+            raise no_output_found(_called(type(call)), call.call_id, field)
 
 
 def check_readable(items: Sequence[InputItem]) -> None:

@@ -16,7 +16,7 @@ from api.bodies.input_items import adopt_items, read_input
 from api.bodies.json_body import decode_object
 from api.bodies.json_schemas import check_schema
 from api.bodies.tool_choice import read_choice
-from api.bodies.tools import ApprovalDefaults, RequestTools, Unsupported
+from api.bodies.tools import ApprovalDefaults, RequestTools, UnsupportedTools
 from api.bodies.validation import Checked, Metadata, Shape, at_most, check, check_kind
 from api.errors import (
     invalid_prefix,
@@ -166,7 +166,7 @@ class RequestLimits:
     refused: Collection[str] = ()
     """Parameters that the engine does not support."""
     approvals: ApprovalDefaults = field(default_factory=ApprovalDefaults)
-    unsupported_tools: Unsupported = "refuse"
+    unsupported_tools: UnsupportedTools = "refuse"
 
 
 @dataclass(frozen=True, slots=True)

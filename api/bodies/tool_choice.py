@@ -10,13 +10,15 @@ from typing import Any, Literal, Self
 from api.bodies.tools import TOOLS, Plain
 from api.bodies.validation import Checked, Path, Shape, check, check_kind, check_length, spell
 from api.errors import invalid_value
-from shared import hosted_tools
+from shared import client_tools, hosted_tools
+from shared.client_tools import NAMESPACE, requested_in
 
 _PARAM = "tool_choice"
 
 
 class _ByName(Shape):
     name: str
+    namespace: str | None = None
 
 
 class _ByLabel(Shape):
@@ -31,7 +33,9 @@ class _Allowed(Shape):
 
 _CHOICES: Mapping[str, type[Shape]] = {
     **dict.fromkeys(TOOLS, Plain),
-    "function": _ByName,
+    client_tools.FUNCTION.type: _ByName,
+    client_tools.CUSTOM.type: _ByName,
+    NAMESPACE: _ByName,
     "mcp": _ByLabel,
 }
 
@@ -42,17 +46,21 @@ EchoedTools = Sequence[Mapping[str, Any]]
 class _Offered:
     """What a choice may name, collected once for all its entries."""
 
-    functions: frozenset[str]
-    customs: frozenset[str]
+    clients: frozenset[tuple[str, str | None, str]]
+    """(type, namespace, name) of the tools that the client runs. A member of a namespace is there also
+    without it, since a choice may leave that out."""
     labels: frozenset[str]
     families: frozenset[str]
 
     @classmethod
     def of(cls, tools: EchoedTools) -> Self:
         return cls(
-            _names(tools, "function", "name"),
-            _names(tools, "custom", "name"),
-            _names(tools, "mcp", "server_label"),
+            frozenset(
+                (one.row.type, namespace, one.name)
+                for one in requested_in(tools)
+                for namespace in {one.namespace, None}
+            ),
+            frozenset(tool["server_label"] for tool in tools if tool["type"] == "mcp"),
             frozenset(_family(tool["type"]) for tool in tools),
         )
 
@@ -61,10 +69,6 @@ class _Offered:
         hosted = hosted_tools.by_type(kind)
         label = hosted.server_label if hosted else kind
         return label in self.labels or _family(kind) in self.families
-
-
-def _names(tools: EchoedTools, kind: str, key: str) -> frozenset[str]:
-    return frozenset(tool[key] for tool in tools if tool["type"] == kind)
 
 
 def read_choice(value: object, tools: EchoedTools, entries_max: int) -> str | dict[str, Any]:
@@ -101,10 +105,12 @@ def _read_object(value: dict[str, Any], offered: _Offered, entries_max: int) -> 
 def _check_chosen(value: object, offered: _Offered, path: Path) -> dict[str, Any]:
     choice = check_kind(_CHOICES, value, path)
     match choice["type"]:
-        case "function":
-            key, is_offered = "name", choice["name"] in offered.functions
-        case "custom":
-            key, is_offered = "name", choice["name"] in offered.customs
+        case client_tools.FUNCTION.type | client_tools.CUSTOM.type as kind:
+            key = "name"
+            is_offered = (kind, choice.get("namespace"), choice["name"]) in offered.clients
+        case client_tools.NAMESPACE:
+            key = "name"
+            is_offered = any(namespace == choice["name"] for _, namespace, _ in offered.clients)
         case "mcp":
             key, is_offered = "server_label", choice["server_label"] in offered.labels
         case kind:

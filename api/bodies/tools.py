@@ -12,12 +12,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from api.bodies.client_tools import CLIENT_SHAPES, check_client_tool, check_names, echo_client_tool
 from api.bodies.containers import check_container
-from api.bodies.json_schemas import check_schema
 from api.bodies.validation import (
     Checked,
     Label,
-    Name,
     Path,
     Shape,
     at_most,
@@ -49,13 +48,6 @@ class Plain(Shape):
     """A tool that is passed on unchanged."""
 
 
-class _Function(Shape):
-    name: Name
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
 class _ToolFilter(Shape):
     tool_names: Checked[str] | None = None
     read_only: bool | None = None
@@ -84,16 +76,14 @@ _KEPT = frozenset(
 
 
 TOOLS: Mapping[str, type[Shape]] = {
-    "function": _Function,
+    **CLIENT_SHAPES,
     "mcp": _Mcp,
     **dict.fromkeys(hosted_tools.KINDS, Plain),
 }
 """Every type that is accepted -> its shape."""
 
-_NOT_BUILT = "this server does not offer it yet"
 _NO_SCREEN = "it needs a model that reads screenshots, and GPT-OSS reads text only"
 UNSUPPORTED: Mapping[str, str] = {
-    **dict.fromkeys(("namespace", "custom", "shell", "local_shell", "apply_patch"), _NOT_BUILT),
     **dict.fromkeys(("computer", "computer_use", "computer_use_preview"), _NO_SCREEN),
     "file_search": "this server stores no files; offer search as a function, or as the tool of an MCP server",
     "image_generation": "GPT-OSS writes text only; offer it as a function, or as the tool of an MCP server",
@@ -102,7 +92,7 @@ UNSUPPORTED: Mapping[str, str] = {
 }
 """Every other type of the public API -> why it is refused (docs/tools.md)."""
 
-Unsupported = Literal["refuse", "ignore"]
+UnsupportedTools = Literal["refuse", "ignore"]
 """What becomes of a tool of such a type: `unsupported_tools` in `shared/settings.py`."""
 
 
@@ -136,7 +126,7 @@ class RequestTools:
         value: object,
         tools_max: int,
         approvals: ApprovalDefaults,
-        unsupported: Unsupported = "refuse",
+        unsupported: UnsupportedTools = "refuse",
     ) -> Self:
         """Reads `tools`. `tools_max`: includes the members of namespaces. Raises ClientError."""
         if value is None:
@@ -149,8 +139,8 @@ class RequestTools:
                 ignored.append(tool["type"])
             else:
                 read[index] = _with_approval(_read_tool(tool, ("tools", index)), approvals)
-        _check_unique(read, "function", "name")
-        _check_unique(read, "mcp", "server_label")
+        _check_labels(read)
+        check_names(read)
         tools = read.values()
         return cls(
             [_kept(tool) for tool in tools],
@@ -196,8 +186,8 @@ def _read_tool(value: object, path: Path) -> dict[str, Any]:
         _check_mcp(tool, path)
     if tool["type"] in PYTHON.types:
         check_container(tool.get("container"), (*path, "container"))
-    if tool["type"] == "function" and tool.get("strict") and tool.get("parameters") is not None:
-        check_schema(tool["parameters"], (*path, "parameters"))
+    if tool["type"] in CLIENT_SHAPES:
+        check_client_tool(tool, path)
     return tool
 
 
@@ -264,14 +254,15 @@ def _check_authorization(tool: Mapping[str, Any], path: Path) -> None:
         raise invalid_value(spell((*path, name)), reason)
 
 
-def _check_unique(tools: Mapping[int, Mapping[str, Any]], kind: str, key: str) -> None:
+def _check_labels(tools: Mapping[int, Mapping[str, Any]]) -> None:
     seen: set[str] = set()
     for index, tool in tools.items():
-        if tool["type"] != kind:
+        if tool["type"] != "mcp":
             continue
-        if tool[key] in seen:
-            raise invalid_value(spell(("tools", index, key)), f"'{tool[key]}' is used twice")
-        seen.add(tool[key])
+        label = tool["server_label"]
+        if label in seen:
+            raise invalid_value(spell(("tools", index, "server_label")), f"'{label}' is used twice")
+        seen.add(label)
 
 
 def _secrets_of(tool: Mapping[str, Any]) -> ServerSecrets | None:
@@ -329,8 +320,8 @@ def _without_domain_secrets(value: Any) -> Any:
 
 def _echo(tool: Mapping[str, Any]) -> dict[str, Any]:
     match tool["type"]:
-        case "function":
-            return {"description": None, "parameters": None, "strict": None, **tool}
+        case kind if kind in CLIENT_SHAPES:
+            return echo_client_tool(tool)
         case "mcp":
             url = tool.get("server_url")
             kept = _without_secrets(tool)

@@ -10,9 +10,9 @@ from pydantic import TypeAdapter
 
 from api.bodies.input_items import adopt_items, read_items
 from api.errors import ClientError
+from shared.client_tools import CustomToolCall
 from shared.hosted_tools import CodeInterpreterCall
 from shared.input_items import (
-    CustomToolCall,
     CustomToolCallOutput,
     EarlierText,
     FunctionCallOutput,

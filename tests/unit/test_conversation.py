@@ -12,7 +12,7 @@ from tests.items import items_of
 from tests.requests import make_request
 from worker.asking.conversation import approved_calls_in, build_conversation, listings_in
 from worker.asking.offer import make_offer
-from worker.asking.routing import FunctionTarget, McpTarget
+from worker.asking.routing import ClientTarget, McpTarget
 from worker.harmony.tokens import (
     NEXT_TURN,
     ChatMessage,
@@ -232,7 +232,7 @@ def test_what_a_text_model_cannot_see_is_named() -> None:
 def test_routing_distinguishes_functions_from_mcp_tools_by_namespace() -> None:
     request = make_request(tools=[WEATHER, PYTHON, WIKI | {"require_approval": "never"}])
     assert make_offer(request, LISTED).routing == {
-        "functions.get_weather": FunctionTarget("get_weather"),
+        "functions.get_weather": ClientTarget("get_weather"),
         "python": McpTarget("python", "code_interpreter", "python", PYTHON["server_url"]),
         "wiki.ask": McpTarget("wiki.ask", "wiki", "ask", WIKI["server_url"], is_repeatable=True),
         "wiki.edit": McpTarget("wiki.edit", "wiki", "edit", WIKI["server_url"]),

@@ -16,7 +16,7 @@ from shared.events import StreamEvent, data_of, decode, frame
 from shared.lifecycle import apply, fold, lasting
 from shared.responses import Logprob, Message, OutputText, Response, TopLogprob
 from shared.tool_calls import ToolOutput
-from worker.asking.routing import FunctionTarget, McpTarget, Routing
+from worker.asking.routing import ClientTarget, McpTarget, Routing
 from worker.engines.protocol import TokenLogprob
 from worker.harmony.tokens import (
     CALL,
@@ -41,7 +41,7 @@ from worker.response.usage import Turn
 RESPONSE = Response(id="resp_0_" + "a" * 32, created_at=1, status="in_progress", model="default")
 ROUTING: Routing = {
     "python": McpTarget("python", "code_interpreter", "python"),
-    "functions.get_weather": FunctionTarget("get_weather"),
+    "functions.get_weather": ClientTarget("get_weather"),
 }
 TEXT = "Hi 𓀀😀é, well — done."
 FINAL = [CHANNEL, *encode("final"), MESSAGE]

@@ -29,7 +29,7 @@ from shared.responses import (
 )
 from shared.tool_calls import ToolOutput
 from worker.asking.arguments import read_arguments, read_written
-from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_target
+from worker.asking.routing import ClientTarget, McpTarget, Routing, find_target
 from worker.harmony.parser import MessageOpened, SegmentParser
 from worker.harmony.tokens import (
     CALL,
@@ -56,9 +56,9 @@ ROUTING: Routing = {
     "browser.search": McpTarget("browser.search", "web_search_preview", "search"),
     "wiki.ask": McpTarget("wiki.ask", "wiki", "ask"),
     "vault.open": McpTarget("vault.open", "vault", "open", needs_approval=True),
-    "functions.get_weather": FunctionTarget("get_weather"),
-    "functions.web-browsing": FunctionTarget("web-browsing"),
-    "functions.find": FunctionTarget("find"),
+    "functions.get_weather": ClientTarget("get_weather"),
+    "functions.web-browsing": ClientTarget("web-browsing"),
+    "functions.find": ClientTarget("find"),
     "browser.find": McpTarget("browser.find", "web_search_preview", "find"),
 }
 MARKERS = {

@@ -9,17 +9,23 @@ from shared.responses import Item
 
 PINNED_FORMAT = 3
 PINNED_TYPES = """
+    apply_patch_call
+    apply_patch_call_output
     code_interpreter_call
     custom_tool_call
     custom_tool_call_output
     function_call
     function_call_output
+    local_shell_call
+    local_shell_call_output
     mcp_approval_request
     mcp_approval_response
     mcp_call
     mcp_list_tools
     message
     reasoning
+    shell_call
+    shell_call_output
     web_search_call
 
     error
@@ -28,10 +34,14 @@ PINNED_TYPES = """
     response.code_interpreter_call.interpreting
     response.code_interpreter_call_code.delta
     response.code_interpreter_call_code.done
+    response.apply_patch_call_operation_diff.delta
+    response.apply_patch_call_operation_diff.done
     response.completed
     response.content_part.added
     response.content_part.done
     response.created
+    response.custom_tool_call_input.delta
+    response.custom_tool_call_input.done
     response.failed
     response.function_call_arguments.delta
     response.function_call_arguments.done
@@ -53,6 +63,9 @@ PINNED_TYPES = """
     response.queued
     response.reasoning_text.delta
     response.reasoning_text.done
+    response.shell_call_command.added
+    response.shell_call_command.delta
+    response.shell_call_command.done
 """
 
 

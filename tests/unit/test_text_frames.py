@@ -13,7 +13,7 @@ from shared import events as ev
 from shared.events import DeltaFrames, StreamEvent, TextDelta, frame
 from shared.tool_calls import ToolOutput
 from tests.requests import make_request
-from worker.asking.routing import FunctionTarget, McpTarget, Routing
+from worker.asking.routing import ClientTarget, McpTarget, Routing
 from worker.harmony.tokens import CALL, CHANNEL, CONSTRAIN, END, ENDOFTEXT, MESSAGE, RETURN, START, encode
 from worker.response.segments import ToolReturned
 from worker.response.translator import RunningCall, Translation
@@ -24,7 +24,10 @@ RESPONSE_ID = make_request().response.id
 ROUTING: Routing = {
     "python": McpTarget("python", "code_interpreter", "python"),
     "wiki.ask": McpTarget("wiki.ask", "wiki", "ask", needs_approval=True),
-    "functions.get_weather": FunctionTarget("get_weather"),
+    "functions.get_weather": ClientTarget("get_weather"),
+    "functions.edit": ClientTarget("edit", "custom_tool_call"),
+    "functions.shell": ClientTarget("shell", "shell_call"),
+    "functions.apply_patch": ClientTarget("apply_patch", "apply_patch_call"),
 }
 ODD = '"\\/\x00\x1f\x7f\x85\u2028\u2029\ufeff\ufffd<>&é\r\n\t😀'
 DELTAS: list[TextDelta] = [
@@ -32,6 +35,9 @@ DELTAS: list[TextDelta] = [
     ev.OutputTextDelta(12, 0, "msg_0_0", ""),
     ev.FunctionCallArgumentsDelta(1, "fc_1", "0"),
     ev.McpCallArgumentsDelta(100, "mcp_0}", "\x00"),
+    ev.CustomToolCallInputDelta(1, "ctc_1", "0"),
+    ev.ApplyPatchDiffDelta(1, "apc_1", "0"),
+    ev.ShellCommandDelta(1, 0, "0"),
 ]
 
 
@@ -52,6 +58,10 @@ FUNCTION_CALL = [
     MESSAGE,
 ]
 APPROVED_CALL = [START, *encode("assistant to=wiki.ask"), CHANNEL, *encode("commentary"), MESSAGE]
+CLIENT_CALLS = [
+    [START, *encode(f"assistant to=functions.{name}"), CHANNEL, *encode("commentary"), MESSAGE]
+    for name in ("edit", "shell", "apply_patch")
+]
 UNKNOWN_CALL = [START, *encode("assistant to=nobody"), CHANNEL, *encode("commentary"), MESSAGE]
 SPLIT = encode("𓀀𓁃 ﷽ ꙮ 한")
 """Characters of several tokens each."""
@@ -59,6 +69,9 @@ TURN = [
     *[CHANNEL, *encode("analysis"), MESSAGE, *encode(ODD), *SPLIT, SPLIT[0], END],
     *[*UNKNOWN_CALL, *encode("{}"), CALL],
     *[*FUNCTION_CALL, *encode('{"location": "São"}'), END],
+    *[*CLIENT_CALLS[0], *encode('{"input": "São 😀\\n\\ud83d\\ude00"}'), END],
+    *[*CLIENT_CALLS[1], *encode('{"commands": ["ls -l", "pwd"]}'), END],
+    *[*CLIENT_CALLS[2], *encode('{"type": "create_file", "path": "a", "diff": "+b\\n+c"}'), END],
     *[*PYTHON_CALL, *encode("print('\u2028')"), *SPLIT, CALL],
     *[CHANNEL, *encode("final"), MESSAGE, *encode("It is "), SPLIT[0], SPLIT[1], *encode(ODD), SPLIT[0]],
     *[CONSTRAIN, *encode(" so"), 201_000, *encode(" on"), RETURN],
@@ -72,6 +85,7 @@ headers = st.sampled_from(
         FUNCTION_CALL,
         APPROVED_CALL,
         UNKNOWN_CALL,
+        *CLIENT_CALLS,
     ]
 )
 pieces = (

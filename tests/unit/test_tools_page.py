@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from openai.types.responses import Tool
 
+from api.bodies.client_tools import CLIENT_SHAPES
 from api.bodies.requests import Birth, Creation, RequestLimits, read_create
-from api.bodies.tools import TOOLS, UNSUPPORTED, Unsupported
+from api.bodies.tools import TOOLS, UNSUPPORTED, UnsupportedTools
 from api.errors import ClientError
 from shared import hosted_tools
 
@@ -22,10 +23,10 @@ def status_of(kind: str) -> str:
         return "refused"
     if (hosted := hosted_tools.meant_by(kind)) is not None:
         return "runs here" if kind in hosted.types else "not yet"
-    return "runs here" if kind == "mcp" else "client runs it"
+    return "client runs it" if kind in CLIENT_SHAPES else "runs here"
 
 
-def create(tools: list[dict[str, Any]], unsupported: Unsupported = "refuse", **fields: Any) -> Creation:
+def create(tools: list[dict[str, Any]], unsupported: UnsupportedTools = "refuse", **fields: Any) -> Creation:
     body = msgspec.json.encode({"input": "Hello", "tools": tools, **fields})
     limits = RequestLimits(100, 100, 10_000, unsupported_tools=unsupported)
     return read_create(body, Birth("resp_1", 0), ["default"], limits)

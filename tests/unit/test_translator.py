@@ -13,7 +13,7 @@ from shared.events import StreamEvent, decode, frame
 from shared.lifecycle import abandon, apply, fold
 from shared.responses import McpProtocolError, Reasoning, Response
 from shared.tool_calls import ToolFailure, ToolOutput
-from worker.asking.routing import FunctionTarget, McpTarget, Routing
+from worker.asking.routing import ClientTarget, McpTarget, Routing
 from worker.harmony.parser import MessageClosed, MessageCut, MessageOpened, SegmentParser, TextContinued
 from worker.harmony.tokens import (
     CALL,
@@ -40,10 +40,35 @@ RESPONSE = Response(id="resp_0_" + "a" * 32, created_at=1, status="in_progress",
 ROUTING: Routing = {
     "python": McpTarget("python", "code_interpreter", "python"),
     "wiki.ask": McpTarget("wiki.ask", "wiki", "ask", needs_approval=True),
-    "functions.get_weather": FunctionTarget("get_weather"),
+    "functions.get_weather": ClientTarget("get_weather"),
+    "functions.edit": ClientTarget("edit", "custom_tool_call"),
+    "functions.shell": ClientTarget("shell", "shell_call"),
+    "functions.local_shell": ClientTarget("local_shell", "local_shell_call"),
+    "functions.apply_patch": ClientTarget("apply_patch", "apply_patch_call"),
+    "docs.search": ClientTarget("search", "function_call", "docs"),
 }
 
-words = st.text(max_size=6) | st.sampled_from(["Hello", " world", "😀", "é", '{"a":', "1}"])
+words = st.text(max_size=6) | st.sampled_from(
+    [
+        *(
+            "Hello",
+            " world",
+            "😀",
+            "é",
+            '{"a":',
+            "1}",
+            '{"input": "',
+            '"}',
+            '"',
+            "\\",
+            "\\n",
+            "\\ud83d",
+            "\\ude00",
+        ),
+        *('{"commands": ["ls", "', '", "pwd"], "timeout_ms": 5}', '{"command": ["ls"]}', '{"diff": "+a", '),
+        *('"type": "create_file", "path": "a"', ', "diff": "+b', '{"type": "delete_file", "path": "a"}'),
+    ]
+)
 headers = st.sampled_from(
     [
         MessageOpened("analysis", None, None),
@@ -54,6 +79,11 @@ headers = st.sampled_from(
         MessageOpened("commentary", "wiki.ask", "json"),
         MessageOpened("commentary", "functions.get_weather", "json"),
         MessageOpened("commentary", "functions.unknown", "json"),
+        MessageOpened("commentary", "functions.edit", "json"),
+        MessageOpened("commentary", "functions.shell", "json"),
+        MessageOpened("commentary", "functions.local_shell", "json"),
+        MessageOpened("commentary", "functions.apply_patch", "json"),
+        MessageOpened("commentary", "docs.search", "json"),
     ]
 )
 results = st.builds(ToolOutput, words) | st.builds(
@@ -112,13 +142,20 @@ def test_deltas_join_to_the_done_text_with_the_same_index(segments: list[Any]) -
             case ev.ReasoningTextDelta() | ev.OutputTextDelta():
                 assert event.content_index == 0
                 texts[event.item_id] = texts.get(event.item_id, "") + event.delta
-            case ev.FunctionCallArgumentsDelta() | ev.McpCallArgumentsDelta():
+            case ev.CallDelta():
                 texts[event.item_id] = texts.get(event.item_id, "") + event.delta
             case ev.ReasoningTextDone() | ev.OutputTextDone():
                 assert event.content_index == 0
                 assert event.text == texts.pop(event.item_id, "")
             case ev.FunctionCallArgumentsDone() | ev.McpCallArgumentsDone():
                 assert event.arguments == texts.pop(event.item_id, "")
+            case ev.CustomToolCallInputDone(input=text) | ev.ApplyPatchDiffDone(diff=text):
+                assert text == texts.pop(event.item_id, "")
+            case ev.ShellCommandDelta():
+                place = f"{event.output_index} {event.command_index}"
+                texts[place] = texts.get(place, "") + event.delta
+            case ev.ShellCommandDone():
+                assert event.command == texts.pop(f"{event.output_index} {event.command_index}", "")
             case _:
                 pass
     assert texts == {}

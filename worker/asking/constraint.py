@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from shared import hosted_tools
+from shared.client_tools import FUNCTION, requested_in
 from shared.hosted_tools import HostedFunction
 from shared.responses import ResponseRequest
 from worker.asking.conversation import call_message
@@ -74,8 +75,8 @@ def _final_of(text: Any) -> Body:
 
 
 def _strict_functions(request: ResponseRequest) -> set[str]:
-    functions = (tool for tool in request.tools if tool.get("type") == "function")
-    return {f"{FUNCTIONS}.{tool['name']}" for tool in functions if tool.get("strict")}
+    functions = (one for one in requested_in(request.tools) if one.row is FUNCTION)
+    return {f"{one.namespace or FUNCTIONS}.{one.name}" for one in functions if one.tool.get("strict")}
 
 
 def _calls_of(offer: Offer, strict: Collection[str], is_forced: bool) -> tuple[Call, ...]:

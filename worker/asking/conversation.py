@@ -15,10 +15,10 @@ from typing import Any, assert_never
 import msgspec
 from msgspec import UNSET
 
-from shared import hosted_tools
+from shared import client_tools, hosted_tools
+from shared.client_tools import ClientAnswer, ClientCall, CustomToolCall
 from shared.hosted_tools import HostedToolCall
 from shared.input_items import (
-    CustomToolCall,
     CustomToolCallOutput,
     EarlierError,
     EarlierText,
@@ -195,14 +195,14 @@ def _render_items(items: Sequence[InputItem]) -> list[ChatMessage]:
 
     An output belongs to the last call before it with its id, since clients repeat ids in later turns.
     """
-    functions: dict[str, str] = {}
+    called: dict[str, str] = {}
     refused = _refused_in(items)
     answers = set(answers_in(items))
     messages: list[ChatMessage] = []
     for index, item in enumerate(items):
-        if isinstance(item, InputFunctionCall | CustomToolCall):
-            functions[item.call_id] = item.name
-        messages += _render_item(item, functions, refused.get(index), is_answer=index in answers)
+        if isinstance(item, InputFunctionCall | ClientCall):
+            called[item.call_id] = _recipient_of(item)
+        messages += _render_item(item, called, refused.get(index), is_answer=index in answers)
     return messages
 
 
@@ -235,26 +235,28 @@ def _refused_in(items: Sequence[InputItem]) -> dict[int, InputMcpApprovalRequest
 
 def _render_item(
     item: InputItem,
-    functions: Mapping[str, str],
+    called: Mapping[str, str],
     refused: InputMcpApprovalRequest | None,
     *,
     is_answer: bool,
 ) -> Sequence[ChatMessage]:
-    """Renders one item. `refused`: the call that it refuses, or None."""
+    """Renders one item. `called`: call_id -> the recipient of that call; `refused`: the call that the item
+    refuses, or None."""
     match item:
         case InputMessage():
             return _render_message(item, is_answer=is_answer)
         case InputReasoning():
             text = _text_of(item.content or item.summary)
             return [ChatMessage("assistant", text, "analysis")] if text else []
-        case InputFunctionCall():
-            return [call_message(f"{FUNCTIONS}.{item.name}", item.arguments)]
-        case CustomToolCall():
-            return [call_message(f"{FUNCTIONS}.{item.name}", json.dumps({"input": item.input}))]
+        case InputFunctionCall() | ClientCall():
+            return [call_message(_recipient_of(item), item.arguments)]
         case FunctionCallOutput() | CustomToolCallOutput():
             given = item.name if isinstance(item, FunctionCallOutput) else None
-            name = functions.get(item.call_id or "") or given or "unknown"
-            return [tool_message(f"{FUNCTIONS}.{name}", _text_of(item.output))]
+            recipient = called.get(item.call_id or "") or f"{FUNCTIONS}.{given or 'unknown'}"
+            return [tool_message(recipient, _text_of(item.output))]
+        case ClientAnswer():
+            recipient = f"{FUNCTIONS}.{client_tools.answered_by(item).type}"
+            return [tool_message(recipient, item.text)]
         case InputMcpCall():
             recipient = recipient_of(item.server_label, item.name)
             return _call_and_answer(recipient, _written_in(item), _outcome_of(item))
@@ -268,6 +270,20 @@ def _render_item(
             return ()  # rendered by what follows from them
         case never:
             assert_never(never)
+
+
+def _named_by(output: FunctionCallOutput | CustomToolCallOutput) -> str:
+    """Returns the recipient that an output names itself."""
+    name = output.name if isinstance(output, FunctionCallOutput) else None
+    return f"{client_tools.namespace_of(output) or FUNCTIONS}.{name or 'unknown'}"
+
+
+def _recipient_of(call: InputFunctionCall | ClientCall) -> str:
+    match call:
+        case InputFunctionCall(name=name) | CustomToolCall(name=name):
+            return f"{client_tools.namespace_of(call) or FUNCTIONS}.{name}"
+        case _:
+            return f"{FUNCTIONS}.{client_tools.by_item(call).type}"
 
 
 def _render_message(item: InputMessage, *, is_answer: bool) -> Sequence[ChatMessage]:

@@ -4,15 +4,17 @@ Owns the routing from recipient to target; `conversation.py` owns the rest of wh
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared import hosted_tools
+from shared import client_tools, hosted_tools
+from shared.client_tools import FUNCTION, NAMESPACE, Requested, requested_in
 from shared.hosted_tools import MCP_CALL, HostedTool
+from shared.record_format import RECORD_FORMAT
 from shared.responses import McpTool, ResponseRequest
 from shared.tool_calls import is_clients_own
-from worker.asking.routing import FunctionTarget, McpTarget, Routing, Target
+from worker.asking.routing import ClientTarget, McpTarget, Routing, Target
 from worker.asking.tool_names import callable_name, describe_lines, flatten
 from worker.harmony.signatures import FUNCTIONS, ToolSignature
 
@@ -138,6 +140,7 @@ def make_offer(
     request: ResponseRequest,
     listed: Mapping[str, tuple[McpTool, ...]],
     idempotent_tools: Collection[str] = (),
+    record_format: int = RECORD_FORMAT,
 ) -> Offer:
     """Returns the tools that the request and its `tool_choice` allow.
 
@@ -151,20 +154,33 @@ def make_offer(
         else _offer_listed(server, listed.get(server.label, ()), choice, idempotent_tools)
         for server in mcp_servers(request)
     ]
-    return Offer.join([*offers, _offer_functions(request, choice)])
+    return Offer.join([*offers, _offer_client_tools(request, choice, record_format)])
 
 
-def _offer_functions(request: ResponseRequest, choice: "_Choice") -> Offer:
-    functions = [
-        tool
-        for tool in request.tools
-        if tool.get("type") == "function" and choice.admits_function(tool["name"])
-    ]
-    signatures = tuple(
-        ToolSignature(f["name"], f.get("description") or "", f.get("parameters")) for f in functions
-    )
-    routing = {f"{FUNCTIONS}.{f['name']}": FunctionTarget(f["name"]) for f in functions}
-    return Offer({}, {FUNCTIONS: (None, signatures)} if functions else {}, routing)
+def _offer_client_tools(request: ResponseRequest, choice: "_Choice", record_format: int) -> Offer:
+    """Offers the tools that the client runs. In an earlier record, those are functions alone."""
+    namespaces: dict[str, tuple[str | None, tuple[ToolSignature, ...]]] = {}
+    routing: dict[str, Target] = {}
+    descriptions = {
+        tool["name"]: tool.get("description") for tool in request.tools if tool.get("type") == NAMESPACE
+    }
+    requested = list(requested_in(request.tools)) if record_format > 2 else list(_functions_in(request.tools))
+    own = frozenset(one.name for one in requested if one.namespace is None)
+    for one in requested:
+        target = ClientTarget(one.name, one.row.item_type, one.namespace)
+        if not choice.admits_client(target, own):
+            continue
+        made = one.row.declare(one.tool)
+        namespace = one.namespace or FUNCTIONS
+        _, signatures = namespaces.get(namespace, (None, ()))
+        signature = ToolSignature(made.name, made.description, made.parameters)
+        namespaces[namespace] = descriptions.get(namespace), (*signatures, signature)
+        routing[target.recipient] = target
+    return Offer({}, namespaces, routing)
+
+
+def _functions_in(tools: Iterable[Mapping[str, Any]]) -> Iterator[Requested]:
+    return (one for one in requested_in(tools) if one.row is FUNCTION and one.namespace is None)
 
 
 def _offer_listed(
@@ -259,8 +275,9 @@ def _needs_approval(server: McpServer, tool: McpTool) -> bool:
 class _Choice:
     """`tool_choice`, as a filter over what is offered."""
 
-    functions: frozenset[str] | None
-    """The functions allowed, or None for all."""
+    clients: frozenset[tuple[str | None, str | None]] | None
+    """The client-run tools allowed, as (namespace, name), or None for all. Without a namespace, a member of
+    any namespace is meant if no tool outside has its name; without a name, every member."""
     mcp: Mapping[str, frozenset[str] | None] | None
     """The tools allowed by server label, or None for every server; a label with None allows all its tools."""
 
@@ -269,13 +286,17 @@ class _Choice:
         match choice:
             case "none":
                 return cls(frozenset(), {})
-            case {"type": "function", "name": str(name)}:
-                return cls(frozenset({name}), {})
+            case {"type": "namespace", "name": str(name)}:
+                return cls(frozenset({(name, None)}), {})
+            case {"type": "function" | "custom", "name": str(name)}:
+                return cls(frozenset({(choice.get("namespace"), name)}), {})
             case {"type": "mcp", "server_label": str(label)}:
                 name = choice.get("name")
                 return cls(frozenset(), {label: frozenset({name}) if name else None})
             case {"type": "allowed_tools", "tools": list(tools)}:
                 return cls._of_allowed(tools)
+            case {"type": str(kind)} if client_tools.by_type(kind) is not None:
+                return cls(frozenset({(None, kind)}), {})
             case {"type": str(kind)}:  # a hosted tool, or a server whose label is the type
                 hosted = hosted_tools.by_type(kind)
                 return cls(frozenset(), {hosted.server_label if hosted else kind: None})
@@ -284,23 +305,29 @@ class _Choice:
 
     @classmethod
     def _of_allowed(cls, tools: list[dict[str, Any]]) -> "_Choice":
-        functions: set[str] = set()
+        clients: set[tuple[str | None, str | None]] = set()
         whole: set[str] = set()
         """Servers whose tools are all allowed."""
         named: defaultdict[str, set[str]] = defaultdict(set)
         for tool in tools:
             one = cls.of(tool)
-            functions |= one.functions or set()
+            clients |= one.clients or set()
             for label, names in (one.mcp or {}).items():
                 if names is None:
                     whole.add(label)
                 else:
                     named[label] |= names
         mcp: dict[str, frozenset[str] | None] = {label: frozenset(names) for label, names in named.items()}
-        return cls(frozenset(functions), mcp | dict.fromkeys(whole))
+        return cls(frozenset(clients), mcp | dict.fromkeys(whole))
 
-    def admits_function(self, name: str) -> bool:
-        return self.functions is None or name in self.functions
+    def admits_client(self, target: ClientTarget, own: Collection[str]) -> bool:
+        """`own`: the names of the tools that are in no namespace."""
+        if self.clients is None:
+            return True
+        named = {(target.namespace, target.name), (target.namespace, None)}
+        if target.namespace is not None and target.name not in own:
+            named.add((None, target.name))
+        return not named.isdisjoint(self.clients)
 
     def admits_mcp(self, label: str, name: str) -> bool:
         if self.mcp is None:

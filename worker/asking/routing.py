@@ -6,15 +6,22 @@ Pure. Owns which recipients mean an offered tool; `offer.py` decides which tools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from shared.client_tools import FUNCTION
 from shared.hosted_tools import MCP_CALL
 from worker.harmony.signatures import FUNCTIONS
 
 
 @dataclass(frozen=True, slots=True)
-class FunctionTarget:
-    """A function that the client runs; the response ends with the call."""
+class ClientTarget:
+    """A tool that the client runs; the response ends with the call. `item_type`: of the call."""
 
     name: str
+    item_type: str = FUNCTION.item_type
+    namespace: str | None = None
+
+    @property
+    def recipient(self) -> str:
+        return f"{self.namespace or FUNCTIONS}.{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,7 @@ class McpTarget:
     """The type of the item that a call leaves; `worker/response/call_items.py` has its form."""
 
 
-Target = FunctionTarget | McpTarget
+Target = ClientTarget | McpTarget
 Routing = Mapping[str, Target]
 """Harmony recipient -> target. A recipient that `find_target` does not resolve is never executed."""
 

@@ -42,6 +42,7 @@ from worker.response.turn_reader import (
     Pending,
     ReportSpent,
     ReportUnknown,
+    ReportUnreadable,
     TurnReader,
 )
 from worker.response.unshown import pack_unshown
@@ -111,6 +112,8 @@ class Attempt:
             if is_cut:
                 return await self._close(is_cut=True)
             answer = await self._answer(self.reader.pending)
+            if self._awaits_client:
+                answer = None
             prompt += generated + (answer or [])
         return await self._close(is_cut=False)
 
@@ -133,6 +136,12 @@ class Attempt:
         """The number of tokens that the request still allows, reasoning included."""
         limit = self.record.request.response.max_output_tokens or sys.maxsize
         return limit - sum(turn.output for turn in self.reader.turns)
+
+    @property
+    def _awaits_client(self) -> bool:
+        """True if the model cannot be asked again before the client has run a call. A record of an earlier
+        format asks it all the same, if a call that runs here came after the client's."""
+        return self.record.format > 2 and self.reader.awaits_client
 
     # --- calls ----------------------------------------------------------------------------------
 
@@ -176,6 +185,9 @@ class Attempt:
                 self.tally = self.tally.after_complaint(calls.complain_of_unknown(recipient))
                 text = calls.describe_unknown(recipient, self.prepared.offer.routing)
                 return await self._answer_with(recipient or FUNCTIONS, text)
+            case ReportUnreadable(called, reason):
+                self.tally = self.tally.after_complaint(calls.complain_of_unreadable(called.recipient))
+                return await self._answer_with(called.recipient, calls.describe_unreadable(reason))
             case AskClient() | Nothing():
                 return None
 

@@ -124,5 +124,14 @@ def complain_of_unknown(recipient: str) -> str:
     return f"The model kept calling {recipient!r}, which does not exist."
 
 
+def describe_unreadable(complaint: str) -> str:
+    """Returns the answer that the model reads to arguments of which no call could be made."""
+    return f"The arguments cannot be read; nothing was run. {complaint}"
+
+
+def complain_of_unreadable(recipient: str) -> str:
+    return f"The model kept calling {recipient!r} with arguments that cannot be read."
+
+
 def _failure(message: str, code: int) -> ToolFailure:
     return ToolFailure(McpProtocolError(code, message))

@@ -64,8 +64,8 @@ class Preparation:
         listed = known | {each.server_label: each.tools for each in listings if each.error is None}
         unavailable = {each.server_label: each.error for each in listings if each.error is not None}
         idempotent = self.resources.settings.idempotent_tools
-        offer = await self._call(lambda: make_offer(request, listed, idempotent))
         begun_as = self.record.format
+        offer = await self._call(lambda: make_offer(request, listed, idempotent, begun_as))
         messages = await self._call(lambda: build_conversation(request, offer, unavailable, begun_as))
         prompt = await fit_into_context(self.resources, self.record, messages)
         approved = await self._call(lambda: _approved_in(items, offer.routing))

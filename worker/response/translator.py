@@ -14,10 +14,9 @@ from itertools import chain
 from typing import assert_never
 
 from shared import events as ev
-from shared.events import DeltaFrames, QuotedFrames, StreamEvent, TextDelta, quote
-from shared.ids import call_id, item_id
+from shared.events import DeltaFrames, QuotedFrames, TextDelta, quote
+from shared.ids import item_id
 from shared.responses import (
-    FunctionCall,
     ItemStatus,
     Logprob,
     McpApprovalRequest,
@@ -30,11 +29,13 @@ from shared.responses import (
     ServerCall,
 )
 from shared.tool_calls import ToolFailure, ToolOutput
-from worker.asking.routing import FunctionTarget, McpTarget, Routing, find_target
+from worker.asking.routing import ClientTarget, McpTarget, Routing, find_target
 from worker.harmony.headers import TEXT_RECIPIENTS
 from worker.harmony.parser import MessageClosed, MessageCut, MessageOpened, TextContinued
 from worker.response.call_items import PRESENT_STYLE, CallForm, CallStyle, delta_around, form_of, to_approve
 from worker.response.citations import CitationMarks, Displays, may_end_mark
+from worker.response.client_calls import FORMS as CLIENT_FORMS
+from worker.response.client_calls import ClientCallForm, Events, Place
 from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
 
 # --- the open item: at most one at a time ---------------------------------------------------------
@@ -58,8 +59,11 @@ class OpenMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenFunctionCall:
-    name: str
+class OpenClientCall:
+    """A call that the client is to run. `form`: advanced with each piece."""
+
+    target: ClientTarget
+    form: ClientCallForm
     pieces: list[str] = field(default_factory=list)
 
 
@@ -87,7 +91,7 @@ class RunningCall:
     written: str
 
 
-_Texted = OpenReasoning | OpenMessage | OpenFunctionCall | OpenMcpCall | OpenSpentCall
+_Texted = OpenReasoning | OpenMessage | OpenClientCall | OpenMcpCall | OpenSpentCall
 OpenItem = _Texted | RunningCall
 
 
@@ -116,9 +120,6 @@ class OutOfOrder(Exception):
     """A segment that cannot follow the last one: a bug in the code that drives the translation."""
 
 
-Events = list[StreamEvent]
-
-
 def step(now: Translation, segment: Segment) -> tuple[Translation, Events]:
     """Advances by one segment; returns the new state and the events.
 
@@ -126,21 +127,19 @@ def step(now: Translation, segment: Segment) -> tuple[Translation, Events]:
     """
     match segment, now.open_item:
         case TextContinued(text), (
-            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall() | OpenSpentCall()
+            OpenReasoning() | OpenMessage() | OpenClientCall() | OpenMcpCall() | OpenSpentCall()
         ) as item:
             return _extend(now, item, text)
         case TextWithLogprobs() as delta, OpenMessage() as item:
             return _extend_with_logprobs(now, item, delta)
         case MessageOpened() as opened, None:
             return _open(now, opened)
-        case MessageClosed(), (
-            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenSpentCall()
-        ) as item:
+        case MessageClosed(), (OpenReasoning() | OpenMessage() | OpenClientCall() | OpenSpentCall()) as item:
             return _close(now, item, "completed")
         case MessageClosed(), OpenMcpCall() as item:
             return _close_arguments(now, item)
         case MessageCut(), (
-            OpenReasoning() | OpenMessage() | OpenFunctionCall() | OpenMcpCall() | OpenSpentCall()
+            OpenReasoning() | OpenMessage() | OpenClientCall() | OpenMcpCall() | OpenSpentCall()
         ) as item:
             return _close(now, item, "incomplete")
         case ToolReturned(result), RunningCall() as call:
@@ -166,10 +165,8 @@ def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]
                 ev.OutputItemAdded(index, Message(id_, "in_progress", "assistant", (), phase)),
                 ev.ContentPartAdded(index, 0, id_, OutputText("")),
             ]
-        case OpenFunctionCall() as item:
-            return replace(now, open_item=item), [
-                ev.OutputItemAdded(index, _function_call(now, item, "", "in_progress"))
-            ]
+        case OpenClientCall(form=client_form) as item:
+            return replace(now, open_item=item), client_form.begin()
         case OpenSpentCall() as item:
             return replace(now, open_item=item), []
         case OpenMcpCall(target) as item if target.needs_approval:
@@ -193,8 +190,9 @@ def _item_for(opened: MessageOpened, now: Translation) -> _Texted:
     """
     if opened.recipient is not None and opened.recipient not in TEXT_RECIPIENTS:
         match find_target(now.routing, opened.recipient):
-            case FunctionTarget(name):
-                return OpenFunctionCall(name)
+            case ClientTarget() as target:
+                place = Place(now.response_id, now.output_index)
+                return OpenClientCall(target, CLIENT_FORMS[target.item_type](place, target))
             case McpTarget() as target:
                 return OpenSpentCall(target) if now.refuses(target) else OpenMcpCall(target)
             case None:
@@ -214,6 +212,8 @@ def _open_message(now: Translation, phase: Phase | None) -> OpenMessage:
 
 def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Events]:
     item.pieces.append(text)
+    if isinstance(item, OpenClientCall):
+        return now, item.form.extend(text)
     delta = _delta(now, item, text)
     if delta is None:
         return now, []
@@ -264,8 +264,8 @@ def _delta(now: Translation, item: _Texted, text: str) -> TextDelta | None:
             return ev.ReasoningTextDelta(index, 0, item_id("rs", response_id, index), text)
         case OpenMessage():
             return ev.OutputTextDelta(index, 0, item_id("msg", response_id, index), text)
-        case OpenFunctionCall():
-            return ev.FunctionCallArgumentsDelta(index, item_id("fc", response_id, index), text)
+        case OpenClientCall(form=client_form):
+            return client_form.delta_of(text)
         case OpenMcpCall(target) if not target.needs_approval:
             form, id_ = _form_of(now, target)
             return form.extend(index, id_, text if form.around is None else quote(text))
@@ -295,16 +295,15 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
                 ev.ContentPartDone(index, 0, id_, output),
                 ev.OutputItemDone(index, Message(id_, status, "assistant", (output,), phase)),
             ]
-        case OpenFunctionCall(name):
-            call = _function_call(now, item, text, status)
-            return closed, [
-                ev.FunctionCallArgumentsDone(index, call.id, name, text),
-                ev.OutputItemDone(index, call),
-            ]
+        case OpenClientCall(form=client_form):
+            events = client_form.end(text, status)
+            if client_form.complaint is None:
+                return closed, events
+            return _keep_unmade_call(replace(now, open_item=None), text)
         case OpenSpentCall():
             return replace(now, open_item=None), []
         case OpenMcpCall(target) if target.needs_approval:
-            return _keep_unmade_request(replace(now, open_item=None), text)
+            return _keep_unmade_call(replace(now, open_item=None), text)
         case OpenMcpCall(target):
             form, id_ = _form_of(now, target)
             return closed, [
@@ -316,8 +315,9 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
             assert_never(never)
 
 
-def _keep_unmade_request(now: Translation, arguments: str) -> tuple[Translation, Events]:
-    """Turns the text of a call that was cut off before the client could be asked into reasoning."""
+def _keep_unmade_call(now: Translation, arguments: str) -> tuple[Translation, Events]:
+    """Turns the text of a call into reasoning, if it was cut off before the client could be asked, or cannot
+    be read."""
     events: Events = []
     if arguments:
         for segment in (MessageOpened("analysis", None, None), TextContinued(arguments), MessageCut()):
@@ -381,12 +381,6 @@ def _displays_after(now: Translation, call: RunningCall, result: ToolOutput | To
     if isinstance(call.item, McpCall) or not isinstance(result, ToolOutput) or result.display is None:
         return now.displays
     return {**now.displays, result.display.cursor: result.display}
-
-
-def _function_call(now: Translation, item: OpenFunctionCall, text: str, status: ItemStatus) -> FunctionCall:
-    index, response_id = now.output_index, now.response_id
-    id_ = item_id("fc", response_id, index)
-    return FunctionCall(id_, status, call_id(response_id, index), item.name, text)
 
 
 def _form_of(now: Translation, target: McpTarget) -> tuple[CallForm, str]:

@@ -7,10 +7,11 @@ nothing: `generation.py` feeds it tokens, `attempt.py` decides what comes next.
 from dataclasses import dataclass, field, replace
 
 from shared import events as ev
+from shared.client_tools import ClientCall
 from shared.events import DeltaFrames, StreamEvent
 from shared.hosted_tools import CallItem
-from shared.responses import Item, McpApprovalRequest
-from worker.asking.routing import McpTarget
+from shared.responses import FunctionCall, Item, McpApprovalRequest
+from worker.asking.routing import ClientTarget, McpTarget
 from worker.engines.protocol import TokenLogprob
 from worker.harmony.parser import (
     HarmonySegment,
@@ -24,7 +25,7 @@ from worker.harmony.tokens import CONTROL_TOKENS, ChatMessage
 from worker.response.logprobs import describe_token
 from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
 from worker.response.translator import (
-    OpenFunctionCall,
+    OpenClientCall,
     OpenItem,
     OpenMcpCall,
     OpenMessage,
@@ -66,6 +67,15 @@ class ReportUnknown:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportUnreadable:
+    """The model has called a tool of the client's with arguments of which no call could be made, and is to
+    read that. Like ReportUnknown, this does not end the turn."""
+
+    target: ClientTarget
+    complaint: str
+
+
+@dataclass(frozen=True, slots=True)
 class AskClient:
     """The client must run a function or approve a call, so the response ends."""
 
@@ -75,7 +85,7 @@ class Nothing:
     """The model waits for nothing; if it stops here, the response is complete."""
 
 
-Pending = CallTool | ReportSpent | ReportUnknown | AskClient | Nothing
+Pending = CallTool | ReportSpent | ReportUnknown | ReportUnreadable | AskClient | Nothing
 
 
 @dataclass(slots=True)
@@ -104,6 +114,11 @@ class TurnReader:
     def is_turn_over(self) -> bool:
         """True once no more of this turn is read, even if the model would continue."""
         return isinstance(self.pending, CallTool | ReportSpent | AskClient)
+
+    @property
+    def awaits_client(self) -> bool:
+        """True if the client has a call of this response to run, so that only its next request goes on."""
+        return any(isinstance(item, ClientCall | FunctionCall) for item in self.items)
 
     @property
     def has_called(self) -> bool:
@@ -210,7 +225,11 @@ class TurnReader:
         if isinstance(running, RunningCall):
             return CallTool(running)
         match item, end:
-            case OpenFunctionCall(), _ if not self.parallel_calls:
+            case OpenClientCall(target, form), MessageClosed() if form.complaint is not None:
+                return ReportUnreadable(target, form.complaint)
+            case OpenClientCall(form=form), MessageCut() if form.complaint is not None:
+                return Nothing()
+            case OpenClientCall(), _ if not self.parallel_calls:
                 return AskClient()
             case OpenMcpCall(), MessageClosed():  # not running, so the client has to approve it
                 return AskClient()
