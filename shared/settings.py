@@ -213,6 +213,22 @@ class Settings(BaseSettings):
     `mcp_servers`."""
     search_pages: Path | None = None
     """The folder that the built-in search server searches; None: the pages about this project that ship."""
+    tool_session_idle_s: float = Field(600.0, gt=0)
+    """How long after the end of the last response that used it an MCP server's session is kept for a response
+    that continues it. Nothing can continue one with `store: false`, whose session ends with it."""
+    tool_session_age_max_s: float = Field(86_400.0, gt=0)
+    """An MCP server's session that is older is not used by a further call."""
+    tool_sessions_max: int = Field(4_096, gt=0)
+    """MCP servers' sessions that one tool runner looks after; the least recently used one beyond it ends."""
+    tool_retry_after_max_s: float = Field(30.0, ge=0)
+    """How long one request to an MCP server waits in all because the server is busy (429 with
+    `retry-after`)."""
+    tool_connection_idle_s: float = Field(4.0, gt=0)
+    """How long an idle HTTP connection to an MCP server is kept: shorter than the 5 s after which most
+    servers close one, because a call that crosses such a close fails."""
+    tool_connections_idle_max: int = Field(256, ge=0)
+    """Pools of idle HTTP connections, one for each MCP server and its credentials, that a tool runner
+    keeps."""
     mcp_servers: Path | None = None
     """A JSON file {label: {"url": …, "headers": …} | {"command": …, "args": […], "env": …}}."""
 

@@ -17,6 +17,7 @@ from tool_runner import servers
 from tool_runner.calls_in_flight import CallsInFlight
 from tool_runner.listing_requests import ListingRequests
 from tool_runner.run_tool import Tools
+from tool_runner.session_keeper import SessionKeeper
 from tool_runner.stdio_servers import StdioServers
 
 ROLE = "tool_runner"
@@ -42,6 +43,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     tools = Tools(settings, configured, stdio)
     calls = CallsInFlight(redis, settings, name, tools)
     listings = ListingRequests(redis, settings, tools)
+    keeper = SessionKeeper(redis, settings, name, tools.sessions)
     beating = asyncio.create_task(calls.run())
     _log.info("%s serves %s", name, ", ".join(sorted(configured)))
     try:
@@ -55,10 +57,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             ),
             presence.maintain(redis, ROLE, name),
             _relay_cancels(Subscription(listener), calls),
+            keeper.run(),
             stop.wait(),
             asyncio.shield(beating),
         )
         await calls.drain(settings.drain_grace_s)
+        await keeper.close()
     finally:
         beating.cancel()
         await listings.close()

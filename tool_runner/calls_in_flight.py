@@ -18,7 +18,7 @@ from shared.store.records import server_secrets
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.insisting import insist
-from shared.store.tools import tool_journal
+from shared.store.tools import tool_journal, tool_sessions
 from shared.store.tools.tool_journal import Claim, Claiming
 from shared.tool_calls import ToolIntent
 from tool_runner import answers, servers
@@ -48,6 +48,26 @@ class _CallInFlight:
 
     def __str__(self) -> str:
         return f"{self.key} call {self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class _JournaledSession:
+    """The MCP session of a response with one server, in the journal (`mcp_sessions.SessionStore`)."""
+
+    redis: RedisClient
+    response: ResponseKey
+    server_label: str
+    session: bytes
+
+    async def keep(self, expected: bytes, session: bytes) -> bytes:
+        """Keeps nothing while Redis is unavailable: the call can do without, if the next one cannot."""
+        try:
+            return await tool_sessions.keep_session(
+                self.redis, self.response, self.server_label, expected, session
+            )
+        except REDIS_AWAY as away:
+            _log.warning("%s: a session is not kept, Redis is unavailable (%s)", self.response, away)
+            return b""
 
 
 class CallsInFlight:
@@ -139,7 +159,7 @@ class CallsInFlight:
             await asyncio.wait(self._tasks, timeout=_UNWIND_S)
         for call in self._calls.values():
             call.scope.cancel()
-        await self._tools.close()
+        await self._tools.settle()
         await self._give_back([*stopped, *self._unsure.values()])
 
     async def _give_back(self, calls: list[_CallInFlight]) -> bool:
@@ -184,18 +204,19 @@ class CallsInFlight:
 
     async def _run_now(self, call: _CallInFlight, intent: ToolIntent) -> Outcome:
         label = intent.task.server_label
-        secrets, session = await insist(
+        secrets, (session, mcp_session) = await insist(
             lambda: asyncio.gather(
                 server_secrets.read_secrets(self._redis, self._settings, call.key),
-                tool_journal.read_session(self._redis, call.key, label),
+                tool_sessions.read_sessions(self._redis, call.key, label),
             ),
             self._settings.redis_outage_max_s,
         )
         if secrets is None and intent.task.server_url is not None:
             return Outcome(answers.make_failure(answers.INTERNAL_ERROR, _UNREADABLE))
         call.has_begun = True
+        store = _JournaledSession(self._redis, call.key, label, mcp_session)
         try:
-            return await self._tools.run(intent.task, (secrets or {}).get(label), session)
+            return await self._tools.run(intent.task, (secrets or {}).get(label), session, store)
         except Exception:  # noqa: BLE001  the top of one call: a bug of ours must not leave it unanswered
             _log.exception("%s: the tool runner failed", call)
             return Outcome(answers.make_failure(answers.INTERNAL_ERROR, "the tool runner failed"))

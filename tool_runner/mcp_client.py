@@ -1,37 +1,27 @@
-"""Connects to MCP servers, lists their tools and calls them. The only importer of the MCP client.
+"""Lists the tools of MCP servers and calls them, over a connection that is open.
 
-Owns the transports, what their failures mean, and how much of an answer is read at all. `servers.py` chooses
-the server, `run_tool.py` owns the other limits.
+Owns what an answer and a failure mean. `mcp_transports.py` opens connections, and no other module imports the
+MCP client; `servers.py` chooses the server, `run_tool.py` owns the limits.
 """
 
-import asyncio
-import functools
-import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from http import HTTPStatus
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import anyio
 import httpx2
-from mcp import Client, MCPError, StdioServerParameters, stdio_client, types
-from mcp.client.streamable_http import streamable_http_client
+from mcp import ClientSession, MCPError, types
 from pydantic import ValidationError
 
 from shared.responses import HttpError, McpProtocolError, McpTool
-from tool_runner.answers import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_PARAMS, Answer, make_encodable
-from tool_runner.egress import Egress, GuardedTransport, NotAllowed
+from tool_runner.answers import CONNECTION_CLOSED, INTERNAL_ERROR, Answer, make_encodable
 from tool_runner.listed_tools import Listing
-from tool_runner.servers import HttpServer, StdioServer
-from tool_runner.unjudged import Unjudged, left_out_of, result_of
-from tool_runner.value_count import ANSWER_VALUES_MAX, ValueCount
+from tool_runner.unjudged import left_out_of, result_of
 
-ANSWER_BYTES_MAX = 16 * 2**20
-"""The most that is read of one HTTP answer; a longer one is refused, not cut."""
+SESSION_HEADER = "mcp-session-id"
 _PAGES_MAX = 100
-_CONNECT_TIMEOUT_S = 10.0
-"""For connecting to one address of a server that a request names."""
+_DEMAND_CHARS_MAX = 500
 
 _STAND_INS = frozenset({"Server returned an error response", "Not Found", "Session terminated"})
 """Messages by which the SDK replaces HTTP errors, without their status."""
@@ -58,24 +48,24 @@ class Connection:
     Cancelling a call cancels it on the server.
     """
 
-    def __init__(self, client: Client, status: "LastStatus") -> None:
-        self._client = client
-        self._status = status
+    def __init__(self, session: ClientSession, status: "LastStatus") -> None:
+        self._session = session
+        self.status = status
 
     async def call(self, name: str, arguments: dict[str, Any], meta: Mapping[str, Any]) -> Answer:
         """Calls a tool. `meta`: sent as `_meta`."""
         request = types.CallToolRequest(
             params=types.CallToolRequestParams(name=name, arguments=arguments, _meta=dict(meta) or None)
         )
-        with _as_server_failures(self._status):
+        with as_server_failures(self.status):
             try:
-                result = await self._client.session.send_request(request, types.CallToolResult)
+                result = await self._session.send_request(request, types.CallToolResult)
             except MCPError as error:
                 if error.code != types.HEADER_MISMATCH:
                     raise
                 async for _ in self._pages():
                     pass  # the client learns from them which arguments are sent as headers
-                result = await self._client.session.send_request(request, types.CallToolResult)
+                result = await self._session.send_request(request, types.CallToolResult)
         answer = result_of(result.meta)
         if answer.get("resultType") == "input_required":
             raise ServerFailed(McpProtocolError(INTERNAL_ERROR, "the tool asks for input from a person"))
@@ -83,7 +73,7 @@ class Connection:
 
     async def list_tools(self, listing: Listing) -> None:
         """Adds the server's tools to the listing, without the pages after the one that fills it."""
-        with _as_server_failures(self._status):
+        with as_server_failures(self.status):
             async with aclosing(self._pages()) as pages:
                 async for page in pages:
                     left_out, size = left_out_of(page.meta)
@@ -94,7 +84,7 @@ class Connection:
     async def _pages(self) -> AsyncGenerator[types.ListToolsResult, None]:
         cursor: str | None = None
         for _ in range(_PAGES_MAX):
-            page = await self._client.list_tools(cursor=cursor)
+            page = await self._session.list_tools(params=types.PaginatedRequestParams(cursor=cursor))
             yield page
             cursor = page.next_cursor
             if not cursor:
@@ -117,168 +107,34 @@ def _read_hints(hints: types.ToolAnnotations | None) -> dict[str, Any]:
     return {"read_only": found.pop("readOnlyHint", False), **found}
 
 
-@asynccontextmanager
-async def open_http(
-    server: HttpServer, egress: Egress, timeout_s: float, status: "LastStatus"
-) -> AsyncIterator[Connection]:
-    """Opens a connection over Streamable HTTP. Raises ServerFailed.
-
-    `timeout_s` bounds each single read and write; `status` records the status of each answer.
-    """
-    headers = {
-        **server.headers,
-        "accept-encoding": "identity",
-    }  # a small answer must not unpack to a huge one
-    http = _make_client(server, egress, headers, timeout_s)
-    http.event_hooks = {"response": [status.note, _bound]}
-    with _as_server_failures(status):
-        async with http:
-            transport = streamable_http_client(
-                server.url, http_client=http, max_sse_event_size=ANSWER_BYTES_MAX
-            )
-            async with Client(_unjudged(transport), cache=None) as client:
-                yield Connection(client, status)
-
-
-def _make_client(
-    server: HttpServer, egress: Egress, headers: Mapping[str, str], timeout_s: float
-) -> httpx2.AsyncClient:
-    """Returns an HTTP client for a server. Raises ServerFailed if its URL is not allowed.
-
-    To a server that a request names, every connection goes through `egress`, including redirects (which the
-    SDK follows within one origin). A proxy from the environment is used for the operator's own servers only,
-    because it would do the resolving and connecting that `egress` controls.
-    """
-    if not server.is_of_request:
-        return httpx2.AsyncClient(headers=headers, timeout=timeout_s, verify=_tls())
-    try:
-        egress.check(httpx2.URL(server.url))
-    except NotAllowed as refused:
-        raise ServerFailed(McpProtocolError(INVALID_PARAMS, str(refused))) from None
-    except httpx2.InvalidURL:
-        message = "server_url must be an http or https URL"
-        raise ServerFailed(McpProtocolError(INVALID_PARAMS, message)) from None
-    way_out = httpx2.AsyncHTTPTransport(verify=_tls(), trust_env=False)
-    timeout = httpx2.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S))
-    transport = GuardedTransport(egress, way_out)
-    return httpx2.AsyncClient(headers=headers, timeout=timeout, transport=transport, trust_env=False)
-
-
-@asynccontextmanager
-async def open_stdio(server: StdioServer, has_ended: asyncio.Event) -> AsyncIterator[Connection]:
-    """Starts a process, which ends with the context. Sets `has_ended` if it ends, or closes its output,
-    earlier.
-
-    Raises ServerFailed.
-    """
-    parameters = StdioServerParameters(
-        command=server.command,
-        args=list(server.args),
-        env=dict(server.env),
-        encoding_error_handler="replace",
-    )
-    status = LastStatus()
-    with _as_server_failures(status):
-        async with Client(_unjudged(_watched(parameters, has_ended)), cache=None) as client:
-            yield Connection(client, status)
-
-
-@asynccontextmanager
-async def _unjudged(transport: AbstractAsyncContextManager[Any]) -> AsyncIterator[tuple[Any, Any]]:
-    async with transport as (read, write, *_):
-        streams = Unjudged(read, write)
-        yield streams.incoming, streams.outgoing
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """Returns one context for all connections, since making one reads every trusted certificate."""
-    return httpx2.create_ssl_context()
-
-
 class LastStatus:
-    """Records the HTTP status of the answer to our last message; 0 before the first answer."""
+    """Records the HTTP answer to our last message: its status (0 before the first answer), what it demands,
+    and the session that the server opened."""
 
     def __init__(self) -> None:
         self.code = 0
+        self.demand = ""
+        self.session_id = ""
 
     async def note(self, response: httpx2.Response) -> None:
-        if response.request.method == "POST":
-            self.code = response.status_code
+        if response.request.method != "POST":
+            return
+        self.code = response.status_code
+        self.demand = _read_demand(response)
+        self.session_id = response.headers.get(SESSION_HEADER) or self.session_id
 
 
-class _TooLarge(httpx2.SSEError, httpx2.StreamError):
-    """Has two bases because the SDK catches one in event streams, the other in JSON bodies."""
-
-    def __init__(self, reason: str) -> None:
-        Exception.__init__(self, reason)
-
-
-class _BoundedBody(httpx2.AsyncByteStream):
-    def __init__(self, body: httpx2.AsyncByteStream) -> None:
-        self._body = body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        left, values = ANSWER_BYTES_MAX, ValueCount()
-        async for chunk in self._body:
-            left -= len(chunk)
-            if left < 0:
-                raise _TooLarge(f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
-            if values.add(chunk) > ANSWER_VALUES_MAX:
-                raise _TooLarge(f"the answer has more than {ANSWER_VALUES_MAX} values")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
-
-
-async def _bound(response: httpx2.Response) -> None:
-    assert isinstance(response.stream, httpx2.AsyncByteStream)
-    response.stream = _BoundedBody(response.stream)
-    response.headers.pop("content-encoding", None)
-
-
-@asynccontextmanager
-async def _watched(
-    parameters: StdioServerParameters, has_ended: asyncio.Event
-) -> AsyncIterator[tuple["_WatchedStream", Any]]:
-    async with stdio_client(parameters) as (read, write):
-        yield _WatchedStream(read, has_ended), write
-
-
-class _WatchedStream:
-    """The messages of a server; sets `has_ended` when there will be no more."""
-
-    def __init__(self, stream: Any, has_ended: asyncio.Event) -> None:
-        self._stream = stream
-        self._has_ended = has_ended
-
-    async def receive(self) -> Any:
-        try:
-            return await self._stream.receive()
-        except (anyio.EndOfStream, anyio.ClosedResourceError):
-            self._has_ended.set()
-            raise
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Any:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
+def _read_demand(response: httpx2.Response) -> str:
+    """Returns what a refusal says must be done about it, in brackets; empty if it does not say."""
+    match response.status_code:
+        case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+            name = "www-authenticate"
+        case HTTPStatus.TOO_MANY_REQUESTS | HTTPStatus.SERVICE_UNAVAILABLE:
+            name = "retry-after"
+        case _:
+            return ""
+    value = response.headers.get(name, "")[:_DEMAND_CHARS_MAX]
+    return f" ({name}: {value})" if value.isascii() and value.isprintable() and value else ""
 
 
 _FAILURES = (
@@ -290,7 +146,7 @@ _FAILURES = (
 
 
 @contextmanager
-def _as_server_failures(status: LastStatus) -> Iterator[None]:
+def as_server_failures(status: LastStatus) -> Iterator[None]:
     """Turns errors caused by a server, or the connection to it, into ServerFailed; other errors pass
     unchanged.
 
@@ -303,7 +159,7 @@ def _as_server_failures(status: LastStatus) -> Iterator[None]:
         caught, others = group.split(_FAILURES)
         if others is not None or caught is None:
             raise
-        failures = [(_read_failure(leaf, status.code), leaf) for leaf in _leaves(caught)]
+        failures = [(_read_failure(leaf, status), leaf) for leaf in _leaves(caught)]
         # A broken connection causes further errors, so an error of HTTP is preferred as the cause.
         on_the_wire = (each for each in failures if isinstance(each[0], HttpError))
         failure, cause = next(on_the_wire, failures[0])
@@ -319,12 +175,12 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def _read_failure(error: BaseException, status: int) -> HttpError | McpProtocolError:
+def _read_failure(error: BaseException, status: LastStatus) -> HttpError | McpProtocolError:
     match error:
         case ServerFailed():
             return error.error
-        case MCPError() if status >= 300 and (status < 400 or error.message in _STAND_INS):
-            return HttpError(status, f"the server answered {_phrase(status)}")
+        case MCPError() if status.code >= 300 and (status.code < 400 or error.message in _STAND_INS):
+            return HttpError(status.code, f"the server answered {_phrase(status.code)}{status.demand}")
         case MCPError():
             return McpProtocolError(error.code, error.message)
         case httpx2.HTTPError() | httpx2.InvalidURL():

@@ -6,22 +6,32 @@ Owns the limits of a call and the mapping of every failure; knows nothing of the
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
 import msgspec
 
 from shared import hosted_tools
-from shared.responses import ServerSecrets
+from shared.responses import McpToolExecutionError, ServerSecrets
 from shared.settings import Settings
-from shared.tool_calls import SESSION_META_KEY, ToolCall, ToolFailure, ToolListing, ToolResult, ToolTask
+from shared.tool_calls import (
+    SESSION_META_KEY,
+    ToolCall,
+    ToolFailure,
+    ToolListing,
+    ToolOutput,
+    ToolResult,
+    ToolTask,
+)
 from shared.web_search import SEARCH_META_KEY
 from tool_runner import answers, mcp_client, servers
 from tool_runner.answers import Answer
 from tool_runner.egress import Egress, Resolve
+from tool_runner.http_pool import HttpPools
 from tool_runner.listed_tools import Listing
 from tool_runner.mcp_client import Connection, LastStatus, ServerFailed
+from tool_runner.mcp_sessions import Sessions, SessionStore
 from tool_runner.servers import HttpServer, NoServer, Server, StdioServer
 from tool_runner.stdio_servers import StdioServers
 
@@ -50,7 +60,8 @@ class Tools:
     ) -> None:
         """`resolve`: resolves names; by default the system does."""
         self._settings = settings
-        self._egress = Egress.of(settings, resolve)
+        self.pools = HttpPools(settings, Egress.of(settings, resolve))
+        self.sessions = Sessions(settings, self.pools)
         self._configured = configured
         self._stdio = stdio
         self._unwinding: set[asyncio.Task[None]] = set()
@@ -59,13 +70,20 @@ class Tools:
         """Returns True if the task is a cell for the built-in Python."""
         return servers.is_builtin_python(self._configured.get(task.server_label))
 
-    async def run(self, task: ToolTask, secrets: ServerSecrets | None, session: str | None) -> Outcome:
+    async def run(
+        self,
+        task: ToolTask,
+        secrets: ServerSecrets | None,
+        session: str | None,
+        store: SessionStore | None = None,
+    ) -> Outcome:
         """Runs the task within `tool_timeout_s`; if cancelled, cancels the call on the server.
 
-        `secrets`, `session`: those of the task's server_label. Raises only for a bug of ours.
+        `secrets`, `session`: those of the task's server_label. `store`: keeps the MCP session with that
+        server between calls; without it, the session ends with the task. Raises only for a bug of ours.
         """
         timeout_s = self._settings.tool_timeout_s
-        run = _Run()
+        run = _Run(store)
         running = asyncio.create_task(self._run_within(run, task, secrets, session))
         try:
             await asyncio.wait({running}, timeout=timeout_s)
@@ -81,10 +99,16 @@ class Tools:
         message = f"the server {task.server_label!r} did not answer within {timeout_s:g} s"
         return Outcome(answers.make_failure(answers.TIMED_OUT, message))
 
-    async def close(self) -> None:
+    async def settle(self) -> None:
         """Waits, within a limit, until every call that was given up is cancelled on its server."""
         if self._unwinding:
             await asyncio.wait(self._unwinding, timeout=3 * _UNWIND_S)
+
+    async def close(self) -> None:
+        """Settles, and closes every connection over HTTP."""
+        await self.settle()
+        await self.sessions.close()
+        await self.pools.close()
 
     async def _run_within(
         self, run: "_Run", task: ToolTask, secrets: ServerSecrets | None, session: str | None
@@ -105,10 +129,15 @@ class Tools:
     async def _run_on(self, server: Server, question: "_Question", run: "_Run") -> Outcome:
         match server:
             case HttpServer():
-                timeout_s = self._settings.tool_timeout_s
-                run.status = status = LastStatus()
-                async with mcp_client.open_http(server, self._egress, timeout_s, status) as connection:
-                    return await self._ask(connection, question, run)
+                run.status, bytes_max = LastStatus(), self._settings.tool_output_bytes_max
+                asked = await self.sessions.ask(
+                    server,
+                    run.store,
+                    run.status,
+                    lambda connection: self._ask(connection, question, run),
+                    is_call=isinstance(question, _CallReady),
+                )
+                return _tell_of_new_session(asked.answer, bytes_max) if asked.is_anew else asked.answer
             case StdioServer():
                 return await self._ask(await self._stdio.connect(server), question, run)
 
@@ -143,14 +172,32 @@ class Tools:
         return session
 
 
+_NEW_SESSION = (
+    "[The server had ended its session. This call was made in a new one, which has nothing of what earlier"
+    " calls had set up.]"
+)
+"""Stands before the result, since the model would otherwise take the new state for the one that it left."""
 _GIVEN_UP = Outcome(answers.make_failure(answers.TIMED_OUT, "the call was given up"))
 """The outcome of a cancelled run, which is not used."""
+
+
+def _tell_of_new_session(outcome: Outcome, bytes_max: int) -> Outcome:
+    match outcome.result:
+        case ToolOutput(output, display=None) as result:
+            told = answers.cut(f"{_NEW_SESSION}\n{output}", bytes_max)
+            return replace(outcome, result=msgspec.structs.replace(result, output=told))
+        case ToolFailure(McpToolExecutionError(content)):
+            blocks = [{"type": "text", "text": _NEW_SESSION}, *content]
+            return replace(outcome, result=ToolFailure(McpToolExecutionError(blocks)))
+        case _:
+            return outcome
 
 
 @dataclass(slots=True)
 class _Run:
     """The scopes for cancelling a run: first `asking`, so that the connection can notify the server."""
 
+    store: SessionStore | None
     asking: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     whole: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     status: LastStatus | None = None

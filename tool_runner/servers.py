@@ -3,6 +3,7 @@
 Owns the operator's servers, which take precedence over what a request says, label by label.
 """
 
+import hashlib
 import os
 import re
 import sys
@@ -44,6 +45,21 @@ class HttpServer:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     is_of_request: bool = False
     """Named by a request, not by the operator, and therefore restricted by `egress.py`."""
+
+    @property
+    def digest(self) -> str:
+        """Identifies the server together with the credentials, and reveals neither."""
+        return self._digest_of(self.url)
+
+    @property
+    def pool_name(self) -> str:
+        """The same for every server with its origin and its credentials."""
+        parts = urlsplit(self.url)
+        return self._digest_of(f"{parts.scheme}://{parts.netloc}")
+
+    def _digest_of(self, address: str) -> str:
+        told = (self.is_of_request, address, sorted(self.headers.items()))
+        return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,8 +83,14 @@ def secrets(key: ResponseKey) -> str:
 
 
 def tools(key: ResponseKey) -> str:
-    """Hash, the tool journal: `<call_index>:intent`, `:job`, `:claim`, `:result`, and `session:<label>`."""
+    """Hash, the tool journal: `<call_index>:intent`, `:job`, `:claim`, `:result`; and for each server
+    `session:<label>`, state of its own, and `session:<label>/mcp`, its MCP session, sealed."""
     return f"antiphon:{{{key}}}:tools"
+
+
+def session_user(digest: str) -> str:
+    """String: the tool runner that used an MCP session last."""
+    return f"antiphon:{{session/{digest}}}:user"
 
 
 def readers(key: ResponseKey) -> str:

@@ -397,6 +397,11 @@ async def _redirect(_request: bytes, writer: Writer) -> None:
     writer.write(head("text/html", *where, status="307 Temporary Redirect"))
 
 
+async def _redirect_to_another_scheme(_request: bytes, writer: Writer) -> None:
+    where = ("location: file:///etc/passwd?key=secret", "content-length: 0")
+    writer.write(head("text/html", *where, status="307 Temporary Redirect"))
+
+
 async def _break_off(_request: bytes, writer: Writer) -> None:
     writer.write(head("application/json", "content-length: 1000") + b'{"jsonrpc"')
 
@@ -428,7 +433,8 @@ async def _say_a_million_things(_request: bytes, writer: Writer) -> None:
         (_say_garbage, HttpError, 0),
         (_say_html, McpProtocolError, -32600),
         (_say_server_error, HttpError, 503),
-        (_redirect, HttpError, 307),
+        (_redirect, HttpError, 0),
+        (_redirect_to_another_scheme, HttpError, 307),
         (_break_off, HttpError, 0),
         (_say_bad_json, McpProtocolError, -32700),
         (_compress, McpProtocolError, -32700),

@@ -14,6 +14,7 @@ ARGUMENTS = {
     "tenant": "TENANT",
     "token": "ATTEMPT",
     "role": "ROLE",
+    "digest": "digest",
     "owner": "WORKER",
     "name": "…",
     "queue": "antiphon:{queue}:…",

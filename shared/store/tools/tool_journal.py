@@ -16,6 +16,7 @@ from shared.store.keys import ResponseKey
 from shared.store.owning.lease import Lease, LeaseLost
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
+from shared.store.tools.tool_sessions import state_field
 from shared.tool_calls import ToolIntent, ToolResult, ToolTask
 
 _SUBMIT, _RESULT = (
@@ -241,7 +242,7 @@ async def finish(
             result=msgspec.json.encode(result),
             channel_prefix=keys.results(""),
             message=f"{claim.key} {claim.call_index}",
-            session_field=f"session:{session[0]}" if session else "",
+            session_field=state_field(session[0]) if session else "",
             session=session[1] if session else "",
             intent=msgspec.json.encode(claim.intent),
         )
@@ -334,9 +335,3 @@ async def retry(
             raise LeaseLost(f"{lease}: retry of tool call {call_index} refused")
         case _:
             raise RuntimeError(f"retry answered {reply!r}")
-
-
-async def read_session(redis: RedisClient, key: ResponseKey, server_label: str) -> str | None:
-    """Returns the session state of the server's last result, or None (see `tool_calls.SESSION_META_KEY`)."""
-    raw = await redis.command("HGET", keys.tools(key), f"session:{server_label}")
-    return raw.decode() if raw is not None else None

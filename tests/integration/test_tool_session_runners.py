@@ -1,0 +1,147 @@
+"""The session of a response with an MCP server: from runner to runner, to the next response, and its end."""
+
+import json
+import signal
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.settings import Settings
+from shared.store.keys import ResponseKey
+from shared.store.owning import lease
+from shared.store.owning.lease import Acquired
+from shared.store.records import response_store
+from shared.store.redis.client import RedisClient
+from shared.tool_calls import ToolCall, ToolOutput
+from tests.integration.stateful_servers import PagesServer
+from tests.integration.stateful_servers import serving as serving_app
+from tests.integration.test_tool_runner import OWNER, Response, start_process
+from tests.integration.test_tool_runner import serving as serving_runner
+from tests.integration.test_tool_sessions import Journal, running
+from tests.patience import until
+from tests.requests import make_request
+from tool_runner.session_keeper import SessionKeeper
+
+LOOPBACK = [ip_network("127.0.0.0/8")]
+
+
+async def begin(
+    redis: RedisClient, settings: Settings, parent: Response | None = None, *, is_stored: bool = True
+) -> Response:
+    request = make_request(store=is_stored)
+    key = ResponseKey("tenant", request.response.id)
+    continued = parent.lease.key if parent else None
+    await response_store.create(
+        redis, settings, response_store.NewResponse.of(key, request, {}, parent=continued)
+    )
+    acquired = await lease.acquire(redis, settings, key, OWNER)
+    assert isinstance(acquired, Acquired)
+    return Response(redis, settings, acquired.lease)
+
+
+async def ask(response: Response, url: str, name: str, **arguments: Any) -> str:
+    result = await response.run(ToolCall("pages", name, json.dumps(arguments), url))
+    assert isinstance(result, ToolOutput), result
+    return result.output
+
+
+async def test_a_session_goes_on_with_another_runner_when_one_is_killed_between_two_calls(
+    redis: RedisClient, settings: Settings
+) -> None:
+    server = PagesServer()
+    async with serving_app(server) as url:
+        response = await begin(redis, settings)
+        runner = await start_process(settings, ANTIPHON_EGRESS_NETWORKS='["127.0.0.0/8"]')
+        try:
+            assert await ask(response, url, "visit", page="a") == "a"
+        finally:
+            runner.send_signal(signal.SIGKILL)
+            await runner.communicate()
+        begun = len(server.received)
+        async with serving_runner(settings, egress_networks=LOOPBACK):
+            assert await ask(response, url, "look") == "a"
+    assert server.sent(begun)[0] == "tools/call"
+    assert len(server.ids) == 1
+
+
+async def test_a_session_goes_on_in_a_response_that_continues_another(
+    redis: RedisClient, settings: Settings
+) -> None:
+    server = PagesServer()
+    async with serving_app(server) as url, serving_runner(settings, egress_networks=LOOPBACK):
+        first = await begin(redis, settings)
+        await ask(first, url, "visit", page="a")
+        await first.close()
+        second = await begin(redis, settings, parent=first)
+        assert await ask(second, url, "look") == "a"
+        apart = await begin(redis, settings)
+        assert await ask(apart, url, "look") == "about:blank"
+
+
+async def test_a_session_ends_with_a_response_that_nobody_can_continue(
+    redis: RedisClient, settings: Settings
+) -> None:
+    server = PagesServer()
+    async with serving_app(server) as url, serving_runner(settings, egress_networks=LOOPBACK):
+        kept, unkept = [await begin(redis, settings, is_stored=is_stored) for is_stored in (True, False)]
+        await ask(kept, url, "visit", page="kept")
+        await ask(unkept, url, "visit", page="unkept")
+        await kept.close()
+        await unkept.close()
+        await until(lambda: list(server.sessions.values()) == ["kept"])
+
+
+async def test_a_session_ends_when_no_response_has_continued_it_for_long(
+    redis: RedisClient, settings: Settings
+) -> None:
+    server = PagesServer()
+    async with (
+        serving_app(server) as url,
+        serving_runner(settings, egress_networks=LOOPBACK, tool_session_idle_s=0.1),
+    ):
+        first = await begin(redis, settings)
+        await ask(first, url, "visit", page="a")
+        await first.close()
+        await until(lambda: not server.sessions)
+        second = await begin(redis, settings, parent=first)
+        assert (await ask(second, url, "look")).endswith("\nabout:blank")
+
+
+async def test_a_runner_does_not_end_a_session_that_another_one_has_used_since(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    """The response has ended for both of them; only the second one knows that the session goes on."""
+    server = PagesServer()
+    response = await begin(redis, settings, is_stored=False)
+    journal = Journal(response=response.lease.key)
+    async with serving_app(server) as url, running(tmp_path) as one, running(tmp_path) as other:
+        keepers = [
+            SessionKeeper(redis, settings, name, runner.tools.sessions)
+            for name, runner in (("one", one), ("other", other))
+        ]
+        await one.ask(url, "visit", journal, page="a")
+        await keepers[0].close()
+        await other.ask(url, "look", journal)
+        await keepers[1].close()
+        await response.close()
+        await keepers[0].close()
+        await one.tools.sessions.close()
+        assert list(server.sessions.values()) == ["a"]
+        await keepers[1].close()
+        await until(lambda: not server.sessions)
+    assert server.sent().count("DELETE") == 1
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_a_runner_that_stops_ends_what_nobody_can_continue(
+    redis: RedisClient, settings: Settings, is_stored: bool
+) -> None:
+    server = PagesServer()
+    async with serving_app(server) as url:
+        async with serving_runner(settings, egress_networks=LOOPBACK):
+            response = await begin(redis, settings, is_stored=is_stored)
+            await ask(response, url, "look")
+            await response.close()
+        assert bool(server.sessions) is is_stored

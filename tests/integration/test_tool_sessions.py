@@ -1,0 +1,443 @@
+"""One session for a response and an MCP server, whichever tool runner serves a call; and the transports."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+
+from shared.responses import HttpError, McpProtocolError, ServerSecrets
+from shared.settings import Settings
+from shared.store.keys import ResponseKey
+from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
+from tests.integration.stateful_servers import (
+    PagesServer,
+    Received,
+    Recorded,
+    make_sdk_server,
+    refuse_newer,
+    serving,
+)
+from tests.patience import PATIENCE_S, until
+from tool_runner import servers
+from tool_runner.mcp_client import NO_ANSWER
+from tool_runner.run_tool import Outcome, Tools
+from tool_runner.stdio_servers import StdioServers
+
+HANDSHAKES = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
+ANEW = "[The server had ended its session. This call was made in a new one, which has nothing of what earlier"
+SECRETS = ServerSecrets({"X-Key": "k"}, "token")
+
+
+@dataclass
+class Journal:
+    """What the tool journal keeps of one response's session with one server."""
+
+    kept: bytes = b""
+    response: ResponseKey = field(default_factory=lambda: ResponseKey("tenant", "resp_1"))
+    written: list[bytes] = field(default_factory=list)
+
+    def begin_call(self) -> "Kept":
+        return Kept(self, self.kept)
+
+
+@dataclass
+class Kept:
+    journal: Journal
+    session: bytes
+
+    @property
+    def response(self) -> ResponseKey:
+        return self.journal.response
+
+    async def keep(self, expected: bytes, session: bytes) -> bytes:
+        if self.journal.kept in (expected, b""):
+            self.journal.kept = session
+            self.journal.written.append(session)
+        return self.journal.kept
+
+
+class Runner:
+    """A tool runner without queue."""
+
+    def __init__(self, tools: Tools) -> None:
+        self.tools = tools
+
+    async def ask(
+        self, url: str, name: str, journal: Journal | None, secrets: ServerSecrets | None = None, **told: Any
+    ) -> Outcome:
+        call = ToolCall("here", name, json.dumps(told), url)
+        return await self.tools.run(call, secrets, None, journal.begin_call() if journal else None)
+
+    async def list(self, url: str, journal: Journal) -> Outcome:
+        return await self.tools.run(ToolListing("here", url), None, None, journal.begin_call())
+
+
+@asynccontextmanager
+async def running(folder: Path, timeout_s: float = PATIENCE_S, **changes: Any) -> AsyncIterator[Runner]:
+    path = folder / "servers.json"
+    path.write_text("{}")
+    changes = {"egress_networks": [ip_network("127.0.0.0/8")]} | changes
+    settings = Settings(mcp_servers=path, tool_timeout_s=timeout_s, **changes)
+    tools = Tools(settings, servers.load(settings), StdioServers(timeout_s))
+    try:
+        yield Runner(tools)
+    finally:
+        await tools.close()
+
+
+def text_of(outcome: Outcome) -> str:
+    assert isinstance(outcome.result, ToolOutput), outcome.result
+    return outcome.result.output
+
+
+def error_of(outcome: Outcome) -> object:
+    assert isinstance(outcome.result, ToolFailure), outcome.result
+    return outcome.result.error
+
+
+@pytest.mark.parametrize("version", HANDSHAKES)
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_session_is_continued_with_one_request_for_each_call_by_any_runner(
+    tmp_path: Path, version: str, streams: bool
+) -> None:
+    server, journal = PagesServer(version, streams=streams), Journal()
+    async with serving(server) as url, running(tmp_path) as one, running(tmp_path) as other:
+        assert isinstance((await one.list(url, journal)).result, ToolsListed)
+        begun = len(server.received)
+        assert text_of(await other.ask(url, "visit", journal, page="a")) == "a"
+        assert text_of(await one.ask(url, "look", journal)) == "a"
+        assert text_of(await other.ask(url, "look", journal)) == "a"
+    assert server.sent(begun) == ["tools/call"] * 3
+    assert len(server.sessions) == 1
+    assert {received.version for received in server.received[begun:]} == {version}
+
+
+async def test_requests_of_one_session_have_different_ids(tmp_path: Path) -> None:
+    server, journal = PagesServer(), Journal()
+    async with serving(server) as url, running(tmp_path) as one, running(tmp_path) as other:
+        await one.ask(url, "visit", journal, page="a")
+        await asyncio.gather(*(runner.ask(url, "look", journal) for runner in (one, other) * 3))
+    (ids,) = server.ids.values()
+    assert len(set(ids)) == len(ids) == 7
+
+
+async def test_calls_that_begin_at_once_share_one_session(tmp_path: Path) -> None:
+    server, journal = PagesServer(), Journal()
+    async with serving(server) as url, running(tmp_path) as one, running(tmp_path) as other:
+        await asyncio.gather(*(runner.ask(url, "look", journal) for runner in (one, other) * 2))
+        await until(lambda: len(server.sessions) == 1)
+        await one.ask(url, "visit", journal, page="a")
+        assert text_of(await other.ask(url, "look", journal)) == "a"
+    called = {received.session for received in server.received if received.what == "tools/call"}
+    assert len(called) == 1
+
+
+@pytest.mark.parametrize("status", [404, 400])
+async def test_a_session_that_vanishes_begins_anew_and_the_model_reads_that_it_did(
+    tmp_path: Path, status: int
+) -> None:
+    server, journal = PagesServer(lost_status=status), Journal()
+    async with serving(server) as url, running(tmp_path) as one:
+        await one.ask(url, "visit", journal, page="a")
+        server.forget()
+        told = text_of(await one.ask(url, "look", journal))
+        assert told.startswith(ANEW)
+        assert told.endswith("\nabout:blank")
+        assert text_of(await one.ask(url, "look", journal)) == "about:blank"
+    assert server.visits == 1
+
+
+async def test_a_session_that_vanishes_before_its_first_call_is_not_worth_a_word(tmp_path: Path) -> None:
+    server, journal = PagesServer(), Journal()
+    async with serving(server) as url, running(tmp_path) as one:
+        await one.list(url, journal)
+        server.forget()
+        assert text_of(await one.ask(url, "look", journal)) == "about:blank"
+
+
+async def test_a_server_that_loses_each_session_at_once_fails_its_call(tmp_path: Path) -> None:
+    server, journal = PagesServer(), Journal()
+
+    def forget(received: Received) -> Response | None:
+        if received.what == "tools/call":
+            server.forget()
+        return None
+
+    server.intercept = forget
+    async with serving(server) as url, running(tmp_path) as one:
+        for _ in range(2):
+            failed = error_of(await one.ask(url, "visit", journal, page="a"))
+            assert isinstance(failed, HttpError | McpProtocolError)
+    assert server.visits == 0
+
+
+async def test_a_call_whose_answer_is_lost_is_not_made_again(tmp_path: Path) -> None:
+    server, journal = PagesServer(), Journal()
+
+    async def break_off() -> AsyncIterator[bytes]:
+        yield b": nothing\n"
+        raise ConnectionResetError
+
+    def lose(received: Received) -> Response | None:
+        if received.what == "tools/call":
+            server.visits += 1
+            return StreamingResponse(break_off(), media_type="text/event-stream")
+        return None
+
+    async with serving(server) as url, running(tmp_path) as one:
+        await one.ask(url, "look", journal)
+        server.intercept = lose
+        assert isinstance(
+            error_of(await one.ask(url, "visit", journal, page="a")), HttpError | McpProtocolError
+        )
+    assert server.visits == 1
+
+
+async def test_a_session_is_used_with_its_own_credentials_only(tmp_path: Path) -> None:
+    server, journal = PagesServer(), Journal()
+    async with serving(server) as url, running(tmp_path) as one:
+        await one.ask(url, "visit", journal, page="a")
+        assert text_of(await one.ask(url, "look", journal, SECRETS)) == "about:blank"
+    assert len(server.sessions) == 2
+
+
+async def test_an_old_session_is_not_used_again(tmp_path: Path) -> None:
+    server, journal = PagesServer(), Journal()
+    async with serving(server) as url, running(tmp_path, tool_session_age_max_s=1e-6) as one:
+        await one.ask(url, "visit", journal, page="a")
+        assert text_of(await one.ask(url, "look", journal)) == "about:blank"
+
+
+async def test_neither_credentials_nor_the_sessions_id_can_be_read_in_the_journal(tmp_path: Path) -> None:
+    server, journal = PagesServer(), Journal()
+    key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+    async with serving(server) as url, running(tmp_path, secrets_key=key) as one:
+        await one.ask(url, "visit", journal, SECRETS, page="a")
+        assert text_of(await one.ask(url, "look", journal, SECRETS)) == "a"
+    (session,) = server.sessions
+    assert journal.written
+    for written in journal.written:
+        assert not any(secret in written for secret in (b"token", session.encode(), b"127.0.0.1"))
+
+
+async def test_a_session_without_a_response_ends_with_its_call(tmp_path: Path) -> None:
+    server = PagesServer()
+    async with serving(server) as url, running(tmp_path) as one:
+        assert text_of(await one.ask(url, "look", None)) == "about:blank"
+        await until(lambda: not server.sessions)
+
+
+async def test_calls_share_connections_also_where_answers_are_streams(tmp_path: Path) -> None:
+    server, journal = PagesServer(), Journal()
+    async with serving(server) as url, running(tmp_path, tool_connection_idle_s=PATIENCE_S) as one:
+        for _ in range(5):
+            await one.ask(url, "look", journal)
+            await asyncio.sleep(0)
+    assert len({received.peer for received in server.received}) <= 2
+
+
+async def test_idle_connections_are_closed(tmp_path: Path) -> None:
+    server, journal = PagesServer(), Journal()
+    async with serving(server) as url, running(tmp_path, tool_connection_idle_s=0.01) as one:
+        await one.ask(url, "look", journal)
+        await until(lambda: one.tools.pools.idle == 0)
+    async with serving(server) as url, running(tmp_path, tool_connections_idle_max=1) as one:
+        for key in "abc":
+            await one.ask(url, "look", journal, ServerSecrets({"X-Key": key}))
+        assert one.tools.pools.idle == 1
+
+
+# Redirects and refusals
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_is_followed_without_the_credentials(tmp_path: Path, status: int) -> None:
+    server, door, journal = PagesServer(), PagesServer(), Journal()
+    async with serving(server) as url, serving(door) as first, running(tmp_path) as one:
+        door.intercept = lambda _received: RedirectResponse(f"{url}/mcp", status)
+        assert text_of(await one.ask(first, "visit", journal, SECRETS, page="a")) == "a"
+        assert text_of(await one.ask(first, "look", journal, SECRETS)) == "a"
+    assert {received.authorization for received in door.received} == {"Bearer token"}
+    assert {received.authorization for received in server.received} == {""}
+
+
+async def test_a_redirect_within_the_origin_keeps_the_credentials(tmp_path: Path) -> None:
+    server, journal = PagesServer(), Journal()
+    moved: list[str] = []
+
+    def move(received: Received) -> Response | None:
+        moved.append(received.what)
+        return RedirectResponse("/mcp/", 307) if len(moved) % 2 else None
+
+    server.intercept = move
+    async with serving(server) as url, running(tmp_path) as one:
+        await one.ask(url, "visit", journal, SECRETS, page="a")
+    assert {received.authorization for received in server.received} == {"Bearer token"}
+
+
+async def test_a_redirect_leads_nowhere_that_the_operator_does_not_allow(tmp_path: Path) -> None:
+    """Also from a server of the operator's own, who allows that one only."""
+    inner, door = PagesServer(), PagesServer()
+    async with serving(inner) as url, serving(door) as first:
+        door.intercept = lambda _received: RedirectResponse(f"{url}/mcp", 307)
+        path = tmp_path / "ours.json"
+        path.write_text(json.dumps({"here": {"url": first}}))
+        settings = Settings(mcp_servers=path, tool_timeout_s=PATIENCE_S, egress_networks=[])
+        tools = Tools(settings, servers.load(settings), StdioServers(1.0))
+        try:
+            outcome = await tools.run(ToolCall("here", "look", "{}"), None, None)
+        finally:
+            await tools.close()
+    assert error_of(outcome) == NO_ANSWER
+    assert inner.received == []
+    assert door.received != []
+
+
+async def test_a_server_that_redirects_without_end_is_a_failure(tmp_path: Path) -> None:
+    server = PagesServer()
+    server.intercept = lambda _received: RedirectResponse("/again", 307)
+    async with serving(server) as url, running(tmp_path) as one:
+        failed = error_of(await one.ask(url, "look", Journal()))
+    assert isinstance(failed, HttpError)
+    assert failed.code == 307
+    assert len(server.received) < 20
+
+
+async def test_a_busy_server_is_asked_again_when_it_says(tmp_path: Path) -> None:
+    server, journal, busy = PagesServer(), Journal(), [1, 1]
+
+    def refuse(received: Received) -> Response | None:
+        if received.what == "tools/call" and busy:
+            busy.pop()
+            return Response(status_code=429, headers={"retry-after": "0"})
+        return None
+
+    server.intercept = refuse
+    async with serving(server) as url, running(tmp_path) as one:
+        assert text_of(await one.ask(url, "visit", journal, page="a")) == "a"
+    assert server.visits == 1
+    assert server.sent().count("tools/call") == 3
+
+
+async def test_a_server_that_is_busy_for_too_long_is_not_waited_for(tmp_path: Path) -> None:
+    server = PagesServer()
+    server.intercept = lambda _received: Response(status_code=429, headers={"retry-after": "31"})
+    async with serving(server) as url, running(tmp_path) as one:
+        failed = error_of(await one.ask(url, "look", Journal()))
+    assert failed == HttpError(429, "the server answered 429 Too Many Requests (retry-after: 31)")
+
+
+async def test_a_refusal_says_what_the_server_demands(tmp_path: Path) -> None:
+    server = PagesServer()
+    demand = 'Bearer error="invalid_token"'
+    server.intercept = lambda _received: Response(status_code=401, headers={"www-authenticate": demand})
+    async with serving(server) as url, running(tmp_path) as one:
+        failed = error_of(await one.ask(url, "look", Journal()))
+    assert failed == HttpError(401, f"the server answered 401 Unauthorized (www-authenticate: {demand})")
+
+
+# The SDK's own server
+
+
+async def test_the_sdks_server_keeps_a_session_over_streamable_http(tmp_path: Path) -> None:
+    app, journal = Recorded(make_sdk_server().streamable_http_app(), refuse=refuse_newer), Journal()
+    async with serving(app) as url, running(tmp_path) as one, running(tmp_path) as other:
+        for number, runner in enumerate((one, other, one), start=1):
+            sent = len(app.received)
+            assert text_of(await runner.ask(f"{url}/mcp", "step", journal)) == str(number)
+            assert len(app.received) - sent == 1 or number == 1
+
+
+async def test_a_server_without_sessions_is_asked_once_for_each_call(tmp_path: Path) -> None:
+    app, journal = Recorded(make_sdk_server().streamable_http_app()), Journal()
+    async with serving(app) as url, running(tmp_path) as one, running(tmp_path) as other:
+        await one.ask(f"{url}/mcp", "step", journal)
+        begun = len(app.received)
+        await other.ask(f"{url}/mcp", "step", journal)
+        await one.ask(f"{url}/mcp", "step", journal)
+    assert app.received[begun:] == [("POST", "/mcp")] * 2
+
+
+async def test_the_sdks_server_keeps_a_session_over_http_with_sse(tmp_path: Path) -> None:
+    app, journal = Recorded(make_sdk_server().sse_app()), Journal()
+    async with serving(app) as url, running(tmp_path) as one, running(tmp_path) as other:
+        for number in ("1", "2", "3"):
+            assert text_of(await one.ask(f"{url}/sse", "step", journal)) == number
+        assert app.received.count(("GET", "/sse")) == 1
+        told = text_of(await other.ask(f"{url}/sse", "step", journal))
+        assert told.startswith(ANEW)
+        assert told.endswith("\n1")
+
+
+async def test_a_message_stream_that_leads_to_another_origin_is_refused(tmp_path: Path) -> None:
+    elsewhere = PagesServer()
+
+    async def stream(where: str) -> AsyncIterator[bytes]:
+        yield f"event: endpoint\ndata: {where}/messages\n\n".encode()
+        await asyncio.Event().wait()
+
+    async with serving(elsewhere) as other, running(tmp_path, timeout_s=5.0) as one:
+        server = PagesServer()
+        server.intercept = lambda received: (
+            StreamingResponse(stream(other), media_type="text/event-stream")
+            if received.what == "GET"
+            else JSONResponse({}, 405)
+        )
+        async with serving(server) as url:
+            assert isinstance(error_of(await one.ask(url, "look", Journal())), HttpError | McpProtocolError)
+    assert elsewhere.received == []
+
+
+# A server that means harm
+
+
+async def test_a_stream_that_never_ends_or_answers_another_question_fails_in_time(tmp_path: Path) -> None:
+    server, journal = PagesServer(), Journal()
+
+    async def answer_another() -> AsyncIterator[bytes]:
+        while True:
+            yield b'event: message\ndata: {"jsonrpc": "2.0", "method": "notifications/message"}\n\n'
+            await asyncio.sleep(0.01)
+
+    async with serving(server) as url, running(tmp_path, timeout_s=1.0) as one:
+        await one.ask(url, "look", journal)
+        server.intercept = lambda received: (
+            StreamingResponse(answer_another(), media_type="text/event-stream")
+            if received.what == "tools/call"
+            else None
+        )
+        failed = error_of(await one.ask(url, "look", journal))
+        assert failed == McpProtocolError(-32001, "the server 'here' did not answer within 1 s")
+        server.intercept = lambda _received: None
+        assert text_of(await one.ask(url, "look", journal)) == "about:blank"
+
+
+@pytest.mark.parametrize("session", ["x" * 100_000, "a b", "é", ""])
+async def test_a_session_id_that_is_none_harms_nobody(tmp_path: Path, session: str) -> None:
+    server, journal = PagesServer(), Journal()
+
+    def open_odd(received: Received) -> Response | None:
+        if received.what != "initialize":
+            return None
+        server.sessions[session] = "odd"
+        told = {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "serverInfo": {"name": "", "version": ""},
+        }
+        answer = {"jsonrpc": "2.0", "id": 2, "result": told}
+        return JSONResponse(answer, headers={"mcp-session-id": session})
+
+    server.intercept = open_odd
+    async with serving(server) as url, running(tmp_path) as one:
+        for _ in range(2):
+            outcome = await one.ask(url, "look", journal)
+            assert isinstance(outcome.result, ToolOutput | ToolFailure)
+    assert len(journal.kept) < 10_000

@@ -1,0 +1,355 @@
+"""Chooses the session for each call to an MCP server over HTTP: the response's own, or a new one.
+
+Owns what is kept of a session between two calls, what counts as its end, and which sessions this tool runner
+has used. `mcp_transports.py` speaks to the server, `session_keeper.py` decides when a session is over.
+docs/adr/0042-sessions-of-tool-servers.md.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from typing import Generic, Literal, Protocol, TypeVar
+
+import msgspec
+
+from shared.responses import McpProtocolError
+from shared.settings import Settings
+from shared.store.keys import ResponseKey
+from shared.store.records.sealing import seal, unseal
+from tool_runner import mcp_transports
+from tool_runner.answers import INTERNAL_ERROR
+from tool_runner.held_connections import HeldConnection
+from tool_runner.http_pool import HttpPools
+from tool_runner.mcp_client import Connection, LastStatus, ServerFailed
+from tool_runner.mcp_transports import SSE_VERSION, UNSUPPORTED_VERSION
+from tool_runner.servers import HttpServer
+
+_log = logging.getLogger(__name__)
+
+_ROUNDS_MAX = 3
+_END_TIMEOUT_S = 5.0
+_LAST_END_S = 2.0
+_SPEAKS_MAX = 1_024
+_SPEAKS_S = 3_600.0
+_NOT_STREAMABLE = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
+"""The answers to a first message that lead to HTTP with SSE (MCP's rule for compatibility)."""
+
+T = TypeVar("T")
+Ask = Callable[[Connection], Awaitable[T]]
+
+
+class McpSession(msgspec.Struct, frozen=True):
+    """What any tool runner needs to continue a session; it travels with the response, sealed.
+
+    `name`: the server's id of the session; empty if it keeps none. With `sse`, the session is a connection of
+    one tool runner, which alone can continue it under this name.
+    """
+
+    server: str
+    """`HttpServer.digest`: a session is used for the same address and credentials only."""
+    transport: Literal["http", "sse"]
+    version: str
+    name: str
+    opened_by: str
+    """The name of the response that opened it."""
+    opened_s: float
+    has_calls: bool = False
+    """A tool was called in it, so that it may have a state."""
+
+
+class SessionStore(Protocol):
+    """Where the session of one response with one server is kept."""
+
+    @property
+    def response(self) -> ResponseKey: ...
+
+    @property
+    def session(self) -> bytes:
+        """What was kept when the call began; empty if there was nothing."""
+
+    async def keep(self, expected: bytes, session: bytes) -> bytes:
+        """Keeps a session in place of `expected`, unless another call has replaced that meanwhile. Returns
+        what is kept now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Generic[T]):
+    answer: T
+    is_anew: bool = False
+    """The session of earlier calls is gone, and with it what they had set up."""
+
+
+@dataclass(slots=True)
+class HeldSession:
+    """A session that this tool runner has used, and may have to end."""
+
+    server: HttpServer
+    session: McpSession
+    response: ResponseKey
+    """The last response that used it here."""
+    used_s: float
+    closed_s: float | None = None
+    """When that response was first seen closed."""
+
+
+class _Gone(Exception):
+    """The server has ended the session, and has not made the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking(Generic[T]):
+    server: HttpServer
+    store: SessionStore | None
+    """None: the session is new, and ends with the question."""
+    status: LastStatus
+    ask: Ask[T]
+    is_call: bool
+
+
+class Sessions:
+    """The sessions of one tool runner; `close` ends those that it alone could continue."""
+
+    def __init__(self, settings: Settings, pools: HttpPools, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._pools = pools
+        self._clock = clock
+        self._live: dict[str, HeldConnection] = {}
+        """Connections over HTTP with SSE, by the name of their session."""
+        self._speaks: dict[str, tuple[Literal["handshake", "sse"], float]] = {}
+        """What servers speak (by digest), until when we trust it, so that they are not asked each time."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.held: dict[tuple[str, str], HeldSession] = {}
+        """By server and name of the session; the one that was used last stands last."""
+
+    async def ask(
+        self,
+        server: HttpServer,
+        store: SessionStore | None,
+        status: LastStatus,
+        ask: Ask[T],
+        *,
+        is_call: bool,
+    ) -> Asked[T]:
+        """Asks a server something, in the session that is kept or in a new one. Raises ServerFailed.
+
+        It is asked again, in a new session, only if it says that the session is gone: then it has not made
+        the call. Without a `store`, the session is new and ends with the question.
+        """
+        question = _Asking(server, store, status, ask, is_call)
+        kept, is_anew = store.session if store else b"", False
+        for _ in range(_ROUNDS_MAX):
+            if (session := self._read(kept, server)) is not None:
+                kept = await self._mark(question, kept, session)
+                try:
+                    return Asked(await self._continue(question, session), is_anew)
+                except _Gone:
+                    _log.info("a server has ended a session")
+                    is_anew = is_anew or (is_call and session.has_calls)
+                    self.held.pop((session.server, session.name), None)
+            begun = await self._begin(question, kept)
+            if isinstance(begun, Asked):
+                return Asked(begun.answer, is_anew)
+            kept = begun
+        raise ServerFailed(McpProtocolError(INTERNAL_ERROR, "the server ends each session at once"))
+
+    def _read(self, sealed: bytes, server: HttpServer) -> McpSession | None:
+        """Returns a session that can be continued, or None."""
+        raw = unseal(self._settings, sealed) if sealed else None
+        try:
+            session = msgspec.json.decode(raw, type=McpSession) if raw else None
+        except msgspec.DecodeError:  # of another version of ours, or sealed and we have no key
+            return None
+        if session is None or session.server != server.digest:
+            return None
+        is_old = self._clock() - session.opened_s > self._settings.tool_session_age_max_s
+        return session if not is_old and mcp_transports.is_known(session.version) else None
+
+    async def _mark(self, question: _Asking[T], kept: bytes, session: McpSession) -> bytes:
+        """Notes that a tool is called in the session; returns what is kept then."""
+        if question.store is None or not question.is_call or not session.name or session.has_calls:
+            return kept
+        called = self._seal(msgspec.structs.replace(session, has_calls=True))
+        return await question.store.keep(kept, called) or kept
+
+    async def _continue(self, question: _Asking[T], session: McpSession) -> T:
+        server = question.server
+        self._hold(question, session)
+        status = question.status
+        try:
+            if session.transport == "sse":
+                live = self._live.get(session.name)
+                if live is None or not live.is_usable:
+                    raise _Gone
+                connection = await live.connection()
+                question.status.code = HTTPStatus.OK  # it has answered before
+                status = connection.status
+                return await question.ask(connection)
+            timeout_s = self._settings.tool_timeout_s
+            async with mcp_transports.continue_http(
+                self._pools, server, timeout_s, status, session.version, session.name
+            ) as connection:
+                return await question.ask(connection)
+        except ServerFailed as failed:
+            if _is_gone(session, status, failed):
+                raise _Gone from None
+            raise
+
+    async def _begin(self, question: _Asking[T], kept: bytes) -> Asked[T] | bytes:
+        """Returns the answer, or the session that another call has kept meanwhile in place of `kept`."""
+        server, speaks = question.server, self._recall(question.server)
+        if speaks == "sse":
+            return await self._begin_sse(question, kept)
+        has_begun = False
+        try:
+            async with mcp_transports.begin_http(
+                self._pools,
+                server,
+                self._settings.tool_timeout_s,
+                question.status,
+                has_handshake=speaks == "handshake",
+            ) as begun:
+                has_begun = True
+                if begun.has_handshake:
+                    self._remember(server, "handshake")
+                session = self._describe(question, "http", begun.version, begun.session_id)
+                return await self._ask_in_new(question, kept, session, begun.connection)
+        except ServerFailed as failed:
+            if has_begun:
+                raise
+            self._speaks.pop(server.digest, None)
+            if question.status.code not in _NOT_STREAMABLE:
+                raise
+            refused = failed
+        try:
+            return await self._begin_sse(question, kept)
+        except NotSse:
+            raise refused from None
+
+    async def _begin_sse(self, question: _Asking[T], kept: bytes) -> Asked[T] | bytes:
+        server, timeout_s = question.server, self._settings.tool_timeout_s
+        name = secrets.token_hex(16)
+        open_ = partial(mcp_transports.open_sse, self._pools, server, timeout_s)
+        live = self._live[name] = HeldConnection("a session over HTTP with SSE", open_, timeout_s)
+        session = self._describe(question, "sse", SSE_VERSION, name)
+        try:
+            connection = await live.connection()
+        except BaseException as error:
+            self._start(self.end(server, session))
+            self._speaks.pop(server.digest, None)
+            if isinstance(error, ServerFailed):
+                raise NotSse(error.error, error.cause) from None
+            raise
+        self._remember(server, "sse")
+        question.status.code = HTTPStatus.OK
+        return await self._ask_in_new(question, kept, session, connection)
+
+    def _describe(
+        self, question: _Asking[T], transport: Literal["http", "sse"], version: str, name: str
+    ) -> McpSession:
+        opened_by = str(question.store.response) if question.store else ""
+        digest, now_s = question.server.digest, self._clock()
+        return McpSession(digest, transport, version, name, opened_by, now_s, has_calls=question.is_call)
+
+    async def _ask_in_new(
+        self, question: _Asking[T], kept: bytes, session: McpSession, connection: Connection
+    ) -> Asked[T] | bytes:
+        if question.store is None:
+            try:
+                return Asked(await question.ask(connection))
+            finally:
+                self._start(self.end(question.server, session))
+        sealed = self._seal(session)
+        now_kept = await question.store.keep(kept, sealed)
+        if now_kept not in (sealed, b""):
+            self._start(self.end(question.server, session))
+            return now_kept
+        self._hold(question, session)
+        return Asked(await question.ask(connection))
+
+    def _hold(self, question: _Asking[T], session: McpSession) -> None:
+        if not session.name or question.store is None:
+            return
+        name = (session.server, session.name)
+        self.held.pop(name, None)
+        self.held[name] = HeldSession(question.server, session, question.store.response, self._clock())
+        if len(self.held) > self._settings.tool_sessions_max:
+            oldest = self.held.pop(next(iter(self.held)))
+            self._start(self.end(oldest.server, oldest.session))
+
+    def now_s(self) -> float:
+        return self._clock()
+
+    def release(self, held: HeldSession) -> bool:
+        """Forgets a session; returns False if it has been used again meanwhile."""
+        name = (held.session.server, held.session.name)
+        is_same = self.held.get(name) is held
+        if is_same:
+            del self.held[name]
+        return is_same
+
+    def end_soon(self, held: HeldSession) -> None:
+        """Ends a session without waiting, unless it has been used again meanwhile."""
+        if self.release(held):
+            self._start(self.end(held.server, held.session))
+
+    async def end(self, server: HttpServer, session: McpSession) -> None:
+        """Ends a session on its server, as far as that answers in time."""
+        try:
+            async with asyncio.timeout(_END_TIMEOUT_S):
+                if (live := self._live.pop(session.name, None)) is not None:
+                    await live.close()
+                elif session.transport == "http" and session.name:
+                    await mcp_transports.end_http(
+                        self._pools, server, _END_TIMEOUT_S, session.version, session.name
+                    )
+        except (ServerFailed, TimeoutError) as failed:
+            _log.info("a session was not ended on its server (%s)", type(failed).__name__)
+
+    async def close(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_LAST_END_S)
+        for task in self._tasks:
+            task.cancel()
+        live, self._live = list(self._live.values()), {}
+        await asyncio.gather(*(connection.close() for connection in live))
+
+    def _seal(self, session: McpSession) -> bytes:
+        return seal(self._settings, msgspec.json.encode(session))
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _recall(self, server: HttpServer) -> Literal["handshake", "sse"] | None:
+        speaks, until_s = self._speaks.get(server.digest, (None, 0.0))
+        return speaks if self._clock() < until_s else None
+
+    def _remember(self, server: HttpServer, speaks: Literal["handshake", "sse"]) -> None:
+        if self._recall(server) == speaks:
+            return
+        self._speaks.pop(server.digest, None)
+        self._speaks[server.digest] = (speaks, self._clock() + _SPEAKS_S)
+        if len(self._speaks) > _SPEAKS_MAX:
+            del self._speaks[next(iter(self._speaks))]
+
+
+class NotSse(ServerFailed):
+    """The server does not speak HTTP with SSE either."""
+
+
+def _is_gone(session: McpSession, status: LastStatus, failed: ServerFailed) -> bool:
+    """Returns True if the server knows the session, or its version, no more; then it has made no call.
+
+    MCP demands 404. Many servers that were written after its first examples answer 400 and speak of the
+    session.
+    """
+    if isinstance(failed.error, McpProtocolError) and failed.error.code == UNSUPPORTED_VERSION:
+        return True
+    is_named = status.code == HTTPStatus.BAD_REQUEST and "session" in failed.error.message.lower()
+    return bool(session.name) and (status.code == HTTPStatus.NOT_FOUND or is_named)

@@ -1,0 +1,338 @@
+"""Opens connections to MCP servers over each transport: Streamable HTTP, HTTP with SSE, and stdio.
+
+Owns how a session is begun, continued and ended on the wire, and how much of an answer is read at all.
+`mcp_client.py` uses the connections, `mcp_sessions.py` decides which one a call uses. With `mcp_client.py`,
+the only importer of the MCP client.
+"""
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import httpx2
+from mcp import Client, ClientSession, StdioServerParameters, stdio_client, types
+from mcp.client.sse import sse_client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
+
+from shared.responses import McpProtocolError
+from tool_runner.answers import INTERNAL_ERROR, INVALID_PARAMS
+from tool_runner.egress import NotAllowed
+from tool_runner.http_pool import HttpPools
+from tool_runner.mcp_client import SESSION_HEADER, Connection, LastStatus, ServerFailed, as_server_failures
+from tool_runner.servers import HttpServer, StdioServer
+from tool_runner.unjudged import Unjudged
+from tool_runner.value_count import ANSWER_VALUES_MAX, ValueCount
+
+ANSWER_BYTES_MAX = 16 * 2**20
+"""The most that is read of one HTTP answer; a longer one is refused, not cut."""
+_CONNECT_TIMEOUT_S = 10.0
+"""For connecting to one address of a server that a request names."""
+SSE_VERSION = HANDSHAKE_PROTOCOL_VERSIONS[0]
+"""The version of MCP that has HTTP with SSE; what is negotiated over it concerns the connection alone."""
+UNSUPPORTED_VERSION = types.UNSUPPORTED_PROTOCOL_VERSION
+_VERSION_HEADER = "mcp-protocol-version"
+_SESSION_ID = re.compile(r"[\x21-\x7e]{0,1024}")
+_ID_MAX = 2**52
+"""Request ids are numbers that every JSON library reads exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A connection on which a session has begun. `session_id`: empty if the server keeps no session."""
+
+    connection: Connection
+    version: str
+    session_id: str
+
+    @property
+    def has_handshake(self) -> bool:
+        return self.version in HANDSHAKE_PROTOCOL_VERSIONS
+
+
+def is_known(version: str) -> bool:
+    """Returns False for a version of MCP that only a newer tool runner speaks."""
+    return version in HANDSHAKE_PROTOCOL_VERSIONS or version in MODERN_PROTOCOL_VERSIONS
+
+
+@asynccontextmanager
+async def begin_http(
+    pools: HttpPools, server: HttpServer, timeout_s: float, status: LastStatus, *, has_handshake: bool
+) -> AsyncIterator[Begun]:
+    """Begins a session over Streamable HTTP, in the newest version that both sides speak. Raises
+    ServerFailed.
+
+    `timeout_s` bounds each single read and write; `status` records the status of each answer.
+    `has_handshake`: the server is known to speak no version without a handshake, so it is not asked.
+    """
+    with as_server_failures(status):
+        async with _open_client(pools, server, {}, timeout_s, status) as http:
+            mode = "legacy" if has_handshake else "auto"
+            async with Client(_unjudged(_streamable(server, http)), cache=None, mode=mode) as client:
+                if not _SESSION_ID.fullmatch(status.session_id):
+                    message = "the id of the server's session is not what MCP allows"
+                    raise ServerFailed(McpProtocolError(INTERNAL_ERROR, message))
+                yield Begun(Connection(client.session, status), client.protocol_version, status.session_id)
+
+
+@asynccontextmanager
+async def continue_http(
+    pools: HttpPools,
+    server: HttpServer,
+    timeout_s: float,
+    status: LastStatus,
+    version: str,
+    session_id: str,
+) -> AsyncIterator[Connection]:
+    """Continues a session, which any process can do; sends nothing by itself. Raises ServerFailed."""
+    headers = {SESSION_HEADER: session_id} if session_id else {}
+    with as_server_failures(status):
+        async with (
+            _open_client(pools, server, headers, timeout_s, status) as http,
+            _unjudged(_streamable(server, http)) as (read, write),
+            ClientSession(dispatcher=_Dispatcher(read, write)) as session,
+        ):
+            session.adopt(_agreed(version))
+            yield Connection(session, status)
+
+
+async def end_http(
+    pools: HttpPools, server: HttpServer, timeout_s: float, version: str, session_id: str
+) -> None:
+    """Tells the server that a session is over. Raises ServerFailed."""
+    status = LastStatus()
+    headers = {SESSION_HEADER: session_id, _VERSION_HEADER: version}
+    with as_server_failures(status):
+        async with (
+            _open_client(pools, server, headers, timeout_s, status) as http,
+            http.stream("DELETE", server.url),
+        ):
+            pass
+
+
+def _streamable(server: HttpServer, http: httpx2.AsyncClient) -> AbstractAsyncContextManager[Any]:
+    """The session outlives the connection: it is not the SDK that ends it."""
+    return streamable_http_client(
+        server.url, http_client=http, terminate_on_close=False, max_sse_event_size=ANSWER_BYTES_MAX
+    )
+
+
+@asynccontextmanager
+async def _unjudged(transport: AbstractAsyncContextManager[Any]) -> AsyncIterator[tuple[Any, Any]]:
+    async with transport as (read, write, *_):
+        streams = Unjudged(read, write)
+        yield streams.incoming, streams.outgoing
+
+
+class _Dispatcher(JSONRPCDispatcher[Any]):
+    """Numbers requests at random: other processes number theirs within the same session."""
+
+    async def send_raw_request(
+        self, method: str, params: Mapping[str, Any] | None, opts: Any = None, **more: Any
+    ) -> dict[str, Any]:
+        numbered = {"request_id": secrets.randbelow(_ID_MAX), **(opts or {})}
+        return await super().send_raw_request(method, params, numbered, **more)  # type: ignore[arg-type]
+
+
+def _agreed(version: str) -> types.InitializeResult | types.DiscoverResult:
+    """Returns what a server would answer that has agreed to a version."""
+    capabilities = types.ServerCapabilities()
+    if version in MODERN_PROTOCOL_VERSIONS:
+        return types.DiscoverResult(
+            supported_versions=[version],
+            capabilities=capabilities,
+            result_type="complete",
+            ttl_ms=0,
+            cache_scope="public",
+        )
+    name = types.Implementation(name="", version="")
+    return types.InitializeResult(protocol_version=version, capabilities=capabilities, server_info=name)
+
+
+@asynccontextmanager
+async def open_sse(
+    pools: HttpPools, server: HttpServer, timeout_s: float, has_ended: asyncio.Event
+) -> AsyncIterator[Connection]:
+    """Opens a session over HTTP with SSE (MCP 2024-11-05), which lasts as long as the connection.
+
+    Sets `has_ended` if the server ends it, or no longer accepts messages. Raises ServerFailed.
+    """
+    status = LastStatus()
+
+    def make_client(headers: Any = None, timeout: Any = None, auth: Any = None) -> Any:
+        return _open_client(pools, server, {}, timeout_s, status, has_ended)
+
+    streams = sse_client(server.url, httpx_client_factory=make_client)
+    with as_server_failures(status):
+        async with Client(_unjudged(_watched(streams, has_ended)), cache=None, mode="legacy") as client:
+            yield Connection(client.session, status)
+
+
+@asynccontextmanager
+async def open_stdio(server: StdioServer, has_ended: asyncio.Event) -> AsyncIterator[Connection]:
+    """Starts a process, which ends with the context. Sets `has_ended` if it ends, or closes its output,
+    earlier.
+
+    Raises ServerFailed.
+    """
+    parameters = StdioServerParameters(
+        command=server.command,
+        args=list(server.args),
+        env=dict(server.env),
+        encoding_error_handler="replace",
+    )
+    status = LastStatus()
+    with as_server_failures(status):
+        async with Client(_unjudged(_watched(stdio_client(parameters), has_ended)), cache=None) as client:
+            yield Connection(client.session, status)
+
+
+@asynccontextmanager
+async def _open_client(
+    pools: HttpPools,
+    server: HttpServer,
+    headers: Mapping[str, str],
+    timeout_s: float,
+    status: LastStatus,
+    has_ended: asyncio.Event | None = None,
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """Opens an HTTP client for one server. Raises ServerFailed if its URL is not allowed.
+
+    `has_ended`: given for HTTP with SSE only, where one answer lasts as long as the session.
+    """
+    try:
+        pools.check(server)
+    except NotAllowed as refused:
+        raise ServerFailed(McpProtocolError(INVALID_PARAMS, str(refused))) from None
+    except httpx2.InvalidURL:
+        message = "server_url must be an http or https URL"
+        raise ServerFailed(McpProtocolError(INVALID_PARAMS, message)) from None
+    connect_s = min(timeout_s, _CONNECT_TIMEOUT_S) if server.is_of_request else timeout_s
+    read_s = timeout_s if has_ended is None else None
+    async with httpx2.AsyncClient(
+        # "identity": a small answer must not unpack to a huge one
+        headers={**server.headers, "accept-encoding": "identity", **headers},
+        timeout=httpx2.Timeout(timeout_s, connect=connect_s, read=read_s),
+        transport=_BoundedWay(pools.way_to(server), has_ended),
+        trust_env=False,
+        max_redirects=0,  # the way follows them
+        event_hooks={"response": [status.note]},
+    ) as client:
+        yield client
+
+
+class _BoundedWay(httpx2.AsyncBaseTransport):
+    """Limits what is read of each answer, and refuses to listen for messages that answer no request."""
+
+    def __init__(self, way: httpx2.AsyncBaseTransport, has_ended: asyncio.Event | None) -> None:
+        self._way = way
+        self._has_ended = has_ended
+        self._listening: _BoundedBody | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if self._has_ended is None:
+            if request.method == "GET" and "last-event-id" not in request.headers:
+                return httpx2.Response(405, request=request)
+            return _bound(await self._way.handle_async_request(request))
+        if request.method == "POST" and self._listening is not None:
+            self._listening.renew()
+        try:
+            response = _bound(await self._way.handle_async_request(request))
+        except Exception:
+            self._has_ended.set()
+            raise
+        if response.status_code >= 400:
+            self._has_ended.set()
+        if request.method == "GET":
+            assert isinstance(response.stream, _BoundedBody)
+            self._listening = response.stream
+        return response
+
+    async def aclose(self) -> None:
+        await self._way.aclose()
+
+
+class _TooLarge(httpx2.SSEError, httpx2.StreamError):
+    """Has two bases because the SDK catches one in event streams, the other in JSON bodies."""
+
+    def __init__(self, reason: str) -> None:
+        Exception.__init__(self, reason)
+
+
+class _BoundedBody(httpx2.AsyncByteStream):
+    def __init__(self, body: httpx2.AsyncByteStream) -> None:
+        self._body = body
+        self.renew()
+
+    def renew(self) -> None:
+        """Begins to count again: the next answer in a stream of many may be as large as the first."""
+        self._left, self._values = ANSWER_BYTES_MAX, ValueCount()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._body:
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise _TooLarge(f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
+            if self._values.add(chunk) > ANSWER_VALUES_MAX:
+                raise _TooLarge(f"the answer has more than {ANSWER_VALUES_MAX} values")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+def _bound(response: httpx2.Response) -> httpx2.Response:
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    response.stream = _BoundedBody(response.stream)
+    response.headers.pop("content-encoding", None)
+    return response
+
+
+@asynccontextmanager
+async def _watched(
+    streams: AbstractAsyncContextManager[Any], has_ended: asyncio.Event
+) -> AsyncIterator[tuple["_WatchedStream", Any]]:
+    async with streams as (read, write):
+        yield _WatchedStream(read, has_ended), write
+
+
+class _WatchedStream:
+    """The messages of a server; sets `has_ended` when there will be no more."""
+
+    def __init__(self, stream: Any, has_ended: asyncio.Event) -> None:
+        self._stream = stream
+        self._has_ended = has_ended
+
+    async def receive(self) -> Any:
+        try:
+            return await self._stream.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            self._has_ended.set()
+            raise
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
