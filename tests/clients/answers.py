@@ -9,6 +9,11 @@ def counted(last: int) -> str:
 GREETING = "Hello! I am Antiphon's scripted engine"
 WEATHER = "The weather in Oslo, as `get_weather` reports it: -31 degrees, snow in Oslo"
 ADDED = "The tool `test.add` answered:\n\n5"
+MULTIPLIED = [
+    r"The product of \(123 \times 456\) is **56,088**.",
+    r"The product of \(3 \times 4\) is **12**.",
+]
+"""The answers to `Multiply 123*456` and `Multiply 3*4`."""
 REFUSED = "The tool `test.add` answered:\n\nThe user did not approve this call; it was not made."
 
 COMMENTS = {"Antiphon-Keep-Alive": "comment"}

@@ -6,6 +6,7 @@ from tests.clients.answers import (
     ADDED,
     AWKWARD,
     AWKWARD_ANSWERS,
+    MULTIPLIED,
     REFUSED,
     TOO_LONG,
     TOO_LONG_SAID,
@@ -58,3 +59,10 @@ def test_a_response_that_fails_is_an_error_with_our_words(node: Ask, awkward: st
         whole, streamed = node.at(awkward).both("ai_sdk", "failure", question=question)
         assert words in whole
         assert words in streamed
+
+
+def test_the_code_interpreter_and_what_follows(node: Ask) -> None:
+    for report in node.both("ai_sdk", "code_interpreter"):
+        assert report["texts"] == MULTIPLIED
+        assert report["codes"] == ["123*456\n"]
+        assert report["outputs"] == [[{"type": "logs", "logs": "56088"}]]

@@ -1,6 +1,6 @@
 """`langchain-openai` on the Responses API."""
 
-from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, TOO_LONG, WEATHER, counted
+from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, MULTIPLIED, TOO_LONG, WEATHER, counted
 from tests.clients.conftest import Ask
 
 STYLES = [{}, {"output_version": "responses/v1"}, {"use_previous_response_id": True}]
@@ -34,3 +34,10 @@ def test_hosted_mcp_and_what_follows(python: Ask) -> None:
     for report in python.both("langchain", "hosted_mcp"):
         assert report["kinds"] == ["mcp_list_tools", "reasoning", "mcp_call", "text"]
         assert report["texts"] == [ADDED, ADDED]
+
+
+def test_the_code_interpreter_and_what_follows(python: Ask) -> None:
+    cases = [{"options": style, "stream": stream} for style in STYLES for stream in (False, True)]
+    for report in python.each("langchain", "code_interpreter", cases):
+        assert report["kinds"] == ["reasoning", "code_interpreter_call", "text"]
+        assert report["texts"] == MULTIPLIED

@@ -1,6 +1,6 @@
 """`openai-agents` for Python."""
 
-from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, REFUSED, WEATHER, counted
+from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, MULTIPLIED, REFUSED, WEATHER, counted
 from tests.clients.conftest import Ask
 
 
@@ -21,3 +21,11 @@ def test_a_session_that_is_a_conversation(python: Ask) -> None:
     for report in python.both("openai_agents", "conversation"):
         assert report["texts"] == [counted(3), counted(4)]
         assert report["roles"] == ["user", "assistant", "user", "assistant"]
+
+
+def test_the_code_interpreter_and_what_follows(python: Ask) -> None:
+    for included in (False, True):
+        for report in python.both("openai_agents", "code_interpreter", included=included):
+            assert report["texts"] == MULTIPLIED
+            assert report["calls"] == [["code_interpreter_call", "123*456\n", "completed"]]
+            assert report["logs"] == [["56088"] if included else []]

@@ -1,6 +1,6 @@
 """`pydantic-ai` on the Responses API."""
 
-from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, WEATHER, counted
+from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, MULTIPLIED, WEATHER, counted
 from tests.clients.conftest import Ask
 
 
@@ -18,3 +18,20 @@ def test_a_tool_loop_and_what_follows(python: Ask) -> None:
 
 def test_hosted_mcp_and_what_follows(python: Ask) -> None:
     assert python.both("pydantic", "hosted_mcp") == [[ADDED, ADDED]] * 2
+
+
+def test_code_execution_and_what_follows(python: Ask) -> None:
+    for included in (False, True):
+        for report in python.both("pydantic", "code_interpreter", by_label=False, included=included):
+            assert report["texts"] == MULTIPLIED
+            assert [call["code"] for call in report["calls"]] == ["123*456\n"]
+            assert ("56088" in str(report["returned"])) == included
+
+
+def test_code_execution_by_the_label_of_a_server(python: Ask) -> None:
+    for report in python.both("pydantic", "code_interpreter", by_label=True, included=False):
+        assert report["texts"] == MULTIPLIED
+        assert [call["tool_args"] for call in report["calls"] if "tool_args" in call] == [
+            {"code": "123*456\n"}
+        ]
+        assert "56088" in str(report["returned"])

@@ -71,3 +71,15 @@ export async function failure(known) {
     return error.message ?? JSON.stringify(error);
   }
 }
+
+export async function code_interpreter(known) {
+  const openai = connect(known);
+  const options = { model: openai.responses('default'), tools: { code: openai.tools.codeInterpreter() } };
+  const messages = [{ role: 'user', content: 'Multiply 123*456' }];
+  const first = await ask(known.stream, { ...options, messages });
+  const called = first.content.filter((part) => part.type === 'tool-call');
+  const results = first.content.filter((part) => part.type === 'tool-result');
+  const more = { role: 'user', content: 'Multiply 3*4' };
+  const second = await ask(known.stream, { ...options, messages: [...messages, ...first.messages, more] });
+  return { texts: [first.text, second.text], codes: called.map(({ input }) => input.code), outputs: results.map(({ output }) => output.outputs) };
+}

@@ -68,3 +68,12 @@ def failure(known: Known) -> object:
     except Exception as error:  # noqa: BLE001  whatever it is, is what is asked
         return [kind.__name__ for kind in type(error).__mro__]
     return None
+
+
+def code_interpreter(known: Known) -> object:
+    """Runs code, and asks once more with the whole history."""
+    model = connect(known).bind_tools([{"type": "code_interpreter", "container": {"type": "auto"}}])
+    question = "Multiply 123*456"
+    answer = collect(model.stream(question)) if known["stream"] else model.invoke(question)
+    again = model.invoke([HumanMessage(question), answer, HumanMessage("Multiply 3*4")])
+    return {"kinds": [part["type"] for part in answer.content], "texts": [answer.text, again.text]}

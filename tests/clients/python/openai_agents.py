@@ -4,7 +4,9 @@ from typing import Any
 
 from agents import (
     Agent,
+    CodeInterpreterTool,
     HostedMCPTool,
+    ModelSettings,
     OpenAIConversationsSession,
     OpenAIResponsesModel,
     Runner,
@@ -76,3 +78,21 @@ async def conversation(known: Known) -> object:
     agent = Agent(name="Counter", model=OpenAIResponsesModel("default", client))
     texts = [(await run(agent, known, f"Count from 1 to {n}", session=session)).final_output for n in (3, 4)]
     return {"texts": texts, "roles": [item["role"] for item in await session.get_items()]}
+
+
+async def code_interpreter(known: Known) -> object:
+    """Runs code, and asks once more with the whole history; reports the texts and the calls."""
+    tool = CodeInterpreterTool(tool_config={"type": "code_interpreter", "container": {"type": "auto"}})
+    settings = ModelSettings(
+        response_include=["code_interpreter_call.outputs"] if known["included"] else None
+    )
+    model = OpenAIResponsesModel("default", connect(known))
+    agent = Agent(name="Calculator", model=model, tools=[tool], model_settings=settings)
+    first = await run(agent, known, "Multiply 123*456")
+    second = await run(agent, known, [*first.to_input_list(), {"role": "user", "content": "Multiply 3*4"}])
+    calls = [item.raw_item for item in first.new_items if item.type == "tool_call_item"]
+    return {
+        "texts": [first.final_output, second.final_output],
+        "calls": [[call.type, call.code, call.status] for call in calls],
+        "logs": [[output.logs for output in call.outputs or ()] for call in calls],
+    }

@@ -6,7 +6,7 @@ from openai import AsyncOpenAI
 from pydantic_ai import Agent
 from pydantic_ai.capabilities import NativeTool
 from pydantic_ai.models.openai import OpenAIResponsesModel, OpenAIResponsesModelSettings
-from pydantic_ai.native_tools import MCPServerTool
+from pydantic_ai.native_tools import CodeExecutionTool, MCPServerTool
 from pydantic_ai.providers.openai import OpenAIProvider
 
 Known = dict[str, Any]
@@ -54,3 +54,19 @@ async def hosted_mcp(known: Known) -> object:
     text, history = await run(agent, known, question)
     again, _ = await run(agent, known, question, message_history=history)
     return [text, again]
+
+
+async def code_interpreter(known: Known) -> object:
+    """Runs code as a tool of its own, or as the `mcp` tool of that label; asks once more with the history.
+
+    Reports the texts, the code of each call, and what it returned.
+    """
+    tool = MCPServerTool(id="code_interpreter", url="IGNORED") if known["by_label"] else CodeExecutionTool()
+    settings = OpenAIResponsesModelSettings(openai_include_code_execution_outputs=known["included"])
+    agent = Agent(connect(known), capabilities=[NativeTool(tool)], model_settings=settings)
+    text, history = await run(agent, known, "Multiply 123*456")
+    again, _ = await run(agent, known, "Multiply 3*4", message_history=history)
+    parts = [part for message in history for part in message.parts]
+    calls = [part.args_as_dict() for part in parts if part.part_kind == "builtin-tool-call"]
+    returned = [part.content for part in parts if part.part_kind == "builtin-tool-return"]
+    return {"texts": [text, again], "calls": calls, "returned": returned}
