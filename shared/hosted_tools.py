@@ -71,14 +71,16 @@ class HostedToolCall(CallItem, frozen=True, kw_only=True):
         raise NotImplementedError
 
 
-_NOT_KEPT = "[What came of this code was not kept with the call.]"
-"""What the model reads in place of outputs that a client did not request, and sends back without."""
-
-
 class CodeOutput(msgspec.Struct, frozen=True):
     type: Any = UNSET
     logs: str | UnsetType = UNSET
     url: Any = UNSET
+
+
+_NOT_KEPT = CodeOutput(logs="[What came of this code was not kept with the call.]")
+"""What the model reads in place of outputs that a client did not request, and sends back without."""
+_IMAGE = "\n[An image was made here; this model reads text only.]\n"
+"""What it reads in place of an image, which code that ran elsewhere may have made."""
 
 
 class CodeInterpreterCall(HostedToolCall, frozen=True, kw_only=True, tag="code_interpreter_call"):
@@ -90,7 +92,8 @@ class CodeInterpreterCall(HostedToolCall, frozen=True, kw_only=True, tag="code_i
     outputs: list[CodeOutput] | None | UnsetType = UNSET
 
     def render(self) -> RenderedCall:
-        answer = self.logged if isinstance(self.outputs, list) else _NOT_KEPT
+        outputs = self.outputs if isinstance(self.outputs, list) else (_NOT_KEPT,)
+        answer = "".join(_IMAGE if output.url else output.logs or "" for output in outputs)
         return RenderedCall("python", self.written, answer)
 
     @property

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from shared import events as ev
 from shared.events import data_of
+from shared.hosted_tools import CodeInterpreterCall
 from shared.responses import HttpError, ResponseRequest
 from shared.settings import Settings
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, ToolResult, ToolTask
@@ -201,3 +202,21 @@ async def test_a_record_of_an_earlier_format_keeps_its_mcp_calls() -> None:
     log = await attempt(ask(), tools=MemoryTools(answer), script=SCRIPT, record_format=2, settings=Settings())
     kinds = [event.item.__struct_config__.tag for event in log.events if isinstance(event, ev.OutputItemDone)]
     assert kinds == ["reasoning", "mcp_call", "mcp_call", "message"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "read"),
+    [
+        ([], ""),
+        ([{"type": "logs", "logs": "a"}, {"type": "logs", "logs": "b"}], "ab"),
+        (
+            [{"type": "logs", "logs": "a"}, {"type": "image", "url": "data:image/png;base64,aaaa"}],
+            "a\n[An image was made here; this model reads text only.]\n",
+        ),
+        (None, "[What came of this code was not kept with the call.]"),
+    ],
+)
+def test_what_code_elsewhere_left_is_read_and_what_is_missing_is_said(outputs: Any, read: str) -> None:
+    (item,) = items_of([call_item("cntr_elsewhere") | {"outputs": outputs}])
+    assert isinstance(item, CodeInterpreterCall)
+    assert item.render().answer == read
