@@ -53,7 +53,24 @@ WEATHER: Any = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
 
+CUSTOM: Any = {"type": "custom", "name": "apply_patch", "description": "Edits files."}
+DOCS: Any = {"type": "namespace", "name": "docs", "description": "d", "tools": [WEATHER, CUSTOM]}
+PATCH = r"*** Begin Patch\n+\"é😀\"\n*** End Patch"
+FILE = r'{"diff": "+é\n+b", "type": "create_file", "path": "a"}'
+
 REQUESTS = {
+    "a custom tool": make_request(f'Use apply_patch with {{"input": "{PATCH}"}}', tools=[CUSTOM]),
+    "a custom tool in a namespace": make_request('Use docs.apply_patch with {"input": "é"}', tools=[DOCS]),
+    "a function in a namespace": make_request('Use docs.get_weather with {"city": "Oslo"}', tools=[DOCS]),
+    "shell commands": make_request(
+        'Use shell with {"commands": ["ls -l", "echo 😀"], "timeout_ms": 5}', tools=[{"type": "shell"}]
+    ),
+    "a program": make_request('Use local_shell with {"command": ["ls"]}', tools=[{"type": "local_shell"}]),
+    "a patch": make_request(f"Use apply_patch with {FILE}", tools=[{"type": "apply_patch"}]),
+    "arguments that make no call": make_request("Use apply_patch with {}", tools=[{"type": "apply_patch"}]),
+    "the limit within a patch": make_request(
+        f"Use apply_patch with {FILE}", tools=[{"type": "apply_patch"}], max_output_tokens=40
+    ),
     "a tool call": make_request("Multiply 123*456", tools=[PYTHON]),
     "several tool calls": make_request("Call python 3 times", tools=[PYTHON]),
     "calls beyond the limit": make_request("Call python 3 times", tools=[PYTHON], max_tool_calls=1),

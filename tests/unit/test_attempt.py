@@ -526,6 +526,42 @@ async def test_a_context_that_a_tools_answer_fills_ends_or_drops_what_is_oldest(
             assert final_of(log).status in ("completed", "incomplete")
 
 
+CALL_OF_THE_CLIENTS = "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{}<|end|>"
+PYTHON_CALL = "<|start|>assistant<|channel|>analysis to=python code<|message|>1+1<|call|>"
+
+
+@pytest.mark.parametrize(("record_format", "turns"), [(RECORD_FORMAT, 1), (2, 2)])
+async def test_while_the_client_has_a_call_to_run_the_model_is_not_asked_again(
+    record_format: int, turns: int
+) -> None:
+    """What came after it and runs here is answered all the same. An earlier version asked the model."""
+    request = with_messages(make_request(tools=[WEATHER, PYTHON]))
+    engine = ScriptedEngine(Script.parse(script(CALL_OF_THE_CLIENTS + PYTHON_CALL, DONE)))
+    response = final_of(await attempt(request, engine=engine, record_format=record_format))
+    kinds = [str(item.__struct_config__.tag) for item in response.output]
+    assert kinds == ["function_call", "mcp_call", "message"][: turns + 1]
+    assert response.status == "completed"
+
+
+UNREADABLE = "<|channel|>commentary to=functions.apply_patch <|constrain|>json<|message|>{}<|call|>"
+
+
+async def test_arguments_that_make_no_call_are_reported_and_kept_as_reasoning() -> None:
+    request = with_messages(make_request(tools=[{"type": "apply_patch"}]))
+    engine = ScriptedEngine(Script.parse(script(UNREADABLE, DONE)))
+    response = final_of(await attempt(request, engine=engine))
+    assert [str(item.__struct_config__.tag) for item in response.output] == ["reasoning", "message"]
+    [told] = answers_to_tools(response)
+    assert told.startswith("The arguments cannot be read; nothing was run.")
+
+
+async def test_a_model_that_keeps_writing_such_arguments_fails_the_response() -> None:
+    engine = ScriptedEngine(Script.parse(script(*[UNREADABLE] * 5, DONE)))
+    with pytest.raises(Hopeless) as hopeless:
+        await attempt(make_request(tools=[{"type": "apply_patch"}]), engine=engine)
+    assert "cannot be read" in hopeless.value.error.message
+
+
 async def test_a_response_ends_incomplete_where_its_tokens_are_spent() -> None:
     log = await attempt(make_request("Count from 1 to 1000", max_output_tokens=40))
     response = final_of(log)
