@@ -1,14 +1,13 @@
 """Stream events: one closed union on `type`, and their bytes on the wire.
 
 An event has no number of its own; the log assigns it. `frame` joins the two into the bytes that are stored
-and then relayed unparsed (docs/adr/0003-encode-once.md). Field names: the public OpenAI types, section
-`ResponseStreamEvent`.
+and then relayed unparsed (docs/adr/0003-encode-once.md); `delta_frames.py` makes the same bytes for deltas,
+faster. Field names: the public OpenAI types, section `ResponseStreamEvent`.
 """
-
-from functools import lru_cache
 
 import msgspec
 
+from shared.input_items import SummaryText
 from shared.responses import Item, Logprob, Part, Response, UrlCitation
 
 SSE_ENCODING = "utf-8"
@@ -102,6 +101,34 @@ class ReasoningTextDone(_Event, frozen=True, tag="response.reasoning_text.done")
     content_index: int
     item_id: str
     text: str
+
+
+class ReasoningSummaryPartAdded(_Event, frozen=True, tag="response.reasoning_summary_part.added"):
+    output_index: int
+    summary_index: int
+    item_id: str
+    part: SummaryText
+
+
+class ReasoningSummaryTextDelta(_Event, frozen=True, tag="response.reasoning_summary_text.delta"):
+    output_index: int
+    summary_index: int
+    item_id: str
+    delta: str
+
+
+class ReasoningSummaryTextDone(_Event, frozen=True, tag="response.reasoning_summary_text.done"):
+    output_index: int
+    summary_index: int
+    item_id: str
+    text: str
+
+
+class ReasoningSummaryPartDone(_Event, frozen=True, tag="response.reasoning_summary_part.done"):
+    output_index: int
+    summary_index: int
+    item_id: str
+    part: SummaryText
 
 
 class OutputTextDelta(_Event, frozen=True, tag="response.output_text.delta"):
@@ -260,8 +287,15 @@ LifecycleEvent = (
     | ResponseIncomplete
     | ResponseFailed
 )
+SummaryEvent = (
+    ReasoningSummaryPartAdded
+    | ReasoningSummaryTextDelta
+    | ReasoningSummaryTextDone
+    | ReasoningSummaryPartDone
+)
 TextDelta = (
     ReasoningTextDelta
+    | ReasoningSummaryTextDelta
     | OutputTextDelta
     | FunctionCallArgumentsDelta
     | CustomToolCallInputDelta
@@ -276,6 +310,9 @@ ItemEvent = (
     | ContentPartAdded
     | ContentPartDone
     | ReasoningTextDone
+    | ReasoningSummaryPartAdded
+    | ReasoningSummaryTextDone
+    | ReasoningSummaryPartDone
     | OutputTextDone
     | OutputTextAnnotationAdded
     | FunctionCallArgumentsDone
@@ -300,13 +337,11 @@ StreamEvent = LifecycleEvent | ItemEvent | TextDelta | Error
 _LINE_ENDS = tuple((end.encode(), rb"\u%04x" % ord(end)) for end in "\x85\u2028\u2029")
 """Next line, line separator, paragraph separator: Unicode's line ends, which JSON may contain unescaped."""
 
-_MARK = "\x00"
-"""Stands for a delta's text where a frame is cut. It is escaped in JSON, and no id has a backslash."""
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[StreamEvent] = msgspec.json.Decoder(StreamEvent)
 
 
-def encode(value: StreamEvent | Response) -> bytes:
+def encode(value: StreamEvent | Response | str) -> bytes:
     """Returns JSON on a single line, also for readers that break lines at characters JSON need not escape."""
     body = _encoder.encode(value)
     return body if body.isascii() else _escape_line_ends(body)
@@ -333,48 +368,6 @@ def frame(event: StreamEvent, sequence_number: int) -> bytes:
         body[:-1],
         sequence_number,
     )
-
-
-@lru_cache(maxsize=32_768)
-def _encode_text(text: str) -> bytes:
-    """Returns a piece of text as it stands in a frame. Cached, because most pieces are common tokens."""
-    body = _encoder.encode(text)
-    return body if body.isascii() else _escape_line_ends(body)
-
-
-class DeltaFrames:
-    """Makes the frames of one item's deltas, which differ in their number and their text alone.
-
-    Cut once per item from what `frame` makes of a delta, so `frame` alone decides what the bytes are.
-    """
-
-    __slots__ = ("_template",)
-
-    def __init__(self, delta: TextDelta) -> None:
-        """`delta`: any of the item's, without log probabilities."""
-        made = frame(msgspec.structs.replace(delta, delta=_MARK), 0).replace(b"%", b"%%")
-        name, number, data = made.split(b"\n", 2)
-        before, after = data.removesuffix(b"0}\n\n").split(_encoder.encode(_MARK))
-        number = number.removesuffix(b"0")
-        self._template = b"%b\n%b%%d\n%b%%b%b%%d}\n\n" % (name, number, before, after)
-
-    def make(self, number: int, text: str) -> bytes:
-        """Returns what `frame` does for the delta with this text."""
-        return self._template % (number, _encode_text(text), number)
-
-
-def quote(text: str) -> str:
-    """Returns a piece of text as it stands within a JSON string. Pieces may be quoted one by one."""
-    return _encoder.encode(text)[1:-1].decode()
-
-
-class QuotedFrames(DeltaFrames):
-    """Makes the frames of deltas that are pieces of JSON, in which the text is a string."""
-
-    __slots__ = ()
-
-    def make(self, number: int, text: str) -> bytes:
-        return super().make(number, quote(text))
 
 
 def is_queued(stored: bytes) -> bool:

@@ -15,6 +15,7 @@ from shared.client_tools import ShellCall
 from shared.context_length import TOO_LONG, TOO_LONG_PARAM
 from shared.events import StreamEvent
 from shared.hosted_tools import CallItem
+from shared.input_items import SummaryText
 from shared.responses import (
     TERMINAL,
     IncompleteDetails,
@@ -119,6 +120,16 @@ def _apply_to_item(item: Item, event: ev.ItemEvent | ev.TextDelta) -> Item:
         case (ev.ReasoningTextDone(), Reasoning()):
             thought = item.content[event.content_index]
             return _with_part(item, event.content_index, _with_text(thought, event.text))
+        case (
+            (
+                ev.ReasoningSummaryPartAdded()
+                | ev.ReasoningSummaryTextDelta()
+                | ev.ReasoningSummaryTextDone()
+                | ev.ReasoningSummaryPartDone()
+            ) as told,
+            Reasoning(),
+        ):
+            return _with_summary(item, told)
         case (ev.OutputTextDelta(), Message()):
             said = item.content[event.content_index]
             logprobs = said.logprobs + event.logprobs
@@ -164,32 +175,49 @@ def _with_part(item: Reasoning | Message, index: int, part: Part) -> Reasoning |
     return msgspec.structs.replace(item, content=(*item.content[:index], part, *item.content[index + 1 :]))
 
 
+def _with_summary(item: Reasoning, event: ev.SummaryEvent) -> Reasoning:
+    index, summary = event.summary_index, item.summary
+    if index > len(summary) or (
+        index == len(summary) and not isinstance(event, ev.ReasoningSummaryPartAdded)
+    ):
+        raise IllegalEvent(f"summary part {index} of {len(summary)}")
+    match event:
+        case ev.ReasoningSummaryPartAdded(part=part) | ev.ReasoningSummaryPartDone(part=part):
+            pass
+        case ev.ReasoningSummaryTextDelta(delta=delta):
+            part = SummaryText(summary[index].text + delta)
+        case ev.ReasoningSummaryTextDone(text=text):
+            part = SummaryText(text)
+    return msgspec.structs.replace(item, summary=(*summary[:index], part, *summary[index + 1 :]))
+
+
 def _with_text(thought: ReasoningText, text: str) -> ReasoningText:
     return msgspec.structs.replace(thought, text=text)
 
 
 def _join_deltas(events: Iterable[StreamEvent]) -> Iterator[StreamEvent]:
-    """Joins adjacent deltas of one text, so that folding a long text takes linear time."""
-    held: list[ev.TextDelta] = []
+    """Joins the deltas of one text between two other events, so that folding a long text takes linear time.
+
+    Those of reasoning and of its summary alternate, so their order among each other is not kept.
+    """
+    held: dict[_TextName, list[ev.TextDelta]] = {}
     for event in events:
         if isinstance(event, ev.TextDelta):
-            if held and not _is_same_text(held[0], event):
-                yield _join(held)
-                held = []
-            held.append(event)
+            held.setdefault(_text_of(event), []).append(event)
             continue
-        if held:
-            yield _join(held)
-            held = []
+        yield from map(_join, held.values())
+        held.clear()
         yield event
-    if held:
-        yield _join(held)
+    yield from map(_join, held.values())
 
 
-def _is_same_text(one: ev.TextDelta, other: ev.TextDelta) -> bool:
-    if isinstance(one, ev.ShellCommandDelta) and isinstance(other, ev.ShellCommandDelta):
-        return (one.output_index, one.command_index) == (other.output_index, other.command_index)
-    return type(one) is type(other) and one.output_index == other.output_index
+_TextName = tuple[type[ev.TextDelta], int, int]
+
+
+def _text_of(delta: ev.TextDelta) -> _TextName:
+    """Returns what names the text that a delta continues."""
+    part = delta.command_index if isinstance(delta, ev.ShellCommandDelta) else 0
+    return type(delta), delta.output_index, part
 
 
 def _join(deltas: Sequence[ev.TextDelta]) -> ev.TextDelta:

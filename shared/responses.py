@@ -10,7 +10,7 @@ import msgspec
 
 from shared.client_tools import AnyClientCall
 from shared.hosted_tools import AnyHostedToolCall, CallItem
-from shared.input_items import InputItem
+from shared.input_items import InputItem, SummaryText
 
 ItemStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -63,7 +63,7 @@ Part = ReasoningText | OutputText
 class Reasoning(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning"):
     id: str
     status: ItemStatus
-    summary: tuple[Any, ...] = ()
+    summary: tuple[SummaryText, ...] = ()
     content: tuple[ReasoningText, ...] = ()
 
 

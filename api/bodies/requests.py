@@ -62,9 +62,14 @@ _TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,5})$"), AfterValidato
 _Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
+_SummaryStyle = Literal["auto", "concise", "detailed"]
+
+
 class _ReasoningOptions(Shape):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    summary: Literal["auto", "concise", "detailed"] | None = None
+    summary: _SummaryStyle | None = None
+    generate_summary: _SummaryStyle | None = None
+    """The former name of `summary`."""
 
 
 class _TextOptions(Shape):
@@ -335,7 +340,10 @@ def _or(value: T | None, default: T) -> T:
 def _echo_reasoning(reasoning: _ReasoningOptions | None) -> dict[str, Any]:
     if reasoning is None:
         return {"effort": "medium", "summary": None}
-    return {"effort": reasoning.effort or "medium", "summary": reasoning.summary}
+    summary, former = reasoning.summary, reasoning.generate_summary
+    if summary is not None and former is not None and summary != former:
+        raise invalid_value("reasoning.generate_summary", "`summary`, its present name, says something else")
+    return {"effort": reasoning.effort or "medium", "summary": summary or former}
 
 
 def _echo_retention(retention: str | None) -> str | None:

@@ -200,6 +200,13 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     (with_field("metadata", {"k": 5}), "metadata.k", TYPE),
     (with_field("reasoning", "high"), "reasoning", TYPE),
     (with_field("reasoning", {"effort": "huge"}), "reasoning.effort", INVALID),
+    (with_field("reasoning", {"summary": "long"}), "reasoning.summary", INVALID),
+    (with_field("reasoning", {"generate_summary": "long"}), "reasoning.generate_summary", INVALID),
+    (
+        with_field("reasoning", {"summary": "auto", "generate_summary": "concise"}),
+        "reasoning.generate_summary",
+        INVALID,
+    ),
     (with_field("reasoning", {"summary": 5}), "reasoning.summary", INVALID),
     (with_field("truncation", "sometimes"), "truncation", INVALID),
     (with_field("service_tier", "gold"), "service_tier", INVALID),

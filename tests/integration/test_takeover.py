@@ -90,6 +90,11 @@ REQUESTS = {
     "Harmony messages": msgspec.structs.replace(
         make_request("Multiply 3*4", tools=[PYTHON]), enable_response_messages=True
     ),
+    "a summary": make_request("Think for 3 steps", reasoning={"summary": "concise"}),
+    "a detailed summary and a tool": make_request(
+        "Multiply 123*456", tools=[PYTHON], reasoning={"summary": "detailed"}
+    ),
+    "a summary, cut": make_request("Think for 3 steps", reasoning={"summary": "auto"}, max_output_tokens=30),
 }
 
 

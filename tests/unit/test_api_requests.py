@@ -105,6 +105,7 @@ def test_a_request_that_says_nothing_is_echoed_with_every_default() -> None:
         ("reasoning", {"effort": "high"}, {"effort": "high", "summary": None}),
         ("reasoning", {"effort": "max"}, {"effort": "max", "summary": None}),
         ("reasoning", {"summary": "auto"}, {"effort": "medium", "summary": "auto"}),
+        ("reasoning", {"generate_summary": "concise"}, {"effort": "medium", "summary": "concise"}),
         ("safety_identifier", "s", "s"),
         ("service_tier", "flex", "flex"),
         ("store", False, False),

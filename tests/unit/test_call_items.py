@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from api.bodies.input_items import read_input
 from shared import events as ev
-from shared.events import StreamEvent, quote
+from shared.delta_frames import quote
+from shared.events import StreamEvent
 from shared.lifecycle import fold
 from shared.responses import McpApprovalRequest, McpCall, Response
 from shared.tool_calls import ToolOutput

@@ -61,6 +61,10 @@ PINNED_TYPES = """
     response.output_text.delta
     response.output_text.done
     response.queued
+    response.reasoning_summary_part.added
+    response.reasoning_summary_part.done
+    response.reasoning_summary_text.delta
+    response.reasoning_summary_text.done
     response.reasoning_text.delta
     response.reasoning_text.done
     response.shell_call_command.added

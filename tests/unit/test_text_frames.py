@@ -10,12 +10,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from shared import events as ev
-from shared.events import DeltaFrames, StreamEvent, TextDelta, frame
+from shared.delta_frames import DeltaFrames
+from shared.events import StreamEvent, TextDelta, frame
 from shared.tool_calls import ToolOutput
 from tests.requests import make_request
 from worker.asking.routing import ClientTarget, McpTarget, Routing
 from worker.harmony.tokens import CALL, CHANNEL, CONSTRAIN, END, ENDOFTEXT, MESSAGE, RETURN, START, encode
+from worker.response.reasoning_items import ReasoningStyle
 from worker.response.segments import ToolReturned
+from worker.response.summary import SummaryStyle
 from worker.response.translator import RunningCall, Translation
 from worker.response.turn_reader import TurnReader
 from worker.response.usage import Turn
@@ -32,6 +35,7 @@ ROUTING: Routing = {
 ODD = '"\\/\x00\x1f\x7f\x85\u2028\u2029\ufeff\ufffd<>&é\r\n\t😀'
 DELTAS: list[TextDelta] = [
     ev.ReasoningTextDelta(0, 0, "rs_1_0", "x"),
+    ev.ReasoningSummaryTextDelta(0, 1, "rs_1_0", "x"),
     ev.OutputTextDelta(12, 0, "msg_0_0", ""),
     ev.FunctionCallArgumentsDelta(1, "fc_1", "0"),
     ev.McpCallArgumentsDelta(100, "mcp_0}", "\x00"),
@@ -66,7 +70,7 @@ UNKNOWN_CALL = [START, *encode("assistant to=nobody"), CHANNEL, *encode("comment
 SPLIT = encode("𓀀𓁃 ﷽ ꙮ 한")
 """Characters of several tokens each."""
 TURN = [
-    *[CHANNEL, *encode("analysis"), MESSAGE, *encode(ODD), *SPLIT, SPLIT[0], END],
+    *[CHANNEL, *encode("analysis"), MESSAGE, *encode(f"So. It is{ODD}\n\nThen"), *SPLIT, SPLIT[0], END],
     *[*UNKNOWN_CALL, *encode("{}"), CALL],
     *[*FUNCTION_CALL, *encode('{"location": "São"}'), END],
     *[*CLIENT_CALLS[0], *encode('{"input": "São 😀\\n\\ud83d\\ude00"}'), END],
@@ -97,16 +101,19 @@ pieces = (
 turns = st.builds(lambda parts: [token for part in parts for token in part], st.lists(pieces, max_size=12))
 
 
+styles: st.SearchStrategy[SummaryStyle | None] = st.sampled_from([None, "concise", "detailed"])
+
+
 class Log:
     """What reading a turn leaves behind."""
 
-    def __init__(self, direct_from: int) -> None:
+    def __init__(self, direct_from: int, style: SummaryStyle | None = None) -> None:
         self.direct = 0
         """How many tokens became a frame at once."""
         self.frames: list[tuple[int, bytes]] = []
         """(place of the token, frame)."""
         self._direct_from = direct_from
-        self.reader = TurnReader(Translation(RESPONSE_ID, ROUTING))
+        self.reader = TurnReader(Translation(RESPONSE_ID, ROUTING, reasoning=ReasoningStyle(summary=style)))
         self.reader.begin_turn(Turn(0))
 
     def read(self, tokens: Sequence[int]) -> "Log":
@@ -134,16 +141,29 @@ class Log:
 
 
 @hypothesis_settings(max_examples=300)
-@given(turns)
-def test_both_ways_leave_the_same_bytes_and_the_same_state(tokens: list[int]) -> None:
-    assert Log(0).read(tokens).state == Log(len(tokens)).read(tokens).state
+@given(turns, styles)
+def test_both_ways_leave_the_same_bytes_and_the_same_state(
+    tokens: list[int], style: SummaryStyle | None
+) -> None:
+    assert Log(0, style).read(tokens).state == Log(len(tokens), style).read(tokens).state
 
 
+@pytest.mark.parametrize("style", [None, "concise", "detailed"])
 @pytest.mark.parametrize("direct_from", range(len(TURN)))
-def test_the_direct_way_may_begin_at_every_token(direct_from: int) -> None:
-    assert Log(direct_from).read(TURN).state == Log(len(TURN)).read(TURN).state
+def test_the_direct_way_may_begin_at_every_token(direct_from: int, style: SummaryStyle | None) -> None:
+    assert Log(direct_from, style).read(TURN).state == Log(len(TURN), style).read(TURN).state
 
 
 def test_nearly_every_token_of_a_text_goes_the_direct_way() -> None:
     tokens = encode("Nothing here is out of the ordinary, not even é. " * 20)
     assert Log(0).read([CHANNEL, *encode("final"), MESSAGE, *tokens, RETURN]).direct == len(tokens)
+
+
+@pytest.mark.parametrize("style", ["auto", "detailed"])
+def test_of_reasoning_that_is_summarised_only_the_ends_of_sentences_go_the_long_way(
+    style: SummaryStyle,
+) -> None:
+    """Two tokens each: the full stop, and the next one, which shows that it is one."""
+    tokens = encode("Nothing here is out of the ordinary, not even é. " * 20)
+    read = Log(0, style).read([CHANNEL, *encode("analysis"), MESSAGE, *tokens, END])
+    assert read.direct == len(tokens) - 40

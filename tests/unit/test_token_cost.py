@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
+from shared.record_format import RECORD_FORMAT
 from shared.settings import Settings
 from shared.store.log.appender import Appender
 from shared.store.redis.client import RedisClient
@@ -86,14 +87,16 @@ def counted_calls() -> Iterator[Counter[str]]:
         sys.setprofile(None)
 
 
-async def calls_per_token(gathering: Gathering) -> tuple[float, float, Counter[str]]:
-    """Returns Python calls and appends per token, while all sequences of a batch are in a text."""
+async def calls_per_token(
+    gathering: Gathering, question: str = "Repeat hello there 1000 times", summary: str | None = None
+) -> tuple[float, float, Counter[str]]:
+    """Returns Python calls and appends per event, while all sequences of a batch are in a text."""
     engine = ScriptedEngine(Script.load(None), pace=Pace(step_s=0.005))
     await engine.start()
     logs = [MemoryLog() for _ in range(SEQUENCES)]
 
     async def attempt(number: int, log: MemoryLog) -> None:
-        request = make_request("Repeat hello there 1000 times")
+        request = make_request(question, reasoning={"summary": summary})
         named = msgspec.structs.replace(request.response, id=f"resp_0_{number:032x}")
         request = msgspec.structs.replace(request, response=named)
         resources = Resources(
@@ -105,7 +108,9 @@ async def calls_per_token(gathering: Gathering) -> tuple[float, float, Counter[s
             lambda: NOW_S,
             gathering=gathering,
         )
-        await run_attempt(resources, lease_of(request), LoadedRecord(request, 100, 2), history_of([]))
+        await run_attempt(
+            resources, lease_of(request), LoadedRecord(request, 100, RECORD_FORMAT), history_of([])
+        )
 
     attempts = [asyncio.create_task(attempt(*each)) for each in enumerate(logs)]
     await until(lambda: min(len(log.entries) for log in logs) > 20)
@@ -135,3 +140,12 @@ async def test_with_many_generations_two_tokens_leave_in_one_append_for_fewer_ca
     calls, appends, found = await calls_per_token(Gathering(0.5))
     assert appends < 0.75
     assert calls < 10, found.most_common(30)
+
+
+async def test_a_token_of_reasoning_costs_a_few_calls_more_if_it_is_summarised_and_else_none() -> None:
+    """One looks at each token, the others are its share of what the end of a sentence costs."""
+    thinking = "Think for 1000 steps"
+    plain, appends, _ = await calls_per_token(Gathering(0.0), thinking)
+    assert plain < 7.5 + 3 * appends
+    told, appends, found = await calls_per_token(Gathering(0.0), thinking, "concise")
+    assert told < 12.5 + 3 * appends, found.most_common(30)

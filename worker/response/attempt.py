@@ -31,6 +31,7 @@ from worker.response.hopeless import Hopeless
 from worker.response.log_writer import LogWriter
 from worker.response.preparation import Preparation, Prepared, fit_into_context
 from worker.response.prompt import encode_message
+from worker.response.reasoning_items import TEXT_ALONE, ReasoningStyle
 from worker.response.resources import Resources
 from worker.response.segments import ToolReturned
 from worker.response.tool_results import ToolResults
@@ -70,7 +71,13 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
         prepared = await Preparation(resources, record, writer, results).run()
         style = CallStyle.of(request, record.format)
         reader = TurnReader(
-            Translation(begun.id, prepared.offer.routing, len(prepared.listings), None, style),
+            Translation(
+                begun.id,
+                prepared.offer.routing,
+                len(prepared.listings),
+                style=style,
+                reasoning=_reasoning_style_of(record),
+            ),
             begun.parallel_tool_calls,
             list(prepared.listings),
             turns,
@@ -82,6 +89,13 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
     except Hopeless:
         await writer.flush()
         raise
+
+
+def _reasoning_style_of(record: LoadedRecord) -> ReasoningStyle:
+    """In a record of an earlier format, reasoning has nothing but its text."""
+    if record.format < 3:
+        return TEXT_ALONE
+    return ReasoningStyle(summary=(record.request.response.reasoning or {}).get("summary"))
 
 
 @dataclass(slots=True)

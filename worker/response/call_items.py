@@ -12,7 +12,8 @@ from msgspec import UNSET, structs
 
 from shared import events as ev
 from shared.containers import container_of
-from shared.events import StreamEvent, TextDelta, quote
+from shared.delta_frames import quote
+from shared.events import StreamEvent, TextDelta
 from shared.hosted_tools import MCP_CALL, CallItem, CodeInterpreterCall, CodeOutput
 from shared.record_format import RECORD_FORMAT
 from shared.responses import ItemStatus, McpCall, ResponseRequest, ServerCall

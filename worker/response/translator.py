@@ -8,13 +8,14 @@ and a link of a chain for each piece would be left to the garbage collector to w
 (docs/adr/0033-a-step-is-a-function-call.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import assert_never
 
 from shared import events as ev
-from shared.events import DeltaFrames, QuotedFrames, TextDelta, quote
+from shared.delta_frames import DeltaFrames, QuotedFrames, quote
+from shared.events import TextDelta
 from shared.ids import item_id
 from shared.responses import (
     ItemStatus,
@@ -24,8 +25,6 @@ from shared.responses import (
     Message,
     OutputText,
     Phase,
-    Reasoning,
-    ReasoningText,
     ServerCall,
 )
 from shared.tool_calls import ToolFailure, ToolOutput
@@ -36,7 +35,9 @@ from worker.response.call_items import PRESENT_STYLE, CallForm, CallStyle, delta
 from worker.response.citations import CitationMarks, Displays, may_end_mark
 from worker.response.client_calls import FORMS as CLIENT_FORMS
 from worker.response.client_calls import ClientCallForm, Events, Place
+from worker.response.reasoning_items import TEXT_ALONE, ReasoningStyle, begin_reasoning, end_reasoning
 from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
+from worker.response.summary import Summary
 
 # --- the open item: at most one at a time ---------------------------------------------------------
 
@@ -46,6 +47,8 @@ class OpenReasoning:
     pieces: list[str] = field(default_factory=list)
     unknown_recipient: str | None = None
     """Set if the message is a call to a recipient that no offered tool has."""
+    summary: Summary | None = None
+    """None if none is wanted, and for what is not a thought but such a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ class Translation:
     """What the browser has shown so far, for this response and those that it continues."""
     unshown: Mapping[int, ServerCall] = field(default_factory=dict)
     """The calls of which clients are shown less, by output_index: each as it is."""
+    reasoning: ReasoningStyle = TEXT_ALONE
 
     def refuses(self, target: McpTarget) -> bool:
         """Returns True if a call of this tool exceeds the limit; asking for an approval never does."""
@@ -155,10 +159,7 @@ def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]
     match _item_for(opened, now):
         case OpenReasoning() as item:
             id_ = item_id("rs", response_id, index)
-            return replace(now, open_item=item), [
-                ev.OutputItemAdded(index, Reasoning(id_, "in_progress")),
-                ev.ContentPartAdded(index, 0, id_, ReasoningText("")),
-            ]
+            return replace(now, open_item=item), begin_reasoning(index, id_)
         case OpenMessage(phase) as item:
             id_ = item_id("msg", response_id, index)
             return replace(now, open_item=item), [
@@ -199,7 +200,8 @@ def _item_for(opened: MessageOpened, now: Translation) -> _Texted:
                 return OpenReasoning(unknown_recipient=opened.recipient)
     match opened.channel:
         case "analysis":
-            return OpenReasoning()
+            index, id_ = now.output_index, item_id("rs", now.response_id, now.output_index)
+            return OpenReasoning(summary=now.reasoning.begin_summary(index, id_))
         case "commentary":
             return _open_message(now, "commentary")
         case _:
@@ -217,7 +219,13 @@ def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Ev
     delta = _delta(now, item, text)
     if delta is None:
         return now, []
-    return now, [delta, *_cite(now, item, text)] if isinstance(item, OpenMessage) else [delta]
+    match item:
+        case OpenMessage():
+            return now, [delta, *_cite(now, item, text)]
+        case OpenReasoning(summary=Summary() as summary) if summary.is_due(text):
+            return now, [delta, *summary.read(item.pieces)]
+        case _:
+            return now, [delta]
 
 
 def _extend_with_logprobs(
@@ -241,10 +249,14 @@ def _cite(now: Translation, item: OpenMessage, text: str) -> Events:
     ]
 
 
-def open_text(now: Translation) -> tuple[list[str], DeltaFrames] | None:
+OpenText = tuple[list[str], DeltaFrames, Callable[[str], bool] | None]
+
+
+def open_text(now: Translation) -> OpenText | None:
     """Returns where the pieces of the open item's text go, and what makes the frames of its deltas.
 
-    None if no item is open whose text is streamed. To add a piece there is to take the step of its segment.
+    None if no item is open whose text is streamed. To add a piece there is to take the step of its segment,
+    except for a piece for which the third part, if there is one, returns True: more comes of it than a delta.
     """
     item = now.open_item
     if item is None or isinstance(item, RunningCall):
@@ -253,7 +265,9 @@ def open_text(now: Translation) -> tuple[list[str], DeltaFrames] | None:
     if delta is None:
         return None
     is_quoted = isinstance(item, OpenMcpCall) and form_of(now.style, item.target).around is not None
-    return item.pieces, QuotedFrames(delta) if is_quoted else DeltaFrames(delta)
+    frames = QuotedFrames(delta) if is_quoted else DeltaFrames(delta)
+    summary = item.summary if isinstance(item, OpenReasoning) else None
+    return item.pieces, frames, None if summary is None else summary.is_due
 
 
 def _delta(now: Translation, item: _Texted, text: str) -> TextDelta | None:
@@ -279,12 +293,7 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
     match item:
         case OpenReasoning():
             id_ = item_id("rs", now.response_id, index)
-            part = ReasoningText(text)
-            return closed, [
-                ev.ReasoningTextDone(index, 0, id_, text),
-                ev.ContentPartDone(index, 0, id_, part),
-                ev.OutputItemDone(index, Reasoning(id_, status, content=(part,))),
-            ]
+            return closed, end_reasoning(index, id_, item.pieces, status, item.summary)
         case OpenMessage(phase):
             id_ = item_id("msg", now.response_id, index)
             logprobs = tuple(chain.from_iterable(item.logprobs))

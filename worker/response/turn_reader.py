@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from shared import events as ev
 from shared.client_tools import ClientCall
-from shared.events import DeltaFrames, StreamEvent
+from shared.events import StreamEvent
 from shared.hosted_tools import CallItem
 from shared.responses import FunctionCall, Item, McpApprovalRequest
 from worker.asking.routing import ClientTarget, McpTarget
@@ -31,6 +31,7 @@ from worker.response.translator import (
     OpenMessage,
     OpenReasoning,
     OpenSpentCall,
+    OpenText,
     RunningCall,
     Translation,
     open_text,
@@ -105,7 +106,7 @@ class TurnReader:
     _parser: SegmentParser = field(default_factory=SegmentParser)
     _opened: MessageOpened | None = None
     _text: list[str] = field(default_factory=list)
-    _open_text: tuple[list[str], DeltaFrames] | None = None
+    _open_text: OpenText | None = None
     """As `open_text` returns it, while a message is open."""
     _logprobs: list[tuple[int, TokenLogprob]] = field(default_factory=list)
     """Tokens that have not yet made a segment, if they have logprobs."""
@@ -153,7 +154,9 @@ class TurnReader:
         """
         if self._open_text is None or (text := self._parser.read_text(token)) is None:
             return None
-        pieces, frames = self._open_text
+        pieces, frames, is_more = self._open_text
+        if is_more is not None and is_more(text):
+            return None
         turn = self.turns[-1]
         turn.output += 1
         turn.reasoning += turn.is_reasoning
