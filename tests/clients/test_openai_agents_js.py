@@ -1,6 +1,6 @@
 """`@openai/agents`: every usage is validated, and a run's state is text and comes back."""
 
-from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, WEATHER
+from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, MULTIPLIED, WEATHER
 from tests.clients.conftest import Ask
 
 
@@ -18,3 +18,11 @@ def test_runs_that_go_on_by_id_and_by_their_whole_history(node: Ask) -> None:
 
 def test_a_run_that_waits_for_leave_goes_on_from_its_state_as_text(node: Ask) -> None:
     assert node.one("openai_agents", "approval") == {"asked": 1, "text": ADDED}
+
+
+def test_the_code_interpreter_and_what_follows(node: Ask) -> None:
+    for included in (False, True):
+        logs = [{"type": "logs", "logs": "56088"}] if included else None
+        for report in node.both("openai_agents", "code_interpreter", included=included):
+            assert report["texts"] == MULTIPLIED
+            assert report["calls"] == [["code_interpreter_call", "completed", "123*456\n", logs]]

@@ -1,6 +1,6 @@
 // Runs of `@openai/agents`, which validates every usage, and its state when that is serialized.
 
-import { Agent, RunState, hostedMcpTool, run, setDefaultOpenAIClient, setTracingDisabled, tool } from '@openai/agents';
+import { Agent, RunState, codeInterpreterTool, hostedMcpTool, run, setDefaultOpenAIClient, setTracingDisabled, tool } from '@openai/agents';
 import OpenAI from 'openai';
 import { z } from 'zod';
 
@@ -67,4 +67,17 @@ export async function approval(known) {
   for (const interruption of state.getInterruptions()) state.approve(interruption);
   const done = await runStreamed(agent, state);
   return { asked: asked.interruptions.length, text: done.finalOutput };
+}
+
+export async function code_interpreter(known) {
+  connect(known);
+  const tools = [codeInterpreterTool({ includeOutputs: known.included })];
+  const agent = new Agent({ name: 'Calculator', model: 'default', tools });
+  const first = await (known.stream ? runStreamed : run)(agent, 'Multiply 123*456');
+  const second = await run(agent, [...first.history, { role: 'user', content: 'Multiply 3*4' }]);
+  const calls = first.newItems.filter(({ rawItem }) => rawItem.type === 'hosted_tool_call').map(({ rawItem }) => rawItem);
+  return {
+    texts: [first.finalOutput, second.finalOutput],
+    calls: calls.map(({ name, status, providerData }) => [name, status, providerData.code, providerData.outputs]),
+  };
 }
