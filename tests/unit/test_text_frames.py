@@ -26,6 +26,7 @@ from worker.response.usage import Turn
 RESPONSE_ID = make_request().response.id
 ROUTING: Routing = {
     "python": McpTarget("python", "code_interpreter", "python"),
+    "code": McpTarget("code", "code_interpreter", "python", item_type="code_interpreter_call"),
     "wiki.ask": McpTarget("wiki.ask", "wiki", "ask", needs_approval=True),
     "functions.get_weather": ClientTarget("get_weather"),
     "functions.edit": ClientTarget("edit", "custom_tool_call"),
@@ -39,6 +40,7 @@ DELTAS: list[TextDelta] = [
     ev.OutputTextDelta(12, 0, "msg_0_0", ""),
     ev.FunctionCallArgumentsDelta(1, "fc_1", "0"),
     ev.McpCallArgumentsDelta(100, "mcp_0}", "\x00"),
+    ev.CodeInterpreterCallCodeDelta(1, "ci_1", "x"),
     ev.CustomToolCallInputDelta(1, "ctc_1", "0"),
     ev.ApplyPatchDiffDelta(1, "apc_1", "0"),
     ev.ShellCommandDelta(1, 0, "0"),
@@ -54,6 +56,7 @@ def test_a_delta_has_the_frame_that_the_encoder_makes_of_it(delta: TextDelta, te
 # --- from tokens --------------------------------------------------------------------------------
 
 PYTHON_CALL = [START, *encode("assistant"), CHANNEL, *encode("analysis to=python code"), MESSAGE]
+CODE_CALL = [START, *encode("assistant"), CHANNEL, *encode("analysis to=code code"), MESSAGE]
 FUNCTION_CALL = [
     START,
     *encode("assistant to=functions.get_weather"),
@@ -77,6 +80,7 @@ TURN = [
     *[*CLIENT_CALLS[1], *encode('{"commands": ["ls -l", "pwd"]}'), END],
     *[*CLIENT_CALLS[2], *encode('{"type": "create_file", "path": "a", "diff": "+b\\n+c"}'), END],
     *[*PYTHON_CALL, *encode("print('\u2028')"), *SPLIT, CALL],
+    *[*CODE_CALL, *encode(ODD), *SPLIT, CALL],
     *[CHANNEL, *encode("final"), MESSAGE, *encode("It is "), SPLIT[0], SPLIT[1], *encode(ODD), SPLIT[0]],
     *[CONSTRAIN, *encode(" so"), 201_000, *encode(" on"), RETURN],
 ]
@@ -86,6 +90,7 @@ headers = st.sampled_from(
         [CHANNEL, *encode("final"), MESSAGE],
         [CHANNEL, *encode("analysis"), MESSAGE],
         PYTHON_CALL,
+        CODE_CALL,
         FUNCTION_CALL,
         APPROVED_CALL,
         UNKNOWN_CALL,

@@ -39,6 +39,7 @@ from worker.response.usage import Turn
 RESPONSE = Response(id="resp_0_" + "a" * 32, created_at=1, status="in_progress", model="default")
 ROUTING: Routing = {
     "python": McpTarget("python", "code_interpreter", "python"),
+    "code": McpTarget("code", "code_interpreter", "python", item_type="code_interpreter_call"),
     "wiki.ask": McpTarget("wiki.ask", "wiki", "ask", needs_approval=True),
     "functions.get_weather": ClientTarget("get_weather"),
     "functions.edit": ClientTarget("edit", "custom_tool_call"),
@@ -76,6 +77,7 @@ headers = st.sampled_from(
         MessageOpened("final", None, None),
         MessageOpened(None, None, None),
         MessageOpened("analysis", "python", "code"),
+        MessageOpened("analysis", "code", "code"),
         MessageOpened("commentary", "wiki.ask", "json"),
         MessageOpened("commentary", "functions.get_weather", "json"),
         MessageOpened("commentary", "functions.unknown", "json"),
@@ -99,7 +101,7 @@ def conversations(draw: st.DrawFn) -> list[Any]:
         opened = draw(headers)
         segments += [opened, *(TextContinued(text) for text in draw(st.lists(words, max_size=4)) if text)]
         segments.append(MessageClosed(opened.recipient is not None))
-        if opened.recipient == "python":
+        if opened.recipient in ("python", "code"):
             segments.append(ToolReturned(draw(results)))
     if draw(st.booleans()):
         segments += [draw(headers), TextContinued("cut"), MessageCut()]
@@ -150,6 +152,8 @@ def test_deltas_join_to_the_done_text_with_the_same_index(segments: list[Any]) -
             case ev.FunctionCallArgumentsDone() | ev.McpCallArgumentsDone():
                 assert event.arguments == texts.pop(event.item_id, "")
             case ev.CustomToolCallInputDone(input=text) | ev.ApplyPatchDiffDone(diff=text):
+                assert text == texts.pop(event.item_id, "")
+            case ev.CodeInterpreterCallCodeDone(code=text):
                 assert text == texts.pop(event.item_id, "")
             case ev.ShellCommandDelta():
                 place = f"{event.output_index} {event.command_index}"
