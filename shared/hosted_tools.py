@@ -156,6 +156,9 @@ class HostedTool:
     functions: tuple[HostedFunction, ...]
     description: str
     """Its description in the system message, which a request's `server_description` replaces."""
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    """What takes its place where the operator's setting (`python_tool`) names another sandbox than the
+    first."""
     types: frozenset[str] = frozenset()
     """The API's tool types that request it, besides `mcp` with its label."""
     unoffered_types: frozenset[str] = frozenset()
@@ -199,19 +202,29 @@ class HostedTool:
         )
 
 
-PYTHON = HostedTool(
-    server_label="code_interpreter",
-    namespace="python",
-    functions=(HostedFunction("python", is_repeatable=True),),
-    description="""\
+_PYTHON = """\
 Use this tool to execute Python code in your chain of thought. The code will not be shown to the \
 user. This tool should be used for internal reasoning, but not for code that is intended to be \
 visible to the user (e.g. when creating plots, tables, or files).
 
 When you send a message containing Python code to python, it will be executed in a stateful \
+"""
+PYTHON = HostedTool(
+    server_label="code_interpreter",
+    namespace="python",
+    functions=(HostedFunction("python", is_repeatable=True),),
+    description=f"""\
+{_PYTHON}\
 notebook environment: what one call defines, the next one finds. python will respond with what was \
 printed and the value of the last expression, or with the traceback. There are no files, no \
 internet access and no packages beyond a part of the standard library.""",
+    descriptions={
+        "cpython": f"""\
+{_PYTHON}\
+Jupyter notebook environment. python will respond with the output of the execution or time out \
+after 60.0 seconds. The drive at '/mnt/data' can be used to save and persist user files. Internet \
+access for this session is disabled."""
+    },
     types=frozenset({"code_interpreter"}),
     text_argument="code",
     content_type="code",
@@ -220,7 +233,7 @@ internet access and no packages beyond a part of the standard library.""",
     builtin="python",
     echoed={"container": {"type": "auto"}},
 )
-"""Its description is the one from training, adapted to the sandbox."""
+"""Its descriptions are the one from training, adapted to the sandbox."""
 
 _NUMBER = {"type": "number", "default": -1}
 

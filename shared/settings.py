@@ -197,6 +197,12 @@ class Settings(BaseSettings):
     """Calls that one tool runner has taken in addition and that wait for a share or a sandbox."""
     tenant_share_max: float = Field(0.5, gt=0, le=1)
     """The part of a tool runner's calls in flight, and of its sandboxes, that one tenant may use."""
+    python_tool: Literal["monty", "cpython"] = "monty"
+    """The sandbox of the built-in Python, as workers describe it and tool runners run it: Monty, or CPython
+    behind bubblewrap. Set the same for all."""
+    python_path: Path | None = None
+    """The Python that runs the code of `cpython`, with its packages; None: the one that runs the tool runner,
+    without the tool runner's packages."""
     sandboxes_max: int = Field(0, ge=0)
     """Processes of the built-in Python on one tool runner; 0: two per CPU, at least four."""
     tool_timeout_s: float = Field(120.0, gt=0)

@@ -21,6 +21,8 @@ from shared.settings import Settings
 
 _BUILTIN = "tool_runner.builtin"
 """The package of the built-in servers; a hosted tool's row names the module."""
+_CPYTHON = f"{_BUILTIN}.cpython"
+"""The other sandbox of the built-in Python."""
 
 _ROOT = Path(__file__).resolve().parents[1]
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -122,13 +124,20 @@ def load(settings: Settings) -> dict[str, Server]:
 
 
 def _builtin_server(name: str, settings: Settings) -> StdioServer:
-    """Returns the server in `tool_runner/builtin/<name>.py`. It is given every limit, and may ignore them."""
+    """Returns the server in `tool_runner/builtin/<name>.py`, or the one that a setting puts in its place.
+
+    It is given every limit, and may ignore them.
+    """
     limits = ("--output-bytes-max", settings.tool_output_bytes_max)
     state = ("--state-bytes-max", settings.tool_session_bytes_max)
     processes = ("--processes", count_sandboxes(settings))
-    args = ("-m", f"{_BUILTIN}.{name}", *map(str, (*limits, *state, *processes)))
+    module, own = f"{_BUILTIN}.{name}", tuple[object, ...]()
+    if name == PYTHON.builtin and settings.python_tool == "cpython":
+        module = _CPYTHON
+        own = ("--python", settings.python_path.absolute()) if settings.python_path is not None else ()
     if name == BROWSER.builtin and settings.search_pages is not None:
-        args += ("--pages", str(settings.search_pages.resolve()))
+        own = ("--pages", settings.search_pages.resolve())
+    args = ("-m", module, *map(str, (*limits, *state, *processes, *own)))
     return StdioServer(sys.executable, args, (("PYTHONPATH", str(_ROOT)),))
 
 
@@ -139,7 +148,8 @@ def count_sandboxes(settings: Settings) -> int:
 
 def is_builtin_python(server: Server | None) -> bool:
     """Returns True for the built-in Python, unless the operator has replaced it."""
-    return isinstance(server, StdioServer) and f"{_BUILTIN}.{PYTHON.builtin}" in server.args
+    modules = {f"{_BUILTIN}.{PYTHON.builtin}", _CPYTHON}
+    return isinstance(server, StdioServer) and not modules.isdisjoint(server.args)
 
 
 def _read_entry(label: str, entry: dict[str, Any]) -> Server:

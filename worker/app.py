@@ -67,7 +67,10 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
     resources = Resources(
         settings, redis, appender, engine, tools, lambda: int(time.time()), Stepper(), gathering
     )
-    ownership, counter = Ownership(resources, owner), TokenCounter(redis, resources.stepper)
+    ownership, counter = (
+        Ownership(resources, owner),
+        TokenCounter(redis, resources.stepper, settings.python_tool),
+    )
     ownership.start()
     services: list[Coroutine[Any, Any, None]] = [
         appender.run(),

@@ -27,9 +27,10 @@ _AT_ONCE_MAX = 4
 
 
 class TokenCounter:
-    def __init__(self, redis: RedisClient, stepper: Stepper) -> None:
+    def __init__(self, redis: RedisClient, stepper: Stepper, python_tool: str) -> None:
         self._redis = redis
         self._stepper = stepper
+        self._python_tool = python_tool
         self._counts: dict[asyncio.Task[None], int] = {}
         self._places = asyncio.Semaphore(_AT_ONCE_MAX)
 
@@ -64,8 +65,12 @@ class TokenCounter:
         asked = await stepper.call(lambda: decode_request(request), size)
         tools = await stepper.call(lambda: _decode_tools(listed), size)
         return await stepper.run(
-            count(await stepper.call(lambda: _conversation_of(asked, tools), size)), size
+            count(await stepper.call(lambda: self._conversation_of(asked, tools), size)), size
         )
+
+    def _conversation_of(self, request: ResponseRequest, tools: "_Tools") -> list[HarmonyMessage]:
+        listed = tools | listings_in([*request.context, *request.input])
+        return build_conversation(request, make_offer(request, listed, python_tool=self._python_tool))
 
     async def stop(self) -> None:
         """Cancels the pending counts; their callers get no answer."""
@@ -79,8 +84,3 @@ _Tools = dict[str, tuple[McpTool, ...]]
 
 def _decode_tools(listed: str) -> _Tools:
     return msgspec.json.decode(listed, type=_Tools)
-
-
-def _conversation_of(request: ResponseRequest, tools: _Tools) -> list[HarmonyMessage]:
-    listed = tools | listings_in([*request.context, *request.input])
-    return build_conversation(request, make_offer(request, listed))

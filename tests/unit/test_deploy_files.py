@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from api.tenants import Roster
 from tests.patience import PATIENCE_S
+from tool_runner.builtin.cpython.seccomp import REFUSED
 
 ROOT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
@@ -22,6 +23,8 @@ ROLES = ["api", "worker", "tool_runner"]
 IMAGES = {"api": "api", "worker": "worker", "worker_gpu": "worker", "tool_runner": "tool_runner"}
 """Dockerfile -> its role. A worker has two: with the scripted engine, and with vLLM."""
 SERVICES = ["proxy", "api", "worker", "tool-runner", "redis"]
+PYTHON_TOOL = "python"
+"""The CPython sandbox, which runs only with its profile."""
 ERRAND = "model"
 """A service that runs once and ends: it fetches the model."""
 VLLM_PINS = ["vllm-cpu", "vllm-gpu"]
@@ -102,7 +105,7 @@ def test_a_compose_file_keeps_to_the_compose_schema(name: str, tmp_path: Path) -
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("image", [*IMAGES, PYTHON_TOOL])
 def test_hadolint_has_nothing_to_say_about_a_dockerfile(image: str) -> None:
     checked = run(TOOLS / "hadolint", ROOT / f"deploy/{image}.Dockerfile")
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -110,8 +113,9 @@ def test_hadolint_has_nothing_to_say_about_a_dockerfile(image: str) -> None:
 
 def test_the_services_are_the_roles_with_redis_and_a_proxy() -> None:
     services = load("compose.yaml")["services"]
-    assert sorted(services) == sorted([*SERVICES, ERRAND])
-    assert [name for name in services if "profiles" in services[name]] == [ERRAND]
+    assert sorted(services) == sorted([*SERVICES, PYTHON_TOOL, ERRAND])
+    profiles = {name: services[name]["profiles"] for name in services if "profiles" in services[name]}
+    assert profiles == {ERRAND: [ERRAND], PYTHON_TOOL: ["cpython"]}
 
 
 def test_the_model_is_fetched_by_a_service_that_meets_no_other_and_holds_no_secret() -> None:
@@ -143,6 +147,51 @@ def test_a_service_has_limits_a_health_check_and_a_way_to_end(name: str) -> None
     assert described["healthcheck"]["test"]
     assert described["stop_grace_period"]
     assert described["restart"] == "unless-stopped"
+
+
+def test_the_sandbox_of_cpython_runs_with_least_rights_and_meets_tool_runners_only() -> None:
+    described = service(PYTHON_TOOL)
+    assert described["cap_drop"] == ["ALL"]
+    assert "cap_add" not in described
+    assert described["read_only"] is True
+    assert described["user"] == "10001:10001"
+    assert described["tmpfs"] == ["/tmp:size=64m,mode=1777"]
+    assert described["runtime"] == "${ANTIPHON_PYTHON_RUNTIME:-runc}"
+    options = ["no-new-privileges:true", "seccomp=deploy/python_seccomp.json", "apparmor=unconfined"]
+    assert described["security_opt"] == options
+    assert not {"privileged", "devices", "pid", "ipc", "network_mode", "ports", "secrets"} & described.keys()
+    assert not {"environment", "env_file", "volumes"} & described.keys()
+    assert {"memory", "pids", "cpus"} == described["deploy"]["resources"]["limits"].keys()
+    assert described["healthcheck"]["test"]
+    networks = described["networks"]
+    met = {name for name in SERVICES if set(networks) & set(service(name)["networks"])}
+    assert met == {"tool-runner"}
+    assert all(load("compose.yaml")["networks"][network] == {"internal": True} for network in networks)
+
+
+def test_the_container_of_cpython_refuses_what_its_walls_refuse_but_for_what_bubblewrap_needs() -> None:
+    profile = json.loads((ROOT / "deploy/python_seccomp.json").read_text())
+    assert profile["defaultAction"] == "SCMP_ACT_ALLOW"
+    (rule,) = profile["syscalls"]
+    assert (rule["action"], rule["errnoRet"]) == ("SCMP_ACT_ERRNO", 1)
+    needed = {"mount", "umount2", "pivot_root", "unshare", "sethostname"}
+    assert rule["names"] == sorted(REFUSED.keys() - needed)
+
+
+def test_the_image_of_cpython_has_the_server_and_an_environment_for_the_code() -> None:
+    words = instructions(PYTHON_TOOL)
+    copied = [rest.split()[:-1] for word, rest in words if word == "COPY" and "--from" not in rest]
+    requirements = {"requirements/tool_runner.txt", "requirements/notebook.txt"}
+    sources = {"shared", "tool_runner"}
+    assert {source for group in copied for source in group} == requirements | sources
+    installs = [rest for word, rest in words if word == "RUN" and "pip install" in rest]
+    assert [rest.count("--require-hashes") for rest in installs] == [2]
+    assert [rest.count("--only-binary=:all:") for rest in installs] == [2]
+    assert [rest for word, rest in words if word == "USER"] == ["10001:10001"]
+    (command,) = [json.loads(rest) for word, rest in words if word == "CMD"]
+    assert command[:3] == ["python", "-m", "tool_runner.builtin.cpython"]
+    assert command[-2:] == ["--python", "/notebook/bin/python"]
+    assert direct_dependencies("notebook") <= pins("notebook").keys()
 
 
 def test_only_the_proxy_publishes_a_port_and_by_default_on_loopback() -> None:
@@ -280,7 +329,7 @@ def test_without_a_gpu_nothing_for_one_is_installed() -> None:
     assert pins("torch-cpu")["torch"].endswith("+cpu")
 
 
-@pytest.mark.parametrize("name", [*ROLES, *VLLM_PINS, "torch-cpu", "dev", "uv"])
+@pytest.mark.parametrize("name", [*ROLES, *VLLM_PINS, "torch-cpu", "dev", "notebook", "uv"])
 def test_every_requirement_has_a_hash_and_no_address(name: str) -> None:
     text = (ROOT / f"requirements/{name}.txt").read_text()
     entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]

@@ -38,7 +38,7 @@ class Sandbox(Protocol):
     async def run(self, code: str, state: str | None) -> Ran: ...
 
 
-class Shown:
+class CellOutput:
     """Collects what a cell shows, within a limit; drops what exceeds it and says so.
 
     Reserves a part for what comes last (the value, a traceback, notes), so that code which floods its output

@@ -22,7 +22,7 @@ from pydantic_monty import (
     ResourceLimits,
 )
 
-from tool_runner.builtin.cells import Ran, Shown, make_parser, make_server, serve
+from tool_runner.builtin.cells import CellOutput, Ran, make_parser, make_server, serve
 from tool_runner.builtin.notebook import SHOWN_NAME, Cell, make_cell, mend_traceback
 
 DESCRIPTION = """Runs Python code as a notebook cell: shows what it prints, then the value of its last \
@@ -75,14 +75,14 @@ class MontySandbox:
         self._state_bytes_max = state_bytes_max
 
     async def run(self, code: str, state: str | None) -> Ran:
-        shown = Shown(self._output_bytes_max)
+        shown = CellOutput(self._output_bytes_max)
         try:
             return await self._run(code, state, shown)
         except _StateUnreadable:
             shown.add_note("The variables of earlier calls are lost: they cannot be read any more.")
             return await self._run(code, None, shown)
 
-    async def _run(self, code: str, state: str | None, shown: Shown) -> Ran:
+    async def _run(self, code: str, state: str | None, shown: CellOutput) -> Ran:
         try:
             async with self._pool.checkout(limits=self._limits, os_policy=_OS_POLICY) as session:
                 if state is not None:
@@ -95,7 +95,7 @@ class MontySandbox:
             shown.add_note(f"{error}. {_UNCHANGED}")
         return Ran(shown.text, has_failed=True)
 
-    async def _keep(self, session: AsyncMontySession, shown: Shown) -> Ran:
+    async def _keep(self, session: AsyncMontySession, shown: CellOutput) -> Ran:
         """Returns what is shown, and the state unless it is too large to be kept."""
         try:
             state = _pack(await session.dump())
@@ -111,7 +111,7 @@ class MontySandbox:
         return Ran(shown.text, state=state)
 
 
-async def _feed(session: AsyncMontySession, cell: Cell, shown: Shown) -> None:
+async def _feed(session: AsyncMontySession, cell: Cell, shown: CellOutput) -> None:
     """Runs the cell and shows its own exceptions. Raises MontyError if a limit ended it."""
     try:
         await session.feed_run(cell.code, print_callback=_printing(shown))
@@ -128,7 +128,7 @@ async def _feed(session: AsyncMontySession, cell: Cell, shown: Shown) -> None:
             shown.add_note(hint)
 
 
-async def _show_value(session: AsyncMontySession, shown: Shown) -> None:
+async def _show_value(session: AsyncMontySession, shown: CellOutput) -> None:
     """Shows the cell's value by running `repr` inside: outside, the value may have another one."""
     value = await session.feed_run(
         f"None if {SHOWN_NAME} is None else repr({SHOWN_NAME})", print_callback=_printing(shown)
@@ -137,7 +137,7 @@ async def _show_value(session: AsyncMontySession, shown: Shown) -> None:
         shown.add_last(str(value))
 
 
-def _printing(shown: Shown) -> Callable[[str, str], None]:
+def _printing(shown: CellOutput) -> Callable[[str, str], None]:
     return lambda _stream, text: shown.add_printed(text)
 
 

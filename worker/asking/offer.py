@@ -141,15 +141,17 @@ def make_offer(
     listed: Mapping[str, tuple[McpTool, ...]],
     idempotent_tools: Collection[str] = (),
     record_format: int = RECORD_FORMAT,
+    python_tool: str = "monty",
 ) -> Offer:
     """Returns the tools that the request and its `tool_choice` allow.
 
     `listed`: server_label -> its tools, for every server that was listed. `idempotent_tools`: the
-    `label.tool` names of the tools that the operator declares repeatable.
+    `label.tool` names of the tools that the operator declares repeatable. `python_tool`: the sandbox that a
+    hosted tool may have a description for.
     """
     choice = _Choice.of(request.response.tool_choice)
     offers = [
-        _offer_hosted(server, server.hosted, choice, idempotent_tools)
+        _offer_hosted(server, server.hosted, choice, idempotent_tools, python_tool)
         if server.hosted
         else _offer_listed(server, listed.get(server.label, ()), choice, idempotent_tools)
         for server in mcp_servers(request)
@@ -218,7 +220,11 @@ def recipient_of(server_label: str, name: str) -> str:
 
 
 def _offer_hosted(
-    server: McpServer, hosted: HostedTool, choice: "_Choice", idempotent_tools: Collection[str]
+    server: McpServer,
+    hosted: HostedTool,
+    choice: "_Choice",
+    idempotent_tools: Collection[str],
+    python_tool: str,
 ) -> Offer:
     """Offers a hosted tool under the names in its row, whatever its server lists."""
     routing: dict[str, Target] = {}
@@ -235,7 +241,7 @@ def _offer_hosted(
                 f"{server.label}.{name}" in idempotent_tools,
                 server.item_type,
             )
-    description = server.description or hosted.description
+    description = server.description or hosted.descriptions.get(python_tool, hosted.description)
     return Offer({hosted.namespace: description} if routing else {}, {}, routing)
 
 

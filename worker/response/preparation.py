@@ -63,9 +63,11 @@ class Preparation:
         listings = await self._list_tools(known)
         listed = known | {each.server_label: each.tools for each in listings if each.error is None}
         unavailable = {each.server_label: each.error for each in listings if each.error is not None}
-        idempotent = self.resources.settings.idempotent_tools
+        settings = self.resources.settings
         begun_as = self.record.format
-        offer = await self._call(lambda: make_offer(request, listed, idempotent, begun_as))
+        offer = await self._call(
+            lambda: make_offer(request, listed, settings.idempotent_tools, begun_as, settings.python_tool)
+        )
         messages = await self._call(lambda: build_conversation(request, offer, unavailable, begun_as))
         prompt = await fit_into_context(self.resources, self.record, messages)
         approved = await self._call(lambda: _approved_in(items, offer.routing))
