@@ -213,7 +213,8 @@ class Acceptance:
         referenced = await context.read_references(
             self._redis, self._offload, self._settings, tenant, creation.items, "input"
         )
-        return Sources(parent, items, referenced, membership)
+        kept = await context.read_kept(self._redis, self._offload, tenant, creation.items)
+        return Sources(parent, items, referenced, membership, kept)
 
     def _check_background(self, background: bool, store: bool) -> None:
         if background and not store and not self._settings.allow_unstored_background:

@@ -16,6 +16,7 @@ from api.bodies.containers import check_continued
 from api.errors import ClientError, invalid_value, previous_not_found, reference_not_found
 from api.offload import Offload
 from shared import lifecycle
+from shared.hosted_tools import AnyHostedToolCall, HostedToolCall
 from shared.input_items import AskedItem, InputItem, ItemReference
 from shared.json_values import count_values
 from shared.responses import Item, Response, ResponseRequest, ServerCall
@@ -24,12 +25,15 @@ from shared.store.keys import ResponseKey
 from shared.store.log import archive
 from shared.store.records import response_store
 from shared.store.records.response_store import Membership, Stored
+from shared.store.records.unshown import read_unshown
 from shared.store.redis.client import RedisClient
 from shared.turns import without_old_reasoning
 
 _ITEM_ID = re.compile(r"[a-z]+_([a-z0-9]{1,8}_[0-9a-f]{32})_i?\d+")
 _BATCH_BYTES, _BATCH_RECORDS = 4 * 2**20, 100
 """How much is read at once for references: these limits, but at least one record."""
+_KEPT_BYTES = 2**20
+"""The limit on packed records that are read for calls which are sent back without their results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,14 @@ class Sources:
     """Item id -> the item that an `item_reference` refers to."""
     membership: Membership | None = None
     """The conversation, and how far it was read."""
+    kept: Mapping[str, bytes] = field(default_factory=dict)
+    """Item id -> a call that the client sends back without its result, as it is kept here."""
 
     @property
     def size_bytes(self) -> int:
         parent = self.parent.size_bytes if self.parent else 0
-        return parent + sum(map(len, self.conversation)) + sum(map(len, self.referenced.values()))
+        items = (*self.conversation, *self.referenced.values(), *self.kept.values())
+        return parent + sum(map(len, items))
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -86,6 +93,31 @@ async def read_references(
         if sum(map(len, found.values())) > settings.context_bytes_max:
             raise _too_large(settings.context_bytes_max, name)
     return found
+
+
+async def read_kept(
+    redis: RedisClient, offload: Offload, tenant: str, items: Sequence[AskedItem]
+) -> dict[str, bytes]:
+    """Returns the JSON of the calls that a client sends back without their results, by item id.
+
+    Those that are not found here stay as they were sent, as do the earliest if there are many.
+    """
+    sent = [item.id for item in reversed(items) if isinstance(item, HostedToolCall) and item.lacks_result]
+    homes = list(dict.fromkeys(home for item_id in sent for home in _homes(tenant, [item_id])))
+    if not homes:
+        return {}
+    lists, archives = await read_unshown(redis, homes[:_BATCH_RECORDS], _KEPT_BYTES)
+    size_bytes = sum(map(len, lists)) + sum(map(archive.record_bytes, archives))
+    return await offload.run(size_bytes, lambda: _pick_kept(lists, archives, set(sent)))
+
+
+def _pick_kept(
+    lists: Sequence[bytes], archives: Sequence[bytes], wanted: Collection[object]
+) -> dict[str, bytes]:
+    opened = (archive.open_record(packed).unshown for packed in archives)
+    items = [item for each in (*lists, *opened) if each for item in msgspec.json.decode(each, type=_Raws)]
+    ids = [msgspec.json.decode(item, type=_StoredItem).id for item in items]
+    return {id_: bytes(item) for id_, item in zip(ids, items, strict=True) if id_ and id_ in wanted}
 
 
 def _homes(tenant: str, item_ids: Collection[str]) -> list[ResponseKey]:
@@ -140,6 +172,9 @@ async def _batches(
         yield batch
 
 
+_Raws = list[msgspec.Raw]
+
+
 class _Inputs(msgspec.Struct):
     input: list[msgspec.Raw] = []
 
@@ -183,10 +218,11 @@ def compose(
     limits.
     """
     param = "conversation" if sources.membership else "previous_response_id" if sources.parent else "input"
-    _check_values([*sources.conversation, *sources.referenced.values()], settings, param)
+    stored = [*sources.conversation, *sources.referenced.values(), *sources.kept.values()]
+    _check_values(stored, settings, param)
     before = _items_before(sources)
     item_relations.check_unique(asked, before, "input")
-    items = resolve(asked, sources.referenced, "input")
+    items = [_complete(item, sources.kept) for item in resolve(asked, sources.referenced, "input")]
     before = without_old_reasoning(before, items)
     _check_sizes(before, items, settings, param)
     item_relations.check_answers(items, before, "input")
@@ -211,6 +247,13 @@ def _items_before(sources: Sources) -> list[InputItem]:
 def _as_input(output: Sequence[Item]) -> list[InputItem]:
     """Returns the items of an output as input items."""
     return msgspec.convert(msgspec.to_builtins(output), list[InputItem])
+
+
+def _complete(item: InputItem, kept: Mapping[str, bytes]) -> InputItem:
+    """Returns a call that is kept here with its result, and any other item as it is."""
+    if not isinstance(item, HostedToolCall) or not isinstance(item.id, str) or item.id not in kept:
+        return item
+    return item.complete(msgspec.json.decode(kept[item.id], type=AnyHostedToolCall))
 
 
 def resolve(items: Sequence[AskedItem], referenced: Mapping[str, bytes], name: str) -> list[InputItem]:

@@ -70,6 +70,15 @@ class HostedToolCall(CallItem, frozen=True, kw_only=True):
         """Returns the call as the model reads it. A failed call is answered by its failure."""
         raise NotImplementedError
 
+    @property
+    def lacks_result(self) -> bool:
+        """Its client was not shown all that the model read, and sends it back without that."""
+        return False
+
+    def complete(self, kept: "HostedToolCall") -> Self:
+        """Returns the call with the result that is kept here, if it is the same call as this."""
+        return self
+
 
 class CodeOutput(msgspec.Struct, frozen=True):
     type: Any = UNSET
@@ -90,6 +99,15 @@ class CodeInterpreterCall(HostedToolCall, frozen=True, kw_only=True, tag="code_i
     container_id: str
     code: Text = UNSET
     outputs: list[CodeOutput] | None | UnsetType = UNSET
+
+    @property
+    def lacks_result(self) -> bool:
+        return not isinstance(self.outputs, list)
+
+    def complete(self, kept: HostedToolCall) -> Self:
+        if isinstance(kept, CodeInterpreterCall) and kept.written == self.written:
+            return msgspec.structs.replace(self, outputs=kept.outputs)
+        return self
 
     def render(self) -> RenderedCall:
         outputs = self.outputs if isinstance(self.outputs, list) else (_NOT_KEPT,)

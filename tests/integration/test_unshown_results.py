@@ -109,18 +109,53 @@ async def test_a_conversation_holds_what_its_code_printed(
         assert containers == {f"cntr_{first['id'].removeprefix('resp_')}"}
 
 
-async def test_a_call_that_is_sent_back_without_its_outputs_does_not_look_silent(
-    redis: RedisClient, settings: Settings
+@pytest.mark.parametrize("is_archived", [False, True], ids=["log", "archive"])
+@pytest.mark.parametrize("code", SAID)
+async def test_a_call_that_is_sent_back_without_its_outputs_is_read_with_them(
+    redis: RedisClient, settings: Settings, code: str, is_archived: bool
 ) -> None:
     async with serving(settings) as client, working(redis, settings, SCRIPT, answer=answer) as worker:
-        first = await ask(client, redis, worker, "run loud", store=True)
-        (call,) = [item for item in first["output"] if item["type"] == "code_interpreter_call"]
-        sent = [call, {"role": "user", "content": "hello"}]
-        second = await ask(client, redis, worker, "", input=sent)
-        assert answers_read(second) == ["[What came of this code was not kept with the call.]"]
-        whole = call | {"outputs": [{"type": "logs", "logs": "x"}]}
-        third = await ask(client, redis, worker, "", input=[whole, sent[1]])
-        assert answers_read(third) == ["x"]
+        first = await ask(client, redis, worker, f"run {code}")
+        call = call_in(first)
+        if is_archived:
+            assert await archiving.archive_log(redis, ResponseKey("default", first["id"])) == "archived"
+        second = await ask(client, redis, worker, "", input=[call, HELLO])
+        assert answers_read(second) == [SAID[code]]
+
+
+NOT_KEPT = "[What came of this code was not kept with the call.]"
+HELLO = {"role": "user", "content": "hello"}
+
+
+def call_in(response: dict[str, Any]) -> dict[str, Any]:
+    (call,) = [item for item in response["output"] if item["type"] == "code_interpreter_call"]
+    return dict(call)
+
+
+async def test_what_is_kept_belongs_to_the_same_call_and_goes_to_its_tenant(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """And what a client says itself stands."""
+    async with serving(settings) as client, working(redis, settings, SCRIPT, answer=answer) as worker:
+        first = await ask(client, redis, worker, "run loud")
+        call = call_in(first)
+        others = call["id"].replace("ci_0_", "ci_0_" + "f" * 4)[: len(call["id"])]
+        for changed, read in [
+            ({"code": "another"}, NOT_KEPT),
+            ({"id": others}, NOT_KEPT),
+            ({"id": "ci_elsewhere"}, NOT_KEPT),
+            ({"outputs": [{"type": "logs", "logs": "x"}]}, "x"),
+            ({"outputs": []}, ""),
+        ]:
+            response = await ask(client, redis, worker, "", input=[call | changed, HELLO])
+            assert answers_read(response) == [read], changed
+        await redis.command("RENAME", keys.state(key_of(first)), keys.state(key_of(first, "other")))
+        response = await ask(client, redis, worker, "", input=[call, HELLO])
+        assert answers_read(response) == [NOT_KEPT]
+
+
+def key_of(response: dict[str, Any], tenant: str = "default") -> ResponseKey:
+    return ResponseKey(tenant, response["id"])
 
 
 async def test_a_container_may_be_named_only_where_it_is_continued(
