@@ -16,6 +16,25 @@ MULTIPLIED = [
 """The answers to `Multiply 123*456` and `Multiply 3*4`."""
 REFUSED = "The tool `test.add` answered:\n\nThe user did not approve this call; it was not made."
 
+CLIENT_TOOLS = [
+    (
+        "custom",
+        r'Use edit with {"input": "SELECT \"é\""}',
+        'The function `edit` answered:\n\nwrote SELECT "é"',
+    ),
+    (
+        "shell",
+        'Use shell with {"commands": ["ls", "pwd"]}',
+        "The function `shell` answered:\n\nran ls\n[exit code 0]\nran pwd\n[exit code 0]",
+    ),
+    (
+        "apply_patch",
+        'Use apply_patch with {"type": "create_file", "path": "a", "diff": "+b"}',
+        "The function `apply_patch` answered:\n\nThe patch was applied.\ncreate_file a +b",
+    ),
+]
+"""Kinds of tools that a client runs itself: a question that has each called, and the answer."""
+
 COMMENTS = {"Antiphon-Keep-Alive": "comment"}
 """Requests keep-alives that are comments; the awkward cluster's are events by default."""
 SILENCE = "That was a silence."

@@ -6,6 +6,7 @@ from tests.clients.answers import (
     ADDED,
     AWKWARD,
     AWKWARD_ANSWERS,
+    CLIENT_TOOLS,
     MULTIPLIED,
     REFUSED,
     TOO_LONG,
@@ -66,3 +67,9 @@ def test_the_code_interpreter_and_what_follows(node: Ask) -> None:
         assert report["texts"] == MULTIPLIED
         assert report["codes"] == ["123*456\n"]
         assert report["outputs"] == [[{"type": "logs", "logs": "56088"}]]
+
+
+@pytest.mark.parametrize(("kind", "question", "answer"), CLIENT_TOOLS)
+def test_a_tool_that_it_runs_itself(node: Ask, kind: str, question: str, answer: str) -> None:
+    reports = node.both("ai_sdk", "client_tool", kind=kind, question=question)
+    assert reports == [[answer, counted(3)]] * 2

@@ -28,16 +28,38 @@ request_max_retries = 0
 stream_max_retries = 0
 stream_idle_timeout_ms = 10000
 """
+_EDITING_MODEL: dict[str, Any] = {
+    "slug": "default",
+    "display_name": "default",
+    "base_instructions": "Be brief.",
+    "apply_patch_tool_type": "freeform",
+    "shell_type": "shell_command",
+    "visibility": "list",
+    "supported_in_api": True,
+    "priority": 1,
+    "supported_reasoning_levels": [],
+    "truncation_policy": {"mode": "tokens", "limit": 10_000},
+    "supports_parallel_tool_calls": True,
+    "experimental_supported_tools": [],
+    "context_window": 100_000,
+    "support_verbosity": False,
+}
+"""A model's entry in its catalog."""
 
 
 class Codex:
     """One home for several runs: sessions are kept there."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, *, mcp: str | None = None, has_patches: bool = False) -> None:
+        """`mcp`: the address of a server of its own. `has_patches`: it is told that the model can edit."""
         self._folder = folder
         home = folder / ".codex"
         home.mkdir()
-        (home / "config.toml").write_text(_CONFIG.format(url=url))
+        catalog, server = "", f'\n[mcp_servers.test]\nurl = "{mcp}"\n' if mcp else ""
+        if has_patches:
+            (home / "models.json").write_text(json.dumps({"models": [_EDITING_MODEL]}))
+            catalog = f'model_catalog_json = "{home / "models.json"}"\n'
+        (home / "config.toml").write_text(catalog + _CONFIG.format(url=url) + server)
 
     def execute(self, *arguments: str) -> list[dict[str, Any]]:
         """The events of `codex exec`, which must end well."""
@@ -77,6 +99,26 @@ def test_a_command_that_it_runs_and_a_session_that_goes_on(url: str, tmp_path: P
     outputs = [item["aggregated_output"] for item in ran if item["type"] == "command_execution"]
     assert outputs == ["56088\n"]
     assert "56088" in said(events)[-1]
+    assert said(codex.execute("resume", "--last", "Count from 1 to 3")) == [counted(3)]
+
+
+def test_the_tools_of_an_mcp_server_of_its_own(url: str, mcp: str, tmp_path: Path) -> None:
+    """It offers them as a namespace."""
+    events = Codex(url, tmp_path, mcp=mcp).execute('Use mcp__test.add with {"a": 2, "b": 3}')
+    ran = [event["item"] for event in events if event["type"] == "item.completed"]
+    calls = [(i["server"], i["tool"], i["status"]) for i in ran if i["type"] == "mcp_tool_call"]
+    assert calls == [("test", "add", "completed")]
+    assert said(events)[-1].startswith("The tool `mcp__test.add` answered:")
+    assert "5" in said(events)[-1]
+
+
+def test_a_patch_that_it_applies(url: str, tmp_path: Path) -> None:
+    """It offers `apply_patch` as a custom tool with a grammar."""
+    patch = "*** Begin Patch\n*** Add File: hello.txt\n+Hello é\n*** End Patch"
+    codex = Codex(url, tmp_path, has_patches=True)
+    events = codex.execute(f"Use apply_patch with {json.dumps({'input': patch})}")
+    assert (tmp_path / "hello.txt").read_text() == "Hello é\n"
+    assert "The function `apply_patch` answered:" in said(events)[-1]
     assert said(codex.execute("resume", "--last", "Count from 1 to 3")) == [counted(3)]
 
 

@@ -1,6 +1,8 @@
 """`@openai/agents`: every usage is validated, and a run's state is text and comes back."""
 
-from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, MULTIPLIED, WEATHER
+import pytest
+
+from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, CLIENT_TOOLS, MULTIPLIED, WEATHER, counted
 from tests.clients.conftest import Ask
 
 
@@ -26,3 +28,10 @@ def test_the_code_interpreter_and_what_follows(node: Ask) -> None:
         for report in node.both("openai_agents", "code_interpreter", included=included):
             assert report["texts"] == MULTIPLIED
             assert report["calls"] == [["code_interpreter_call", "completed", "123*456\n", logs]]
+
+
+@pytest.mark.parametrize(("kind", "question", "answer"), [one for one in CLIENT_TOOLS if one[0] != "custom"])
+def test_a_tool_that_it_runs_itself(node: Ask, kind: str, question: str, answer: str) -> None:
+    """It has no custom tools."""
+    reports = node.both("openai_agents", "client_tool", kind=kind, question=question)
+    assert reports == [[answer, counted(3)]] * 2

@@ -1,6 +1,17 @@
 """`openai-agents` for Python."""
 
-from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, MULTIPLIED, REFUSED, WEATHER, counted
+import pytest
+
+from tests.clients.answers import (
+    ADDED,
+    AWKWARD,
+    AWKWARD_ANSWERS,
+    CLIENT_TOOLS,
+    MULTIPLIED,
+    REFUSED,
+    WEATHER,
+    counted,
+)
 from tests.clients.conftest import Ask
 
 
@@ -29,3 +40,9 @@ def test_the_code_interpreter_and_what_follows(python: Ask) -> None:
             assert report["texts"] == MULTIPLIED
             assert report["calls"] == [["code_interpreter_call", "123*456\n", "completed"]]
             assert report["logs"] == [["56088"] if included else []]
+
+
+@pytest.mark.parametrize(("kind", "question", "answer"), CLIENT_TOOLS)
+def test_a_tool_that_it_runs_itself(python: Ask, kind: str, question: str, answer: str) -> None:
+    reports = python.both("openai_agents", "client_tool", kind=kind, question=question)
+    assert reports == [[answer, counted(3)]] * 2

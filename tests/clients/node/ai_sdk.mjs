@@ -83,3 +83,25 @@ export async function code_interpreter(known) {
   const second = await ask(known.stream, { ...options, messages: [...messages, ...first.messages, more] });
   return { texts: [first.text, second.text], codes: called.map(({ input }) => input.code), outputs: results.map(({ output }) => output.outputs) };
 }
+
+// A custom tool takes the text itself, not an object.
+const runCommands = (commands) => commands.map((command) => ({ stdout: `ran ${command}`, stderr: '', outcome: { type: 'exit', exitCode: 0 } }));
+const clientTools = {
+  custom: (tools) => ({
+    edit: tools.customTool({ description: 'Edits.', format: { type: 'grammar', syntax: 'regex', definition: '.*' }, execute: async (text) => `wrote ${text}` }),
+  }),
+  shell: (tools) => ({ shell: tools.shell({ execute: async ({ action }) => ({ output: runCommands(action.commands) }) }) }),
+  apply_patch: (tools) => ({
+    apply_patch: tools.applyPatch({ execute: async ({ operation: { type, path, diff } }) => ({ status: 'completed', output: `${type} ${path} ${diff}` }) }),
+  }),
+};
+
+export async function client_tool(known) {
+  const openai = connect(known);
+  const options = { model: openai.responses('default'), tools: clientTools[known.kind](openai.tools), stopWhen: stepCountIs(3) };
+  const messages = [{ role: 'user', content: known.question }];
+  const first = await ask(known.stream, { ...options, messages });
+  const more = { role: 'user', content: 'Count from 1 to 3' };
+  const second = await ask(known.stream, { ...options, messages: [...messages, ...first.messages, more] });
+  return [first.text, second.text];
+}

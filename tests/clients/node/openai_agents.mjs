@@ -1,6 +1,6 @@
 // Runs of `@openai/agents`, which validates every usage, and its state when that is serialized.
 
-import { Agent, RunState, codeInterpreterTool, hostedMcpTool, run, setDefaultOpenAIClient, setTracingDisabled, tool } from '@openai/agents';
+import { Agent, RunState, applyPatchTool, codeInterpreterTool, hostedMcpTool, run, setDefaultOpenAIClient, setTracingDisabled, shellTool, tool } from '@openai/agents';
 import OpenAI from 'openai';
 import { z } from 'zod';
 
@@ -80,4 +80,25 @@ export async function code_interpreter(known) {
     texts: [first.finalOutput, second.finalOutput],
     calls: calls.map(({ name, status, providerData }) => [name, status, providerData.code, providerData.outputs]),
   };
+}
+
+// Applies no diff, and runs no command; both say what they were asked to do.
+const say = async ({ type, path, diff }) => ({ output: `${type} ${path} ${diff}` });
+const runCommands = async ({ commands }) => ({
+  output: commands.map((command) => ({ stdout: `ran ${command}`, stderr: '', outcome: { type: 'exit', exitCode: 0 } })),
+});
+
+const clientTools = {
+  shell: () => shellTool({ shell: { run: runCommands } }),
+  apply_patch: () => applyPatchTool({ editor: { createFile: say, updateFile: say, deleteFile: say } }),
+};
+
+// The second question comes with the whole history.
+export async function client_tool(known) {
+  connect(known);
+  const agent = new Agent({ name: 'Worker', model: 'default', tools: [clientTools[known.kind]()] });
+  const ask = known.stream ? runStreamed : run;
+  const first = await ask(agent, known.question);
+  const second = await ask(agent, [...first.history, { role: 'user', content: 'Count from 1 to 3' }]);
+  return [first.finalOutput, second.finalOutput];
 }

@@ -4,15 +4,19 @@ from typing import Any
 
 from agents import (
     Agent,
+    ApplyPatchTool,
     CodeInterpreterTool,
+    CustomTool,
     HostedMCPTool,
     ModelSettings,
     OpenAIConversationsSession,
     OpenAIResponsesModel,
     Runner,
+    ShellTool,
     function_tool,
     set_tracing_disabled,
 )
+from agents.tool import ShellCallOutcome, ShellCommandOutput, ShellResult
 from openai import AsyncOpenAI
 
 Known = dict[str, Any]
@@ -96,3 +100,41 @@ async def code_interpreter(known: Known) -> object:
         "calls": [[call.type, call.code, call.status] for call in calls],
         "logs": [[output.logs for output in call.outputs or ()] for call in calls],
     }
+
+
+class Editor:
+    """Applies no diff; says what it was asked to do."""
+
+    def _say(self, operation: Any) -> str:
+        return f"{operation.type} {operation.path} {operation.diff}"
+
+    create_file = update_file = delete_file = _say
+
+
+def run_commands(request: Any) -> Any:
+    done = ShellCallOutcome("exit", 0)
+    return ShellResult(
+        [ShellCommandOutput(f"ran {each}", outcome=done) for each in request.data.action.commands]
+    )
+
+
+async def write(_: Any, text: str) -> str:
+    return f"wrote {text}"
+
+
+GRAMMAR = {"type": "grammar", "syntax": "regex", "definition": ".*"}
+CLIENT_TOOLS: dict[str, Any] = {
+    "custom": lambda: CustomTool("edit", "Edits.", write, format=GRAMMAR),
+    "shell": lambda: ShellTool(run_commands),
+    "apply_patch": lambda: ApplyPatchTool(Editor()),
+}
+
+
+async def client_tool(known: Known) -> object:
+    """Runs the tool of one kind, and asks one more question with the whole history."""
+    model = OpenAIResponsesModel("default", connect(known))
+    agent = Agent(name="Worker", model=model, tools=[CLIENT_TOOLS[known["kind"]]()])
+    first = await run(agent, known, known["question"])
+    question = {"role": "user", "content": "Count from 1 to 3"}
+    second = await run(agent, known, [*first.to_input_list(), question])
+    return [first.final_output, second.final_output]
