@@ -189,7 +189,8 @@ async def test_create_writes_the_request_the_first_event_the_secrets_and_the_job
         assert created.response == request.response
         assert (request.response.status, request.response.created_at) == ("in_progress", CREATED_AT_S)
         assert request.response.metadata == {"k": "v"}
-        assert request.tools == [{"type": "mcp", "server_label": "code_interpreter", "server_url": "IGNORED"}]
+        tool = {"type": "mcp", "server_label": "code_interpreter", "server_url": "IGNORED"}
+        assert request.tools == [tool | {"require_approval": "never"}]
 
 
 async def test_a_create_call_answers_with_the_snapshot_of_its_end(
