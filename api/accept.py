@@ -27,7 +27,7 @@ from api.unlisted import read_listings, unlisted_servers
 from shared import ids
 from shared.events import encode
 from shared.lifecycle import begin, fold
-from shared.responses import ConversationReference, McpTool, ResponseRequest
+from shared.responses import SEALED_REASONING, ConversationReference, McpTool, ResponseRequest
 from shared.settings import Settings
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.records import response_store, token_count
@@ -94,6 +94,7 @@ class Acceptance:
         response = creation.request.response
         self._check_background(response.background, response.store)
         self._check_secrets(creation.secret_param)
+        self._check_sealed(creation.request.include)
         repetition = None
         if idempotency_key is not None:
             digest = await self._offload.run(len(raw), lambda: hashlib.sha256(raw).hexdigest())
@@ -112,6 +113,7 @@ class Acceptance:
         for _ in range(_READINGS_MAX):
             sources = await self._read_sources(tenant, creation)
             new, accepted = await self._compose(
+                tenant,
                 creation,
                 sources,
                 raw_bytes,
@@ -183,6 +185,7 @@ class Acceptance:
 
     async def _compose(
         self,
+        tenant: str,
         creation: Creation,
         sources: Sources,
         raw_bytes: int,
@@ -196,7 +199,7 @@ class Acceptance:
             request = msgspec.structs.replace(request, response=response)
         return await self._offload.run(
             raw_bytes + sources.size_bytes,
-            lambda: finish(compose(request, creation.items, sources, self._settings)),
+            lambda: finish(compose(request, creation.items, sources, self._settings, tenant)),
         )
 
     async def _read_sources(self, tenant: str, creation: Creation) -> Sources:
@@ -227,6 +230,13 @@ class Acceptance:
             reason = "This server keeps no secrets for tool servers: its operator has set no secrets_key."
             raise unsupported_parameter(param, reason)
 
+    def _check_sealed(self, include: Sequence[str]) -> None:
+        """Refuses to promise sealed reasoning without keys to seal it: agents that keep nothing else would
+        lose what the model thought between two calls, without a word."""
+        if SEALED_REASONING in include and not self._settings.seal_keys:
+            reason = f"This server cannot give '{SEALED_REASONING}': its operator has set no seal_keys."
+            raise unsupported_parameter("include", reason)
+
     async def count_input_tokens(self, tenant: str, raw: bytes) -> int:
         """Returns the number of tokens that the model would read.
 
@@ -237,6 +247,7 @@ class Acceptance:
             creation = await self._read(raw)
             sources = await self._read_sources(tenant, creation)
             record, unlisted = await self._compose(
+                tenant,
                 creation,
                 sources,
                 len(raw),

@@ -6,7 +6,7 @@ separate: what is read stays bytes until it is composed, off the loop if it is l
 """
 
 import re
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -20,6 +20,7 @@ from shared.hosted_tools import AnyHostedToolCall, HostedToolCall
 from shared.input_items import AskedItem, InputItem, ItemReference
 from shared.json_values import count_values
 from shared.responses import Item, Response, ResponseRequest, ServerCall
+from shared.sealing import REASONING, Seal
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import archive
@@ -210,9 +211,10 @@ def _items_of(record: archive.ArchivedRecord) -> list[msgspec.Raw]:
 
 
 def compose(
-    request: ResponseRequest, asked: Sequence[AskedItem], sources: Sources, settings: Settings
+    request: ResponseRequest, asked: Sequence[AskedItem], sources: Sources, settings: Settings, tenant: str
 ) -> ResponseRequest:
-    """Returns the request with its input, references replaced by items, and with its context.
+    """Returns the request with its input, references replaced by items, and with its context. Sealed
+    reasoning that the model reads is opened.
 
     Pure. Raises ClientError for unknown items, items that do not fit together, and items that exceed the
     limits.
@@ -224,13 +226,21 @@ def compose(
     item_relations.check_unique(asked, before, "input")
     items = [_complete(item, sources.kept) for item in resolve(asked, sources.referenced, "input")]
     before = without_old_reasoning(before, items)
+    opened = item_relations.open_reasoning([*before, *items], _unsealer_of(settings, tenant))
+    before, items = opened[: len(before)], opened[len(before) :]
     _check_sizes(before, items, settings, param)
     item_relations.check_answers(items, before, "input")
     item_relations.check_calls([*before, *items], "input")
-    item_relations.check_readable([*before, *items])
     composed = msgspec.structs.replace(request, input=items, context=before)
     check_continued(composed)
     return composed
+
+
+def _unsealer_of(settings: Settings, tenant: str) -> Callable[[str], str | None]:
+    """Returns what opens reasoning that was sealed for the tenant, and returns None for any other text."""
+    if not settings.seal_keys:
+        return lambda _: None
+    return Seal(settings.seal_keys, tenant, REASONING).open
 
 
 def _items_before(sources: Sources) -> list[InputItem]:

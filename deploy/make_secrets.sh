@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the files that compose.yaml mounts as secrets: the Redis password, the key that seals the secrets in
-# requests for MCP servers, a first API key, and an empty list of MCP servers. Prints the API key once; only its
-# hash is kept. Never overwrites anything.
+# requests for MCP servers, the key that seals what clients carry, a first API key, and an empty list of MCP
+# servers. Prints the API key once; only its hash is kept. Never overwrites anything.
 #
 #   sh deploy/make_secrets.sh [FOLDER] [TENANT]
 set -eu
@@ -26,6 +26,9 @@ fi
 random_hex() {
     od -An -N32 -tx1 /dev/urandom | tr -d ' \n'
 }
+random_key() {
+    head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\n'
+}
 sha256_hex() {
     if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -d ' ' -f 1
 }
@@ -42,7 +45,8 @@ hash="$(printf '%s' "$key" | sha256_hex)"
 printf 'requirepass %s\n' "$password" >"$folder/redis_password.conf"
 printf 'redis://:%s@redis:6379/0' "$password" >"$folder/redis_url"
 printf '{"tenants": {"%s": {"keys": ["%s"]}}}\n' "$tenant" "$hash" >"$folder/api_keys.json"
-head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\n' >"$folder/secrets_key"
+random_key >"$folder/secrets_key"
+printf '["%s"]\n' "$(random_key)" >"$folder/seal_keys"
 printf '{}\n' >"$folder/mcp_servers.json"
 
 echo "secrets are in $folder" >&2

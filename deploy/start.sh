@@ -9,4 +9,8 @@ if [ -r /run/secrets/secrets_key ]; then
     ANTIPHON_SECRETS_KEY="$(cat /run/secrets/secrets_key)"
     export ANTIPHON_SECRETS_KEY
 fi
+if [ -r /run/secrets/seal_keys ]; then
+    ANTIPHON_SEAL_KEYS="$(cat /run/secrets/seal_keys)"
+    export ANTIPHON_SEAL_KEYS
+fi
 exec "$@"

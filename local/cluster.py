@@ -15,6 +15,7 @@ from local import ports, readiness, record, valkey
 from local.processes import end, identify
 from local.record import ClusterRecord, RoleRecord
 from local.roles import STOP_ORDER, Site, make_environment, ready_within_s
+from local.seal_key import keep_seal_key
 from local.supervisor import Keeper, Role, read_last_line
 from local.warden import Warden
 
@@ -190,7 +191,9 @@ class Cluster:
         return wanted
 
     def _make_site(self, settings: Mapping[str, str]) -> Site:
-        return Site(self.root, make_environment(os.environ, {**self.settings, **settings}), self.logs)
+        settings = {**self.settings, **settings}
+        environment = make_environment(os.environ, settings, keep_seal_key(self.data))
+        return Site(self.root, environment, self.logs)
 
     def _with_own_redis(self, role: Role) -> Role:
         if role.name not in self.redis_urls:

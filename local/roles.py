@@ -78,14 +78,18 @@ def check_dependencies(engine: str, python_tool: str = "monty") -> None:
             raise DependencyMissing(str(error)) from None
 
 
-def make_environment(user: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
+def make_environment(
+    user: Mapping[str, str], settings: Mapping[str, str], seal_key: str | None = None
+) -> dict[str, str]:
     """Returns the roles' environment: the local defaults, overridden by the user's variables, then by
-    `settings`.
+    `settings`. `seal_key`: the one that seals what clients carry, unless the user has set others.
 
     Raises ValueError for engine arguments that cannot be parsed.
     """
     environment = {"ANTIPHON_ENGINE": "scripted", **user, "PYTHONUNBUFFERED": "1", **settings}
     environment.setdefault("ANTIPHON_SECRETS_KEY", base64.urlsafe_b64encode(os.urandom(32)).decode())
+    if seal_key is not None:
+        environment.setdefault("ANTIPHON_SEAL_KEYS", json.dumps([seal_key]))
     environment.setdefault("ANTIPHON_EGRESS_NETWORKS", LOOPBACK)
     environment.setdefault("ANTIPHON_WEB_SEARCH", "local")
     if environment["ANTIPHON_ENGINE"] == "scripted":

@@ -250,16 +250,19 @@ def _interrupt(item: Item) -> Item:
 def lasting(output: Sequence[Item]) -> list[Item]:
     """Returns what later responses read of an output: all items except calls that were cut off.
 
-    Omits logprobs, which no model reads and which are many times as long as the text.
+    Omits what no model reads: logprobs, which are many times as long as their text, and sealed reasoning,
+    which says what `content` does.
     """
     return [
-        _without_logprobs(item)
+        _without_unread(item)
         for item in output
         if not isinstance(item, CallItem) or item.status in ("completed", "failed")
     ]
 
 
-def _without_logprobs(item: Item) -> Item:
+def _without_unread(item: Item) -> Item:
+    if isinstance(item, Reasoning):
+        return msgspec.structs.replace(item, encrypted_content=msgspec.UNSET)
     if not isinstance(item, Message) or not any(part.logprobs for part in item.content):
         return item
     parts = tuple(msgspec.structs.replace(part, logprobs=()) for part in item.content)

@@ -20,7 +20,7 @@ would make other events, or could not read the record at all:
    A message may cite pages, with an event for each citation.
    The client runs custom tools, shells, patches and the members of namespaces; once it has a call to run, the
    model is not asked again.
-   Reasoning has summary parts, with their events, if the request asks for them.
+   Reasoning has summary parts, with their events, and sealed text, if the request asks for them.
 """
 RECORD_FORMAT_OLDEST = 1
 """The oldest format that this version can replay. An open record below it ends as `failed`, with a reason."""

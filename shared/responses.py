@@ -60,11 +60,19 @@ class OutputText(msgspec.Struct, frozen=True, tag_field="type", tag="output_text
 Part = ReasoningText | OutputText
 
 
+SEALED_REASONING = "reasoning.encrypted_content"
+"""The `include` that asks for sealed reasoning."""
+
+
 class Reasoning(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning"):
+    """What the model thought. `encrypted_content`: the same as `content`, sealed for clients that keep only
+    that (`shared/sealing.py`); present only if the request includes it, and once the item is done."""
+
     id: str
     status: ItemStatus
     summary: tuple[SummaryText, ...] = ()
     content: tuple[ReasoningText, ...] = ()
+    encrypted_content: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True):

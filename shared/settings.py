@@ -34,6 +34,11 @@ def _check_range(text: str) -> str:
     return text
 
 
+def _check_key(key: SecretStr) -> None:
+    if len(base64.urlsafe_b64decode(key.get_secret_value().encode())) != 32:
+        raise ValueError("it must be 32 bytes in URL-safe base64")
+
+
 _PortRange = Annotated[str, Field(pattern=r"^[0-9]{1,5}(-[0-9]{1,5})?$"), AfterValidator(_check_range)]
 """A port, or the first and the last of a range: `443`, `1024-65535`."""
 
@@ -58,6 +63,10 @@ class Settings(BaseSettings):
     """32 random bytes in URL-safe base64. While a response runs, this key seals its request's secrets for MCP
     servers (headers, authorization, a `server_url` that may hold a secret). If None, such a request is
     refused, or on a developer's machine (no `api_keys`) stored unsealed."""
+    seal_keys: list[SecretStr] = Field([], max_length=16)
+    """Keys in the form of `secrets_key`. They seal the texts that clients carry for a response and send back
+    with a later request (`reasoning.encrypted_content`): the first one seals, all of them open. If there is
+    none, a request for such a text is refused."""
     cell: str = Field("0", pattern=r"^[a-z0-9]{1,8}$")
     """The name of the Redis primary (with its replicas) that holds a response; part of every id."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -279,9 +288,22 @@ class Settings(BaseSettings):
     @field_validator("secrets_key")
     @classmethod
     def _is_a_key(cls, key: SecretStr | None) -> SecretStr | None:
-        if key is not None and len(base64.urlsafe_b64decode(key.get_secret_value().encode())) != 32:
-            raise ValueError("it must be 32 bytes in URL-safe base64")
+        if key is not None:
+            _check_key(key)
         return key
+
+    @field_validator("seal_keys")
+    @classmethod
+    def _are_keys(cls, keys: list[SecretStr]) -> list[SecretStr]:
+        for key in keys:
+            _check_key(key)
+        return keys
+
+    @model_validator(mode="after")
+    def _workers_cannot_read_secrets(self) -> Self:
+        if self.secrets_key in self.seal_keys:
+            raise ValueError("seal_keys, which workers have, must not contain secrets_key")
+        return self
 
     @model_validator(mode="after")
     def _a_body_finds_room(self) -> Self:

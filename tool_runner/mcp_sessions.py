@@ -18,9 +18,9 @@ from typing import Generic, Literal, Protocol, TypeVar
 import msgspec
 
 from shared.responses import McpProtocolError
+from shared.sealing import seal, unseal
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
-from shared.store.records.sealing import seal, unseal
 from tool_runner import mcp_transports
 from tool_runner.answers import INTERNAL_ERROR
 from tool_runner.held_connections import HeldConnection

@@ -1,10 +1,14 @@
-"""Checks the relations among the items that a model reads: no duplicates, and calls and outputs match.
+"""Checks the relations among the items that a model reads: no duplicates, calls and outputs match, and what
+the model reads of reasoning is there.
 
 Pure. Owns the rules between items; `input_items.py` owns those for a single item. Source: the public OpenAI
 API, whose wording clients match.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+from msgspec import UNSET
 
 from api.bodies.validation import spell
 from api.errors import (
@@ -30,6 +34,7 @@ from shared.client_tools import (
 from shared.input_items import (
     AskedItem,
     CustomToolCallOutput,
+    EarlierThought,
     FunctionCallOutput,
     InputFunctionCall,
     InputItem,
@@ -37,7 +42,8 @@ from shared.input_items import (
     InputReasoning,
     McpApprovalResponse,
 )
-from shared.turns import without_old_reasoning
+from shared.sealing import is_sealed_here
+from shared.turns import answers_in
 
 _Output = FunctionCallOutput | CustomToolCallOutput | AnyClientAnswer
 _CallItem = InputFunctionCall | AnyClientCall
@@ -148,10 +154,26 @@ def check_calls(items: Sequence[InputItem], field: str) -> None:
             raise no_output_found(_called(type(call)), call.call_id, field)
 
 
-def check_readable(items: Sequence[InputItem]) -> None:
-    """Raises ClientError for reasoning that the model needs but only another service can decrypt."""
-    for item in without_old_reasoning(items):
-        if not isinstance(item, InputReasoning) or item.content or item.summary:
-            continue
-        if item.encrypted_content:
-            raise unreadable_content(item.encrypted_content)
+def open_reasoning(items: Sequence[InputItem], unseal: Callable[[str], str | None]) -> list[InputItem]:
+    """Returns the items with the reasoning that only its `encrypted_content` holds opened, where the model
+    reads it.
+
+    `unseal` returns a sealed text's content, or None. Raises ClientError for reasoning that cannot be opened,
+    unless another service encrypted it and left a summary, which the model reads instead.
+    """
+    last_answer = max(answers_in(items), default=-1)
+    return [
+        _open(item, unseal) if place > last_answer and isinstance(item, InputReasoning) else item
+        for place, item in enumerate(items)
+    ]
+
+
+def _open(item: InputReasoning, unseal: Callable[[str], str | None]) -> InputReasoning:
+    if item.content or not item.encrypted_content:
+        return item
+    text = unseal(item.encrypted_content)
+    if text is not None:
+        return msgspec.structs.replace(item, content=[EarlierThought(text)], encrypted_content=UNSET)
+    if item.summary and not is_sealed_here(item.encrypted_content):
+        return item
+    raise unreadable_content(item.encrypted_content)

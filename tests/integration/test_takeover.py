@@ -6,20 +6,25 @@ header, inside a character, in arguments, between call and result, after the las
 """
 
 import asyncio
+import base64
 from typing import Any
 
 import msgspec
 import pytest
+from pydantic import SecretStr
 
-from shared.events import ResponseFailed, decode
+from shared.events import ResponseCompleted, ResponseFailed, decode
 from shared.responses import (
+    SEALED_REASONING,
     HttpError,
     McpError,
     McpProtocolError,
     McpTool,
     McpToolExecutionError,
+    Reasoning,
     ResponseRequest,
 )
+from shared.sealing import REASONING, Seal
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.log.event_log import Entry
@@ -91,11 +96,21 @@ REQUESTS = {
         make_request("Multiply 3*4", tools=[PYTHON]), enable_response_messages=True
     ),
     "a summary": make_request("Think for 3 steps", reasoning={"summary": "concise"}),
-    "a detailed summary and a tool": make_request(
-        "Multiply 123*456", tools=[PYTHON], reasoning={"summary": "detailed"}
+    "sealed reasoning with a summary": msgspec.structs.replace(
+        make_request("Multiply 123*456", tools=[PYTHON], reasoning={"summary": "detailed"}),
+        include=[SEALED_REASONING],
     ),
     "a summary, cut": make_request("Think for 3 steps", reasoning={"summary": "auto"}, max_output_tokens=30),
 }
+
+
+def seal_key(byte: int) -> SecretStr:
+    return SecretStr(base64.urlsafe_b64encode(bytes([byte] * 32)).decode())
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"seal_keys": [seal_key(1)]})
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -118,6 +133,41 @@ async def test_whatever_prefix_a_dead_owner_left_the_whole_log_is_that_of_an_und
             assert [entry.frame for entry in again] == [entry.frame for entry in whole], length
             assert [t for e in again for t in e.tokens] == [t for e in whole for t in e.tokens], length
             assert (await redis.command("HGET", keys.state(key), "deaths")) == b"1"
+
+
+async def test_what_was_sealed_stays_as_it_was_if_the_next_owner_seals_with_another_key(
+    redis: RedisClient, settings: Settings
+) -> None:
+    request = REQUESTS["sealed reasoning with a summary"]
+    rotated = settings.model_copy(update={"seal_keys": [seal_key(2), seal_key(1)]})
+    async with working(redis, settings) as before, working(redis, rotated) as after:
+        whole = await finish(redis, before, await accept(redis, settings, request))
+        sealed = [i for i, entry in enumerate(whole) if b'"encrypted_content"' in entry.frame]
+        assert b"event: response.output_item.done\n" in whole[sealed[0]].frame
+        for length in (sealed[0], sealed[0] + 1, len(whole) - 1):
+            await redis.command("FLUSHALL")
+            key = await leave_behind(redis, settings, before, request, whole[:length])
+            again = await finish(redis, after, key)
+            assert (again[-1].frame == whole[-1].frame) == (length > sealed[0])
+            last = decode(again[-1].frame)
+            assert isinstance(last, ResponseCompleted)
+            (reasoning, *_) = last.response.output
+            assert isinstance(reasoning, Reasoning)
+            opened = Seal(rotated.seal_keys, "default", REASONING).open(str(reasoning.encrypted_content))
+            assert opened == reasoning.content[0].text
+
+
+async def test_a_worker_without_a_key_fails_what_asks_for_sealed_reasoning_and_says_why(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """The API refuses such requests, if it has no key either."""
+    request = REQUESTS["sealed reasoning with a summary"]
+    async with working(redis, settings.model_copy(update={"seal_keys": []})) as worker:
+        entries = await finish(redis, worker, await accept(redis, settings, request))
+    last = decode(entries[-1].frame)
+    assert isinstance(last, ResponseFailed)
+    assert last.response.error is not None
+    assert "seal_keys" in last.response.error.message
 
 
 UNLISTED: Any = {"type": "mcp", "server_label": "deepwiki", "require_approval": "never"}

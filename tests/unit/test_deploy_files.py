@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from ruamel.yaml import YAML
 
 from api.tenants import Roster
+from shared.settings import Settings
 from tests.patience import PATIENCE_S
 from tool_runner.builtin.cpython.seccomp import REFUSED
 
@@ -264,6 +266,18 @@ def test_no_compose_file_contains_a_secret() -> None:
         assert not [key for key in described.get("environment", {}) if "PASSWORD" in key or "URL" in key]
 
 
+def test_every_role_gets_the_keys_that_it_uses_and_no_other() -> None:
+    keys = {name: {"secrets_key", "seal_keys"} & set(service(name).get("secrets", [])) for name in SERVICES}
+    assert {name: sorted(held) for name, held in keys.items() if held} == {
+        "api": ["seal_keys", "secrets_key"],
+        "worker": ["seal_keys"],
+        "tool-runner": ["secrets_key"],
+    }
+    start = (ROOT / "deploy/start.sh").read_text()
+    for name in ("secrets_key", "seal_keys"):
+        assert f'ANTIPHON_{name.upper()}="$(cat /run/secrets/{name})"' in start
+
+
 def test_every_secret_is_a_file_that_git_and_the_images_leave_out() -> None:
     for name, source in load("compose.yaml")["secrets"].items():
         assert list(source) == ["file"], name
@@ -351,6 +365,9 @@ def test_make_secrets_makes_what_compose_mounts_and_a_key_that_fits(tmp_path: Pa
     password = (folder / "redis_password.conf").read_text().removeprefix("requirepass ").strip()
     assert (folder / "redis_url").read_text() == f"redis://:{password}@redis:6379/0"
     assert folder.stat().st_mode & 0o077 == 0
+    secrets_key, seal_keys = ((folder / name).read_text() for name in ("secrets_key", "seal_keys"))
+    settings = Settings(secrets_key=SecretStr(secrets_key), seal_keys=json.loads(seal_keys))
+    assert len(settings.seal_keys) == 1
 
 
 def test_make_secrets_never_overwrites(tmp_path: Path) -> None:

@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from api.bodies.item_relations import check_answers, check_calls, check_readable, check_unique, find_orphan
+from api.bodies.item_relations import (
+    check_answers,
+    check_calls,
+    check_unique,
+    find_orphan,
+    open_reasoning,
+)
 from api.errors import ClientError
 from tests.items import asked_of, item_of, items_of
 
@@ -154,13 +160,40 @@ def test_two_calls_that_wait_at_once_have_two_ids(prompt: list[Item]) -> None:
     assert complaint(check_calls, items_of(prompt), "input") == (400, "invalid_value", "input", message)
 
 
+SEALED: Item = OPAQUE | {"encrypted_content": "antiphon1.k.thought"}
+SUMMARY: Item = {"summary": [{"type": "summary_text", "text": "s"}]}
+
+
+def unseal(sealed: str) -> str | None:
+    return sealed.rpartition(".")[2] if sealed.startswith("antiphon1.k.") else None
+
+
 def test_reasoning_that_only_another_service_can_read_is_refused_unless_it_is_over() -> None:
     for prompt in ([ASKED, OPAQUE, CALL, OUTPUT], [OPAQUE], [ANSWERED, ASKED, OPAQUE]):
-        assert complaint(check_readable, items_of(prompt))[1] == "invalid_encrypted_content"
-    summed_up = OPAQUE | {"summary": [{"type": "summary_text", "text": "s"}]}
+        assert complaint(open_reasoning, items_of(prompt), unseal)[1] == "invalid_encrypted_content"
     open_text = OPAQUE | {"content": [{"type": "reasoning_text", "text": "t"}]}
-    for prompt in ([ASKED, OPAQUE, ANSWERED, ASKED], [summed_up], [open_text]):
-        check_readable(items_of(prompt))
+    for prompt in ([ASKED, OPAQUE, ANSWERED, ASKED], [OPAQUE | SUMMARY], [open_text]):
+        assert open_reasoning(items_of(prompt), unseal) == items_of(prompt)
+
+
+def test_reasoning_that_was_sealed_here_is_opened_where_the_model_reads_it() -> None:
+    thought = {"content": [{"type": "reasoning_text", "text": "thought"}]}
+    opened: Item = {"type": "reasoning", "id": "rs_1", "summary": [], **thought}
+    for given in (SEALED, SEALED | {"content": None}, SEALED | {"content": []}):
+        assert open_reasoning(items_of([ASKED, given, CALL, OUTPUT]), unseal) == items_of(
+            [ASKED, opened, CALL, OUTPUT]
+        )
+    assert open_reasoning(items_of([SEALED | SUMMARY]), unseal) == items_of([opened | SUMMARY])
+    for prompt in ([ASKED, SEALED, ANSWERED], [SEALED | thought]):
+        assert open_reasoning(items_of(prompt), unseal) == items_of(prompt)
+
+
+def test_what_was_sealed_here_and_cannot_be_opened_is_refused_even_with_a_summary() -> None:
+    """Of what the model thought, a summary would silently be all that is left."""
+    foreign = SEALED | SUMMARY | {"encrypted_content": "antiphon1.other.thought"}
+    status, code, param, message = complaint(open_reasoning, items_of([ASKED, foreign]), unseal)
+    assert (status, code, param) == (400, "invalid_encrypted_content", None)
+    assert "antiphon1.other" not in message
 
 
 def test_a_complaint_repeats_little_of_a_long_id() -> None:

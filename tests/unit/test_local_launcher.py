@@ -1,5 +1,6 @@
 """The launcher's decisions: when to restart, what is missing, how it reads arguments, what it shows."""
 
+import json
 from importlib.util import find_spec
 from ipaddress import ip_network
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from local import seed
 from local.command_line import main
@@ -15,6 +17,7 @@ from local.processes import Identity
 from local.readiness import describe_missing
 from local.record import ClusterRecord, RoleRecord, running_stages
 from local.roles import STOP_ORDER, make_environment, ready_within_s
+from local.seal_key import keep_seal_key
 from local.status import lay_out, redact
 from local.supervisor import BACK_OFF_MAX_S, SETTLED_AFTER_S, describe_exit, next_delay_s, read_last_line
 from local.warden import decode_stages
@@ -85,6 +88,16 @@ def test_a_local_cluster_seals_secrets_and_reaches_tool_servers_on_this_machine_
     assert settings.egress_networks == [ip_network("127.0.0.0/8"), ip_network("::1/128")]
     for variable, own in (("EGRESS_NETWORKS", "[]"), ("SECRETS_KEY", "mine")):
         assert make_environment({f"ANTIPHON_{variable}": own}, {})[f"ANTIPHON_{variable}"] == own
+
+
+def test_a_local_cluster_keeps_its_seal_key_in_its_folder(tmp_path: Path) -> None:
+    """A client may send back what was sealed before the last restart."""
+    key = keep_seal_key(tmp_path)
+    assert keep_seal_key(tmp_path) == key
+    assert [path.stat().st_mode & 0o077 for path in tmp_path.iterdir()] == [0]
+    assert json.loads(make_environment({}, {}, key)["ANTIPHON_SEAL_KEYS"]) == [key]
+    assert Settings(seal_keys=[SecretStr(key)]).seal_keys
+    assert make_environment({"ANTIPHON_SEAL_KEYS": "[]"}, {}, key)["ANTIPHON_SEAL_KEYS"] == "[]"
 
 
 @pytest.mark.parametrize(

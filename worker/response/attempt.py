@@ -33,6 +33,7 @@ from worker.response.preparation import Preparation, Prepared, fit_into_context
 from worker.response.prompt import encode_message
 from worker.response.reasoning_items import TEXT_ALONE, ReasoningStyle
 from worker.response.resources import Resources
+from worker.response.sealed_reasoning import sealer_of
 from worker.response.segments import ToolReturned
 from worker.response.tool_results import ToolResults
 from worker.response.translator import RunningCall, Translation
@@ -64,6 +65,7 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
     request, turns = record.request, list[Turn]()
     results = ToolResults(resources.tools, lease, history)
     count = partial(usage_so_far, turns, with_turns=request.enable_response_messages)
+    seal = sealer_of(record, lease.key.tenant, resources.settings, history.frames)
     writer = LogWriter(resources.appender, lease, history, record.format, count, resources.gathering)
     begun = msgspec.structs.replace(request.response, status="in_progress")
     try:
@@ -76,7 +78,7 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
                 prepared.offer.routing,
                 len(prepared.listings),
                 style=style,
-                reasoning=_reasoning_style_of(record),
+                reasoning=_reasoning_style_of(record, seal),
             ),
             begun.parallel_tool_calls,
             list(prepared.listings),
@@ -91,11 +93,11 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
         raise
 
 
-def _reasoning_style_of(record: LoadedRecord) -> ReasoningStyle:
+def _reasoning_style_of(record: LoadedRecord, seal: Callable[[int, str], str] | None) -> ReasoningStyle:
     """In a record of an earlier format, reasoning has nothing but its text."""
     if record.format < 3:
         return TEXT_ALONE
-    return ReasoningStyle(summary=(record.request.response.reasoning or {}).get("summary"))
+    return ReasoningStyle((record.request.response.reasoning or {}).get("summary"), seal)
 
 
 @dataclass(slots=True)

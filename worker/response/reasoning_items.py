@@ -3,7 +3,10 @@
 Owns what its item and its events say; `summary.py` owns the summary, the translator what comes in between.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from msgspec import UNSET
 
 from shared import events as ev
 from shared.events import StreamEvent
@@ -16,6 +19,8 @@ class ReasoningStyle:
     """What a response's reasoning items have besides their text."""
 
     summary: SummaryStyle | None = None
+    seal: Callable[[int, str], str] | None = None
+    """Seals the text of an item, given its output_index; None if no sealed text is wanted."""
 
     def begin_summary(self, index: int, id_: str) -> Summary | None:
         """Returns the summary of an item that begins, or None if it has none."""
@@ -33,15 +38,21 @@ def begin_reasoning(index: int, id_: str) -> list[StreamEvent]:
 
 
 def end_reasoning(
-    index: int, id_: str, pieces: list[str], status: ItemStatus, summary: Summary | None
+    place: tuple[int, str],
+    pieces: list[str],
+    status: ItemStatus,
+    summary: Summary | None,
+    style: ReasoningStyle,
 ) -> list[StreamEvent]:
-    """Ends an item whose text is `pieces`, and its summary, if it has one."""
+    """Ends an item whose text is `pieces`, and its summary, if it has one. `place`: its index and id."""
+    index, id_ = place
     part = ReasoningText("".join(pieces))
     summarised = summary.end(pieces) if summary is not None else []
     parts = summary.parts if summary is not None else ()
+    sealed = style.seal(index, part.text) if style.seal is not None else UNSET
     return [
         ev.ReasoningTextDone(index, 0, id_, part.text),
         ev.ContentPartDone(index, 0, id_, part),
         *summarised,
-        ev.OutputItemDone(index, Reasoning(id_, status, parts, (part,))),
+        ev.OutputItemDone(index, Reasoning(id_, status, parts, (part,), sealed)),
     ]

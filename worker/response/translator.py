@@ -292,8 +292,8 @@ def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Transla
     closed = replace(now, output_index=index + 1, open_item=None)
     match item:
         case OpenReasoning():
-            id_ = item_id("rs", now.response_id, index)
-            return closed, end_reasoning(index, id_, item.pieces, status, item.summary)
+            place = index, item_id("rs", now.response_id, index)
+            return closed, end_reasoning(place, item.pieces, status, item.summary, now.reasoning)
         case OpenMessage(phase):
             id_ = item_id("msg", now.response_id, index)
             logprobs = tuple(chain.from_iterable(item.logprobs))

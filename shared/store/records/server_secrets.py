@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import msgspec
 
 from shared.responses import ServerSecrets
+from shared.sealing import seal, unseal
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.records.sealing import seal, unseal
 from shared.store.redis.client import RedisClient
 
 
