@@ -180,13 +180,13 @@ class Sessions:
         server = question.server
         self._hold(question, session)
         status = question.status
+        status.code = HTTPStatus.OK  # it has answered before
         try:
             if session.transport == "sse":
                 live = self._live.get(session.name)
                 if live is None or not live.is_usable:
                     raise _Gone
                 connection = await live.connection()
-                question.status.code = HTTPStatus.OK  # it has answered before
                 status = connection.status
                 return await question.ask(connection)
             timeout_s = self._settings.tool_timeout_s

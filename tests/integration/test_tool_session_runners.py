@@ -21,8 +21,10 @@ from tests.integration.test_tool_runner import OWNER, Response, start_process
 from tests.integration.test_tool_runner import serving as serving_runner
 from tests.integration.test_tool_sessions import Journal, running
 from tests.patience import until
-from tests.requests import make_request
+from tests.requests import accept, make_request
+from tests.working import finish, keep_journal, leave_behind, restore_journal, working
 from tool_runner.session_keeper import SessionKeeper
+from worker.engines.scripted.script import Script
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 
@@ -132,6 +134,48 @@ async def test_a_runner_does_not_end_a_session_that_another_one_has_used_since(
         await keepers[1].close()
         await until(lambda: not server.sessions)
     assert server.sent().count("DELETE") == 1
+
+
+SCRIPT = Script.parse(
+    """
+[[scene]]
+name = "pages"
+[[scene.turn]]
+analysis = "I open it."
+call = { tool = "pages.visit", arguments = { page = "é😀" } }
+[[scene.turn]]
+call = { tool = "pages.look", arguments = {} }
+[[scene.turn]]
+final = "It is {result}."
+"""
+)
+
+
+async def test_whenever_a_worker_and_a_runner_die_the_log_is_that_of_an_undisturbed_run(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """Of the last call, the journal has nothing: another runner makes it, in the session of the first."""
+    server = PagesServer()
+    async with serving_app(server) as url, working(redis, settings, SCRIPT, answer=None) as worker:
+        tool = {"type": "mcp", "server_label": "pages", "server_url": url, "require_approval": "never"}
+        request = make_request("Open the page", tools=[tool])
+        async with serving_runner(settings, egress_networks=LOOPBACK):
+            key = await accept(redis, settings, request)
+            whole = await finish(redis, worker, key)
+        assert "It is é😀." in whole[-1].frame.decode()
+        journal = await keep_journal(redis, key)
+        last = max(int(name.split(b":")[0]) for name in journal[::2] if name.endswith(b":intent"))
+        pairs = list(zip(journal[::2], journal[1::2], strict=True))
+        kept = [part for pair in pairs if not pair[0].startswith(b"%d:" % last) for part in pair]
+        async with serving_runner(settings, egress_networks=LOOPBACK):
+            for length in range(1, len(whole)):
+                await redis.command("FLUSHALL")
+                key = await leave_behind(redis, settings, worker, request, whole[:length])
+                await restore_journal(redis, key, kept)
+                again = await finish(redis, worker, key)
+                assert [entry.frame for entry in again] == [entry.frame for entry in whole], length
+    assert server.visits == 1
+    assert server.sent().count("initialize") == 1
 
 
 @pytest.mark.parametrize("is_stored", [True, False])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from shared.responses import HttpError, McpProtocolError, ServerSecrets
 from shared.settings import Settings
@@ -417,6 +418,47 @@ async def test_a_stream_that_never_ends_or_answers_another_question_fails_in_tim
         assert failed == McpProtocolError(-32001, "the server 'here' did not answer within 1 s")
         server.intercept = lambda _received: None
         assert text_of(await one.ask(url, "look", journal)) == "about:blank"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_an_answer_to_another_question_or_none_fails_in_time(tmp_path: Path, streams: bool) -> None:
+    server, journal = PagesServer(streams=streams), Journal()
+
+    async def say_nothing() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    def answer(received: Received) -> Response | None:
+        if received.what != "tools/call":
+            return None
+        if streams:
+            return StreamingResponse(say_nothing(), media_type="text/event-stream")
+        return JSONResponse({"jsonrpc": "2.0", "id": "another", "result": {"content": []}})
+
+    async with serving(server) as url, running(tmp_path, timeout_s=1.0) as one:
+        await one.ask(url, "look", journal)
+        server.intercept = answer
+        failed = error_of(await one.ask(url, "look", journal))
+    assert failed == McpProtocolError(-32001, "the server 'here' did not answer within 1 s")
+
+
+async def test_a_server_that_thinks_for_too_long_is_not_taken_for_one_that_never_answered(
+    tmp_path: Path,
+) -> None:
+    async def say_nothing(scope: Scope, receive: Receive, _send: Send) -> None:
+        while scope["type"] == "http" and (await receive())["type"] != "http.disconnect":
+            pass
+
+    server, journal = PagesServer(streams=False), Journal()
+    async with (
+        serving(say_nothing) as silent,
+        serving(server) as url,
+        running(tmp_path, timeout_s=1.0) as one,
+    ):
+        await one.ask(url, "look", journal)
+        server.intercept = lambda _received: RedirectResponse(silent, 307)
+        failed = error_of(await one.ask(url, "look", journal))
+    assert failed == McpProtocolError(-32001, "the server 'here' did not answer within 1 s")
 
 
 @pytest.mark.parametrize("session", ["x" * 100_000, "a b", "é", ""])
