@@ -1,6 +1,8 @@
 """The tools that the client runs, each through the public client: called, answered, and replayed."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +49,9 @@ CASES: dict[str, tuple[Any, str, dict[str, Any], dict[str, Any]]] = {
         {"type": "apply_patch_call_output", "status": "completed", "output": "42"},
     ),
 }
+
+LISTS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "recorded_tools.json").read_text())
+"""What `tests/unit/test_recorded_tools.py` describes."""
 
 each_kind = pytest.mark.parametrize("kind", CASES)
 
@@ -116,3 +121,13 @@ def test_a_call_of_the_clients_without_its_answer_is_refused(client: OpenAI, kin
                 input=items,  # type: ignore[arg-type]
                 tools=[tool],
             )
+
+
+@pytest.mark.parametrize("sender", LISTS)
+def test_the_tools_that_unchanged_clients_send_are_served(client: OpenAI, sender: str) -> None:
+    """With the cluster that `make up` starts, as it is."""
+    sent = LISTS[sender]
+    response = client.responses.create(model="default", input="Count from 1 to 3", **sent)
+    assert response.status == "completed"
+    assert response.output_text == "1, 2, 3"
+    assert [tool.type for tool in response.tools] == [tool["type"] for tool in sent["tools"]]
