@@ -215,10 +215,17 @@ class Settings(BaseSettings):
     sandboxes_max: int = Field(0, ge=0)
     """Processes of the built-in Python on one tool runner; 0: two per CPU, at least four."""
     tool_timeout_s: float = Field(120.0, gt=0)
+    """How long a call may take without a report of progress from its server."""
+    tool_progress_max_s: float = Field(600.0, ge=0)
+    """How long a call may take in all if its server reports progress; at least `tool_timeout_s`."""
     tool_claim_ttl_s: float = Field(1.5, gt=0)
     """A runner that has not renewed its claim on a call for this long, although Redis was available, counts
     as lost. Claims are renewed three times as often."""
     tool_output_bytes_max: int = Field(256 * 1024, gt=0)
+    tool_listing_ttl_s: float = Field(60.0, ge=0)
+    """How long a tool runner uses the listing of an MCP server over HTTP for further responses; 0: never."""
+    tool_listings_bytes_max: int = Field(32 * 2**20, ge=0)
+    """The listings that one tool runner keeps for that time."""
     tool_schema_bytes_max: int = Field(64 * 1024, gt=0)
     """The schema of one tool of an MCP server; a tool with a larger one is left out of the listing."""
     tool_session_bytes_max: int = Field(2**20, gt=0)
@@ -254,6 +261,11 @@ class Settings(BaseSettings):
     """Networks and addresses that may be called although they are not public (loopback, private …)."""
     egress_ports: list[_PortRange] = ["80", "443", "1024-65535"]
     egress_schemes: list[Literal["https", "http"]] = ["https", "http"]
+
+    @property
+    def tool_run_max_s(self) -> float:
+        """How long a tool runner may take for one call."""
+        return max(self.tool_timeout_s, self.tool_progress_max_s)
 
     @classmethod
     def settings_customise_sources(

@@ -216,7 +216,8 @@ class CallsInFlight:
         call.has_begun = True
         store = _JournaledSession(self._redis, call.key, label, mcp_session)
         try:
-            return await self._tools.run(intent.task, (secrets or {}).get(label), session, store)
+            mine = (secrets or {}).get(label)
+            return await self._tools.run(intent.task, mine, session, store, call.key.tenant)
         except Exception:  # noqa: BLE001  the top of one call: a bug of ours must not leave it unanswered
             _log.exception("%s: the tool runner failed", call)
             return Outcome(answers.make_failure(answers.INTERNAL_ERROR, "the tool runner failed"))

@@ -65,8 +65,9 @@ class ListingRequests:
         secrets = server_secrets.open_secrets(self._settings, sealed)
         if secrets is None:
             return answers.make_failure(answers.INTERNAL_ERROR, _UNREADABLE)
+        mine = secrets.get(server.server_label)
         async with self._shares.turn(tenant):
-            result = (await self._tools.run(server, secrets.get(server.server_label), None)).result
+            result = (await self._tools.run(server, mine, None, tenant=tenant)).result
         if isinstance(result, ToolsListed | ToolFailure):
             return result
         return answers.make_failure(answers.INTERNAL_ERROR, "the server listed no tools")

@@ -4,7 +4,7 @@ Owns what an answer and a failure mean. `mcp_transports.py` opens connections, a
 MCP client; `servers.py` chooses the server, `run_tool.py` owns the limits.
 """
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from http import HTTPStatus
 from typing import Any
@@ -32,6 +32,10 @@ NO_ANSWER = HttpError(0, "no answer from the server")
 the error which ones refuse, are silent, are closed or are not allowed."""
 
 
+OnProgress = Callable[[float, float | None, str | None], None]
+"""Called with how far a call is, of how much, if known, and what the server says about it."""
+
+
 class ServerFailed(Exception):
     """A server could not be reached, or answered with an error; `error` is what the client may know of it."""
 
@@ -52,20 +56,30 @@ class Connection:
         self._session = session
         self.status = status
 
-    async def call(self, name: str, arguments: dict[str, Any], meta: Mapping[str, Any]) -> Answer:
-        """Calls a tool. `meta`: sent as `_meta`."""
+    async def call(
+        self, name: str, arguments: dict[str, Any], meta: Mapping[str, Any], on_progress: OnProgress
+    ) -> Answer:
+        """Calls a tool. `meta`: sent as `_meta`; `on_progress`: called with each report of the server."""
+
+        async def report(progress: float, total: float | None, message: str | None) -> None:
+            on_progress(progress, total, message)
+
         request = types.CallToolRequest(
             params=types.CallToolRequestParams(name=name, arguments=arguments, _meta=dict(meta) or None)
         )
         with as_server_failures(self.status):
             try:
-                result = await self._session.send_request(request, types.CallToolResult)
+                result = await self._session.send_request(
+                    request, types.CallToolResult, progress_callback=report
+                )
             except MCPError as error:
                 if error.code != types.HEADER_MISMATCH:
                     raise
                 async for _ in self._pages():
                     pass  # the client learns from them which arguments are sent as headers
-                result = await self._session.send_request(request, types.CallToolResult)
+                result = await self._session.send_request(
+                    request, types.CallToolResult, progress_callback=report
+                )
         answer = result_of(result.meta)
         if answer.get("resultType") == "input_required":
             raise ServerFailed(McpProtocolError(INTERNAL_ERROR, "the tool asks for input from a person"))
@@ -115,6 +129,11 @@ class LastStatus:
         self.code = 0
         self.demand = ""
         self.session_id = ""
+        self.tools_have_changed = False
+        """The server has said so, and nobody has acted upon it yet."""
+
+    def note_change(self) -> None:
+        self.tools_have_changed = True
 
     async def note(self, response: httpx2.Response) -> None:
         if response.request.method != "POST":

@@ -75,7 +75,7 @@ async def begin_http(
     with as_server_failures(status):
         async with _open_client(pools, server, {}, timeout_s, status) as http:
             mode = "legacy" if has_handshake else "auto"
-            async with Client(_unjudged(_streamable(server, http)), cache=None, mode=mode) as client:
+            async with Client(_unjudged(_streamable(server, http), status), cache=None, mode=mode) as client:
                 if not _SESSION_ID.fullmatch(status.session_id):
                     message = "the id of the server's session is not what MCP allows"
                     raise ServerFailed(McpProtocolError(INTERNAL_ERROR, message))
@@ -96,7 +96,7 @@ async def continue_http(
     with as_server_failures(status):
         async with (
             _open_client(pools, server, headers, timeout_s, status) as http,
-            _unjudged(_streamable(server, http)) as (read, write),
+            _unjudged(_streamable(server, http), status) as (read, write),
             ClientSession(dispatcher=_Dispatcher(read, write)) as session,
         ):
             session.adopt(_agreed(version))
@@ -125,9 +125,11 @@ def _streamable(server: HttpServer, http: httpx2.AsyncClient) -> AbstractAsyncCo
 
 
 @asynccontextmanager
-async def _unjudged(transport: AbstractAsyncContextManager[Any]) -> AsyncIterator[tuple[Any, Any]]:
+async def _unjudged(
+    transport: AbstractAsyncContextManager[Any], status: LastStatus
+) -> AsyncIterator[tuple[Any, Any]]:
     async with transport as (read, write, *_):
-        streams = Unjudged(read, write)
+        streams = Unjudged(read, write, status.note_change)
         yield streams.incoming, streams.outgoing
 
 
@@ -171,7 +173,9 @@ async def open_sse(
 
     streams = sse_client(server.url, httpx_client_factory=make_client)
     with as_server_failures(status):
-        async with Client(_unjudged(_watched(streams, has_ended)), cache=None, mode="legacy") as client:
+        async with Client(
+            _unjudged(_watched(streams, has_ended), status), cache=None, mode="legacy"
+        ) as client:
             yield Connection(client.session, status)
 
 
@@ -190,7 +194,9 @@ async def open_stdio(server: StdioServer, has_ended: asyncio.Event) -> AsyncIter
     )
     status = LastStatus()
     with as_server_failures(status):
-        async with Client(_unjudged(_watched(stdio_client(parameters), has_ended)), cache=None) as client:
+        async with Client(
+            _unjudged(_watched(stdio_client(parameters), has_ended), status), cache=None
+        ) as client:
             yield Connection(client.session, status)
 
 

@@ -22,6 +22,7 @@ from shared.tool_calls import (
     ToolListing,
     ToolOutput,
     ToolResult,
+    ToolsListed,
     ToolTask,
 )
 from shared.web_search import SEARCH_META_KEY
@@ -30,8 +31,10 @@ from tool_runner.answers import Answer
 from tool_runner.egress import Egress, Resolve
 from tool_runner.http_pool import HttpPools
 from tool_runner.listed_tools import Listing
+from tool_runner.listing_cache import ListingCache
 from tool_runner.mcp_client import Connection, LastStatus, ServerFailed
 from tool_runner.mcp_sessions import Sessions, SessionStore
+from tool_runner.progress import Patience
 from tool_runner.servers import HttpServer, NoServer, Server, StdioServer
 from tool_runner.stdio_servers import StdioServers
 
@@ -62,6 +65,7 @@ class Tools:
         self._settings = settings
         self.pools = HttpPools(settings, Egress.of(settings, resolve))
         self.sessions = Sessions(settings, self.pools)
+        self._listings = ListingCache(settings.tool_listing_ttl_s, settings.tool_listings_bytes_max)
         self._configured = configured
         self._stdio = stdio
         self._unwinding: set[asyncio.Task[None]] = set()
@@ -76,17 +80,21 @@ class Tools:
         secrets: ServerSecrets | None,
         session: str | None,
         store: SessionStore | None = None,
+        tenant: str = "",
     ) -> Outcome:
         """Runs the task within `tool_timeout_s`; if cancelled, cancels the call on the server.
+
+        Each report of progress by the server gives a call that time again, up to `tool_progress_max_s`.
+        `tenant`: whose task it is, and whose listing is used if its own credentials made it.
 
         `secrets`, `session`: those of the task's server_label. `store`: keeps the MCP session with that
         server between calls; without it, the session ends with the task. Raises only for a bug of ours.
         """
-        timeout_s = self._settings.tool_timeout_s
-        run = _Run(store)
-        running = asyncio.create_task(self._run_within(run, task, secrets, session))
+        run = _Run(store, Patience.of(self._settings))
+        running = asyncio.create_task(self._run_within(run, task, secrets, session, tenant))
         try:
-            await asyncio.wait({running}, timeout=timeout_s)
+            while (left_s := run.patience.left_s()) > 0 and not running.done():
+                await asyncio.wait({running}, timeout=left_s)
         finally:
             if not running.done():
                 unwinding = asyncio.create_task(_unwind(run, running))
@@ -96,7 +104,7 @@ class Tools:
             return running.result()
         if run.has_no_answer:
             return Outcome(ToolFailure(mcp_client.NO_ANSWER))
-        message = f"the server {task.server_label!r} did not answer within {timeout_s:g} s"
+        message = f"the server {task.server_label!r} did not answer within {run.patience.waited_s():g} s"
         return Outcome(answers.make_failure(answers.TIMED_OUT, message))
 
     async def settle(self) -> None:
@@ -111,12 +119,20 @@ class Tools:
         await self.pools.close()
 
     async def _run_within(
-        self, run: "_Run", task: ToolTask, secrets: ServerSecrets | None, session: str | None
+        self,
+        run: "_Run",
+        task: ToolTask,
+        secrets: ServerSecrets | None,
+        session: str | None,
+        tenant: str,
     ) -> Outcome:
         with run.whole:
             try:
                 question = _read_question(task, session)
                 server = servers.choose(self._configured, task.server_label, task.server_url, secrets)
+                if isinstance(task, ToolListing) and isinstance(server, HttpServer):
+                    owner = tenant if server.is_of_request or secrets is not None else ""
+                    return await self._list(server, owner, task, run)
                 return await self._run_on(server, question, run)
             except (NoServer, BadArguments) as refused:
                 return Outcome(answers.make_failure(answers.INVALID_PARAMS, str(refused)))
@@ -134,12 +150,32 @@ class Tools:
                     server,
                     run.store,
                     run.status,
-                    lambda connection: self._ask(connection, question, run),
+                    lambda connection: self._ask_and_hear(server, connection, question, run),
                     is_call=isinstance(question, _CallReady),
                 )
                 return _tell_of_new_session(asked.answer, bytes_max) if asked.is_anew else asked.answer
             case StdioServer():
                 return await self._ask(await self._stdio.connect(server), question, run)
+
+    async def _list(self, server: HttpServer, owner: str, task: ToolListing, run: "_Run") -> Outcome:
+        """Lists a server's tools, unless a listing that was made for the same owner is still fresh."""
+        if (kept := self._listings.get(server.digest, owner)) is not None:
+            return Outcome(kept)
+        asked_s = self._listings.now_s()
+        outcome = await self._run_on(server, task, run)
+        if isinstance(outcome.result, ToolsListed):
+            self._listings.put(server.digest, owner, outcome.result, asked_s)
+        return outcome
+
+    async def _ask_and_hear(
+        self, server: HttpServer, connection: Connection, question: "_Question", run: "_Run"
+    ) -> Outcome:
+        try:
+            return await self._ask(connection, question, run)
+        finally:
+            if connection.status.tools_have_changed:
+                connection.status.tools_have_changed = False
+                self._listings.drop(server.digest)
 
     async def _ask(self, connection: Connection, question: "_Question", run: "_Run") -> Outcome:
         bytes_max = self._settings.tool_output_bytes_max
@@ -152,7 +188,8 @@ class Tools:
                         _log.warning("%s: the tool %r is left out: %s", label, tool.name, tool.reason)
                     return Outcome(answers.make_listing(listing))
                 case _CallReady(call, arguments, meta):
-                    answer = await connection.call(call.name, arguments, meta)
+                    on_progress = run.patience.listen(f"{call.server_label}: {call.name[:64]!r}")
+                    answer = await connection.call(call.name, arguments, meta, on_progress)
                     hosted = hosted_tools.by_label(call.server_label)
                     shows_pages = hosted is not None and hosted.shows_pages
                     result = answers.make_result(answer, bytes_max, shows_pages=shows_pages)
@@ -198,6 +235,7 @@ class _Run:
     """The scopes for cancelling a run: first `asking`, so that the connection can notify the server."""
 
     store: SessionStore | None
+    patience: Patience
     asking: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     whole: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     status: LastStatus | None = None

@@ -4,7 +4,7 @@ Owns the two places where a connection's messages are changed: each result of `t
 result of `tools/call` passes inside the `_meta` of an empty one. What they mean is for others to say.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,12 +33,15 @@ def left_out_of(meta: Mapping[str, Any] | None) -> tuple[list[LeftOutTool], int]
 
 
 class Unjudged:
-    """The two streams of a connection: what is sent passes `outgoing`, and what comes, `incoming`."""
+    """The two streams of a connection: what is sent passes `outgoing`, and what comes, `incoming`.
 
-    def __init__(self, incoming: Any, outgoing: Any) -> None:
-        self._asked: dict[Any, str] = {}
-        self.incoming = _Incoming(incoming, self._asked)
-        self.outgoing = _Outgoing(outgoing, self._asked)
+    `on_change`: called when the server says that its tools have changed.
+    """
+
+    def __init__(self, incoming: Any, outgoing: Any, on_change: Callable[[], None]) -> None:
+        asked: dict[Any, str] = {}
+        self.incoming = _Incoming(incoming, asked, on_change)
+        self.outgoing = _Outgoing(outgoing, asked)
 
 
 class _Passage:
@@ -72,6 +75,10 @@ class _Outgoing(_Passage):
 
 
 class _Incoming(_Passage):
+    def __init__(self, stream: Any, asked: dict[Any, str], on_change: Callable[[], None]) -> None:
+        super().__init__(stream, asked)
+        self._on_change = on_change
+
     async def receive(self) -> Any:
         return self._change(await self._stream.receive())
 
@@ -86,6 +93,8 @@ class _Incoming(_Passage):
 
     def _change(self, item: Any) -> Any:
         message = getattr(item, "message", None)
+        if getattr(message, "method", None) == "notifications/tools/list_changed":
+            self._on_change()
         result = getattr(message, "result", None)
         if message is not None and isinstance(result, dict):
             method = self._asked.pop(getattr(message, "id", None), None)

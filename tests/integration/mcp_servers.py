@@ -27,6 +27,7 @@ from mcp.types import (
     TextContent,
     Tool,
     ToolAnnotations,
+    ToolListChangedNotification,
 )
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -67,7 +68,7 @@ def make_tools_server() -> MCPServer[None]:
     server = MCPServer("test tools", log_level="ERROR")
     server.add_tool(add, annotations=ToolAnnotations(read_only_hint=True))
     server.add_tool(hold, annotations=ToolAnnotations(idempotent_hint=True), structured_output=False)
-    for tool in (fail, wait, dwell, repeat, die, show_header, draw, count, weigh, say_pid):
+    for tool in (fail, wait, dwell, repeat, die, show_header, draw, count, weigh, say_pid, climb, learn):
         server.add_tool(tool)
     return server
 
@@ -151,6 +152,23 @@ def count(ctx: Context[None, Any]) -> CallToolResult:
     """Counts the calls of one response, by the session it gets back."""
     number = int(str((ctx.request_context.meta or {}).get(SESSION_META_KEY, "0"))) + 1
     return CallToolResult(content=[TextContent(text=str(number))], _meta={SESSION_META_KEY: str(number)})
+
+
+async def climb(steps: int, folder: str, ctx: Context[None, Any]) -> str:
+    """Reports progress each time that there is a file `step` in the folder, which it removes."""
+    for step in range(steps):
+        while not Path(folder, "step").exists():
+            await asyncio.sleep(0.01)
+        Path(folder, "step").unlink()
+        await ctx.report_progress(step + 1, steps, f"step {step + 1}\nof many")
+    return "at the top"
+
+
+async def learn(name: str, ctx: Context[None, Any]) -> str:
+    """Adds a tool to this server, and says so."""
+    ctx.mcp_server.add_tool(add, name=name)
+    await ctx.session.send_notification(ToolListChangedNotification(), related_request_id=ctx.request_id)
+    return f"learned {name}"
 
 
 def make_pages_server(pages: int) -> "Server[Any]":

@@ -48,8 +48,15 @@ class Caller:
         text = arguments if isinstance(arguments, str) else json.dumps(arguments)
         return await self._tools.run(ToolCall(label, name, text, url), secrets, session)
 
-    async def list(self, url: str) -> Outcome:
-        return await self._tools.run(ToolListing("here", url), None, None)
+    async def list(
+        self,
+        url: str | None,
+        *,
+        label: str = "here",
+        secrets: ServerSecrets | None = None,
+        tenant: str = "",
+    ) -> Outcome:
+        return await self._tools.run(ToolListing(label, url), secrets, None, tenant=tenant)
 
 
 @asynccontextmanager
@@ -211,6 +218,76 @@ async def test_a_listing_without_an_end_is_a_failure(caller: Caller) -> None:
     with serving_http("--pages", "0") as url:
         failed = error_of(await caller.list(url))
     assert failed == McpProtocolError(-32603, "its tools take over 100 pages")
+
+
+def names_of(outcome: Outcome) -> set[str]:
+    assert isinstance(outcome.result, ToolsListed)
+    return {tool.name for tool in outcome.result.tools}
+
+
+async def test_a_listing_is_used_again_until_the_server_says_that_its_tools_have_changed(
+    caller: Caller,
+) -> None:
+    """In the call in which the server says so; over stdio, where listing costs nothing, none is kept."""
+    with serving_http("--old") as url:
+        first = await caller.list(url)
+        assert (await caller.list(url)).result is first.result
+        assert (await caller.call("learn", {"name": "sum"}, url)).result == ToolOutput("learned sum")
+        assert names_of(await caller.list(url)) == names_of(first) | {"sum"}
+
+
+async def test_a_listing_is_anothers_only_if_the_operator_configured_the_server(tmp_path: Path) -> None:
+    def listed(caller: Caller, label: str, url: str | None, secret: str, tenant: str) -> Awaitable[Outcome]:
+        secrets = ServerSecrets({"x-key": secret}) if secret else None
+        return caller.list(url, label=label, secrets=secrets, tenant=tenant)
+
+    with serving_http() as url:
+        async with calling(tmp_path, configured=url) as caller:
+            one = await listed(caller, "there", url, "a", "one")
+            assert (await listed(caller, "there", url, "a", "one")).result is one.result
+            for secret, tenant in (("a", "other"), ("b", "one"), ("", "one")):
+                assert (await listed(caller, "there", url, secret, tenant)).result is not one.result
+            ours = await listed(caller, "ours", None, "", "one")
+            assert (await listed(caller, "ours", None, "", "other")).result is ours.result
+            assert (await listed(caller, "ours", None, "a", "other")).result is not ours.result
+
+
+async def test_a_failed_listing_is_not_kept(caller: Caller) -> None:
+    with serving_http("--require-header", "x-key=secret") as url:
+        assert isinstance((await caller.list(url)).result, ToolFailure)
+        assert isinstance((await caller.list(url)).result, ToolFailure)
+        secrets = ServerSecrets({"X-Key": "secret"})
+        assert "add" in names_of(await caller.list(url, secrets=secrets))
+
+
+async def test_reports_of_progress_give_a_call_more_time_and_are_logged(
+    tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tool_runner.progress")
+    async with calling(tmp_path, timeout_s=3.0) as caller:
+        calls = asyncio.create_task(caller.call("climb", {"steps": 3, "folder": str(tmp_path)}, url))
+        begun_s = asyncio.get_running_loop().time()
+        for at_s in (1.5, 3.0, 4.5):
+            await asyncio.sleep(begun_s + at_s - asyncio.get_running_loop().time())
+            (tmp_path / "step").touch()
+        assert (await calls).result == ToolOutput("at the top")
+    said = [record.getMessage() for record in caplog.records if "progress" in record.getMessage()]
+    assert said[0] == "here: 'climb': progress 1 of 3: 'step 1\\nof many'"
+
+
+async def test_no_progress_gives_a_call_more_than_all_its_time(tmp_path: Path, url: str) -> None:
+    async def step() -> None:
+        while True:
+            (tmp_path / "step").touch()
+            await asyncio.sleep(0.2)
+
+    stepping = asyncio.create_task(step())
+    async with calling(tmp_path, timeout_s=2.0, tool_progress_max_s=2.5) as caller:
+        failed = error_of(await caller.call("climb", {"steps": 1_000, "folder": str(tmp_path)}, url))
+    stepping.cancel()
+    assert isinstance(failed, McpProtocolError)
+    assert failed.code == -32001
+    assert "within 2.5 s" in failed.message
 
 
 async def test_no_more_pages_of_a_listing_are_read_than_may_be_kept(tmp_path: Path) -> None:

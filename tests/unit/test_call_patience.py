@@ -18,11 +18,11 @@ from worker.response.call_patience import (
     Outlook,
 )
 
-TIMEOUT_S, GRACE_S, CLAIM_TTL_S = 60.0, 5.0, 2.0
+TIMEOUT_S, RUN_MAX_S, GRACE_S, CLAIM_TTL_S = 60.0, 90.0, 5.0, 2.0
 
 
 def patience(*, is_repeatable: bool = False) -> CallPatience:
-    return CallPatience(TIMEOUT_S, CLAIM_TTL_S, is_repeatable=is_repeatable, now_s=0.0)
+    return CallPatience(TIMEOUT_S, RUN_MAX_S, CLAIM_TTL_S, is_repeatable=is_repeatable, now_s=0.0)
 
 
 def judge(state: CallState, *, is_repeatable: bool = False, is_steady: bool = True) -> Outlook:
@@ -83,7 +83,7 @@ def test_of_any_other_lost_call_the_outcome_is_unknown(standing: Any, lost_after
 def test_a_call_is_given_up_when_its_time_and_a_grace_are_over() -> None:
     waiting, state = patience(), CallState("running", claim="runner 7")
     assert waiting.judge(state, 10.0, is_steady=True) == KeepWaiting()
-    end_s = 10.0 + TIMEOUT_S + GRACE_S  # a runner has all of it, from when it took the call
+    end_s = 10.0 + RUN_MAX_S + GRACE_S  # a runner has all of it, from when it took the call
     assert waiting.judge(state, end_s, is_steady=True) == KeepWaiting()
     verdict = waiting.judge(state, end_s + 0.1, is_steady=True)
     assert code_of(verdict) == TIMED_OUT

@@ -24,7 +24,12 @@ from worker.response.call_patience import LOST, TIMED_OUT
 from worker.response.remote_tools import RemoteTools
 
 CLAIM_TTL_S, TIMEOUT_S, OUTAGE_MAX_S = 3.0, 60.0, 20.0  # so that a call is read each second
-SETTINGS = Settings(tool_claim_ttl_s=CLAIM_TTL_S, tool_timeout_s=TIMEOUT_S, redis_outage_max_s=OUTAGE_MAX_S)
+SETTINGS = Settings(
+    tool_claim_ttl_s=CLAIM_TTL_S,
+    tool_timeout_s=TIMEOUT_S,
+    tool_progress_max_s=0.0,
+    redis_outage_max_s=OUTAGE_MAX_S,
+)
 LEASE = Lease(ResponseKey("default", "resp_1"), "worker", 3)
 INDEX = 2
 TASK = ToolCall("wiki", "ask", "{}")

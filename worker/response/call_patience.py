@@ -11,7 +11,7 @@ from shared.store.tools.tool_journal import CallState
 from shared.tool_calls import ToolFailure, ToolResult
 
 _GRACE_S = 5.0
-"""A runner ends a call at `tool_timeout_s` itself; the worker gives it up this much later."""
+"""A runner ends a call in time itself; the worker gives it up this much later."""
 TIMED_OUT, LOST = -32001, -32002
 
 
@@ -47,10 +47,14 @@ Outlook = Answered | KeepWaiting | MakeAgain | GiveUp
 
 
 class CallPatience:
-    """Decides how long to wait for one call. A runner has `timeout_s` from when it claimed the call."""
+    """Decides how long to wait for one call: `timeout_s` for a runner to claim it, and from then on
+    `run_max_s`, within which the runner ends it, sooner if the server reports no progress."""
 
-    def __init__(self, timeout_s: float, claim_ttl_s: float, *, is_repeatable: bool, now_s: float) -> None:
+    def __init__(
+        self, timeout_s: float, run_max_s: float, claim_ttl_s: float, *, is_repeatable: bool, now_s: float
+    ) -> None:
         self._timeout_s = timeout_s
+        self._run_max_s = run_max_s
         self._claim_ttl_s = claim_ttl_s
         self._is_repeatable = is_repeatable
         self._runner = ""
@@ -68,7 +72,7 @@ class CallPatience:
         if state.result is not None:
             return Answered(state.result)
         if state.runner != self._runner:
-            self._runner, self._deadline_s = state.runner, now_s + self._timeout_s + _GRACE_S
+            self._runner, self._deadline_s = state.runner, now_s + self._patience_s(state.runner) + _GRACE_S
         if _is_lost(state, is_steady=is_steady):
             # A call that its runner has given back counts as lost at once.
             lost_after_s = 0.0 if state.standing in ("returned", "unbegun") else self._claim_ttl_s
@@ -77,9 +81,12 @@ class CallPatience:
             message = "the tool runner was lost; whether the tool ran is unknown"
             return GiveUp(_failure(LOST, message), state.claim, lost_after_s)
         if now_s > self._deadline_s:
-            message = f"no result within {self._timeout_s:g} s"
+            message = f"no result within {self._patience_s(self._runner):g} s"
             return GiveUp(_failure(TIMED_OUT, message), f"{self._runner} " if self._runner else "")
         return KeepWaiting()
+
+    def _patience_s(self, runner: str) -> float:
+        return self._run_max_s if runner else self._timeout_s
 
 
 def _is_lost(state: CallState, *, is_steady: bool) -> bool:

@@ -81,8 +81,14 @@ class RemoteTools:
 
     async def _wait(self, call: _Call) -> Answered | GiveUp:
         """Waits until there is a result or the call must be given up; makes it again if necessary."""
-        timeout_s, claim_ttl_s = self._settings.tool_timeout_s, self._settings.tool_claim_ttl_s
-        patience = CallPatience(timeout_s, claim_ttl_s, is_repeatable=call.is_repeatable, now_s=self._clock())
+        settings = self._settings
+        patience = CallPatience(
+            settings.tool_timeout_s,
+            settings.tool_run_max_s,
+            settings.tool_claim_ttl_s,
+            is_repeatable=call.is_repeatable,
+            now_s=self._clock(),
+        )
         while True:
             asked_s = self._clock()
             state = await self._insist(lambda: self._read_state(call))
