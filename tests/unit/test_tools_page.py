@@ -15,7 +15,9 @@ from api.errors import ClientError
 from shared import hosted_tools
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tools.md").read_text()
-ROWS = dict(re.findall(r"^\| `(\w+)` \| ([\w ]+) \| .+ \|$", PAGE, re.MULTILINE))
+ROWS = dict(
+    re.findall(r"^\| `(\w+)` \| (client runs it|runs here|not yet|refused) \| .+ \|$", PAGE, re.MULTILINE)
+)
 
 
 def status_of(kind: str) -> str:
