@@ -25,6 +25,10 @@ SEED = "Multiply 123*456 using the mcp.code_interpreter tool."
 
 PYTHON = SystemPart("medium", "2025-11-05", {"python": None})
 NO_PYTHON = SystemPart("medium", "2025-11-05")
+BROWSER = SystemPart("medium", "2025-11-05", {"browser": None})
+FOUND = ("browser.search", "[0] leases\n**viewing lines [0 - 1] of 1**\n\nL0: \nL1: URL: ")
+OPENED = ("browser.open", "[1] Leases (https://a.example/)\n**viewing lines [0 - 1] of 1**\n\nL0: ")
+MATCHED = ("browser.find", "[2] Find results (https://a.example/)\n**viewing lines [0 - 1] of 1**\n\nL0: ")
 CITY = {
     "type": "object",
     "properties": {"location": {"type": "string"}, "unit": {"type": "string", "enum": ["celsius", "kelvin"]}},
@@ -92,6 +96,14 @@ CASES = [
     Case("weather", "Weather in Paris", (("functions.get_weather", '{"sky": "grey", "celsius": 9}'),)),
     Case("weather where", "How is the weather?"),
     Case("weather without a function", "What is the weather in Rome?", offered=(NO_PYTHON,)),
+    *(
+        Case("search the web", "Search the web for leases", results, (BROWSER,))
+        for results in ((), (FOUND,), (FOUND, OPENED))
+    ),
+    *(
+        Case("search the web, open and find", "Search for leases and find token.", results, (BROWSER,))
+        for results in ((), (FOUND,), (FOUND, OPENED), (FOUND, OPENED, MATCHED))
+    ),
     Case("count", "Count from 1 to 100"),
     Case("count slowly", "Count slowly to 5"),
     Case("repeat", "Repeat hello world 30 times"),

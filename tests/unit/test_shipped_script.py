@@ -5,9 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.scripted import (
+    BROWSER,
     CASES,
     CITY,
+    FOUND,
+    MATCHED,
     NO_PYTHON,
+    OPENED,
     PYTHON,
     QUESTION,
     SCRIPT,
@@ -50,6 +54,20 @@ def test_the_seeds_request_gives_the_seeds_turns() -> None:
     )
     assert said(SEED, ("python", "56088\n")) == (
         "<|channel|>final<|message|>The product of \\(123 \\times 456\\) is **56,088**.<|return|>"
+    )
+
+
+def test_the_browser_searches_opens_finds_and_cites_what_it_was_shown() -> None:
+    message, offered = "Search for fencing tokens and find 'append'.", (BROWSER,)
+    assert said(message, offered=offered).endswith(
+        'to=browser.search <|constrain|>json<|message|>{"query": "fencing tokens"}<|call|>'
+    )
+    assert said(message, FOUND, offered=offered).endswith(
+        'open <|constrain|>json<|message|>{"id": 0}<|call|>'
+    )
+    assert said(message, FOUND, OPENED, MATCHED, offered=offered) == (
+        "<|channel|>final<|message|>The page *Leases* answers this【1†L2-L3】. The places with “append” are "
+        "listed, too【2†L1】; another page may help【0†L4】.<|return|>"
     )
 
 

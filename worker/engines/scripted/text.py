@@ -22,6 +22,8 @@ _NUMBERS_PER_PIECE = 64
 _FIELD = re.compile(r"\{\{(?P<literal>\w+)\}\}|\{(?P<name>[a-z_]\w*)(?P<filters>(?:\|\w+(?::[^|{}]*)?)*)\}")
 _NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
+_DISPLAY = re.compile(r"\[([0-9]{1,9})\] ([^\n]*?)(?: \([^()\n]*\))?(?:\n|\Z)")
+
 
 # --- filters ----------------------------------------------------------------------------------
 
@@ -81,6 +83,18 @@ def list_facts(text: str) -> str:
     return shorten(", ".join(f"{name}: {fact}" for name, fact in facts.items()))
 
 
+def cursor_of(text: str) -> str:
+    """Returns the cursor of a display of the browser: `[3] A page (…)` → `3`; -1 if the text is none."""
+    found = _DISPLAY.match(text)
+    return found[1] if found else "-1"
+
+
+def page_of(text: str) -> str:
+    """Returns the title in a display of the browser; the shortened text, if it is none."""
+    found = _DISPLAY.match(text)
+    return found[2] if found else shorten(text)
+
+
 Filter = Callable[[str], str]
 
 FILTERS: Mapping[str, Filter] = {
@@ -96,6 +110,8 @@ FILTERS: Mapping[str, Filter] = {
     "json": lambda text: json.dumps(text, ensure_ascii=False),
     "json_object": json_object_in,
     "facts": list_facts,
+    "cursor": cursor_of,
+    "page": page_of,
 }
 
 
