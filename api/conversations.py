@@ -23,7 +23,7 @@ from api.errors import (
     missing_parameter,
 )
 from api.offload import Offload
-from api.paging import PageRequest, join_list
+from api.paging import PageRequest, join_list, list_stored, unlisted_bytes
 from shared import ids
 from shared.input_items import AskedItem, InputItem
 from shared.settings import Settings
@@ -133,10 +133,10 @@ class Conversations:
             )
         encoded = await self._encode(items, len(raw))
         await self._add(key, items, encoded)
-        return join_list(encoded, items[0].id or None, items[-1].id or None)
+        return join_list(await self._list(encoded), items[0].id or None, items[-1].id or None)
 
     async def list_items(self, tenant: str, conversation_id: str, page: PageRequest) -> bytes:
-        """Returns the JSON of a list: a page of the items as stored, without decoding them."""
+        """Returns the JSON of a list: a page of the items as stored."""
         key = _key_of(tenant, conversation_id)
         found = await conversations.list_items(
             self._redis,
@@ -151,7 +151,7 @@ class Conversations:
         if found == "unknown":
             raise after_not_found(page.after or "")
         first, last = (_id_of(found.items[place]) if found.items else None for place in (0, -1))
-        return join_list(found.items, first, last, has_more=found.has_more)
+        return join_list(await self._list(found.items), first, last, has_more=found.has_more)
 
     async def find_item(self, tenant: str, conversation_id: str, item_id: str) -> bytes:
         """Returns the JSON of the item as stored."""
@@ -161,7 +161,7 @@ class Conversations:
             raise conversation_not_found(conversation_id, _ID)
         if item == "unknown":
             raise item_not_found(item_id, _ITEM_ID)
-        return item
+        return (await self._list([item]))[0]
 
     async def remove_item(self, tenant: str, conversation_id: str, item_id: str) -> dict[str, Any]:
         """Removes an item; returns the conversation object."""
@@ -181,6 +181,9 @@ class Conversations:
         if read == "missing":
             raise conversation_not_found(key.conversation_id, param)
         return read
+
+    async def _list(self, items: Sequence[bytes]) -> list[bytes]:
+        return await self._offload.run(unlisted_bytes(items), lambda: list_stored(items))
 
     # --- beneath --------------------------------------------------------------------------------
 

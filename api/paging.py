@@ -7,11 +7,12 @@ lists of items.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from api.errors import after_not_found, invalid_value
+from shared.hosted_tools import AnyHostedToolCall, HostedToolCall
 from shared.input_items import InputItem
 
 LIMIT_MAX = 100
@@ -67,11 +68,33 @@ def _read_order(query: Mapping[str, str]) -> Literal["asc", "desc"]:
             raise invalid_value("order", "it should be asc or desc")
 
 
+_KEPT_BESIDES = tuple(
+    b'{"type":"%b"' % str(kind.__struct_config__.tag).encode()
+    for kind in get_args(AnyHostedToolCall)
+    if kind.listed is not HostedToolCall.listed
+)
+"""How stored items begin that may hold more than clients see."""
+
+
+def unlisted_bytes(items: Sequence[bytes]) -> int:
+    """Returns the size of the stored items that `list_stored` must decode."""
+    return sum(len(item) for item in items if item.startswith(_KEPT_BESIDES))
+
+
+def list_stored(items: Sequence[bytes]) -> list[bytes]:
+    """Returns stored items, which are JSON, as clients see them. Decodes only those that may hold more."""
+    return [_as_listed(item) if item.startswith(_KEPT_BESIDES) else item for item in items]
+
+
+def _as_listed(item: bytes) -> bytes:
+    return msgspec.json.encode(msgspec.json.decode(item, type=AnyHostedToolCall).listed())
+
+
 def list_of(items: Sequence[InputItem], *, has_more: bool = False) -> dict[str, Any]:
     """Returns items as a list object, in the order given; an empty list has neither a first nor a last id."""
     return {
         "object": "list",
-        "data": list(items),
+        "data": [item.listed() if isinstance(item, HostedToolCall) else item for item in items],
         "first_id": items[0].id if items else None,
         "last_id": items[-1].id if items else None,
         "has_more": has_more,

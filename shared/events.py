@@ -267,6 +267,18 @@ class CodeInterpreterCallCompleted(Announcement, frozen=True, tag="response.code
     pass
 
 
+class WebSearchCallInProgress(Announcement, frozen=True, tag="response.web_search_call.in_progress"):
+    pass
+
+
+class WebSearchCallSearching(Announcement, frozen=True, tag="response.web_search_call.searching"):
+    pass
+
+
+class WebSearchCallCompleted(Announcement, frozen=True, tag="response.web_search_call.completed"):
+    pass
+
+
 class McpListToolsInProgress(Announcement, frozen=True, tag="response.mcp_list_tools.in_progress"):
     pass
 
@@ -328,6 +340,9 @@ ItemEvent = (
     | CodeInterpreterCallCodeDone
     | CodeInterpreterCallInterpreting
     | CodeInterpreterCallCompleted
+    | WebSearchCallInProgress
+    | WebSearchCallSearching
+    | WebSearchCallCompleted
     | McpListToolsInProgress
     | McpListToolsCompleted
     | McpListToolsFailed

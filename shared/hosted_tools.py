@@ -6,13 +6,15 @@ GPT-OSS was not trained on may have a row as well: the system message declares i
 browser's wording: `ToolNamespaceConfig` in openai_harmony, which a test compares.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import msgspec
 from msgspec import UNSET, UnsetType
+
+from shared import web_search
+from shared.web_search import Display
 
 Text = str | None | UnsetType
 """An optional text; UNSET if it was omitted, and then it has no key."""
@@ -79,6 +81,10 @@ class HostedToolCall(CallItem, frozen=True, kw_only=True):
         """Returns the call with the result that is kept here, if it is the same call as this."""
         return self
 
+    def listed(self) -> "HostedToolCall":
+        """Returns the item as clients see it in a list, without what only the model reads."""
+        return self
+
 
 class CodeOutput(msgspec.Struct, frozen=True):
     type: Any = UNSET
@@ -121,22 +127,43 @@ class CodeInterpreterCall(HostedToolCall, frozen=True, kw_only=True, tag="code_i
 
 
 class WebSearchCall(HostedToolCall, frozen=True, kw_only=True, tag="web_search_call"):
-    """No longer accepted; older records and conversations may contain one."""
+    """A call of the browser. Clients see its `action`; the fields after that are kept besides."""
 
     prefix: ClassVar[str] = "ws"
-    written_as: ClassVar[str] = "query"
 
-    action: dict[str, Any]
-
-    @property
-    def query(self) -> str:
-        """The search, as JSON."""
-        what = {name: value for name, value in self.action.items() if name not in ("type", "sources")}
-        return json.dumps(what, ensure_ascii=False)
+    action: dict[str, Any] | UnsetType = UNSET
+    """What is searched for, or the page that is opened or searched; UNSET until the call is written."""
+    name: Text = UNSET
+    """The function that the model called."""
+    arguments: Text = UNSET
+    output: Text = UNSET
+    """What the model has read."""
+    display: Display | UnsetType = UNSET
+    """Which pages that shows, by which they are cited."""
 
     def render(self) -> RenderedCall:
-        """Returns the call with its search; the item does not contain what was found."""
-        return RenderedCall("search", self.written, "[What was found was not kept with this call.]")
+        """Returns the call as it was written, or as the browser would do what a call elsewhere did."""
+        action = self.action or {}
+        if isinstance(self.output, str):
+            return RenderedCall(self.name or web_search.SEARCH, self.written, self.output)
+        pages = web_search.pages_in(action)
+        answer = _NOTHING_KEPT + (f" Its pages: {', '.join(pages)}" if pages else "")
+        return RenderedCall(*web_search.call_of(action), answer)
+
+    def shown(self, *, with_sources: bool) -> "WebSearchCall":
+        """Returns the item as clients see it."""
+        action = self.action
+        if not with_sources and not isinstance(action, UnsetType):
+            action = web_search.without_sources(action)
+        return WebSearchCall(
+            id=self.id, status=self.status, approval_request_id=self.approval_request_id, action=action
+        )
+
+    def listed(self) -> "WebSearchCall":
+        return self.shown(with_sources=True)
+
+
+_NOTHING_KEPT = "[What was found was not kept with this call.]"
 
 
 MCP_CALL = "mcp_call"
@@ -179,8 +206,8 @@ class HostedTool:
     first."""
     types: frozenset[str] = frozenset()
     """The API's tool types that request it, besides `mcp` with its label."""
-    unoffered_types: frozenset[str] = frozenset()
-    """The API's other types for it, which are accepted and echoed but do not offer it to the model."""
+    types_since: int = 1
+    """The record format from which on a tool of one of `types` is offered to the model."""
     text_argument: str | None = None
     """If set, the single argument that takes everything the model writes. Then the namespace itself is
     called, its only function is not declared, and the arguments are not JSON."""
@@ -260,7 +287,7 @@ BROWSER = HostedTool(
     namespace="browser",
     functions=(
         HostedFunction(
-            "search",
+            web_search.SEARCH,
             "Searches for information related to `query` and displays `topn` results.",
             {
                 "type": "object",
@@ -274,7 +301,7 @@ BROWSER = HostedTool(
             is_repeatable=True,
         ),
         HostedFunction(
-            "open",
+            web_search.OPEN,
             """\
 Opens the link `id` from the page indicated by `cursor` starting at line number `loc`, \
 showing `num_lines` lines.
@@ -298,7 +325,7 @@ Use this function without `id` to scroll to a new location of an opened page."""
             is_repeatable=True,
         ),
         HostedFunction(
-            "find",
+            web_search.FIND,
             "Finds exact matches of `pattern` in the current page, or the page given by `cursor`.",
             {
                 "type": "object",
@@ -315,7 +342,7 @@ Cite information from the tool using the following format:
 `【{cursor}†L{line_start}(-L{line_end})?】`, for example: `【6†L9-L11】` or `【8†L3】`.
 Do not quote more than 10 words directly from the tool output.
 sources=web (default: web)""",
-    unoffered_types=frozenset(
+    types=frozenset(
         {
             "web_search",
             "web_search_2025_08_26",
@@ -323,18 +350,19 @@ sources=web (default: web)""",
             "web_search_preview_2025_03_11",
         }
     ),
+    types_since=3,
+    item_type="web_search_call",
     items=(WebSearchCall,),
     builtin="browser",
     shows_pages=True,
 )
-"""Offered only by an `mcp` tool with its label."""
+"""Whether its types are accepted is a setting (`web_search`)."""
 
 HOSTED_TOOLS = (PYTHON, BROWSER)
 
 _BY_LABEL = {tool.server_label: tool for tool in HOSTED_TOOLS}
 _BY_NAMESPACE = {tool.namespace: tool for tool in HOSTED_TOOLS}
 _BY_TYPE = {kind: tool for tool in HOSTED_TOOLS for kind in tool.types}
-_BY_ANY_TYPE = {kind: tool for tool in HOSTED_TOOLS for kind in tool.types | tool.unoffered_types}
 _BY_ITEM = {item: tool for tool in HOSTED_TOOLS for item in tool.items}
 
 RESERVED_LABELS = frozenset(
@@ -349,7 +377,7 @@ RESERVED_LABELS = frozenset(
 are words of a message's header."""
 
 
-KINDS = frozenset(_BY_ANY_TYPE)
+KINDS = frozenset(_BY_TYPE)
 """Every tool type of the API that means a hosted tool."""
 REPEATABLE = tuple(
     f"{tool.server_label}.{function.name}"
@@ -368,11 +396,6 @@ def by_label(server_label: str) -> HostedTool | None:
 def by_type(kind: str) -> HostedTool | None:
     """Returns the tool that a tool of the API's type `kind` requests, or None."""
     return _BY_TYPE.get(kind)
-
-
-def meant_by(kind: str) -> HostedTool | None:
-    """Returns the tool that the API's type `kind` means, even if it is not offered by it, or None."""
-    return _BY_ANY_TYPE.get(kind)
 
 
 def by_namespace(namespace: str) -> HostedTool:

@@ -1,11 +1,13 @@
 """What a web search is asked and what it answers, beside the arguments and the text that the model reads.
 
-Pure; owns the shapes and which addresses a request admits. The API checks the options
+Pure; owns the shapes, which addresses a request admits, and how the API names what the browser does
+(`search`, `open_page`, `find_in_page`). The API checks the options
 (`api/bodies/tools.py`), the worker sends them with each call and makes citations of the answer, the tool
 runner carries both. Source of the options' names: the public OpenAI types, `WebSearchTool`.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -14,13 +16,16 @@ import msgspec
 SEARCH_META_KEY = "antiphon/search"
 """Key in the `_meta` of a call of the browser for what the request wants of its searches."""
 
+SEARCH, OPEN, FIND = "search", "open", "find"
+"""The functions of the trained browser."""
+
 _SOURCES_MAX = 200
 _URL_CHARS_MAX = 4_096
 _TITLE_CHARS_MAX = 512
 
 
 class SearchOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The members of a `web_search` tool that are not only echoed. `allowed_domains`: empty for all."""
+    """What a `web_search` tool asks for. `allowed_domains`: in lower case; empty for all."""
 
     search_context_size: Literal["low", "medium", "high"] = "medium"
     allowed_domains: tuple[str, ...] = ()
@@ -34,6 +39,30 @@ class SearchOptions(msgspec.Struct, frozen=True, omit_defaults=True):
             return msgspec.convert(sent, cls) if isinstance(sent, dict) else cls()
         except msgspec.ValidationError:
             return cls()
+
+    @classmethod
+    def of(cls, tool: Mapping[str, Any]) -> Self:
+        """Returns the options in a request's tool, which the API has checked."""
+        domains = (tool.get("filters") or {}).get("allowed_domains") or ()
+        location = {
+            name: value for name, value in (tool.get("user_location") or {}).items() if value is not None
+        }
+        external = tool.get("external_web_access")
+        return cls(
+            tool.get("search_context_size") or "medium",
+            tuple(domain.lower() for domain in domains),
+            location or None,
+            external is not False,
+        )
+
+    @property
+    def place(self) -> str:
+        """Returns where the user is, for the model; empty if the request does not say."""
+        location = self.user_location or {}
+        names = [
+            str(location[name]) for name in ("city", "region", "country", "timezone") if location.get(name)
+        ]
+        return ", ".join(names)
 
     def admits(self, url: str) -> bool:
         """Returns True if the address is of an allowed domain or one below it."""
@@ -106,3 +135,67 @@ def read_display(structured: object) -> Display | None:
 
 def _cut(title: str) -> str:
     return title if len(title) <= _TITLE_CHARS_MAX else title[: _TITLE_CHARS_MAX - 1] + "…"
+
+
+# --- the API's names for it -----------------------------------------------------------------------
+
+
+def action_of(function: str, written: str, display: Display | None) -> dict[str, Any]:
+    """Returns the `action` of a call's item, with its sources.
+
+    `written`: the arguments as the model wrote them, perhaps cut off; `display`: what the call has shown, if
+    it has. A page's address is only known from that, unless the model wrote it.
+    """
+    arguments = _read(written)
+    match function:
+        case "open":
+            id_ = arguments.get("id")
+            asked = id_ if isinstance(id_, str) and not id_.lstrip("-").isdecimal() else None
+            return {"type": "open_page", "url": display.url if display is not None else asked}
+        case "find":
+            url = display.url if display is not None else None
+            return {"type": "find_in_page", "url": url or "", "pattern": _text(arguments.get("pattern"))}
+        case _:
+            query = _text(arguments.get("query"))
+            sources = [{"type": "url", "url": url} for url in display.urls] if display is not None else []
+            return {"type": "search", "query": query, "queries": [query], "sources": sources}
+
+
+def call_of(action: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns the function and the arguments by which the browser would do what an `action` says, as JSON."""
+    match action:
+        case {"type": "open_page"}:
+            return OPEN, _write({"id": _text(action.get("url"))})
+        case {"type": "find_in_page"}:
+            return FIND, _write({"pattern": _text(action.get("pattern"))})
+        case _:
+            queries = action.get("queries")
+            asked = [_text(query) for query in queries] if isinstance(queries, list) else []
+            return SEARCH, _write({"query": _text(action.get("query")) or "; ".join(asked)})
+
+
+def pages_in(action: Mapping[str, Any]) -> list[str]:
+    """Returns the addresses that an `action` names."""
+    sources = action.get("sources")
+    found = sources if isinstance(sources, list) else []
+    named = [action.get("url"), *(source.get("url") for source in found if isinstance(source, dict))]
+    return [url for url in named if isinstance(url, str) and url]
+
+
+def without_sources(action: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in action.items() if name != "sources"}
+
+
+def _read(written: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(written, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {}
+
+
+def _write(arguments: dict[str, Any]) -> str:
+    return json.dumps(arguments, ensure_ascii=False)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -106,7 +106,7 @@ class _Compaction(msgspec.Struct, frozen=True):
 
 
 _KINDS: Mapping[str, type[AskedItem]] = {
-    str(kind.__struct_config__.tag): kind for kind in get_args(AskedItem) if kind is not WebSearchCall
+    str(kind.__struct_config__.tag): kind for kind in get_args(AskedItem)
 }
 _CALL_TYPES = frozenset(
     name for name, kind in _KINDS.items() if kind in (*get_args(AnyHostedToolCall), *get_args(AnyClientCall))
@@ -162,6 +162,8 @@ def _read_item(value: object, path: Path) -> AskedItem:
         raise first_of([refusal, *refusals], fields, path) from None
     if refusals:
         raise first_of(refusals, fields, path)
+    if isinstance(item, WebSearchCall):  # what our own records keep besides is not a client's to say
+        return item.shown(with_sources=True)
     return item
 
 

@@ -122,6 +122,6 @@ def _check_chosen(value: object, offered: _Offered, path: Path) -> dict[str, Any
 
 def _family(kind: str) -> str:
     """Returns one name for all types that mean the same tool."""
-    if (hosted := hosted_tools.meant_by(kind)) is not None:
+    if (hosted := hosted_tools.by_type(kind)) is not None:
         return hosted.server_label
     return kind

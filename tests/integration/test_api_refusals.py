@@ -65,7 +65,6 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
         (with_input({"type": kind, "id": "x"}), "input[0].type", INVALID)
         for kind in (
             "file_search_call",
-            "web_search_call",
             "computer_call",
             "computer_call_output",
             "tool_search_call",

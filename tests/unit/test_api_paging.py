@@ -1,11 +1,13 @@
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from api.errors import ClientError
-from api.paging import LIMIT_MAX, PageRequest, list_of, read_page
+from api.paging import LIMIT_MAX, PageRequest, list_of, list_stored, read_page, unlisted_bytes
+from shared.hosted_tools import WebSearchCall
 from shared.input_items import InputItem, InputMessage
 
 
@@ -90,3 +92,17 @@ def test_who_pages_sees_every_item_once_and_in_order(numbers: list[int], limit: 
             break
     oldest_first = list(dict.fromkeys(item.id for item in items))
     assert seen == (oldest_first if order == "asc" else oldest_first[::-1])
+
+
+def test_a_search_is_listed_without_what_only_the_model_reads() -> None:
+    action = {"type": "search", "query": "q", "queries": ["q"], "sources": [{"type": "url", "url": "u"}]}
+    kept = WebSearchCall(
+        id="ws_1", status="completed", action=action, name="search", arguments="{}", output="secret"
+    )
+    shown = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": action}
+    message = b'{"type":"message","role":"user","content":"{\\"type\\":\\"web_search_call\\"}"}'
+    search = msgspec.json.encode(kept)
+    assert [msgspec.json.decode(item) for item in list_stored([search])] == [shown]
+    assert list_stored([message]) == [message]
+    assert unlisted_bytes([search, message]) == len(search)
+    assert msgspec.to_builtins(list_of([kept])["data"]) == [shown]

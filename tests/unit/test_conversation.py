@@ -155,14 +155,33 @@ def test_an_empty_message_of_the_assistant_is_nothing() -> None:
     assert [m.text for m in messages] == ["a", "t", "b"]
 
 
-def test_a_search_of_another_service_is_rendered_as_far_as_its_item_allows() -> None:
-    action = {"type": "search", "query": "weather", "sources": [{"type": "url", "url": "u"}]}
+@pytest.mark.parametrize(
+    ("action", "call", "pages"),
+    [
+        ({"type": "search", "query": "é"}, ("browser.search", '{"query": "é"}'), ""),
+        ({"type": "search", "queries": ["a", "b"]}, ("browser.search", '{"query": "a; b"}'), ""),
+        (
+            {"type": "search", "query": "a", "sources": [{"type": "url", "url": "u"}, {"url": "v"}]},
+            ("browser.search", '{"query": "a"}'),
+            "u, v",
+        ),
+        ({"type": "open_page", "url": "u"}, ("browser.open", '{"id": "u"}'), "u"),
+        ({"type": "open_page", "url": None}, ("browser.open", '{"id": ""}'), ""),
+        (
+            {"type": "find_in_page", "url": "u", "pattern": "p"},
+            ("browser.find", '{"pattern": "p"}'),
+            "u",
+        ),
+        ({}, ("browser.search", '{"query": ""}'), ""),
+    ],
+)
+def test_a_search_of_another_service_is_told_as_far_as_its_item_allows(
+    action: dict[str, Any], call: tuple[str, str], pages: str
+) -> None:
     item = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": action}
     messages = told([user("a"), item, user("b")])
-    assert [(m.recipient, m.text) for m in messages[1:3]] == [
-        ("browser.search", '{"query": "weather"}'),
-        ("assistant", "[What was found was not kept with this call.]"),
-    ]
+    kept = "[What was found was not kept with this call.]" + (f" Its pages: {pages}" if pages else "")
+    assert [(m.recipient, m.text) for m in messages[1:3]] == [call, ("assistant", kept)]
 
 
 def test_an_mcp_call_is_rendered_with_its_outcome() -> None:

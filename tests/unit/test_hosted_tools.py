@@ -28,6 +28,7 @@ from shared.hosted_tools import (
     HostedToolCall,
     WebSearchCall,
 )
+from shared.input_items import InputItem
 from shared.responses import HttpError, McpProtocolError, McpToolExecutionError
 from shared.settings import Settings
 from shared.tool_calls import ToolFailure, ToolOutput, describe
@@ -110,18 +111,16 @@ def test_what_is_offered_by_a_row_is_routed_to_its_server(tool: HostedTool) -> N
 
 
 @each_tool
-def test_a_type_that_does_not_offer_its_tool_is_accepted_and_offers_nothing(tool: HostedTool) -> None:
-    assert not tool.types & tool.unoffered_types
-    for kind in tool.unoffered_types:
-        assert hosted_tools.meant_by(kind) is tool
-        assert hosted_tools.by_type(kind) is None
-        assert kind in TOOLS
-        assert not make_offer(make_request(tools=[{"type": kind}]), {}).routing
+def test_a_record_older_than_a_type_is_not_offered_its_tool(tool: HostedTool) -> None:
+    """Its model has not read of the tool, and a takeover must not add it in mid-sentence."""
+    for kind in tool.types:
+        request = make_request(tools=[{"type": kind}])
+        assert not make_offer(request, {}, (), tool.types_since - 1).routing
 
 
 @each_tool
 def test_a_choice_may_name_a_tool_by_any_type_that_means_it(tool: HostedTool) -> None:
-    kinds = sorted(tool.types | tool.unoffered_types)
+    kinds = sorted(tool.types)
     for offered, chosen in itertools.product(kinds, kinds):
         assert read_choice({"type": chosen}, [{"type": offered}], 1) == {"type": chosen}
     for chosen in tool.types:
@@ -213,12 +212,14 @@ def test_a_finished_call_gives_its_result_back_and_is_accepted_as_input(
     assert form.finish(0, made, found) == (item, announced)
     said = describe(result.error) if isinstance(result, ToolFailure) else result.output
     request = make_request(tools=[{"type": "mcp", "server_label": tool.server_label}])
-    history = read_input([json.loads(msgspec.json.encode(item))], 1, is_continuing=False)
-    request = msgspec.structs.replace(request, context=history)
+    kept = msgspec.json.decode(msgspec.json.encode(item), type=InputItem)
+    request = msgspec.structs.replace(request, context=[kept])
     call, answer = build_conversation(request, make_offer(request, {}))[-3:-1]
     assert isinstance(call, ChatMessage)
     assert isinstance(answer, ChatMessage)
     assert (call.recipient, call.text, answer.text) == (target.recipient, "{}", said)
+    shown = json.loads(msgspec.json.encode(form.show(item)))
+    assert len(read_input([shown], 1, is_continuing=False)) == 1
 
 
 @each_tool

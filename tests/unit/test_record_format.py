@@ -70,6 +70,9 @@ PINNED_TYPES = """
     response.shell_call_command.added
     response.shell_call_command.delta
     response.shell_call_command.done
+    response.web_search_call.completed
+    response.web_search_call.in_progress
+    response.web_search_call.searching
 """
 
 

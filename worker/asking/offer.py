@@ -14,6 +14,7 @@ from shared.hosted_tools import MCP_CALL, HostedTool
 from shared.record_format import RECORD_FORMAT
 from shared.responses import McpTool, ResponseRequest
 from shared.tool_calls import is_clients_own
+from shared.web_search import SearchOptions
 from worker.asking.routing import ClientTarget, McpTarget, Routing, Target
 from worker.asking.tool_names import callable_name, describe_lines, flatten
 from worker.harmony.signatures import FUNCTIONS, ToolSignature
@@ -71,6 +72,8 @@ class McpServer:
     """`always`, `never` or a rule; None means the default for this kind of server."""
     item_type: str = MCP_CALL
     """The type of the items that its calls leave."""
+    search: SearchOptions | None = None
+    """What the request wants of its searches, if it is a `web_search`."""
 
     @property
     def hosted(self) -> HostedTool | None:
@@ -100,20 +103,23 @@ class Offer:
         return cls(hosted, namespaces, routing)
 
 
-def mcp_servers(request: ResponseRequest) -> list[McpServer]:
+def mcp_servers(request: ResponseRequest, record_format: int = RECORD_FORMAT) -> list[McpServer]:
     """Returns the MCP servers of a request, including hosted tools, one for each label."""
     servers: dict[str, McpServer] = {}
     for tool in request.tools:
-        server = _server_of(tool)
+        server = _server_of(tool, record_format)
         if server is not None:
             servers.setdefault(server.label, server)
     return list(servers.values())
 
 
-def _server_of(tool: Mapping[str, Any]) -> McpServer | None:
+def _server_of(tool: Mapping[str, Any], record_format: int) -> McpServer | None:
     kind = str(tool.get("type"))
     if (hosted := hosted_tools.by_type(kind)) is not None:
-        return McpServer(hosted.server_label, None, None, None, False, "never", hosted.item_type)
+        if record_format < hosted.types_since:
+            return None
+        search = SearchOptions.of(tool) if hosted.shows_pages else None
+        return McpServer(hosted.server_label, None, None, None, False, "never", hosted.item_type, search)
     if kind != "mcp":
         return None
     allowed, is_read_only = tool.get("allowed_tools"), False
@@ -154,7 +160,7 @@ def make_offer(
         _offer_hosted(server, server.hosted, choice, idempotent_tools, python_tool)
         if server.hosted
         else _offer_listed(server, listed.get(server.label, ()), choice, idempotent_tools)
-        for server in mcp_servers(request)
+        for server in mcp_servers(request, record_format)
     ]
     return Offer.join([*offers, _offer_client_tools(request, choice, record_format)])
 
@@ -240,8 +246,11 @@ def _offer_hosted(
                 _needs_approval(server, McpTool(name, {})),
                 f"{server.label}.{name}" in idempotent_tools,
                 server.item_type,
+                server.search,
             )
     description = server.description or hosted.descriptions.get(python_tool, hosted.description)
+    if server.search is not None and server.search.place:
+        description += f"\nThe user is in or near {server.search.place}."
     return Offer({hosted.namespace: description} if routing else {}, {}, routing)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from shared.client_tools import FUNCTION
 from shared.hosted_tools import MCP_CALL
+from shared.web_search import SearchOptions
 from worker.harmony.signatures import FUNCTIONS
 
 
@@ -39,6 +40,8 @@ class McpTarget:
     """Calling it twice has the same effect as calling it once."""
     item_type: str = MCP_CALL
     """The type of the item that a call leaves; `worker/response/call_items.py` has its form."""
+    search: SearchOptions | None = None
+    """What the request wants of its searches, if the tool is a `web_search`."""
 
 
 Target = ClientTarget | McpTarget

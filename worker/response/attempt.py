@@ -79,6 +79,7 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
                 len(prepared.listings),
                 style=style,
                 reasoning=_reasoning_style_of(record, seal),
+                displays=prepared.displays,
             ),
             begun.parallel_tool_calls,
             list(prepared.listings),
@@ -216,7 +217,9 @@ class Attempt:
             case Run(task, is_repeatable):
                 index = self.reader.translation.output_index
                 result = await self.results.get(index, task, is_repeatable=is_repeatable)
-                return calls.listed_for_a_call() if isinstance(result, ToolsListed) else result
+                if isinstance(result, ToolsListed):
+                    return calls.listed_for_a_call()
+                return calls.hold(call.target, result)
 
     async def _answer_with(self, recipient: str, text: str) -> list[int]:
         """Appends the answer to the last call, on that call's channel; returns its tokens."""

@@ -8,16 +8,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self
 
-from msgspec import UNSET, structs
+from msgspec import UNSET, UnsetType, structs
 
 from shared import events as ev
 from shared.containers import container_of
 from shared.delta_frames import quote
 from shared.events import StreamEvent, TextDelta
-from shared.hosted_tools import MCP_CALL, CallItem, CodeInterpreterCall, CodeOutput
+from shared.hosted_tools import MCP_CALL, CallItem, CodeInterpreterCall, CodeOutput, WebSearchCall
 from shared.record_format import RECORD_FORMAT
 from shared.responses import ItemStatus, McpCall, ResponseRequest, ServerCall
 from shared.tool_calls import ToolFailure, ToolOutput, describe, parse_failure
+from shared.web_search import action_of
 from worker.asking.arguments import read_arguments, text_argument_of
 from worker.asking.routing import McpTarget
 
@@ -34,6 +35,8 @@ class CallStyle:
     """The client requested what its code prints (`include`)."""
     container_id: str = ""
     """Where the response's code runs."""
+    shows_sources: bool = False
+    """The client requested what its searches found (`include`)."""
 
     @classmethod
     def of(cls, request: ResponseRequest, record_format: int) -> Self:
@@ -42,11 +45,14 @@ class CallStyle:
             request.enable_response_messages,
             OUTPUTS in request.include,
             container_of(request),
+            SOURCES in request.include,
         )
 
 
 OUTPUTS = "code_interpreter_call.outputs"
 """The value of `include` with which items have what their code printed."""
+SOURCES = "web_search_call.action.sources"
+"""The value of `include` with which the items of searches have what was found."""
 PRESENT_STYLE = CallStyle()
 """That of a request without wishes, in the present format."""
 
@@ -215,9 +221,68 @@ class CodeInterpreterForm:
         return structs.replace(item, outputs=[CodeOutput("logs", logs)] if logs else [])
 
 
+class WebSearchForm:
+    """A call of a `web_search` tool. Its item shows the action, once the call is written; the model's text
+    and the result are kept besides. There is no event for a failure, as in the hosted API."""
+
+    prefix = WebSearchCall.prefix
+    around: tuple[str, str] | None = None
+
+    def __init__(self, style: CallStyle, target: McpTarget) -> None:
+        self._shows_sources = style.shows_sources
+
+    def make(
+        self,
+        id_: str,
+        target: McpTarget,
+        written: str | None,
+        status: ItemStatus,
+        approved_by: str | None = None,
+    ) -> WebSearchCall:
+        return WebSearchCall(
+            id=id_,
+            status=status,
+            approval_request_id=UNSET if approved_by is None else approved_by,
+            action=UNSET if written is None else action_of(target.name, written, None),
+            name=target.name,
+            arguments=written or "",
+        )
+
+    def begin(self, index: int, id_: str) -> list[StreamEvent]:
+        return [ev.WebSearchCallInProgress(index, id_)]
+
+    def extend(self, index: int, id_: str, text: str) -> None:
+        return None
+
+    def end_text(self, index: int, id_: str, text: str, *, is_run: bool) -> list[StreamEvent]:
+        return [ev.WebSearchCallSearching(index, id_)] if is_run else []
+
+    def finish(
+        self, index: int, item: CallItem, result: ToolOutput | ToolFailure
+    ) -> tuple[WebSearchCall, list[StreamEvent]]:
+        assert isinstance(item, WebSearchCall)
+        match result:
+            case ToolOutput(output, display):
+                done = structs.replace(
+                    item,
+                    status="completed",
+                    action=action_of(item.name or "", item.written, display),
+                    output=output,
+                    display=UNSET if display is None else display,
+                )
+                return done, [ev.WebSearchCallCompleted(index, item.id)]
+            case ToolFailure(error):
+                return structs.replace(item, status="failed", output=describe(error)), []
+
+    def show(self, item: ServerCall) -> WebSearchCall:
+        assert isinstance(item, WebSearchCall)
+        return item.shown(with_sources=self._shows_sources)
+
+
 FORMS: Mapping[str, Callable[[CallStyle, McpTarget], CallForm]] = {
     MCP_CALL: McpCallForm,
     str(CodeInterpreterCall.__struct_config__.tag): CodeInterpreterForm,
+    str(WebSearchCall.__struct_config__.tag): WebSearchForm,
 }
 """The item type of each call that may run here -> what makes its form."""
 
@@ -260,5 +325,9 @@ def result_in(item: CallItem) -> ToolOutput | ToolFailure | None:
             return ToolOutput(item.logged)
         case CodeInterpreterCall(status="failed", outputs=[_, *_]):
             return parse_failure(item.logged)
+        case WebSearchCall(status="completed", output=str(output), display=display):
+            return ToolOutput(output, None if isinstance(display, UnsetType) else display)
+        case WebSearchCall(status="failed", output=str(output)):
+            return parse_failure(output)
         case _:
             return None

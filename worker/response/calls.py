@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from shared.responses import McpProtocolError, ResponseError
-from shared.tool_calls import ToolCall, ToolFailure
+from shared.tool_calls import ToolCall, ToolFailure, ToolOutput
 from worker.asking.arguments import read_arguments
 from worker.asking.routing import McpTarget, Routing, Target
 from worker.response.hopeless import Hopeless
@@ -78,7 +78,7 @@ def decide(call: RunningCall, tally: Tally, offered: Routing) -> Run | Refuse:
     if arguments is None:
         complaint = f"The model kept calling {target.recipient!r} with arguments that are not a JSON object."
         return Refuse(_failure("the arguments are not a JSON object", _INVALID_PARAMS), complaint)
-    task = ToolCall(target.server_label, target.name, arguments, target.server_url)
+    task = ToolCall(target.server_label, target.name, arguments, target.server_url, target.search)
     return Run(task, target.is_repeatable)
 
 
@@ -87,6 +87,21 @@ def _is_same_tool(target: McpTarget, offered: Target | None) -> bool:
     if not isinstance(offered, McpTarget):
         return False
     return (target.server_label, target.name) == (offered.server_label, offered.name)
+
+
+def hold(target: McpTarget, result: ToolOutput | ToolFailure) -> ToolOutput | ToolFailure:
+    """Returns the result of a call, or a failure if it shows what the request does not allow.
+
+    A search server is told which domains are allowed; this holds its answer against them, whatever it did.
+    """
+    search = target.search
+    if search is None or not search.allowed_domains or isinstance(result, ToolFailure):
+        return result
+    if result.display is None:
+        return _failure("the search server does not say which pages it shows", _REFUSED)
+    if not all(map(search.admits, result.display.urls)):
+        return _failure("the search server showed a page outside the allowed domains", _REFUSED)
+    return result
 
 
 def refuse_spent(tally: Tally) -> Refuse:

@@ -6,15 +6,31 @@ citations.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shared.responses import UrlCitation
+from shared.hosted_tools import WebSearchCall
+from shared.input_items import InputItem
+from shared.responses import ServerCall, UrlCitation
 from shared.web_search import Display, Source
 from worker.harmony.tokens import CITATION_END
 
 Displays = Mapping[int, Display]
 """What the browser has shown, by cursor."""
+
+
+def displays_in(items: Iterable[InputItem]) -> Displays:
+    """Returns what the responses that a request continues have shown, and can still be cited."""
+    calls = (item for item in items if isinstance(item, WebSearchCall))
+    return {call.display.cursor: call.display for call in calls if isinstance(call.display, Display)}
+
+
+def displays_after(displays: Displays, call: ServerCall) -> Displays:
+    """Returns what can be cited once a call has ended. Only the browser's own items say what was shown."""
+    if not isinstance(call, WebSearchCall) or not isinstance(call.display, Display):
+        return displays
+    return {**displays, call.display.cursor: call.display}
+
 
 _MARK = re.compile(r"【([0-9]{1,6})†L([0-9]{1,6})(?:-L?([0-9]{1,6}))?】")
 """The form that the browser's description asks for: `【6†L9-L11】` or `【8†L3】`."""

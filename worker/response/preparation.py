@@ -23,6 +23,7 @@ from worker.asking.offer import McpServer, Offer, make_offer, mcp_servers, recip
 from worker.asking.routing import McpTarget, Routing
 from worker.harmony.tokens import HarmonyMessage
 from worker.response.calls import nothing_listed, too_much_listed
+from worker.response.citations import Displays, displays_in
 from worker.response.history import LoadedRecord
 from worker.response.hopeless import Hopeless
 from worker.response.listing import begin_listing, end_listing
@@ -46,6 +47,8 @@ class Prepared:
     """Items already in the log, which begin the output."""
     approved: tuple[CallApproved, ...]
     """Calls to run before the model continues."""
+    displays: Displays
+    """What the browser has shown in the context."""
 
 
 @dataclass(slots=True)
@@ -71,7 +74,8 @@ class Preparation:
         messages = await self._call(lambda: build_conversation(request, offer, unavailable, begun_as))
         prompt = await fit_into_context(self.resources, self.record, messages)
         approved = await self._call(lambda: _approved_in(items, offer.routing))
-        return Prepared(offer, prompt, tuple(listings), approved)
+        displays = await self._call(lambda: displays_in(items))
+        return Prepared(offer, prompt, tuple(listings), approved, displays)
 
     async def _list_tools(self, known: Mapping[str, tuple[McpTool, ...]]) -> list[McpListTools]:
         """Lists the tools of each server that are not yet in the context: some at a time, in their order.

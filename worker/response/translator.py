@@ -21,7 +21,6 @@ from shared.responses import (
     ItemStatus,
     Logprob,
     McpApprovalRequest,
-    McpCall,
     Message,
     OutputText,
     Phase,
@@ -32,7 +31,7 @@ from worker.asking.routing import ClientTarget, McpTarget, Routing, find_target
 from worker.harmony.headers import TEXT_RECIPIENTS
 from worker.harmony.parser import MessageClosed, MessageCut, MessageOpened, TextContinued
 from worker.response.call_items import PRESENT_STYLE, CallForm, CallStyle, delta_around, form_of, to_approve
-from worker.response.citations import CitationMarks, Displays, may_end_mark
+from worker.response.citations import CitationMarks, Displays, displays_after, may_end_mark
 from worker.response.client_calls import FORMS as CLIENT_FORMS
 from worker.response.client_calls import ClientCallForm, Events, Place
 from worker.response.reasoning_items import TEXT_ALONE, ReasoningStyle, begin_reasoning, end_reasoning
@@ -380,16 +379,9 @@ def _finish_call(
         output_index=index + 1,
         open_item=None,
         unshown=unshown,
-        displays=_displays_after(now, call, result),
+        displays=displays_after(now.displays, done),
     )
     return closed, [*announced, ev.OutputItemDone(index, shown)]
-
-
-def _displays_after(now: Translation, call: RunningCall, result: ToolOutput | ToolFailure) -> Displays:
-    """Returns what can be cited after a call; an `mcp_call` has no place for it, so that nothing is cited."""
-    if isinstance(call.item, McpCall) or not isinstance(result, ToolOutput) or result.display is None:
-        return now.displays
-    return {**now.displays, result.display.cursor: result.display}
 
 
 def _form_of(now: Translation, target: McpTarget) -> tuple[CallForm, str]:
