@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from shared.hosted_tools import BROWSER
 from shared.record_format import RECORD_FORMAT
 from shared.responses import ResponseRequest
 from shared.settings import Settings
@@ -28,6 +29,7 @@ from shared.store.tools import tool_journal
 from shared.store.tools.tool_journal import Claim
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
 from tests.appending import append_through
+from tests.browsing import browse
 from tests.patience import PATIENCE_S
 from tests.requests import accept
 from worker.app import relay_notifications
@@ -52,6 +54,8 @@ Answer = ToolOutput | ToolFailure | ToolsListed
 
 def calculate(task: ToolCall | ToolListing) -> Answer:
     assert isinstance(task, ToolCall)
+    if task.server_label == BROWSER.server_label:
+        return browse(task)
     arguments = msgspec.json.decode(task.arguments)
     answer = eval(arguments["code"]) if "code" in arguments else f"{task.name} ran"
     return ToolOutput(f"{answer}\n")

@@ -90,6 +90,13 @@ REQUESTS = {
     "the code interpreter with its outputs": msgspec.structs.replace(
         make_request("Call python 2 times", tools=[CODE]), include=["code_interpreter_call.outputs"]
     ),
+    "a search, a page, a pattern and citations": make_request(
+        "Search for fencing tokens and find append", tools=[{"type": "web_search"}]
+    ),
+    "searches with their sources": msgspec.structs.replace(
+        make_request("Search for fencing tokens", tools=[{"type": "web_search"}]),
+        include=["web_search_call.action.sources"],
+    ),
     "the limit within code": make_request("Multiply 123*456", tools=[CODE], max_output_tokens=20),
     "in the background": make_request("Hello", background=True, status="queued"),
     "Harmony messages": msgspec.structs.replace(
@@ -193,9 +200,16 @@ def list_and_fail(task: ToolCall | ToolListing) -> Answer:
         REQUESTS["several tool calls"],
         REQUESTS["the code interpreter"],
         REQUESTS["the code interpreter with its outputs"],
+        REQUESTS["a search, a page, a pattern and citations"],
         make_request('Use deepwiki.ask with {"q": "Who?"}', tools=[UNLISTED, AWAY]),
     ],
-    ids=["answers", "results that are not shown", "results that are shown", "listings and failures"],
+    ids=[
+        "answers",
+        "results that are not shown",
+        "results that are shown",
+        "searches",
+        "listings and failures",
+    ],
 )
 async def test_a_log_alone_is_enough_to_continue_after_its_calls_without_a_journal(
     redis: RedisClient, settings: Settings, request_: ResponseRequest
