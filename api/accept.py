@@ -179,6 +179,7 @@ class Acceptance:
             settings.refused_parameters,
             ApprovalDefaults(settings.approval_default, settings.approval_default_for_urls),
             settings.unsupported_tools,
+            settings.web_search != "refused",
         )
         models = settings.models
         return await self._offload.run(len(raw), lambda: read_create(raw, birth, models, limits))

@@ -172,6 +172,8 @@ class RequestLimits:
     """Parameters that the engine does not support."""
     approvals: ApprovalDefaults = field(default_factory=ApprovalDefaults)
     unsupported_tools: UnsupportedTools = "refuse"
+    has_search: bool = True
+    """Somebody answers web searches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +195,13 @@ def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Request
     is_continuing = conversation_id is not None or body.previous_response_id is not None
     items = read_input(body.input, limits.items_max, is_continuing=is_continuing)
     items = adopt_items(items, birth.response_id)
-    offer = RequestTools.read(body.tools, limits.tools_max, limits.approvals, limits.unsupported_tools)
+    offer = RequestTools.read(
+        body.tools,
+        limits.tools_max,
+        limits.approvals,
+        limits.unsupported_tools,
+        has_search=limits.has_search,
+    )
     choice = read_choice(body.tool_choice, offer.tools, limits.tools_max)
     response = _echo(body, birth, choose_model(body.model, models), offer, choice)
     request = ResponseRequest(

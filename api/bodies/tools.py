@@ -24,12 +24,12 @@ from api.bodies.validation import (
     check_kind,
     check_length,
     check_list,
-    check_object,
     spell,
 )
+from api.bodies.web_search import WebSearch, check_web_search, echo_web_search
 from api.errors import invalid_value, unsupported_parameter, unsupported_tool
 from shared import hosted_tools
-from shared.hosted_tools import PYTHON, RESERVED_LABELS
+from shared.hosted_tools import BROWSER, PYTHON, RESERVED_LABELS
 from shared.responses import ServerSecrets
 from shared.tool_calls import is_clients_own
 
@@ -79,6 +79,7 @@ TOOLS: Mapping[str, type[Shape]] = {
     **CLIENT_SHAPES,
     "mcp": _Mcp,
     **dict.fromkeys(hosted_tools.KINDS, Plain),
+    **dict.fromkeys(BROWSER.types, WebSearch),
 }
 """Every type that is accepted -> its shape."""
 
@@ -91,6 +92,7 @@ UNSUPPORTED: Mapping[str, str] = {
     "programmatic_tool_calling": "the model calls each tool by itself, never from code",
 }
 """Every other type of the public API -> why it is refused (docs/tools.md)."""
+_NO_SEARCH = "no search server is configured here (docs/web_search.md)"
 
 UnsupportedTools = Literal["refuse", "ignore"]
 """What becomes of a tool of such a type: `unsupported_tools` in `shared/settings.py`."""
@@ -127,18 +129,24 @@ class RequestTools:
         tools_max: int,
         approvals: ApprovalDefaults,
         unsupported: UnsupportedTools = "refuse",
+        *,
+        has_search: bool = True,
     ) -> Self:
-        """Reads `tools`. `tools_max`: includes the members of namespaces. Raises ClientError."""
+        """Reads `tools`. `tools_max`: includes the members of namespaces; `has_search`: somebody answers web
+        searches. Raises ClientError."""
         if value is None:
             return cls()
         _check_number(value, tools_max)
         read: dict[int, dict[str, Any]] = {}
         ignored: list[str] = []
         for index, tool in enumerate(check_list(value, ("tools",))):
-            if unsupported == "ignore" and _is_unsupported(tool):
+            path, against = ("tools", index), _reason_against(tool, has_search=has_search)
+            if against is None:
+                read[index] = _with_approval(_read_tool(tool, path), approvals)
+            elif unsupported == "ignore":
                 ignored.append(tool["type"])
             else:
-                read[index] = _with_approval(_read_tool(tool, ("tools", index)), approvals)
+                raise unsupported_tool(spell((*path, "type")), tool["type"], against)
         _check_labels(read)
         check_names(read)
         tools = read.values()
@@ -151,8 +159,15 @@ class RequestTools:
         )
 
 
-def _is_unsupported(tool: object) -> bool:
-    return isinstance(tool, dict) and isinstance(tool.get("type"), str) and tool["type"] in UNSUPPORTED
+def _reason_against(tool: object, *, has_search: bool) -> str | None:
+    """Returns why a tool of this type cannot be used here, or None."""
+    match tool:
+        case {"type": str(kind)} if kind in UNSUPPORTED:
+            return UNSUPPORTED[kind]
+        case {"type": str(kind)} if kind in BROWSER.types and not has_search:
+            return _NO_SEARCH
+        case _:
+            return None
 
 
 def _find_secret(tools: Mapping[int, Mapping[str, Any]]) -> str | None:
@@ -178,14 +193,13 @@ def _members(tool: object) -> int:
 
 
 def _read_tool(value: object, path: Path) -> dict[str, Any]:
-    if _is_unsupported(value):
-        kind = check_object(value, path)["type"]
-        raise unsupported_tool(spell((*path, "type")), kind, UNSUPPORTED[kind])
     tool = check_kind(TOOLS, value, path)
     if tool["type"] == "mcp":
         _check_mcp(tool, path)
     if tool["type"] in PYTHON.types:
         check_container(tool.get("container"), (*path, "container"))
+    if tool["type"] in BROWSER.types:
+        check_web_search(tool, path)
     if tool["type"] in CLIENT_SHAPES:
         check_client_tool(tool, path)
     return tool
@@ -322,6 +336,8 @@ def _echo(tool: Mapping[str, Any]) -> dict[str, Any]:
     match tool["type"]:
         case kind if kind in CLIENT_SHAPES:
             return echo_client_tool(tool)
+        case kind if kind in BROWSER.types:
+            return echo_web_search(tool)
         case "mcp":
             url = tool.get("server_url")
             kept = _without_secrets(tool)

@@ -488,7 +488,7 @@ def test_a_server_without_secrets_keeps_none() -> None:
 
 def test_secrets_for_the_domains_of_a_container_are_dropped() -> None:
     policy = {"type": "allowlist", "domain_secrets": [{"name": "n", "value": "s3cret"}]}
-    tool = {"type": "web_search", "container": {"type": "auto", "network_policy": policy}}
+    tool = {"type": "code_interpreter", "environment": {"network_policy": policy}}
     assert b"s3cret" not in msgspec.json.encode(create({"tools": [tool]}).request)
 
 

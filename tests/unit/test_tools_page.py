@@ -12,7 +12,9 @@ from api.bodies.client_tools import CLIENT_SHAPES
 from api.bodies.requests import Birth, Creation, RequestLimits, read_create
 from api.bodies.tools import TOOLS, UNSUPPORTED, UnsupportedTools
 from api.errors import ClientError
-from shared import hosted_tools
+from shared.hosted_tools import BROWSER
+from worker.asking.constraint import constraint_of
+from worker.asking.offer import make_offer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tools.md").read_text()
 ROWS = dict(
@@ -23,14 +25,18 @@ ROWS = dict(
 def status_of(kind: str) -> str:
     if kind in UNSUPPORTED:
         return "refused"
-    if (hosted := hosted_tools.meant_by(kind)) is not None:
-        return "runs here" if kind in hosted.types else "not yet"
     return "client runs it" if kind in CLIENT_SHAPES else "runs here"
 
 
-def create(tools: list[dict[str, Any]], unsupported: UnsupportedTools = "refuse", **fields: Any) -> Creation:
+def create(
+    tools: list[dict[str, Any]],
+    unsupported: UnsupportedTools = "refuse",
+    *,
+    has_search: bool = True,
+    **fields: Any,
+) -> Creation:
     body = msgspec.json.encode({"input": "Hello", "tools": tools, **fields})
-    limits = RequestLimits(100, 100, 10_000, unsupported_tools=unsupported)
+    limits = RequestLimits(100, 100, 10_000, unsupported_tools=unsupported, has_search=has_search)
     return read_create(body, Birth("resp_1", 0), ["default"], limits)
 
 
@@ -76,3 +82,77 @@ def test_errors_name_the_places_as_sent_although_tools_before_them_were_left_out
     with pytest.raises(ClientError) as refused:
         create([{"type": "computer"}, function, function], "ignore")
     assert refused.value.param == "tools[2].name"
+
+
+@pytest.mark.parametrize("kind", sorted(BROWSER.types))
+def test_a_web_search_that_nobody_answers_is_refused_or_left_out(kind: str) -> None:
+    assert create([{"type": kind}]).request.tools == [{"type": kind}]
+    with pytest.raises(ClientError) as refused:
+        create([{"type": kind}], has_search=False)
+    assert (refused.value.code, refused.value.param) == ("unsupported_tool", "tools[0].type")
+    assert create([{"type": kind}], "ignore", has_search=False).ignored_tools == (kind,)
+
+
+LOCATION = {"type": "approximate", "city": None, "country": None, "region": None, "timezone": None}
+
+
+@pytest.mark.parametrize(
+    ("tool", "echoed"),
+    [
+        ({}, {}),
+        ({"search_context_size": "low"}, {"search_context_size": "low"}),
+        (
+            {"user_location": {"type": "approximate", "city": "Oslo"}},
+            {"user_location": LOCATION | {"city": "Oslo"}},
+        ),
+        ({"filters": {"allowed_domains": ["a.example"]}}, {"filters": {"allowed_domains": ["a.example"]}}),
+        ({"external_web_access": False}, {"external_web_access": False}),
+        ({"search_content_types": ["text"]}, {"search_content_types": ["text"]}),
+        ({"filters": None, "user_location": None}, {}),
+    ],
+)
+def test_a_web_search_is_echoed_with_what_it_left_out(tool: dict[str, Any], echoed: dict[str, Any]) -> None:
+    created = create([{"type": "web_search", **tool}])
+    whole = {"type": "web_search", "search_context_size": "medium", "user_location": None, "filters": None}
+    assert created.request.response.tools == (whole | echoed,)
+    assert created.request.tools == [{"type": "web_search", **tool}]
+
+
+@pytest.mark.parametrize(
+    ("tool", "param", "code"),
+    [
+        ({"depth": 3}, "depth", "unknown_parameter"),
+        ({"filters": {"blocked_domains": []}}, "filters.blocked_domains", "unknown_parameter"),
+        ({"user_location": {"type": "approximate", "zip": "1"}}, "user_location.zip", "unknown_parameter"),
+        ({"user_location": {"city": "Oslo"}}, "user_location.type", "missing_required_parameter"),
+        ({"user_location": {"type": "exact"}}, "user_location.type", "invalid_value"),
+        (
+            {"user_location": {"type": "approximate", "city": "a<|end|>"}},
+            "user_location.city",
+            "invalid_value",
+        ),
+        ({"search_context_size": "huge"}, "search_context_size", "invalid_value"),
+        ({"search_content_types": ["text", "image"]}, "search_content_types", "unsupported_parameter"),
+        ({"filters": {"allowed_domains": "a"}}, "filters.allowed_domains", "invalid_type"),
+        ({"filters": {"allowed_domains": ["https://a/"]}}, "filters.allowed_domains[0]", "invalid_value"),
+        ({"filters": {"allowed_domains": ["a"] * 101}}, "filters.allowed_domains", "invalid_value"),
+        ({"external_web_access": "no"}, "external_web_access", "invalid_type"),
+    ],
+)
+def test_what_a_web_search_cannot_do_is_refused_by_name(tool: dict[str, Any], param: str, code: str) -> None:
+    with pytest.raises(ClientError) as refused:
+        create([{"type": "web_search", **tool}])
+    assert (refused.value.param, refused.value.code) == (f"tools[0].{param}", code)
+
+
+@pytest.mark.parametrize("choice", [*sorted(BROWSER.types), "required"])
+def test_a_web_search_can_be_chosen_and_is_then_called(choice: str) -> None:
+    asked: Any = choice if choice == "required" else {"type": choice}
+    request = create([{"type": "web_search"}, {"type": "function", "name": "f"}], tool_choice=asked).request
+    offer = make_offer(request, {})
+    is_chosen = choice != "required"
+    assert ("functions.f" not in offer.routing) == is_chosen
+    constraint = constraint_of(request, offer, has_called=False, budget=100, reserved=10)
+    assert constraint is not None
+    assert {call.recipient for call in constraint.calls} == set(offer.routing)
+    assert {"browser.search", "browser.open", "browser.find"} <= set(offer.routing)
