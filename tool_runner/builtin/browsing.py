@@ -34,7 +34,7 @@ class Refused(Exception):
     """The call cannot be answered; the message is for the model."""
 
 
-class Shown(msgspec.Struct, frozen=True, omit_defaults=True):
+class KeptDisplay(msgspec.Struct, frozen=True, omit_defaults=True):
     """A display, as it is kept: enough to follow its links and to show it again."""
 
     kind: Literal["results", "page", "matches"]
@@ -51,13 +51,13 @@ class Visited(msgspec.Struct, frozen=True, omit_defaults=True):
     """The displays of a response so far: what is kept between calls. `first`: the cursor of the oldest."""
 
     first: int = 0
-    displays: tuple[Shown, ...] = ()
+    displays: tuple[KeptDisplay, ...] = ()
 
     @property
     def next(self) -> int:
         return self.first + len(self.displays)
 
-    def at(self, cursor: int) -> Shown:
+    def at(self, cursor: int) -> KeptDisplay:
         """Returns the display of a cursor; -1 means the last one. Raises Refused."""
         if not self.displays:
             raise Refused("No page has been opened yet: search, or open an address.")
@@ -67,7 +67,7 @@ class Visited(msgspec.Struct, frozen=True, omit_defaults=True):
             raise Refused(f"There is no cursor {cursor}. Cursors: {self.first} to {self.next - 1}.")
         return self.displays[cursor - self.first]
 
-    def after(self, shown: Shown, bytes_max: int) -> "Visited":
+    def after(self, shown: KeptDisplay, bytes_max: int) -> "Visited":
         """Returns what is kept after one more display; drops the oldest ones that do not fit."""
         kept = Visited(self.first, (*self.displays, shown))
         while len(kept.displays) > 1 and len(msgspec.json.encode(kept)) > bytes_max:
@@ -93,7 +93,7 @@ class BrowserView:
 
     text: str
     structured: Mapping[str, Any]
-    shown: Shown
+    shown: KeptDisplay
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Browser:
             sources.append({"url": page.url, "title": page.title, "lines": [first, len(lines) - 1]})
         if not found:
             lines.append("Nothing was found.")
-        shown = Shown("results", query=query, links=tuple(each.page.url for each in found))
+        shown = KeptDisplay("results", query=query, links=tuple(each.page.url for each in found))
         text = self._display(query, "", lines, 0, len(lines))
         return BrowserView(text, {"cursor": self.visited.next, "title": query, "sources": sources}, shown)
 
@@ -133,7 +133,7 @@ class Browser:
             raise Refused(f"There is no line {loc}. The last line of this page is {len(lines) - 1}.")
         shown_lines = num_lines if num_lines > 0 else self._fitting(lines, loc)
         text = self._display(page.title, page.url, lines, loc, shown_lines)
-        return self._view_of(page, text, Shown("page", page.url))
+        return self._view_of(page, text, KeptDisplay("page", page.url))
 
     def find(self, pattern: str, cursor: int) -> BrowserView:
         display = self.visited.at(cursor)
@@ -145,7 +145,7 @@ class Browser:
         lines, places = _find(lines_of(page), pattern)
         title = f"Find results for text: `{pattern}` in `{page.title}`"
         text = self._display(title, page.url, lines, 0, len(lines))
-        return self._view_of(page, text, Shown("matches", page.url, pattern, places=tuple(places)))
+        return self._view_of(page, text, KeptDisplay("matches", page.url, pattern, places=tuple(places)))
 
     def _follow(self, id_: int | str, cursor: int) -> tuple[str, int | None, str]:
         """Returns the address to open, the line to show, if a link says it, and what was searched for."""
@@ -192,7 +192,7 @@ class Browser:
         body = "\n".join(f"L{number}: {lines[number]}" for number in range(loc, end))
         return f"{head}\n**viewing lines [{loc} - {end - 1}] of {len(lines) - 1}**\n\n{body}"
 
-    def _view_of(self, page: WebPage, text: str, shown: Shown) -> BrowserView:
+    def _view_of(self, page: WebPage, text: str, shown: KeptDisplay) -> BrowserView:
         data = {"cursor": self.visited.next, "url": page.url, "title": page.title}
         return BrowserView(text, data, shown)
 
