@@ -267,16 +267,13 @@ class CodeInterpreterCallCompleted(Announcement, frozen=True, tag="response.code
     pass
 
 
-class WebSearchCallInProgress(Announcement, frozen=True, tag="response.web_search_call.in_progress"):
-    pass
+class WebSearchCallInProgress(Announcement, frozen=True, tag="response.web_search_call.in_progress"): ...
 
 
-class WebSearchCallSearching(Announcement, frozen=True, tag="response.web_search_call.searching"):
-    pass
+class WebSearchCallSearching(Announcement, frozen=True, tag="response.web_search_call.searching"): ...
 
 
-class WebSearchCallCompleted(Announcement, frozen=True, tag="response.web_search_call.completed"):
-    pass
+class WebSearchCallCompleted(Announcement, frozen=True, tag="response.web_search_call.completed"): ...
 
 
 class McpListToolsInProgress(Announcement, frozen=True, tag="response.mcp_list_tools.in_progress"):
