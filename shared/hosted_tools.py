@@ -141,6 +141,20 @@ class WebSearchCall(HostedToolCall, frozen=True, kw_only=True, tag="web_search_c
     display: Display | UnsetType = UNSET
     """Which pages that shows, by which they are cited."""
 
+    @property
+    def lacks_result(self) -> bool:
+        return not isinstance(self.output, str)
+
+    def complete(self, kept: HostedToolCall) -> Self:
+        is_same = isinstance(kept, WebSearchCall) and kept.does == self.does
+        members = ("name", "arguments", "output", "display") if is_same else ()
+        return msgspec.structs.replace(self, **{name: getattr(kept, name) for name in members})
+
+    @property
+    def does(self) -> dict[str, Any]:
+        """Its action, without what was found."""
+        return web_search.without_sources(self.action or {})
+
     def render(self) -> RenderedCall:
         """Returns the call as it was written, or as the browser would do what a call elsewhere did."""
         action = self.action or {}
@@ -280,8 +294,6 @@ access for this session is disabled."""
 )
 """Its descriptions are the one from training, adapted to the sandbox."""
 
-_NUMBER = {"type": "number", "default": -1}
-
 BROWSER = HostedTool(
     server_label="web_search_preview",
     namespace="browser",
@@ -289,49 +301,19 @@ BROWSER = HostedTool(
         HostedFunction(
             web_search.SEARCH,
             "Searches for information related to `query` and displays `topn` results.",
-            {
-                "type": "object",
-                "properties": {
-                    "query": {"type": "string"},
-                    "topn": {"type": "number", "default": 10},
-                    "source": {"type": "string"},
-                },
-                "required": ["query"],
-            },
+            web_search.PARAMETERS[web_search.SEARCH],
             is_repeatable=True,
         ),
         HostedFunction(
             web_search.OPEN,
-            """\
-Opens the link `id` from the page indicated by `cursor` starting at line number `loc`, \
-showing `num_lines` lines.
-Valid link ids are displayed with the formatting: `【{id}†.*】`.
-If `cursor` is not provided, the most recent page is implied.
-If `id` is a string, it is treated as a fully qualified URL associated with `source`.
-If `loc` is not provided, the viewport will be positioned at the beginning of the document or centered on \
-the most relevant passage, if available.
-Use this function without `id` to scroll to a new location of an opened page.""",
-            {
-                "type": "object",
-                "properties": {
-                    "id": {"type": ["number", "string"], "default": -1},
-                    "cursor": _NUMBER,
-                    "loc": _NUMBER,
-                    "num_lines": _NUMBER,
-                    "view_source": {"type": "boolean", "default": False},
-                    "source": {"type": "string"},
-                },
-            },
+            web_search.OPEN_DESCRIPTION,
+            web_search.PARAMETERS[web_search.OPEN],
             is_repeatable=True,
         ),
         HostedFunction(
             web_search.FIND,
             "Finds exact matches of `pattern` in the current page, or the page given by `cursor`.",
-            {
-                "type": "object",
-                "properties": {"pattern": {"type": "string"}, "cursor": _NUMBER},
-                "required": ["pattern"],
-            },
+            web_search.PARAMETERS[web_search.FIND],
             is_repeatable=True,
         ),
     ),

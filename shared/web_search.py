@@ -18,6 +18,44 @@ SEARCH_META_KEY = "antiphon/search"
 
 SEARCH, OPEN, FIND = "search", "open", "find"
 """The functions of the trained browser."""
+OPEN_DESCRIPTION = """\
+Opens the link `id` from the page indicated by `cursor` starting at line number `loc`, \
+showing `num_lines` lines.
+Valid link ids are displayed with the formatting: `【{id}†.*】`.
+If `cursor` is not provided, the most recent page is implied.
+If `id` is a string, it is treated as a fully qualified URL associated with `source`.
+If `loc` is not provided, the viewport will be positioned at the beginning of the document or centered on \
+the most relevant passage, if available.
+Use this function without `id` to scroll to a new location of an opened page."""
+_NUMBER = {"type": "number", "default": -1}
+PARAMETERS: Mapping[str, Mapping[str, Any]] = {
+    SEARCH: {
+        "type": "object",
+        "properties": {
+            "query": {"type": "string"},
+            "topn": {"type": "number", "default": 10},
+            "source": {"type": "string"},
+        },
+        "required": ["query"],
+    },
+    OPEN: {
+        "type": "object",
+        "properties": {
+            "id": {"type": ["number", "string"], "default": -1},
+            "cursor": _NUMBER,
+            "loc": _NUMBER,
+            "num_lines": _NUMBER,
+            "view_source": {"type": "boolean", "default": False},
+            "source": {"type": "string"},
+        },
+    },
+    FIND: {
+        "type": "object",
+        "properties": {"pattern": {"type": "string"}, "cursor": _NUMBER},
+        "required": ["pattern"],
+    },
+}
+"""Their parameters, as JSON schemas."""
 
 _SOURCES_MAX = 200
 _URL_CHARS_MAX = 4_096

@@ -280,3 +280,16 @@ async def test_a_client_that_sends_the_items_back_is_believed_nothing_that_it_wa
         ask("Repeat 【1†L2】 1 times"), context=items_of([msgspec.to_builtins(item)])
     )
     assert (await run(request))[-1]["response"]["output"][-1]["content"][0]["annotations"] == []
+
+
+async def test_a_call_that_a_client_sends_back_is_completed_by_what_is_kept_of_the_same_call() -> None:
+    log = await attempt(ask(include=INCLUDE), tools=MemoryTools(browse))
+    kept = next(iter(history_of(log.read()).unshown.values()))
+    assert isinstance(kept, WebSearchCall)
+    assert not kept.lacks_result
+    (sent,) = read_input([msgspec.to_builtins(kept.listed())], 1, is_continuing=False)
+    assert isinstance(sent, WebSearchCall)
+    assert sent.lacks_result
+    assert sent.complete(kept) == kept
+    other = msgspec.structs.replace(sent, action={"type": "search", "query": "else"})
+    assert other.complete(kept) == other
