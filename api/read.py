@@ -4,7 +4,7 @@ Owns which responses are reported at all, and to whom. The bytes returned are th
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +21,7 @@ from api.errors import (
 )
 from api.folds import Folds
 from api.hub import Arrival, LiveSink, LogGone, LogShorter
+from api.included import add_included
 from api.offload import Offload
 from api.paging import PageRequest
 from shared import ids
@@ -100,13 +101,17 @@ class Reading:
         async with self._redis_bound():
             return await response_store.read_states(self._redis, wanted)
 
-    async def retrieve(self, tenant: str, response_id: str) -> bytes:
+    async def retrieve(self, tenant: str, response_id: str, included: Collection[str] = ()) -> bytes:
         """Returns the JSON of the response as it is now: its snapshot, or the fold of its log while it is
         open.
 
-        Raises ClientError if there is none, or if it is not kept.
+        `included`: what its items are to show besides, once it has ended. Raises ClientError if there is
+        none, or if it is not kept.
         """
-        return await self._read_response(*await self._find_kept(tenant, response_id))
+        key, stored = await self._find_kept(tenant, response_id)
+        if not included or not stored.state.closed:
+            return await self._read_response(key, stored)
+        return await self._offload.run(stored.size_bytes, lambda: add_included(stored.unpack(), included))
 
     async def _find_kept(self, tenant: str, response_id: str) -> tuple[ResponseKey, Stored]:
         key = _key_of(tenant, response_id)

@@ -1,7 +1,8 @@
-"""Checks the `include` of a query, which asks for additional fields of items.
+"""Reads the `include` of a query, which asks for additional fields of items.
 
-Pure. Items are always returned complete, so there is nothing to add; owns only the refusal of values that no
-item here could ever have. Source: the public OpenAI API, `include`.
+Pure. Owns the refusal of values that no item here could ever have. Lists have complete items, so there is
+nothing to add to them; a response has what its create call asked for. Source: the public OpenAI API,
+`include`.
 """
 
 import re
@@ -17,8 +18,9 @@ _NEVER_THERE = frozenset({"file_search_call.results", "computer_call_output.outp
 """Fields of items that are neither produced nor accepted here."""
 
 
-def check_include(query: Iterable[tuple[str, str]]) -> None:
-    """Raises ClientError naming a value that is unknown, or a field that no item here has."""
+def read_include(query: Iterable[tuple[str, str]]) -> set[str]:
+    """Returns the values. Raises ClientError naming one that is unknown, or a field that no item here has."""
+    values: set[str] = set()
     for name, value in query:
         if not _NAME.fullmatch(name):
             continue
@@ -26,3 +28,5 @@ def check_include(query: Iterable[tuple[str, str]]) -> None:
             raise invalid_value("include", f"'{shorten(value)}' is not one of its values")
         if value in _NEVER_THERE:
             raise unsupported_parameter("include", f"No item of this server has '{value}'.")
+        values.add(value)
+    return values

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from api.bodies.includes import check_include
+from api.bodies.includes import read_include
 from api.paging import read_page
 from api.routes.access import ServicesDep, SettingsDep, TenantDep, json_of, with_body
 
@@ -44,7 +44,7 @@ async def delete(conversation_id: str, tenant: TenantDep, services: ServicesDep)
 async def add_items(
     request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
-    check_include(request.query_params.multi_items())
+    read_include(request.query_params.multi_items())
     conversations = services.conversations
     return json_of(
         await with_body(
@@ -57,7 +57,7 @@ async def add_items(
 async def list_items(
     request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep
 ) -> Response:
-    check_include(request.query_params.multi_items())
+    read_include(request.query_params.multi_items())
     page = read_page(request.query_params)
     return json_of(await services.conversations.list_items(tenant, conversation_id, page))
 
@@ -69,7 +69,7 @@ async def list_items(
 async def retrieve_item(
     request: Request, conversation_id: str, item_id: str, tenant: TenantDep, services: ServicesDep
 ) -> Response:
-    check_include(request.query_params.multi_items())
+    read_include(request.query_params.multi_items())
     return json_of(await services.conversations.find_item(tenant, conversation_id, item_id))
 
 

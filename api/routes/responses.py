@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from api.accept import Created
 from api.answer import wire_of
-from api.bodies.includes import check_include
+from api.bodies.includes import read_include
 from api.errors import invalid_value
 from api.paging import read_page
 from api.read import FROM_THE_START, Cursor, Frames
@@ -87,10 +87,10 @@ async def retrieve(
     Answers 204 to an EventSource that has read to the end already. `include_obfuscation` is accepted and
     changes nothing.
     """
-    check_include(request.query_params.multi_items())
+    included = read_include(request.query_params.multi_items())
     cursor, keep_alive = _cursor(request), _keep_alive(request, settings)
     if not _flag(request, "stream"):
-        return json_of(await services.read.retrieve(tenant, response_id))
+        return json_of(await services.read.retrieve(tenant, response_id, included))
     key, state = await services.read.find_log(tenant, response_id)
     wire = wire_of(request.scope)
     frames = await services.read.resume(key, state, cursor, wire)
@@ -119,7 +119,7 @@ async def list_input_items(
     request: Request, response_id: str, tenant: TenantDep, services: ServicesDep
 ) -> Response:
     """Lists the response's context and input, a page at a time."""
-    check_include(request.query_params.multi_items())
+    read_include(request.query_params.multi_items())
     page = read_page(request.query_params)
     return json_of(await services.read.list_input_items(tenant, response_id, page))
 

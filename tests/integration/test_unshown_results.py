@@ -96,6 +96,26 @@ async def test_a_response_that_continues_another_reads_what_its_code_printed(
         assert answers_read(await ask(client, redis, worker, "", input=reference)) == [SAID[code]]
 
 
+@pytest.mark.parametrize("is_archived", [False, True], ids=["log", "archive"])
+@pytest.mark.parametrize("code", SAID)
+async def test_a_query_may_ask_for_what_the_create_call_did_not(
+    redis: RedisClient, settings: Settings, code: str, is_archived: bool
+) -> None:
+    async with serving(settings) as client, working(redis, settings, SCRIPT, answer=answer) as worker:
+        first = await ask(client, redis, worker, f"run {code}")
+        if is_archived:
+            assert await archiving.archive_log(redis, ResponseKey("default", first["id"])) == "archived"
+        path = f"/v1/responses/{first['id']}"
+        for query in ("", "?include[]=message.output_text.logprobs"):
+            assert (await client.get(path + query)).json() == first
+        asked = (await client.get(f"{path}?include[]={INCLUDE[0]}")).json()
+        said = SAID[code].removesuffix("\n")
+        assert outputs_of(asked) == [[{"type": "logs", "logs": said}] if said else []]
+        for item in (*first["output"], *asked["output"]):
+            item.pop("outputs", None)
+        assert asked == first
+
+
 @pytest.mark.parametrize("code", SAID)
 async def test_a_conversation_holds_what_its_code_printed(
     redis: RedisClient, settings: Settings, code: str

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, Self
 from msgspec import UNSET, UnsetType, structs
 
 from shared import events as ev
-from shared.containers import container_of
+from shared.containers import container_of, with_outputs
 from shared.delta_frames import quote
 from shared.events import StreamEvent, TextDelta
 from shared.hosted_tools import MCP_CALL, CallItem, CodeInterpreterCall, CodeOutput, WebSearchCall
@@ -163,8 +163,7 @@ class McpCallForm:
 class CodeInterpreterForm:
     """A call of a `code_interpreter` tool. Its outputs are null unless the client requested them.
 
-    Logs have no line end after the last line, as in the hosted API. What a failed call reports is a log, too,
-    and there is no event for the failure.
+    What a failed call reports is a log, too, and there is no event for the failure.
     """
 
     prefix = CodeInterpreterCall.prefix
@@ -215,10 +214,7 @@ class CodeInterpreterForm:
 
     def show(self, item: ServerCall) -> CodeInterpreterCall:
         assert isinstance(item, CodeInterpreterCall)
-        if not self._shows_outputs:
-            return structs.replace(item, outputs=None)
-        logs = item.logged.removesuffix("\n")
-        return structs.replace(item, outputs=[CodeOutput("logs", logs)] if logs else [])
+        return with_outputs(item) if self._shows_outputs else structs.replace(item, outputs=None)
 
 
 class WebSearchForm:

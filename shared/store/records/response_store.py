@@ -310,11 +310,11 @@ async def read_ended(redis: RedisClient, key: ResponseKey) -> Stored | None:
 
 async def _read_ended(redis: RedisClient, key: ResponseKey) -> Stored | None:
     fields, packed = await redis.transaction(
-        ("HMGET", keys.state(key), *_STATE_FIELDS, "snapshot"),
+        ("HMGET", keys.state(key), *_STATE_FIELDS, "snapshot", "unshown"),
         ("HGET", keys.archive(key), archive.RECORD_FIELD),
     )
-    *state, snapshot = fields
-    return _stored([*state, None, snapshot, None], packed)
+    *state, snapshot, unshown = fields
+    return _stored([*state, None, snapshot, unshown], packed)
 
 
 async def read_request(redis: RedisClient, key: ResponseKey) -> bytes:
