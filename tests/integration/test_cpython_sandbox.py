@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.integration.mcp_servers import ROOT
-from tests.patience import PATIENCE_S, until
+from tests.patience import PATIENCE_S, outlast, until
 from tests.sandboxing import PYTHON, need_bubblewrap
 from tool_runner.builtin.cells import Ran
 from tool_runner.builtin.cpython import processes
@@ -371,6 +371,52 @@ async def test_sessions_are_bounded_and_the_one_that_made_room_is_said_to_be_los
         assert lost.text.startswith("False\n[The variables and files of earlier calls are lost: ")
         assert lost.state is not None
         assert lost.state.partition(".")[0] != (first.state or "").partition(".")[0]
+
+
+async def test_a_session_whose_calls_wait_makes_room_too_and_is_told() -> None:
+    async with opened(LIMITS, cells=1, sessions=1) as sandbox:
+        first = await show(sandbox, "x = 1")
+        running = asyncio.create_task(sandbox.run("import time\ntime.sleep(0.5)", None))
+        await until(lambda: sandbox.is_running)
+        lost = await sandbox.run("'x' in globals()", first.state)
+        assert lost.text.startswith("False\n[The variables and files of earlier calls are lost: ")
+        await running
+        waiting = await show(sandbox, "x = 1")
+        calls = [sandbox.run("'other'", None), sandbox.run("'x' in globals()", waiting.state)]
+        other, told = await asyncio.gather(*calls)
+        assert other.text == "'other'\n"
+        assert told.text.startswith("False\n[The variables and files of earlier calls are lost: ")
+        assert (await sandbox.run("1", told.state)).text == "1\n"
+
+
+async def test_a_process_that_was_killed_between_two_calls_is_said_to_be_lost(
+    sandbox: CPythonSandbox,
+) -> None:
+    def find_own() -> set[int]:
+        return {process.pid for process in processes.descend(processes.survey(), os.getpid())}
+
+    before = find_own()
+    ran = await show(sandbox, "x = 1")
+    own = find_own() - before
+    os.kill(max(own), signal.SIGKILL)
+    await until(lambda: not own & find_own())
+    await outlast(0.05)
+    lost = await sandbox.run("'x' in globals()", ran.state)
+    assert lost.text.startswith("False\n[The variables and files of earlier calls are lost: ")
+    assert (await sandbox.run("1", lost.state)).text == "1\n"
+
+
+async def test_code_has_the_packages_of_its_environment(tmp_path: Path) -> None:
+    await asyncio.to_thread(need_bubblewrap)
+    made = await asyncio.create_subprocess_exec(PYTHON, "-m", "venv", "--without-pip", str(tmp_path / "env"))
+    assert await made.wait() == 0
+    (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    (packages / "our_package.py").write_text("answer = 42")
+    (tmp_path / "beside.txt").write_text("not part of it")
+    start = functools.partial(Interpreter.start, Walls.find(tmp_path / "env/bin/python", LIMITS))
+    async with open_sandbox(start, LIMITS, OUTPUT_BYTES_MAX, 1, 1) as own:
+        assert (await show(own, "import our_package\nour_package.answer")).text == "42\n"
+        assert "FileNotFoundError" in (await show(own, f"open({str(tmp_path / 'beside.txt')!r})")).text
 
 
 async def test_an_idle_session_is_ended() -> None:

@@ -45,6 +45,8 @@ class _Session:
     cells: OrderedDict[tuple[int, str], _Cell] = field(default_factory=OrderedDict)
     """(number in the state it was called with, code) -> the cell; the last few."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    is_lost: bool = False
+    """Its process has been ended, which its next call is told."""
     users: int = 0
     """Cells that run or wait here; a session with any is not idle."""
     idle: asyncio.TimerHandle | None = None
@@ -100,7 +102,7 @@ class CPythonSandbox:
         call = (number, code)
         cell = session.cells.get(call)
         if cell is None:
-            cell = session.cells[call] = _Cell(asyncio.create_task(self._run(session, code, note)))
+            cell = session.cells[call] = _Cell(self._begin(session, code, note))
             if len(session.cells) > _KEPT_MAX:
                 session.cells.popitem(last=False)
         return await self._wait_for(session, call, cell)
@@ -119,7 +121,6 @@ class CPythonSandbox:
             # Only sessions whose process has ended can be so many: those with one are fewer.
             idle = next((each for each in self._sessions.values() if not each.users), None)
             if idle is not None:
-                self._sessions.pop(idle.id)
                 self._end_soon(idle)
         session = _Session(secrets.token_urlsafe(32))
         self._sessions[session.id] = session
@@ -140,24 +141,28 @@ class CPythonSandbox:
 
     # One cell
 
-    async def _run(self, session: _Session, code: str, note: str | None) -> Ran:
+    def _begin(self, session: _Session, code: str, note: str | None) -> "asyncio.Task[Ran]":
+        """Begins a cell, whose session is in use from now on."""
         session.users += 1
         if session.idle is not None:
             session.idle.cancel()
-        try:
-            async with session.turn, self._running:
-                session.number += 1
-                return await self._run_now(session, code, note)
-        finally:
-            session.users -= 1
-            self._rest(session)
+        outcome = asyncio.create_task(self._run(session, code, note))
+        outcome.add_done_callback(lambda _: self._rest(session))
+        return outcome
+
+    async def _run(self, session: _Session, code: str, note: str | None) -> Ran:
+        async with session.turn, self._running:
+            session.number += 1
+            return await self._run_now(session, code, note)
 
     async def _run_now(self, session: _Session, code: str, note: str | None) -> Ran:
         shown, state = CellOutput(self._output_bytes_max), f"{session.id}.{session.number}"
         try:
-            interpreter = session.interpreter = session.interpreter or await self._start_one()
+            interpreter = await self._interpreter_of(session)
         except NoSandbox as error:
             return Ran(f"[The sandbox could not be started: {error}]\n", has_failed=True)
+        if session.is_lost:
+            note, session.is_lost = _LOST, False
         end = await self._run_watched(interpreter, code, shown)
         if end not in IS_ALIVE:
             session.interpreter = None
@@ -166,6 +171,19 @@ class CPythonSandbox:
             if text is not None:
                 shown.add_note(text)
         return Ran(shown.text, has_failed=end is not End.OVER, state=state)
+
+    async def _interpreter_of(self, session: _Session) -> Interpreter:
+        if session.interpreter is not None and not session.interpreter.is_alive:
+            # Between two calls, for example by a kernel that was out of memory.
+            await self._take_away(session)
+        if session.interpreter is None:
+            await self._make_room()
+            self._starting += 1
+            try:
+                session.interpreter = await self._start()
+            finally:
+                self._starting -= 1
+        return session.interpreter
 
     async def _run_watched(self, interpreter: Interpreter, code: str, shown: CellOutput) -> End:
         """Runs a cell; if cancelled, interrupts it and still waits for its end, which has a limit."""
@@ -193,31 +211,39 @@ class CPythonSandbox:
 
     # Which sessions live
 
-    async def _start_one(self) -> Interpreter:
-        """Starts an interpreter, if there are too many in place of that of the session longest idle.
+    async def _make_room(self) -> None:
+        """Ends the session that has been idle for longest, if there are as many as there may be.
 
-        There is an idle one, because no more cells run than there may be sessions.
+        If calls wait in all of them, it is one of those, whose next call is told. There is one in which
+        nothing runs, because no more cells run than there may be sessions.
         """
-        living = [session for session in self._sessions.values() if session.interpreter is not None]
-        if len(living) + self._starting >= self._sessions_max:
-            idle = next((session for session in living if not session.users), None)
-            if idle is not None:
-                await self._end(idle)
-        self._starting += 1
-        try:
-            return await self._start()
-        finally:
-            self._starting -= 1
+        living = [each for each in self._sessions.values() if each.interpreter is not None]
+        if len(living) + self._starting < self._sessions_max:
+            return
+        resting = [each for each in living if each.interpreter not in self._watched]
+        for session in sorted(resting, key=lambda each: each.users > 0)[:1]:
+            if session.users:
+                await self._take_away(session)
+            else:
+                await self._end(session)
+
+    async def _take_away(self, session: _Session) -> None:
+        """Ends a session's process; its next call is told that the variables are lost."""
+        interpreter, session.interpreter, session.is_lost = session.interpreter, None, True
+        if interpreter is not None:
+            await interpreter.close()
 
     def _rest(self, session: _Session) -> None:
-        """Ends a session that nobody uses for a while."""
-        if session.users:
-            return
-        loop = asyncio.get_running_loop()
-        session.idle = loop.call_later(self._limits.idle_s, self._end_soon, session)
+        """Counts a cell that is over; ends its session if nobody uses it for a while."""
+        session.users -= 1
+        if not session.users:
+            loop = asyncio.get_running_loop()
+            session.idle = loop.call_later(self._limits.idle_s, self._end_soon, session)
 
     def _end_soon(self, session: _Session) -> None:
+        """Ends an idle session, with which no call can go on from now on."""
         if not session.users:
+            self._sessions.pop(session.id, None)
             ending = asyncio.create_task(self._end(session))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)

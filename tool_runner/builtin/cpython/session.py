@@ -85,7 +85,8 @@ class Interpreter:
         self._process = process
         self._output, self._answers = output, answers
         self._limits = limits
-        self._pid = 0
+        self._first, self._pid = 0, 0
+        """The first process of the namespace, which is bubblewrap's, and the interpreter."""
         self._print: Callable[[str], None] = lambda _text: None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._printed_bytes = 0
@@ -145,7 +146,7 @@ class Interpreter:
         # bubblewrap, the first process of its namespace, the interpreter
         if not answer.done() or "ready" not in answer.result() or len(own) != 2:
             raise NoSandbox(f"bubblewrap cannot run Python here: {''.join(said).strip() or 'no answer'}")
-        self._pid = own[-1]
+        self._first, self._pid = own
         _offer_to_killer(self._pid)
         self._signal(self._pid, signal.SIGSTOP)
 
@@ -286,10 +287,12 @@ class Interpreter:
     # Its end
 
     def _kill(self, end: End) -> None:
-        """Ends the whole session at once: every process ends with the first of its namespace."""
+        """Ends the whole session at once: every process ends with the first of its namespace.
+
+        The bubblewrap outside then ends by itself, when it has collected that one.
+        """
         self._end = self._end if self._end not in (None, *IS_ALIVE) else end
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        self._signal(self._first or self._process.pid, signal.SIGKILL)
         if self._answer is not None and not self._answer.done():
             self._answer.set_result({})
 
@@ -301,7 +304,12 @@ class Interpreter:
     async def close(self) -> None:
         """Ends the session's processes, and returns when they have ended."""
         self._kill(End.GIVEN_UP)
-        await self._process.wait()
+        try:
+            async with asyncio.timeout(_GRACE_S):
+                await self._process.wait()
+        except TimeoutError:
+            self._signal(self._process.pid, signal.SIGKILL)
+            await self._process.wait()
         for descriptor in (self._output, self._answers):
             if descriptor >= 0:
                 self._forget(descriptor)
