@@ -98,6 +98,7 @@ _NAMESPACED = (InputFunctionCall, FunctionCallOutput, CustomToolCall)
 """Items whose namespace becomes part of a recipient, too."""
 _OTHER_NAMES: Mapping[type[AskedItem], str] = {FunctionCallOutput: "name", LocalShellCallOutput: "id"}
 """Outputs that may do without a `call_id`, and what they then need."""
+_AnyOutput = FunctionCallOutput | CustomToolCallOutput | ClientAnswer
 _COMPACTION = "compaction"
 
 
@@ -231,7 +232,7 @@ def _adopt(item: AskedItem, origin: str, index: int) -> AskedItem:
     if isinstance(item, ItemReference):
         return item
     changes: dict[str, Any] = {"id": item.id or item_id(_PREFIXES[type(item)], origin, f"i{index}")}
-    if isinstance(item, InputMessage | InputFunctionCall | FunctionCallOutput | ClientCall | ClientAnswer):
+    if isinstance(item, InputMessage | InputFunctionCall | _AnyOutput | ClientCall):
         changes["status"] = item.status if isinstance(item.status, str) else "completed"
     if isinstance(item, InputMessage):
         changes["content"] = _parts_of(item.role, item.content)

@@ -7,10 +7,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
 
 from shared import events as ev
 from shared.client_tools import CLIENT_TOOLS, PatchOperation
-from shared.events import StreamEvent
+from shared.events import StreamEvent, data_of, frame
 from shared.lifecycle import abandon, fold
 from shared.responses import Item, ItemStatus, Response
 from worker.asking.routing import ClientTarget
@@ -163,6 +165,18 @@ def test_arguments_that_make_no_call_show_none(kind: str, written: str) -> None:
     events, form = write(kind, written)
     assert events == []
     assert form.complaint
+
+
+PUBLIC: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+
+@pytest.mark.parametrize("kind", [tool.item_type for tool in CLIENT_TOOLS])
+def test_events_parse_with_the_public_types(kind: str) -> None:
+    """Those of a diff are not among them, although the hosted API sends them."""
+    events, _ = write(kind, examples[kind])
+    for number, event in enumerate(events):
+        if not isinstance(event, ev.ApplyPatchDiffDelta | ev.ApplyPatchDiffDone):
+            PUBLIC.validate_json(data_of(frame(event, number)), strict=True)
 
 
 examples = {

@@ -5,7 +5,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from openai.types.conversations import ConversationItem
+from openai.types.responses import ResponseItem
+from pydantic import TypeAdapter
 
+from api.bodies.input_items import adopt_items, read_items
 from api.bodies.requests import Birth, Creation, RequestLimits, read_create
 from api.errors import ClientError
 from shared.client_tools import CLIENT_TOOLS, AnyClientAnswer, AnyClientCall
@@ -35,6 +39,10 @@ ALL = {
     *("functions.f", "functions.edit", "docs.f", "docs.edit"),
     *("functions.shell", "functions.local_shell", "functions.apply_patch"),
 }
+
+
+LISTED: TypeAdapter[Any] = TypeAdapter(ResponseItem)
+LISTED_IN_CONVERSATIONS: TypeAdapter[Any] = TypeAdapter(ConversationItem)
 
 
 def create(*tools: dict[str, Any], **fields: Any) -> Creation:
@@ -196,6 +204,41 @@ def test_a_choice_that_no_tool_satisfies_is_refused(choice: dict[str, Any]) -> N
     assert refusal_of(FUNCTION, CUSTOM, DOCS, tool_choice=choice) == ("tool_choice.name", "invalid_value")
 
 
+SERVER: dict[str, Any] = {"type": "mcp", "server_label": "s", "allowed_tools": ["a"]}
+PYTHON: dict[str, Any] = {"type": "mcp", "server_label": "code_interpreter"}
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "param"),
+    [
+        ([SERVER], {"type": "mcp", "server_label": "s", "name": "b"}, "tool_choice.name"),
+        ([SERVER | {"allowed_tools": []}], {"type": "mcp", "server_label": "s"}, "tool_choice.server_label"),
+        ([SERVER | {"allowed_tools": {"tool_names": []}}], "required", "tool_choice"),
+        ([PYTHON], PYTHON | {"name": "ruby"}, "tool_choice.name"),
+        ([FUNCTION], {"type": "allowed_tools", "mode": "required", "tools": []}, "tool_choice.tools"),
+    ],
+)
+def test_a_choice_that_cannot_be_satisfied_is_refused_as_far_as_the_request_shows_it(
+    tools: list[dict[str, Any]], choice: Any, param: str
+) -> None:
+    assert refusal_of(*tools, tool_choice=choice) == (param, "invalid_value")
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice"),
+    [
+        ([SERVER], {"type": "mcp", "server_label": "s", "name": "a"}),
+        ([SERVER | {"allowed_tools": ["*"]}], {"type": "mcp", "server_label": "s", "name": "b"}),
+        ([SERVER | {"allowed_tools": {"read_only": True}}], "required"),
+        ([PYTHON], PYTHON | {"name": "python"}),
+        ([{"type": "code_interpreter", "container": {"type": "auto"}}], "required"),
+        ([FUNCTION], {"type": "allowed_tools", "mode": "auto", "tools": []}),
+    ],
+)
+def test_a_choice_that_a_server_might_satisfy_is_accepted(tools: list[dict[str, Any]], choice: Any) -> None:
+    assert create(*tools, tool_choice=choice).request.response.tool_choice == choice
+
+
 @pytest.mark.parametrize("kind", ["shell", "local_shell", "apply_patch"])
 def test_a_kind_that_is_not_among_the_tools_cannot_be_chosen(kind: str) -> None:
     assert refusal_of(FUNCTION, tool_choice={"type": kind}) == ("tool_choice.type", "invalid_value")
@@ -282,6 +325,14 @@ def test_a_call_and_its_answer_are_told_as_what_they_were(
         ChatMessage("assistant", written, "commentary", recipient, "json"),
         ChatMessage("tool", told, "commentary", "assistant", None, recipient),
     ]
+
+
+@pytest.mark.parametrize("case", HISTORY, ids=[case[0]["type"] for case in HISTORY])
+def test_calls_and_answers_are_listed_as_the_public_types_have_them(case: Any) -> None:
+    for item in adopt_items(read_items([case[0], case[1]], "input", 10), "0_" + "a" * 32):
+        shown = msgspec.json.encode(item)
+        for listed in (LISTED, LISTED_IN_CONVERSATIONS):
+            assert listed.validate_json(shown).type == json.loads(shown)["type"]
 
 
 def test_every_item_of_the_table_has_an_example_in_a_history() -> None:

@@ -167,7 +167,7 @@ def make_offer(
 
 def _offer_client_tools(request: ResponseRequest, choice: "_Choice", record_format: int) -> Offer:
     """Offers the tools that the client runs. In an earlier record, those are functions alone."""
-    namespaces: dict[str, tuple[str | None, tuple[ToolSignature, ...]]] = {}
+    signatures: defaultdict[str, list[ToolSignature]] = defaultdict(list)
     routing: dict[str, Target] = {}
     descriptions = {
         tool["name"]: tool.get("description") for tool in request.tools if tool.get("type") == NAMESPACE
@@ -179,11 +179,10 @@ def _offer_client_tools(request: ResponseRequest, choice: "_Choice", record_form
         if not choice.admits_client(target, own):
             continue
         made = one.row.declare(one.tool)
-        namespace = one.namespace or FUNCTIONS
-        _, signatures = namespaces.get(namespace, (None, ()))
         signature = ToolSignature(made.name, made.description, made.parameters)
-        namespaces[namespace] = descriptions.get(namespace), (*signatures, signature)
+        signatures[one.namespace or FUNCTIONS].append(signature)
         routing[target.recipient] = target
+    namespaces = {name: (descriptions.get(name), tuple(some)) for name, some in signatures.items()}
     return Offer({}, namespaces, routing)
 
 
