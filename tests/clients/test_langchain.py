@@ -1,6 +1,15 @@
 """`langchain-openai` on the Responses API."""
 
-from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, MULTIPLIED, TOO_LONG, WEATHER, counted
+from tests.clients.answers import (
+    ADDED,
+    AWKWARD,
+    AWKWARD_ANSWERS,
+    MULTIPLIED,
+    REFUSED,
+    TOO_LONG,
+    WEATHER,
+    counted,
+)
 from tests.clients.conftest import Ask
 
 STYLES = [{}, {"output_version": "responses/v1"}, {"use_previous_response_id": True}]
@@ -34,6 +43,12 @@ def test_hosted_mcp_and_what_follows(python: Ask) -> None:
     for report in python.both("langchain", "hosted_mcp"):
         assert report["kinds"] == ["mcp_list_tools", "reasoning", "mcp_call", "text"]
         assert report["texts"] == [ADDED, ADDED]
+
+
+def test_an_approval_by_the_id_of_the_response_that_asks(python: Ask) -> None:
+    for approves, text in ((True, ADDED), (False, REFUSED)):
+        for report in python.both("langchain", "approval", approves=approves):
+            assert (report["asked"], report["text"][: len(text)]) == (1, text)
 
 
 def test_the_code_interpreter_and_what_follows(python: Ask) -> None:

@@ -1,5 +1,7 @@
 """`openai-agents` for Python."""
 
+import json
+
 import pytest
 
 from tests.clients.answers import (
@@ -26,6 +28,13 @@ def test_a_tool_loop_and_what_follows(python: Ask) -> None:
 def test_hosted_mcp(python: Ask) -> None:
     cases = [{"approves": approves, "stream": s} for approves in (None, True, False) for s in (False, True)]
     assert python.each("openai_agents", "hosted_mcp", cases) == [ADDED] * 4 + [REFUSED] * 2
+
+
+def test_a_run_that_waits_for_leave_goes_on_from_its_state_as_text(python: Ask) -> None:
+    for approves, text in ((True, ADDED), (False, REFUSED)):
+        for report in python.both("openai_agents", "interrupted", approves=approves):
+            assert [json.loads(arguments) for arguments in report["about"]] == [{"a": 2, "b": 3}]
+            assert (report["left"], report["text"][: len(text)]) == (0, text)
 
 
 def test_a_session_that_is_a_conversation(python: Ask) -> None:

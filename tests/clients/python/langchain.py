@@ -61,6 +61,26 @@ def hosted_mcp(known: Known) -> object:
     return {"kinds": [part["type"] for part in answer.content], "texts": [answer.text, again.text]}
 
 
+def approval(known: Known) -> object:
+    """Answers an approval request, as its documentation does: by the id of the response that asks."""
+    server = {"type": "mcp", "server_label": "test", "server_url": known["mcp"], "require_approval": "always"}
+    model = connect(known).bind_tools([server])
+    question = 'Use test.add with {"a": 2, "b": 3}'
+    asked = collect(model.stream(question)) if known["stream"] else model.invoke(question)
+    answers = [
+        {
+            "type": "mcp_approval_response",
+            "approve": known["approves"],
+            "approval_request_id": part["id"],
+        }
+        for part in asked.content
+        if part["type"] == "mcp_approval_request"
+    ]
+    message = {"role": "user", "content": answers}
+    result = model.invoke([message], previous_response_id=asked.response_metadata["id"])
+    return {"asked": len(answers), "text": result.text}
+
+
 def failure(known: Known) -> object:
     """Reports the exception that a question causes, and its base classes."""
     try:

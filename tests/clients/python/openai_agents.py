@@ -12,6 +12,7 @@ from agents import (
     OpenAIConversationsSession,
     OpenAIResponsesModel,
     Runner,
+    RunState,
     ShellTool,
     function_tool,
     set_tracing_disabled,
@@ -73,6 +74,31 @@ async def hosted_mcp(known: Known) -> object:
     )
     agent = Agent(name="Adder", model=OpenAIResponsesModel("default", connect(known)), tools=[tool])
     return (await run(agent, known, 'Use test.add with {"a": 2, "b": 3}')).final_output
+
+
+async def interrupted(known: Known) -> object:
+    """Stops for an approval, becomes text, comes back, and goes on with the answer.
+
+    Reports the calls asked about, whether there were any after it, and the text.
+    """
+    server = {
+        "type": "mcp",
+        "server_label": "test",
+        "server_url": known["mcp"],
+        "require_approval": "always",
+    }
+    tool = HostedMCPTool(tool_config=server)
+    agent = Agent(name="Adder", model=OpenAIResponsesModel("default", connect(known)), tools=[tool])
+    asked = await run(agent, known, 'Use test.add with {"a": 2, "b": 3}')
+    state = await RunState.from_string(agent, asked.to_state().to_string())
+    for question in state.get_interruptions():
+        if known["approves"]:
+            state.approve(question)
+        else:
+            state.reject(question)
+    result = await run(agent, known, state)
+    about = [question.raw_item.arguments for question in asked.interruptions]
+    return {"about": about, "left": len(result.interruptions), "text": result.final_output}
 
 
 async def conversation(known: Known) -> object:
