@@ -23,6 +23,8 @@ SESSION_HEADER = "mcp-session-id"
 _PAGES_MAX = 100
 _DEMAND_CHARS_MAX = 500
 
+_UNPARSED = "Failed to parse "
+"""How the SDK begins its account of an answer that it cannot read, which quotes the answer."""
 _STAND_INS = frozenset({"Server returned an error response", "Not Found", "Session terminated"})
 """Messages by which the SDK replaces HTTP errors, without their status."""
 
@@ -200,6 +202,8 @@ def _read_failure(error: BaseException, status: LastStatus) -> HttpError | McpPr
             return error.error
         case MCPError() if status.code >= 300 and (status.code < 400 or error.message in _STAND_INS):
             return HttpError(status.code, f"the server answered {_phrase(status.code)}{status.demand}")
+        case MCPError() if error.code == types.PARSE_ERROR and error.message.startswith(_UNPARSED):
+            return McpProtocolError(types.PARSE_ERROR, "the server's answer is not what MCP allows")
         case MCPError():
             return McpProtocolError(error.code, error.message)
         case httpx2.HTTPError() | httpx2.InvalidURL():

@@ -355,6 +355,15 @@ async def test_what_a_tool_says_of_its_failure_is_kept_in_whatever_form(caller: 
     assert failed == McpToolExecutionError([{"type": "text", "text": '{"why":"no file"}'}])
 
 
+@pytest.mark.parametrize("result", ["text", [1], None])
+async def test_an_answer_that_is_no_object_is_a_failure_that_does_not_quote_it(
+    caller: Caller, result: object
+) -> None:
+    with serving_raw(list=result, call=result) as url:
+        for outcome in (await caller.list(url), await caller.call("any", {}, url)):
+            assert error_of(outcome) == McpProtocolError(-32700, "the server's answer is not what MCP allows")
+
+
 async def test_an_answer_without_a_list_of_tools_is_a_failure(caller: Caller) -> None:
     with serving_raw(list={"tools": {}}) as url:
         failed = error_of(await caller.list(url))

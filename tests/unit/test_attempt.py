@@ -102,6 +102,10 @@ REQUESTS = {
     "several tool calls": make_request("Call python 3 times", tools=[PYTHON]),
     "a call beyond the limit": make_request("Call python 3 times", tools=[PYTHON], max_tool_calls=1),
     "a listing": make_request('Use wiki.ask with {"q": 1}', tools=[WIKI]),
+    "listings of three servers": make_request(
+        'Use wiki.ask with {"q": 1}',
+        tools=[WIKI, WIKI | {"server_label": "other"}, WIKI | {"server_label": "third"}],
+    ),
     "a function call": make_request("What is the weather in Oslo?", tools=[WEATHER]),
     "the token limit": make_request("Count from 1 to 1000", max_output_tokens=23),
     "logprobs": msgspec.structs.replace(
