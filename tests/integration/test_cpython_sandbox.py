@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -516,7 +517,7 @@ async def test_a_server_that_is_a_plain_user_holds_its_sessions_as_well(tmp_path
             *(python, "-c", "import sys, pydantic_core, pytest; open(sys.executable)"),
             env=environment,
             cwd=ROOT,
-            stderr=-3,
+            stderr=subprocess.DEVNULL,
         )
         if await tried.wait() == 0:
             break
@@ -524,7 +525,14 @@ async def test_a_server_that_is_a_plain_user_holds_its_sessions_as_well(tmp_path
         pytest.skip("there is no Python of this version that a plain user may run")
     program = f"import sys; sys._base_executable = {python!r}\n{AS_PLAIN_USER}"
     server = await asyncio.create_subprocess_exec(
-        *become, python, "-c", program, env=environment, cwd=ROOT, stdout=-1, stderr=-1
+        *become,
+        python,
+        "-c",
+        program,
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     output, errors = await server.communicate()
     assert server.returncode == 0, errors.decode()
@@ -534,3 +542,31 @@ async def test_a_server_that_is_a_plain_user_holds_its_sessions_as_well(tmp_path
     assert all("OSError" in text or "Error: [Errno" in text for text in (written, network, host))
     assert "refused" in forked or "was ended" in forked
     assert kept.startswith("(1, 1)\n")
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (None, "antiphon: bubblewrap is not installed (on Debian and Ubuntu: apt install bubblewrap)"),
+        (
+            "#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n",
+            "antiphon: bubblewrap cannot run Python here: bwrap: No permissions to create new namespace",
+        ),
+    ],
+)
+async def test_a_server_that_cannot_hold_code_says_why_and_does_not_start(
+    tmp_path: Path, program: str | None, said: str
+) -> None:
+    if program is not None:
+        (tmp_path / "bwrap").write_text(program)
+        (tmp_path / "bwrap").chmod(0o755)
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tool_runner.builtin.cpython"),
+        cwd=ROOT,
+        env={"PATH": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    _, errors = await server.communicate()
+    assert server.returncode == 2
+    assert errors.decode().startswith(said)

@@ -383,3 +383,11 @@ def test_a_system_part_says_what_is_true_of_the_sandbox() -> None:
     system = build_conversation(request, make_offer(request, {}))[0]
     assert isinstance(system, SystemPart)
     assert "no files" in (system.hosted_tools["python"] or "")
+
+
+def test_the_python_tool_is_described_as_the_sandbox_that_it_runs_in() -> None:
+    request = make_request(tools=[{"type": "code_interpreter", "container": {"type": "auto"}}])
+    (monty,) = make_offer(request, {}).hosted.values()
+    (cpython,) = make_offer(request, {}, python_tool="cpython").hosted.values()
+    assert "There are no files" in monty
+    assert "'/mnt/data' can be used to save" in cpython

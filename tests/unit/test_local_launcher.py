@@ -16,7 +16,7 @@ from local.models import join_engine_args, name_models
 from local.processes import Identity
 from local.readiness import describe_missing
 from local.record import ClusterRecord, RoleRecord, running_stages
-from local.roles import STOP_ORDER, make_environment, ready_within_s
+from local.roles import STOP_ORDER, DependencyMissing, check_dependencies, make_environment, ready_within_s
 from local.seal_key import keep_seal_key
 from local.status import lay_out, redact
 from local.supervisor import BACK_OFF_MAX_S, SETTLED_AFTER_S, describe_exit, next_delay_s, read_last_line
@@ -261,3 +261,12 @@ def test_a_missing_engine_is_named_and_nothing_starts(
     assert main(["up", "--engine", "vllm", "--data", str(tmp_path / "data")]) == 1
     assert "lacks vllm; `make up ENGINE=vllm` makes an environment" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
+
+
+def test_cpython_without_bubblewrap_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check_dependencies("scripted", "monty")
+    with pytest.raises(DependencyMissing, match=r"bubblewrap is not installed .*apt install bubblewrap"):
+        check_dependencies("scripted", "cpython")

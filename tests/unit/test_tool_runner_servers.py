@@ -7,7 +7,15 @@ import pytest
 
 from shared.responses import ServerSecrets
 from shared.settings import Settings
-from tool_runner.servers import BadServersFile, HttpServer, NoServer, StdioServer, choose, load
+from tool_runner.servers import (
+    BadServersFile,
+    HttpServer,
+    NoServer,
+    StdioServer,
+    choose,
+    is_builtin_python,
+    load,
+)
 
 URL = "https://mcp.example.org/mcp"
 SECRETS = ServerSecrets({"X-Key": "from request", "X-Other": "o"}, "token")
@@ -24,6 +32,15 @@ def test_code_interpreter_is_the_built_in_python_server_by_default() -> None:
     assert isinstance(server, StdioServer)
     assert server.command == sys.executable
     assert server.args[:2] == ("-m", "tool_runner.builtin.python")
+
+
+def test_a_setting_puts_cpython_in_its_place_and_names_the_python_of_an_environment() -> None:
+    settings = Settings(python_tool="cpython", python_path=Path("/opt/notebook/bin/python"))
+    server = load(settings)["code_interpreter"]
+    assert isinstance(server, StdioServer)
+    assert server.args[:2] == ("-m", "tool_runner.builtin.cpython")
+    assert server.args[-2:] == ("--python", "/opt/notebook/bin/python")
+    assert is_builtin_python(server)
 
 
 def test_the_operator_may_put_another_server_in_its_place(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`python -m tool_runner.builtin.cpython`: serves CPython over MCP, on stdio or with `--http PORT`."""
 
 import argparse
+import asyncio
 import functools
 import sys
 from collections.abc import AsyncIterator
@@ -34,22 +35,26 @@ def main() -> int:
     )
     try:
         walls = Walls.find(arguments.python, limits)
+        # One is tried before anything is served, so that what is missing here is said now.
+        asyncio.run(_try(walls))
     except NoSandbox as error:
         print(f"antiphon: {error}", file=sys.stderr)
         return 2
 
     @asynccontextmanager
-    async def open_checked() -> AsyncIterator[Sandbox]:
+    async def open_here() -> AsyncIterator[Sandbox]:
         start = functools.partial(Interpreter.start, walls)
-        # One is tried at once, so that what is missing here is said at the start and not at a first call.
-        await (await start()).close()
         sizes = (arguments.output_bytes_max, arguments.processes, arguments.sessions)
         async with open_sandbox(start, limits, *sizes) as sandbox:
             yield sandbox
 
     description = DESCRIPTION.format(folder=WORK_FOLDER, version=walls.runtime.version)
-    serve(make_server(description, open_checked), arguments.http, arguments.host)
+    serve(make_server(description, open_here), arguments.http, arguments.host)
     return 0
+
+
+async def _try(walls: Walls) -> None:
+    await (await Interpreter.start(walls)).close()
 
 
 def _make_parser() -> argparse.ArgumentParser:
