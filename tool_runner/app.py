@@ -40,7 +40,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     )
     listener = RedisClient.connect_listener(settings.redis_url)
     stdio = StdioServers(settings.tool_timeout_s)
-    tools = Tools(settings, configured, stdio)
+    tools = Tools(settings, configured, stdio, runner=name)
     calls = CallsInFlight(redis, settings, name, tools)
     listings = ListingRequests(redis, settings, tools)
     keeper = SessionKeeper(redis, settings, name, tools.sessions)
@@ -56,7 +56,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 lambda: calls.room() - listings.pending,
             ),
             presence.maintain(redis, ROLE, name),
-            _relay_cancels(Subscription(listener), calls),
+            _relay_notifications(Subscription(listener), name, calls),
             keeper.run(),
             stop.wait(),
             asyncio.shield(beating),
@@ -73,7 +73,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await redis.close()
 
 
-async def _relay_cancels(subscription: Subscription, calls: CallsInFlight) -> None:
-    """Relays notifications of cancels; a missed one is noticed at a claim's next renewal."""
+async def _relay_notifications(subscription: Subscription, name: str, calls: CallsInFlight) -> None:
+    """Relays cancels, of which a missed one is noticed at a claim's next renewal, and calls that are handed
+    over, of which a missed one is noticed by its worker."""
+    handed = keys.handed_over(name)
+
+    def relay(channel: str, message: bytes) -> None:
+        calls.on_handed_over(message) if channel == handed else calls.on_cancel(message)
+
     await subscription.add(keys.CANCELLED)
-    await subscription.listen(lambda _channel, name: calls.on_cancel(name), lambda: None)
+    await subscription.add(handed)
+    await subscription.listen(relay, lambda: None)

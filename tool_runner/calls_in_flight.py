@@ -135,6 +135,19 @@ class CallsInFlight:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def on_handed_over(self, name: bytes) -> None:
+        """Takes the call `<response> <call_index>`, which another tool runner hands over to this one."""
+        key, _, index = name.decode().rpartition(" ")
+        taking = asyncio.create_task(self._take(key, int(index)))
+        self._tasks.add(taking)
+        taking.add_done_callback(self._tasks.discard)
+
+    async def _take(self, key: str, index: int) -> None:
+        try:
+            await self.start(key, index)
+        except REDIS_AWAY as away:  # its worker will have it made
+            _log.warning("%s call %d: not taken over, Redis is unavailable (%s)", key, index, away)
+
     def on_cancel(self, name: bytes) -> None:
         """Cancels the calls of the response of that name, which was cancelled, before their next renewal."""
         for call in self._calls.values():
@@ -187,22 +200,27 @@ class CallsInFlight:
         self._beat.add(claim)
         try:
             with call.scope:
-                outcome = await self._run(call, intent)
-                call.has_answer = True
-                await self._finish(claim, outcome)
+                outcome = await self._run(call, claim)
+                if outcome is not None:
+                    call.has_answer = True
+                    await self._finish(claim, outcome)
         except REDIS_AWAY as away:
             _log.error("%s: its result is lost, Redis is unavailable (%s)", call, away)
         finally:
             self._beat.discard(call.key, call.index)
             del self._calls[call.key, call.index]
 
-    async def _run(self, call: _CallInFlight, intent: ToolIntent) -> Outcome:
-        """Runs a call in its tenant's turn, so that one tenant cannot take all places."""
-        shares = self._sandboxes if self._tools.runs_in_sandbox(intent.task) else self._calling
-        async with shares.turn(call.key.tenant):
-            return await self._run_now(call, intent)
+    async def _run(self, call: _CallInFlight, claim: Claim) -> Outcome | None:
+        """Runs a call in its tenant's turn, so that one tenant cannot take all places.
 
-    async def _run_now(self, call: _CallInFlight, intent: ToolIntent) -> Outcome:
+        Returns None if the call was handed over: its session is a connection of another tool runner.
+        """
+        shares = self._sandboxes if self._tools.runs_in_sandbox(claim.intent.task) else self._calling
+        async with shares.turn(call.key.tenant):
+            return await self._run_now(call, claim)
+
+    async def _run_now(self, call: _CallInFlight, claim: Claim) -> Outcome | None:
+        intent = claim.intent
         label = intent.task.server_label
         secrets, (session, mcp_session) = await insist(
             lambda: asyncio.gather(
@@ -213,6 +231,9 @@ class CallsInFlight:
         )
         if secrets is None and intent.task.server_url is not None:
             return Outcome(answers.make_failure(answers.INTERNAL_ERROR, _UNREADABLE))
+        owner = self._tools.sessions.owner_of(mcp_session)
+        if owner not in ("", self._runner) and await self._hand_over(claim, owner):
+            return None
         call.has_begun = True
         store = _JournaledSession(self._redis, call.key, label, mcp_session)
         try:
@@ -221,6 +242,11 @@ class CallsInFlight:
         except Exception:  # noqa: BLE001  the top of one call: a bug of ours must not leave it unanswered
             _log.exception("%s: the tool runner failed", call)
             return Outcome(answers.make_failure(answers.INTERNAL_ERROR, "the tool runner failed"))
+
+    async def _hand_over(self, claim: Claim, owner: str) -> bool:
+        return await insist(
+            lambda: tool_journal.hand_over(self._redis, claim, owner), self._settings.redis_outage_max_s
+        )
 
     async def _finish(self, claim: Claim, outcome: Outcome) -> None:
         label = claim.intent.task.server_label

@@ -47,7 +47,7 @@ class McpSession(msgspec.Struct, frozen=True):
     """What any tool runner needs to continue a session; it travels with the response, sealed.
 
     `name`: the server's id of the session; empty if it keeps none. With `sse`, the session is a connection of
-    one tool runner, which alone can continue it under this name.
+    one tool runner, which alone can continue it: `<runner>/<id>`.
     """
 
     server: str
@@ -114,9 +114,13 @@ class _Asking(Generic[T]):
 class Sessions:
     """The sessions of one tool runner; `close` ends those that it alone could continue."""
 
-    def __init__(self, settings: Settings, pools: HttpPools, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, settings: Settings, pools: HttpPools, runner: str = "", clock: Callable[[], float] = time.time
+    ) -> None:
+        """`runner`: the name of this tool runner; without one, no other can hand calls over to it."""
         self._settings = settings
         self._pools = pools
+        self._runner = runner
         self._clock = clock
         self._live: dict[str, HeldConnection] = {}
         """Connections over HTTP with SSE, by the name of their session."""
@@ -157,13 +161,21 @@ class Sessions:
             kept = begun
         raise ServerFailed(McpProtocolError(INTERNAL_ERROR, "the server ends each session at once"))
 
-    def _read(self, sealed: bytes, server: HttpServer) -> McpSession | None:
-        """Returns a session that can be continued, or None."""
+    def owner_of(self, sealed: bytes) -> str:
+        """Returns the name of the tool runner that alone can continue a session; empty if any can."""
+        session = self._unseal(sealed)
+        return session.name.rpartition("/")[0] if session is not None and session.transport == "sse" else ""
+
+    def _unseal(self, sealed: bytes) -> McpSession | None:
         raw = unseal(self._settings, sealed) if sealed else None
         try:
-            session = msgspec.json.decode(raw, type=McpSession) if raw else None
+            return msgspec.json.decode(raw, type=McpSession) if raw else None
         except msgspec.DecodeError:  # of another version of ours, or sealed and we have no key
             return None
+
+    def _read(self, sealed: bytes, server: HttpServer) -> McpSession | None:
+        """Returns a session that can be continued, or None."""
+        session = self._unseal(sealed)
         if session is None or session.server != server.digest:
             return None
         is_old = self._clock() - session.opened_s > self._settings.tool_session_age_max_s
@@ -232,7 +244,7 @@ class Sessions:
 
     async def _begin_sse(self, question: _Asking[T], kept: bytes) -> Asked[T] | bytes:
         server, timeout_s = question.server, self._settings.tool_timeout_s
-        name = secrets.token_hex(16)
+        name = f"{self._runner}/{secrets.token_hex(16)}"
         open_ = partial(mcp_transports.open_sse, self._pools, server, timeout_s)
         live = self._live[name] = HeldConnection("a session over HTTP with SSE", open_, timeout_s)
         session = self._describe(question, "sse", SSE_VERSION, name)

@@ -60,11 +60,12 @@ class Tools:
         configured: Mapping[str, Server],
         stdio: StdioServers,
         resolve: Resolve | None = None,
+        runner: str = "",
     ) -> None:
-        """`resolve`: resolves names; by default the system does."""
+        """`resolve`: resolves names; by default the system does. `runner`: the name of this tool runner."""
         self._settings = settings
         self.pools = HttpPools(settings, Egress.of(settings, resolve))
-        self.sessions = Sessions(settings, self.pools)
+        self.sessions = Sessions(settings, self.pools, runner)
         self._listings = ListingCache(settings.tool_listing_ttl_s, settings.tool_listings_bytes_max)
         self._configured = configured
         self._stdio = stdio

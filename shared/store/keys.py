@@ -147,6 +147,11 @@ def results(owner: str) -> str:
     return f"antiphon:results:{owner}"
 
 
+def handed_over(runner: str) -> str:
+    """Channel: calls (`<response> <call_index>`) that other tool runners hand over to this one."""
+    return f"antiphon:handed:{runner}"
+
+
 def granted(owner: str) -> str:
     """Set: `tenant/response_id` of the responses whose leases a worker's last claim gave to it."""
     return f"antiphon:{{queue}}:granted:{owner}"

@@ -1,5 +1,6 @@
 """The session of a response with an MCP server: from runner to runner, to the next response, and its end."""
 
+import asyncio
 import json
 import signal
 from ipaddress import ip_network
@@ -15,11 +16,11 @@ from shared.store.owning.lease import Acquired
 from shared.store.records import response_store
 from shared.store.redis.client import RedisClient
 from shared.tool_calls import ToolCall, ToolOutput
-from tests.integration.stateful_servers import PagesServer
+from tests.integration.stateful_servers import PagesServer, Recorded, make_sdk_server
 from tests.integration.stateful_servers import serving as serving_app
 from tests.integration.test_tool_runner import OWNER, Response, start_process
 from tests.integration.test_tool_runner import serving as serving_runner
-from tests.integration.test_tool_sessions import Journal, running
+from tests.integration.test_tool_sessions import ANEW, Journal, running
 from tests.patience import until
 from tests.requests import accept, make_request
 from tests.working import finish, keep_journal, leave_behind, restore_journal, working
@@ -134,6 +135,37 @@ async def test_a_runner_does_not_end_a_session_that_another_one_has_used_since(
         await keepers[1].close()
         await until(lambda: not server.sessions)
     assert server.sent().count("DELETE") == 1
+
+
+async def test_calls_over_http_with_sse_are_handed_over_to_the_runner_with_the_connection(
+    redis: RedisClient, settings: Settings
+) -> None:
+    app = Recorded(make_sdk_server().sse_app())
+    async with (
+        serving_app(app) as origin,
+        serving_runner(settings, egress_networks=LOOPBACK),
+        serving_runner(settings, egress_networks=LOOPBACK),
+    ):
+        responses = [await begin(redis, settings) for _ in range(4)]
+        for number in map(str, range(1, 6)):
+            said = await asyncio.gather(*(ask(response, f"{origin}/sse", "step") for response in responses))
+            assert said == [number] * 4
+    assert app.received.count(("GET", "/sse")) == 4
+
+
+async def test_a_call_is_made_here_if_the_runner_with_the_connection_is_gone(
+    redis: RedisClient, settings: Settings
+) -> None:
+    app = Recorded(make_sdk_server().sse_app())
+    async with serving_app(app) as origin:
+        response = await begin(redis, settings)
+        async with serving_runner(settings, egress_networks=LOOPBACK):
+            assert await ask(response, f"{origin}/sse", "step") == "1"
+        async with serving_runner(settings, egress_networks=LOOPBACK):
+            told = await ask(response, f"{origin}/sse", "step")
+            assert told.startswith(ANEW)
+            assert told.endswith("\n1")
+            assert await ask(response, f"{origin}/sse", "step") == "2"
 
 
 SCRIPT = Script.parse(

@@ -15,6 +15,7 @@ ARGUMENTS = {
     "token": "ATTEMPT",
     "role": "ROLE",
     "digest": "digest",
+    "runner": "RUNNER",
     "owner": "WORKER",
     "name": "…",
     "queue": "antiphon:{queue}:…",

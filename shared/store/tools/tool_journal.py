@@ -29,6 +29,7 @@ _CLAIM, _RESOLVE = (
 )
 # Confirmed: a replaced primary still answers for some seconds, and a claim renewed there is not kept.
 _RENEW = LuaScript("tools/renew", is_confirmed=True, allows_full=True)
+_HAND_OVER = LuaScript("tools/hand_over", is_confirmed=True)
 # Confirmed: a claim given back to such a primary would have to lapse on the new one.
 _RELEASE = LuaScript("tools/release", is_confirmed=True, allows_full=True)
 _READ, _RETRY = LuaScript("tools/read"), LuaScript("tools/retry")
@@ -223,6 +224,27 @@ async def release(redis: RedisClient, claims: Sequence[tuple[ResponseKey, int, s
             for key, index, runner, has_begun in claims
         ]
     )
+
+
+async def hand_over(redis: RedisClient, claim: Claim, to: str) -> bool:
+    """Hands a call that has not begun over to the tool runner `to`; returns False if that one is gone."""
+    reply = await redis.run(
+        _HAND_OVER(
+            tools=keys.tools(claim.key),
+            index=claim.call_index,
+            runner=claim.runner,
+            to=to,
+            channel=keys.handed_over(to),
+            message=f"{claim.key} {claim.call_index}",
+        )
+    )
+    match reply:
+        case b"ok" | b"gone":
+            return True
+        case b"absent":
+            return False
+        case _:
+            raise RuntimeError(f"hand_over answered {reply!r}")
 
 
 async def finish(
