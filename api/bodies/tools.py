@@ -269,14 +269,20 @@ def _check_authorization(tool: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_labels(tools: Mapping[int, Mapping[str, Any]]) -> None:
-    seen: set[str] = set()
+    """Raises ClientError for an `mcp` tool with the label of another tool: the rules of one would be lost.
+
+    A hosted tool that is requested by several of its types is offered once.
+    """
+    seen: dict[str, bool] = {}
     for index, tool in tools.items():
-        if tool["type"] != "mcp":
+        is_mcp, hosted = tool["type"] == "mcp", hosted_tools.by_type(tool["type"])
+        if not is_mcp and hosted is None:
             continue
-        label = tool["server_label"]
-        if label in seen:
-            raise invalid_value(spell(("tools", index, "server_label")), f"'{label}' is used twice")
-        seen.add(label)
+        label = tool["server_label"] if hosted is None else hosted.server_label
+        if label in seen and (is_mcp or seen[label]):
+            place = ("tools", index, "server_label" if is_mcp else "type")
+            raise invalid_value(spell(place), f"'{label}' is used twice")
+        seen[label] = is_mcp
 
 
 def _secrets_of(tool: Mapping[str, Any]) -> ServerSecrets | None:

@@ -85,6 +85,23 @@ async def test_logprobs_are_kept_beside_the_tokens_and_read_by_those_who_ask(
     ]
 
 
+async def test_what_an_entry_without_tokens_keeps_is_read_and_counts_for_the_size_of_a_page(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    key = await accept(redis, settings)
+    held = await acquire(redis, settings, key)
+    kept = NewEntry(b"event: x\ndata: b\n\n", (), b"r" * (event_log.PAGE_BYTES // 2))
+    await append_through(appender, held, 1, [draft("a", 5), kept, kept, kept])
+    pages = [page async for page in event_log.pages(redis, key, 0, with_token_records=True)]
+    assert [[(e.tokens, len(e.token_record)) for e in page.entries] for page in pages] == [
+        [((5,), 0), ((), len(kept.token_record))],
+        [((), len(kept.token_record))],
+        [((), len(kept.token_record))],
+    ]
+    (page,) = [page async for page in event_log.pages(redis, key, 0)]
+    assert [e.frame for e in page.entries[1:]] == [kept.frame] * 3
+
+
 async def test_a_stale_owner_cannot_append_or_close(
     redis: RedisClient, settings: Settings, appender: Appender
 ) -> None:

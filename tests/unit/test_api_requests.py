@@ -166,7 +166,7 @@ def test_the_messages_are_null_at_birth_when_they_are_asked_for() -> None:
 def test_the_public_client_reads_the_echo_strictly() -> None:
     body = {
         "tools": [
-            SEED_TOOL,
+            SEED_TOOL | {"server_label": "wiki"},
             {"type": "function", "name": "f"},
             {"type": "code_interpreter"},
             {"type": "web_search"},
@@ -492,6 +492,14 @@ def test_secrets_for_the_domains_of_a_container_are_dropped() -> None:
     assert b"s3cret" not in msgspec.json.encode(create({"tools": [tool]}).request)
 
 
+PYTHON_BY_TYPE: Any = {"type": "code_interpreter"}
+PYTHON_BY_LABEL: Any = {
+    "type": "mcp",
+    "server_label": "code_interpreter",
+    "require_approval": "always",
+}
+
+
 @pytest.mark.parametrize(
     ("container", "param", "code"),
     [
@@ -528,6 +536,25 @@ def test_what_a_container_cannot_be_is_refused_by_name(container: Any, param: st
 def test_a_container_that_is_made_as_it_is_needed_is_accepted(container: Any) -> None:
     tool = {"type": "code_interpreter", "container": container}
     assert echo({"tools": [tool]})["tools"] == [tool]
+
+
+@pytest.mark.parametrize(
+    ("tools", "param"),
+    [
+        ([PYTHON_BY_TYPE, PYTHON_BY_LABEL], "tools[1].server_label"),
+        ([PYTHON_BY_LABEL, PYTHON_BY_TYPE], "tools[1].type"),
+        ([PYTHON_BY_LABEL, PYTHON_BY_LABEL], "tools[1].server_label"),
+        ([PYTHON_BY_TYPE, PYTHON_BY_TYPE], None),
+    ],
+)
+def test_a_tool_is_requested_by_its_type_or_by_its_label(tools: list[Any], param: str | None) -> None:
+    """Else the rules of one of the two, such as `require_approval`, would be lost."""
+    if param is None:
+        create({"tools": tools})
+        return
+    with pytest.raises(ClientError) as refused:
+        create({"tools": tools})
+    assert (refused.value.status, refused.value.param) == (400, param)
 
 
 def test_a_function_is_echoed_with_what_it_left_out() -> None:

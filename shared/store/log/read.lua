@@ -36,14 +36,16 @@ while at < tail and not is_full do
   if #entries == 0 then break end
   for _, entry in ipairs(entries) do
     local frame, tokens = entry[2][2], entry[2][4] or ''
-    if at > first and bytes + #frame > bytes_max then
+    local token_record = with_token_records == '1' and entry[2][6] or ''
+    local size = #frame + #token_record
+    if at > first and bytes + size > bytes_max then
       is_full = true
       break
     end
     reply[#reply + 1] = frame
     reply[#reply + 1] = tokens
-    if with_token_records == '1' then reply[#reply + 1] = entry[2][6] or '' end
-    at, bytes = at + 1, bytes + #frame
+    if with_token_records == '1' then reply[#reply + 1] = token_record end
+    at, bytes = at + 1, bytes + size
   end
   is_full = is_full or at - first >= count_max
   step = math.max(1, math.min(4 * step, math.ceil((bytes_max - bytes) * (at - first) / bytes)))
