@@ -35,6 +35,20 @@ CLIENT_TOOLS = [
 ]
 """Kinds of tools that a client runs itself: a question that has each called, and the answer."""
 
+SEARCH = "Search for fencing tokens and find append"
+LEASES = "https://antiphon.example/leases"
+SEARCHED = (
+    "The page *Leases and fencing tokens* answers this【1†L2-L3】. The places with “append” are listed, too"
+    "【2†L1】; another page may help【0†L4】."
+)
+"""The answer to SEARCH; its three marks cite LEASES."""
+ACTIONS = [
+    {"type": "search", "query": "fencing tokens"},
+    {"type": "open_page", "url": LEASES},
+    {"type": "find_in_page", "url": LEASES, "pattern": "append"},
+]
+"""What is done for it."""
+
 COMMENTS = {"Antiphon-Keep-Alive": "comment"}
 """Requests keep-alives that are comments; the awkward cluster's are events by default."""
 SILENCE = "That was a silence."

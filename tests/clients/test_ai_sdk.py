@@ -7,8 +7,11 @@ from tests.clients.answers import (
     AWKWARD,
     AWKWARD_ANSWERS,
     CLIENT_TOOLS,
+    LEASES,
     MULTIPLIED,
     REFUSED,
+    SEARCH,
+    SEARCHED,
     TOO_LONG,
     TOO_LONG_SAID,
     WEATHER,
@@ -73,3 +76,14 @@ def test_the_code_interpreter_and_what_follows(node: Ask) -> None:
 def test_a_tool_that_it_runs_itself(node: Ask, kind: str, question: str, answer: str) -> None:
     reports = node.both("ai_sdk", "client_tool", kind=kind, question=question)
     assert reports == [[answer, counted(3)]] * 2
+
+
+def test_a_web_search_with_its_sources_and_what_follows(node: Ask) -> None:
+    for report in node.both("ai_sdk", "web_search", question=SEARCH):
+        assert report["texts"] == [SEARCHED, counted(3)]
+        assert report["cited"] == [
+            [mark, LEASES, "Leases and fencing tokens"] for mark in ("【1†L2-L3】", "【2†L1】", "【0†L4】")
+        ]
+        assert LEASES in report["found"]
+        assert [action["type"] for action in report["actions"]] == ["search", "openPage", "findInPage"]
+        assert {"type": "url", "url": LEASES} in report["sources"]

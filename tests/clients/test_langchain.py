@@ -4,8 +4,11 @@ from tests.clients.answers import (
     ADDED,
     AWKWARD,
     AWKWARD_ANSWERS,
+    LEASES,
     MULTIPLIED,
     REFUSED,
+    SEARCH,
+    SEARCHED,
     TOO_LONG,
     WEATHER,
     counted,
@@ -56,3 +59,16 @@ def test_the_code_interpreter_and_what_follows(python: Ask) -> None:
     for report in python.each("langchain", "code_interpreter", cases):
         assert report["kinds"] == ["reasoning", "code_interpreter_call", "text"]
         assert report["texts"] == MULTIPLIED
+
+
+def test_a_web_search_and_what_follows(python: Ask) -> None:
+    cases = [
+        {"kind": kind, "options": style, "stream": stream, "question": SEARCH}
+        for kind in ("web_search", "web_search_preview")
+        for style in STYLES
+        for stream in (False, True)
+    ]
+    for report in python.each("langchain", "web_search", cases):
+        assert [kind for kind in report["kinds"] if kind != "reasoning"] == ["web_search_call"] * 3 + ["text"]
+        assert report["texts"] == [SEARCHED, counted(3)]
+        assert report["cited"] == [LEASES] * 3

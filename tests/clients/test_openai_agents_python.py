@@ -5,12 +5,16 @@ import json
 import pytest
 
 from tests.clients.answers import (
+    ACTIONS,
     ADDED,
     AWKWARD,
     AWKWARD_ANSWERS,
     CLIENT_TOOLS,
+    LEASES,
     MULTIPLIED,
     REFUSED,
+    SEARCH,
+    SEARCHED,
     WEATHER,
     counted,
 )
@@ -55,3 +59,10 @@ def test_the_code_interpreter_and_what_follows(python: Ask) -> None:
 def test_a_tool_that_it_runs_itself(python: Ask, kind: str, question: str, answer: str) -> None:
     reports = python.both("openai_agents", "client_tool", kind=kind, question=question)
     assert reports == [[answer, counted(3)]] * 2
+
+
+def test_a_web_search_and_what_follows(python: Ask) -> None:
+    for report in python.both("openai_agents", "web_search", question=SEARCH):
+        assert report["texts"] == [SEARCHED, counted(3)]
+        assert report["actions"] == ACTIONS
+        assert report["cited"] == [LEASES] * 3

@@ -1,6 +1,15 @@
 """`pydantic-ai` on the Responses API."""
 
-from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, MULTIPLIED, WEATHER, counted
+from tests.clients.answers import (
+    ADDED,
+    AWKWARD,
+    AWKWARD_ANSWERS,
+    MULTIPLIED,
+    SEARCH,
+    SEARCHED,
+    WEATHER,
+    counted,
+)
 from tests.clients.conftest import Ask
 
 
@@ -35,3 +44,11 @@ def test_code_execution_by_the_label_of_a_server(python: Ask) -> None:
             {"code": "123*456\n"}
         ]
         assert "56088" in str(report["returned"])
+
+
+def test_a_web_search_and_what_follows(python: Ask) -> None:
+    for included in (False, True):
+        for report in python.both("pydantic", "web_search", question=SEARCH, included=included):
+            assert report["texts"] == [SEARCHED, counted(3)]
+            assert [call["type"] for call in report["calls"]] == ["search", "open_page", "find_in_page"]
+            assert ("sources" in report["returned"][0]) == included

@@ -105,3 +105,23 @@ export async function client_tool(known) {
   const second = await ask(known.stream, { ...options, messages: [...messages, ...first.messages, more] });
   return [first.text, second.text];
 }
+
+export async function web_search(known) {
+  const openai = connect(known);
+  const tool = openai.tools.webSearch({
+    searchContextSize: 'low',
+    filters: { allowedDomains: ['antiphon.example'] },
+    userLocation: { type: 'approximate', city: 'Oslo', country: 'NO' },
+  });
+  const options = { model: openai.responses('default'), tools: { web_search: tool } };
+  const messages = [{ role: 'user', content: known.question }];
+  const first = await ask(known.stream, { ...options, messages });
+  const found = first.content.filter((part) => part.type === 'source').map(({ url }) => url);
+  const cited = first.content
+    .filter((part) => part.type === 'text')
+    .flatMap(({ text, citations = [] }) => citations.map(({ source, startIndex, endIndex }) => [text.slice(startIndex, endIndex), source.url, source.title]));
+  const results = first.content.filter((part) => part.type === 'tool-result').map(({ output }) => output);
+  const more = { role: 'user', content: 'Count from 1 to 3' };
+  const second = await ask(known.stream, { ...options, messages: [...messages, ...first.messages, more] });
+  return { texts: [first.text, second.text], found, cited, actions: results.map(({ action }) => action), sources: results[0].sources };
+}

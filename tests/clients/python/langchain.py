@@ -97,3 +97,17 @@ def code_interpreter(known: Known) -> object:
     answer = collect(model.stream(question)) if known["stream"] else model.invoke(question)
     again = model.invoke([HumanMessage(question), answer, HumanMessage("Multiply 3*4")])
     return {"kinds": [part["type"] for part in answer.content], "texts": [answer.text, again.text]}
+
+
+def web_search(known: Known) -> object:
+    """Searches, and asks once more with the whole history."""
+    model = connect(known).bind_tools([{"type": known["kind"]}])
+    question = known["question"]
+    answer = collect(model.stream(question)) if known["stream"] else model.invoke(question)
+    again = model.invoke([HumanMessage(question), answer, HumanMessage("Count from 1 to 3")])
+    cited = [each for part in answer.content if part["type"] == "text" for each in part["annotations"]]
+    return {
+        "kinds": [part["type"] for part in answer.content],
+        "texts": [answer.text, again.text],
+        "cited": [each["url"] for each in cited],
+    }

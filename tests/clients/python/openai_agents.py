@@ -14,6 +14,7 @@ from agents import (
     Runner,
     RunState,
     ShellTool,
+    WebSearchTool,
     function_tool,
     set_tracing_disabled,
 )
@@ -125,6 +126,24 @@ async def code_interpreter(known: Known) -> object:
         "texts": [first.final_output, second.final_output],
         "calls": [[call.type, call.code, call.status] for call in calls],
         "logs": [[output.logs for output in call.outputs or ()] for call in calls],
+    }
+
+
+async def web_search(known: Known) -> object:
+    """Searches, and asks once more with the whole history; reports the texts, actions and citations."""
+    place = {"type": "approximate", "city": "Oslo"}
+    tool = WebSearchTool(user_location=place, search_context_size="low")
+    model = OpenAIResponsesModel("default", connect(known))
+    agent = Agent(name="Searcher", model=model, tools=[tool])
+    first = await run(agent, known, known["question"])
+    question = {"role": "user", "content": "Count from 1 to 3"}
+    second = await run(agent, known, [*first.to_input_list(), question])
+    calls = [item.raw_item for item in first.new_items if item.type == "tool_call_item"]
+    said = [item.raw_item for item in first.new_items if item.type == "message_output_item"]
+    return {
+        "texts": [first.final_output, second.final_output],
+        "actions": [call.action.model_dump(exclude_none=True, exclude={"queries"}) for call in calls],
+        "cited": [each.url for message in said for part in message.content for each in part.annotations],
     }
 
 

@@ -6,7 +6,7 @@ from openai import AsyncOpenAI
 from pydantic_ai import Agent
 from pydantic_ai.capabilities import NativeTool
 from pydantic_ai.models.openai import OpenAIResponsesModel, OpenAIResponsesModelSettings
-from pydantic_ai.native_tools import CodeExecutionTool, MCPServerTool
+from pydantic_ai.native_tools import CodeExecutionTool, MCPServerTool, WebSearchTool
 from pydantic_ai.providers.openai import OpenAIProvider
 
 Known = dict[str, Any]
@@ -66,6 +66,19 @@ async def code_interpreter(known: Known) -> object:
     agent = Agent(connect(known), capabilities=[NativeTool(tool)], model_settings=settings)
     text, history = await run(agent, known, "Multiply 123*456")
     again, _ = await run(agent, known, "Multiply 3*4", message_history=history)
+    parts = [part for message in history for part in message.parts]
+    calls = [part.args_as_dict() for part in parts if part.part_kind == "builtin-tool-call"]
+    returned = [part.content for part in parts if part.part_kind == "builtin-tool-return"]
+    return {"texts": [text, again], "calls": calls, "returned": returned}
+
+
+async def web_search(known: Known) -> object:
+    """Searches, and asks once more with the history; reports the texts, and what was called and returned."""
+    settings = OpenAIResponsesModelSettings(openai_include_web_search_sources=known["included"])
+    tool = WebSearchTool(search_context_size="low", allowed_domains=["antiphon.example"])
+    agent = Agent(connect(known), capabilities=[NativeTool(tool)], model_settings=settings)
+    text, history = await run(agent, known, known["question"])
+    again, _ = await run(agent, known, "Count from 1 to 3", message_history=history)
     parts = [part for message in history for part in message.parts]
     calls = [part.args_as_dict() for part in parts if part.part_kind == "builtin-tool-call"]
     returned = [part.content for part in parts if part.part_kind == "builtin-tool-return"]
