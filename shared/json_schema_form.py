@@ -7,6 +7,7 @@ docs/adr/0029-schema-form-by-hand.md says why no library does this.
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 BY_NAME = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
@@ -33,6 +34,24 @@ def inner_schemas(keyword: str, part: Any) -> Iterator[tuple[tuple[str | int, ..
     elif keyword in LISTS and isinstance(part, list):
         for index, inner in enumerate(part):
             yield (index,), inner
+
+
+def find_part(reference: str, root: Any) -> Any:
+    """Returns the part of a document to which a `$ref` leads, or None; no other document is fetched.
+
+    Source: RFC 6901, also for names that are percent-encoded, as some generators write them.
+    """
+    if not reference.startswith("#") or reference[1:2] not in ("", "/"):
+        return None
+    for step in reference[1:].split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(root, dict):
+            root = root.get(name if name in root else unquote(name))
+        elif isinstance(root, list) and name.isdecimal() and int(name[:9]) < len(root):
+            root = root[int(name[:9])]
+        else:
+            return None
+    return root
 
 
 def is_text(value: object) -> bool:

@@ -4,11 +4,9 @@ Pure. Owns the walk through a schema, its references and the wording of refusals
 owns the form of each keyword, and the engine decides what can be enforced.
 """
 
-from typing import Any
-
 from api.bodies.validation import Path, spell
 from api.errors import invalid_value
-from shared.json_schema_form import FORMS, inner_schemas
+from shared.json_schema_form import FORMS, find_part, inner_schemas
 
 
 def check_schema(value: object, path: Path) -> None:
@@ -27,22 +25,7 @@ def _check(value: object, path: Path, root: object) -> None:
             is_right, wanted = FORMS[keyword]
             if not is_right(part):
                 raise invalid_value(spell(place), f"in a JSON schema it should be {wanted}")
-        if keyword == "$ref" and not _leads_somewhere(part, root):
+        if keyword == "$ref" and not isinstance(find_part(part, root), dict | bool):
             raise invalid_value(spell(place), "it should lead to a part of this schema, as in '#/$defs/name'")
         for step, inner in inner_schemas(keyword, part):
             _check(inner, (*place, *step), root)
-
-
-def _leads_somewhere(reference: str, root: Any) -> bool:
-    """Returns True if a JSON pointer leads to a schema in this document; no other is fetched."""
-    if not reference.startswith("#"):
-        return False
-    for step in reference[1:].split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(root, list) and name.isdecimal() and int(name) < len(root):
-            root = root[int(name)]
-        elif isinstance(root, dict) and name in root:
-            root = root[name]
-        else:
-            return False
-    return isinstance(root, dict | bool)

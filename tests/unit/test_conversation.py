@@ -28,7 +28,7 @@ WEATHER = {
     "type": "function",
     "name": "get_weather",
     "description": "Weather.",
-    "parameters": {"type": "object"},
+    "parameters": {"type": "object", "properties": {"place": {"type": "string"}}},
 }
 PYTHON = {"type": "mcp", "server_label": "code_interpreter", "server_url": "IGNORED"}
 WIKI = {"type": "mcp", "server_label": "wiki", "server_url": "http://wiki.example/mcp"}

@@ -9,15 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.bodies.input_items import read_input
+from shared.record_format import RECORD_FORMAT
 from shared.responses import HttpError, McpApprovalRequest, McpCall, McpListTools, McpTool
 from shared.tool_calls import describe
 from tests.integration.mcp_servers import ODD_NAMES
 from tests.items import items_of, shown
 from tests.requests import make_request
 from worker.asking.conversation import build_conversation, call_message
+from worker.asking.earlier import flatten
 from worker.asking.offer import make_offer, recipient_of
 from worker.asking.routing import McpTarget, find_target
-from worker.asking.tool_names import callable_name, flatten
+from worker.asking.tool_names import callable_name
 from worker.harmony.parser import MessageOpened, SegmentParser
 from worker.harmony.tokens import (
     CONTROL_TOKENS,
@@ -40,10 +42,10 @@ MINE: dict[str, Any] = {
 }
 
 
-def said_to_model(*tools: McpTool, **unavailable: str) -> tuple[str, list[int]]:
+def said_to_model(*tools: McpTool, record_format: int, **unavailable: str) -> tuple[str, list[int]]:
     request = make_request(tools=[MINE])
     offer = make_offer(request, {"mine": tools})
-    tokens = render(build_conversation(request, offer, unavailable))
+    tokens = render(build_conversation(request, offer, unavailable, record_format))
     return decode(tokens), [token for token in tokens if token in CONTROL_TOKENS]
 
 
@@ -87,7 +89,8 @@ def test_tools_with_similar_names_are_distinguished_and_of_duplicates_the_first_
     assert [signature.description for signature in signatures] == ["0", "1", "2", "3"]
 
 
-def test_a_server_writes_no_section_and_no_marker_into_the_developer_message() -> None:
+@pytest.mark.parametrize("record_format", [2, RECORD_FORMAT])
+def test_a_server_writes_no_section_and_no_marker_into_the_developer_message(record_format: int) -> None:
     schema = {
         "type": "object",
         "title": EVIL,
@@ -98,8 +101,12 @@ def test_a_server_writes_no_section_and_no_marker_into_the_developer_message() -
         },
         "required": [EVIL],
     }
-    plain, plain_markers = said_to_model(McpTool("t", {"type": "object"}), mine="It failed.")
-    said, markers = said_to_model(McpTool(EVIL, schema, EVIL), mine=describe(HttpError(500, EVIL)))
+    plain, plain_markers = said_to_model(
+        McpTool("t", {"type": "object"}), record_format=record_format, mine="It failed."
+    )
+    said, markers = said_to_model(
+        McpTool(EVIL, schema, EVIL), record_format=record_format, mine=describe(HttpError(500, EVIL))
+    )
     assert markers == plain_markers
     assert [line for line in said.splitlines() if line.startswith("#")] == [
         line for line in plain.splitlines() if line.startswith("#")

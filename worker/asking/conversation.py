@@ -51,9 +51,10 @@ from shared.responses import (
 from shared.tool_calls import describe
 from shared.turns import answers_in
 from worker.asking.arguments import read_written
+from worker.asking.earlier import as_before
 from worker.asking.offer import Offer, recipient_of
 from worker.asking.tool_names import one_line
-from worker.harmony.signatures import FUNCTIONS
+from worker.harmony.signatures import FUNCTIONS, Namespaces
 from worker.harmony.tokens import ChatMessage, DeveloperPart, HarmonyMessage, SystemPart
 
 _EFFORTS = {
@@ -91,11 +92,12 @@ def build_conversation(
     instructions = [response.instructions, *leading, _unavailable_servers(unavailable)]
     instructions.append(_wanted_json(response.text))
     said = _render_items(items)
+    namespaces: Namespaces = offer.namespaces
     if has_headings:
         said = list(map(_with_heading, said))
     else:
-        instructions, formats = [*instructions, formats], None
-    developer = DeveloperPart(_join(instructions), offer.namespaces, formats)
+        namespaces, instructions, formats = as_before(namespaces), [*instructions, formats], None
+    developer = DeveloperPart(_join(instructions), namespaces, formats)
     messages: list[HarmonyMessage] = [SystemPart(_EFFORTS[effort], date, offer.hosted)]
     if developer.instructions or developer.namespaces or developer.response_formats:
         messages.append(developer)

@@ -16,7 +16,7 @@ from shared.responses import McpTool, ResponseRequest
 from shared.tool_calls import is_clients_own
 from shared.web_search import SearchOptions
 from worker.asking.routing import ClientTarget, McpTarget, Routing, Target
-from worker.asking.tool_names import callable_name, describe_lines, flatten
+from worker.asking.tool_names import callable_name
 from worker.harmony.signatures import FUNCTIONS, ToolSignature
 
 
@@ -214,8 +214,7 @@ def _offer_listed(
 
 
 def _sign(tool: McpTool) -> ToolSignature:
-    description = describe_lines(tool.description or "")
-    return ToolSignature(callable_name(tool.name), description, flatten(tool.input_schema))
+    return ToolSignature(callable_name(tool.name), tool.description or "", tool.input_schema)
 
 
 def recipient_of(server_label: str, name: str) -> str:

@@ -1,12 +1,12 @@
-"""Makes a server's tool names and descriptions safe for a prompt.
+"""Makes a server's tool names and errors safe for a prompt.
 
 Pure. A server chooses names, descriptions and schemas; none of them may end a header or begin a section of
-the developer message. Clients still see the server's own text (docs/adr/0025-names-of-tools.md).
+the developer message. `worker/harmony` writes descriptions and schemas as comments and types. Clients still
+see the server's own text (docs/adr/0025-names-of-tools.md).
 """
 
 import hashlib
 import re
-from typing import Any
 
 _CALLABLE = re.compile(r"[A-Za-z0-9_./-]{1,64}")
 _OTHER = re.compile(r"[^A-Za-z0-9_-]+")
@@ -23,24 +23,6 @@ def callable_name(name: str) -> str:
         return name
     words = _OTHER.sub("_", name[: 4 * _WORDS_LENGTH_MAX])[:_WORDS_LENGTH_MAX].strip("_") or "tool"
     return f"{words}_{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
-
-
-def describe_lines(text: str) -> str:
-    """Returns the text with `\\n` for every line break, so that each line is rendered as a comment."""
-    return "\n".join(text.splitlines())
-
-
-def flatten(schema: Any) -> Any:
-    """Returns the JSON schema without line breaks in its texts, which are rendered inside a declaration."""
-    match schema:
-        case str():
-            return one_line(schema)
-        case dict():
-            return {one_line(key): flatten(value) for key, value in schema.items()}
-        case list():
-            return [flatten(value) for value in schema]
-        case _:
-            return schema
 
 
 def one_line(text: str) -> str:

@@ -3,6 +3,7 @@
 Sees tokens only, as a model does; knows nothing of scripts and decides nothing.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,9 +24,13 @@ _NAMESPACE = re.compile(
     r"^namespace (?P<name>[^\n]+) \{\n(?P<body>.*?)^\} // namespace (?P=name)$", re.M | re.S
 )
 _DECLARATION = re.compile(
-    r"^type (?P<name>[^\n=]+) = \((?:_: \{\n(?P<body>.*?)^\}|[^\n{]*)\) => any;$", re.M | re.S
+    r"^type (?P<name>[^\n=]+) = \((?:_: (?://[^\n]*\n)*\{\n(?P<body>.*?)^\}[^\n]*|.*?)\) => any;$",
+    re.M | re.S,
 )
-_PARAMETER = re.compile(r"(?P<name>[^/\s][^:]*?)(?P<optional>\?)?: (?P<type>.*?),?")
+_PARAMETER = re.compile(
+    r'(?P<name>"(?:[^"\\]|\\.)*"|[^/\s|{}()\[\]",:?]+)(?P<optional>\?)?:(?: (?P<type>.*?))?,?'
+)
+_LITERAL_OR_COMMENT = re.compile(r'"(?:[^"\\]|\\.)*"|//.*')
 _BARE = [tool.namespace for tool in HOSTED_TOOLS if not tool.declared]
 """Namespaces that are recipients themselves, without functions."""
 
@@ -162,9 +167,29 @@ def _kind_of(namespace: str, is_system: bool) -> ToolKind:
 
 def _read_parameters(body: str) -> Iterator[Parameter]:
     """Yields the top-level properties of a declaration; nested ones belong to their parent's type."""
-    depth = 0
+    depth, waiting = 0, None
     for line in body.splitlines():
-        code = "" if line.lstrip().startswith("//") else line.partition(" // ")[0].rstrip()
-        if depth == 0 and (declared := _PARAMETER.fullmatch(code)):
-            yield Parameter(declared["name"], declared["type"], declared["optional"] is None)
-        depth = max(0, depth + code.count("{") - code.count("}"))
+        code, brackets = _read_code(line)
+        if waiting is not None and code:  # its type begins on a line of its own, after a comment or a bar
+            yield Parameter(_name_of(waiting), code.strip(" |"), waiting["optional"] is None)
+            waiting = None
+        elif depth == 0 and (declared := _PARAMETER.fullmatch(code)):
+            if declared["type"]:
+                yield Parameter(_name_of(declared), declared["type"], declared["optional"] is None)
+            else:
+                waiting = declared
+        depth = max(0, depth + brackets)
+
+
+def _name_of(declared: re.Match[str]) -> str:
+    name = declared["name"]
+    return str(json.loads(name)) if name.startswith('"') else name
+
+
+def _read_code(line: str) -> tuple[str, int]:
+    """Returns a line without its comment, and how many more braces it opens than it closes."""
+    comments = (found for found in _LITERAL_OR_COMMENT.finditer(line) if found[0].startswith("//"))
+    comment = next(comments, None)
+    code = line[: comment.start()] if comment is not None else line
+    bare = _LITERAL_OR_COMMENT.sub("", code)
+    return code.rstrip(), bare.count("{") - bare.count("}")
