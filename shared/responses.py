@@ -72,7 +72,12 @@ class Reasoning(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning"):
     status: ItemStatus
     summary: tuple[SummaryText, ...] = ()
     content: tuple[ReasoningText, ...] = ()
-    encrypted_content: str | msgspec.UnsetType = msgspec.UNSET
+    encrypted_content: str | None | msgspec.UnsetType = msgspec.UNSET
+    """Null in older logs, which is read as if it were absent."""
+
+    def __post_init__(self) -> None:
+        if self.encrypted_content is None:
+            msgspec.structs.force_setattr(self, "encrypted_content", msgspec.UNSET)
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", tag="message", omit_defaults=True):
