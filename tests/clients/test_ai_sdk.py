@@ -18,6 +18,7 @@ from tests.clients.answers import (
     counted,
 )
 from tests.clients.conftest import Ask
+from tests.clients.sent import THOUGHT, carried, thoughts_read
 
 
 def test_text(node: Ask) -> None:
@@ -32,6 +33,15 @@ def test_silence_and_awkward_characters(node: Ask, awkward: str) -> None:
 
 def test_a_tool_loop(node: Ask) -> None:
     assert node.both("ai_sdk", "tool_loop") == [{"text": WEATHER, "steps": 2}] * 2
+
+
+def test_an_agent_that_stores_nothing_keeps_its_reasoning_and_shows_the_summary(node: Ask) -> None:
+    """It asks for sealed reasoning by itself, and drops an item that has none."""
+    for report in node.both("ai_sdk", "stateless"):
+        assert report["text"] == WEATHER
+        assert report["shown"] == ["The user asks for the weather in Oslo.", "The function has answered."]
+        assert "content" not in carried(report["sent"])
+        assert thoughts_read(node, report["sent"]) == [THOUGHT]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tests.clients.answers import (
     counted,
 )
 from tests.clients.conftest import Ask
+from tests.clients.sent import THOUGHT, carried, thoughts_read
 
 STYLES = [{}, {"output_version": "responses/v1"}, {"use_previous_response_id": True}]
 """How a chat model reports its answers, and continues from one."""
@@ -40,6 +41,14 @@ def test_a_tool_loop_and_what_follows(python: Ask) -> None:
     cases = [{"options": style, "stream": stream} for style in STYLES for stream in (False, True)]
     reports = python.each("langchain", "tool_loop", cases)
     assert reports == [{"calls": [{"city": "Oslo"}], "texts": [WEATHER, counted(3)]}] * 6
+
+
+def test_an_agent_that_stores_nothing_keeps_its_reasoning(python: Ask) -> None:
+    """Of a stream it keeps the summary and the sealed text, but not the text."""
+    for report in python.both("langchain", "stateless"):
+        assert report["text"] == WEATHER
+        assert carried(report["sent"])["encrypted_content"]
+        assert thoughts_read(python, report["sent"]) == [THOUGHT]
 
 
 def test_hosted_mcp_and_what_follows(python: Ask) -> None:

@@ -19,6 +19,7 @@ from tests.clients.answers import (
     counted,
 )
 from tests.clients.conftest import Ask
+from tests.clients.sent import THOUGHT, carried, thoughts_read
 
 
 def test_silence_and_awkward_characters(python: Ask, awkward: str) -> None:
@@ -27,6 +28,14 @@ def test_silence_and_awkward_characters(python: Ask, awkward: str) -> None:
 
 def test_a_tool_loop_and_what_follows(python: Ask) -> None:
     assert python.both("openai_agents", "tool_loop") == [[WEATHER, counted(3)]] * 2
+
+
+def test_an_agent_that_stores_nothing_keeps_its_reasoning(python: Ask) -> None:
+    for report in python.both("openai_agents", "stateless"):
+        assert report["text"] == WEATHER
+        assert carried(report["sent"])["summary"] == [{"type": "summary_text", "text": THOUGHT}]
+        assert carried(report["sent"])["encrypted_content"]
+        assert thoughts_read(python, report["sent"]) == [THOUGHT]
 
 
 def test_hosted_mcp(python: Ask) -> None:

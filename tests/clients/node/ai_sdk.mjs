@@ -45,6 +45,25 @@ export async function tool_loop(known) {
   return { text, steps };
 }
 
+// An agent that keeps nothing on the server: what it sends with its second call is all that the model reads.
+export async function stateless(known) {
+  const sent = [];
+  const fetch = (url, init) => {
+    sent.push(JSON.parse(init.body));
+    return globalThis.fetch(url, init);
+  };
+  const openai = createOpenAI({ baseURL: known.url, apiKey: 'any', fetch });
+  const { text, content } = await ask(known.stream, {
+    model: openai.responses('default'),
+    prompt: 'What is the weather in Oslo?',
+    tools: { get_weather: weather },
+    stopWhen: stepCountIs(3),
+    providerOptions: { openai: { store: false, forceReasoning: true, reasoningSummary: 'auto' } },
+  });
+  const shown = content.filter((part) => part.type === 'reasoning').map((part) => part.text);
+  return { text, sent, shown };
+}
+
 export async function hosted_mcp(known) {
   const openai = connect(known);
   const tools = { mcp: openai.tools.mcp({ serverLabel: 'test', serverUrl: known.mcp, requireApproval: known.approval }) };

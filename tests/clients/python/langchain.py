@@ -1,7 +1,9 @@
 """Chat models of `langchain-openai` on the Responses API."""
 
+import json
 from typing import Any
 
+import httpx
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -50,6 +52,20 @@ def tool_loop(known: Known) -> object:
     messages.append(model.invoke(messages))
     again = model.invoke([*messages, HumanMessage("Count from 1 to 3")])
     return {"calls": [call["args"] for call in asked.tool_calls], "texts": [messages[-1].text, again.text]}
+
+
+def stateless(known: Known) -> object:
+    """Answers the tool call with a history that the server does not have; reports what was sent."""
+    sent: list[Any] = []
+    options = {"store": False, "include": ["reasoning.encrypted_content"], "reasoning": {"summary": "auto"}}
+    client = httpx.Client(event_hooks={"request": [lambda request: sent.append(json.loads(request.content))]})
+    weather = tool(get_weather)
+    chat = connect({**known, "options": {**options, "http_client": client, "output_version": "responses/v1"}})
+    model = chat.bind_tools([weather])
+    messages: list[Any] = [HumanMessage("What is the weather in Oslo?")]
+    asked = collect(model.stream(messages)) if known["stream"] else model.invoke(messages)
+    messages += [asked, *(weather.invoke(call) for call in asked.tool_calls)]
+    return {"text": model.invoke(messages).text, "sent": sent}
 
 
 def hosted_mcp(known: Known) -> object:

@@ -20,6 +20,9 @@ from agents import (
 )
 from agents.tool import ShellCallOutcome, ShellCommandOutput, ShellResult
 from openai import AsyncOpenAI
+from openai.types.shared import Reasoning
+
+from tests.clients.python.recorded import recorder
 
 Known = dict[str, Any]
 
@@ -58,6 +61,24 @@ async def tool_loop(known: Known) -> object:
     question = {"role": "user", "content": "Count from 1 to 3"}
     second = await run(agent, known, [*first.to_input_list(), question])
     return [first.final_output, second.final_output]
+
+
+async def stateless(known: Known) -> object:
+    """Runs a tool loop that keeps nothing on the server; reports what was sent."""
+    client, sent = connect(known), list[Any]()
+    client._client.event_hooks["request"].append(recorder(sent))
+    settings = ModelSettings(
+        store=False,
+        response_include=["reasoning.encrypted_content"],
+        reasoning=Reasoning(summary="detailed"),
+    )
+    agent = Agent(
+        name="Reporter",
+        model=OpenAIResponsesModel("default", client),
+        model_settings=settings,
+        tools=[function_tool(get_weather)],
+    )
+    return {"text": (await run(agent, known, "What is the weather in Oslo?")).final_output, "sent": sent}
 
 
 async def hosted_mcp(known: Known) -> object:

@@ -7,7 +7,10 @@ from pydantic_ai import Agent
 from pydantic_ai.capabilities import NativeTool
 from pydantic_ai.models.openai import OpenAIResponsesModel, OpenAIResponsesModelSettings
 from pydantic_ai.native_tools import CodeExecutionTool, MCPServerTool, WebSearchTool
+from pydantic_ai.profiles.openai import OpenAIModelProfile
 from pydantic_ai.providers.openai import OpenAIProvider
+
+from tests.clients.python.recorded import recorder
 
 Known = dict[str, Any]
 
@@ -46,6 +49,20 @@ async def tool_loop(known: Known) -> object:
     in_full, _ = await run(agent, known, "Count from 1 to 3", message_history=history)
     by_id, _ = await run(agent, known, "Count from 1 to 3", message_history=history, model_settings=chained)
     return [text, in_full, by_id]
+
+
+async def stateless(known: Known) -> object:
+    """Runs a tool loop that keeps nothing on the server, as with a model that has encrypted reasoning."""
+    model, sent = connect(known), list[Any]()
+    model.client._client.event_hooks["request"].append(recorder(sent))
+    profile = OpenAIModelProfile(openai_supports_encrypted_reasoning_content=True)
+    model = OpenAIResponsesModel(
+        "default", provider=OpenAIProvider(openai_client=model.client), profile=profile
+    )
+    settings = OpenAIResponsesModelSettings(openai_store=False, openai_reasoning_summary="concise")
+    agent = Agent(model, tools=[get_weather], model_settings=settings)
+    text, _ = await run(agent, known, "What is the weather in Oslo?")
+    return {"text": text, "sent": sent}
 
 
 async def hosted_mcp(known: Known) -> object:
