@@ -242,6 +242,9 @@ class Settings(BaseSettings):
     """An MCP server's session that is older is not used by a further call."""
     tool_sessions_max: int = Field(4_096, gt=0)
     """MCP servers' sessions that one tool runner looks after; the least recently used one beyond it ends."""
+    tool_processes_max: int = Field(32, gt=0)
+    """Processes of stdio servers with `per_response` on one tool runner; the least recently used one beyond
+    it ends."""
     tool_retry_after_max_s: float = Field(30.0, ge=0)
     """How long one request to an MCP server waits in all because the server is busy (429 with
     `retry-after`)."""
@@ -252,7 +255,8 @@ class Settings(BaseSettings):
     """Pools of idle HTTP connections, one for each MCP server and its credentials, that a tool runner
     keeps."""
     mcp_servers: Path | None = None
-    """A JSON file {label: {"url": …, "headers": …} | {"command": …, "args": […], "env": …}}."""
+    """A JSON file {label: {"url": …, "headers": …} | {"command": …, "args": […], "env": …}}; a command may
+    have "per_response"."""
 
     # Egress: where the `server_url` of a request may lead; servers in `mcp_servers` are exempt
     egress_hosts: list[str] = []

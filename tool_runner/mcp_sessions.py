@@ -1,4 +1,4 @@
-"""Chooses the session for each call to an MCP server over HTTP: the response's own, or a new one.
+"""Chooses the session for each call to an MCP server that keeps one: the response's own, or a new one.
 
 Owns what is kept of a session between two calls, what counts as its end, and which sessions this tool runner
 has used. `mcp_transports.py` speaks to the server, `session_keeper.py` decides when a session is over.
@@ -23,11 +23,11 @@ from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from tool_runner import mcp_transports
 from tool_runner.answers import INTERNAL_ERROR
-from tool_runner.held_connections import HeldConnection
+from tool_runner.held_connections import HeldConnection, Open
 from tool_runner.http_pool import HttpPools
 from tool_runner.mcp_client import Connection, LastStatus, ServerFailed
 from tool_runner.mcp_transports import SSE_VERSION, UNSUPPORTED_VERSION
-from tool_runner.servers import HttpServer
+from tool_runner.servers import HttpServer, StdioServer
 
 _log = logging.getLogger(__name__)
 
@@ -40,19 +40,21 @@ _NOT_STREAMABLE = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.METH
 """The answers to a first message that lead to HTTP with SSE (MCP's rule for compatibility)."""
 
 T = TypeVar("T")
+Keeping = HttpServer | StdioServer
+"""A server with a session for each response."""
 Ask = Callable[[Connection], Awaitable[T]]
 
 
 class McpSession(msgspec.Struct, frozen=True):
     """What any tool runner needs to continue a session; it travels with the response, sealed.
 
-    `name`: the server's id of the session; empty if it keeps none. With `sse`, the session is a connection of
-    one tool runner, which alone can continue it: `<runner>/<id>`.
+    `name`: the server's id of the session; empty if it keeps none. With `sse` and `stdio`, the session is a
+    connection of one tool runner, which alone can continue it: `<runner>/<id>`.
     """
 
     server: str
     """`HttpServer.digest`: a session is used for the same address and credentials only."""
-    transport: Literal["http", "sse"]
+    transport: Literal["http", "sse", "stdio"]
     version: str
     name: str
     opened_by: str
@@ -88,7 +90,7 @@ class Asked(Generic[T]):
 class HeldSession:
     """A session that this tool runner has used, and may have to end."""
 
-    server: HttpServer
+    server: Keeping
     session: McpSession
     response: ResponseKey
     """The last response that used it here."""
@@ -103,7 +105,7 @@ class _Gone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Asking(Generic[T]):
-    server: HttpServer
+    server: Keeping
     store: SessionStore | None
     """None: the session is new, and ends with the question."""
     status: LastStatus
@@ -132,7 +134,7 @@ class Sessions:
 
     async def ask(
         self,
-        server: HttpServer,
+        server: Keeping,
         store: SessionStore | None,
         status: LastStatus,
         ask: Ask[T],
@@ -164,7 +166,7 @@ class Sessions:
     def owner_of(self, sealed: bytes) -> str:
         """Returns the name of the tool runner that alone can continue a session; empty if any can."""
         session = self._unseal(sealed)
-        return session.name.rpartition("/")[0] if session is not None and session.transport == "sse" else ""
+        return session.name.rpartition("/")[0] if session and session.transport != "http" else ""
 
     def _unseal(self, sealed: bytes) -> McpSession | None:
         raw = unseal(self._settings, sealed) if sealed else None
@@ -173,7 +175,7 @@ class Sessions:
         except msgspec.DecodeError:  # of another version of ours, or sealed and we have no key
             return None
 
-    def _read(self, sealed: bytes, server: HttpServer) -> McpSession | None:
+    def _read(self, sealed: bytes, server: Keeping) -> McpSession | None:
         """Returns a session that can be continued, or None."""
         session = self._unseal(sealed)
         if session is None or session.server != server.digest:
@@ -194,7 +196,7 @@ class Sessions:
         status = question.status
         status.code = HTTPStatus.OK  # it has answered before
         try:
-            if session.transport == "sse":
+            if not isinstance(server, HttpServer) or session.transport != "http":
                 live = self._live.get(session.name)
                 if live is None or not live.is_usable:
                     raise _Gone
@@ -213,17 +215,16 @@ class Sessions:
 
     async def _begin(self, question: _Asking[T], kept: bytes) -> Asked[T] | bytes:
         """Returns the answer, or the session that another call has kept meanwhile in place of `kept`."""
-        server, speaks = question.server, self._recall(question.server)
-        if speaks == "sse":
-            return await self._begin_sse(question, kept)
+        server, timeout_s = question.server, self._settings.tool_timeout_s
+        if isinstance(server, StdioServer):
+            return await self._begin_live(question, kept, "stdio", partial(mcp_transports.open_stdio, server))
+        open_sse = partial(mcp_transports.open_sse, self._pools, server, timeout_s)
+        if (speaks := self._recall(server)) == "sse":
+            return await self._begin_live(question, kept, "sse", open_sse)
         has_begun = False
         try:
             async with mcp_transports.begin_http(
-                self._pools,
-                server,
-                self._settings.tool_timeout_s,
-                question.status,
-                has_handshake=speaks == "handshake",
+                self._pools, server, timeout_s, question.status, has_handshake=speaks == "handshake"
             ) as begun:
                 has_begun = True
                 if begun.has_handshake:
@@ -238,30 +239,34 @@ class Sessions:
                 raise
             refused = failed
         try:
-            return await self._begin_sse(question, kept)
-        except NotSse:
+            return await self._begin_live(question, kept, "sse", open_sse)
+        except NotLive:
             raise refused from None
 
-    async def _begin_sse(self, question: _Asking[T], kept: bytes) -> Asked[T] | bytes:
-        server, timeout_s = question.server, self._settings.tool_timeout_s
+    async def _begin_live(
+        self, question: _Asking[T], kept: bytes, transport: Literal["sse", "stdio"], open_: Open
+    ) -> Asked[T] | bytes:
+        """As `_begin`, for a session that is a connection. Raises NotLive if it cannot be opened."""
+        server = question.server
         name = f"{self._runner}/{secrets.token_hex(16)}"
-        open_ = partial(mcp_transports.open_sse, self._pools, server, timeout_s)
-        live = self._live[name] = HeldConnection("a session over HTTP with SSE", open_, timeout_s)
-        session = self._describe(question, "sse", SSE_VERSION, name)
+        shown, timeout_s = f"a session over {transport}", self._settings.tool_timeout_s
+        live = self._live[name] = HeldConnection(shown, open_, timeout_s)
+        session = self._describe(question, transport, SSE_VERSION, name)
         try:
             connection = await live.connection()
         except BaseException as error:
             self._start(self.end(server, session))
             self._speaks.pop(server.digest, None)
             if isinstance(error, ServerFailed):
-                raise NotSse(error.error, error.cause) from None
+                raise NotLive(error.error, error.cause) from None
             raise
-        self._remember(server, "sse")
+        if transport == "sse":
+            self._remember(server, "sse")
         question.status.code = HTTPStatus.OK
         return await self._ask_in_new(question, kept, session, connection)
 
     def _describe(
-        self, question: _Asking[T], transport: Literal["http", "sse"], version: str, name: str
+        self, question: _Asking[T], transport: Literal["http", "sse", "stdio"], version: str, name: str
     ) -> McpSession:
         opened_by = str(question.store.response) if question.store else ""
         digest, now_s = question.server.digest, self._clock()
@@ -289,9 +294,11 @@ class Sessions:
         name = (session.server, session.name)
         self.held.pop(name, None)
         self.held[name] = HeldSession(question.server, session, question.store.response, self._clock())
+        processes = [held for held in self.held.values() if held.session.transport == "stdio"]
+        if len(processes) > self._settings.tool_processes_max:
+            self.end_soon(processes[0])
         if len(self.held) > self._settings.tool_sessions_max:
-            oldest = self.held.pop(next(iter(self.held)))
-            self._start(self.end(oldest.server, oldest.session))
+            self.end_soon(next(iter(self.held.values())))
 
     def now_s(self) -> float:
         return self._clock()
@@ -309,13 +316,13 @@ class Sessions:
         if self.release(held):
             self._start(self.end(held.server, held.session))
 
-    async def end(self, server: HttpServer, session: McpSession) -> None:
+    async def end(self, server: Keeping, session: McpSession) -> None:
         """Ends a session on its server, as far as that answers in time."""
         try:
             async with asyncio.timeout(_END_TIMEOUT_S):
                 if (live := self._live.pop(session.name, None)) is not None:
                     await live.close()
-                elif session.transport == "http" and session.name:
+                elif isinstance(server, HttpServer) and session.transport == "http" and session.name:
                     await mcp_transports.end_http(
                         self._pools, server, _END_TIMEOUT_S, session.version, session.name
                     )
@@ -338,11 +345,11 @@ class Sessions:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _recall(self, server: HttpServer) -> Literal["handshake", "sse"] | None:
+    def _recall(self, server: Keeping) -> Literal["handshake", "sse"] | None:
         speaks, until_s = self._speaks.get(server.digest, (None, 0.0))
         return speaks if self._clock() < until_s else None
 
-    def _remember(self, server: HttpServer, speaks: Literal["handshake", "sse"]) -> None:
+    def _remember(self, server: Keeping, speaks: Literal["handshake", "sse"]) -> None:
         if self._recall(server) == speaks:
             return
         self._speaks.pop(server.digest, None)
@@ -351,8 +358,8 @@ class Sessions:
             del self._speaks[next(iter(self._speaks))]
 
 
-class NotSse(ServerFailed):
-    """The server does not speak HTTP with SSE either."""
+class NotLive(ServerFailed):
+    """A connection that is a session cannot be opened."""
 
 
 def _is_gone(session: McpSession, status: LastStatus, failed: ServerFailed) -> bool:

@@ -33,7 +33,7 @@ from tool_runner.http_pool import HttpPools
 from tool_runner.listed_tools import Listing
 from tool_runner.listing_cache import ListingCache
 from tool_runner.mcp_client import Connection, LastStatus, ServerFailed
-from tool_runner.mcp_sessions import Sessions, SessionStore
+from tool_runner.mcp_sessions import Ask, Keeping, Sessions, SessionStore
 from tool_runner.progress import Patience
 from tool_runner.servers import HttpServer, NoServer, Server, StdioServer
 from tool_runner.stdio_servers import StdioServers
@@ -146,17 +146,27 @@ class Tools:
     async def _run_on(self, server: Server, question: "_Question", run: "_Run") -> Outcome:
         match server:
             case HttpServer():
-                run.status, bytes_max = LastStatus(), self._settings.tool_output_bytes_max
-                asked = await self.sessions.ask(
+                run.status = LastStatus()
+                return await self._run_in_session(
                     server,
-                    run.store,
-                    run.status,
+                    question,
+                    run,
                     lambda connection: self._ask_and_hear(server, connection, question, run),
-                    is_call=isinstance(question, _CallReady),
                 )
-                return _tell_of_new_session(asked.answer, bytes_max) if asked.is_anew else asked.answer
+            case StdioServer(per_response=True):
+                return await self._run_in_session(
+                    server, question, run, lambda connection: self._ask(connection, question, run)
+                )
             case StdioServer():
                 return await self._ask(await self._stdio.connect(server), question, run)
+
+    async def _run_in_session(
+        self, server: Keeping, question: "_Question", run: "_Run", ask: Ask[Outcome]
+    ) -> Outcome:
+        status, is_call = run.status or LastStatus(), isinstance(question, _CallReady)
+        asked = await self.sessions.ask(server, run.store, status, ask, is_call=is_call)
+        bytes_max = self._settings.tool_output_bytes_max
+        return _tell_of_new_session(asked.answer, bytes_max) if asked.is_anew else asked.answer
 
     async def _list(self, server: HttpServer, owner: str, task: ToolListing, run: "_Run") -> Outcome:
         """Lists a server's tools, unless a listing that was made for the same owner is still fresh."""

@@ -72,6 +72,14 @@ class StdioServer:
     args: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Added to a minimal environment; nothing else of our environment is passed on."""
+    per_response: bool = False
+    """Each response, with those that continue it, has a process of its own."""
+
+    @property
+    def digest(self) -> str:
+        """Identifies the command, and reveals nothing of it."""
+        told = (self.command, self.args, self.env)
+        return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
 
 
 Server = HttpServer | StdioServer
@@ -94,6 +102,7 @@ class _StdioEntry(msgspec.Struct, forbid_unknown_fields=True):
     command: str
     args: list[str] = []
     env: dict[str, str] = {}
+    per_response: bool = False
 
 
 def load(settings: Settings) -> dict[str, Server]:
@@ -163,7 +172,8 @@ def _read_entry(label: str, entry: dict[str, Any]) -> Server:
         case False, True:
             stdio = msgspec.convert(entry, _StdioEntry)
             _check_command(stdio)
-            return StdioServer(stdio.command, tuple(stdio.args), tuple(stdio.env.items()))
+            environment = tuple(stdio.env.items())
+            return StdioServer(stdio.command, tuple(stdio.args), environment, stdio.per_response)
         case _:
             raise NoServer("give either url or command")
 

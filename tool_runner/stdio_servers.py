@@ -1,6 +1,7 @@
-"""Runs the processes of stdio servers: one for each server, shared by all calls, replaced when it has ended.
+"""Runs the processes of stdio servers that all calls share: one for each server, replaced when it has ended.
 
-Owns which processes run; knows nothing of calls. `held_connections.py` holds the connections to them.
+Owns which processes run; knows nothing of calls. `held_connections.py` holds the connections to them, and
+`mcp_sessions.py` runs the processes that belong to one response.
 """
 
 import asyncio
@@ -21,9 +22,10 @@ class StdioServers:
         self._running: dict[StdioServer, HeldConnection] = {}
 
     def start(self, servers: Mapping[str, Server]) -> None:
-        """Starts every stdio server among `servers` without waiting, so that the first call need not wait."""
+        """Starts every stdio server among `servers` that all calls share, without waiting, so that the first
+        call need not wait."""
         for server in servers.values():
-            if isinstance(server, StdioServer):
+            if isinstance(server, StdioServer) and not server.per_response:
                 self._find(server)
 
     async def connect(self, server: StdioServer) -> Connection:

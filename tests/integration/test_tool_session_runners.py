@@ -16,6 +16,7 @@ from shared.store.owning.lease import Acquired
 from shared.store.records import response_store
 from shared.store.redis.client import RedisClient
 from shared.tool_calls import ToolCall, ToolOutput
+from tests.integration.mcp_servers import stdio_entry
 from tests.integration.stateful_servers import PagesServer, Recorded, make_sdk_server
 from tests.integration.stateful_servers import serving as serving_app
 from tests.integration.test_tool_runner import OWNER, Response, start_process
@@ -166,6 +167,50 @@ async def test_a_call_is_made_here_if_the_runner_with_the_connection_is_gone(
             assert told.startswith(ANEW)
             assert told.endswith("\n1")
             assert await ask(response, f"{origin}/sse", "step") == "2"
+
+
+async def say_pid(response: Response, label: str) -> str:
+    result = await response.run(ToolCall(label, "say_pid", "{}"))
+    assert isinstance(result, ToolOutput), result
+    return result.output
+
+
+async def test_a_command_of_the_operators_may_have_a_process_for_each_response(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / "servers.json"
+    path.write_text(json.dumps({"shared": stdio_entry(), "own": stdio_entry() | {"per_response": True}}))
+    async with (
+        serving_runner(settings, mcp_servers=path, tool_processes_max=2),
+        serving_runner(settings, mcp_servers=path, tool_processes_max=2),
+    ):
+        one, two = await begin(redis, settings, is_stored=False), await begin(redis, settings)
+        pids = [[await say_pid(response, "own") for response in (one, two)] for _ in range(3)]
+        assert pids[0] == pids[1] == pids[2]
+        assert pids[0][0] != pids[0][1]
+        await two.close()
+        third = await begin(redis, settings, parent=two)
+        assert await say_pid(third, "own") == pids[0][1]
+        await one.close()
+
+        def has_ended() -> bool:
+            return not Path(f"/proc/{pids[0][0]}").exists()
+
+        await until(has_ended)
+
+
+async def test_beyond_the_limit_the_process_that_was_used_least_recently_ends(
+    redis: RedisClient, settings: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / "servers.json"
+    path.write_text(json.dumps({"own": stdio_entry() | {"per_response": True}}))
+    async with serving_runner(settings, mcp_servers=path, tool_processes_max=1):
+        one, two = await begin(redis, settings), await begin(redis, settings)
+        first = await say_pid(one, "own")
+        second = await say_pid(two, "own")
+        await until(lambda: not Path(f"/proc/{first}").exists())
+        assert (await say_pid(one, "own")).startswith(ANEW)
+        await until(lambda: not Path(f"/proc/{second}").exists())
 
 
 SCRIPT = Script.parse(
