@@ -15,7 +15,7 @@ would make other events, or could not read the record at all:
    A call beyond `max_tool_calls` has no item.
    A prompt that tools' answers make too long loses its oldest messages, if the request allows that.
 3  Prompts: `# Response Formats` ends the developer message, later developer messages have a heading, and the
-   types of tools say all that their schemas do.
+   types of tools say all that their schemas do. The text of attached files is read.
    The arguments of a tool that takes plain text are JSON in items, unless Harmony messages are requested.
    An entry without tokens may hold an item with the result that clients are not shown.
    A message may cite pages, with an event for each citation.

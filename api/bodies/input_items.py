@@ -63,6 +63,7 @@ from shared.input_items import (
     MessagePart,
     Refusal,
 )
+from shared.text_files import UnreadableFile, text_of_file
 
 _PREFIXES: Mapping[type[AskedItem], str] = {
     InputMessage: "msg",
@@ -163,9 +164,27 @@ def _read_item(value: object, path: Path) -> AskedItem:
         raise first_of([refusal, *refusals], fields, path) from None
     if refusals:
         raise first_of(refusals, fields, path)
+    _check_files(item, path)
     if isinstance(item, WebSearchCall):  # what our own records keep besides is not a client's to say
         return item.shown(with_sources=True)
     return item
+
+
+def _check_files(item: AskedItem, path: Path) -> None:
+    """Refuses a file that says that it is text and cannot be decoded."""
+    match item:
+        case InputMessage(content=list() as parts):
+            place: Path = (*path, "content")
+        case FunctionCallOutput(output=list() as parts) | CustomToolCallOutput(output=list() as parts):
+            place = (*path, "output")
+        case _:
+            return
+    for index, part in enumerate(parts):
+        if isinstance(part, InputFile) and isinstance(part.file_data, str):
+            try:
+                text_of_file(part.file_data)
+            except UnreadableFile as reason:
+                raise invalid_value(spell((*place, index, "file_data")), str(reason)) from None
 
 
 def _with_type(value: object) -> object:

@@ -391,3 +391,25 @@ def test_the_python_tool_is_described_as_the_sandbox_that_it_runs_in() -> None:
     (cpython,) = make_offer(request, {}, python_tool="cpython").hosted.values()
     assert "There are no files" in monty
     assert "'/mnt/data' can be used to save" in cpython
+
+
+CSV = {"type": "input_file", "filename": "a.csv", "file_data": "data:text/csv;base64,YSxiCjEsw7wK"}
+
+
+def test_a_text_file_is_read_wherever_it_is_attached_and_another_is_named() -> None:
+    shown = "[The file a.csv was attached here. It reads:]\na,b\n1,ü\n\n[End of the file a.csv.]"
+    pdf = {"type": "input_file", "filename": "b.pdf", "file_data": "data:application/pdf;base64,AAAA"}
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "c", "output": [CSV]}
+    messages = told([{"type": "message", "role": "user", "content": [CSV, pdf]}, call, output])
+    assert messages[0].text == f"{shown}\n[A file was attached here (b.pdf); this model reads text only.]"
+    assert messages[2].text == shown
+
+
+def test_a_file_in_an_earlier_record_is_named_and_so_is_one_that_was_accepted_unread() -> None:
+    bad = CSV | {"file_data": "data:text/csv;base64,?"}
+    request = with_input([{"type": "message", "role": "user", "content": [CSV]}])
+    messages = build_conversation(request, make_offer(request, {}), record_format=2)
+    named = "[A file was attached here (a.csv); this model reads text only.]"
+    assert messages[-1] == ChatMessage("user", named)
+    assert told([{"type": "message", "role": "user", "content": [bad]}])[0].text == named

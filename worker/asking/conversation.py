@@ -52,6 +52,7 @@ from shared.tool_calls import describe
 from shared.turns import answers_in
 from worker.asking.arguments import read_written
 from worker.asking.earlier import as_before
+from worker.asking.files import read_files
 from worker.asking.offer import Offer, recipient_of
 from worker.asking.tool_names import one_line
 from worker.harmony.signatures import FUNCTIONS, Namespaces
@@ -87,7 +88,8 @@ def build_conversation(
     response = request.response
     effort = (response.reasoning or {}).get("effort") or "medium"
     date = datetime.fromtimestamp(response.created_at, UTC).date().isoformat()
-    leading, items = _split_leading_instructions([*request.context, *request.input])
+    given: Sequence[InputItem] = [*request.context, *request.input]
+    leading, items = _split_leading_instructions(read_files(given) if has_headings else given)
     formats = _response_formats(response.text, are_lines_comments=has_headings)
     instructions = [response.instructions, *leading, _unavailable_servers(unavailable)]
     instructions.append(_wanted_json(response.text))
