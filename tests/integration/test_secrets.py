@@ -234,7 +234,7 @@ async def test_without_a_key_a_request_with_secrets_is_refused(
             transport=transport, base_url="http://127.0.0.1", headers=headers
         ) as client:
             refused = await client.post(
-                "/v1/responses", json=body | {"tools": [{"type": "web_search"}, TOOL | more]}
+                "/v1/responses", json=body | {"tools": [{"type": "code_interpreter"}, TOOL | more]}
             )
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
             assert SECRET not in refused.text
