@@ -217,7 +217,7 @@ class Acceptance:
         referenced = await context.read_references(
             self._redis, self._offload, self._settings, tenant, creation.items, "input"
         )
-        kept = await context.read_kept(self._redis, self._offload, tenant, creation.items)
+        kept = await context.read_kept(self._redis, self._offload, self._settings, tenant, creation.items)
         return Sources(parent, items, referenced, membership, kept)
 
     def _check_background(self, background: bool, store: bool) -> None:

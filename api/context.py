@@ -33,8 +33,6 @@ from shared.turns import without_old_reasoning
 _ITEM_ID = re.compile(r"[a-z]+_([a-z0-9]{1,8}_[0-9a-f]{32})_i?\d+")
 _BATCH_BYTES, _BATCH_RECORDS = 4 * 2**20, 100
 """How much is read at once for references: these limits, but at least one record."""
-_KEPT_BYTES = 2**20
-"""The limit on packed records that are read for calls which are sent back without their results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ async def read_references(
 
 
 async def read_kept(
-    redis: RedisClient, offload: Offload, tenant: str, items: Sequence[AskedItem]
+    redis: RedisClient, offload: Offload, settings: Settings, tenant: str, items: Sequence[AskedItem]
 ) -> dict[str, bytes]:
     """Returns the JSON of the calls that a client sends back without their results, by item id.
 
@@ -107,7 +105,8 @@ async def read_kept(
     homes = list(dict.fromkeys(home for item_id in sent for home in _homes(tenant, [item_id])))
     if not homes:
         return {}
-    lists, archives = await read_unshown(redis, homes[:_BATCH_RECORDS], _KEPT_BYTES)
+    limits = _BATCH_BYTES, settings.references_bytes_max
+    lists, archives = await read_unshown(redis, homes[:_BATCH_RECORDS], *limits)
     size_bytes = sum(map(len, lists)) + sum(map(archive.record_bytes, archives))
     return await offload.run(size_bytes, lambda: _pick_kept(lists, archives, set(sent)))
 

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api import context
 from shared.responses import HttpError
 from shared.settings import Settings
 from shared.store import keys
@@ -172,6 +173,22 @@ async def test_what_is_kept_belongs_to_the_same_call_and_goes_to_its_tenant(
         await redis.command("RENAME", keys.state(key_of(first)), keys.state(key_of(first, "other")))
         response = await ask(client, redis, worker, "", input=[call, HELLO])
         assert answers_read(response) == [NOT_KEPT]
+
+
+@pytest.mark.parametrize("is_archived", [False, True], ids=["log", "archive"])
+async def test_no_more_is_read_for_it_than_a_request_may_have_read(
+    redis: RedisClient, settings: Settings, monkeypatch: pytest.MonkeyPatch, is_archived: bool
+) -> None:
+    """The call stays as it was sent, and the request is accepted."""
+    few = settings.model_copy(update={"references_bytes_max": 100})
+    async with serving(few) as client, working(redis, few, SCRIPT, answer=answer) as worker:
+        first = await ask(client, redis, worker, "run loud")
+        if is_archived:
+            assert await archiving.archive_log(redis, key_of(first)) == "archived"
+        else:
+            monkeypatch.setattr(context, "_BATCH_BYTES", 10)
+        second = await ask(client, redis, worker, "", input=[call_in(first), HELLO])
+        assert answers_read(second) == [NOT_KEPT]
 
 
 def key_of(response: dict[str, Any], tenant: str = "default") -> ResponseKey:

@@ -5,8 +5,6 @@ responses. `log/close.lua` writes them; a response that continues another reads 
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
-from typing import Any
 
 from shared.store import keys
 from shared.store.keys import ResponseKey
@@ -15,23 +13,49 @@ from shared.store.redis.client import RedisClient
 
 
 async def read_unshown(
-    redis: RedisClient, asked: Sequence[ResponseKey], archives_bytes_max: int
+    redis: RedisClient, asked: Sequence[ResponseKey], bytes_max: int, unpacked_bytes_max: int
 ) -> tuple[list[bytes], list[bytes]]:
     """Returns the calls of stored responses, as JSON lists, and the packed records of archived ones.
 
-    Of archived ones, the first that take at most `archives_bytes_max` together.
+    Reads the first that take at most `bytes_max` together. Of the records, the first that unpack to at most
+    `unpacked_bytes_max`.
     """
-    fields = ("store", "unshown", "compacted")
-    states = await redis.transaction(*(("HMGET", keys.state(key), *fields) for key in asked))
-    stored = [(key, *state[1:]) for key, state in zip(asked, states, strict=True) if state[0] == b"1"]
-    archived = [key for key, _, compacted in stored if compacted]
-    totals = accumulate(await _ask_archives(redis, "HSTRLEN", archived))
-    read = [key for key, total in zip(archived, totals, strict=True) if total <= archives_bytes_max]
-    packed = await _ask_archives(redis, "HGET", read)
-    return [unshown for _, unshown, _ in stored if unshown], [record for record in packed if record]
+    commands = [command for key in asked for command in _ask_sizes(key)]
+    replies = await redis.transaction(*commands)
+    chosen: list[tuple[bool, ResponseKey]] = []
+    for key, place in zip(asked, range(0, len(replies), 3), strict=True):
+        (store, compacted), unshown_bytes, record_bytes = replies[place : place + 3]
+        size_bytes = record_bytes if compacted else unshown_bytes
+        bytes_max -= size_bytes
+        if store == b"1" and size_bytes and bytes_max >= 0:
+            chosen.append((bool(compacted), key))
+    if not chosen:
+        return [], []
+    found = await redis.transaction(
+        *(
+            ("HGET", keys.archive(key), archive.RECORD_FIELD)
+            if is_archived
+            else ("HGET", keys.state(key), "unshown")
+            for is_archived, key in chosen
+        )
+    )
+    lists = [read for (is_archived, _), read in zip(chosen, found, strict=True) if read and not is_archived]
+    packed = [read for (is_archived, _), read in zip(chosen, found, strict=True) if read and is_archived]
+    return lists, _within(packed, unpacked_bytes_max)
 
 
-async def _ask_archives(redis: RedisClient, command: str, asked: Sequence[ResponseKey]) -> list[Any]:
-    if not asked:
-        return []
-    return await redis.transaction(*((command, keys.archive(key), archive.RECORD_FIELD) for key in asked))
+def _ask_sizes(key: ResponseKey) -> list[tuple[str, ...]]:
+    return [
+        ("HMGET", keys.state(key), "store", "compacted"),
+        ("HSTRLEN", keys.state(key), "unshown"),
+        ("HSTRLEN", keys.archive(key), archive.RECORD_FIELD),
+    ]
+
+
+def _within(packed: Sequence[bytes], unpacked_bytes_max: int) -> list[bytes]:
+    kept: list[bytes] = []
+    for record in packed:
+        unpacked_bytes_max -= archive.record_bytes(record)
+        if unpacked_bytes_max >= 0:
+            kept.append(record)
+    return kept
