@@ -377,11 +377,20 @@ class Requested:
         return str(self.tool["name"]) if self.row.is_named else self.row.type
 
 
+def is_namespace(tool: Mapping[str, Any]) -> bool:
+    """Returns True for a namespace. Older records may hold some that are not complete."""
+    is_complete = isinstance(tool.get("name"), str) and isinstance(tool.get("tools"), list)
+    return tool.get("type") == NAMESPACE and is_complete
+
+
 def requested_in(tools: Iterable[Mapping[str, Any]]) -> Iterator[Requested]:
-    """Yields the client-run tools of a request, those in namespaces too, in order."""
+    """Yields the client-run tools of a request, those in namespaces too, in order. Passes over members that
+    are none, which older records may hold."""
     for index, tool in enumerate(tools):
-        if tool.get("type") == NAMESPACE:
+        if is_namespace(tool):
             for place, member in enumerate(tool["tools"]):
-                yield Requested(_BY_TYPE[member["type"]], member, (index, place), tool["name"])
+                row = _BY_TYPE.get(str(member.get("type"))) if isinstance(member, dict) else None
+                if row is not None and row.is_named and "name" in member:
+                    yield Requested(row, member, (index, place), tool["name"])
         elif (row := _BY_TYPE.get(str(tool.get("type")))) is not None:
             yield Requested(row, tool, (index,))

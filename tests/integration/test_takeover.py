@@ -48,6 +48,7 @@ from tests.appending import append_through
 from tests.patience import until
 from tests.requests import accept, make_request, read_record
 from tests.working import Answer, calculate, finish, keep_journal, leave_behind, restore_journal, working
+from worker.engines.scripted.script import Script
 from worker.response.remote_tools import RemoteTools
 
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
@@ -175,6 +176,35 @@ async def test_a_worker_without_a_key_fails_what_asks_for_sealed_reasoning_and_s
     assert isinstance(last, ResponseFailed)
     assert last.response.error is not None
     assert "seal_keys" in last.response.error.message
+
+
+BOTH_CALLS = """
+[[scene]]
+name = "all"
+[[scene.turn]]
+raw = '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{}<|end|>\
+<|start|>assistant<|channel|>analysis to=python code<|message|>1+1<|call|>'
+[[scene.turn]]
+final = "This is never said, as the client has a call to run."
+"""
+
+
+async def test_a_call_that_runs_here_after_one_of_the_clients_ends_the_response_whoever_owns_it(
+    redis: RedisClient, settings: Settings
+) -> None:
+    request = make_request(tools=[WEATHER, PYTHON])
+    async with working(redis, settings, Script.parse(BOTH_CALLS.replace("\\\n", ""))) as worker:
+        key = await accept(redis, settings, request)
+        whole = await finish(redis, worker, key)
+        kept = await keep_journal(redis, key)
+        assert b"mcp_call.completed" in b"".join(entry.frame for entry in whole)
+        assert b"never said" not in whole[-1].frame
+        for length in range(1, len(whole)):
+            await redis.command("FLUSHALL")
+            key = await leave_behind(redis, settings, worker, request, whole[:length])
+            await restore_journal(redis, key, kept)
+            again = await finish(redis, worker, key)
+            assert [entry.frame for entry in again] == [entry.frame for entry in whole], length
 
 
 UNLISTED: Any = {"type": "mcp", "server_label": "deepwiki", "require_approval": "never"}

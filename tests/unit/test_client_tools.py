@@ -150,6 +150,15 @@ def test_a_record_of_an_earlier_format_is_offered_functions_alone() -> None:
     assert set(offer_of(*TOOLS, record_format=2).routing) == {"functions.f"}
 
 
+def test_what_an_earlier_version_accepted_in_a_namespace_does_no_harm() -> None:
+    members: list[Any] = [{}, 5, {"type": "function"}, {"type": "shell", "name": "s"}, FUNCTION]
+    spaces: list[Any] = [{"type": "namespace"}, {"type": "namespace", "name": "n", "tools": members}]
+    request = make_request(tools=[*spaces, FUNCTION | {"strict": True}])
+    offer = make_offer(request, {}, (), 2)
+    assert set(offer.routing) == {"functions.f"}
+    assert constraint_of(request, offer, has_called=False, budget=100, reserved=10) is not None
+
+
 @pytest.mark.parametrize(
     ("choice", "offered"),
     [

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared import client_tools, hosted_tools
-from shared.client_tools import FUNCTION, NAMESPACE, Requested, requested_in
+from shared.client_tools import FUNCTION, Requested, is_namespace, requested_in
 from shared.hosted_tools import MCP_CALL, HostedTool
 from shared.record_format import RECORD_FORMAT
 from shared.responses import McpTool, ResponseRequest
@@ -169,9 +169,7 @@ def _offer_client_tools(request: ResponseRequest, choice: "_Choice", record_form
     """Offers the tools that the client runs. In an earlier record, those are functions alone."""
     signatures: defaultdict[str, list[ToolSignature]] = defaultdict(list)
     routing: dict[str, Target] = {}
-    descriptions = {
-        tool["name"]: tool.get("description") for tool in request.tools if tool.get("type") == NAMESPACE
-    }
+    descriptions = {tool["name"]: tool.get("description") for tool in request.tools if is_namespace(tool)}
     requested = list(requested_in(request.tools)) if record_format > 2 else list(_functions_in(request.tools))
     own = frozenset(one.name for one in requested if one.namespace is None)
     for one in requested:
