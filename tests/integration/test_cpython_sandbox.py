@@ -253,7 +253,7 @@ async def test_a_fork_bomb_is_bounded_and_leaves_nothing_behind(sandbox: CPython
     bomb = (
         "import os\ntry:\n    while True: os.fork()\nexcept BlockingIOError as error:\n    print('refused')"
     )
-    async with opened(replace(LIMITS, cell_s=2.0)) as own:
+    async with opened(replace(LIMITS, cell_s=4.0)) as own:
         bombing = asyncio.create_task(show(own, "x = 1", bomb))
         most = 0
         while not bombing.done():
@@ -275,7 +275,7 @@ async def test_a_fork_bomb_is_bounded_and_leaves_nothing_behind(sandbox: CPython
     ],
 )
 async def test_code_that_never_ends_is_interrupted_and_if_need_be_ended(code: str, is_kept: bool) -> None:
-    async with opened(replace(LIMITS, cell_s=1.0)) as sandbox:
+    async with opened(replace(LIMITS, cell_s=4.0)) as sandbox:
         ran = await show(sandbox, "x = 1", f"print('begun')\n{code}")
         assert ran.has_failed
         assert ran.text.startswith("begun\n")
@@ -297,6 +297,37 @@ async def test_output_is_cut_and_output_without_end_ends_the_code(sandbox: CPyth
     assert "[The code printed without end and was ended." in endless.text
 
 
+async def test_a_process_whose_first_thread_has_ended_is_ended_and_counted_as_well(
+    sandbox: CPythonSandbox,
+) -> None:
+    """The kernel shows it as one that has ended, without any memory."""
+    begin = """
+import ctypes, os, threading, time
+def beat():
+    block = b"x" * (SIZE << 20)
+    while True:
+        with open("/mnt/data/beats", "a") as beats: beats.write("x")
+        time.sleep(0.01)
+if os.fork() == 0:
+    threading.Thread(target=beat).start()
+    ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
+while not os.path.exists("/mnt/data/beats"): time.sleep(0.01)
+"""
+    ran = await show(sandbox, "x = 1", begin.replace("SIZE", "1"))
+    assert (ran.text, ran.has_failed) == ("", False)
+    still = "before = os.path.getsize('beats'); time.sleep(0.3); os.path.getsize('beats') - before, x"
+    assert (await sandbox.run(still, ran.state)).text == "(0, 1)\n"
+    large = begin.replace("SIZE", "60") + "y = b'y' * (140 << 20)\ntime.sleep(1000)"
+    assert "took more than 192 MiB of memory" in (await show(sandbox, large)).text
+
+
+async def test_processes_that_have_ended_do_not_end_their_session(sandbox: CPythonSandbox) -> None:
+    code = "import os\nfor _ in range(3):\n    if os.fork() == 0: os._exit(0)"
+    ran = await show(sandbox, "x = 1", code)
+    assert (ran.text, ran.has_failed) == ("", False)
+    assert (await sandbox.run("x", ran.state)).text == "1\n"
+
+
 async def test_files_beyond_the_limit_are_refused(sandbox: CPythonSandbox) -> None:
     one = await show(sandbox, "open('a', 'wb').write(b'x' * (5 << 20))")
     assert "OSError" in one.text
@@ -309,8 +340,11 @@ async def test_what_a_cell_starts_ends_with_it_and_its_threads_stand_still(sandb
         "import subprocess, sys\n"
         "for _ in range(3): subprocess.Popen([sys.executable, '-c', 'while 1: 0', '98761'])"
     )
-    ran = await show(sandbox, left)
+    ran = await show(sandbox, "x = 1", left)
+    assert (ran.text, ran.has_failed) == ("", False)
     assert find_processes(98761) == []
+    ran = await sandbox.run("x", ran.state)
+    assert ran.text == "1\n"
     spinning = "import threading\ncount = 0\ndef spin():\n    global count\n    while True: count += 1"
     ran = await show(sandbox, spinning, "threading.Thread(target=spin, daemon=True).start()", state=ran.state)
     before, ran = ran.text, await sandbox.run("count", ran.state)

@@ -5,13 +5,15 @@ Owns the reading only; `session.py` decides who may live.
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_PARENT, _RESIDENT_PAGES = 1, 21
+_STATE, _PARENT, _THREADS, _RESIDENT_PAGES = 0, 1, 17, 21
 """Places in /proc/PID/stat after the name, which may itself contain spaces and brackets."""
+_ENDED = frozenset("ZX")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,10 @@ Survey = Mapping[int, list[Process]]
 
 
 def survey() -> Survey:
-    """Reads every process once. One that begins or ends meanwhile may be missing."""
+    """Reads every process once, without those that have ended and wait for their parent to collect them.
+
+    One that begins or ends meanwhile may be missing.
+    """
     children: dict[int, list[Process]] = {}
     for name in os.listdir(_PROC):
         if name.isdigit() and (process := _read(name)) is not None:
@@ -40,7 +45,21 @@ def _read(name: str) -> Process | None:
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()
-    return Process(int(name), int(fields[_PARENT]), int(fields[_RESIDENT_PAGES]) * _PAGE_BYTES)
+    pages = int(fields[_RESIDENT_PAGES])
+    if fields[_STATE] in _ENDED:
+        if int(fields[_THREADS]) <= 1:
+            return None
+        # Only its first thread has ended, with which the kernel shows no memory.
+        pages = _read_pages_of_threads(name)
+    return Process(int(name), int(fields[_PARENT]), pages * _PAGE_BYTES)
+
+
+def _read_pages_of_threads(name: str) -> int:
+    pages = 0
+    for statm in (_PROC / name / "task").glob("*/statm"):
+        with suppress(OSError):
+            pages = max(pages, int(statm.read_text().split()[1]))
+    return pages
 
 
 def descend(children: Survey, root: int) -> Iterator[Process]:
