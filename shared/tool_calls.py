@@ -38,6 +38,8 @@ class ToolCall(msgspec.Struct, frozen=True, tag_field="kind", tag="call", omit_d
     arguments: str
     server_url: str | None = None
     search: SearchOptions | None = None
+    approval_request_id: str | None = None
+    """The approval that the call uses up, if the client had to give one."""
 
 
 class ToolListing(msgspec.Struct, frozen=True, tag_field="kind", tag="list"):

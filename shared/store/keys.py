@@ -88,6 +88,12 @@ def tools(key: ResponseKey) -> str:
     return f"antiphon:{{{key}}}:tools"
 
 
+def approval(tenant: str, approval_request_id: str) -> str:
+    """String: the id of the response that used an approval. Clients choose what stands for a request's id."""
+    digest = hashlib.sha256(approval_request_id.encode("utf-8", "replace")).hexdigest()
+    return f"antiphon:{{{tenant}/{digest}}}:approval"
+
+
 def session_user(digest: str) -> str:
     """String: the tool runner that used an MCP session last."""
     return f"antiphon:{{session/{digest}}}:user"

@@ -121,6 +121,11 @@ def test_an_approval_is_used_once(client: OpenAI, server_url: str, tmp_path: Pat
             model="default", input=[answer(request)], tools=tools, previous_response_id=first.id
         )
     assert refused.value.param == "input[0].approval_request_id"
+    branch = client.responses.create(
+        model="default", input=[answer(request)], tools=tools, previous_response_id=asked.id
+    )
+    assert (branch.status, call_of(branch).status) == ("completed", "failed")
+    assert "another response has used the approval" in str(call_of(branch).error)
     again = client.responses.create(
         model="default", input="Thanks", tools=tools, previous_response_id=first.id
     )

@@ -20,6 +20,7 @@ ARGUMENTS = {
     "name": "…",
     "queue": "antiphon:{queue}:…",
     "idempotency_key": "KEY",
+    "approval_request_id": "KEY",
 }
 """As the page writes them."""
 KEYS = {"ResponseKey": ResponseKey("tenant", "id"), "ConversationKey": ConversationKey("tenant", "conv")}

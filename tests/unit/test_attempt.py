@@ -451,7 +451,8 @@ async def test_a_call_that_needs_approval_asks_the_client_and_runs_nothing() -> 
 async def test_an_approved_call_runs_before_the_model_goes_on() -> None:
     tools = MemoryTools()
     response = final_of(await attempt(approve(), script=script(DONE, DONE), tools=tools))
-    assert tools.asked == [ToolCall("wiki", "ask", '{"q":1}', WIKI["server_url"])]
+    approved = ToolCall("wiki", "ask", '{"q":1}', WIKI["server_url"], approval_request_id="mcpr_1")
+    assert tools.asked == [approved]
     call, message = response.output
     assert isinstance(call, McpCall)
     assert isinstance(message, Message)

@@ -78,7 +78,15 @@ def decide(call: RunningCall, tally: Tally, offered: Routing) -> Run | Refuse:
     if arguments is None:
         complaint = f"The model kept calling {target.recipient!r} with arguments that are not a JSON object."
         return Refuse(_failure("the arguments are not a JSON object", _INVALID_PARAMS), complaint)
-    task = ToolCall(target.server_label, target.name, arguments, target.server_url, target.search)
+    approval = call.item.approval_request_id
+    task = ToolCall(
+        target.server_label,
+        target.name,
+        arguments,
+        target.server_url,
+        target.search,
+        approval if isinstance(approval, str) else None,
+    )
     return Run(task, target.is_repeatable)
 
 

@@ -9,18 +9,22 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from shared.responses import McpProtocolError
 from shared.settings import Settings
 from shared.store.owning.lease import Lease
 from shared.store.redis.client import RedisClient
 from shared.store.redis.insisting import insist
 from shared.store.tools import tool_journal
+from shared.store.tools.approvals import use_approval
 from shared.store.tools.tool_journal import CallState
-from shared.tool_calls import ToolResult, ToolTask
+from shared.tool_calls import ToolCall, ToolFailure, ToolResult, ToolTask
 from worker.response.call_patience import Answered, CallPatience, GiveUp, KeepWaiting, MakeAgain
 from worker.response.call_watch import CallWatch
 
 _ANSWER_S = 0.1
 """A round trip that takes longer counts as an outage of Redis."""
+
+_USED = ToolFailure(McpProtocolError(-32000, "another response has used the approval of this call"))
 
 _T = TypeVar("_T")
 
@@ -65,6 +69,8 @@ class RemoteTools:
         call = _Call(lease, call_index, task, is_repeatable)
         self._waiting[call.name] = call
         try:
+            if not await self._may_use_approval(call):
+                return _USED
             await self._submit(call)
             while True:
                 outcome = await self._wait(call)
@@ -74,6 +80,14 @@ class RemoteTools:
         finally:
             if self._waiting.get(call.name) is call:  # otherwise a later attempt of ours is waiting for it
                 del self._waiting[call.name]
+
+    async def _may_use_approval(self, call: _Call) -> bool:
+        """Returns False if another response has made the call that the client approved."""
+        approval = call.task.approval_request_id if isinstance(call.task, ToolCall) else None
+        if approval is None:
+            return True
+        key = call.lease.key
+        return await self._insist(lambda: use_approval(self._redis, self._settings, key, approval))
 
     async def close(self) -> None:
         """Ends what is in flight, once no call is waited for any more."""
