@@ -438,3 +438,7 @@ def test_the_scripted_engine_reads_the_parameters_whatever_their_types() -> None
     assert [p.name for p in zod.parameters] == list(ZOD["properties"])  # type: ignore[call-overload]
     types = {parameter.name: parameter.type for parameter in zod.parameters}
     assert (types["first"], types["mode"], types["no-name"]) == ("{", '"fast"', "string")
+    one_of_both = [{"required": ["a"]}, {"required": ["b"]}]
+    either = {"type": "object", "properties": {"a": {}, "b": {}}, "anyOf": one_of_both}
+    (tool,) = read_tools(told(either), is_system=False)
+    assert [p.name for p in tool.parameters] == ["a", "b"]

@@ -24,7 +24,7 @@ _NAMESPACE = re.compile(
     r"^namespace (?P<name>[^\n]+) \{\n(?P<body>.*?)^\} // namespace (?P=name)$", re.M | re.S
 )
 _DECLARATION = re.compile(
-    r"^type (?P<name>[^\n=]+) = \((?:_: (?://[^\n]*\n)*\{\n(?P<body>.*?)^\}[^\n]*|.*?)\) => any;$",
+    r"^type (?P<name>[^\n=]+) = \((?:_: (?://[^\n]*\n)*\{\n(?P<body>.*?)^\}.*?|.*?)\) => any;$",
     re.M | re.S,
 )
 _PARAMETER = re.compile(
