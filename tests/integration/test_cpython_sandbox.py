@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -502,6 +502,32 @@ async def test_a_killed_server_leaves_no_process() -> None:
     server.send_signal(signal.SIGKILL)
     await server.wait()
     await until(lambda: not find_processes(98762))
+
+
+async def test_calls_that_are_given_up_while_their_session_starts_leave_no_process() -> None:
+    def find_own() -> set[int]:
+        return {process.pid for process in processes.descend(processes.survey(), os.getpid())}
+
+    before = find_own()
+    async with opened(LIMITS) as own:
+        for delay_s in (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1):
+            call = asyncio.create_task(own.run("1", None))
+            await outlast(delay_s)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+        assert (await own.run("1 + 1", None)).text == "2\n"
+    await until(lambda: not find_own() - before)
+    await until(lambda: not find_orphans())
+
+
+def find_orphans() -> list[int]:
+    """The processes of a sandbox with these limits that have lost their bubblewrap."""
+    found = []
+    for process in processes.survey().get(1, ()):
+        with suppress(OSError):
+            if str(LIMITS.memory_bytes).encode() in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+                found.append(process.pid)
+    return found
 
 
 async def test_the_end_of_the_sandbox_ends_every_session() -> None:

@@ -180,10 +180,21 @@ class CPythonSandbox:
             await self._make_room()
             self._starting += 1
             try:
-                session.interpreter = await self._start()
+                session.interpreter = await self._start_whole()
             finally:
                 self._starting -= 1
         return session.interpreter
+
+    async def _start_whole(self) -> Interpreter:
+        """Starts an interpreter; if cancelled, ends it as soon as it has started, since bubblewrap that is
+        killed while it starts may leave a process behind."""
+        starting = asyncio.ensure_future(self._start())
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with suppress(NoSandbox):
+                await (await starting).close()
+            raise
 
     async def _run_watched(self, interpreter: Interpreter, code: str, shown: CellOutput) -> End:
         """Runs a cell; if cancelled, interrupts it and still waits for its end, which has a limit."""

@@ -292,7 +292,12 @@ class Interpreter:
         The bubblewrap outside then ends by itself, when it has collected that one.
         """
         self._end = self._end if self._end not in (None, *IS_ALIVE) else end
-        self._signal(self._first or self._process.pid, signal.SIGKILL)
+        # While it starts, the first waits for the one outside, and would wait for ever.
+        own = [self._first]
+        if not self._first:
+            own = [*(each.pid for each in descend(survey(), self._process.pid)), self._process.pid]
+        for pid in own:
+            self._signal(pid, signal.SIGKILL)
         if self._answer is not None and not self._answer.done():
             self._answer.set_result({})
 
