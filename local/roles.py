@@ -7,6 +7,7 @@ import base64
 import importlib.util
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from pathlib import Path
 from local.models import name_models
 from local.ports import HOST
 from local.supervisor import Role
-from tool_runner.builtin.cpython.bubblewrap import NoSandbox, find_program
 
 STOP_ORDER = (("api",), ("worker", "tool_runner"), ("valkey",))
 """The roles that accept work end first, the one that holds the log last."""
@@ -71,11 +71,11 @@ def check_dependencies(engine: str, python_tool: str = "monty") -> None:
         raise DependencyMissing(
             f"{sys.executable} lacks vllm; `make up ENGINE=vllm` makes an environment that has it, .venv-vllm"
         )
-    if python_tool == "cpython":
-        try:
-            find_program()
-        except NoSandbox as error:
-            raise DependencyMissing(str(error)) from None
+    if python_tool == "cpython" and shutil.which("bwrap") is None:
+        raise DependencyMissing(
+            "bubblewrap is not installed (on Debian and Ubuntu: apt install bubblewrap), "
+            "and the Python tool's CPython runs behind it"
+        )
 
 
 def make_environment(

@@ -4,6 +4,7 @@ Owns what an answer and a failure mean. `mcp_transports.py` opens connections, a
 MCP client; `servers.py` chooses the server, `run_tool.py` owns the limits.
 """
 
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from http import HTTPStatus
@@ -25,6 +26,8 @@ _DEMAND_CHARS_MAX = 500
 
 _UNPARSED = "Failed to parse "
 """How the SDK begins its account of an answer that it cannot read, which quotes the answer."""
+_TOO_LARGE = re.compile(r"the answer (is longer|has more) than \d+ (bytes|values)\Z")
+"""What `mcp_transports.py` says of an answer that it stops reading, at the end of such an account."""
 _STAND_INS = frozenset({"Server returned an error response", "Not Found", "Session terminated"})
 """Messages by which the SDK replaces HTTP errors, without their status."""
 
@@ -203,7 +206,9 @@ def _read_failure(error: BaseException, status: LastStatus) -> HttpError | McpPr
         case MCPError() if status.code >= 300 and (status.code < 400 or error.message in _STAND_INS):
             return HttpError(status.code, f"the server answered {_phrase(status.code)}{status.demand}")
         case MCPError() if error.code == types.PARSE_ERROR and error.message.startswith(_UNPARSED):
-            return McpProtocolError(types.PARSE_ERROR, "the server's answer is not what MCP allows")
+            too_large = _TOO_LARGE.search(error.message)
+            message = too_large[0] if too_large else "the server's answer is not what MCP allows"
+            return McpProtocolError(types.PARSE_ERROR, message)
         case MCPError():
             return McpProtocolError(error.code, error.message)
         case httpx2.HTTPError() | httpx2.InvalidURL():
