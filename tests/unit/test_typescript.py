@@ -167,6 +167,12 @@ def test_every_literal_name_and_description_is_in_the_prompt(schema: dict[str, A
             assert said in text or raw in text, said
 
 
+def test_an_object_that_stands_at_several_places_of_a_schema_that_contains_itself_ends() -> None:
+    reference = {"$ref": "#/$defs/A"}
+    schema = {"type": "object", "if": reference, "$defs": {"A": {"type": "object", "if": reference}}}
+    assert declared_with_comments(schema) == declared_with_comments(json.loads(json.dumps(schema)))
+
+
 def declared_with_comments(schema: Any) -> str:
     text = told(schema)
     return text[text.index("namespace functions {") : text.index("\n} // namespace")]

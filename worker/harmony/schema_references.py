@@ -27,6 +27,7 @@ class References:
         """id() of a schema that comes more than once -> its name. The root keeps all of them alive."""
         pointers: dict[int, str] = {}
         visited: set[int] = set()
+        twice: set[int] = set()
         again: dict[int, Any] = {}
         waiting = [root]
         while waiting:
@@ -35,7 +36,9 @@ class References:
                 continue
             if id(schema) in visited:
                 again[id(schema)] = schema
-                continue
+                if id(schema) in pointers or id(schema) in twice:
+                    continue
+                twice.add(id(schema))  # one object at two places is written at both, with its references
             visited.add(id(schema))
             waiting += _parts_of(schema)
             reference = schema.get("$ref")
