@@ -173,6 +173,12 @@ def test_an_object_that_stands_at_several_places_of_a_schema_that_contains_itsel
     assert declared_with_comments(schema) == declared_with_comments(json.loads(json.dumps(schema)))
 
 
+def test_a_reference_is_followed_wherever_the_writer_goes() -> None:
+    referring = {"type": "array", "items": [{"type": "object"}], "additionalItems": {"$ref": "#/$defs/A"}}
+    named = {"type": "object", "properties": {"a": {"type": "string"}}}
+    assert "a?: string" in told({**referring, "$defs": {"A": named}})
+
+
 def declared_with_comments(schema: Any) -> str:
     text = told(schema)
     return text[text.index("namespace functions {") : text.index("\n} // namespace")]

@@ -72,6 +72,7 @@ def _parts_of(schema: dict[str, Any]) -> Iterator[Any]:
         for _, inner in inner_schemas(keyword, part):
             if isinstance(inner, list):  # the tuple of an earlier draft
                 yield from inner
+                yield schema.get("additionalItems")
             else:
                 yield inner
 
