@@ -137,9 +137,10 @@ def _parts(schema: Any) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _said(schema: dict[str, Any], *, is_root: bool) -> Iterator[str]:
-    """Yields what must be found of one schema, one line each."""
-    for text in [schema.get("description"), None if is_root else schema.get("title")]:
+def _said(schema: dict[str, Any], *, unsaid: str | None) -> Iterator[str]:
+    """Yields what must be found of one schema, one line each. `unsaid`: the title of the whole."""
+    title = schema.get("title")
+    for text in [schema.get("description"), None if title == unsaid else title]:
         yield from (text or "").splitlines()
     values = [*schema.get("enum", ()), *schema.get("examples", ())]
     values += [schema[keyword] for keyword in ("const", "default", "x-order") if keyword in schema]
@@ -162,7 +163,7 @@ def _named(schema: dict[str, Any]) -> Iterator[str]:
 def test_every_literal_name_and_description_is_in_the_prompt(schema: dict[str, Any]) -> None:
     text = declared_with_comments(schema)
     for part in _parts(schema):
-        for said in _said(part, is_root=part is schema):
+        for said in _said(part, unsaid=schema.get("title")):
             raw = json.loads(said) if said.startswith('"') and said.endswith('"') else said
             assert said in text or raw in text, said
 
