@@ -50,11 +50,18 @@ def model(random_weights: Path) -> Iterator[Model]:
 
 
 def test_an_answer_follows_its_schema_and_takes_fewer_steps_than_tokens(model: Model) -> None:
-    answers = model.say(*(unbiased(in_format(SCHEMA, seed=seed)) for seed in range(12)))
-    for said in answers:
-        assert said.answer[:2] == ("final", None)
-        jsonschema.validate(json.loads(said.answer[2]), SCHEMA)
-    assert sum(said.steps for said in answers) < sum(len(said.tokens) for said in answers)
+    """Random weights seldom continue as the text before them does, so several dozen answers may be needed."""
+    steps = tokens = 0
+    for first in range(0, 240, 12):
+        answers = model.say(*(unbiased(in_format(SCHEMA, seed=seed)) for seed in range(first, first + 12)))
+        for said in answers:
+            assert said.answer[:2] == ("final", None)
+            jsonschema.validate(json.loads(said.answer[2]), SCHEMA)
+        steps += sum(said.steps for said in answers)
+        tokens += sum(len(said.tokens) for said in answers)
+        if steps < tokens:
+            return
+    pytest.fail(f"{steps} steps for {tokens} tokens: no draft was taken")
 
 
 def test_reasoning_is_free_and_leads_to_the_schema(model: Model) -> None:
