@@ -3,9 +3,11 @@
 If vLLM is not installed, nothing in this folder is collected.
 """
 
+import gc
 import importlib.util
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,13 @@ from tests.running import ROOT, RunningCluster, start_cluster
 
 if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
+
+
+def pytest_sessionfinish() -> None:
+    """Collects the ZeroMQ contexts that vLLM leaves open, before pytest takes their warnings for failures."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
