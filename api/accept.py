@@ -27,7 +27,7 @@ from api.unlisted import read_listings, unlisted_servers
 from shared import ids
 from shared.events import encode
 from shared.lifecycle import begin, fold
-from shared.responses import SEALED_REASONING, ConversationReference, McpTool, ResponseRequest
+from shared.responses import SEALED_REASONING, ConversationReference, Dialect, McpTool, ResponseRequest
 from shared.settings import Settings
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.records import response_store, token_count
@@ -81,23 +81,27 @@ class Acceptance:
         self._tenants = tenants
         self._asking = asyncio.Semaphore(token_count.ASKING_MAX)
 
-    async def create(self, tenant: str, raw: bytes, idempotency_key: str | None = None) -> Created:
-        """Accepts a create call, or raises and writes nothing.
+    async def create(
+        self, tenant: str, raw: bytes, idempotency_key: str | None = None, dialect: Dialect | None = None
+    ) -> Created:
+        """Accepts a create call, or raises and writes nothing. `dialect`: None for the operator's.
 
         Raises ClientError, QueueFull, TenantBusy, KeyReused, REDIS_AWAY.
         """
         async with self._offload.in_hand(len(raw)):
-            return await self._create(tenant, raw, idempotency_key)
+            return await self._create(tenant, raw, idempotency_key, dialect)
 
-    async def _create(self, tenant: str, raw: bytes, idempotency_key: str | None) -> Created:
-        creation = await self._read(raw)
+    async def _create(
+        self, tenant: str, raw: bytes, idempotency_key: str | None, dialect: Dialect | None
+    ) -> Created:
+        creation = await self._read(raw, dialect)
         response = creation.request.response
         self._check_background(response.background, response.store)
         self._check_secrets(creation.secret_param)
         self._check_sealed(creation.request.include)
         repetition = None
         if idempotency_key is not None:
-            digest = await self._offload.run(len(raw), lambda: hashlib.sha256(raw).hexdigest())
+            digest = await self._offload.run(len(raw), lambda: _digest(raw, dialect))
             repetition = Repetition(idempotency_key, digest)
             async with self._redis_bound():  # up to three round trips
                 known = await response_store.find_repeated(self._redis, tenant, repetition)
@@ -169,8 +173,7 @@ class Acceptance:
         accepted = encode(fold(begin(response))) if is_answer else b""
         return NewResponse.of(key, request, creation.secrets, parent, repetition), accepted
 
-    async def _read(self, raw: bytes) -> Creation:
-        birth = Birth(ids.new_response_id(self._settings.cell), int(self._clock()))
+    async def _read(self, raw: bytes, dialect: Dialect | None = None) -> Creation:
         settings = self._settings
         limits = RequestLimits(
             settings.items_max,
@@ -181,6 +184,7 @@ class Acceptance:
             settings.unsupported_tools,
             settings.web_search != "refused",
         )
+        birth = Birth(ids.new_response_id(settings.cell), int(self._clock()), dialect or settings.dialect)
         models = settings.models
         return await self._offload.run(len(raw), lambda: read_create(raw, birth, models, limits))
 
@@ -266,3 +270,11 @@ class Acceptance:
     def _redis_bound(self) -> asyncio.Timeout:
         """Limits several round trips together to `redis_timeout_s`; then raises TimeoutError (REDIS_AWAY)."""
         return asyncio.timeout(self._settings.redis_timeout_s)
+
+
+def _digest(raw: bytes, dialect: Dialect | None) -> str:
+    """Returns the digest of what a create call asks for: its body, and the dialect if it names one."""
+    digest = hashlib.sha256(raw)
+    if dialect is not None:
+        digest.update(b"\n" + dialect.encode())
+    return digest.hexdigest()

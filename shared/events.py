@@ -75,84 +75,83 @@ class OutputItemDone(_Event, frozen=True, tag="response.output_item.done"):
     item: Item
 
 
-class ContentPartAdded(_Event, frozen=True, tag="response.content_part.added"):
+class _PartEvent(_Event, frozen=True):
+    """Concerns one part of an item's content."""
+
     output_index: int
     content_index: int
     item_id: str
+
+
+class ContentPartAdded(_PartEvent, frozen=True, tag="response.content_part.added"):
     part: Part
 
 
-class ContentPartDone(_Event, frozen=True, tag="response.content_part.done"):
-    output_index: int
-    content_index: int
-    item_id: str
+class ContentPartDone(_PartEvent, frozen=True, tag="response.content_part.done"):
     part: Part
 
 
-class ReasoningTextDelta(_Event, frozen=True, tag="response.reasoning_text.delta"):
-    output_index: int
-    content_index: int
-    item_id: str
+class ReasoningTextDelta(_PartEvent, frozen=True, tag="response.reasoning_text.delta"):
     delta: str
 
 
-class ReasoningTextDone(_Event, frozen=True, tag="response.reasoning_text.done"):
-    output_index: int
-    content_index: int
-    item_id: str
+class ReasoningTextDone(_PartEvent, frozen=True, tag="response.reasoning_text.done"):
     text: str
 
 
-class ReasoningSummaryPartAdded(_Event, frozen=True, tag="response.reasoning_summary_part.added"):
+# The same events with the names of other dialects (`Dialect` in `responses.py`): vLLM has its own for parts,
+# Open Responses for text. As subclasses, they are read by whatever reads those with OpenAI's names.
+
+
+class ReasoningPartAdded(ContentPartAdded, frozen=True, tag="response.reasoning_part.added"): ...
+
+
+class ReasoningPartDone(ContentPartDone, frozen=True, tag="response.reasoning_part.done"): ...
+
+
+class ReasoningDelta(ReasoningTextDelta, frozen=True, tag="response.reasoning.delta"): ...
+
+
+class ReasoningDone(ReasoningTextDone, frozen=True, tag="response.reasoning.done"): ...
+
+
+class _SummaryPartEvent(_Event, frozen=True):
+    """Concerns one part of a reasoning item's summary."""
+
     output_index: int
     summary_index: int
     item_id: str
+
+
+class ReasoningSummaryPartAdded(_SummaryPartEvent, frozen=True, tag="response.reasoning_summary_part.added"):
     part: SummaryText
 
 
-class ReasoningSummaryTextDelta(_Event, frozen=True, tag="response.reasoning_summary_text.delta"):
-    output_index: int
-    summary_index: int
-    item_id: str
+class ReasoningSummaryTextDelta(_SummaryPartEvent, frozen=True, tag="response.reasoning_summary_text.delta"):
     delta: str
 
 
-class ReasoningSummaryTextDone(_Event, frozen=True, tag="response.reasoning_summary_text.done"):
-    output_index: int
-    summary_index: int
-    item_id: str
+class ReasoningSummaryTextDone(_SummaryPartEvent, frozen=True, tag="response.reasoning_summary_text.done"):
     text: str
 
 
-class ReasoningSummaryPartDone(_Event, frozen=True, tag="response.reasoning_summary_part.done"):
-    output_index: int
-    summary_index: int
-    item_id: str
+class ReasoningSummaryPartDone(_SummaryPartEvent, frozen=True, tag="response.reasoning_summary_part.done"):
     part: SummaryText
 
 
-class OutputTextDelta(_Event, frozen=True, tag="response.output_text.delta"):
-    output_index: int
-    content_index: int
-    item_id: str
+class OutputTextDelta(_PartEvent, frozen=True, tag="response.output_text.delta"):
     delta: str
     logprobs: tuple[Logprob, ...] = ()
 
 
-class OutputTextDone(_Event, frozen=True, tag="response.output_text.done"):
-    output_index: int
-    content_index: int
-    item_id: str
+class OutputTextDone(_PartEvent, frozen=True, tag="response.output_text.done"):
     text: str
     logprobs: tuple[Logprob, ...] = ()
 
 
-class OutputTextAnnotationAdded(_Event, frozen=True, tag="response.output_text.annotation.added"):
+class OutputTextAnnotationAdded(_PartEvent, frozen=True, tag="response.output_text.annotation.added"):
     """Follows the delta that ends the cited mark. `annotation_index`: its place in the part's list."""
 
-    output_index: int
-    content_index: int
-    item_id: str
     annotation_index: int
     annotation: UrlCitation
 
@@ -179,8 +178,7 @@ class Announcement(_Event, frozen=True):
     item_id: str
 
 
-class FunctionCallArgumentsDelta(CallDelta, frozen=True, tag="response.function_call_arguments.delta"):
-    pass
+class FunctionCallArgumentsDelta(CallDelta, frozen=True, tag="response.function_call_arguments.delta"): ...
 
 
 class FunctionCallArgumentsDone(CallWritten, frozen=True, tag="response.function_call_arguments.done"):
@@ -188,16 +186,14 @@ class FunctionCallArgumentsDone(CallWritten, frozen=True, tag="response.function
     arguments: str
 
 
-class CustomToolCallInputDelta(CallDelta, frozen=True, tag="response.custom_tool_call_input.delta"):
-    pass
+class CustomToolCallInputDelta(CallDelta, frozen=True, tag="response.custom_tool_call_input.delta"): ...
 
 
 class CustomToolCallInputDone(CallWritten, frozen=True, tag="response.custom_tool_call_input.done"):
     input: str
 
 
-class ApplyPatchDiffDelta(CallDelta, frozen=True, tag="response.apply_patch_call_operation_diff.delta"):
-    pass
+class ApplyPatchDiffDelta(CallDelta, frozen=True, tag="response.apply_patch_call_operation_diff.delta"): ...
 
 
 class ApplyPatchDiffDone(CallWritten, frozen=True, tag="response.apply_patch_call_operation_diff.done"):
@@ -223,24 +219,20 @@ class ShellCommandDone(_CommandEvent, frozen=True, tag="response.shell_call_comm
     command: str
 
 
-class McpCallInProgress(Announcement, frozen=True, tag="response.mcp_call.in_progress"):
-    pass
+class McpCallInProgress(Announcement, frozen=True, tag="response.mcp_call.in_progress"): ...
 
 
-class McpCallArgumentsDelta(CallDelta, frozen=True, tag="response.mcp_call_arguments.delta"):
-    pass
+class McpCallArgumentsDelta(CallDelta, frozen=True, tag="response.mcp_call_arguments.delta"): ...
 
 
 class McpCallArgumentsDone(CallWritten, frozen=True, tag="response.mcp_call_arguments.done"):
     arguments: str
 
 
-class McpCallCompleted(Announcement, frozen=True, tag="response.mcp_call.completed"):
-    pass
+class McpCallCompleted(Announcement, frozen=True, tag="response.mcp_call.completed"): ...
 
 
-class McpCallFailed(Announcement, frozen=True, tag="response.mcp_call.failed"):
-    pass
+class McpCallFailed(Announcement, frozen=True, tag="response.mcp_call.failed"): ...
 
 
 class CodeInterpreterCallInProgress(
@@ -249,8 +241,9 @@ class CodeInterpreterCallInProgress(
     pass
 
 
-class CodeInterpreterCallCodeDelta(CallDelta, frozen=True, tag="response.code_interpreter_call_code.delta"):
-    pass
+class CodeInterpreterCallCodeDelta(
+    CallDelta, frozen=True, tag="response.code_interpreter_call_code.delta"
+): ...
 
 
 class CodeInterpreterCallCodeDone(CallWritten, frozen=True, tag="response.code_interpreter_call_code.done"):
@@ -263,8 +256,9 @@ class CodeInterpreterCallInterpreting(
     pass
 
 
-class CodeInterpreterCallCompleted(Announcement, frozen=True, tag="response.code_interpreter_call.completed"):
-    pass
+class CodeInterpreterCallCompleted(
+    Announcement, frozen=True, tag="response.code_interpreter_call.completed"
+): ...
 
 
 class WebSearchCallInProgress(Announcement, frozen=True, tag="response.web_search_call.in_progress"): ...
@@ -276,16 +270,13 @@ class WebSearchCallSearching(Announcement, frozen=True, tag="response.web_search
 class WebSearchCallCompleted(Announcement, frozen=True, tag="response.web_search_call.completed"): ...
 
 
-class McpListToolsInProgress(Announcement, frozen=True, tag="response.mcp_list_tools.in_progress"):
-    pass
+class McpListToolsInProgress(Announcement, frozen=True, tag="response.mcp_list_tools.in_progress"): ...
 
 
-class McpListToolsCompleted(Announcement, frozen=True, tag="response.mcp_list_tools.completed"):
-    pass
+class McpListToolsCompleted(Announcement, frozen=True, tag="response.mcp_list_tools.completed"): ...
 
 
-class McpListToolsFailed(Announcement, frozen=True, tag="response.mcp_list_tools.failed"):
-    pass
+class McpListToolsFailed(Announcement, frozen=True, tag="response.mcp_list_tools.failed"): ...
 
 
 LifecycleEvent = (
@@ -304,6 +295,7 @@ SummaryEvent = (
 )
 TextDelta = (
     ReasoningTextDelta
+    | ReasoningDelta
     | ReasoningSummaryTextDelta
     | OutputTextDelta
     | FunctionCallArgumentsDelta
@@ -318,7 +310,10 @@ ItemEvent = (
     | OutputItemDone
     | ContentPartAdded
     | ContentPartDone
+    | ReasoningPartAdded
+    | ReasoningPartDone
     | ReasoningTextDone
+    | ReasoningDone
     | ReasoningSummaryPartAdded
     | ReasoningSummaryTextDone
     | ReasoningSummaryPartDone

@@ -5,7 +5,7 @@ the translator knows what an older format means for events. docs/adr/0022-record
 number rises.
 """
 
-RECORD_FORMAT = 3
+RECORD_FORMAT = 4
 """The format that this version writes. It rises with each change after which an earlier version's replay
 would make other events, or could not read the record at all:
 
@@ -22,6 +22,7 @@ would make other events, or could not read the record at all:
    The client runs custom tools, shells, patches and the members of namespaces; once it has a call to run, the
    model is not asked again.
    Reasoning has summary parts, with their events, and sealed text, if the request asks for them.
+4  A request names the dialect of its events.
 """
 RECORD_FORMAT_OLDEST = 1
 """The oldest format that this version can replay. An open record below it ends as `failed`, with a reason."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from shared.input_items import InputItem
-from shared.responses import Response, ResponseRequest, SamplingOptions
+from shared.responses import Dialect, Response, ResponseRequest, SamplingOptions
 
 
 class InPieces(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +22,7 @@ class InPieces(msgspec.Struct, frozen=True, kw_only=True):
     enable_response_messages: bool = False
     include: list[str] = []
     sampling: SamplingOptions = SamplingOptions()
+    dialect: Dialect = "openai"
 
 
 _pieces = msgspec.json.Decoder(InPieces)

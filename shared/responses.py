@@ -17,6 +17,11 @@ ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "fa
 IncompleteReason = Literal["max_output_tokens", "content_filter"]
 Phase = Literal["commentary", "final_answer"]
 
+Dialect = Literal["openai", "vllm", "open-responses"]
+"""How the events of a response are named: as OpenAI's clients know them, as vLLM named the parts of reasoning
+(`response.reasoning_part.added`, `.done`), or as the Open Responses specification names its text
+(`response.reasoning.delta`, `.done`)."""
+
 TERMINAL: frozenset[str] = frozenset({"completed", "incomplete", "failed", "cancelled"})
 
 
@@ -317,6 +322,7 @@ class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
     enable_response_messages: bool = False
     include: list[str] = []
     sampling: SamplingOptions = SamplingOptions()
+    dialect: Dialect = "openai"
 
 
 class ServerSecrets(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from shared import hosted_tools
 from shared.redis_url import read_sentinel_url
+from shared.responses import Dialect
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ class Settings(BaseSettings):
     """Origins whose pages may call this node, as browsers write them: `https://app.example`."""
     models: list[str] = Field(["default"], min_length=1)
     """Model names that requests may use; `default` stands for the first."""
+    dialect: Dialect = "openai"
+    """How the events of a response are named if its create call has no `Antiphon-Dialect` header."""
     refused_parameters: list[Literal["logit_bias", "min_p"]] = []
     """Parameters that the workers' engine, as it is configured, does not support."""
     unsupported_tools: Literal["refuse", "ignore"] = "refuse"

@@ -27,7 +27,7 @@ from api.errors import (
     unsupported_parameter,
 )
 from shared.input_items import AskedItem
-from shared.responses import Response, ResponseRequest, SamplingOptions, ServerSecrets
+from shared.responses import Dialect, Response, ResponseRequest, SamplingOptions, ServerSecrets
 
 DEFAULT_MODEL = "default"
 """Another name for the first of the configured models."""
@@ -178,10 +178,11 @@ class RequestLimits:
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What the server, not the request, determines about a response."""
+    """What the server, not the request's body, determines about a response."""
 
     response_id: str
     created_at_s: int
+    dialect: Dialect = "openai"
 
 
 def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: RequestLimits) -> Creation:
@@ -211,6 +212,7 @@ def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: Request
         enable_response_messages=bool(body.enable_response_messages),
         include=list(body.include or ()),
         sampling=_read_sampling(body),
+        dialect=birth.dialect,
     )
     return Creation(
         request,

@@ -18,6 +18,7 @@ from api.routes.access import ServicesDep, SettingsDep, StreamsDep, TenantDep, j
 from api.services import Services
 from api.sse import EventStreams
 from shared.race import race
+from shared.responses import Dialect
 from shared.settings import KeepAliveForm, Settings
 
 router = APIRouter(prefix="/v1/responses")
@@ -27,6 +28,7 @@ _LAST_EVENT_ID = "Last-Event-ID"
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _CLIENT_CLOSED_REQUEST = 499
 _KEEP_ALIVE_HEADER = "Antiphon-Keep-Alive"
+_DIALECT_HEADER = "Antiphon-Dialect"
 _IGNORED_TOOLS_HEADER = "Antiphon-Ignored-Tools"
 
 
@@ -39,9 +41,11 @@ async def create(
     The status is 200 even if the response failed, since the response says so. Only an input that is too long
     for the model is answered with 400, on which clients shorten it.
     """
-    keep_alive = _keep_alive(request, settings)
+    keep_alive, dialect = _keep_alive(request, settings), _dialect(request)
     repeated = request.headers.get("idempotency-key") or None  # an empty one names no call
-    created = await with_body(request, settings, lambda body: services.accept.create(tenant, body, repeated))
+    created = await with_body(
+        request, settings, lambda body: services.accept.create(tenant, body, repeated, dialect)
+    )
     answer = await _answer_creation(request, services, streams, created, keep_alive)
     if created.ignored_tools:
         answer.headers[_IGNORED_TOOLS_HEADER] = ", ".join(created.ignored_tools)
@@ -161,6 +165,15 @@ def _keep_alive(request: Request, settings: Settings) -> KeepAliveForm:
             return form
         case _:
             raise invalid_value(_KEEP_ALIVE_HEADER, "it should be 'comment' or 'event'")
+
+
+def _dialect(request: Request) -> Dialect | None:
+    """Returns the dialect that the client asks for, or None for the operator's setting."""
+    match request.headers.get(_DIALECT_HEADER):
+        case (None | "openai" | "vllm" | "open-responses") as dialect:
+            return dialect
+        case _:
+            raise invalid_value(_DIALECT_HEADER, "it should be 'openai', 'vllm' or 'open-responses'")
 
 
 async def _unless_disconnected(request: Request, answer: Coroutine[Any, Any, bytes]) -> bytes | None:

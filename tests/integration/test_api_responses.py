@@ -18,6 +18,7 @@ from api.app import Edge, create_app
 from api.errors import StreamCut
 from api.tenants import OPEN_TENANT, Roster, Tenants
 from shared import events, lifecycle
+from shared.request_json import decode_request
 from shared.responses import (
     InputTokensDetails,
     Message,
@@ -191,6 +192,26 @@ async def test_create_writes_the_request_the_first_event_the_secrets_and_the_job
         assert request.response.metadata == {"k": "v"}
         tool = {"type": "mcp", "server_label": "code_interpreter", "server_url": "IGNORED"}
         assert request.tools == [tool | {"require_approval": "never"}]
+
+
+@pytest.mark.parametrize(
+    ("headers", "operators", "dialect"),
+    [
+        ({}, "openai", "openai"),
+        ({}, "vllm", "vllm"),
+        ({"Antiphon-Dialect": "open-responses"}, "vllm", "open-responses"),
+        ({"Antiphon-Dialect": "openai"}, "vllm", "openai"),
+    ],
+)
+async def test_a_dialect_is_the_headers_or_else_the_operators_and_is_kept_with_the_response(
+    redis: RedisClient, settings: Settings, headers: dict[str, str], operators: str, dialect: str
+) -> None:
+    settings = settings.model_copy(update={"dialect": operators})
+    body = {"model": "default", "input": "Hello", "background": True}
+    async with serving(create_app(settings, Tenants())) as client:
+        created = await client.post("/v1/responses", json=body, headers=headers)
+    stored = await response_store.read_request(redis, ResponseKey(OPEN_TENANT, created.json()["id"]))
+    assert decode_request(stored).dialect == dialect
 
 
 async def test_a_create_call_answers_with_the_snapshot_of_its_end(

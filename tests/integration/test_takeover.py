@@ -108,6 +108,12 @@ REQUESTS = {
         make_request("Multiply 123*456", tools=[PYTHON], reasoning={"summary": "detailed"}),
         include=[SEALED_REASONING],
     ),
+    "the dialect of vLLM": msgspec.structs.replace(
+        make_request("Hello", reasoning={"summary": "auto"}), dialect="vllm"
+    ),
+    "the dialect of Open Responses": msgspec.structs.replace(
+        make_request("Hello", reasoning={"summary": "auto"}), dialect="open-responses"
+    ),
     "a summary, cut": make_request("Think for 3 steps", reasoning={"summary": "auto"}, max_output_tokens=30),
 }
 

@@ -7,7 +7,7 @@ from shared.input_items import InputItem
 from shared.record_format import RECORD_FORMAT
 from shared.responses import Item
 
-PINNED_FORMAT = 3
+PINNED_FORMAT = 4
 PINNED_TYPES = """
     apply_patch_call
     apply_patch_call_output
@@ -61,6 +61,10 @@ PINNED_TYPES = """
     response.output_text.delta
     response.output_text.done
     response.queued
+    response.reasoning.delta
+    response.reasoning.done
+    response.reasoning_part.added
+    response.reasoning_part.done
     response.reasoning_summary_part.added
     response.reasoning_summary_part.done
     response.reasoning_summary_text.delta

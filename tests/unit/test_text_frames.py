@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from shared import events as ev
 from shared.delta_frames import DeltaFrames
 from shared.events import StreamEvent, TextDelta, frame
+from shared.responses import Dialect
 from shared.tool_calls import ToolOutput
 from tests.requests import make_request
 from worker.asking.routing import ClientTarget, McpTarget, Routing
 from worker.harmony.tokens import CALL, CHANNEL, CONSTRAIN, END, ENDOFTEXT, MESSAGE, RETURN, START, encode
-from worker.response.reasoning_items import ReasoningStyle
+from worker.response.reasoning_items import EVENTS, ReasoningStyle
 from worker.response.segments import ToolReturned
 from worker.response.summary import SummaryStyle
 from worker.response.translator import RunningCall, Translation
@@ -36,6 +37,7 @@ ROUTING: Routing = {
 ODD = '"\\/\x00\x1f\x7f\x85\u2028\u2029\ufeff\ufffd<>&é\r\n\t😀'
 DELTAS: list[TextDelta] = [
     ev.ReasoningTextDelta(0, 0, "rs_1_0", "x"),
+    ev.ReasoningDelta(0, 0, "rs_1_0", "x"),
     ev.ReasoningSummaryTextDelta(0, 1, "rs_1_0", "x"),
     ev.OutputTextDelta(12, 0, "msg_0_0", ""),
     ev.FunctionCallArgumentsDelta(1, "fc_1", "0"),
@@ -107,18 +109,22 @@ turns = st.builds(lambda parts: [token for part in parts for token in part], st.
 
 
 styles: st.SearchStrategy[SummaryStyle | None] = st.sampled_from([None, "concise", "detailed"])
+dialects: st.SearchStrategy[Dialect] = st.sampled_from(list(EVENTS))
 
 
 class Log:
     """What reading a turn leaves behind."""
 
-    def __init__(self, direct_from: int, style: SummaryStyle | None = None) -> None:
+    def __init__(
+        self, direct_from: int, style: SummaryStyle | None = None, dialect: Dialect = "openai"
+    ) -> None:
         self.direct = 0
         """How many tokens became a frame at once."""
         self.frames: list[tuple[int, bytes]] = []
         """(place of the token, frame)."""
         self._direct_from = direct_from
-        self.reader = TurnReader(Translation(RESPONSE_ID, ROUTING, reasoning=ReasoningStyle(summary=style)))
+        reasoning = ReasoningStyle(summary=style, events=EVENTS[dialect])
+        self.reader = TurnReader(Translation(RESPONSE_ID, ROUTING, reasoning=reasoning))
         self.reader.begin_turn(Turn(0))
 
     def read(self, tokens: Sequence[int]) -> "Log":
@@ -146,11 +152,13 @@ class Log:
 
 
 @hypothesis_settings(max_examples=300)
-@given(turns, styles)
+@given(turns, styles, dialects)
 def test_both_ways_leave_the_same_bytes_and_the_same_state(
-    tokens: list[int], style: SummaryStyle | None
+    tokens: list[int], style: SummaryStyle | None, dialect: Dialect
 ) -> None:
-    assert Log(0, style).read(tokens).state == Log(len(tokens), style).read(tokens).state
+    both = (Log(direct_from, style, dialect).read(tokens) for direct_from in (0, len(tokens)))
+    direct, long = (log.state for log in both)
+    assert direct == long
 
 
 @pytest.mark.parametrize("style", [None, "concise", "detailed"])

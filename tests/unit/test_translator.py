@@ -1,5 +1,6 @@
 """The translator's promises, as properties: order, completeness, and bytes that never vary."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 
 from shared import events as ev
 from shared.events import StreamEvent, decode, frame
+from shared.events import encode as encode_event
 from shared.lifecycle import abandon, apply, fold
-from shared.responses import McpProtocolError, Reasoning, Response
+from shared.responses import Dialect, McpProtocolError, Reasoning, Response
 from shared.tool_calls import ToolFailure, ToolOutput
 from worker.asking.routing import ClientTarget, McpTarget, Routing
 from worker.harmony.parser import MessageClosed, MessageCut, MessageOpened, SegmentParser, TextContinued
@@ -26,6 +28,7 @@ from worker.harmony.tokens import (
     START,
     encode,
 )
+from worker.response.reasoning_items import EVENTS, ReasoningStyle
 from worker.response.segments import ToolReturned
 from worker.response.translator import (
     OutOfOrder,
@@ -108,8 +111,9 @@ def conversations(draw: st.DrawFn) -> list[Any]:
     return segments
 
 
-def translate(segments: Sequence[Any]) -> list[StreamEvent]:
-    now, events = Translation(RESPONSE.id, ROUTING), []
+def translate(segments: Sequence[Any], dialect: Dialect = "openai") -> list[StreamEvent]:
+    style = ReasoningStyle(summary="auto", events=EVENTS[dialect])
+    now, events = Translation(RESPONSE.id, ROUTING, reasoning=style), []
     for segment in segments:
         now, made = step(now, segment)
         events += made
@@ -124,6 +128,32 @@ def started(events: Sequence[StreamEvent]) -> list[StreamEvent]:
 def test_the_same_segments_give_the_same_bytes(segments: list[Any]) -> None:
     first, second = translate(segments), translate(segments)
     assert [frame(e, n) for n, e in enumerate(first)] == [frame(e, n) for n, e in enumerate(second)]
+
+
+NAMED: dict[Dialect, dict[str, str]] = {
+    "vllm": {
+        "response.content_part.added": "response.reasoning_part.added",
+        "response.content_part.done": "response.reasoning_part.done",
+    },
+    "open-responses": {
+        "response.reasoning_text.delta": "response.reasoning.delta",
+        "response.reasoning_text.done": "response.reasoning.done",
+    },
+}
+
+
+@given(conversations(), st.sampled_from(list(NAMED)))
+def test_a_dialect_gives_the_events_of_reasoning_other_names_and_changes_nothing_else(
+    segments: list[Any], dialect: Dialect
+) -> None:
+    plain, told = translate(segments), translate(segments, dialect)
+    expected = [json.loads(encode_event(event)) for event in plain]
+    for event in expected:
+        if event.get("item_id", "").startswith("rs_"):
+            event["type"] = NAMED[dialect].get(event["type"], event["type"])
+    assert [json.loads(encode_event(event)) for event in told] == expected
+    assert [decode(frame(event, 0)) for event in told] == told
+    assert fold(started(told)) == fold(started(plain))
 
 
 @given(conversations())

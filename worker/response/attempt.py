@@ -31,7 +31,7 @@ from worker.response.hopeless import Hopeless
 from worker.response.log_writer import LogWriter
 from worker.response.preparation import Preparation, Prepared, fit_into_context
 from worker.response.prompt import encode_message
-from worker.response.reasoning_items import TEXT_ALONE, ReasoningStyle
+from worker.response.reasoning_items import EVENTS, TEXT_ALONE, ReasoningStyle
 from worker.response.resources import Resources
 from worker.response.sealed_reasoning import sealer_of
 from worker.response.segments import ToolReturned
@@ -98,7 +98,8 @@ def _reasoning_style_of(record: LoadedRecord, seal: Callable[[int, str], str] | 
     """In a record of an earlier format, reasoning has nothing but its text."""
     if record.format < 3:
         return TEXT_ALONE
-    return ReasoningStyle((record.request.response.reasoning or {}).get("summary"), seal)
+    request = record.request
+    return ReasoningStyle((request.response.reasoning or {}).get("summary"), seal, EVENTS[request.dialect])
 
 
 @dataclass(slots=True)

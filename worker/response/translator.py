@@ -158,7 +158,7 @@ def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]
     match _item_for(opened, now):
         case OpenReasoning() as item:
             id_ = item_id("rs", response_id, index)
-            return replace(now, open_item=item), begin_reasoning(index, id_)
+            return replace(now, open_item=item), begin_reasoning(index, id_, now.reasoning)
         case OpenMessage(phase) as item:
             id_ = item_id("msg", response_id, index)
             return replace(now, open_item=item), [
@@ -274,7 +274,7 @@ def _delta(now: Translation, item: _Texted, text: str) -> TextDelta | None:
     index, response_id = now.output_index, now.response_id
     match item:
         case OpenReasoning():
-            return ev.ReasoningTextDelta(index, 0, item_id("rs", response_id, index), text)
+            return now.reasoning.events.delta(index, 0, item_id("rs", response_id, index), text)
         case OpenMessage():
             return ev.OutputTextDelta(index, 0, item_id("msg", response_id, index), text)
         case OpenClientCall(form=client_form):
