@@ -39,6 +39,24 @@ _BEFORE_S = 5.0
 
 
 def main() -> int:
+    course, is_kept = read_course(sys.argv[1:])
+    folder = Path(tempfile.mkdtemp(prefix="antiphon-chaos-"))
+    print(f"seed {course.seed}, {course.responses} responses; the run is in {folder}", flush=True)
+    judgement = asyncio.run(run(course, folder))
+    print(figures.describe(judgement.figures))
+    if judgement.violations:
+        print(
+            f"\nFAILED with seed {course.seed}; the run is kept in {folder}\n{describe_violations(judgement)}"
+        )
+        return 1
+    if not is_kept:
+        shutil.rmtree(folder)
+    print(f"seed {course.seed}: nothing was lost, repeated, reordered or left over")
+    return 0
+
+
+def read_course(arguments: list[str]) -> tuple[Course, bool]:
+    """Returns what is to be run, and whether the folder of a clean run is kept."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos", description="Disturbs a cluster and checks it."
     )
@@ -54,30 +72,16 @@ def main() -> int:
     )
     parser.add_argument("--root", type=Path, default=ROOT, help="whose code runs (default: this one's)")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a clean run too")
-    chosen = parser.parse_args()
-    responses = chosen.responses or (10**6 if chosen.minutes else 2000)
+    chosen = parser.parse_args(arguments)
     plain = Course(
         chosen.seed,
-        responses,
-        (chosen.minutes or 60) * 60,
-        chosen.clients,
+        chosen.responses or (10**6 if chosen.minutes else 2000),
+        seconds_max=(chosen.minutes or 60) * 60,
+        clients=chosen.clients,
         root=chosen.root,
         older=chosen.older,
     )
-    course = make_course(chosen.course, plain)
-    folder = Path(tempfile.mkdtemp(prefix="antiphon-chaos-"))
-    print(f"seed {course.seed}, {responses} responses; the run is in {folder}", flush=True)
-    judgement = asyncio.run(run(course, folder))
-    print(figures.describe(judgement.figures))
-    if judgement.violations:
-        print(
-            f"\nFAILED with seed {course.seed}; the run is kept in {folder}\n{describe_violations(judgement)}"
-        )
-        return 1
-    if not chosen.keep:
-        shutil.rmtree(folder)
-    print(f"seed {course.seed}: nothing was lost, repeated, reordered or left over")
-    return 0
+    return make_course(chosen.course, plain), chosen.keep
 
 
 def describe_violations(judgement: Judgement) -> str:

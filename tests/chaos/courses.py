@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ class Course:
 
     seed: int
     responses: int
+    _: KW_ONLY
     strikes_min: int = 0
     """Calls go on until this many strikes hit, however fast the machine serves them."""
     seconds_max: float = 3600.0

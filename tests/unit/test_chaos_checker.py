@@ -22,6 +22,7 @@ from shared.responses import (
     Usage,
 )
 from tests.chaos import figures
+from tests.chaos.__main__ import read_course
 from tests.chaos.checker import check
 from tests.chaos.history import (
     Accepted,
@@ -755,3 +756,12 @@ def test_the_time_between_a_clients_own_drop_and_its_resume_is_no_stall() -> Non
 
     assert abs(waits("dropped") - 0.1) < 0.01
     assert abs(waits("broken") - 3.0) < 0.01
+
+
+def test_a_run_takes_its_size_from_the_command_line() -> None:
+    asked, is_kept = read_course(["--seed", "7", "--responses", "90", "--minutes", "2", "--clients", "5"])
+    assert (asked.seed, asked.responses, asked.seconds_max, asked.clients) == (7, 90, 120.0, 5)
+    assert (asked.strikes_min, is_kept) == (0, False)
+    unlimited, _ = read_course(["--minutes", "1"])
+    assert unlimited.responses == 10**6
+    assert read_course([])[0].responses == 2000
