@@ -46,6 +46,9 @@ _READINGS_MAX = 3
 
 T = TypeVar("T")
 
+Reader = Callable[[bytes, Birth, Sequence[str], RequestLimits], Creation]
+"""Reads a body as `read_create` does; raises ClientError."""
+
 
 @dataclass(frozen=True, slots=True)
 class Created:
@@ -82,19 +85,25 @@ class Acceptance:
         self._asking = asyncio.Semaphore(token_count.ASKING_MAX)
 
     async def create(
-        self, tenant: str, raw: bytes, idempotency_key: str | None = None, dialect: Dialect | None = None
+        self,
+        tenant: str,
+        raw: bytes,
+        idempotency_key: str | None = None,
+        dialect: Dialect | None = None,
+        read: Reader = read_create,
     ) -> Created:
-        """Accepts a create call, or raises and writes nothing. `dialect`: None for the operator's.
+        """Accepts a create call, or raises and writes nothing. `dialect`: None for the operator's; `read`
+        knows the form of the body.
 
         Raises ClientError, QueueFull, TenantBusy, KeyReused, REDIS_AWAY.
         """
         async with self._offload.in_hand(len(raw)):
-            return await self._create(tenant, raw, idempotency_key, dialect)
+            return await self._create(tenant, raw, idempotency_key, dialect, read)
 
     async def _create(
-        self, tenant: str, raw: bytes, idempotency_key: str | None, dialect: Dialect | None
+        self, tenant: str, raw: bytes, idempotency_key: str | None, dialect: Dialect | None, read: Reader
     ) -> Created:
-        creation = await self._read(raw, dialect)
+        creation = await self._read(raw, dialect, read)
         response = creation.request.response
         self._check_background(response.background, response.store)
         self._check_secrets(creation.secret_param)
@@ -160,10 +169,10 @@ class Acceptance:
     ) -> tuple[NewResponse, bytes]:
         """Returns the response to be written, and the JSON that answers a background call, or b"".
 
-        Raises ClientError for a prompt that is too long, unless the call streams: a stream reports that in
-        its events.
+        Raises ClientError for a prompt that is too long, unless the call streams and its
+        events may report that.
         """
-        if not creation.is_streamed:
+        if not creation.is_streamed or creation.is_refused_if_long:
             check_prompt_length(request, self._settings.context_tokens_max)
         response = request.response
         previous = response.previous_response_id
@@ -173,7 +182,9 @@ class Acceptance:
         accepted = encode(fold(begin(response))) if is_answer else b""
         return NewResponse.of(key, request, creation.secrets, parent, repetition), accepted
 
-    async def _read(self, raw: bytes, dialect: Dialect | None = None) -> Creation:
+    async def _read(
+        self, raw: bytes, dialect: Dialect | None = None, read: Reader = read_create
+    ) -> Creation:
         settings = self._settings
         limits = RequestLimits(
             settings.items_max,
@@ -186,7 +197,7 @@ class Acceptance:
         )
         birth = Birth(ids.new_response_id(settings.cell), int(self._clock()), dialect or settings.dialect)
         models = settings.models
-        return await self._offload.run(len(raw), lambda: read_create(raw, birth, models, limits))
+        return await self._offload.run(len(raw), lambda: read(raw, birth, models, limits))
 
     async def _compose(
         self,

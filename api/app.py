@@ -20,7 +20,7 @@ from api.door import Door
 from api.errors import install_handlers
 from api.held_bodies import Bodies
 from api.hub import Hub
-from api.routes import conversations, health, models, responses
+from api.routes import chat, conversations, health, models, responses
 from api.services import Services
 from api.sse import EventStreams
 from api.tenants import Tenants
@@ -95,7 +95,7 @@ def build(settings: Settings, tenants: Tenants, lifespan: Lifespan | None = None
     app.state.streams = EventStreams(settings)
     app.state.is_draining = app.state.has_ended = False
     install_handlers(app)
-    for router in (responses.router, conversations.router, models.router, health.router):
+    for router in (responses.router, chat.router, conversations.router, models.router, health.router):
         app.include_router(router)
     for route in app.routes:
         if isinstance(route, APIRoute) and "GET" in route.methods:

@@ -14,7 +14,7 @@ from api.errors import ClientError, refuse, shorten
 from shared.settings import Settings
 
 _METHODS = "GET, HEAD, POST, DELETE"
-_EXPOSED = "x-request-id, retry-after, openai-processing-ms, antiphon-ignored-tools"
+_EXPOSED = "x-request-id, retry-after, openai-processing-ms, antiphon-ignored-tools, x-response-id"
 _REMEMBERED_S = "600"
 _ITEM = "/items/"
 

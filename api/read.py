@@ -26,7 +26,7 @@ from api.offload import Offload
 from api.paging import PageRequest
 from shared import ids
 from shared.context_length import TOO_LONG
-from shared.responses import ResponseError
+from shared.responses import Response, ResponseError
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import closing
@@ -240,6 +240,17 @@ class Reading:
             raise cannot_cancel(stored.state.closed, stored.state.is_background)
         return await self._snapshot_of(stored)
 
+    async def end(self, key: ResponseKey) -> Response:
+        """Cancels a response that its only reader has read as far as it wants to, unless it has ended
+        already; returns it, kept or not. Raises ResponseLost."""
+        async with self._redis_bound():
+            await closing.cancel(self._redis, self._settings, key, self._name)
+            stored = await response_store.read_ended(self._redis, key)
+        if stored is None or not stored.state.closed:
+            raise ResponseLost(key.response_id)
+        snapshot = await self._snapshot_of(stored)
+        return await self._offload.run(len(snapshot), lambda: _decode_response(snapshot))
+
     async def delete(self, tenant: str, response_id: str) -> None:
         """Deletes a response. Raises ClientError if there is none, or if it is still open."""
         key, state = await self.find_log(tenant, response_id)
@@ -279,3 +290,4 @@ class _Ending(msgspec.Struct):
 
 
 _read_ending = msgspec.json.Decoder(_Ending).decode
+_decode_response = msgspec.json.Decoder(Response).decode

@@ -24,7 +24,7 @@ class Services:
         """`clock` returns seconds since the epoch."""
         self._redis = redis
         self._settings = settings
-        offload = Offload()
+        offload = self.offload = Offload()
         self.conversations = Conversations(redis, offload, settings, clock)
         self.accept = Acceptance(redis, offload, self.conversations, settings, clock, tenants, follower)
         self.read = Reading(redis, offload, follower, settings)

@@ -348,7 +348,7 @@ _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[StreamEvent] = msgspec.json.Decoder(StreamEvent)
 
 
-def encode(value: StreamEvent | Response | str) -> bytes:
+def encode(value: object) -> bytes:
     """Returns JSON on a single line, also for readers that break lines at characters JSON need not escape."""
     body = _encoder.encode(value)
     return body if body.isascii() else _escape_line_ends(body)

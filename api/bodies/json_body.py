@@ -43,8 +43,10 @@ class _Fields(msgspec.Struct):
 
     input: msgspec.Raw = msgspec.Raw()
     items: msgspec.Raw = msgspec.Raw()
+    messages: msgspec.Raw = msgspec.Raw()
     tools: msgspec.Raw = msgspec.Raw()
     text: msgspec.Raw = msgspec.Raw()
+    response_format: msgspec.Raw = msgspec.Raw()
 
 
 def _too_many_values(raw: bytes, values_max: int) -> ClientError:

@@ -158,6 +158,8 @@ class Creation:
     """The field with the first of the secrets."""
     ignored_tools: tuple[str, ...] = ()
     """The types of the tools that were left out (`unsupported_tools`)."""
+    is_refused_if_long: bool = False
+    """A prompt that is too long is refused even if the call streams, whose events would say so too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,13 @@ class Birth:
 
 def read_create(raw: bytes, birth: Birth, models: Sequence[str], limits: RequestLimits) -> Creation:
     """Reads a whole body. Raises ClientError naming the first invalid field."""
-    fields = decode_object(raw, limits.values_max)
+    return read_fields(decode_object(raw, limits.values_max), birth, models, limits)
+
+
+def read_fields(
+    fields: Mapping[str, Any], birth: Birth, models: Sequence[str], limits: RequestLimits
+) -> Creation:
+    """Does what `read_create` does, for a body that is decoded already."""
     _refuse_unknown(fields)
     body = check(CreateBody, fields)
     _refuse_unsupported(body, limits.refused)

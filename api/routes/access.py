@@ -4,8 +4,8 @@ Owns dependencies only; contains no route and no rule.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from api.held_bodies import Bodies, BodiesFull, HeldBody
 from api.services import Services
 from api.sse import EventStreams
 from api.tenants import Tenants
+from shared.race import race
 from shared.settings import Settings
 
 # All of them are `async`, since FastAPI runs a plain function in a thread, for each request.
@@ -41,6 +42,7 @@ async def _tenant(request: Request) -> str:
     return tenants.tenant_of(request.headers.get("authorization"))
 
 
+_CLIENT_CLOSED_REQUEST = 499
 _CLOSE = {"connection": "close"}
 """For answers sent before the whole body was read: no other request can be read from the connection."""
 
@@ -55,6 +57,17 @@ T = TypeVar("T")
 def json_of(body: bytes) -> Response:
     """Returns an answer whose body is JSON already."""
     return Response(body, media_type="application/json")
+
+
+async def unless_disconnected(request: Request, answer: Coroutine[Any, Any, bytes]) -> Response:
+    """Returns JSON, or an answer that nobody reads as soon as the client has disconnected."""
+    body = await race(answer, _disconnected(request))
+    return json_of(body) if body is not None else Response(status_code=_CLIENT_CLOSED_REQUEST)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def with_body(request: Request, settings: Settings, work: Callable[[bytes], Awaitable[T]]) -> T:

@@ -1,8 +1,6 @@
 """/v1/responses: creates, reads, streams, resumes and ends. Owns query parameters and the form of answers."""
 
 import re
-from collections.abc import Coroutine
-from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -14,10 +12,17 @@ from api.bodies.includes import read_include
 from api.errors import invalid_value
 from api.paging import read_page
 from api.read import FROM_THE_START, Cursor, Frames
-from api.routes.access import ServicesDep, SettingsDep, StreamsDep, TenantDep, json_of, with_body
+from api.routes.access import (
+    ServicesDep,
+    SettingsDep,
+    StreamsDep,
+    TenantDep,
+    json_of,
+    unless_disconnected,
+    with_body,
+)
 from api.services import Services
 from api.sse import EventStreams
-from shared.race import race
 from shared.responses import Dialect
 from shared.settings import KeepAliveForm, Settings
 
@@ -26,7 +31,6 @@ router = APIRouter(prefix="/v1/responses")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _LAST_EVENT_ID = "Last-Event-ID"
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
-_CLIENT_CLOSED_REQUEST = 499
 _KEEP_ALIVE_HEADER = "Antiphon-Keep-Alive"
 _DIALECT_HEADER = "Antiphon-Dialect"
 _IGNORED_TOOLS_HEADER = "Antiphon-Ignored-Tools"
@@ -64,8 +68,7 @@ async def _answer_creation(
         return streams.answer(frames, keep_alive, wire, first)
     if created.is_background:
         return json_of(created.accepted or await services.read.retrieve_repeated(key))
-    snapshot = await _unless_disconnected(request, services.read.finish(key, created.arrival))
-    return json_of(snapshot) if snapshot is not None else Response(status_code=_CLIENT_CLOSED_REQUEST)
+    return await unless_disconnected(request, services.read.finish(key, created.arrival))
 
 
 @router.post("/input_tokens")
@@ -174,13 +177,3 @@ def _dialect(request: Request) -> Dialect | None:
             return dialect
         case _:
             raise invalid_value(_DIALECT_HEADER, "it should be 'openai', 'vllm' or 'open-responses'")
-
-
-async def _unless_disconnected(request: Request, answer: Coroutine[Any, Any, bytes]) -> bytes | None:
-    """Returns the answer, or None as soon as the client has disconnected."""
-    return await race(answer, _disconnected(request))
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -82,6 +82,22 @@ def test_the_public_client_raises_it_from_a_stream(client: OpenAI) -> None:
     assert caught.value.code == CODE
 
 
+def test_a_chat_is_told_too(client: OpenAI) -> None:
+    """With a status, if it does not stream or its length alone shows it."""
+    for text, is_streamed in ((COUNTED, False), (OBVIOUS, False), (OBVIOUS, True)):
+        with pytest.raises(BadRequestError) as refused:
+            client.chat.completions.create(
+                model="default", messages=[{"role": "user", "content": text}], stream=is_streamed
+            )
+        assert (refused.value.code, refused.value.param) == (CODE, "messages")
+    with pytest.raises(APIError) as caught:
+        for _ in client.chat.completions.create(
+            model="default", messages=[{"role": "user", "content": COUNTED}], stream=True
+        ):
+            pass
+    assert (caught.value.code, caught.value.param) == (CODE, "messages")
+
+
 def test_a_poll_shows_it(client: OpenAI) -> None:
     response = client.responses.create(model="default", input=COUNTED, background=True)
     wait_until(lambda: client.responses.retrieve(response.id).status not in ("queued", "in_progress"))
