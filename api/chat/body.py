@@ -85,7 +85,7 @@ class _Own(Shape):
     top_logprobs: int | None = None
 
 
-class _StreamOptions(Shape):
+class _ChatStreamOptions(Shape):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
@@ -205,9 +205,9 @@ def _wants_usage(own: _Own) -> bool:
     if not own.stream:
         message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
         raise ClientError(400, message, None, "stream_options")
-    for name in own.stream_options.keys() - _StreamOptions.model_fields.keys():
+    for name in own.stream_options.keys() - _ChatStreamOptions.model_fields.keys():
         raise unknown_parameter(f"stream_options.{name}")
-    return bool(check(_StreamOptions, own.stream_options, ("stream_options",)).include_usage)
+    return bool(check(_ChatStreamOptions, own.stream_options, ("stream_options",)).include_usage)
 
 
 def _read_stops(value: object) -> tuple[str, ...]:

@@ -40,10 +40,10 @@ class Origin:
         return f"{self.place}.{self.names.get(name, name)}{rest[step.end() :]}"
 
 
-Item = tuple[dict[str, Any], Origin]
+TracedItem = tuple[dict[str, Any], Origin]
 
 
-def read_messages(value: object) -> list[Item]:
+def read_messages(value: object) -> list[TracedItem]:
     """Returns the items of all messages, in order. Raises ClientError naming the client's own field."""
     if value is None:
         raise missing_parameter("messages")
@@ -51,14 +51,14 @@ def read_messages(value: object) -> list[Item]:
     if not messages:
         raise invalid_value("messages", "it should hold at least one message")
     kinds: dict[str, str] = {}
-    items: list[Item] = []
+    items: list[TracedItem] = []
     for index, message in enumerate(messages):
         path = ("messages", index)
         items += _read_message(check_object(message, path), path, kinds)
     return items
 
 
-def _read_message(message: dict[str, Any], path: Path, kinds: dict[str, str]) -> Iterator[Item]:
+def _read_message(message: dict[str, Any], path: Path, kinds: dict[str, str]) -> Iterator[TracedItem]:
     """Yields the items of a message. `kinds`: the kind of each call so far, by its id."""
     match message.get("role"):
         case "user" | "system" | "developer" as role:
@@ -76,7 +76,7 @@ def _read_message(message: dict[str, Any], path: Path, kinds: dict[str, str]) ->
             raise invalid_value(spell((*path, "role")), f"it should be one of {', '.join(_ROLES)}")
 
 
-def _read_assistant(message: dict[str, Any], path: Path, kinds: dict[str, str]) -> Iterator[Item]:
+def _read_assistant(message: dict[str, Any], path: Path, kinds: dict[str, str]) -> Iterator[TracedItem]:
     """Yields what the model thought, said and called, in this order, in which it does so."""
     if message.get("function_call") is not None:
         raise unsupported_parameter(spell((*path, "function_call")), _NO_FUNCTION)
@@ -96,7 +96,7 @@ def _read_assistant(message: dict[str, Any], path: Path, kinds: dict[str, str]) 
         yield _read_call(check_object(call, place), place, kinds)
 
 
-def _read_call(call: dict[str, Any], path: Path, kinds: dict[str, str]) -> Item:
+def _read_call(call: dict[str, Any], path: Path, kinds: dict[str, str]) -> TracedItem:
     kind = call.get("type", "function")
     if kind not in ("function", "custom"):
         raise invalid_value(spell((*path, "type")), "it should be 'function' or 'custom'")
@@ -109,7 +109,7 @@ def _read_call(call: dict[str, Any], path: Path, kinds: dict[str, str]) -> Item:
     return item, Origin(spell(path), _OF_CALL | {name: f"{kind}.{name}" for name in ("name", written)})
 
 
-def _read_answer(message: dict[str, Any], path: Path, kinds: Mapping[str, str]) -> Item:
+def _read_answer(message: dict[str, Any], path: Path, kinds: Mapping[str, str]) -> TracedItem:
     call_id = message.get("tool_call_id")
     if call_id is None:
         raise missing_parameter(spell((*path, "tool_call_id")))
