@@ -182,9 +182,7 @@ class Acceptance:
         accepted = encode(fold(begin(response))) if is_answer else b""
         return NewResponse.of(key, request, creation.secrets, parent, repetition), accepted
 
-    async def _read(
-        self, raw: bytes, dialect: Dialect | None = None, read: Reader = read_create
-    ) -> Creation:
+    async def _read(self, raw: bytes, dialect: Dialect | None = None, read: Reader = read_create) -> Creation:
         settings = self._settings
         limits = RequestLimits(
             settings.items_max,
