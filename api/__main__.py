@@ -15,6 +15,7 @@ import uvicorn
 from api.app import Edge, create_app
 from api.door import is_loopback
 from api.http_protocol import make_protocol
+from api.request_names import name_requests_in_log
 from api.routes.health import PROBED
 from api.tenants import FileInvalid, Tenants
 from shared import process
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: Settings, host: str, port: int) -> None:
+    name_requests_in_log()
     tenants = Tenants.load(settings.api_keys)
     if tenants.is_open and not settings.open_hosts and not is_loopback(host):
         raise process.Misuse(

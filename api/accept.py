@@ -21,6 +21,7 @@ from api.errors import unsupported_parameter
 from api.hub import Arrival
 from api.offload import Offload
 from api.prompt_length import check_prompt_length
+from api.rates import rate_limited
 from api.read import Follower
 from api.tenants import Tenants
 from api.unlisted import read_listings, unlisted_servers
@@ -31,11 +32,15 @@ from shared.responses import SEALED_REASONING, ConversationReference, Dialect, M
 from shared.settings import Settings
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.records import response_store, token_count
-from shared.store.records.response_store import (
+from shared.store.records.admission import (
+    NO_ALLOWANCES,
+    Admitted,
+    Allowances,
     ConversationLocked,
     ConversationMoved,
     Membership,
     NewResponse,
+    RateExceeded,
     Repetition,
 )
 from shared.store.records.watchers import name_reader
@@ -61,6 +66,8 @@ class Created:
     """What follows it, unless its call does not wait for it or an earlier one created it."""
     ignored_tools: tuple[str, ...] = ()
     """The types of the tools that were left out (`unsupported_tools`)."""
+    allowances: Allowances = NO_ALLOWANCES
+    """What is left of the tenant's limits a minute; nothing is said of them to a call that is repeated."""
 
 
 class Acceptance:
@@ -134,20 +141,28 @@ class Acceptance:
             )
             new = replace(new, membership=sources.membership)
             try:
-                key, arrival = await self._write(self._settings_of(tenant), new, creation.is_streamed)
+                admitted, arrival = await self._write(self._settings_of(tenant), new, creation.is_streamed)
             except ConversationMoved:
                 continue
-            answer = accepted if key == new.key else b""
-            ignored = creation.ignored_tools
-            return Created(key, creation.is_streamed, new.is_background, answer, arrival, ignored)
+            except RateExceeded as exceeded:
+                raise rate_limited(exceeded) from None
+            return Created(
+                admitted.key,
+                creation.is_streamed,
+                new.is_background,
+                accepted if admitted.key == new.key else b"",
+                arrival,
+                creation.ignored_tools,
+                admitted.allowances,
+            )
         raise ConversationLocked
 
     async def _write(
         self, settings: Settings, new: NewResponse, is_streamed: bool
-    ) -> tuple[ResponseKey, Arrival | None]:
+    ) -> tuple[Admitted, Arrival | None]:
         """Writes a response; returns the one that answers the call, and what follows it if it is new."""
         if new.is_background and not is_streamed:
-            return (await response_store.create(self._redis, settings, new)).key, None
+            return await response_store.create(self._redis, settings, new), None
         reader = "" if new.is_background else name_reader()
         new = replace(new, is_followed=True, reader=reader)
         arrival = self._follower.expect(new.key, new.frames)
@@ -159,7 +174,7 @@ class Acceptance:
         finally:
             if not is_new:
                 self._follower.forsake(arrival)
-        return admitted.key, arrival if is_new else None
+        return admitted, arrival if is_new else None
 
     def _settings_of(self, tenant: str) -> Settings:
         return self._tenants.limits_of(tenant).over(self._settings)

@@ -13,13 +13,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.compression import Compression
 from api.door import Door
-from api.errors import install_handlers
+from api.errors import install_handlers, shorten
 from api.held_bodies import Bodies
 from api.hub import Hub
+from api.request_names import begin_request
 from api.routes import chat, conversations, health, models, responses
 from api.services import Services
 from api.sse import EventStreams
@@ -40,7 +42,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 class AnswerHeaders:
     """Adds `x-request-id`, `openai-version` and `openai-processing-ms` to every answer, and `connection:
-    close` while the node is draining.
+    close` while the node is draining. Logs the answer to a request that its client has named.
 
     Pure ASGI: streams pass untouched.
     """
@@ -53,6 +55,7 @@ class AnswerHeaders:
             await self._app(scope, receive, send)
             return
         request_id = new_request_id()
+        is_named = begin_request(request_id, Headers(scope=scope))
         begun_s = time.perf_counter()
 
         async def send_with_headers(message: Message) -> None:
@@ -60,7 +63,10 @@ class AnswerHeaders:
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["openai-version"] = _API_VERSION
-                headers["openai-processing-ms"] = str(int((time.perf_counter() - begun_s) * 1000))
+                headers["openai-processing-ms"] = took_ms = str(int((time.perf_counter() - begun_s) * 1000))
+                if is_named:
+                    path = shorten(scope["raw_path"].decode("ascii", "replace"))
+                    _log.info("%s %s: %d in %s ms", scope["method"], path, message["status"], took_ms)
                 if scope["app"].state.is_draining:
                     headers["connection"] = "close"  # so that the client's next call reaches another node
             await send(message)
@@ -72,8 +78,9 @@ class Edge(FastAPI):
     """FastAPI behind the door, with our headers outermost, so that every refusal has them too."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        routes = super().build_middleware_stack()
-        return AnswerHeaders(Door(routes, self.state.settings, is_open=self.state.tenants.is_open))
+        settings = self.state.settings
+        routes = Compression(super().build_middleware_stack(), settings.gzip_bytes_min)
+        return AnswerHeaders(Door(routes, settings, is_open=self.state.tenants.is_open))
 
 
 def build(settings: Settings, tenants: Tenants, lifespan: Lifespan | None = None) -> Edge:

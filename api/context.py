@@ -25,7 +25,8 @@ from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import archive
 from shared.store.records import response_store
-from shared.store.records.response_store import Membership, Stored
+from shared.store.records.admission import Membership
+from shared.store.records.response_store import Stored
 from shared.store.records.unshown import read_unshown
 from shared.store.redis.client import RedisClient
 from shared.turns import without_old_reasoning

@@ -11,10 +11,17 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import ClientError, refuse, shorten
+from api.rates import RATE_HEADERS
+from api.request_names import check_client_name
 from shared.settings import Settings
 
 _METHODS = "GET, HEAD, POST, DELETE"
-_EXPOSED = "x-request-id, retry-after, openai-processing-ms, antiphon-ignored-tools, x-response-id"
+_EXPOSED = ", ".join(
+    (
+        *("x-request-id", "x-response-id", "retry-after", "openai-processing-ms", "antiphon-ignored-tools"),
+        *RATE_HEADERS,
+    )
+)
 _REMEMBERED_S = "600"
 _ITEM = "/items/"
 
@@ -46,6 +53,7 @@ class Door:
             # RFC 9112, 3.2: a proxy in front may have read the other one.
             if len(headers.getlist("host")) > 1:
                 raise ClientError(400, "The request has more than one 'Host' header.", "invalid_host", "Host")
+            check_client_name(headers)
             if self._is_open:
                 self._check_open(scope, headers)
             if scope["method"] == "OPTIONS" and origin and "access-control-request-method" in headers:

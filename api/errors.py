@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from shared.context_length import TOO_LONG, TOO_LONG_PARAM
-from shared.store.records.response_store import ConversationLocked, KeyReused, QueueFull, TenantBusy
+from shared.store.records.admission import ConversationLocked, KeyReused, QueueFull, TenantBusy
 from shared.store.records.token_count import CountUnanswered, ListingUnanswered
 from shared.store.redis.connections import REDIS_AWAY
 

@@ -40,6 +40,8 @@ class TenantLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     responses_max: Annotated[int, msgspec.Meta(gt=0)] | None = None
     bytes_max: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    requests_per_minute_max: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    tokens_per_minute_max: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
     def over(self, settings: Settings) -> Settings:
         """Returns the settings with these limits in place of theirs."""

@@ -98,6 +98,12 @@ class Settings(BaseSettings):
     tenant_bytes_max: int = Field(2**30, gt=0)
     """Requests of one tenant that Redis holds uncompressed: those of open responses, and of closed ones until
     they are archived. What is echoed counts once for each copy."""
+    tenant_requests_per_minute_max: int = Field(0, ge=0)
+    """Create calls of one tenant; 0: as many as it likes. A minute's worth may come at once, and what counts
+    wears off evenly. The same for tokens."""
+    tenant_tokens_per_minute_max: int = Field(0, ge=0)
+    """What the responses of one tenant read and write. Until a response has ended, about what its prompt has
+    counts, and its `max_output_tokens`."""
     idempotency_retention_s: int = Field(86_400, gt=0)
     disconnect_grace_s: float = Field(5.0, ge=0)
     """A foreground response is cancelled this long after its last reader has left; 0: at once."""
@@ -124,6 +130,8 @@ class Settings(BaseSettings):
     """How often a keep-alive is sent on a stream."""
     keep_alive_form: KeepAliveForm = "comment"
     """A comment line, which parsers ignore; or a `keepalive` event, which has no sequence number."""
+    gzip_bytes_min: int = Field(1_024, ge=0)
+    """JSON answers from this size on are compressed for clients that accept gzip."""
     http_line_bytes_max: int = Field(16 * 2**10, gt=0)
     """Limits the request target, including its query."""
     http_head_bytes_max: int = Field(64 * 2**10, gt=0)

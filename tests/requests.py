@@ -9,7 +9,8 @@ from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.records import response_store
-from shared.store.records.response_store import NewResponse, Record
+from shared.store.records.admission import NewResponse
+from shared.store.records.response_store import Record
 from shared.store.redis.client import RedisClient
 from tests.items import items_of
 

@@ -9,6 +9,7 @@ from api.answer import wire_of
 from api.chat.body import ChatCall
 from api.chat.relay import ChatRelay
 from api.errors import ClientError
+from api.rates import rate_headers
 from api.routes.access import (
     ServicesDep,
     SettingsDep,
@@ -45,6 +46,7 @@ async def create(
         raise call.name(error) from None
     answer = await _answer(request, services, streams, created, call)
     answer.headers[_RESPONSE_ID_HEADER] = created.key.response_id
+    answer.headers.update(rate_headers(created.allowances))
     return answer
 
 

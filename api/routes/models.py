@@ -5,8 +5,10 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
+from api.bodies.requests import DEFAULT_MODEL
 from api.errors import model_not_found
 from api.routes.access import SettingsDep, TenantDep
+from shared.settings import Settings
 
 router = APIRouter(prefix="/v1/models")
 
@@ -16,15 +18,24 @@ GPT_OSS_PUBLISHED_S = 1_754_352_000
 
 @router.get("")
 async def list_models(_tenant: TenantDep, settings: SettingsDep) -> Response:
-    return JSONResponse({"object": "list", "data": [_describe(name) for name in settings.models]})
+    """Lists every name that a request may use, also the one that stands for the first of them."""
+    names = dict.fromkeys([*settings.models, DEFAULT_MODEL])
+    return JSONResponse({"object": "list", "data": [_describe(name, settings) for name in names]})
 
 
 @router.get("/{model:path}")
 async def retrieve_model(model: str, _tenant: TenantDep, settings: SettingsDep) -> Response:
-    if model not in settings.models:
+    if model not in settings.models and model != DEFAULT_MODEL:
         raise model_not_found(model)
-    return JSONResponse(_describe(model))
+    return JSONResponse(_describe(model, settings))
 
 
-def _describe(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": GPT_OSS_PUBLISHED_S, "owned_by": "antiphon"}
+def _describe(name: str, settings: Settings) -> dict[str, Any]:
+    """`max_model_len`: the context in tokens, prompt and answer together, as vLLM calls it."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": GPT_OSS_PUBLISHED_S,
+        "owned_by": "antiphon",
+        "max_model_len": settings.context_tokens_max,
+    }

@@ -11,6 +11,7 @@ from api.answer import wire_of
 from api.bodies.includes import read_include
 from api.errors import invalid_value
 from api.paging import read_page
+from api.rates import rate_headers
 from api.read import FROM_THE_START, Cursor, Frames
 from api.routes.access import (
     ServicesDep,
@@ -53,6 +54,7 @@ async def create(
     answer = await _answer_creation(request, services, streams, created, keep_alive)
     if created.ignored_tools:
         answer.headers[_IGNORED_TOOLS_HEADER] = ", ".join(created.ignored_tools)
+    answer.headers.update(rate_headers(created.allowances))
     return answer
 
 

@@ -55,9 +55,10 @@ STATE_PATTERN, LOG_PATTERN, READERS_PATTERN = (
 
 def state(key: ResponseKey) -> str:
     """Hash. From the start: store, background, created_ms, attempt, owner, lease_until_ms, alone_since_ms,
-    rings, job, closed, format. Once it had an owner: deaths, format_needed. While open: usage up to some
-    entry of the log (`shared/usage.py`). Until it is archived: request, and once closed, snapshot
-    and, if there are such calls, unshown (those of which it shows less); afterwards: compacted."""
+    rings, job, closed, format; if its tenant has a limit of tokens a minute, tokens (what counts against it
+    until the end) and tokens_per_minute (the limit). Once it had an owner: deaths, format_needed. While open:
+    usage up to some entry of the log (`shared/usage.py`). Until it is archived: request, and once closed,
+    snapshot and, if there are such calls, unshown (those of which it shows less); afterwards: compacted."""
     return STATE_PATTERN % str(key)
 
 
@@ -123,6 +124,12 @@ def held(tenant: str) -> str:
 def held_bytes(tenant: str) -> str:
     """Hash: the bytes of each member of `held`, and their `total`."""
     return f"antiphon:{{queue}}:held_bytes:{tenant}"
+
+
+def rate(tenant: str) -> str:
+    """Hash, if the tenant has limits a minute: `requests`, `tokens`: when (Redis, ms) each is whole again
+    (`records/rate.lua`)."""
+    return f"antiphon:{{queue}}:rate:{tenant}"
 
 
 def idempotency(tenant: str, idempotency_key: str) -> str:

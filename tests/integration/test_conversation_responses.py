@@ -34,7 +34,7 @@ from shared.store.log.response_log import NewEntry
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.records import response_store
-from shared.store.records.response_store import ConversationMoved, Membership, NewResponse
+from shared.store.records.admission import ConversationMoved, Membership, NewResponse
 from shared.store.redis.client import RedisClient
 from tests.appending import append
 from tests.conversing import (

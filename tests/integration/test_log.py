@@ -21,7 +21,7 @@ from shared.store.log.closing import cancel
 from shared.store.log.response_log import Closing, NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease, LeaseLost, Renewal
-from shared.store.records import response_store, server_secrets
+from shared.store.records import admission, response_store, server_secrets
 from shared.store.records.watchers import Watchers
 from shared.store.redis.client import RedisClient
 from tests.appending import append_through
@@ -186,7 +186,7 @@ async def test_a_full_queue_refuses_and_writes_nothing(redis: RedisClient, setti
     narrow = settings.model_copy(update={"queue_depth_max": 1})
     await accept(redis, narrow)
     before = sorted(await redis.command("KEYS", "*"))
-    with pytest.raises(response_store.QueueFull):
+    with pytest.raises(admission.QueueFull):
         await accept(redis, narrow)
     assert sorted(await redis.command("KEYS", "*")) == before
 
@@ -203,7 +203,7 @@ async def test_secrets_are_sealed_with_the_deployments_key_and_lost_without_it(
     request = make_request()
     key = ResponseKey("default", request.response.id)
     secrets = {"label": ServerSecrets({"x-key": "swordfish"}, "token")}
-    await response_store.create(redis, ours, response_store.NewResponse.of(key, request, secrets))
+    await response_store.create(redis, ours, admission.NewResponse.of(key, request, secrets))
     assert b"swordfish" not in await redis.command("GET", keys.secrets(key))
     assert await server_secrets.read_secrets(redis, ours, key) == secrets
     assert await server_secrets.read_secrets(redis, others, key) is None
@@ -216,7 +216,7 @@ async def test_secrets_are_gone_when_the_response_is_closed(
     request = make_request()
     key = ResponseKey("default", request.response.id)
     secrets = {"label": ServerSecrets({"x-key": "k"}, "token")}
-    await response_store.create(redis, settings, response_store.NewResponse.of(key, request, secrets))
+    await response_store.create(redis, settings, admission.NewResponse.of(key, request, secrets))
     assert await server_secrets.read_secrets(redis, settings, key) == secrets
     held = await acquire(redis, settings, key)
     await append_through(appender, held, 1, [draft("end")], CLOSING)
@@ -481,7 +481,7 @@ async def test_a_tenants_open_responses_are_limited(redis: RedisClient, settings
     first = await accept(redis, narrow)
     await accept(redis, narrow)
     before = sorted(await redis.command("KEYS", "*"))
-    with pytest.raises(response_store.TenantBusy):
+    with pytest.raises(admission.TenantBusy):
         await accept(redis, narrow)
     assert sorted(await redis.command("KEYS", "*")) == before
     await accept(redis, narrow, tenant="another")
@@ -495,14 +495,14 @@ async def test_the_same_idempotency_key_and_body_give_the_same_response(
     async def create(body: str, name: str = "k") -> ResponseKey:
         request = make_request()
         key = ResponseKey("default", request.response.id)
-        repetition = response_store.Repetition(name, body)
-        draft = response_store.NewResponse.of(key, request, {}, None, repetition)
+        repetition = admission.Repetition(name, body)
+        draft = admission.NewResponse.of(key, request, {}, None, repetition)
         return (await response_store.create(redis, settings, draft)).key
 
     first = await create("digest")
     before = sorted(await redis.command("KEYS", "*"))
     assert await create("digest") == first
-    with pytest.raises(response_store.KeyReused):
+    with pytest.raises(admission.KeyReused):
         await create("other")
     assert sorted(await redis.command("KEYS", "*")) == before
     assert await create("digest", "another key") != first

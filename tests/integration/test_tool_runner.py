@@ -21,7 +21,7 @@ from shared.store import job_queue, keys
 from shared.store.log.response_log import Closing, NewEntry
 from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired, Lease
-from shared.store.records import response_store
+from shared.store.records import admission, response_store
 from shared.store.redis.client import RedisClient
 from shared.store.redis.subscription import Subscription
 from shared.store.tools import tool_journal
@@ -63,9 +63,7 @@ class Response:
     ) -> "Response":
         request = make_request()
         key = keys.ResponseKey(tenant, request.response.id)
-        await response_store.create(
-            redis, settings, response_store.NewResponse.of(key, request, secrets or {})
-        )
+        await response_store.create(redis, settings, admission.NewResponse.of(key, request, secrets or {}))
         acquired = await lease.acquire(redis, settings, key, OWNER)
         assert isinstance(acquired, Acquired)
         return cls(redis, settings, acquired.lease)

@@ -13,7 +13,7 @@ from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
-from shared.store.records import response_store
+from shared.store.records import admission, response_store
 from shared.store.redis.client import RedisClient
 from shared.tool_calls import ToolCall, ToolOutput
 from tests.integration.mcp_servers import stdio_entry
@@ -37,9 +37,7 @@ async def begin(
     request = make_request(store=is_stored)
     key = ResponseKey("tenant", request.response.id)
     continued = parent.lease.key if parent else None
-    await response_store.create(
-        redis, settings, response_store.NewResponse.of(key, request, {}, parent=continued)
-    )
+    await response_store.create(redis, settings, admission.NewResponse.of(key, request, {}, parent=continued))
     acquired = await lease.acquire(redis, settings, key, OWNER)
     assert isinstance(acquired, Acquired)
     return Response(redis, settings, acquired.lease)

@@ -20,7 +20,7 @@ from api.errors import ClientError
 from api.routes.access import with_body
 from api.tenants import Roster, Tenants
 from shared.settings import Settings
-from shared.store.records.response_store import KeyReused
+from shared.store.records.admission import KeyReused
 from tests.edges import HELLO, UNKNOWN_ID, client_of, edge_alone, error_of
 
 
@@ -223,13 +223,21 @@ async def test_a_key_is_asked_for_where_keys_are_configured() -> None:
 
 async def test_models_are_listed_by_their_configured_names() -> None:
     names = ["openai/gpt-oss-20b", "other"]
-    async with client_of(edge_alone(models=names)) as client:
+    async with client_of(edge_alone(models=names, context_tokens_max=1_000)) as client:
         listed = (await client.get("/v1/models")).json()
         one = (await client.get("/v1/models/openai/gpt-oss-20b")).json()
+        alias = (await client.get("/v1/models/default")).json()
     assert listed["object"] == "list"
-    assert [model["id"] for model in listed["data"]] == names
-    assert one == listed["data"][0]
+    assert [model["id"] for model in listed["data"]] == [*names, "default"]
+    assert [one, alias] == [listed["data"][0], listed["data"][-1]]
     assert (one["object"], one["owned_by"], type(one["created"])) == ("model", "antiphon", int)
+    assert one["max_model_len"] == 1_000
+
+
+async def test_the_name_that_stands_for_a_model_is_listed_once() -> None:
+    async with client_of(edge_alone()) as client:
+        listed = (await client.get("/v1/models")).json()
+    assert [model["id"] for model in listed["data"]] == ["default"]
 
 
 async def test_the_process_is_healthy_whatever_else_is_wrong() -> None:

@@ -1,9 +1,10 @@
 -- Appends the last entries under a fencing token, closes the log with a status, and publishes both.
 -- All or nothing, like `append.lua`.
--- USES redis/clock log/entries
--- KEYS state log secrets active tools open closed_logs conversation items order queue held
+-- `tokens`: what the response has used. Its tenant's limit a minute has counted another number since the response began.
+-- USES redis/clock log/entries records/rate
+-- KEYS state log secrets active tools open closed_logs conversation items order queue held rate
 -- ARGV proof channel member response_id archive_after_ms# conversation_ttl_ms# cancelled_channel
---      first# status retention_ms# snapshot unshown header entry_count# (id frame tokens token_record)… (item_id item)…
+--      first# tokens# status retention_ms# snapshot unshown header entry_count# (id frame tokens token_record)… (item_id item)…
 -- -> next | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
 local refused = refuse_write(state, log, proof, first)
 if refused then return refused end
@@ -23,7 +24,8 @@ end
 
 local items_at = REST + 4 * entry_count
 local frames = write_entries(log, REST, items_at - 1)
-local store, job = unpack(redis.call('HMGET', state, 'store', 'job'))
+local fields = redis.call('HMGET', state, 'store', 'job', 'tokens', 'tokens_per_minute')
+local store, job, counted, tokens_per_minute = unpack(fields)
 redis.call('HSET', state, 'closed', status, 'snapshot', snapshot, 'lease_until_ms', 0)
 if unshown ~= '' then redis.call('HSET', state, 'unshown', unshown) end
 redis.call('HDEL', state, 'usage')
@@ -32,6 +34,7 @@ redis.call('DEL', secrets, 'arq:job:' .. job, 'arq:retry:' .. job)
 redis.call('ZREM', queue, job)  -- in case it is closed before a worker took it
 redis.call('ZREM', active, member)
 redis.call('SREM', open, response_id)
+if counted then use(rate, 'tokens', tokens - tonumber(counted), tonumber(tokens_per_minute), now_ms()) end
 if store == '1' then
   -- A failed response is archived at once: clients repeat failed requests, and rarely read them.
   redis.call('ZADD', closed_logs, now_ms() + (status == 'failed' and 0 or archive_after_ms), member)

@@ -51,6 +51,7 @@ def closing_of(
         msgspec.json.encode(list(unshown.values())) if unshown else b"",
         conversation,
         items,
+        response.usage.total_tokens if response.usage is not None else 0,
     )
 
 

@@ -54,6 +54,8 @@ class Closing:
     conversation: ConversationKey | None = None
     items: Sequence[tuple[str, bytes]] = ()
     """(item id, JSON) of the items that join the conversation: the response's input and output."""
+    tokens: int = 0
+    """What the response has used in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ class ResponseLog:
             order=keys.conversation_order(conversation),
             queue=keys.RESPONSES_QUEUE,
             held=keys.held(key.tenant),
+            rate=keys.rate(key.tenant),
             proof=token,
             channel=keys.live(key),
             member=str(key),
@@ -172,6 +175,7 @@ class ResponseLog:
             conversation_ttl_ms=int(self._limits.conversation_retention_s * 1000),
             cancelled_channel=keys.CANCELLED,
             first=first,
+            tokens=closing.tokens,
             status=closing.status,
             retention_ms=int(closing.retention_s * 1000),
             snapshot=closing.snapshot,

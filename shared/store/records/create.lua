@@ -6,14 +6,16 @@
 -- `reader`: the name of the client's reader, who is announced with the response (as `announce.lua` does); '' for none.
 -- `channel`: where the first entries are published, if somebody is to follow them; '' if nobody is. `listeners` are those
 -- who were subscribed by then, and so miss nothing.
--- USES redis/clock queue records/held
+-- `tokens`: what is counted against the limit a minute until the response has ended; the limits are 0 if there are none.
+-- USES redis/clock queue records/held records/rate
 -- KEYS state log secrets tools active queue doorbell job_key open idempotency parent_tools
---      held held_bytes conversation readers
+--      held held_bytes conversation readers rate
 -- ARGV member response_id job_id job ttl_ms# queue_depth_max# open_max# ring_again_ms#
 --      request store background sealed_secrets body_digest idempotency_ttl_ms# bytes# bytes_max# format place
---      reader reader_ttl_ms# channel frame…
--- -> {'ok', listeners} | {'exists'} | {'full', depth} | {'busy', open} | {'heavy', bytes}
+--      reader reader_ttl_ms# tokens# requests_per_minute# tokens_per_minute# channel frame…
+-- -> {'ok', listeners, requests_left, requests_whole_in_ms, tokens_left, tokens_whole_in_ms} | {'exists'} | {'full', depth} | {'busy', open} | {'heavy', bytes}
 --    | {'known', response_id} | {'conflict'} | {'locked'} | {'moved'}
+--    | {'limited', wait_ms, requests_left, requests_whole_in_ms, tokens_left, tokens_whole_in_ms}
 if redis.call('EXISTS', state) == 1 then return {'exists'} end
 if body_digest ~= '' then
   local known = redis.call('GET', idempotency)
@@ -41,11 +43,17 @@ if running >= open_max then return {'busy', running} end
 local now = now_ms()
 local kept_bytes = held_total(held, held_bytes, now)
 if kept_bytes + bytes > bytes_max then return {'heavy', kept_bytes} end
+local wait_ms = math.max(
+  wait_for(rate, 'requests', 1, requests_per_minute, now), wait_for(rate, 'tokens', tokens, tokens_per_minute, now))
+if wait_ms > 0 then return {'limited', wait_ms, left_of(rate, requests_per_minute, tokens_per_minute, now)} end
 
 redis.call('HSET', state, 'request', request, 'store', store, 'background', background,
   'created_ms', now, 'attempt', 0, 'owner', '', 'lease_until_ms', 0, 'alone_since_ms', reader == '' and now or '',
   'rings', 0, 'job', job_id, 'closed', '', 'format', format)
+if tokens_per_minute > 0 then redis.call('HSET', state, 'tokens', tokens, 'tokens_per_minute', tokens_per_minute) end
 redis.call('PEXPIRE', state, ttl_ms)
+use(rate, 'requests', 1, requests_per_minute, now)
+use(rate, 'tokens', tokens, tokens_per_minute, now)
 for i = REST, #ARGV do
   redis.call('XADD', log, string.format('%d-0', i - REST + 1), 'e', ARGV[i])
 end
@@ -76,6 +84,9 @@ end
 redis.call('ZADD', active, now + ring_again_ms, member)
 redis.call('PEXPIRE', active, ttl_ms)
 enqueue(queue, doorbell, job_key, job_id, job, ttl_ms)
-if channel == '' then return {'ok', 0} end
-local header = string.format('0 %d 0\n', #ARGV - REST + 1)
-return {'ok', redis.call('PUBLISH', channel, header .. table.concat(ARGV, '', REST))}
+local listeners = 0
+if channel ~= '' then
+  local header = string.format('0 %d 0\n', #ARGV - REST + 1)
+  listeners = redis.call('PUBLISH', channel, header .. table.concat(ARGV, '', REST))
+end
+return {'ok', listeners, left_of(rate, requests_per_minute, tokens_per_minute, now)}

@@ -4,21 +4,28 @@ Owns the record kept besides the log. A response is the fold of its log; the sna
 folding a closed one.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
 
-import msgspec
-
-from shared.events import frame
-from shared.lifecycle import begin
 from shared.record_format import RECORD_FORMAT
 from shared.request_json import decode_request
-from shared.responses import ResponseRequest, ServerSecrets
+from shared.responses import ResponseRequest
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.log import archive
+from shared.store.records.admission import (
+    Admitted,
+    Allowances,
+    ConversationLocked,
+    ConversationMoved,
+    KeyReused,
+    NewResponse,
+    QueueFull,
+    RateExceeded,
+    Repetition,
+    TenantBusy,
+)
 from shared.store.records.server_secrets import seal_secrets
 from shared.store.records.watchers import READER_TTL_S
 from shared.store.redis.client import RedisClient
@@ -26,98 +33,6 @@ from shared.store.redis.scripts import LuaScript, ScriptCall, read_word
 
 _CREATE = LuaScript("records/create", is_confirmed=True)
 _DELETE = LuaScript("records/delete", is_confirmed=True, allows_full=True)
-
-
-_ECHOES = 4
-"""The number of copies of a request's echo: in its first, in-progress and last events, and the snapshot."""
-
-
-class QueueFull(Exception):
-    """`queue_depth_max` jobs are waiting already; nothing was written."""
-
-
-class TenantBusy(Exception):
-    """The tenant is at its limit of open responses, or of stored bytes; nothing was written."""
-
-
-class KeyReused(Exception):
-    """The idempotency key belongs to a create call with another body; nothing was written."""
-
-
-class ConversationLocked(Exception):
-    """Another response is open in the conversation; nothing was written."""
-
-
-class ConversationMoved(Exception):
-    """The conversation has changed since it was read, or is gone; nothing was written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """The conversation that a response is created in, and how far it was read."""
-
-    conversation: ConversationKey
-    place: bytes
-    """The place of the last item that was read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Repetition:
-    """What distinguishes a repeated create call from a new one."""
-
-    idempotency_key: str
-    body_digest: str
-    """Hex digest of the body."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewResponse:
-    """A response about to be accepted. `parent`: the response that it continues, if any."""
-
-    key: ResponseKey
-    is_stored: bool
-    is_background: bool
-    record: bytes
-    """JSON of its ResponseRequest."""
-    frames: Sequence[bytes]
-    """The first entries of its log."""
-    secrets: Mapping[str, ServerSecrets]
-    parent: ResponseKey | None = None
-    repetition: Repetition | None = None
-    membership: Membership | None = None
-    is_followed: bool = False
-    """This process follows it from the start."""
-    reader: str = ""
-    """Who is announced as its reader (`watchers.py`), if it lives only while it is read."""
-
-    @property
-    def kept_bytes(self) -> int:
-        """The bytes that Redis will hold of the request until its log is archived."""
-        return len(self.record) + _ECHOES * len(self.frames[0])
-
-    @classmethod
-    def of(
-        cls,
-        key: ResponseKey,
-        request: ResponseRequest,
-        secrets: Mapping[str, ServerSecrets],
-        parent: ResponseKey | None = None,
-        repetition: Repetition | None = None,
-        membership: Membership | None = None,
-    ) -> Self:
-        """Makes one by encoding the request, which takes a while if it is large."""
-        response, record = request.response, msgspec.json.encode(request)
-        frames = [frame(event, number) for number, event in enumerate(begin(response))]
-        stored, background = response.store, response.background
-        return cls(key, stored, background, record, frames, secrets, parent, repetition, membership)
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    key: ResponseKey
-    """The response that answers the call."""
-    is_heard: bool = False
-    """It is new, and its channel had a subscriber before its first entry was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +101,13 @@ class Record:
 async def create(redis: RedisClient, settings: Settings, new: NewResponse) -> Admitted:
     """Writes record, first entries, secrets and job in one script.
 
-    If the call repeats an earlier one, that is the earlier call's response. Raises QueueFull, TenantBusy,
-    KeyReused, ConversationLocked or ConversationMoved, having written nothing.
+    If the call repeats an earlier one, that is the earlier call's response. Raises what `admission.py` lists,
+    having written nothing.
     """
     key = new.key
     match await redis.run(_create_call(settings, new)):
-        case [b"ok", listeners]:
-            return Admitted(key, is_heard=listeners > 0)
+        case [b"ok", listeners, *left]:
+            return Admitted(key, listeners > 0, Allowances.of(settings, left))
         case [b"exists"]:  # ids are unique, so this is our own retry
             return Admitted(key)
         case [b"known", response_id]:
@@ -203,6 +118,8 @@ async def create(redis: RedisClient, settings: Settings, new: NewResponse) -> Ad
             raise TenantBusy(f"{count} responses are open already")
         case [b"heavy", size_bytes]:
             raise TenantBusy(f"its requests hold {size_bytes} bytes already")
+        case [b"limited", wait_ms, *left]:
+            raise RateExceeded(Allowances.of(settings, left), wait_ms)
         case [b"conflict"]:
             raise KeyReused
         case [b"locked"]:
@@ -251,6 +168,7 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
         held_bytes=keys.held_bytes(key.tenant),
         conversation=keys.conversation(conversation),
         readers=keys.readers(key),
+        rate=keys.rate(key.tenant),
         member=str(key),
         response_id=key.response_id,
         job_id=_job_id(key),
@@ -271,6 +189,9 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
         place=new.membership.place if new.membership else "",
         reader=new.reader,
         reader_ttl_ms=int(READER_TTL_S * 1000),
+        tokens=new.tokens,
+        requests_per_minute=settings.tenant_requests_per_minute_max,
+        tokens_per_minute=settings.tenant_tokens_per_minute_max,
         channel=keys.live(key) if new.is_followed else "",
     )
 

@@ -14,7 +14,7 @@ import msgspec
 from shared.responses import McpTool, ServerSecrets
 from shared.settings import Settings
 from shared.store import job_queue, keys
-from shared.store.records.response_store import QueueFull, TenantBusy
+from shared.store.records.admission import QueueFull, TenantBusy
 from shared.store.records.server_secrets import seal_secrets
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
