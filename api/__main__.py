@@ -17,6 +17,8 @@ from api.door import is_loopback
 from api.http_protocol import make_protocol
 from api.request_names import name_requests_in_log
 from api.routes.health import PROBED
+from api.routes.sockets import PATH as SOCKETS_PATH
+from api.socket_protocol import make_socket_protocol
 from api.tenants import FileInvalid, Tenants
 from shared import process
 from shared.settings import Settings
@@ -114,15 +116,19 @@ class DrainingServer(uvicorn.Server):
         super().handle_exit(sig, None)
 
 
-def _serve(settings: Settings, tenants: Tenants, host: str, port: int) -> None:
-    app = create_app(settings, tenants)
-    config = uvicorn.Config(
+def make_config(app: Edge, settings: Settings, host: str, port: int) -> uvicorn.Config:
+    """Returns how the app is served."""
+    return uvicorn.Config(
         app,
         host=host,
         port=port,
         loop="uvloop",
-        http=make_protocol(settings, PROBED),
-        ws="none",
+        http=make_protocol(settings, PROBED, [SOCKETS_PATH]),
+        ws=make_socket_protocol(settings, app.state.bodies),
+        ws_max_size=settings.body_bytes_max,
+        ws_ping_interval=settings.socket_ping_s,
+        ws_ping_timeout=settings.socket_ping_s,
+        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -131,7 +137,11 @@ def _serve(settings: Settings, tenants: Tenants, host: str, port: int) -> None:
         timeout_keep_alive=settings.http_idle_timeout_s,
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
     )
-    DrainingServer(config, app, settings.drain_grace_s).run()
+
+
+def _serve(settings: Settings, tenants: Tenants, host: str, port: int) -> None:
+    app = create_app(settings, tenants)
+    DrainingServer(make_config(app, settings, host, port), app, settings.drain_grace_s).run()
 
 
 if __name__ == "__main__":

@@ -6,18 +6,19 @@ afterwards.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
 
 from api import context
+from api.bodies.messages import read_call
 from api.bodies.requests import Birth, Creation, RequestLimits, read_create
 from api.bodies.tools import ApprovalDefaults
 from api.context import Sources, compose
 from api.conversations import Conversations
-from api.errors import unsupported_parameter
+from api.errors import invalid_value, unsupported_parameter
 from api.hub import Arrival
 from api.offload import Offload
 from api.prompt_length import check_prompt_length
@@ -25,12 +26,23 @@ from api.rates import rate_limited
 from api.read import Follower
 from api.tenants import Tenants
 from api.unlisted import read_listings, unlisted_servers
-from shared import ids
+from shared import ids, lifecycle
 from shared.events import encode
 from shared.lifecycle import begin, fold
-from shared.responses import SEALED_REASONING, ConversationReference, Dialect, McpTool, ResponseRequest
+from shared.responses import (
+    SEALED_REASONING,
+    ConversationReference,
+    Dialect,
+    InputTokensDetails,
+    McpTool,
+    OutputTokensDetails,
+    Response,
+    ResponseRequest,
+    Usage,
+)
 from shared.settings import Settings
 from shared.store.keys import ConversationKey, ResponseKey
+from shared.store.log import closing
 from shared.store.records import response_store, token_count
 from shared.store.records.admission import (
     NO_ALLOWANCES,
@@ -43,11 +55,16 @@ from shared.store.records.admission import (
     RateExceeded,
     Repetition,
 )
+from shared.store.records.response_store import Stored
 from shared.store.records.watchers import name_reader
 from shared.store.redis.client import RedisClient
 
+_NO_USAGE = Usage(0, InputTokensDetails(), 0, OutputTokensDetails(), 0)
 _READINGS_MAX = 3
 """How often a conversation is read for one create call, if other calls add items to it meanwhile."""
+
+Recall = Callable[[str], Awaitable[Stored | None]]
+"""Returns a response that may be continued although it is not stored, by its id, or None."""
 
 T = TypeVar("T")
 
@@ -68,6 +85,7 @@ class Created:
     """The types of the tools that were left out (`unsupported_tools`)."""
     allowances: Allowances = NO_ALLOWANCES
     """What is left of the tenant's limits a minute; nothing is said of them to a call that is repeated."""
+    is_stored: bool = True
 
 
 class Acceptance:
@@ -90,6 +108,7 @@ class Acceptance:
         self._clock = clock
         self._tenants = tenants
         self._asking = asyncio.Semaphore(token_count.ASKING_MAX)
+        self._name = ids.new_owner("api")
 
     async def create(
         self,
@@ -107,14 +126,46 @@ class Acceptance:
         async with self._offload.in_hand(len(raw)):
             return await self._create(tenant, raw, idempotency_key, dialect, read)
 
+    async def create_by_message(
+        self, tenant: str, raw: bytes, recall: Recall, dialect: Dialect | None, *, generates: bool
+    ) -> Created:
+        """Accepts a `response.create`, or raises what `create` does and writes nothing.
+
+        `recall`: what the connection may continue besides stored responses. Unless it `generates`, the
+        response has ended when this returns, and no worker has had it.
+        """
+        async with self._offload.in_hand(len(raw)):
+            creation = await self._read(raw, dialect, read_call)
+            self._check(creation)
+            if not generates and creation.conversation_id is not None:
+                raise invalid_value("generate", "nothing is added to a conversation without an answer")
+            created = await self._accept(tenant, creation, len(raw), None, recall, generates=generates)
+        if not generates:
+            await self._end_unasked(created.key)
+        return created
+
+    async def _end_unasked(self, key: ResponseKey) -> None:
+        """Completes a response for which nothing is to be generated. Its node alone knows of it; if that dies
+        here, the response runs, and is cancelled because nobody reads it."""
+
+        def complete(response: Response) -> lifecycle.TerminalEvent:
+            return lifecycle.complete(response, _NO_USAGE, int(self._clock()))
+
+        async with self._redis_bound():
+            await closing.end_at_once(self._redis, self._settings, key, self._name, complete)
+
+    def _check(self, creation: Creation) -> None:
+        response = creation.request.response
+        self._check_background(response.background, response.store)
+        self._check_secrets(creation.secret_param)
+        self._check_sealed(creation.request.include)
+
     async def _create(
         self, tenant: str, raw: bytes, idempotency_key: str | None, dialect: Dialect | None, read: Reader
     ) -> Created:
         creation = await self._read(raw, dialect, read)
         response = creation.request.response
-        self._check_background(response.background, response.store)
-        self._check_secrets(creation.secret_param)
-        self._check_sealed(creation.request.include)
+        self._check(creation)
         repetition = None
         if idempotency_key is not None:
             digest = await self._offload.run(len(raw), lambda: _digest(raw, dialect))
@@ -127,11 +178,18 @@ class Acceptance:
         return await self._accept(tenant, creation, len(raw), repetition)
 
     async def _accept(
-        self, tenant: str, creation: Creation, raw_bytes: int, repetition: Repetition | None
+        self,
+        tenant: str,
+        creation: Creation,
+        raw_bytes: int,
+        repetition: Repetition | None,
+        recall: Recall | None = None,
+        *,
+        generates: bool = True,
     ) -> Created:
         """Writes the response with its context, reading that again if the conversation has changed."""
         for _ in range(_READINGS_MAX):
-            sources = await self._read_sources(tenant, creation)
+            sources = await self._read_sources(tenant, creation, recall)
             new, accepted = await self._compose(
                 tenant,
                 creation,
@@ -139,7 +197,7 @@ class Acceptance:
                 raw_bytes,
                 lambda request: self._make_new(tenant, request, creation, repetition),
             )
-            new = replace(new, membership=sources.membership)
+            new = replace(new, membership=sources.membership, is_queued=generates)
             try:
                 admitted, arrival = await self._write(self._settings_of(tenant), new, creation.is_streamed)
             except ConversationMoved:
@@ -154,6 +212,7 @@ class Acceptance:
                 arrival,
                 creation.ignored_tools,
                 admitted.allowances,
+                new.is_stored,
             )
         raise ConversationLocked
 
@@ -161,7 +220,7 @@ class Acceptance:
         self, settings: Settings, new: NewResponse, is_streamed: bool
     ) -> tuple[Admitted, Arrival | None]:
         """Writes a response; returns the one that answers the call, and what follows it if it is new."""
-        if new.is_background and not is_streamed:
+        if (new.is_background and not is_streamed) or not new.is_queued:
             return await response_store.create(self._redis, settings, new), None
         reader = "" if new.is_background else name_reader()
         new = replace(new, is_followed=True, reader=reader)
@@ -231,7 +290,7 @@ class Acceptance:
             lambda: finish(compose(request, creation.items, sources, self._settings, tenant)),
         )
 
-    async def _read_sources(self, tenant: str, creation: Creation) -> Sources:
+    async def _read_sources(self, tenant: str, creation: Creation, recall: Recall | None = None) -> Sources:
         request = creation.request
         parent, membership = None, None
         items: Sequence[bytes] = ()
@@ -241,7 +300,8 @@ class Acceptance:
             items, membership = read.items, Membership(conversation, read.place)
         elif request.response.previous_response_id is not None:
             key = ResponseKey(tenant, request.response.previous_response_id)
-            parent = await context.read_parent(self._redis, key)
+            recalled = await recall(key.response_id) if recall else None
+            parent = recalled or await context.read_parent(self._redis, key)
         referenced = await context.read_references(
             self._redis, self._offload, self._settings, tenant, creation.items, "input"
         )

@@ -22,8 +22,9 @@ from api.errors import install_handlers, shorten
 from api.held_bodies import Bodies
 from api.hub import Hub
 from api.request_names import begin_request
-from api.routes import chat, conversations, health, models, responses
+from api.routes import chat, conversations, health, models, responses, sockets
 from api.services import Services
+from api.sockets import Sockets
 from api.sse import EventStreams
 from api.tenants import Tenants
 from shared.ids import new_owner, new_request_id
@@ -37,21 +38,25 @@ _log = logging.getLogger(__name__)
 _API_VERSION = "2020-10-01"
 """The hosted API's only version, which each of its answers carries."""
 
+_WITH_ANSWER = frozenset({"http", "websocket"})
+_STARTS = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
+
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 class AnswerHeaders:
-    """Adds `x-request-id`, `openai-version` and `openai-processing-ms` to every answer, and `connection:
-    close` while the node is draining. Logs the answer to a request that its client has named.
+    """Adds `x-request-id`, `openai-version` and `openai-processing-ms` to every answer, also to that of an
+    upgrade, and `connection: close` while the node is draining. Logs the answer to a request that its client
+    has named.
 
-    Pure ASGI: streams pass untouched.
+    Pure ASGI: streams and messages pass untouched.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in _WITH_ANSWER:
             await self._app(scope, receive, send)
             return
         request_id = new_request_id()
@@ -59,15 +64,17 @@ class AnswerHeaders:
         begun_s = time.perf_counter()
 
         async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in _STARTS:
+                message.setdefault("headers", [])
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["openai-version"] = _API_VERSION
                 headers["openai-processing-ms"] = took_ms = str(int((time.perf_counter() - begun_s) * 1000))
                 if is_named:
                     path = shorten(scope["raw_path"].decode("ascii", "replace"))
-                    _log.info("%s %s: %d in %s ms", scope["method"], path, message["status"], took_ms)
-                if scope["app"].state.is_draining:
+                    method, status = scope.get("method", "GET"), message.get("status", 101)
+                    _log.info("%s %s: %d in %s ms", method, path, status, took_ms)
+                if scope["app"].state.is_draining and scope["type"] == "http":
                     headers["connection"] = "close"  # so that the client's next call reaches another node
             await send(message)
 
@@ -102,7 +109,9 @@ def build(settings: Settings, tenants: Tenants, lifespan: Lifespan | None = None
     app.state.streams = EventStreams(settings)
     app.state.is_draining = app.state.has_ended = False
     install_handlers(app)
-    for router in (responses.router, chat.router, conversations.router, models.router, health.router):
+    app.state.sockets = Sockets(settings)
+    routes = (responses, sockets, chat, conversations, models, health)
+    for router in (module.router for module in routes):
         app.include_router(router)
     for route in app.routes:
         if isinstance(route, APIRoute) and "GET" in route.methods:
@@ -130,6 +139,7 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
             services.read.watchers.end()
             hub.end_streams()
             app.state.streams.end_slow()
+            app.state.sockets.end()
 
         app.state.end_streams = end_streams
         running = [

@@ -36,7 +36,7 @@ class Door:
         self._hosts = frozenset(host.lower() for host in settings.open_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -56,14 +56,17 @@ class Door:
             check_client_name(headers)
             if self._is_open:
                 self._check_open(scope, headers)
-            if scope["method"] == "OPTIONS" and origin and "access-control-request-method" in headers:
+            if scope.get("method") == "OPTIONS" and origin and "access-control-request-method" in headers:
                 app = _answer_preflight(headers, origin, is_known=is_known)
         except ClientError as error:
             app = refuse(error)
         await app(_without_slash(scope), receive, send_to_browser)
 
     def _check_open(self, scope: Scope, headers: Headers) -> None:
-        """Raises ClientError for requests that a foreign web page could make a local browser send."""
+        """Raises ClientError for requests that a foreign web page could make a local browser send.
+
+        For a WebSocket, which CORS does not cover, this is the only obstacle.
+        """
         host = headers.get("host", "")
         if host and not self._is_own(_name_of(host)):
             message = (
@@ -75,7 +78,7 @@ class Door:
         if origin is not None and origin not in self._origins and origin != f"http://{host}":
             raise _foreign(origin)
         has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-        if scope["method"] == "POST" and has_body and not _is_json(headers.get("content-type", "")):
+        if scope.get("method") == "POST" and has_body and not _is_json(headers.get("content-type", "")):
             message = "Without API keys a body must come with 'Content-Type: application/json'."
             raise ClientError(415, message, "unsupported_content_type", "Content-Type")
 

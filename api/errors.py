@@ -277,8 +277,9 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
 
 
 def _place_of(request: Request) -> str:
-    """Does not use `request.url`, which fails on a malformed `host` header."""
-    return f"{request.method} {shorten(request.scope['path'])}"
+    """Does not use `request.url`, which fails on a malformed `host` header. A message on a WebSocket has no
+    method."""
+    return f"{request.scope.get('method', 'MESSAGE')} {shorten(request.scope['path'])}"
 
 
 async def _forget(_request: Request, _error: Exception) -> Response:
@@ -318,8 +319,11 @@ async def _defer_count(request: Request, error: Exception) -> Response:
 
 
 async def _defer_ending(_request: Request, _error: Exception) -> Response:
-    message = "This node is stopping. Try again."
-    return envelope(503, message, "service_unavailable", None, RETRY_AFTER)
+    return refuse(node_ending())
+
+
+def node_ending() -> ClientError:
+    return ClientError(503, "This node is stopping. Try again.", "service_unavailable", headers=RETRY_AFTER)
 
 
 async def _admit_loss(_request: Request, error: Exception) -> Response:

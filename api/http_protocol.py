@@ -23,6 +23,9 @@ from shared.settings import Settings
 _FRAMING_MAX = 8
 """How many bytes may frame one byte of a body; a client that sends chunks of one byte each uses six."""
 
+_HEADER_BYTES_MAX = 8_000
+"""One header of an upgrade; what parses it again reads no more than 8,192 bytes of a line."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -46,14 +49,21 @@ class Bounds:
         return cls(**{name: getattr(settings, f"http_{name}") for name in cls.__dataclass_fields__})
 
 
-def make_protocol(settings: Settings, probed: Collection[str]) -> type[HttpToolsProtocol]:
+def make_protocol(
+    settings: Settings, probed: Collection[str], upgraded: Collection[str]
+) -> type[HttpToolsProtocol]:
     """Returns the class that uvicorn takes as `http` and instantiates for each connection.
 
-    `probed`: the paths that are also answered on connections in excess of the limit.
+    `probed`: the paths that are also answered on connections in excess of the limit; `upgraded`: those that
+    are WebSockets, too.
     """
-    bounds = Bounds.of(settings)
-    paths = frozenset(path.encode() for path in probed)
-    return type("BoundedProtocol", (Protocol,), {"bounds": bounds, "probed": paths, "excess": {}})
+    members = {
+        "bounds": Bounds.of(settings),
+        "probed": frozenset(path.encode() for path in probed),
+        "upgraded": frozenset(path.encode() for path in upgraded),
+        "excess": {},
+    }
+    return type("BoundedProtocol", (Protocol,), members)
 
 
 class _Refused(Exception):
@@ -80,6 +90,7 @@ class Protocol(HttpToolsProtocol):
 
     bounds: Bounds
     probed: frozenset[bytes]
+    upgraded: frozenset[bytes]
     excess: dict["Protocol", None]
     """Connections of this node in excess of their limit, in order of arrival. Only probes are answered on
     them, so that a full node is not taken for dead and killed."""
@@ -136,15 +147,22 @@ class Protocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._expect_nothing()
-            if self._should_upgrade():
-                self.handle_websocket_upgrade()
-            else:
+            if not self._should_upgrade():
                 self._pass_over_upgrade(data[upgrade.args[0] :])
+            elif max(len(name) + len(value) for name, value in self.headers) > _HEADER_BYTES_MAX:
+                self._refuse(_too_large("A header is", _HEADER_BYTES_MAX))
+            else:
+                self.handle_websocket_upgrade()
         except httptools.HttpParserError as error:
             self._handle_fault(error.__context__)
         else:
             if self._framing_bytes > self.bounds.head_bytes_max:
                 self._refuse(_too_large("What frames the request is", self.bounds.head_bytes_max))
+
+    def _should_upgrade(self) -> bool:
+        path = self.url.partition(b"?")[0].removesuffix(b"/")
+        is_socket = self.parser.get_method() == b"GET" and path in self.upgraded and self.url.isascii()
+        return is_socket and super()._should_upgrade()
 
     def _pass_over_upgrade(self, rest: bytes) -> None:
         """Parses a request again without its upgrade to a protocol that is not supported, such as HTTP/2,

@@ -222,7 +222,19 @@ class Reading:
         record = await self._offload.run(len(stored.packed), stored.unpack)
         return record.snapshot
 
+    async def read_ended(self, key: ResponseKey) -> Stored | None:
+        """Returns the whole record of a response that has ended, also one that is not kept: for its own
+        client. None if it is gone, or has not ended."""
+        async with self._redis_bound():
+            stored = await response_store.read_whole(self._redis, key)
+        return stored if stored is not None and stored.state.closed else None
+
     # --- ending ---------------------------------------------------------------------------------
+
+    async def cancel_own(self, key: ResponseKey) -> None:
+        """Cancels a response for the client that follows it, kept or not. Nothing happens if it has ended."""
+        async with self._redis_bound():
+            await closing.cancel(self._redis, self._settings, key, self._name)
 
     async def cancel(self, tenant: str, response_id: str) -> bytes:
         """Cancels a response; returns its JSON.

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from itertools import islice, takewhile
+from typing import Protocol
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
@@ -43,7 +44,22 @@ class _KeepAliveEvent(ServerSentEvent):
         return b'event: keepalive\ndata: {"type":"keepalive"}\n\n'
 
 
+class KeptAlive(Protocol):
+    """What a stream is written to: an answer of HTTP, or a lane of a WebSocket."""
+
+    @property
+    def is_free(self) -> bool: ...
+
+    def write(self, frames: bytes, /) -> None: ...
+
+    def cut(self, why: str) -> None: ...
+
+
 _KEEP_ALIVES: dict[KeepAliveForm, type[ServerSentEvent]] = {"comment": _KeepAlive, "event": _KeepAliveEvent}
+
+
+def keep_alive_line(form: KeepAliveForm) -> bytes:
+    return _KEEP_ALIVES[form]().encode()
 
 
 class EventStreams:
@@ -51,7 +67,7 @@ class EventStreams:
 
     def __init__(self, settings: Settings) -> None:
         self.keep_alive_s = settings.keep_alive_s
-        self._due: dict[Wire, tuple[float, bytes]] = {}
+        self._due: dict[KeptAlive, tuple[float, bytes]] = {}
         """When the next keep-alive of each stream is due, the earliest first, and its bytes."""
 
     def answer(
@@ -88,7 +104,7 @@ class EventStreams:
                 wire.cut(_ENDING)
 
     @contextmanager
-    def kept_alive(self, wire: Wire, line: bytes) -> Iterator[None]:
+    def kept_alive(self, wire: KeptAlive, line: bytes) -> Iterator[None]:
         self._due[wire] = (asyncio.get_running_loop().time() + self.keep_alive_s, line)
         try:
             yield
@@ -116,7 +132,7 @@ class _Stream(EventSourceResponse):
             headers=_HEADERS,
         )
         self._frames = frames
-        self._line = _KEEP_ALIVES[form]().encode()
+        self._line = keep_alive_line(form)
         self._wire = wire
         self._streams = streams
 

@@ -152,6 +152,21 @@ class Settings(BaseSettings):
     http_linger_s: float = Field(2.0, gt=0)
     """A client that is still sending when it is answered has this long to read the answer. Closing with
     unread data resets the connection, and a reset can discard the answer."""
+    sockets_max: int = Field(4_096, ge=0)
+    """WebSockets of one API node; 0: none, and clients are told to use HTTP (426)."""
+    socket_responses_max: int = Field(16, gt=0)
+    """Responses in progress on one WebSocket; further ones wait."""
+    socket_lanes_max: int = Field(32, ge=0)
+    """Values of `stream_id` on one WebSocket."""
+    socket_waiting_max: int = Field(64, gt=0)
+    """Calls that may wait on one WebSocket besides those in progress, all lanes together."""
+    socket_age_max_s: float = Field(3_600.0, gt=0)
+    """After this a WebSocket takes no more calls, and is closed when its last response has ended."""
+    socket_ping_s: float = Field(20.0, gt=0)
+    """How often an API node pings the client of a WebSocket, and how long that may take to answer."""
+    sockets_kept_bytes_max: int = Field(128 * 2**20, ge=0)
+    """The records of unstored responses that the WebSockets of one API node keep, so that their clients can
+    continue them."""
     redis_timeout_s: float = Field(2.0, gt=0)
     """How long one command may wait for Redis; after that, a request gets 503."""
 

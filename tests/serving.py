@@ -7,20 +7,18 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 
+from api.__main__ import make_config
 from api.app import create_app
-from api.http_protocol import make_protocol
-from api.routes.health import PROBED
 from api.tenants import Tenants
 from shared.settings import Settings
 from tests.patience import until
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[int]:
+async def serving(settings: Settings, tenants: Tenants | None = None) -> AsyncIterator[int]:
     """Yields the port of a node in this thread."""
-    app = create_app(settings, Tenants())
-    config = uvicorn.Config(app, http=make_protocol(settings, PROBED), ws="none", log_config=None)
-    server = uvicorn.Server(config)
+    app = create_app(settings, tenants or Tenants())
+    server = uvicorn.Server(make_config(app, settings, "127.0.0.1", 0))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         running = asyncio.create_task(server.serve([listening]))
         await until(lambda: server.started)

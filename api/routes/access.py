@@ -1,4 +1,4 @@
-"""The dependencies of routes: the app's services, the caller's tenant, the body of a call.
+"""What routes depend on: the services, the caller's tenant, a call's body, and what its headers choose.
 
 Owns dependencies only; contains no route and no rule.
 """
@@ -8,16 +8,17 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from api.errors import RETRY_AFTER, ClientError, NodeEnding, shorten
+from api.errors import RETRY_AFTER, ClientError, NodeEnding, invalid_value, shorten
 from api.held_bodies import Bodies, BodiesFull, HeldBody
 from api.services import Services
 from api.sse import EventStreams
 from api.tenants import Tenants
 from shared.race import race
-from shared.settings import Settings
+from shared.responses import Dialect
+from shared.settings import KeepAliveForm, Settings
 
 # All of them are `async`, since FastAPI runs a plain function in a thread, for each request.
 
@@ -43,6 +44,8 @@ async def _tenant(request: Request) -> str:
 
 
 _CLIENT_CLOSED_REQUEST = 499
+_KEEP_ALIVE_HEADER = "Antiphon-Keep-Alive"
+_DIALECT_HEADER = "Antiphon-Dialect"
 _CLOSE = {"connection": "close"}
 """For answers sent before the whole body was read: no other request can be read from the connection."""
 
@@ -52,6 +55,25 @@ StreamsDep = Annotated[EventStreams, Depends(_streams)]
 TenantDep = Annotated[str, Depends(_tenant)]
 
 T = TypeVar("T")
+
+
+def keep_alive_of(connection: HTTPConnection, settings: Settings) -> KeepAliveForm:
+    """Returns the form that the client asks for, or the operator's setting. Raises ClientError."""
+    match connection.headers.get(_KEEP_ALIVE_HEADER, settings.keep_alive_form):
+        case ("comment" | "event") as form:
+            return form
+        case _:
+            raise invalid_value(_KEEP_ALIVE_HEADER, "it should be 'comment' or 'event'")
+
+
+def dialect_of(connection: HTTPConnection) -> Dialect | None:
+    """Returns the dialect that the client asks for, or None for the operator's setting. Raises
+    ClientError."""
+    match connection.headers.get(_DIALECT_HEADER):
+        case (None | "openai" | "vllm" | "open-responses") as dialect:
+            return dialect
+        case _:
+            raise invalid_value(_DIALECT_HEADER, "it should be 'openai', 'vllm' or 'open-responses'")
 
 
 def json_of(body: bytes) -> Response:

@@ -18,22 +18,21 @@ from api.routes.access import (
     SettingsDep,
     StreamsDep,
     TenantDep,
+    dialect_of,
     json_of,
+    keep_alive_of,
     unless_disconnected,
     with_body,
 )
 from api.services import Services
 from api.sse import EventStreams
-from shared.responses import Dialect
-from shared.settings import KeepAliveForm, Settings
+from shared.settings import KeepAliveForm
 
 router = APIRouter(prefix="/v1/responses")
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _LAST_EVENT_ID = "Last-Event-ID"
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
-_KEEP_ALIVE_HEADER = "Antiphon-Keep-Alive"
-_DIALECT_HEADER = "Antiphon-Dialect"
 _IGNORED_TOOLS_HEADER = "Antiphon-Ignored-Tools"
 
 
@@ -46,7 +45,7 @@ async def create(
     The status is 200 even if the response failed, since the response says so. Only an input that is too long
     for the model is answered with 400, on which clients shorten it.
     """
-    keep_alive, dialect = _keep_alive(request, settings), _dialect(request)
+    keep_alive, dialect = keep_alive_of(request, settings), dialect_of(request)
     repeated = request.headers.get("idempotency-key") or None  # an empty one names no call
     created = await with_body(
         request, settings, lambda body: services.accept.create(tenant, body, repeated, dialect)
@@ -97,7 +96,7 @@ async def retrieve(
     changes nothing.
     """
     included = read_include(request.query_params.multi_items())
-    cursor, keep_alive = _cursor(request), _keep_alive(request, settings)
+    cursor, keep_alive = _cursor(request), keep_alive_of(request, settings)
     if not _flag(request, "stream"):
         return json_of(await services.read.retrieve(tenant, response_id, included))
     key, state = await services.read.find_log(tenant, response_id)
@@ -161,21 +160,3 @@ def _cursor(request: Request) -> Cursor:
 async def _nothing() -> Frames:
     return
     yield b""
-
-
-def _keep_alive(request: Request, settings: Settings) -> KeepAliveForm:
-    """Returns the form that the client asks for, or the operator's setting."""
-    match request.headers.get(_KEEP_ALIVE_HEADER, settings.keep_alive_form):
-        case ("comment" | "event") as form:
-            return form
-        case _:
-            raise invalid_value(_KEEP_ALIVE_HEADER, "it should be 'comment' or 'event'")
-
-
-def _dialect(request: Request) -> Dialect | None:
-    """Returns the dialect that the client asks for, or None for the operator's setting."""
-    match request.headers.get(_DIALECT_HEADER):
-        case (None | "openai" | "vllm" | "open-responses") as dialect:
-            return dialect
-        case _:
-            raise invalid_value(_DIALECT_HEADER, "it should be 'openai', 'vllm' or 'open-responses'")

@@ -114,6 +114,8 @@ class NewResponse:
     membership: Membership | None = None
     is_followed: bool = False
     """This process follows it from the start."""
+    is_queued: bool = True
+    """A worker is to have it; otherwise the caller ends it at once."""
     reader: str = ""
     """Who is announced as its reader (`watchers.py`), if it lives only while it is read."""
     tokens: int = 0

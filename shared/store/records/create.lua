@@ -4,6 +4,7 @@
 -- `place`: the place of the conversation's last item when its context was read; '' if there is no conversation. Answers
 -- `moved` if items have joined it since.
 -- `reader`: the name of the client's reader, who is announced with the response (as `announce.lua` does); '' for none.
+-- `job`: '' if no worker is to have the response, because its creator ends it at once.
 -- `channel`: where the first entries are published, if somebody is to follow them; '' if nobody is. `listeners` are those
 -- who were subscribed by then, and so miss nothing.
 -- `tokens`: what is counted against the limit a minute until the response has ended; the limits are 0 if there are none.
@@ -83,7 +84,7 @@ if body_digest ~= '' then
 end
 redis.call('ZADD', active, now + ring_again_ms, member)
 redis.call('PEXPIRE', active, ttl_ms)
-enqueue(queue, doorbell, job_key, job_id, job, ttl_ms)
+if job ~= '' then enqueue(queue, doorbell, job_key, job_id, job, ttl_ms) end
 local listeners = 0
 if channel ~= '' then
   local header = string.format('0 %d 0\n', #ARGV - REST + 1)

@@ -172,7 +172,7 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
         member=str(key),
         response_id=key.response_id,
         job_id=_job_id(key),
-        job=job_queue.response_job(key),
+        job=job_queue.response_job(key) if new.is_queued else "",
         ttl_ms=settings.live_ttl_s * 1000,
         queue_depth_max=settings.queue_depth_max,
         open_max=settings.tenant_responses_max,
