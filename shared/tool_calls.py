@@ -21,6 +21,9 @@ from shared.web_search import Display, SearchOptions
 SESSION_META_KEY = "antiphon/session"
 """Key in the `_meta` of a tool's result for opaque state, which is sent back with the response's next call to
 the same server. This lets a stateless server keep a session, as the Python tool does."""
+CALL_META_KEY = "antiphon/call"
+"""Key in the `_meta` of a call to a hosted tool's server for the name of the call. A call that is made again,
+since its result was lost, has the same name, and no other call has it."""
 
 
 def is_clients_own(server_label: str, server_url: str | None) -> bool:

@@ -6,6 +6,7 @@ claims.
 """
 
 import asyncio
+import hashlib
 import logging
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -48,6 +49,11 @@ class _CallInFlight:
 
     def __str__(self) -> str:
         return f"{self.key} call {self.index}"
+
+    @property
+    def name(self) -> str:
+        """What its server knows it by, which reveals nothing of the response."""
+        return hashlib.sha256(str(self).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +244,7 @@ class CallsInFlight:
         store = _JournaledSession(self._redis, call.key, label, mcp_session)
         try:
             mine = (secrets or {}).get(label)
-            return await self._tools.run(intent.task, mine, session, store, call.key.tenant)
+            return await self._tools.run(intent.task, mine, session, store, call.key.tenant, call.name)
         except Exception:  # noqa: BLE001  the top of one call: a bug of ours must not leave it unanswered
             _log.exception("%s: the tool runner failed", call)
             return Outcome(answers.make_failure(answers.INTERNAL_ERROR, "the tool runner failed"))

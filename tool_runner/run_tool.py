@@ -16,6 +16,7 @@ from shared import hosted_tools
 from shared.responses import McpToolExecutionError, ServerSecrets
 from shared.settings import Settings
 from shared.tool_calls import (
+    CALL_META_KEY,
     SESSION_META_KEY,
     ToolCall,
     ToolFailure,
@@ -82,16 +83,18 @@ class Tools:
         session: str | None,
         store: SessionStore | None = None,
         tenant: str = "",
+        call: str = "",
     ) -> Outcome:
         """Runs the task within `tool_timeout_s`; if cancelled, cancels the call on the server.
 
         Each report of progress by the server gives a call that time again, up to `tool_progress_max_s`.
-        `tenant`: whose task it is, and whose listing is used if its own credentials made it.
+        `tenant`: whose task it is, and whose listing is used if its own credentials made it. `call`: its
+        name (`CALL_META_KEY`).
 
         `secrets`, `session`: those of the task's server_label. `store`: keeps the MCP session with that
         server between calls; without it, the session ends with the task. Raises only for a bug of ours.
         """
-        run = _Run(store, Patience.of(self._settings))
+        run = _Run(store, Patience.of(self._settings), call)
         running = asyncio.create_task(self._run_within(run, task, secrets, session, tenant))
         try:
             while (left_s := run.patience.left_s()) > 0 and not running.done():
@@ -129,7 +132,7 @@ class Tools:
     ) -> Outcome:
         with run.whole:
             try:
-                question = _read_question(task, session)
+                question = _read_question(task, session, run.call)
                 server = servers.choose(self._configured, task.server_label, task.server_url, secrets)
                 if isinstance(task, ToolListing) and isinstance(server, HttpServer):
                     owner = tenant if server.is_of_request or secrets is not None else ""
@@ -247,6 +250,7 @@ class _Run:
 
     store: SessionStore | None
     patience: Patience
+    call: str
     asking: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     whole: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     status: LastStatus | None = None
@@ -283,12 +287,14 @@ class _CallReady:
 _Question = ToolListing | _CallReady
 
 
-def _read_question(task: ToolTask, session: str | None) -> _Question:
+def _read_question(task: ToolTask, session: str | None, name: str) -> _Question:
     match task:
         case ToolListing():
             return task
         case ToolCall():
             meta: dict[str, Any] = {} if session is None else {SESSION_META_KEY: session}
+            if name and hosted_tools.by_label(task.server_label) is not None:
+                meta[CALL_META_KEY] = name
             if task.search is not None:
                 meta[SEARCH_META_KEY] = msgspec.to_builtins(task.search)
             return _CallReady(task, _read_arguments(task), meta)

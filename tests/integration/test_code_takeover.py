@@ -1,4 +1,4 @@
-"""Code whose worker dies: two calls in the real sandbox, of which the second reads what the first defined."""
+"""Code whose worker dies: two calls in each sandbox, of which the second reads what the first defined."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -14,6 +14,7 @@ from shared.store.log.event_log import Entry
 from shared.store.redis.client import RedisClient
 from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
+from tests.sandboxing import need_bubblewrap
 from tests.working import Worker, finish, keep_journal, leave_behind, restore_journal, working
 from tool_runner import app
 from worker.engines.scripted.script import Script
@@ -39,6 +40,13 @@ call = { tool = "python", code = "print('𓀀', x)" }
 [[scene.turn]]
 final = "It is {result_2|strip}, after {result_1|strip|or:nothing}."
 """)
+
+
+@pytest_asyncio.fixture(params=["monty", "cpython"])
+async def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    if request.param == "cpython":
+        await asyncio.to_thread(need_bubblewrap)
+    return settings.model_copy(update={"python_tool": request.param})
 
 
 @pytest_asyncio.fixture

@@ -27,6 +27,7 @@ from shared.responses import (
 from shared.sealing import REASONING, Seal
 from shared.settings import Settings
 from shared.store import job_queue, keys
+from shared.store.keys import ResponseKey
 from shared.store.log.event_log import Entry
 from shared.store.log.response_log import NewEntry
 from shared.store.owning import lease
@@ -34,6 +35,7 @@ from shared.store.owning.lease import Acquired
 from shared.store.records import response_store
 from shared.store.redis.client import RedisClient
 from shared.store.tools import tool_journal
+from shared.store.tools.approvals import use_approval
 from shared.store.tools.tool_journal import Claim
 from shared.tool_calls import (
     ToolCall,
@@ -45,6 +47,7 @@ from shared.tool_calls import (
     parse_failure,
 )
 from tests.appending import append_through
+from tests.items import items_of
 from tests.patience import until
 from tests.requests import accept, make_request, read_record
 from tests.working import Answer, calculate, finish, keep_journal, leave_behind, restore_journal, working
@@ -182,6 +185,57 @@ async def test_a_worker_without_a_key_fails_what_asks_for_sealed_reasoning_and_s
     assert isinstance(last, ResponseFailed)
     assert last.response.error is not None
     assert "seal_keys" in last.response.error.message
+
+
+ASKED: Any = {"type": "mcp", "server_label": "deepwiki", "require_approval": "always"}
+APPROVED: list[dict[str, Any]] = [
+    {"type": "message", "role": "user", "content": 'Use deepwiki.ask with {"q": "Who?"}'},
+    {
+        "type": "mcp_list_tools",
+        "id": "mcpl_1",
+        "server_label": "deepwiki",
+        "tools": [{"name": "ask", "input_schema": {"type": "object"}}],
+    },
+    {
+        "type": "mcp_approval_request",
+        "id": "mcpr_1",
+        "server_label": "deepwiki",
+        "name": "ask",
+        "arguments": '{"q": "Who? é"}',
+    },
+    {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True},
+]
+
+
+@pytest.mark.parametrize("used_by", ["nobody", "the dead owner", "another response"])
+async def test_an_approved_call_is_made_or_refused_alike_wherever_its_owner_died(
+    redis: RedisClient, settings: Settings, used_by: str
+) -> None:
+    """The mark that the approval is used is made just before the call, and outlives its owner."""
+    request = msgspec.structs.replace(make_request(tools=[ASKED]), input=items_of(APPROVED))
+    own = ResponseKey("default", request.response.id)
+    users = {"the dead owner": own, "another response": ResponseKey("default", "resp_other")}
+
+    async def use() -> None:
+        if used_by in users:
+            await use_approval(redis, settings, users[used_by], "mcpr_1")
+
+    async with working(redis, settings) as worker:
+        key = await accept(redis, settings, request)
+        if used_by == "another response":
+            await use()
+        whole = await finish(redis, worker, key)
+        kept = await keep_journal(redis, key)
+        log = b"".join(entry.frame for entry in whole)
+        assert (b"mcp_call.failed" if used_by == "another response" else b"mcp_call.completed") in log
+        for length in range(1, len(whole)):
+            await redis.command("FLUSHALL")
+            key = await leave_behind(redis, settings, worker, request, whole[:length])
+            await use()
+            await restore_journal(redis, key, kept if is_past_a_result(whole[:length]) else [])
+            again = await finish(redis, worker, key)
+            assert [entry.frame for entry in again] == [entry.frame for entry in whole], length
+            assert [t for e in again for t in e.tokens] == [t for e in whole for t in e.tokens], length
 
 
 BOTH_CALLS = """

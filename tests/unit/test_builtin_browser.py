@@ -1,5 +1,7 @@
 """The built-in browser: its pages, its ranking and its displays, without MCP."""
 
+from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,19 @@ def test_a_result_says_of_each_page_where_it_is_listed() -> None:
         assert f"【{number}†" in first
         assert source == display.at(source.lines[1])
     assert display.at(0) is None
+
+
+def test_pages_that_answer_equally_well_stand_in_their_own_order_in_every_process() -> None:
+    """Whatever the order of a set is there."""
+    words = ("red", "green", "blue", "black")
+
+    def make_page(number: int, counts: Sequence[int]) -> WebPage:
+        text = "".join(f"{word} " * count for word, count in zip(words, counts, strict=True))
+        return WebPage(f"https://a.example/{number}", "Colours", text, text, ())
+
+    pages = [make_page(number, counts) for number, counts in enumerate(permutations((1, 2, 3, 4)))]
+    found = PageIndex(pages).search(" ".join(words), len(pages), lambda _: True)
+    assert [each.page for each in found] == pages
 
 
 @pytest.mark.parametrize("function", ["open", "find"])

@@ -73,7 +73,7 @@ def test_a_machine_without_a_table_is_refused() -> None:
 
 
 def make(user: int = 0) -> list[str]:
-    return make_command("bwrap", RUNTIME, Limits(), user, seccomp=7, answers=8, last_bytes_max=1_000)
+    return make_command("bwrap", RUNTIME, Limits(), user, seccomp=7, answers=8, mark="of-this-server")
 
 
 def test_the_walls_bind_the_runtime_only_and_nothing_to_write_to() -> None:

@@ -17,7 +17,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
 
 from shared.hosted_tools import PYTHON
-from shared.tool_calls import SESSION_META_KEY
+from shared.tool_calls import CALL_META_KEY, SESSION_META_KEY
 
 _NOTES_BYTES = 512
 
@@ -33,9 +33,10 @@ class Ran:
 
 
 class Sandbox(Protocol):
-    """Runs cells. `state`: the last that an earlier cell of the same response or its chain returned."""
+    """Runs cells. `state`: the last that an earlier cell of the same response or its chain returned; `call`:
+    the name of the call (`tool_calls.CALL_META_KEY`), if it has one."""
 
-    async def run(self, code: str, state: str | None) -> Ran: ...
+    async def run(self, code: str, state: str | None, call: str | None) -> Ran: ...
 
 
 class CellOutput:
@@ -121,8 +122,12 @@ def make_server(
     )
     async def python(code: str, ctx: Context[Sandbox, object]) -> CallToolResult:
         request = ctx.request_context
-        state = (request.meta or {}).get(SESSION_META_KEY)
-        ran = await request.lifespan_context.run(code, state if isinstance(state, str) else None)
+        meta = request.meta or {}
+        state, call = (
+            value if isinstance(value := meta.get(key), str) else None
+            for key in (SESSION_META_KEY, CALL_META_KEY)
+        )
+        ran = await request.lifespan_context.run(code, state, call)
         return CallToolResult(
             content=[TextContent(text=ran.text)],
             is_error=ran.has_failed,

@@ -151,13 +151,17 @@ class PageIndex:
     def search(self, query: str, count_max: int, admits: Callable[[WebPage], bool]) -> list[Found]:
         """Returns the best pages that `admits`, the best one first."""
         words = set(words_of(query))
-        scores: defaultdict[int, float] = defaultdict(float)
+        parts: defaultdict[int, list[float]] = defaultdict(list)
         for word in words:
             holders = self._holders.get(word, ())
             rarity = math.log(1 + (len(self._pages) - len(holders) + 0.5) / (len(holders) + 0.5))
             for number, count in holders:
-                scores[number] += rarity * count * (_SATURATION + 1) / (count + self._damping[number])
-        admitted = ((score, -number) for number, score in scores.items() if admits(self._pages[number]))
+                part = rarity * count * (_SATURATION + 1) / (count + self._damping[number])
+                parts[number].append(part)
+        # The exact sum, because a set has another order in each process.
+        admitted = (
+            (math.fsum(each), -number) for number, each in parts.items() if admits(self._pages[number])
+        )
         best = heapq.nlargest(count_max, admitted)
         return [Found(page, summarize(page, words)) for page in (self._pages[-place] for _, place in best)]
 

@@ -74,7 +74,8 @@ class MontySandbox:
         self._output_bytes_max = output_bytes_max
         self._state_bytes_max = state_bytes_max
 
-    async def run(self, code: str, state: str | None) -> Ran:
+    async def run(self, code: str, state: str | None, call: str | None = None) -> Ran:
+        """A call that is made again runs again, from the state before it."""
         shown = CellOutput(self._output_bytes_max)
         try:
             return await self._run(code, state, shown)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tool_runner.builtin.cells import Sandbox, make_parser, make_server, serve
 from tool_runner.builtin.cpython.bubblewrap import WORK_FOLDER, Limits, NoSandbox
+from tool_runner.builtin.cpython.guard import start_guard
 from tool_runner.builtin.cpython.sandbox import open_sandbox
 from tool_runner.builtin.cpython.session import Interpreter, Walls
 
@@ -26,6 +27,7 @@ def main() -> int:
     Returns 2 if there is no sandbox here; stderr says why.
     """
     arguments = _make_parser().parse_args()
+    mark = start_guard()
     limits = Limits(
         memory_bytes=arguments.memory_mib * _MIB,
         files_bytes=arguments.files_mib * _MIB,
@@ -34,7 +36,7 @@ def main() -> int:
         idle_s=arguments.idle_seconds,
     )
     try:
-        walls = Walls.find(arguments.python, limits)
+        walls = Walls.find(arguments.python, limits, mark)
         # One is tried before anything is served, so that what is missing here is said now.
         asyncio.run(_try(walls))
     except NoSandbox as error:

@@ -58,6 +58,8 @@ class Limits:
     processes: int = 48
     """Threads are counted too."""
     open_files: int = 256
+    last_bytes: int = 256 * 1024
+    """Of a value or a traceback, which is cut."""
     cell_s: float = 60.0
     idle_s: float = 1_200.0
     """A session that has been idle for longer is ended."""
@@ -114,12 +116,12 @@ def choose_user(server_user: int, uid_map: str) -> int:
 
 
 def make_command(
-    program: str, runtime: Runtime, limits: Limits, user: int, seccomp: int, answers: int, last_bytes_max: int
+    program: str, runtime: Runtime, limits: Limits, user: int, seccomp: int, answers: int, mark: str
 ) -> list[str]:
     """Returns the command of one interpreter.
 
     `seccomp`: a descriptor from which the filter is read; `answers`: one to which the interpreter writes;
-    `last_bytes_max`: of a value or a traceback.
+    `mark`: a word by which the guard of the server finds the processes (`guard.py`).
     """
     return [
         program,
@@ -130,7 +132,8 @@ def make_command(
         *("--clearenv", *(word for item in _ENVIRONMENT.items() for word in ("--setenv", *item))),
         *("--chdir", WORK_FOLDER, "--"),
         *(runtime.python, "-I", "-B", "-u", _INSIDE),
-        *("--answers", str(answers), "--user", str(user), "--last-bytes-max", str(last_bytes_max)),
+        *("--answers", str(answers), "--user", str(user), "--mark", mark),
+        *("--last-bytes-max", str(limits.last_bytes)),
         *("--memory-bytes", str(limits.memory_bytes), "--file-bytes", str(limits.files_bytes)),
         *("--processes", str(limits.processes), "--open-files", str(limits.open_files)),
     ]

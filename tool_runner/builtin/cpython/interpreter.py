@@ -51,6 +51,7 @@ def main() -> None:
 
 def _parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--mark")  # for others to know this process by
     for name in (
         "answers",
         "user",

@@ -36,14 +36,18 @@ class _Cell:
     waiting: int = 0
 
 
+_CallName = str | tuple[int, str]
+"""What a call is known by: its name or, without one, the number in its state and its code."""
+
+
 @dataclass(slots=True)
 class _Session:
     id: str
     interpreter: Interpreter | None = None
     number: int = 0
     """Of cells that were begun."""
-    cells: OrderedDict[tuple[int, str], _Cell] = field(default_factory=OrderedDict)
-    """(number in the state it was called with, code) -> the cell; the last few."""
+    cells: OrderedDict[_CallName, _Cell] = field(default_factory=OrderedDict)
+    """The last few."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     is_lost: bool = False
     """Its process has been ended, which its next call is told."""
@@ -56,7 +60,7 @@ class CPythonSandbox:
     """Runs each session's cells in a process of its own, one after another.
 
     A state is `<id>.<number of cells>`. Who holds it may go on with that session, so the id cannot be
-    guessed. A call that is made again, with the same state and code, gets the outcome of the first.
+    guessed. A call that is made again gets the outcome of the first, whatever has run in the session since.
     """
 
     def __init__(
@@ -89,26 +93,32 @@ class CPythonSandbox:
         """The number of sessions that a call may go on with."""
         return len(self._sessions)
 
-    async def run(self, code: str, state: str | None) -> Ran:
+    async def run(self, code: str, state: str | None, call: str | None = None) -> Ran:
         if len(code.encode("utf-8", "replace")) > _CODE_BYTES_MAX:
             return Ran(f"[The code is longer than {_CODE_BYTES_MAX} bytes.]\n", has_failed=True)
-        session, number = self._find(state)
+        session, number = self._find(state, call)
         note = None
         if session is None:
             note = None if state is None else _LOST
             session = self._open()
         elif number < session.number and not session.users:
             note = _SHARED
-        call = (number, code)
-        cell = session.cells.get(call)
+        name = call or (number, code)
+        cell = session.cells.get(name)
         if cell is None:
-            cell = session.cells[call] = _Cell(self._begin(session, code, note))
+            cell = session.cells[name] = _Cell(self._begin(session, code, note))
             if len(session.cells) > _KEPT_MAX:
                 session.cells.popitem(last=False)
-        return await self._wait_for(session, call, cell)
+        return await self._wait_for(session, name, cell)
 
-    def _find(self, state: str | None) -> tuple[_Session | None, int]:
-        """Returns the session of a state, and the number of cells when it was made."""
+    def _find(self, state: str | None, call: str | None) -> tuple[_Session | None, int]:
+        """Returns the session of a state, and the number of cells when it was made.
+
+        Without a state, a call that is made again has the session that it began.
+        """
+        if state is None and call is not None:
+            made = (f"{each.id}.{each.number}" for each in self._sessions.values() if call in each.cells)
+            state = next(made, None)
         session_id, _, number = (state or "").partition(".")
         session = self._sessions.get(session_id)
         if session is None or not re.fullmatch(r"[0-9]{1,9}", number):
@@ -126,14 +136,14 @@ class CPythonSandbox:
         self._sessions[session.id] = session
         return session
 
-    async def _wait_for(self, session: _Session, call: tuple[int, str], cell: _Cell) -> Ran:
+    async def _wait_for(self, session: _Session, name: _CallName, cell: _Cell) -> Ran:
         """Returns a cell's outcome. If everyone who waits for it is cancelled, the cell is ended."""
         cell.waiting += 1
         try:
             return await asyncio.shield(cell.outcome)
         except asyncio.CancelledError:
             if cell.waiting == 1 and not cell.outcome.done():
-                session.cells.pop(call, None)
+                session.cells.pop(name, None)
                 cell.outcome.cancel()
             raise
         finally:
@@ -173,9 +183,11 @@ class CPythonSandbox:
         return Ran(shown.text, has_failed=end is not End.OVER, state=state)
 
     async def _interpreter_of(self, session: _Session) -> Interpreter:
-        if session.interpreter is not None and not session.interpreter.is_alive:
-            # Between two calls, for example by a kernel that was out of memory.
-            await self._take_away(session)
+        if session.interpreter is not None:
+            session.interpreter.look()
+            if not session.interpreter.is_alive:
+                # Between two calls, for example by a kernel that was out of memory.
+                await self._take_away(session)
         if session.interpreter is None:
             await self._make_room()
             self._starting += 1

@@ -29,7 +29,6 @@ _PRINTED_BYTES_MAX = 256 * 2**20
 """A cell that prints more is ended; what exceeds the output's limit is read and dropped."""
 _CHUNK_BYTES = 64 * 1024
 _CHUNKS_AT_A_TIME = 16
-_LAST_BYTES_MAX = 256 * 1024
 _ANSWER_BYTES_MAX = 8 * 2**20
 """More than an honest answer takes, with every character of it escaped."""
 _ROUNDS_MAX = 20
@@ -65,15 +64,17 @@ class Walls:
     runtime: Runtime
     limits: Limits
     seccomp: bytes
+    mark: str
 
     @classmethod
-    def find(cls, python: Path, limits: Limits) -> Self:
-        """Raises NoSandbox if something is missing here."""
+    def find(cls, python: Path, limits: Limits, mark: str = "no-guard") -> Self:
+        """`mark`: what the server's guard knows its sandboxes by. Raises NoSandbox if something is missing
+        here."""
         try:
             program = seccomp.make_filter(os.uname().machine)
         except seccomp.UnknownMachine as error:
             raise NoSandbox(str(error)) from None
-        return cls(bubblewrap.find_program(), bubblewrap.find_runtime(python), limits, program)
+        return cls(bubblewrap.find_program(), bubblewrap.find_runtime(python), limits, program, mark)
 
 
 class Interpreter:
@@ -108,7 +109,7 @@ class Interpreter:
         output, output_write = _make_pipe()
         answers, answers_write = _make_pipe()
         command = bubblewrap.make_command(
-            walls.program, walls.runtime, walls.limits, user, seccomp_read, answers_write, _LAST_BYTES_MAX
+            walls.program, walls.runtime, walls.limits, user, seccomp_read, answers_write, walls.mark
         )
         try:
             process = await asyncio.create_subprocess_exec(
@@ -153,6 +154,11 @@ class Interpreter:
     @property
     def is_alive(self) -> bool:
         return self._answers >= 0
+
+    def look(self) -> None:
+        """Notices it now if the process has ended between two cells."""
+        if self.is_alive:
+            self._read_answer()
 
     # One cell
 
@@ -292,9 +298,11 @@ class Interpreter:
         The bubblewrap outside then ends by itself, when it has collected that one.
         """
         self._end = self._end if self._end not in (None, *IS_ALIVE) else end
-        # While it starts, the first waits for the one outside, and would wait for ever.
+        # While it starts, the first waits for the one outside, and would wait for ever. One that stands still
+        # starts no other.
         own = [self._first]
         if not self._first:
+            self._signal(self._process.pid, signal.SIGSTOP)
             own = [*(each.pid for each in descend(survey(), self._process.pid)), self._process.pid]
         for pid in own:
             self._signal(pid, signal.SIGKILL)
