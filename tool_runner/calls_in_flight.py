@@ -61,15 +61,20 @@ class _JournaledSession:
     """The MCP session of a response with one server, in the journal (`mcp_sessions.SessionStore`)."""
 
     redis: RedisClient
+    outage_max_s: float
     response: ResponseKey
     server_label: str
     session: bytes
 
     async def keep(self, expected: bytes, session: bytes) -> bytes:
-        """Keeps nothing while Redis is unavailable: the call can do without, if the next one cannot."""
+        """Waits while Redis is unavailable, since the next call would begin anew without a word, and keeps
+        nothing after a long outage: the call can do without."""
         try:
-            return await tool_sessions.keep_session(
-                self.redis, self.response, self.server_label, expected, session
+            return await insist(
+                lambda: tool_sessions.keep_session(
+                    self.redis, self.response, self.server_label, expected, session
+                ),
+                self.outage_max_s,
             )
         except REDIS_AWAY as away:
             _log.warning("%s: a session is not kept, Redis is unavailable (%s)", self.response, away)
@@ -241,7 +246,8 @@ class CallsInFlight:
         if owner not in ("", self._runner) and await self._hand_over(claim, owner):
             return None
         call.has_begun = True
-        store = _JournaledSession(self._redis, call.key, label, mcp_session)
+        outage_max_s = self._settings.redis_outage_max_s
+        store = _JournaledSession(self._redis, outage_max_s, call.key, label, mcp_session)
         try:
             mine = (secrets or {}).get(label)
             return await self._tools.run(intent.task, mine, session, store, call.key.tenant, call.name)

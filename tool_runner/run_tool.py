@@ -223,7 +223,7 @@ class Tools:
         return session
 
 
-_NEW_SESSION = (
+NEW_SESSION = (
     "[The server had ended its session. This call was made in a new one, which has nothing of what earlier"
     " calls had set up.]"
 )
@@ -235,10 +235,10 @@ _GIVEN_UP = Outcome(answers.make_failure(answers.TIMED_OUT, "the call was given 
 def _tell_of_new_session(outcome: Outcome, bytes_max: int) -> Outcome:
     match outcome.result:
         case ToolOutput(output, display=None) as result:
-            told = answers.cut(f"{_NEW_SESSION}\n{output}", bytes_max)
+            told = answers.cut(f"{NEW_SESSION}\n{output}", bytes_max)
             return replace(outcome, result=msgspec.structs.replace(result, output=told))
         case ToolFailure(McpToolExecutionError(content)):
-            blocks = [{"type": "text", "text": _NEW_SESSION}, *content]
+            blocks = [{"type": "text", "text": NEW_SESSION}, *content]
             return replace(outcome, result=ToolFailure(McpToolExecutionError(blocks)))
         case _:
             return outcome

@@ -244,6 +244,8 @@ def _check_deltas(events: Sequence[ev.StreamEvent]) -> Findings:
                 | ev.OutputTextDelta()
                 | ev.McpCallArgumentsDelta()
                 | ev.FunctionCallArgumentsDelta()
+                | ev.CustomToolCallInputDelta()
+                | ev.CodeInterpreterCallCodeDelta()
             ):
                 pieces[event.item_id] += event.delta
             case (
@@ -251,6 +253,8 @@ def _check_deltas(events: Sequence[ev.StreamEvent]) -> Findings:
                 | ev.OutputTextDone(text=text)
                 | ev.McpCallArgumentsDone(arguments=text)
                 | ev.FunctionCallArgumentsDone(arguments=text)
+                | ev.CustomToolCallInputDone(input=text)
+                | ev.CodeInterpreterCallCodeDone(code=text)
             ):
                 if pieces[event.item_id] != text:
                     yield "the pieces make the text", f"{pieces[event.item_id]!r} became {text!r}"

@@ -32,6 +32,7 @@ from tests.chaos.history import (
     Unreached,
     ViewEnded,
     ViewOpened,
+    Way,
     sha_of_bytes,
     sha_of_response,
 )
@@ -63,6 +64,8 @@ class World:
     seed: str
     plans: Mapping[str, int]
     """The relative frequency of each plan."""
+    ways: Mapping[Way, int]
+    """The relative frequency of each way to read a response."""
     calls: Iterator[int] = field(default_factory=lambda: iter(()))
     """The numbers of the create calls still to be made."""
     response_ids: dict[int, str] = field(default_factory=dict)

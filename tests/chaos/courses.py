@@ -8,9 +8,20 @@ from pathlib import Path
 from typing import Literal
 
 from local.cluster import ROOT
+from tests.chaos.history import Way
 from tests.chaos.nemesis import ALL, ODDS, Action, Odds, Strike, schedule
 from tests.chaos.plans import PLANS
 
+WAYS: Mapping[Way, int] = {
+    "stream": 40,
+    "background": 20,
+    "poll": 15,
+    "wait": 15,
+    "cancel": 10,
+    "abandon": 3,
+    "delete": 5,
+    "unstored": 6,
+}
 Fsync = Literal["no", "everysec", "always"]
 _FSYNCS: tuple[Fsync, ...] = ("no", "everysec", "always")
 
@@ -37,6 +48,8 @@ class Course:
         default_factory=lambda: {name: plan.weight for name, plan in PLANS.items()}
     )
     """The relative frequency of each plan."""
+    ways: Mapping[Way, int] = field(default_factory=lambda: WAYS)
+    """The relative frequency of each way to read a response. A run waits for the grace of abandoned ones."""
     replicas: int = 0
     """If not 0, Redis is a primary with this many replicas, watched by Sentinels."""
     fsync: Fsync = "no"
@@ -83,8 +96,9 @@ _FAILOVERS = (
 """One server at a time: one that was killed or stood still has everything again some twelve seconds after it
 goes on. Two that are lost together are beyond what `durable_writes` promises."""
 _GRACE = {"ANTIPHON_DISCONNECT_GRACE_S": "20"}
-NAMES = ("all", "redis", "cuts", "restarts", "away", "failover", "upgrade")
+NAMES = ("all", "redis", "cuts", "restarts", "tools", "away", "failover", "upgrade")
 _TOOLS = {"count": 4, "build": 4, "study": 3, "short": 3, "middle": 2, "slow": 2}
+_SESSIONS = {"kept": 4, "held": 4, "web": 3, "patch": 1, "count": 2}
 _STREAMS = {name: PLANS[name].weight for name in ("quick", "short", "middle", "long", "characters", "count")}
 
 
@@ -94,7 +108,8 @@ def make_course(name: str, course: Course) -> Course:
         case "redis":  # only Redis fails, for longer than a claim lasts; tools take long
             fsync = _fsync(course)
             settings = _durable(fsync)
-            return replace(course, script=_OUTAGES, plans=_TOOLS, fsync=fsync, settings=settings)
+            plans = _TOOLS | _SESSIONS
+            return replace(course, script=_OUTAGES, plans=plans, fsync=fsync, settings=settings)
         case "cuts":  # connections break repeatedly
             fates: dict[Action, int] = {"cut": 1, "reset": 2}
             cuts = tuple(Odds(role, fates) for role in ("worker", "worker", "tool_runner", "api"))
@@ -103,6 +118,10 @@ def make_course(name: str, course: Course) -> Course:
             names = (name.rpartition("-") for name in course.process_names)
             drains = tuple(Strike(2.0, "drain", role, int(number)) for role, _, number in names)
             return replace(course, script=drains, plans=_STREAMS)
+        case "tools":  # only tool runners are harmed
+            harmed: dict[Action, int] = {"kill": 4, "stop": 2, "drain": 2, "hold": 1, "cut": 1}
+            odds = (Odds("tool_runner", harmed, (0.5, 4.0)),)
+            return replace(course, odds=odds, wait_s=(2.0, 6.0), plans=_SESSIONS)
         case "away":  # no API node for longer than the disconnect grace
             away = (Strike(4.0, "stop", "api", ALL, 40.0), Strike(55.0, "kill", "api", ALL))
             return replace(course, script=away, plans={"endless": 1}, settings=_GRACE)

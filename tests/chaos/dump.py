@@ -5,7 +5,6 @@ Owns the raw reading, which does not use the product's; archives are opened acco
 
 import asyncio
 import re
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -24,7 +23,7 @@ _HINTS = re.compile(
     r"antiphon:\{queue\}:(closed|pulse|\w+:doorbell|\w+:health-check|held:\w+|held_bytes:\w+)\Z"
     r"|antiphon:\{[^}]+\}:(conversation|items|order)\Z"
     r"|antiphon:\{presence\}:\w+\Z|antiphon:\{[^}]+\}:(idempotency|packing:\w+)\Z"
-    r"|antiphon:\{confirmed\}\Z"
+    r"|antiphon:\{confirmed\}\Z|antiphon:\{session/[0-9a-f]+\}:user\Z"
 )
 _POLL_INTERVAL_S = 0.5
 _JOURNALS_EVERY_S = 5.0
@@ -82,7 +81,7 @@ class Journals:
                     self.seen[response_id] = frozenset(name.decode() for name in fields)
 
 
-async def read_store(redis_url: str, counted: Counter[str], journals: Mapping[str, frozenset[str]]) -> Store:
+async def read_store(redis_url: str, journals: Mapping[str, frozenset[str]]) -> Store:
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         names = await _scan(client)
         logs = {}
@@ -94,7 +93,7 @@ async def read_store(redis_url: str, counted: Counter[str], journals: Mapping[st
                     logs[match[2]] = replace(log, journal=log.journal or journals.get(match[2]))
         without_ttl = [name for name in names if await client.pttl(name) == -1]
         leftovers = await _find_leftovers(client, names)
-    return Store(logs, tuple(leftovers), tuple(without_ttl), counted)
+    return Store(logs, tuple(leftovers), tuple(without_ttl))
 
 
 async def _scan(client: "redis.asyncio.Redis") -> list[str]:

@@ -226,3 +226,5 @@ class Store:
     without_ttl: tuple[str, ...] = ()
     counted: Mapping[str, int] = field(default_factory=dict)
     """Key of a call -> number of executions of a tool with it, as counted by the tool."""
+    turns: Mapping[str, str] = field(default_factory=dict)
+    """Key of a call -> the session in which a server with sessions executed it last."""

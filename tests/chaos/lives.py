@@ -1,4 +1,4 @@
-"""What one client does, call after call: continues a response, answers its function, uses a conversation.
+"""What one client does, call after call: continues a response, answers its call, uses a conversation.
 
 Owns the choice of calls; `clients.py` makes and reads them.
 """
@@ -13,18 +13,8 @@ import msgspec
 
 from tests.chaos.clients import World, make_call
 from tests.chaos.history import Asked, Conversed, Way
-from tests.chaos.plans import ANSWER, PLANS, make_key
+from tests.chaos.plans import PLANS, make_key
 
-WAYS: dict[Way, int] = {
-    "stream": 40,
-    "background": 20,
-    "poll": 15,
-    "wait": 15,
-    "cancel": 10,
-    "abandon": 3,
-    "delete": 5,
-    "unstored": 6,
-}
 _CONVERSATION_SHARE = 0.05
 _SAID = ("quick", "short", "characters")
 _KEPT_WAYS: tuple[Way, ...] = ("stream", "background", "poll", "wait")
@@ -40,14 +30,14 @@ async def serve_calls(world: World, number: int, rng: random.Random) -> None:
             await converse(world, number, rng, call)
             continue
         plan = rng.choices(list(world.plans), list(world.plans.values()))[0]
-        if parent is not None and PLANS[parent.plan].calls_function:
-            plan = ANSWER
-        way = rng.choices(list(WAYS), list(WAYS.values()))[0]
+        if parent is not None:
+            plan = PLANS[parent.plan].answered_by or plan
+        way = rng.choices(list(world.ways), list(world.ways.values()))[0]
         asked = Asked(
             world.now_s(), call, number, plan, way, make_key(call), None if parent is None else parent.call
         )
         has_ended = await make_call(world, asked, rng)
-        share = 1.0 if PLANS[plan].calls_function else 0.25
+        share = 1.0 if PLANS[plan].answered_by else 0.25
         is_chained = has_ended and way not in _LEAVES_NOTHING and rng.random() < share
         parent = asked if is_chained else None
 

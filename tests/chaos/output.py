@@ -3,8 +3,13 @@
 Pure. Does not decide which of two outputs is right.
 """
 
+import msgspec
+
+from shared.client_tools import CustomToolCall
+from shared.hosted_tools import CodeInterpreterCall, WebSearchCall
 from shared.responses import FunctionCall, McpCall, McpListTools, Message, Reasoning, Response
 from shared.tool_calls import describe
+from tool_runner.run_tool import NEW_SESSION
 
 Output = tuple[tuple[str, ...], ...]
 """Returns one entry per item: its kind and its texts, with `KEY` in place of the call's own key."""
@@ -18,13 +23,21 @@ def say(response: Response, key: str) -> Output:
                 items.append(("reasoning", "".join(part.text for part in item.content)))
             case Message(phase=phase):
                 said = "".join(part.text for part in item.content)
-                items.append(("message", phase or "final_answer", said))  # records of format 1 have no phase
+                cited = [each.url for part in item.content for each in part.annotations]
+                # Records of format 1 have no phase.
+                items.append(("message", phase or "final_answer", said, *cited))
             case McpListTools():
                 items.append(("listing", item.server_label, *(tool.name for tool in item.tools)))
             case FunctionCall():
                 items.append(("function", item.name, item.arguments))
             case McpCall():
                 items.append(("call", item.name, item.arguments, *_result_of(item)))
+            case CustomToolCall():
+                items.append(("custom", item.name, item.input))
+            case CodeInterpreterCall():
+                items.append(("code", str(item.status), str(item.code)))
+            case WebSearchCall():
+                items.append(("search", str(item.status), msgspec.json.encode(item.action).decode()))
             case _:
                 items.append((type(item).__name__,))
     return tuple(tuple(text.replace(key, "KEY") for text in item) for item in items)
@@ -33,7 +46,7 @@ def say(response: Response, key: str) -> Output:
 def _result_of(call: McpCall) -> tuple[str, str]:
     if call.error is not None:
         return "failed", describe(call.error)
-    return "returned", call.output or ""
+    return "returned", (call.output or "").removeprefix(f"{NEW_SESSION}\n")
 
 
 def with_failures(expected: Output, said: Output) -> Output:

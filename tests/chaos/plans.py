@@ -13,8 +13,11 @@ from shared import ids
 SCRIPT = Path(__file__).parent / "script.toml"
 _CALL_INDEX = 1
 """The index of the call in the output of `ask`: after the reasoning."""
-LABEL = "chaos"
-"""The label of the MCP server with the tools."""
+LABEL, KEPT, HELD = "chaos", "kept", "held"
+"""The labels of the MCP server: without sessions, with sessions that any tool runner continues, and over HTTP
+with SSE, where a session is a connection of one tool runner."""
+TURN = "turn"
+"""The tool of the servers with sessions; not repeatable."""
 REPEATABLE = frozenset({"lookup", "slow", "study"})
 """Tools whose annotations say that repeating a call does no harm; `count` and `build` have none."""
 _FUNCTION = {
@@ -22,7 +25,8 @@ _FUNCTION = {
     "name": "note",
     "parameters": {"type": "object", "properties": {"key": {"type": "string"}}},
 }
-_TOOLS = [{"type": "mcp", "server_label": LABEL, "require_approval": "never"}]
+_CUSTOM = {"type": "custom", "name": "patch", "description": "Changes a file."}
+_HOSTED = ({"type": "web_search"}, {"type": "code_interpreter", "container": {"type": "auto"}})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +38,26 @@ class Plan:
     """The status with which it ends undisturbed."""
     tools: tuple[str, ...] = ()
     """The tools that it calls; call number i has the argument `<key>-<i>`."""
+    server: str = LABEL
+    """The label of the server with these tools."""
     output_tokens_max: int | None = None
-    calls_function: bool = False
-    """It ends with a function call, after which the client continues with a response of the plan `answer`."""
-    answers_function: bool = False
+    offered: tuple[Mapping[str, Any], ...] = ()
+    """Further tools."""
+    answered_by: str = ""
+    """It ends with a call that the client runs, and continues with a response of this plan."""
+    answers_with: str = ""
+    """The type of the output that it begins with."""
 
     def make_body(self, key: str, parent_id: str | None, **how: Any) -> dict[str, Any]:
         """Returns the body of a create call. `how`: `stream`, `background` and further fields."""
         body: dict[str, Any] = {"model": "default", "input": f"{self.words} [{key}]", **how}
-        if self.calls_function or self.answers_function:
-            body["tools"] = [_FUNCTION]
-        if self.answers_function:
+        if self.answers_with:
             assert parent_id is not None
             call_id = ids.call_id(parent_id, _CALL_INDEX)
-            body["input"] = [{"type": "function_call_output", "call_id": call_id, "output": "noted"}]
-        if self.tools:
-            body["tools"] = _TOOLS
+            body["input"] = [{"type": self.answers_with, "call_id": call_id, "output": "noted"}]
+        server = {"type": "mcp", "server_label": self.server, "require_approval": "never"}
+        if tools := [*([server] if self.tools else ()), *self.offered]:
+            body["tools"] = tools
         if self.output_tokens_max is not None:
             body["max_output_tokens"] = self.output_tokens_max
         if parent_id is not None:
@@ -70,13 +78,15 @@ PLANS: Mapping[str, Plan] = {
     "all": Plan("all", 7, tools=("lookup", "count", "slow")),
     "build": Plan("build", 2, tools=("build",)),
     "study": Plan("study", 2, tools=("study",)),
-    "ask": Plan("ask", 5, calls_function=True),
-    "answer": Plan("answer", 0, answers_function=True),
+    "kept": Plan("kept", 5, tools=(TURN, TURN, TURN), server=KEPT),
+    "held": Plan("held", 4, tools=(TURN, TURN), server=HELD),
+    "web": Plan("web", 5, offered=_HOSTED),
+    "ask": Plan("ask", 5, offered=(_FUNCTION,), answered_by="answer"),
+    "answer": Plan("answer", 0, offered=(_FUNCTION,), answers_with="function_call_output"),
+    "patch": Plan("patch", 3, offered=(_CUSTOM,), answered_by="patched"),
+    "patched": Plan("patched", 0, offered=(_CUSTOM,), answers_with="custom_tool_call_output"),
     "endless": Plan("tell 1000", 0),
 }
-
-
-ANSWER = "answer"
 
 
 def make_key(call: int) -> str:

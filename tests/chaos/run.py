@@ -9,7 +9,7 @@ import json
 import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.chaos import clients, dump, figures, lives
@@ -19,9 +19,9 @@ from tests.chaos.courses import Course
 from tests.chaos.figures import Figures
 from tests.chaos.history import Asked, Ended, Observation, Recorder, Store
 from tests.chaos.judging import Violation
-from tests.chaos.mcp_server import read_counted, serving
+from tests.chaos.mcp_server import read_counted, read_turns, serving
 from tests.chaos.nemesis import Nemesis
-from tests.chaos.plans import ANSWER, LABEL, PLANS, make_key
+from tests.chaos.plans import HELD, KEPT, LABEL, PLANS, make_key
 from tests.chaos.stage import OWNERS_LOST_MAX, Stage, set_up
 from tests.chaos.upgrade import replace_all
 
@@ -42,10 +42,12 @@ async def run(course: Course, folder: Path) -> Judgement:
     async with AsyncExitStack() as stack:
         url = stack.enter_context(serving(counted, course.long_tool_s))
         recorder = stack.enter_context(Recorder(folder / "history.jsonl"))
-        (folder / "servers.json").write_text(json.dumps({LABEL: {"url": url}}))
+        paths = {LABEL: "/mcp", KEPT: "/kept/mcp", HELD: "/sse"}
+        entries = {label: {"url": f"{url}{path}"} for label, path in paths.items()}
+        (folder / "servers.json").write_text(json.dumps(entries))
         stage = await stack.enter_async_context(set_up(course, folder))
         http = await stack.enter_async_context(clients.open_http())
-        world = World(stage.cluster.urls, recorder, http, str(course.seed), course.plans)
+        world = World(stage.cluster.urls, recorder, http, str(course.seed), course.plans, course.ways)
         journals = dump.Journals(stage.redis_url)
         await _run_undisturbed(world)
         await _run_disturbed(stage, world, course, journals)
@@ -53,7 +55,8 @@ async def run(course: Course, folder: Path) -> Judgement:
             recorder.note(Ended(recorder.now_s(), process, how))
         await dump.until_quiet(stage.redis_url(), _QUIET_S)
         await _replay_all(world, course.seed)
-        store = await dump.read_store(stage.redis_url(), read_counted(counted), journals.seen)
+        store = await dump.read_store(stage.redis_url(), journals.seen)
+        store = replace(store, counted=read_counted(counted), turns=read_turns(counted))
         return judge(recorder.read(), store)
 
 
@@ -72,10 +75,10 @@ async def _run_undisturbed(world: World) -> None:
     ]
     await asyncio.gather(*(clients.make_call(world, one, rng) for one in asked))
     for one in asked:
-        if PLANS[one.plan].calls_function:
-            call = list(PLANS).index(ANSWER)
+        if answered_by := PLANS[one.plan].answered_by:
+            call = list(PLANS).index(answered_by)
             key = make_key(call)
-            answer = Asked(world.now_s(), call, 0, ANSWER, "stream", key, one.call, is_undisturbed=True)
+            answer = Asked(world.now_s(), call, 0, answered_by, "stream", key, one.call, is_undisturbed=True)
             await clients.make_call(world, answer, rng)
 
 

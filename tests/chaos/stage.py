@@ -97,6 +97,7 @@ def _settings(folder: Path) -> dict[str, str]:
     return {
         "ANTIPHON_SCRIPT": str(SCRIPT),
         "ANTIPHON_MCP_SERVERS": str(folder / "servers.json"),
+        "ANTIPHON_WEB_SEARCH": "local",
         "ANTIPHON_OWNERS_LOST_MAX": str(OWNERS_LOST_MAX),
         "ANTIPHON_KEEP_ALIVE_S": "1",
         "ANTIPHON_DISCONNECT_GRACE_S": str(ABANDONED_AFTER_S),

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from shared.store.tools import tool_journal
 from shared.store.tools.tool_journal import Claim, Claiming
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, describe
 from tests.integration.mcp_servers import stdio_entry
+from tests.integration.stateful_servers import PagesServer, Received
+from tests.integration.stateful_servers import serving as serving_app
 from tests.integration.test_tool_runner import OWNER, Response, hearing, serving
 from tests.patience import PATIENCE_S, outlast, until
 from tests.proxy import Proxy, proxying
@@ -109,6 +112,37 @@ async def test_a_call_outlives_an_outage_of_redis_that_is_longer_than_its_claim(
                     assert await calling == ToolOutput("done")
             await redis.close()
     assert [lines(tmp_path, name) for name in ("started", "ended", "cancelled")] == [1, 1, 0]
+
+
+async def test_a_session_that_begins_during_an_outage_is_there_for_the_next_call(
+    own: Settings, tmp_path: Path
+) -> None:
+    server = PagesServer()
+    with Valkey(tmp_path) as valkey:
+        async with proxying(valkey.port) as proxy, serving_app(server) as url:
+            loopback = [ip_network("127.0.0.0/8")]
+            settings = own.model_copy(update={"redis_url": proxy.url, "egress_networks": loopback})
+            redis = RedisClient.connect(settings.redis_url, timeout_s=1.0)
+
+            def cut_off_when_it_begins(received: Received) -> None:
+                if received.what == "initialize":
+                    proxy.cut()
+
+            server.intercept = cut_off_when_it_begins
+            async with serving(settings):
+                response = await insist(lambda: Response.begin(redis, settings), PATIENCE_S)
+                tools = RemoteTools(redis, settings)
+                visit = ToolCall("pages", "visit", '{"page": "a"}', url)
+                visiting = asyncio.create_task(tools.call(response.lease, 0, visit, is_repeatable=False))
+                await until(lambda: "initialize" in server.sent())
+                await outlast_two_claims()
+                proxy.heal()
+                async with asyncio.timeout(PATIENCE_S):
+                    assert await visiting == ToolOutput("a")
+                    look = ToolCall("pages", "look", "{}", url)
+                    assert await tools.call(response.lease, 1, look, is_repeatable=False) == ToolOutput("a")
+            await redis.close()
+    assert server.sent().count("initialize") == 1
 
 
 @pytest.fixture

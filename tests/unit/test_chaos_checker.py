@@ -47,8 +47,9 @@ from tests.chaos.history import (
     sha_of_response,
 )
 from tests.chaos.judging import Violation
-from tests.chaos.plans import LABEL, make_key
+from tests.chaos.plans import HELD, KEPT, LABEL, TURN, make_key
 from tests.chaos.reasons import CALM_WAIT_MAX_S
+from tool_runner.run_tool import NEW_SESSION
 
 UNDISTURBED, CALL = 0, 7
 OWNERS_LOST_MAX = 3
@@ -83,10 +84,15 @@ def listing_events(index: int, error: str | None = None) -> list[ev.StreamEvent]
 
 
 def call_events(
-    index: int, name: str, key: str, output: str | None, error: McpProtocolError | None = None
+    index: int,
+    name: str,
+    key: str,
+    output: str | None,
+    error: McpProtocolError | None = None,
+    label: str = LABEL,
 ) -> list[ev.StreamEvent]:
     arguments = f'{{"key": "{key}"}}'
-    call = McpCall(f"mcp_{index}", "in_progress", LABEL, name, "")
+    call = McpCall(f"mcp_{index}", "in_progress", label, name, "")
     done = msgspec.structs.replace(
         call, status="failed" if error else "completed", arguments=arguments, output=output, error=error
     )
@@ -168,6 +174,7 @@ class Run:
         self.events = make_events(make(make_key(CALL)))
         self.way: Way = "stream"
         self.counted: dict[str, int] = {}
+        self.turns: dict[str, str] = {}
         self.leftovers: tuple[str, ...] = ()
         self.without_ttl: tuple[str, ...] = ()
         self.fields: dict[str, Any] = {}
@@ -185,7 +192,7 @@ class Run:
     @property
     def store(self) -> Store:
         logs = {log.response_id: log for log in (self.undisturbed, self.log)}
-        return Store(logs, self.leftovers, self.without_ttl, self.counted)
+        return Store(logs, self.leftovers, self.without_ttl, self.counted, self.turns)
 
     def check(
         self, history: Sequence[Observation] | None = None, store: Store | None = None
@@ -695,6 +702,49 @@ def test_a_failed_call_that_does_not_say_that_its_outcome_is_unknown_is_found() 
     error = McpProtocolError(-32000, "refused")
     run.events = make_events(call_events(0, "count", f"{make_key(CALL)}-1", None, error))
     assert "a failed call says why" in run.rules()
+
+
+def in_turns(label: str, told: bool) -> Run:
+    """A response with two calls of a server with sessions; `told`: the second one is said to have a new
+    session, and has."""
+
+    def take_turns(key: str) -> list[ev.StreamEvent]:
+        outputs = [f"turn of {key}-1", f"turn of {key}-2"]
+        if told and key == make_key(CALL):
+            outputs[1] = f"{NEW_SESSION}\n{outputs[1]}"
+        calls = [
+            call_events(n, TURN, f"{key}-{n + 1}", output, None, label) for n, output in enumerate(outputs)
+        ]
+        return [*calls[0], *calls[1]]
+
+    run = Run("held", take_turns)
+    keys = [f"{make_key(call)}-{number}" for call in (UNDISTURBED, CALL) for number in (1, 2)]
+    run.counted = dict.fromkeys(keys, 1)
+    run.turns = dict.fromkeys(keys, "one") | ({keys[-1]: "other"} if told else {})
+    return run
+
+
+def test_a_session_that_was_left_without_a_word_is_found() -> None:
+    run = in_turns(HELD, told=False)
+    assert run.check() == []
+    run.turns[f"{make_key(CALL)}-2"] = "other"
+    run.more = [struck("tool_runner", at_s=1.0)]
+    assert run.rules() == {"a new session is told"}
+
+
+def test_a_new_session_while_no_tool_runner_was_harmed_is_found() -> None:
+    run = in_turns(HELD, told=True)
+    assert run.rules() == {"a new session has its cause"}
+    run.more = [struck("tool_runner", at_s=1.0)]
+    assert run.check() == []
+    run.turns[f"{make_key(CALL)}-2"] = "one"
+    assert run.rules() == {"a new session has its cause"}
+
+
+def test_a_new_session_with_a_server_that_any_tool_runner_can_continue_with_is_found() -> None:
+    run = in_turns(KEPT, told=True)
+    run.more = [struck("tool_runner", at_s=1.0)]
+    assert run.rules() == {"a new session has its cause"}
 
 
 def test_a_journal_without_a_result_is_found() -> None:
