@@ -4,11 +4,12 @@ Owns what it measures: the longest time for which the loop's thread had the proc
 anybody else, the longest for which other threads of the process had it while the loop had no turn (they held
 the interpreter's lock), and what the Harmony library was asked to encode. Both are times of the processor,
 which no other load of the machine lengthens.
-When REPORT.ask appears, REPORT is written and everything begins at zero.
+When REPORT.ask appears, REPORT is written and everything begins at zero. The role ends with its parent.
 """
 
 import asyncio
 import json
+import os
 import re
 import runpy
 import sys
@@ -29,6 +30,7 @@ class Watch:
     def __init__(self, report: Path) -> None:
         self._report = report
         self._ask = report.with_suffix(".ask")
+        self._parent = os.getppid()
         self._beats = 0
         self._begin()
 
@@ -48,8 +50,11 @@ class Watch:
         self._held_s = max(self._held_s, own_s)
         self._kept_out_s = max(self._kept_out_s, min(others_s, without_s))
         self._beats += 1
-        if self._beats % _BEATS_BETWEEN_LOOKS == 0 and self._ask.exists():
-            self._tell()
+        if self._beats % _BEATS_BETWEEN_LOOKS == 0:
+            if os.getppid() != self._parent:
+                os._exit(1)
+            if self._ask.exists():
+                self._tell()
         self._note()
         loop.call_later(_BEAT_S, self.beat, loop)
 
