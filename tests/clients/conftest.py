@@ -44,7 +44,7 @@ class Ask:
 def _environments() -> None:
     """Fails if the clients are missing; never skips."""
     assert shutil.which("node"), "node is not installed; `make test-clients` needs Node 20 or newer"
-    for made in (scenarios.NODE / "node_modules", scenarios.PYTHON):
+    for made in (scenarios.NODE / "node_modules", scenarios.PYTHON, scenarios.CHAT_PYTHON):
         assert made.exists(), f"{made} is missing; `make test-clients` makes it"
 
 

@@ -15,6 +15,8 @@ from tests.running import ROOT
 
 NODE = ROOT / "tests" / "clients" / "node"
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
+CHAT_PYTHON = ROOT / ".venv-chat-clients" / "bin" / "python"
+"""Of the clients that need an older `openai`."""
 _NOBODY = "http://127.0.0.1:9"
 _TIMEOUT_S = 100.0
 

@@ -378,11 +378,19 @@ def response(status: Any = "completed", **more: Any) -> Response:
     return Response(id=BIRTH.response_id, created_at=1, model="m", status=status, **more)
 
 
-def told_of(*parts: str, calls: bool = False, with_logprobs: bool = False) -> list[ev.StreamEvent]:
+def told_of(
+    *parts: str,
+    calls: bool = False,
+    with_logprobs: bool = False,
+    thinking: type[ev.ReasoningTextDelta] = ev.ReasoningTextDelta,
+) -> list[ev.StreamEvent]:
     """Reasoning, then messages of these texts, a character at a time; then two calls."""
     told: list[ev.StreamEvent] = [ev.ResponseCreated(response("in_progress"))]
     told += [ev.OutputItemAdded(0, Reasoning("rs", "in_progress"))]
-    told += [ev.ReasoningTextDelta(0, 0, "rs", piece) for piece in ("Let me ", "think.")]
+    thoughts = [thinking(0, 0, "rs", piece) for piece in ("Let me ", "think.")]
+    told += [
+        thought for thought in thoughts if isinstance(thought, ev.ReasoningTextDelta | ev.ReasoningDelta)
+    ]
     index = 1
     for part in parts:
         told += [ev.OutputItemAdded(index, Message("msg", "in_progress", "assistant", ()))]
@@ -433,8 +441,12 @@ def joined(streamed: list[dict[str, Any]], name: str) -> str:
 
 
 @pytest.mark.parametrize("slice_of", [1, 3, 100])
-def test_a_stream_and_a_whole_answer_say_the_same(slice_of: int) -> None:
-    told = told_of("I look.", "", "It is 5.", calls=True)
+@pytest.mark.parametrize("thinking", [ev.ReasoningTextDelta, ev.ReasoningDelta])
+def test_a_stream_and_a_whole_answer_say_the_same(
+    slice_of: int, thinking: type[ev.ReasoningTextDelta]
+) -> None:
+    """In every dialect in which an operator may have the log written."""
+    told = told_of("I look.", "", "It is 5.", calls=True, thinking=thinking)
     form = ChatForm(has_usage=True)
     whole, streamed, _ = answers(told, response(usage=USAGE, service_tier="default"), form, slice_of)
     for chunk in streamed:

@@ -23,8 +23,9 @@ def test_every_package_for_node_is_pinned_by_version_and_hash_and_by_no_address(
     assert [path for path, package in locked.items() if "resolved" in package] == []
 
 
-def test_every_package_for_python_is_pinned_by_version_and_hash_and_by_no_address() -> None:
-    lines = (ROOT / "requirements" / "clients.txt").read_text().splitlines()
+@pytest.mark.parametrize("name", ["clients.txt", "chat-clients.txt"])
+def test_every_package_for_python_is_pinned_by_version_and_hash_and_by_no_address(name: str) -> None:
+    lines = (ROOT / "requirements" / name).read_text().splitlines()
     pins = [line for line in lines if line and line[0] not in " #"]
     assert all(re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==\S+ ", pin) and pin.endswith("\\") for pin in pins)
     assert [line for line in lines if "://" in line] == []
