@@ -200,7 +200,8 @@ def read_fields(
     body = check(CreateBody, fields)
     _refuse_unsupported(body, limits.refused)
     conversation_id = _read_conversation(body)
-    _check_parent(body.previous_response_id)
+    if body.previous_response_id is not None:
+        _check_id(body.previous_response_id, "resp", "previous_response_id")
     is_continuing = conversation_id is not None or body.previous_response_id is not None
     items = read_input(body.input, limits.items_max, is_continuing=is_continuing)
     items = adopt_items(items, birth.response_id)
@@ -250,18 +251,18 @@ def _read_conversation(body: CreateBody) -> str | None:
     if body.previous_response_id is not None:
         raise invalid_value("conversation", "it cannot be combined with 'previous_response_id'")
     if isinstance(body.conversation, str):
-        return body.conversation
-    return check(_ConversationReference, body.conversation, ("conversation",)).id
+        named = body.conversation
+    else:
+        named = check(_ConversationReference, body.conversation, ("conversation",)).id
+    _check_id(named, "conv", "conversation")
+    return named
 
 
-def _check_parent(response_id: str | None) -> None:
-    """Raises ClientError unless the text has the form of a response id, ours or another server's."""
-    param = "previous_response_id"
-    if response_id is None:
-        return
-    if not response_id.startswith("resp"):
-        raise invalid_prefix(param, response_id, "resp", "invalid_id_prefix")
-    if not _ID.fullmatch(response_id):
+def _check_id(text: str, prefix: str, param: str) -> None:
+    """Raises ClientError unless the text has the form of such an id, ours or another server's."""
+    if not text.startswith(prefix):
+        raise invalid_prefix(param, text, prefix, "invalid_id_prefix")
+    if not _ID.fullmatch(text):
         reason = "an ID contains letters, numbers, underscores, or dashes, and nothing else"
         raise invalid_value(param, reason)
 
