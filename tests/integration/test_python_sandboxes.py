@@ -107,9 +107,9 @@ async def served(
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def run(served: Served, code: str, session: str | None = None) -> Outcome:
+async def run(served: Served, code: str, session: str | None = None, name: str = "") -> Outcome:
     call = ToolCall("code_interpreter", "python", json.dumps({"code": code}), "IGNORED")
-    return await served.tools.run(call, None, session)
+    return await served.tools.run(call, None, session, call=name)
 
 
 async def show(served: Served, *cells: str) -> str:
@@ -207,6 +207,15 @@ async def test_a_call_that_is_made_again_has_the_same_answer_and_counts_once(ser
     assert once.result == again.result == ToolOutput("2\n")
     last = await run(served, "x", again.session)
     assert last.result == ToolOutput("2\n")
+
+
+async def test_a_call_that_is_made_again_after_others_has_the_same_answer(served: Served) -> None:
+    first = await run(served, "x = 1", name="first")
+    second = await run(served, "x += 1\nx", first.session, name="second")
+    assert (await run(served, "x", second.session, name="third")).result == ToolOutput("2\n")
+    assert (await run(served, "x += 1\nx", first.session, name="second")).result == second.result
+    if served.python_tool == "cpython":  # where a first call would begin another session
+        assert await run(served, "x = 1", name="first") == first
 
 
 async def test_code_that_never_ends_ends_with_its_call(served: Served) -> None:
