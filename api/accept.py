@@ -13,6 +13,8 @@ from typing import TypeVar
 import msgspec
 
 from api import context
+from api.bodies.containers import check_continued
+from api.bodies.includes import check_sealing
 from api.bodies.messages import read_call
 from api.bodies.requests import Birth, Creation, RequestLimits, read_create
 from api.bodies.tools import ApprovalDefaults
@@ -30,7 +32,6 @@ from shared import ids, lifecycle
 from shared.events import encode
 from shared.lifecycle import begin, fold
 from shared.responses import (
-    SEALED_REASONING,
     ConversationReference,
     Dialect,
     InputTokensDetails,
@@ -86,6 +87,14 @@ class Created:
     allowances: Allowances = NO_ALLOWANCES
     """What is left of the tenant's limits a minute; nothing is said of them to a call that is repeated."""
     is_stored: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many tokens the model would read. `ignored_tools`: as in Created."""
+
+    tokens: int
+    ignored_tools: tuple[str, ...] = ()
 
 
 class Acceptance:
@@ -158,7 +167,7 @@ class Acceptance:
         response = creation.request.response
         self._check_background(response.background, response.store)
         self._check_secrets(creation.secret_param)
-        self._check_sealed(creation.request.include)
+        check_sealing(creation.request.include, has_keys=bool(self._settings.seal_keys))
 
     async def _create(
         self, tenant: str, raw: bytes, idempotency_key: str | None, dialect: Dialect | None, read: Reader
@@ -285,10 +294,13 @@ class Acceptance:
             reference = ConversationReference(creation.conversation_id)
             response = msgspec.structs.replace(request.response, conversation=reference)
             request = msgspec.structs.replace(request, response=response)
-        return await self._offload.run(
-            raw_bytes + sources.size_bytes,
-            lambda: finish(compose(request, creation.items, sources, self._settings, tenant)),
-        )
+
+        def composed() -> T:
+            whole = compose(request, creation.items, sources, self._settings, tenant)
+            check_continued(whole, creation.tool_places)
+            return finish(whole)
+
+        return await self._offload.run(raw_bytes + sources.size_bytes, composed)
 
     async def _read_sources(self, tenant: str, creation: Creation, recall: Recall | None = None) -> Sources:
         request = creation.request
@@ -319,15 +331,8 @@ class Acceptance:
             reason = "This server keeps no secrets for tool servers: its operator has set no secrets_key."
             raise unsupported_parameter(param, reason)
 
-    def _check_sealed(self, include: Sequence[str]) -> None:
-        """Refuses to promise sealed reasoning without keys to seal it: agents that keep nothing else would
-        lose what the model thought between two calls, without a word."""
-        if SEALED_REASONING in include and not self._settings.seal_keys:
-            reason = f"This server cannot give '{SEALED_REASONING}': its operator has set no seal_keys."
-            raise unsupported_parameter("include", reason)
-
-    async def count_input_tokens(self, tenant: str, raw: bytes) -> int:
-        """Returns the number of tokens that the model would read.
+    async def count_input_tokens(self, tenant: str, raw: bytes) -> Count:
+        """Counts the tokens that the model would read.
 
         Raises ClientError, QueueFull, TenantBusy, CountUnanswered and REDIS_AWAY.
         """
@@ -349,7 +354,8 @@ class Acceptance:
                 self._redis, settings, tenant, unlisted, creation.secrets, self._asking
             )
             listed = read_listings(unlisted, results)
-        return await token_count.ask(self._redis, settings, tenant, record, self._asking, listed)
+        tokens = await token_count.ask(self._redis, settings, tenant, record, self._asking, listed)
+        return Count(tokens, creation.ignored_tools)
 
     def _redis_bound(self) -> asyncio.Timeout:
         """Limits several round trips together to `redis_timeout_s`; then raises TimeoutError (REDIS_AWAY)."""

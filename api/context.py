@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import msgspec
 
 from api.bodies import item_relations
-from api.bodies.containers import check_continued
 from api.errors import ClientError, invalid_value, previous_not_found, reference_not_found
 from api.offload import Offload
 from shared import lifecycle
@@ -231,9 +230,7 @@ def compose(
     _check_sizes(before, items, settings, param)
     item_relations.check_answers(items, before, "input")
     item_relations.check_calls([*before, *items], "input")
-    composed = msgspec.structs.replace(request, input=items, context=before)
-    check_continued(composed)
-    return composed
+    return msgspec.structs.replace(request, input=items, context=before)
 
 
 def _unsealer_of(settings: Settings, tenant: str) -> Callable[[str], str | None]:

@@ -4,13 +4,14 @@ Owns which responses are reported at all, and to whom. The bytes returned are th
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
+from api.bodies.includes import check_sealing
 from api.errors import (
     ResponseLost,
     cannot_cancel,
@@ -27,6 +28,7 @@ from api.paging import PageRequest
 from shared import ids
 from shared.context_length import TOO_LONG
 from shared.responses import Response, ResponseError
+from shared.sealing import REASONING, Seal
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import closing
@@ -106,12 +108,19 @@ class Reading:
         open.
 
         `included`: what its items are to show besides, once it has ended. Raises ClientError if there is
-        none, or if it is not kept.
+        none, if it is not kept, or if it could not be shown so.
         """
+        check_sealing(included, has_keys=bool(self._settings.seal_keys))
         key, stored = await self._find_kept(tenant, response_id)
         if not included or not stored.state.closed:
             return await self._read_response(key, stored)
-        return await self._offload.run(stored.size_bytes, lambda: add_included(stored.unpack(), included))
+        return await self._offload.run(
+            stored.size_bytes, lambda: add_included(stored.unpack(), included, self._sealer_of(tenant))
+        )
+
+    def _sealer_of(self, tenant: str) -> Callable[[str], str]:
+        """Returns what seals reasoning for the tenant; only called where there are keys."""
+        return lambda text: Seal(self._settings.seal_keys, tenant, REASONING).seal(text)
 
     async def _find_kept(self, tenant: str, response_id: str) -> tuple[ResponseKey, Stored]:
         key = _key_of(tenant, response_id)

@@ -10,23 +10,24 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from api.bodies.json_schemas import check_schema
-from api.bodies.validation import Checked, Label, Name, Path, Shape, check, check_kind, spell
-from api.errors import invalid_value, unknown_parameter, unsupported_parameter
+from api.bodies.validation import Checked, ClosedShape, Label, Name, Path, check, check_kind, spell
+from api.errors import invalid_value, unsupported_parameter
 from shared import client_tools
 from shared.client_tools import NAMESPACE, requested_in
 from shared.hosted_tools import RESERVED_LABELS
 
-_Callers = Checked[Literal["direct", "programmatic"]]
 
-
-class ClientShape(Shape):
-    """A tool with the members that the public types define; others are refused by name."""
+class ToolShape(ClosedShape):
+    """A tool with the members that the public types define."""
 
     type: str
-    allowed_callers: _Callers | None = None
 
 
-class _Deferrable(ClientShape):
+class CallableShape(ToolShape):
+    allowed_callers: Checked[Literal["direct", "programmatic"]] | None = None
+
+
+class _Deferrable(CallableShape):
     """A tool may be deferred for a search: there is none, so it is offered from the start."""
 
     name: Name
@@ -41,53 +42,52 @@ class _Function(_Deferrable):
     output_schema: dict[str, Any] | None = None
 
 
-class _PlainText(Shape):
+class _PlainText(ToolShape):
     pass
 
 
-class _Grammar(Shape):
+class _Grammar(ToolShape):
     syntax: Literal["lark", "regex"]
     definition: str
 
 
-_FORMATS: Mapping[str, type[Shape]] = {"text": _PlainText, "grammar": _Grammar}
+_FORMATS: Mapping[str, type[ClosedShape]] = {"text": _PlainText, "grammar": _Grammar}
 
 
 class _Custom(_Deferrable):
     format: dict[str, Any] | None = None
 
 
-class _Skill(Shape):
+class _Skill(ClosedShape):
     name: str
     description: str
     path: str
 
 
-class _LocalEnvironment(Shape):
+class _LocalEnvironment(ClosedShape):
     type: str | None = None
     skills: Annotated[list[_Skill], Field(fail_fast=True)] | None = None
 
 
-class _Shell(ClientShape):
+class _Shell(CallableShape):
     environment: dict[str, Any] | None = None
 
 
-class _Namespace(Shape):
-    type: str
+class _Namespace(ToolShape):
     name: Label
     description: str | None = None
     tools: list[Any]
 
 
-_MEMBERS: Mapping[str, type[Shape]] = {
+_MEMBERS: Mapping[str, type[ToolShape]] = {
     client_tools.FUNCTION.type: _Function,
     client_tools.CUSTOM.type: _Custom,
 }
-CLIENT_SHAPES: Mapping[str, type[Shape]] = {
+CLIENT_SHAPES: Mapping[str, type[ToolShape]] = {
     **_MEMBERS,
     client_tools.SHELL.type: _Shell,
-    client_tools.LOCAL_SHELL.type: ClientShape,
-    client_tools.APPLY_PATCH.type: ClientShape,
+    client_tools.LOCAL_SHELL.type: CallableShape,
+    client_tools.APPLY_PATCH.type: CallableShape,
     NAMESPACE: _Namespace,
 }
 """The API's type of each tool that the client runs -> its shape."""
@@ -95,8 +95,7 @@ CLIENT_SHAPES: Mapping[str, type[Shape]] = {
 
 def check_client_tool(tool: Mapping[str, Any], path: Path) -> None:
     """Checks what a shape does not say. Raises ClientError."""
-    _refuse_unknown(CLIENT_SHAPES[tool["type"]], tool, path)
-    _refuse_unmakable(tool, path)
+    refuse_unmakable(tool, path)
     match tool["type"]:
         case client_tools.FUNCTION.type:
             if tool.get("strict") and tool.get("parameters") is not None:
@@ -112,15 +111,8 @@ def check_client_tool(tool: Mapping[str, Any], path: Path) -> None:
             pass
 
 
-def _refuse_unknown(shape: type[Shape], tool: Mapping[str, Any], path: Path) -> None:
-    known = {field.alias or name for name, field in shape.model_fields.items()}
-    for name, value in tool.items():
-        if name not in known and value is not None:
-            raise unknown_parameter(spell((*path, name)))
-
-
-def _refuse_unmakable(tool: Mapping[str, Any], path: Path) -> None:
-    """Refuses what asks for calls that no model here makes."""
+def refuse_unmakable(tool: Mapping[str, Any], path: Path) -> None:
+    """Refuses what asks for calls that no model here makes, whoever runs them."""
     if tool.get("async"):
         reason = "Every call is answered before the model goes on."
         raise unsupported_parameter(spell((*path, "async")), reason)
@@ -137,7 +129,6 @@ def _check_environment(environment: Mapping[str, Any] | None, path: Path) -> Non
         reason = "The client runs the commands: use 'local'."
         raise unsupported_parameter(spell((*path, "type")), reason)
     check(_LocalEnvironment, environment, path)
-    _refuse_unknown(_LocalEnvironment, environment, path)
 
 
 def _check_members(namespace: Mapping[str, Any], path: Path) -> None:

@@ -5,16 +5,15 @@ their variables follow a response and those that continue it (`shared/containers
 OpenAI types, `CodeInterpreter`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api.bodies.validation import Path, Shape, check_kind, spell
+from api.bodies.validation import ClosedShape, Path, check_kind, spell
 from api.errors import (
     ClientError,
     invalid_prefix,
     invalid_type,
     invalid_value,
-    unknown_parameter,
     unsupported_parameter,
 )
 from shared import hosted_tools
@@ -31,8 +30,14 @@ _UNSUPPORTED = {
 }
 
 
-class _Auto(Shape):
+class _Auto(ClosedShape):
     """A container that is made as it is needed."""
+
+    type: str
+    file_ids: Any = None
+    memory_limit: Any = None
+    network_policy: Any = None
+    skills: Any = None
 
 
 def check_container(value: object, path: Path) -> None:
@@ -50,21 +55,18 @@ def check_container(value: object, path: Path) -> None:
 
 
 def _check_members(container: Mapping[str, Any], path: Path) -> None:
-    for name, value in container.items():
-        if name == "type" or not value or (name == "network_policy" and _is_disabled(value)):
-            continue
-        if name in _UNSUPPORTED:
-            raise unsupported_parameter(spell((*path, name)), _UNSUPPORTED[name])
-        raise unknown_parameter(spell((*path, name)))
+    for name, reason in _UNSUPPORTED.items():
+        value = container.get(name)
+        if value and (name, value) != ("network_policy", {"type": "disabled"}):
+            raise unsupported_parameter(spell((*path, name)), reason)
 
 
-def _is_disabled(policy: object) -> bool:
-    return isinstance(policy, dict) and policy.get("type") == "disabled"
+def check_continued(request: ResponseRequest, places: Sequence[int]) -> None:
+    """Raises ClientError for a tool in a container that the request does not continue.
 
-
-def check_continued(request: ResponseRequest) -> None:
-    """Raises ClientError for a tool in a container that the request does not continue."""
-    for index, tool in enumerate(request.tools):
+    `places`: where each of the request's tools stood in the body.
+    """
+    for index, tool in zip(places, request.tools, strict=True):
         container = tool.get("container")
         if hosted_tools.by_type(str(tool.get("type"))) is not PYTHON or not isinstance(container, str):
             continue

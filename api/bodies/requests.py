@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from pydantic import AfterValidator, Field
 
+from api.bodies.includes import Include, check_include
 from api.bodies.input_items import adopt_items, read_input
 from api.bodies.json_body import decode_object
 from api.bodies.json_schemas import check_schema
@@ -32,16 +33,6 @@ from shared.responses import Dialect, Response, ResponseRequest, SamplingOptions
 DEFAULT_MODEL = "default"
 """Another name for the first of the configured models."""
 
-Include = Literal[
-    "file_search_call.results",
-    "web_search_call.results",
-    "web_search_call.action.sources",
-    "message.input_image.image_url",
-    "computer_call_output.output.image_url",
-    "code_interpreter_call.outputs",
-    "reasoning.encrypted_content",
-    "message.output_text.logprobs",
-]
 T = TypeVar("T")
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -160,6 +151,8 @@ class Creation:
     """The types of the tools that were left out (`unsupported_tools`)."""
     is_refused_if_long: bool = False
     """A prompt that is too long is refused even if the call streams, whose events would say so too."""
+    tool_places: tuple[int, ...] = ()
+    """Where each of the request's tools stood in the body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +191,7 @@ def read_fields(
     """Does what `read_create` does, for a body that is decoded already."""
     _refuse_unknown(fields)
     body = check(CreateBody, fields)
-    _refuse_unsupported(body, limits.refused)
+    _refuse_unsupported(body, limits)
     conversation_id = _read_conversation(body)
     if body.previous_response_id is not None:
         _check_id(body.previous_response_id, "resp", "previous_response_id")
@@ -231,6 +224,7 @@ def read_fields(
         conversation_id,
         offer.secret_param,
         offer.ignored,
+        tool_places=offer.places,
     )
 
 
@@ -306,11 +300,12 @@ def _refuse_unknown(fields: Mapping[str, Any]) -> None:
         raise unknown_parameter(name)
 
 
-def _refuse_unsupported(body: CreateBody, refused: Collection[str]) -> None:
+def _refuse_unsupported(body: CreateBody, limits: RequestLimits) -> None:
     """Reports what this server cannot do, instead of silently ignoring it."""
-    for name in refused:
+    for name in limits.refused:
         if getattr(body, name):
             raise unsupported_parameter(name, "The engine of this server is configured without it.")
+    check_include(body.include or (), ignores_tools=limits.unsupported_tools == "ignore")
     if body.prompt is not None:
         raise unsupported_parameter("prompt", "Send its text in `instructions` or `input`.")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from api.bodies.tools import TOOLS, Plain
+from api.bodies.tools import TOOLS
 from api.bodies.validation import Checked, Path, Shape, check, check_kind, check_length, spell
 from api.errors import invalid_value
 from shared import client_tools, hosted_tools
@@ -32,7 +32,7 @@ class _Allowed(Shape):
 
 
 _CHOICES: Mapping[str, type[Shape]] = {
-    **dict.fromkeys(TOOLS, Plain),
+    **dict.fromkeys(TOOLS, Shape),
     client_tools.FUNCTION.type: _ByName,
     client_tools.CUSTOM.type: _ByName,
     NAMESPACE: _ByName,

@@ -12,13 +12,21 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from api.bodies.client_tools import CLIENT_SHAPES, check_client_tool, check_names, echo_client_tool
+from api.bodies.client_tools import (
+    CLIENT_SHAPES,
+    CallableShape,
+    ToolShape,
+    check_client_tool,
+    check_names,
+    echo_client_tool,
+    refuse_unmakable,
+)
 from api.bodies.containers import check_container
 from api.bodies.validation import (
     Checked,
+    ClosedShape,
     Label,
     Path,
-    Shape,
     at_most,
     check,
     check_kind,
@@ -44,21 +52,21 @@ _USUAL_PATHS = frozenset({"", "/", "/mcp", "/mcp/", "/sse", "/sse/"})
 """The usual paths of tool servers; any other path may be a secret."""
 
 
-class Plain(Shape):
-    """A tool that is passed on unchanged."""
+class _CodeInterpreter(CallableShape):
+    container: Any = None
 
 
-class _ToolFilter(Shape):
+class _ToolFilter(ClosedShape):
     tool_names: Checked[str] | None = None
     read_only: bool | None = None
 
 
-class _Approval(Shape):
+class _Approval(ClosedShape):
     always: _ToolFilter | None = None
     never: _ToolFilter | None = None
 
 
-class _Mcp(Shape):
+class _Mcp(CallableShape):
     server_label: Label
     server_url: str | None = None
     server_description: str | None = None
@@ -66,19 +74,20 @@ class _Mcp(Shape):
     authorization: _HeaderValue | None = None
     allowed_tools: Any = None
     require_approval: Any = None
+    connector_id: str | None = None
+    tunnel_id: str | None = None
+    defer_loading: bool | None = None
 
 
-_KEPT = frozenset(
-    {*("type", "connector_id", "tunnel_id", "defer_loading", "allowed_callers"), *_Mcp.model_fields}
-    - {"headers", "authorization"}
-)
-"""The fields of an `mcp` tool that are kept and echoed. Others are not used, and may be secret."""
+_SECRET = frozenset({"headers", "authorization"})
+"""The members of an `mcp` tool that are neither kept with the request nor echoed."""
 
 
-TOOLS: Mapping[str, type[Shape]] = {
+TOOLS: Mapping[str, type[ToolShape]] = {
     **CLIENT_SHAPES,
     "mcp": _Mcp,
-    **dict.fromkeys(hosted_tools.KINDS, Plain),
+    **dict.fromkeys(hosted_tools.KINDS, ToolShape),
+    **dict.fromkeys(PYTHON.types, _CodeInterpreter),
     **dict.fromkeys(BROWSER.types, WebSearch),
 }
 """Every type that is accepted -> its shape."""
@@ -121,6 +130,8 @@ class RequestTools:
     """The field with the first of the secrets."""
     ignored: tuple[str, ...] = ()
     """The types of the tools that were left out, each once."""
+    places: tuple[int, ...] = ()
+    """Where each of `tools` stood in the body."""
 
     @classmethod
     def read(
@@ -156,6 +167,7 @@ class RequestTools:
             {tool["server_label"]: secrets for tool in tools if (secrets := _secrets_of(tool))},
             _find_secret(read),
             tuple(sorted(set(ignored))),
+            tuple(read),
         )
 
 
@@ -194,14 +206,16 @@ def _members(tool: object) -> int:
 
 def _read_tool(value: object, path: Path) -> dict[str, Any]:
     tool = check_kind(TOOLS, value, path)
+    if tool["type"] in CLIENT_SHAPES:
+        check_client_tool(tool, path)
+    else:
+        refuse_unmakable(tool, path)
     if tool["type"] == "mcp":
         _check_mcp(tool, path)
     if tool["type"] in PYTHON.types:
         check_container(tool.get("container"), (*path, "container"))
     if tool["type"] in BROWSER.types:
         check_web_search(tool, path)
-    if tool["type"] in CLIENT_SHAPES:
-        check_client_tool(tool, path)
     return tool
 
 
@@ -318,24 +332,11 @@ _ALL = "*"
 def _without_secrets(tool: Mapping[str, Any]) -> dict[str, Any]:
     match tool["type"]:
         case "mcp":
-            kept = {name: value for name, value in tool.items() if name in _KEPT}
+            kept = {name: value for name, value in tool.items() if name not in _SECRET}
             url = tool.get("server_url") or ""
             return kept | ({"server_url": strip_url(url)} if _may_hold_secret(url) else {})
-        case kind if TOOLS[kind] is Plain:
-            return {name: _without_domain_secrets(value) for name, value in tool.items()}
         case _:
             return dict(tool)
-
-
-def _without_domain_secrets(value: Any) -> Any:
-    """Returns the value without the secrets for domains that a container's network policy may have."""
-    match value:
-        case dict():
-            return {k: _without_domain_secrets(v) for k, v in value.items() if k != "domain_secrets"}
-        case list():
-            return [_without_domain_secrets(v) for v in value]
-        case _:
-            return value
 
 
 def _echo(tool: Mapping[str, Any]) -> dict[str, Any]:

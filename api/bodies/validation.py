@@ -5,11 +5,12 @@ Owns the translation of their errors into the client's `param` and message; know
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import inspect
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.errors import (
@@ -19,6 +20,7 @@ from api.errors import (
     missing_parameter,
     mistyped_value,
     out_of_bounds,
+    unknown_parameter,
 )
 
 Path = tuple[str | int, ...]
@@ -31,6 +33,24 @@ class Shape(BaseModel):
     """The rules for a JSON object. Types are not converted; unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
+
+
+class ClosedShape(Shape):
+    """The rules for a JSON object that may have no other members: an unknown one is refused by name, unless
+    it is null, which asks for nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_one_unknown(cls, value: object) -> object:
+        """Leaves at most one member to be refused: reporting a million of them would block the process."""
+        if not isinstance(value, dict):
+            return value
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        kept = {name: member for name, member in value.items() if name in known}
+        unknown = (name for name, member in value.items() if name not in known and member is not None)
+        return {**kept, **{name: value[name] for name in islice(unknown, 1)}}
 
 
 NAME_PATTERN = r"^[A-Za-z0-9_-]{1,128}$"
@@ -271,6 +291,8 @@ def _complaint(error: ValidationError, path: Path) -> ClientError:
     param = spell((*path, *(step for step in first["loc"] if step != "[key]")))
     if kind == "missing":
         return missing_parameter(param)
+    if kind == "extra_forbidden":
+        return unknown_parameter(param)
     if kind in _EXPECTED:
         return invalid_type(param, _EXPECTED[kind], first["input"])
     if kind == "greater_than_equal":

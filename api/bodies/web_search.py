@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from api.bodies.validation import Checked, Path, Shape, spell
-from api.errors import unknown_parameter, unsupported_parameter
+from api.bodies.client_tools import ToolShape
+from api.bodies.validation import Checked, ClosedShape, Path, spell
+from api.errors import unsupported_parameter
 
 _DOMAINS_MAX = 100
 _Domain = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")]
@@ -18,11 +19,11 @@ _PlaceName = Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f<>|]
 """A part of a location, which the model reads in its system message."""
 
 
-class _Filters(Shape):
+class _Filters(ClosedShape):
     allowed_domains: Annotated[Checked[_Domain], Field(max_length=_DOMAINS_MAX)] | None = None
 
 
-class _UserLocation(Shape):
+class _UserLocation(ClosedShape):
     type: Literal["approximate"]
     city: _PlaceName | None = None
     country: _PlaceName | None = None
@@ -30,8 +31,7 @@ class _UserLocation(Shape):
     timezone: _PlaceName | None = None
 
 
-class WebSearch(Shape):
-    type: str
+class WebSearch(ToolShape):
     search_context_size: Literal["low", "medium", "high"] | None = None
     user_location: _UserLocation | None = None
     filters: _Filters | None = None
@@ -40,15 +40,7 @@ class WebSearch(Shape):
 
 
 def check_web_search(tool: Mapping[str, Any], path: Path) -> None:
-    """Raises ClientError for a member that would have no effect. `tool`: of the shape WebSearch."""
-    for shape, members, place in (
-        (WebSearch, tool, path),
-        (_Filters, tool.get("filters") or {}, (*path, "filters")),
-        (_UserLocation, tool.get("user_location") or {}, (*path, "user_location")),
-    ):
-        for name in members:
-            if name not in shape.model_fields:
-                raise unknown_parameter(spell((*place, name)))
+    """Raises ClientError for what cannot be searched. `tool`: of the shape WebSearch."""
     if "image" in (tool.get("search_content_types") or ()):
         reason = "GPT-OSS reads text only, so only `text` is searched."
         raise unsupported_parameter(spell((*path, "search_content_types")), reason)

@@ -1,10 +1,10 @@
 """What routes depend on: the services, the caller's tenant, a call's body, and what its headers choose.
 
-Owns dependencies only; contains no route and no rule.
+Also owns the forms of answers that several routes share; contains no route and no rule.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends
@@ -46,6 +46,7 @@ async def _tenant(request: Request) -> str:
 _CLIENT_CLOSED_REQUEST = 499
 _KEEP_ALIVE_HEADER = "Antiphon-Keep-Alive"
 _DIALECT_HEADER = "Antiphon-Dialect"
+_IGNORED_TOOLS = "Antiphon-Ignored-Tools"
 _CLOSE = {"connection": "close"}
 """For answers sent before the whole body was read: no other request can be read from the connection."""
 
@@ -90,6 +91,13 @@ async def unless_disconnected(request: Request, answer: Coroutine[Any, Any, byte
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def name_ignored(answer: Response, kinds: Sequence[str]) -> Response:
+    """Returns the answer to a request of which tools of these types were left out; a header names them."""
+    if kinds:
+        answer.headers[_IGNORED_TOOLS] = ", ".join(kinds)
+    return answer
 
 
 async def with_body(request: Request, settings: Settings, work: Callable[[bytes], Awaitable[T]]) -> T:

@@ -15,6 +15,7 @@ from api.routes.access import (
     SettingsDep,
     StreamsDep,
     TenantDep,
+    name_ignored,
     unless_disconnected,
     with_body,
 )
@@ -47,7 +48,7 @@ async def create(
     answer = await _answer(request, services, streams, created, call)
     answer.headers[_RESPONSE_ID_HEADER] = created.key.response_id
     answer.headers.update(rate_headers(created.allowances))
-    return answer
+    return name_ignored(answer, created.ignored_tools)
 
 
 async def _answer(

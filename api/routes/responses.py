@@ -21,6 +21,7 @@ from api.routes.access import (
     dialect_of,
     json_of,
     keep_alive_of,
+    name_ignored,
     unless_disconnected,
     with_body,
 )
@@ -33,7 +34,6 @@ router = APIRouter(prefix="/v1/responses")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _LAST_EVENT_ID = "Last-Event-ID"
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
-_IGNORED_TOOLS_HEADER = "Antiphon-Ignored-Tools"
 
 
 @router.post("")
@@ -51,10 +51,8 @@ async def create(
         request, settings, lambda body: services.accept.create(tenant, body, repeated, dialect)
     )
     answer = await _answer_creation(request, services, streams, created, keep_alive)
-    if created.ignored_tools:
-        answer.headers[_IGNORED_TOOLS_HEADER] = ", ".join(created.ignored_tools)
     answer.headers.update(rate_headers(created.allowances))
-    return answer
+    return name_ignored(answer, created.ignored_tools)
 
 
 async def _answer_creation(
@@ -77,8 +75,9 @@ async def count_input_tokens(
     request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
 ) -> Response:
     """Answers with the number of input tokens that a create call with this body would have."""
-    tokens = await with_body(request, settings, lambda body: services.accept.count_input_tokens(tenant, body))
-    return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
+    count = await with_body(request, settings, lambda body: services.accept.count_input_tokens(tenant, body))
+    answer = JSONResponse({"object": "response.input_tokens", "input_tokens": count.tokens})
+    return name_ignored(answer, count.ignored_tools)
 
 
 @router.get("/{response_id}")

@@ -1,5 +1,6 @@
 """Bad input, one row a rule: a 400 that names the parameter, and nothing written."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,8 +13,11 @@ import pytest_asyncio
 from api.app import create_app
 from api.tenants import Tenants
 from shared.settings import Settings
+from shared.store import keys
+from shared.store.records import token_count
 from shared.store.redis.client import RedisClient
 from tests.kept import count_kept
+from tests.patience import until
 
 MISSING, INVALID, UNSUPPORTED = "missing_required_parameter", "invalid_value", "unsupported_parameter"
 TYPE = "invalid_type"
@@ -211,6 +215,9 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     (with_field("service_tier", "gold"), "service_tier", INVALID),
     (with_field("include", "message.output_text.logprobs"), "include", TYPE),
     (with_field("include", ["everything"]), "include[0]", INVALID),
+    (with_field("include", ["file_search_call.results"]), "include", UNSUPPORTED),
+    (with_field("include", ["web_search_call.results"]), "include", UNSUPPORTED),
+    (with_field("include", ["computer_call_output.output.image_url"]), "include", UNSUPPORTED),
     (with_field("stream", "true"), "stream", TYPE),
     (with_field("stream_options", []), "stream_options", TYPE),
     (
@@ -507,3 +514,17 @@ async def test_a_tool_that_is_left_out_is_named_in_a_header(redis: RedisClient, 
             assert [tool["type"] for tool in answer.json()["tools"]] == ["function"]
         answer = await client.post("/v1/responses", json=with_tools(FUNCTION, background=True))
         assert "antiphon-ignored-tools" not in answer.headers
+
+
+async def test_a_count_names_what_it_left_out_in_the_same_header(
+    redis: RedisClient, settings: Settings
+) -> None:
+    body = with_tools(FUNCTION, {"type": "image_generation"})
+    async with calling(settings.model_copy(update={"unsupported_tools": "ignore"})) as client:
+        asking = asyncio.create_task(client.post("/v1/responses/input_tokens", json=body))
+        await until(lambda: redis.command("ZCARD", keys.RESPONSES_QUEUE))
+        (job_id,) = await redis.command("ZRANGE", keys.RESPONSES_QUEUE, 0, -1)
+        await token_count.answer(redis, job_id.decode().removeprefix("count/"), 7)
+        answer = await asking
+        assert answer.json() == {"object": "response.input_tokens", "input_tokens": 7}
+        assert answer.headers["antiphon-ignored-tools"] == "image_generation"

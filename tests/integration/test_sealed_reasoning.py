@@ -93,6 +93,8 @@ async def test_without_a_key_sealed_reasoning_is_neither_promised_nor_read(
         assert (answer.status_code, error["code"]) == (400, "unsupported_parameter")
         assert error["param"] == "include"
         assert "seal_keys" in error["message"]
+        answer = await client.get(f"/v1/responses/resp_{'0' * 48}?include[]={INCLUDED['include'][0]}")
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "include")
         answer = await client.post("/v1/responses", json=carrying(seal("t")))
         assert answer.json()["error"]["code"] == "invalid_encrypted_content"
     assert await redis.command("KEYS", "*state") == []

@@ -445,9 +445,12 @@ def test_what_of_an_address_may_be_secret_is_kept_apart(url: str, kept: str | No
     assert creation.secret_param == ("tools[0].server_url" if kept else None)
 
 
-def test_what_of_a_tool_server_nobody_reads_is_neither_kept_nor_echoed() -> None:
+def test_what_of_a_tool_server_nobody_reads_is_refused_and_not_repeated() -> None:
     tool = {"type": "mcp", "server_label": "s", "server_url": "https://h/mcp", "oauth": {"token": "s3cret"}}
-    assert b"s3cret" not in msgspec.json.encode(create({"tools": [tool]}).request)
+    with pytest.raises(ClientError) as refused:
+        create({"tools": [tool]})
+    assert (refused.value.param, refused.value.code) == ("tools[0].oauth", "unknown_parameter")
+    assert "s3cret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -486,12 +489,6 @@ def test_a_server_without_secrets_keeps_none() -> None:
     assert create({"tools": [tool]}).secrets == {}
 
 
-def test_secrets_for_the_domains_of_a_container_are_dropped() -> None:
-    policy = {"type": "allowlist", "domain_secrets": [{"name": "n", "value": "s3cret"}]}
-    tool = {"type": "code_interpreter", "environment": {"network_policy": policy}}
-    assert b"s3cret" not in msgspec.json.encode(create({"tools": [tool]}).request)
-
-
 PYTHON_BY_TYPE: Any = {"type": "code_interpreter"}
 PYTHON_BY_LABEL: Any = {
     "type": "mcp",
@@ -507,6 +504,11 @@ PYTHON_BY_LABEL: Any = {
         ({"type": "auto", "memory_limit": "4g"}, ".memory_limit", "unsupported_parameter"),
         (
             {"type": "auto", "network_policy": {"type": "allowlist"}},
+            ".network_policy",
+            "unsupported_parameter",
+        ),
+        (
+            {"type": "auto", "network_policy": {"type": "disabled", "domain_secrets": [{"value": "s"}]}},
             ".network_policy",
             "unsupported_parameter",
         ),

@@ -1,6 +1,8 @@
 """The page of tools and the code agree, and a tool of every type is offered, refused, or left out."""
 
+import copy
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,6 +11,7 @@ import pytest
 from openai.types.responses import Tool
 
 from api.bodies.client_tools import CLIENT_SHAPES
+from api.bodies.containers import check_continued
 from api.bodies.requests import Birth, Creation, RequestLimits, read_create
 from api.bodies.tools import TOOLS, UNSUPPORTED, UnsupportedTools
 from api.errors import ClientError
@@ -69,6 +72,14 @@ def test_an_operator_may_have_it_left_out_and_said(kind: str) -> None:
     assert creation.ignored_tools == (kind,)
 
 
+def test_what_asks_for_fields_of_a_tool_that_is_left_out_is_left_out_with_it() -> None:
+    fields: Any = {"include": ["file_search_call.results"]}
+    create([{"type": "file_search"}], "ignore", **fields)
+    with pytest.raises(ClientError) as refused:
+        create([], **fields)
+    assert (refused.value.param, refused.value.code) == ("include", "unsupported_parameter")
+
+
 def test_what_was_left_out_can_be_neither_chosen_nor_required() -> None:
     tools = [{"type": "image_generation"}]
     for choice in ("required", {"type": "image_generation"}):
@@ -82,6 +93,76 @@ def test_errors_name_the_places_as_sent_although_tools_before_them_were_left_out
     with pytest.raises(ClientError) as refused:
         create([{"type": "computer"}, function, function], "ignore")
     assert refused.value.param == "tools[2].name"
+
+
+def test_a_container_is_named_by_its_place_as_sent_although_a_tool_before_it_was_left_out() -> None:
+    tools = [{"type": "computer"}, {"type": "code_interpreter", "container": "cntr_gone"}]
+    creation = create(tools, "ignore")
+    with pytest.raises(ClientError) as refused:
+        check_continued(creation.request, creation.tool_places)
+    assert refused.value.param == "tools[1].container"
+
+
+LEAST: dict[str, dict[str, Any]] = {
+    **{kind: {} for kind in TOOLS},
+    "function": {"name": "f"},
+    "custom": {"name": "c", "format": {"type": "text"}},
+    "namespace": {"name": "n", "tools": [{"type": "function", "name": "f"}]},
+    "shell": {"environment": {"type": "local", "skills": [{"name": "s", "description": "", "path": "/s"}]}},
+    "code_interpreter": {"container": {"type": "auto"}},
+    "mcp": {
+        "server_label": "s",
+        "allowed_tools": {"tool_names": ["a"]},
+        "require_approval": {"never": {"read_only": True}},
+    },
+    "web_search": {"filters": {"allowed_domains": ["a.example"]}, "user_location": {"type": "approximate"}},
+}
+"""What a tool of each type needs, and every object that it may hold."""
+
+
+def objects_in(value: Any, place: str = "tools[0]") -> Iterator[tuple[str, dict[str, Any]]]:
+    match value:
+        case dict():
+            yield place, value
+            for name, member in value.items():
+                yield from objects_in(member, f"{place}.{name}")
+        case list():
+            for index, member in enumerate(value):
+                yield from objects_in(member, f"{place}[{index}]")
+        case _:
+            pass
+
+
+@pytest.mark.parametrize("kind", TOOLS)
+@pytest.mark.parametrize("value", [1, False, [], "", {}], ids=repr)
+def test_an_unknown_member_of_any_tool_is_refused_by_name_however_deep(kind: str, value: Any) -> None:
+    number = len(list(objects_in(LEAST[kind])))
+    for which in range(number):
+        tool = {"type": kind, **copy.deepcopy(LEAST[kind])}
+        place, holder = list(objects_in(tool))[which]
+        holder["unheard_of"] = None
+        create([tool])
+        holder["unheard_of"] = value
+        with pytest.raises(ClientError) as refused:
+            create([tool])
+        error = refused.value
+        assert (error.status, error.code, error.param) == (400, "unknown_parameter", f"{place}.unheard_of")
+
+
+@pytest.mark.parametrize("kind", ["mcp", "code_interpreter", "function", "custom", "shell", "apply_patch"])
+def test_a_tool_for_calls_from_code_only_is_refused_whoever_runs_it(kind: str) -> None:
+    tool = {"type": kind, **LEAST[kind]}
+    create([tool | {"allowed_callers": ["direct", "programmatic"]}])
+    with pytest.raises(ClientError) as refused:
+        create([tool | {"allowed_callers": ["programmatic"]}])
+    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "tools[0].allowed_callers")
+
+
+def test_a_tool_with_a_million_unknown_members_is_refused_for_the_first_of_them() -> None:
+    tool = {"type": "apply_patch", **{f"x{number}": number for number in range(9_000)}}
+    with pytest.raises(ClientError) as refused:
+        create([tool])
+    assert refused.value.param == "tools[0].x0"
 
 
 @pytest.mark.parametrize("kind", sorted(BROWSER.types))
