@@ -11,8 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import anyio
 import httpx2
@@ -27,6 +26,7 @@ from tool_runner.answers import INTERNAL_ERROR, INVALID_PARAMS
 from tool_runner.egress import NotAllowed
 from tool_runner.http_pool import HttpPools
 from tool_runner.mcp_client import SESSION_HEADER, Connection, LastStatus, ServerFailed, as_server_failures
+from tool_runner.passages import IncomingPassage
 from tool_runner.servers import HttpServer, StdioServer
 from tool_runner.unjudged import Unjudged
 from tool_runner.value_count import ANSWER_VALUES_MAX, ValueCount
@@ -309,36 +309,16 @@ async def _watched(
         yield _WatchedStream(read, has_ended), write
 
 
-class _WatchedStream:
-    """The messages of a server; sets `has_ended` when there will be no more."""
+class _WatchedStream(IncomingPassage):
+    """Sets `has_ended` when there will be no more messages."""
 
     def __init__(self, stream: Any, has_ended: asyncio.Event) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._has_ended = has_ended
 
     async def receive(self) -> Any:
         try:
-            return await self._stream.receive()
+            return await super().receive()
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             self._has_ended.set()
             raise
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Any:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()

@@ -5,15 +5,14 @@ result of `tools/call` passes inside the `_meta` of an empty one. What they mean
 """
 
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import anyio
 import msgspec
 
 from shared.responses import LeftOutTool
 from tool_runner.answers import make_encodable
 from tool_runner.listed_tools import mend_page
+from tool_runner.passages import IncomingPassage, Passage
 
 _RESULT, _PAGE = "antiphon/result", "antiphon/page"
 _PENDING_MAX = 10_000
@@ -44,25 +43,12 @@ class Unjudged:
         self.outgoing = _Outgoing(outgoing, asked)
 
 
-class _Passage:
-    def __init__(self, stream: Any, asked: dict[Any, str]) -> None:
-        self._stream = stream
-        self._asked = asked
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-
-class _Outgoing(_Passage):
+class _Outgoing(Passage):
     """Remembers which requests ask for tools or call one."""
+
+    def __init__(self, stream: Any, asked: dict[Any, str]) -> None:
+        super().__init__(stream)
+        self._asked = asked
 
     async def send(self, item: Any) -> None:
         message = item.message
@@ -74,22 +60,14 @@ class _Outgoing(_Passage):
         await self._stream.send(item)
 
 
-class _Incoming(_Passage):
+class _Incoming(IncomingPassage):
     def __init__(self, stream: Any, asked: dict[Any, str], on_change: Callable[[], None]) -> None:
-        super().__init__(stream, asked)
+        super().__init__(stream)
+        self._asked = asked
         self._on_change = on_change
 
     async def receive(self) -> Any:
-        return self._change(await self._stream.receive())
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Any:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
+        return self._change(await super().receive())
 
     def _change(self, item: Any) -> Any:
         message = getattr(item, "message", None)

@@ -8,13 +8,14 @@ OpenAI types and recorded streams.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
 from shared import client_tools
 from shared import events as ev
 from shared.client_tools import (
+    AnyClientCall,
     ApplyPatchCall,
     CustomToolCall,
     ExecAction,
@@ -165,18 +166,18 @@ class CustomForm:
         )
 
 
-class ShellForm:
-    """The commands are shown one after the other; arguments that are no object are the only command."""
+class _HeldBack:
+    """A call of which nothing is shown before its arguments say enough."""
+
+    item: ClassVar[type[AnyClientCall]]
+    read: ClassVar[frozenset[str]] = frozenset()
+    """The arguments whose texts are taken as they are written."""
 
     def __init__(self, place: Place, target: ClientTarget) -> None:
         self.complaint: str | None = None
         self._place = place
-        self._id = place.id_of(ShellCall.prefix)
+        self._id = place.id_of(self.item.prefix)
         self._texts = JsonTexts()
-        self._commands: list[list[str]] = []
-        self._is_open = False
-        """The last command has not ended."""
-        self._is_shown = False
 
     def begin(self) -> Events:
         return []
@@ -186,15 +187,33 @@ class ShellForm:
 
     def extend(self, text: str) -> Events:
         events: Events = []
-        for piece in self._texts.feed(text):
-            if piece.key == "commands":
-                events += self._show(piece)
+        for piece in self._texts.feed(text) if self.read else ():
+            if piece.key in self.read:
+                events += self._take(piece)
         return events
+
+    def _take(self, piece: TextPiece) -> Events:
+        """Returns what a piece of one of the texts to `read` shows."""
+        raise NotImplementedError
+
+
+class ShellForm(_HeldBack):
+    """The commands are shown one after the other; arguments that are no object are the only command."""
+
+    item = ShellCall
+    read = frozenset({"commands"})
+
+    def __init__(self, place: Place, target: ClientTarget) -> None:
+        super().__init__(place, target)
+        self._commands: list[list[str]] = []
+        self._is_open = False
+        """The last command has not ended."""
+        self._is_shown = False
 
     def end(self, text: str, status: ItemStatus) -> Events:
         events: Events = []
         if not self._commands and self._texts.is_broken and text.strip():
-            events += self._show(TextPiece("commands", None, text, is_last=True))
+            events += self._take(TextPiece("commands", None, text, is_last=True))
         if not self._commands:
             self.complaint = "They should be an object with `commands`, a list of texts."
             return []
@@ -202,7 +221,7 @@ class ShellForm:
             events += self._end_command()
         return [*events, ev.OutputItemDone(self._place.index, self._make(status, _whole(text)))]
 
-    def _show(self, piece: TextPiece) -> Events:
+    def _take(self, piece: TextPiece) -> Events:
         index, events = self._place.index, Events()
         if not self._is_shown:
             events.append(ev.OutputItemAdded(index, self._make("in_progress", {})))
@@ -227,23 +246,11 @@ class ShellForm:
         return ShellCall(id=self._id, status=status, call_id=self._place.call_id, action=action)
 
 
-class LocalShellForm:
+class LocalShellForm(_HeldBack):
     """The call is shown when it is complete, as nothing announces its parts; arguments that are no object are
     a command for bash."""
 
-    def __init__(self, place: Place, target: ClientTarget) -> None:
-        self.complaint: str | None = None
-        self._place = place
-        self._id = place.id_of(LocalShellCall.prefix)
-
-    def begin(self) -> Events:
-        return []
-
-    def delta_of(self, text: str) -> None:
-        return None
-
-    def extend(self, text: str) -> Events:
-        return []
+    item = LocalShellCall
 
     def end(self, text: str, status: ItemStatus) -> Events:
         written = _whole(text)
@@ -274,32 +281,19 @@ class LocalShellForm:
 _OPERATIONS = ("create_file", "update_file", "delete_file")
 
 
-class ApplyPatchForm:
+class ApplyPatchForm(_HeldBack):
     """The call is shown once it is known what it does to which file; its diff is shown as it is written."""
 
+    item = ApplyPatchCall
+    read = frozenset({"type", "path", "diff"})
+
     def __init__(self, place: Place, target: ClientTarget) -> None:
-        self.complaint: str | None = None
-        self._place = place
-        self._id = place.id_of(ApplyPatchCall.prefix)
-        self._texts = JsonTexts()
+        super().__init__(place, target)
         self._known: dict[str, list[str]] = {}
         """The texts of the arguments so far, by their keys."""
         self._complete: set[str] = set()
         self._shown_chars = 0
         self._is_shown = False
-
-    def begin(self) -> Events:
-        return []
-
-    def delta_of(self, text: str) -> None:
-        return None
-
-    def extend(self, text: str) -> Events:
-        events: Events = []
-        for piece in self._texts.feed(text):
-            if piece.place is None and piece.key in ("type", "path", "diff"):
-                events += self._take(piece)
-        return events
 
     def end(self, text: str, status: ItemStatus) -> Events:
         if not self._is_shown:
@@ -310,7 +304,7 @@ class ApplyPatchForm:
         return [done] if self._is_deletion else [ev.ApplyPatchDiffDone(index, self._id, diff), done]
 
     def _take(self, piece: TextPiece) -> Events:
-        if piece.key in self._complete:  # a member given twice
+        if piece.place is not None or piece.key in self._complete:  # a list, or a member given twice
             return []
         self._known.setdefault(piece.key, []).append(piece.text)
         if piece.is_last:
