@@ -23,6 +23,7 @@ would make other events, or could not read the record at all:
    model is not asked again.
    Reasoning has summary parts, with their events, and sealed text, if the request asks for them.
 4  A request names the dialect of its events.
+   A search in a page that fails names the page if it is known, and otherwise has no address.
 """
 RECORD_FORMAT_OLDEST = 1
 """The oldest format that this version can replay. An open record below it ends as `failed`, with a reason."""

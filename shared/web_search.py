@@ -154,6 +154,10 @@ def _is_within(line: int, lines: tuple[int, int]) -> bool:
     return lines[0] <= line <= lines[1]
 
 
+Displays = Mapping[int, Display]
+"""What the browser has shown, by cursor."""
+
+
 def read_display(structured: object) -> Display | None:
     """Returns what a server says of its display, within limits; None if it says nothing that can be used."""
     try:
@@ -178,11 +182,12 @@ def _cut(title: str) -> str:
 # --- the API's names for it -----------------------------------------------------------------------
 
 
-def action_of(function: str, written: str, display: Display | None) -> dict[str, Any]:
+def action_of(function: str, written: str, display: Display | None, shown: Displays | None) -> dict[str, Any]:
     """Returns the `action` of a call's item, with its sources.
 
     `written`: the arguments as the model wrote them, perhaps cut off; `display`: what the call has shown, if
-    it has. A page's address is only known from that, unless the model wrote it.
+    it has; `shown`: what calls before it have. A page's address is only known from these, unless the model
+    wrote it. Without `shown`, a page that is not known has an empty address, as before record format 4.
     """
     arguments = _read(written)
     match function:
@@ -191,12 +196,23 @@ def action_of(function: str, written: str, display: Display | None) -> dict[str,
             asked = id_ if isinstance(id_, str) and not id_.lstrip("-").isdecimal() else None
             return {"type": "open_page", "url": display.url if display is not None else asked}
         case "find":
-            url = display.url if display is not None else None
-            return {"type": "find_in_page", "url": url or "", "pattern": _text(arguments.get("pattern"))}
+            page = display if display is not None and display.url else _searched(arguments, shown or {})
+            place = {"url": page.url} if page is not None and page.url else {}
+            if shown is None and not place:
+                place = {"url": ""}
+            return {"type": "find_in_page", **place, "pattern": _text(arguments.get("pattern"))}
         case _:
             query = _text(arguments.get("query"))
             sources = [{"type": "url", "url": url} for url in display.urls] if display is not None else []
             return {"type": "search", "query": query, "queries": [query], "sources": sources}
+
+
+def _searched(arguments: Mapping[str, Any], shown: Displays) -> Display | None:
+    """Returns the display in which a pattern is looked for: the one of the `cursor`, or the last one."""
+    cursor = arguments.get("cursor")
+    if isinstance(cursor, int) and cursor >= 0:
+        return shown.get(cursor)
+    return shown.get(max(shown, default=-1))
 
 
 def call_of(action: Mapping[str, Any]) -> tuple[str, str]:

@@ -176,7 +176,7 @@ def test_the_item_of_an_approved_call_names_the_approval(
 ) -> None:
     """Else every later response would run the call again."""
     target = McpTarget("python", PYTHON.server_label, "python")
-    made = make(PRESENT_STYLE, target).make("id", target, "1", "in_progress", "mcpr_1")
+    made = make(PRESENT_STYLE, target, {}).make("id", target, "1", "in_progress", "mcpr_1")
     assert made.approval_request_id == "mcpr_1"
 
 
@@ -204,7 +204,7 @@ def test_a_finished_call_gives_its_result_back_and_is_accepted_as_input(
     """Else a replay would differ from the log, or the request after the call would be refused."""
     function = tool.functions[0].name
     target = McpTarget(tool.recipient_of(function), tool.server_label, function, item_type=tool.item_type)
-    form = form_of(style, target)
+    form = form_of(style, target, {})
     made = form.make(f"{form.prefix}_1", target, "{}", "in_progress")
     item, announced = form.finish(0, made, result)
     found = result_in(item)

@@ -15,7 +15,7 @@ from shared.hosted_tools import BROWSER, WebSearchCall
 from shared.input_items import InputItem
 from shared.responses import HttpError, ResponseRequest
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, ToolResult, ToolTask
-from shared.web_search import SearchOptions
+from shared.web_search import Display, SearchOptions, action_of
 from tests.browsing import PATTERN, QUERY, browse
 from tests.items import items_of
 from tests.memory import MemoryLog, MemoryTools, attempt
@@ -143,6 +143,27 @@ async def test_a_call_that_fails_says_so_in_its_status_and_the_model_reads_why()
     assert answer["annotations"] == []
 
 
+def find_fails(task: ToolTask) -> ToolResult:
+    assert isinstance(task, ToolCall)
+    return ToolFailure(HttpError(503, "away")) if task.name == "find" else browse(task)
+
+
+async def test_a_search_in_a_page_that_fails_names_the_page_as_far_as_one_was_shown() -> None:
+    item = calls_in(await run(ask(), find_fails), "done")[2]
+    assert item["action"] == {"type": "find_in_page", "url": LEASES, "pattern": PATTERN}
+    ResponseFunctionWebSearch.model_validate(item, strict=True)
+    shown = {3: Display(3, "T", "https://a.example"), 4: Display(4, "Results")}
+    for written, url in (
+        ('{"pattern": "p", "cursor": 3}', {"url": "https://a.example"}),
+        ('{"pattern": "p"}', {}),
+        ('{"pattern": "p", "cursor": 5}', {}),
+    ):
+        assert action_of("find", written, None, shown) == {"type": "find_in_page", **url, "pattern": "p"}
+    assert action_of("find", "{", None, {}) == {"type": "find_in_page", "pattern": ""}
+    older = await attempt(ask(), tools=MemoryTools(find_fails), record_format=3)
+    assert calls_in(events_of(older), "done")[2]["action"]["url"] == ""
+
+
 async def test_a_call_that_the_token_limit_cuts_off_ran_nothing() -> None:
     tools = MemoryTools(browse)
     events = events_of(await attempt(ask(max_output_tokens=34), tools=tools))
@@ -238,14 +259,17 @@ def test_a_domain_admits_itself_and_those_below_it(url: str, is_admitted: bool) 
 # --- later ----------------------------------------------------------------------------------------
 
 
-async def test_whatever_prefix_of_the_log_is_left_everything_is_the_same_without_a_journal() -> None:
+@pytest.mark.parametrize("answer", [browse, find_fails])
+async def test_whatever_prefix_of_the_log_is_left_everything_is_the_same_without_a_journal(
+    answer: Any,
+) -> None:
     request = ask()
-    whole = await attempt(request, tools=MemoryTools(browse))
+    whole = await attempt(request, tools=MemoryTools(answer))
     done = [event for event in whole.events if isinstance(event, ev.OutputItemDone)]
     places = {event.output_index for event in done if isinstance(event.item, WebSearchCall)}
     assert len(places) == 3
     for length in range(len(whole.entries)):
-        entries, tools = whole.read()[:length], MemoryTools(browse)
+        entries, tools = whole.read()[:length], MemoryTools(answer)
         again = await attempt(request, tools=tools, log=MemoryLog(entries))
         assert again.frames == whole.frames, length
         assert [e.token_record for e in again.entries] == [e.token_record for e in whole.entries]

@@ -18,7 +18,7 @@ from shared.hosted_tools import MCP_CALL, CallItem, CodeInterpreterCall, CodeOut
 from shared.record_format import RECORD_FORMAT
 from shared.responses import ItemStatus, McpCall, ResponseRequest, ServerCall
 from shared.tool_calls import ToolFailure, ToolOutput, describe, parse_failure
-from shared.web_search import action_of
+from shared.web_search import Displays, action_of
 from worker.asking.arguments import read_arguments, text_argument_of
 from worker.asking.routing import McpTarget
 
@@ -115,7 +115,7 @@ class McpCallForm:
 
     prefix = "mcp"
 
-    def __init__(self, style: CallStyle, target: McpTarget) -> None:
+    def __init__(self, style: CallStyle, target: McpTarget, shown: Displays) -> None:
         name = text_argument_of(target.server_label)
         is_quoted = name is not None and style.record_format > 2 and not style.has_messages
         self.around = (f'{{"{name}":"', '"}') if is_quoted else None
@@ -169,7 +169,7 @@ class CodeInterpreterForm:
     prefix = CodeInterpreterCall.prefix
     around: tuple[str, str] | None = None
 
-    def __init__(self, style: CallStyle, target: McpTarget) -> None:
+    def __init__(self, style: CallStyle, target: McpTarget, shown: Displays) -> None:
         self._container_id, self._shows_outputs = style.container_id, style.shows_outputs
 
     def make(
@@ -224,8 +224,9 @@ class WebSearchForm:
     prefix = WebSearchCall.prefix
     around: tuple[str, str] | None = None
 
-    def __init__(self, style: CallStyle, target: McpTarget) -> None:
+    def __init__(self, style: CallStyle, target: McpTarget, shown: Displays) -> None:
         self._shows_sources = style.shows_sources
+        self._shown = shown if style.record_format > 3 else None
 
     def make(
         self,
@@ -239,7 +240,7 @@ class WebSearchForm:
             id=id_,
             status=status,
             approval_request_id=UNSET if approved_by is None else approved_by,
-            action=UNSET if written is None else action_of(target.name, written, None),
+            action=UNSET if written is None else action_of(target.name, written, None, self._shown),
             name=target.name,
             arguments=written or "",
         )
@@ -262,7 +263,7 @@ class WebSearchForm:
                 done = structs.replace(
                     item,
                     status="completed",
-                    action=action_of(item.name or "", item.written, display),
+                    action=action_of(item.name or "", item.written, display, self._shown),
                     output=output,
                     display=UNSET if display is None else display,
                 )
@@ -275,7 +276,7 @@ class WebSearchForm:
         return item.shown(with_sources=self._shows_sources)
 
 
-FORMS: Mapping[str, Callable[[CallStyle, McpTarget], CallForm]] = {
+FORMS: Mapping[str, Callable[[CallStyle, McpTarget, Displays], CallForm]] = {
     MCP_CALL: McpCallForm,
     str(CodeInterpreterCall.__struct_config__.tag): CodeInterpreterForm,
     str(WebSearchCall.__struct_config__.tag): WebSearchForm,
@@ -283,9 +284,12 @@ FORMS: Mapping[str, Callable[[CallStyle, McpTarget], CallForm]] = {
 """The item type of each call that may run here -> what makes its form."""
 
 
-def form_of(style: CallStyle, target: McpTarget) -> CallForm:
-    """Returns the form of a call. Before format 3, every call was an `mcp_call`."""
-    return FORMS[target.item_type if style.record_format > 2 else MCP_CALL](style, target)
+def form_of(style: CallStyle, target: McpTarget, shown: Displays) -> CallForm:
+    """Returns the form of a call. Before format 3, every call was an `mcp_call`.
+
+    `shown`: what the browser has shown before it.
+    """
+    return FORMS[target.item_type if style.record_format > 2 else MCP_CALL](style, target, shown)
 
 
 def delta_around(form: CallForm, index: int, id_: str, side: Literal[0, 1]) -> list[StreamEvent]:

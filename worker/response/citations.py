@@ -6,17 +6,14 @@ citations.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from shared.hosted_tools import WebSearchCall
 from shared.input_items import InputItem
 from shared.responses import ServerCall, UrlCitation
-from shared.web_search import Display, Source
+from shared.web_search import Display, Displays, Source
 from worker.harmony.tokens import CITATION_END
-
-Displays = Mapping[int, Display]
-"""What the browser has shown, by cursor."""
 
 
 def displays_in(items: Iterable[InputItem]) -> Displays:

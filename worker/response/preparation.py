@@ -18,12 +18,13 @@ from shared.hosted_tools import MCP_CALL
 from shared.input_items import InputItem
 from shared.responses import McpListTools, McpTool
 from shared.tool_calls import ToolListing, ToolOutput, ToolResult, ToolsListed
+from shared.web_search import Displays
 from worker.asking.conversation import approved_calls_in, build_conversation, listings_in
 from worker.asking.offer import McpServer, Offer, make_offer, mcp_servers, recipient_of
 from worker.asking.routing import McpTarget, Routing
 from worker.harmony.tokens import HarmonyMessage
 from worker.response.calls import nothing_listed, too_much_listed
-from worker.response.citations import Displays, displays_in
+from worker.response.citations import displays_in
 from worker.response.history import LoadedRecord
 from worker.response.hopeless import Hopeless
 from worker.response.listing import begin_listing, end_listing

@@ -27,11 +27,12 @@ from shared.responses import (
     ServerCall,
 )
 from shared.tool_calls import ToolFailure, ToolOutput
+from shared.web_search import Displays
 from worker.asking.routing import ClientTarget, McpTarget, Routing, find_target
 from worker.harmony.headers import TEXT_RECIPIENTS
 from worker.harmony.parser import MessageClosed, MessageCut, MessageOpened, TextContinued
 from worker.response.call_items import PRESENT_STYLE, CallForm, CallStyle, delta_around, form_of, to_approve
-from worker.response.citations import CitationMarks, Displays, displays_after, may_end_mark
+from worker.response.citations import CitationMarks, displays_after, may_end_mark
 from worker.response.client_calls import FORMS as CLIENT_FORMS
 from worker.response.client_calls import ClientCallForm, Events, Place
 from worker.response.reasoning_items import TEXT_ALONE, ReasoningStyle, begin_reasoning, end_reasoning
@@ -263,7 +264,7 @@ def open_text(now: Translation) -> OpenText | None:
     delta = _delta(now, item, "")
     if delta is None:
         return None
-    is_quoted = isinstance(item, OpenMcpCall) and form_of(now.style, item.target).around is not None
+    is_quoted = isinstance(item, OpenMcpCall) and _form_of(now, item.target)[0].around is not None
     frames = QuotedFrames(delta) if is_quoted else DeltaFrames(delta)
     summary = item.summary if isinstance(item, OpenReasoning) else None
     return item.pieces, frames, None if summary is None else summary.is_due
@@ -370,7 +371,7 @@ def _begin_approved_call(now: Translation, approved: CallApproved) -> tuple[Tran
 def _finish_call(
     now: Translation, call: RunningCall, result: ToolOutput | ToolFailure
 ) -> tuple[Translation, Events]:
-    index, form = now.output_index, form_of(now.style, call.target)
+    index, (form, _) = now.output_index, _form_of(now, call.target)
     done, announced = form.finish(index, call.item, result)
     shown = form.show(done)
     unshown = now.unshown if shown == done else {**now.unshown, index: done}
@@ -386,5 +387,5 @@ def _finish_call(
 
 def _form_of(now: Translation, target: McpTarget) -> tuple[CallForm, str]:
     """Returns the form of the open call, and its item's id."""
-    form = form_of(now.style, target)
+    form = form_of(now.style, target, now.displays)
     return form, item_id(form.prefix, now.response_id, now.output_index)
