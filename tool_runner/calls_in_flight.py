@@ -58,7 +58,7 @@ class _CallInFlight:
 
 @dataclass(frozen=True, slots=True)
 class _JournaledSession:
-    """The MCP session of a response with one server, in the journal (`mcp_sessions.SessionStore`)."""
+    """The MCP session of a response with one server, in the journal (`kept_session.SessionStore`)."""
 
     redis: RedisClient
     outage_max_s: float

@@ -117,7 +117,7 @@ class HttpPools:
             max_keepalive_connections=_KEPT_PER_POOL,
             keepalive_expiry=self._settings.tool_connection_idle_s,
         )
-        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # nothing of one call is for another
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # they belong to a session
         if not server.is_of_request:
             return httpx2.AsyncClient(verify=_tls(), limits=limits, cookies=no_cookies)
         way_out = httpx2.AsyncHTTPTransport(verify=_tls(), trust_env=False, limits=limits)
@@ -206,6 +206,8 @@ class WayTo(httpx2.AsyncBaseTransport):
                     client = self._held.enter_context(self._pools.using(_stranger(following.url)))
                 request = following
             else:
+                if client is not self._home:
+                    response.headers.pop("set-cookie", None)  # not a cookie of this server's
                 assert isinstance(response.stream, httpx2.AsyncByteStream)
                 response.stream = _Body(self._pools, response.stream)
                 return response

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from shared.responses import HttpError, McpProtocolError, McpTool
 from tool_runner.answers import CONNECTION_CLOSED, INTERNAL_ERROR, Answer, make_encodable
 from tool_runner.listed_tools import Listing
+from tool_runner.session_cookies import SessionCookies
 from tool_runner.unjudged import left_out_of, result_of
 
 SESSION_HEADER = "mcp-session-id"
@@ -128,12 +129,14 @@ def _read_hints(hints: types.ToolAnnotations | None) -> dict[str, Any]:
 
 class LastStatus:
     """Records the HTTP answer to our last message: its status (0 before the first answer), what it demands,
-    and the session that the server opened."""
+    and the session that the server opened, with its cookies."""
 
     def __init__(self) -> None:
         self.code = 0
         self.demand = ""
         self.session_id = ""
+        self.cookies = SessionCookies()
+        """Sent with each message; set before the connection is opened."""
         self.tools_have_changed = False
         """The server has said so, and nobody has acted upon it yet."""
 

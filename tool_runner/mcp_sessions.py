@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 
@@ -25,9 +25,11 @@ from tool_runner import mcp_transports
 from tool_runner.answers import INTERNAL_ERROR
 from tool_runner.held_connections import HeldConnection, Open
 from tool_runner.http_pool import HttpPools
+from tool_runner.kept_session import McpSession, SessionStore, with_cookies
 from tool_runner.mcp_client import Connection, LastStatus, ServerFailed
 from tool_runner.mcp_transports import SSE_VERSION, UNSUPPORTED_VERSION
 from tool_runner.servers import HttpServer, StdioServer
+from tool_runner.session_cookies import SessionCookies
 
 _log = logging.getLogger(__name__)
 
@@ -43,40 +45,6 @@ T = TypeVar("T")
 Keeping = HttpServer | StdioServer
 """A server with a session for each response."""
 Ask = Callable[[Connection], Awaitable[T]]
-
-
-class McpSession(msgspec.Struct, frozen=True):
-    """What any tool runner needs to continue a session; it travels with the response, sealed.
-
-    `name`: the server's id of the session; empty if it keeps none. With `sse` and `stdio`, the session is a
-    connection of one tool runner, which alone can continue it: `<runner>/<id>`.
-    """
-
-    server: str
-    """`HttpServer.digest`: a session is used for the same address and credentials only."""
-    transport: Literal["http", "sse", "stdio"]
-    version: str
-    name: str
-    opened_by: str
-    """The name of the response that opened it."""
-    opened_s: float
-    has_calls: bool = False
-    """A tool was called in it, so that it may have a state."""
-
-
-class SessionStore(Protocol):
-    """Where the session of one response with one server is kept."""
-
-    @property
-    def response(self) -> ResponseKey: ...
-
-    @property
-    def session(self) -> bytes:
-        """What was kept when the call began; empty if there was nothing."""
-
-    async def keep(self, expected: bytes, session: bytes) -> bytes:
-        """Keeps a session in place of `expected`, unless another call has replaced that meanwhile. Returns
-        what is kept now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +120,9 @@ class Sessions:
             if (session := self._read(kept, server)) is not None:
                 kept = await self._mark(question, kept, session)
                 try:
-                    return Asked(await self._continue(question, session), is_anew)
+                    answer = await self._continue(question, session)
+                    self._note_cookies(question, kept, session)
+                    return Asked(answer, is_anew)
                 except _Gone:
                     _log.info("a server has ended a session")
                     is_anew = is_anew or (is_call and session.has_calls)
@@ -190,11 +160,22 @@ class Sessions:
         called = self._seal(msgspec.structs.replace(session, has_calls=True))
         return await question.store.keep(kept, called) or kept
 
+    def _note_cookies(self, question: _Asking[T], kept: bytes, session: McpSession) -> None:
+        """Keeps the cookies that the server has changed with its answer, which does not wait for that."""
+        changed = with_cookies(session, question.status)
+        if question.store is None or changed == session:
+            return
+        has_calls = session.has_calls or (question.is_call and bool(session.name))
+        changed = msgspec.structs.replace(changed, has_calls=has_calls)
+        self._hold(question, changed)
+        self._start(_keep(question.store, kept, self._seal(changed)))
+
     async def _continue(self, question: _Asking[T], session: McpSession) -> T:
         server = question.server
         self._hold(question, session)
         status = question.status
         status.code = HTTPStatus.OK  # it has answered before
+        status.cookies = SessionCookies(session.cookies)
         try:
             if not isinstance(server, HttpServer) or session.transport != "http":
                 live = self._live.get(session.name)
@@ -216,6 +197,7 @@ class Sessions:
     async def _begin(self, question: _Asking[T], kept: bytes) -> Asked[T] | bytes:
         """Returns the answer, or the session that another call has kept meanwhile in place of `kept`."""
         server, timeout_s = question.server, self._settings.tool_timeout_s
+        question.status.cookies = SessionCookies()
         if isinstance(server, StdioServer):
             return await self._begin_live(question, kept, "stdio", partial(mcp_transports.open_stdio, server))
         open_sse = partial(mcp_transports.open_sse, self._pools, server, timeout_s)
@@ -270,7 +252,8 @@ class Sessions:
     ) -> McpSession:
         opened_by = str(question.store.response) if question.store else ""
         digest, now_s = question.server.digest, self._clock()
-        return McpSession(digest, transport, version, name, opened_by, now_s, has_calls=question.is_call)
+        begun = McpSession(digest, transport, version, name, opened_by, now_s, has_calls=question.is_call)
+        return with_cookies(begun, question.status)
 
     async def _ask_in_new(
         self, question: _Asking[T], kept: bytes, session: McpSession, connection: Connection
@@ -279,14 +262,16 @@ class Sessions:
             try:
                 return Asked(await question.ask(connection))
             finally:
-                self._start(self.end(question.server, session))
+                self._start(self.end(question.server, with_cookies(session, question.status)))
         sealed = self._seal(session)
         now_kept = await question.store.keep(kept, sealed)
         if now_kept not in (sealed, b""):
             self._start(self.end(question.server, session))
             return now_kept
         self._hold(question, session)
-        return Asked(await question.ask(connection))
+        answer = await question.ask(connection)
+        self._note_cookies(question, sealed, session)
+        return Asked(answer)
 
     def _hold(self, question: _Asking[T], session: McpSession) -> None:
         if not session.name or question.store is None:
@@ -323,8 +308,10 @@ class Sessions:
                 if (live := self._live.pop(session.name, None)) is not None:
                     await live.close()
                 elif isinstance(server, HttpServer) and session.transport == "http" and session.name:
+                    status = LastStatus()
+                    status.cookies = SessionCookies(session.cookies)
                     await mcp_transports.end_http(
-                        self._pools, server, _END_TIMEOUT_S, session.version, session.name
+                        self._pools, server, _END_TIMEOUT_S, status, session.version, session.name
                     )
         except (ServerFailed, TimeoutError) as failed:
             _log.info("a session was not ended on its server (%s)", type(failed).__name__)
@@ -360,6 +347,10 @@ class Sessions:
 
 class NotLive(ServerFailed):
     """A connection that is a session cannot be opened."""
+
+
+async def _keep(store: SessionStore, expected: bytes, session: bytes) -> None:
+    await store.keep(expected, session)
 
 
 def _is_gone(session: McpSession, status: LastStatus, failed: ServerFailed) -> bool:

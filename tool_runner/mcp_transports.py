@@ -104,10 +104,9 @@ async def continue_http(
 
 
 async def end_http(
-    pools: HttpPools, server: HttpServer, timeout_s: float, version: str, session_id: str
+    pools: HttpPools, server: HttpServer, timeout_s: float, status: LastStatus, version: str, session_id: str
 ) -> None:
     """Tells the server that a session is over. Raises ServerFailed."""
-    status = LastStatus()
     headers = {SESSION_HEADER: session_id, _VERSION_HEADER: version}
     with as_server_failures(status):
         async with (
@@ -227,6 +226,7 @@ async def _open_client(
         headers={**server.headers, "accept-encoding": "identity", **headers},
         timeout=httpx2.Timeout(timeout_s, connect=connect_s, read=read_s),
         transport=_BoundedWay(pools.way_to(server), has_ended),
+        cookies=status.cookies,
         trust_env=False,
         max_redirects=0,  # the way follows them
         event_hooks={"response": [status.note]},

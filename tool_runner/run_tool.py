@@ -31,10 +31,11 @@ from tool_runner import answers, mcp_client, servers
 from tool_runner.answers import Answer
 from tool_runner.egress import Egress, Resolve
 from tool_runner.http_pool import HttpPools
+from tool_runner.kept_session import SessionStore
 from tool_runner.listed_tools import Listing
 from tool_runner.listing_cache import ListingCache
 from tool_runner.mcp_client import Connection, LastStatus, ServerFailed
-from tool_runner.mcp_sessions import Ask, Keeping, Sessions, SessionStore
+from tool_runner.mcp_sessions import Ask, Keeping, Sessions
 from tool_runner.progress import Patience
 from tool_runner.servers import HttpServer, NoServer, Server, StdioServer
 from tool_runner.stdio_servers import StdioServers

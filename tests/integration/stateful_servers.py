@@ -7,7 +7,7 @@ SDK's own server.
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import CallToolResult, TextContent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from local.ports import HOST
 
@@ -132,6 +132,38 @@ class PagesServer:
             yield f"event: message\ndata: {json.dumps(answer)}\n\n".encode()
 
         return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
+
+
+@dataclass(eq=False)
+class Balancer:
+    """Leads each request to the server that its cookie names, and one without a cookie to each in turn.
+
+    The cookie is another one after each answer, and the one before it no longer counts.
+    """
+
+    servers: Sequence[ASGIApp]
+    cookies: list[str] = field(default_factory=list)
+    """What came with each request."""
+    more: Sequence[str] = ()
+    """Further cookies that it sets."""
+    _given: dict[str, int] = field(default_factory=dict)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request = Request(scope)
+        self.cookies.append(request.headers.get("cookie", ""))
+        place = self._given.pop(request.cookies.get("lb", ""), len(self.cookies) % len(self.servers))
+        cookie = uuid4().hex
+        self._given[cookie] = place
+
+        async def send_with_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                told = [f"lb={cookie}; Path=/; HttpOnly; Max-Age=3600", *self.more]
+                message["headers"] = [*message["headers"], *((b"set-cookie", each.encode()) for each in told)]
+            await send(message)
+
+        await self.servers[place](scope, receive, send_with_cookie)
 
 
 @dataclass(eq=False)

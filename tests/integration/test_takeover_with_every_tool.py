@@ -31,7 +31,7 @@ from tests.sandboxing import need_bubblewrap
 from tests.working import Worker, finish, keep_journal, leave_behind, restore_journal, working
 from tool_runner import servers
 from tool_runner.calls_in_flight import CallsInFlight
-from tool_runner.mcp_sessions import SessionStore
+from tool_runner.kept_session import SessionStore
 from tool_runner.run_tool import Outcome, Tools
 from tool_runner.stdio_servers import StdioServers
 from worker.engines.scripted.script import Script

@@ -18,6 +18,7 @@ from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
 from tests.integration.stateful_servers import (
+    Balancer,
     PagesServer,
     Received,
     Recorded,
@@ -253,6 +254,60 @@ async def test_idle_connections_are_closed(tmp_path: Path) -> None:
         for key in "abc":
             await one.ask(url, "look", journal, ServerSecrets({"X-Key": key}))
         assert one.tools.pools.idle == 1
+
+
+# Cookies
+
+
+async def test_a_session_stays_on_the_machine_that_a_load_balancers_cookie_names(tmp_path: Path) -> None:
+    machines, journal = (PagesServer(), PagesServer()), Journal()
+    balancer = Balancer(machines)
+    async with serving(balancer) as url, running(tmp_path) as one, running(tmp_path) as other:
+        await one.list(url, journal)
+        assert text_of(await other.ask(url, "visit", journal, page="a")) == "a"
+        for runner in (one, other, other, one):
+            assert text_of(await runner.ask(url, "look", journal)) == "a"
+        assert text_of(await one.ask(url, "look", None)) == "about:blank"
+        await until(lambda: "DELETE" in [*machines[0].sent(), *machines[1].sent()])
+    assert sorted(len(machine.sessions) for machine in machines) == [0, 1]
+
+
+async def test_cookies_stay_with_their_credentials_and_cannot_be_read_in_the_journal(tmp_path: Path) -> None:
+    balancer, journal = Balancer([PagesServer()]), Journal()
+    key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+    async with serving(balancer) as url, running(tmp_path, secrets_key=key) as one:
+        await one.ask(url, "visit", journal, page="a")
+        known = set(balancer.cookies) - {""}
+        assert known
+        begun = len(balancer.cookies)
+        await one.ask(url, "look", journal, SECRETS)
+        assert not known & set(balancer.cookies[begun:])
+        await one.ask(url, "look", Journal(), ServerSecrets({"Cookie": "own=1"}))
+        assert balancer.cookies[-1] == "own=1"
+    for written in journal.written:
+        assert not any(cookie.encode() in written for cookie in known)
+
+
+async def test_neither_many_cookies_nor_long_ones_are_kept(tmp_path: Path) -> None:
+    many = [f"c{number}=x" for number in range(200)]
+    balancer, journal = Balancer([PagesServer()], more=["long=" + "x" * 5_000, *many]), Journal()
+    async with serving(balancer) as url, running(tmp_path) as one:
+        await one.ask(url, "visit", journal, page="a")
+        assert text_of(await one.ask(url, "look", journal)) == "a"
+    assert len(journal.kept) < 10_000
+    assert len(balancer.cookies[-1].split("; ")) == 16
+
+
+async def test_a_server_to_which_a_redirect_leads_sets_no_cookie_for_the_one_that_redirects(
+    tmp_path: Path,
+) -> None:
+    balancer, door, journal = Balancer([PagesServer()]), PagesServer(), Journal()
+    entrance = Balancer([door], more=["door=1"])
+    async with serving(balancer) as url, serving(entrance) as first, running(tmp_path) as one:
+        door.intercept = lambda _received: RedirectResponse(f"{url}/mcp", 307)
+        await one.ask(first, "visit", journal, page="a")
+        assert text_of(await one.ask(first, "look", journal)) == "a"
+    assert set(balancer.cookies) == {""}
 
 
 # Redirects and refusals

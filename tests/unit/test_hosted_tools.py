@@ -32,6 +32,7 @@ from shared.input_items import InputItem
 from shared.responses import HttpError, McpProtocolError, McpToolExecutionError
 from shared.settings import Settings
 from shared.tool_calls import ToolFailure, ToolOutput, describe
+from shared.web_search import Displays
 from tests.requests import make_request
 from tool_runner.servers import StdioServer, load
 from worker.asking.arguments import read_arguments
@@ -172,7 +173,7 @@ def test_every_item_type_of_a_hosted_tool_stands_in_one_row() -> None:
 
 @pytest.mark.parametrize("make", FORMS.values(), ids=FORMS)
 def test_the_item_of_an_approved_call_names_the_approval(
-    make: Callable[[CallStyle, McpTarget], CallForm],
+    make: Callable[[CallStyle, McpTarget, Displays], CallForm],
 ) -> None:
     """Else every later response would run the call again."""
     target = McpTarget("python", PYTHON.server_label, "python")

@@ -2,7 +2,8 @@ import pytest
 
 from shared.store.keys import ResponseKey
 from shared.store.tools.tool_sessions import SessionStanding
-from tool_runner.mcp_sessions import HeldSession, McpSession
+from tool_runner.kept_session import McpSession
+from tool_runner.mcp_sessions import HeldSession
 from tool_runner.servers import HttpServer
 from tool_runner.session_keeper import is_due, judge
 
