@@ -51,7 +51,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.logger = _log
+        self.logger = self.conn.logger = _log
         self._arriving = HeldBody(self.bodies)
         self._fragments_bytes = 0
         self._turn = asyncio.Lock()

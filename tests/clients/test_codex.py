@@ -1,12 +1,16 @@
 """`codex exec`: the agent's command line, with a configuration that knows nothing but our address."""
 
+import asyncio
 import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
+from shared.settings import Settings
 from tests.clients.answers import SEPARATORS, SILENCE, TOO_LONG, counted
 from tests.clients.scenarios import NODE, isolated
+from tests.nodes import node
+from tests.running import RunningCluster
 
 CODEX = NODE / "node_modules" / ".bin" / "codex"
 _TIMEOUT_S = 100.0
@@ -50,8 +54,17 @@ _EDITING_MODEL: dict[str, Any] = {
 class Codex:
     """One home for several runs: sessions are kept there."""
 
-    def __init__(self, url: str, folder: Path, *, mcp: str | None = None, has_patches: bool = False) -> None:
-        """`mcp`: the address of a server of its own. `has_patches`: it is told that the model can edit."""
+    def __init__(
+        self,
+        url: str,
+        folder: Path,
+        *,
+        mcp: str | None = None,
+        has_patches: bool = False,
+        has_socket: bool = False,
+    ) -> None:
+        """`mcp`: the address of a server of its own. `has_patches`: it is told that the model can edit;
+        `has_socket`: that the provider speaks WebSocket."""
         self._folder = folder
         home = folder / ".codex"
         home.mkdir()
@@ -59,7 +72,8 @@ class Codex:
         if has_patches:
             (home / "models.json").write_text(json.dumps({"models": [_EDITING_MODEL]}))
             catalog = f'model_catalog_json = "{home / "models.json"}"\n'
-        (home / "config.toml").write_text(catalog + _CONFIG.format(url=url) + server)
+        speaks = f"supports_websockets = {str(has_socket).lower()}\n"
+        (home / "config.toml").write_text(catalog + _CONFIG.format(url=url) + speaks + server)
 
     def execute(self, *arguments: str) -> list[dict[str, Any]]:
         """The events of `codex exec`, which must end well."""
@@ -71,7 +85,7 @@ class Codex:
         return subprocess.run(
             [str(CODEX), "exec", *arguments, "--skip-git-repo-check", "--json"],
             cwd=self._folder,
-            env=isolated(self._folder) | {"ANTIPHON_KEY": "any"},
+            env=isolated(self._folder) | {"ANTIPHON_KEY": "any", "RUST_LOG": "codex_api=info"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -100,6 +114,29 @@ def test_a_command_that_it_runs_and_a_session_that_goes_on(url: str, tmp_path: P
     assert outputs == ["56088\n"]
     assert "56088" in said(events)[-1]
     assert said(codex.execute("resume", "--last", "Count from 1 to 3")) == [counted(3)]
+
+
+def test_a_command_and_what_follows_on_a_socket(url: str, tmp_path: Path) -> None:
+    """It sends only what is new, and stores nothing."""
+    codex = Codex(url, tmp_path, has_socket=True)
+    done = codex.run('Use exec_command with {"cmd": "echo $((123 * 456))"}')
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "56088" in said([json.loads(line) for line in done.stdout.strip().split("\n")])[-1]
+    assert "connected to Responses WebSocket" in done.stderr
+    assert "Falling back" not in done.stdout
+
+
+async def test_a_node_without_sockets_is_used_by_http_at_once(
+    cluster: RunningCluster, tmp_path: Path
+) -> None:
+    async with node(
+        Settings(redis_url=cluster.redis_url), ANTIPHON_SOCKETS_MAX="0", ANTIPHON_WEB_SEARCH="local"
+    ) as api:
+        codex = Codex(f"{api.url}/v1", tmp_path, has_socket=True)
+        done = await asyncio.to_thread(codex.run, "Count from 1 to 3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert counted(3) in done.stdout
+    assert "Reconnecting" not in done.stdout
 
 
 def test_the_tools_of_an_mcp_server_of_its_own(url: str, mcp: str, tmp_path: Path) -> None:

@@ -30,6 +30,11 @@ def test_a_tool_loop_and_what_follows(python: Ask) -> None:
     assert python.both("openai_agents", "tool_loop") == [[WEATHER, counted(3)]] * 2
 
 
+def test_a_tool_loop_and_what_follows_on_one_socket_that_stores_nothing(python: Ask) -> None:
+    for report in python.both("openai_agents", "socket"):
+        assert report == {"texts": [WEATHER, counted(3)], "connections": 1}
+
+
 def test_an_agent_that_stores_nothing_keeps_its_reasoning(python: Ask) -> None:
     for report in python.both("openai_agents", "stateless"):
         assert report["text"] == WEATHER

@@ -38,6 +38,10 @@ def test_a_function_is_called_and_its_output_goes_on(node: Ask) -> None:
     assert "-31 degrees, snow" in report["text"]
 
 
+def test_its_socket_continues_what_is_not_stored(node: Ask) -> None:
+    assert node.one("openai_node", "socket") == [counted(3), counted(4)]
+
+
 def test_a_background_stream_is_resumed_where_it_was_left(node: Ask) -> None:
     assert node.one("openai_node", "resumed") == {"text": counted(40), "status": "completed"}
 

@@ -1,6 +1,7 @@
 // What users of the `openai` package do all day.
 
 import OpenAI from 'openai';
+import { ResponsesWS } from 'openai/resources/responses/ws';
 
 const WEATHER = {
   type: 'function',
@@ -48,6 +49,25 @@ export async function accumulated(known) {
   });
   const response = await stream.finalResponse();
   return { text: response.output_text, kinds: response.output.map((item) => item.type) };
+}
+
+export async function socket(known) {
+  const ws = new ResponsesWS(connect(known));
+  const ask = (input, previous) =>
+    ws.send({ type: 'response.create', model: 'default', store: false, input, previous_response_id: previous });
+  ask('Count from 1 to 3');
+  const texts = [''];
+  for await (const { type, message, error } of ws) {
+    if (type === 'error') throw error;
+    if (type !== 'message') continue;
+    if (message.type === 'response.output_text.delta') texts[texts.length - 1] += message.delta;
+    if (message.type !== 'response.completed') continue;
+    if (texts.length === 2) break;
+    texts.push('');
+    ask('Count from 1 to 4', message.response.id);
+  }
+  ws.close();
+  return texts;
 }
 
 export async function function_loop(known) {

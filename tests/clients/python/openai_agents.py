@@ -11,6 +11,7 @@ from agents import (
     ModelSettings,
     OpenAIConversationsSession,
     OpenAIResponsesModel,
+    OpenAIResponsesWSModel,
     Runner,
     RunState,
     ShellTool,
@@ -61,6 +62,24 @@ async def tool_loop(known: Known) -> object:
     question = {"role": "user", "content": "Count from 1 to 3"}
     second = await run(agent, known, [*first.to_input_list(), question])
     return [first.final_output, second.final_output]
+
+
+async def socket(known: Known) -> object:
+    """Runs a tool loop, and asks one more question, on one connection that stores nothing on the server."""
+    model = OpenAIResponsesWSModel("default", connect(known))
+    opened, open_connection = list[str](), model._open_websocket_connection
+
+    async def count(url: str, *more: Any, **options: Any) -> Any:
+        opened.append(url)
+        return await open_connection(url, *more, **options)
+
+    model._open_websocket_connection = count
+    settings = ModelSettings(store=False)
+    agent = Agent(name="Reporter", model=model, model_settings=settings, tools=[function_tool(get_weather)])
+    first = await run(agent, known, "What is the weather in Oslo?", auto_previous_response_id=True)
+    second = await run(agent, known, "Count from 1 to 3", previous_response_id=first.last_response_id)
+    await model.close()
+    return {"texts": [first.final_output, second.final_output], "connections": len(opened)}
 
 
 async def stateless(known: Known) -> object:
