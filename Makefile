@@ -11,6 +11,7 @@ SEED ?=
 MINUTES ?=
 RESPONSES ?=
 ROUNDS ?=
+SOCKETS ?=
 # Processes that run tests side by side, each with a Valkey and clusters of its own.
 JOBS ?= 3
 
@@ -43,7 +44,7 @@ TOOL_ARGS = $(if $(PYTHON_TOOL),--python-tool $(PYTHON_TOOL))
 export ENGINE_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help env up demo test node test-clients test-model chaos failover rolling bench bench-vllm check lock clean
+.PHONY: help env up demo test node test-clients test-model chaos failover rolling sockets bench bench-vllm check lock clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -92,6 +93,9 @@ chaos: $(STAMP)  ## kill and restart everything under load and check that nothin
 
 rolling: $(STAMP)  ## restart every process under 40 clients and check that no call ends short without an error: [ROUNDS=5]
 	@exec $(BIN)/python -m tests.rolling $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
+
+sockets: $(STAMP)  ## kill an API node under 1000 WebSockets and check that their clients lose nothing: [SOCKETS=1000]
+	@exec $(BIN)/python -m tests.socket_crowd $(if $(SOCKETS),--sockets $(SOCKETS))
 
 bench: $(STAMP)  ## measure this machine: make bench [ARGS="quick"] [ARGS="relay lag --write"]
 	@exec $(BIN)/python -m bench $(ARGS)

@@ -313,7 +313,7 @@ class Acceptance:
         elif request.response.previous_response_id is not None:
             key = ResponseKey(tenant, request.response.previous_response_id)
             recalled = await recall(key.response_id) if recall else None
-            parent = recalled or await context.read_parent(self._redis, key)
+            parent = recalled or await context.read_parent(self._redis, key, request.dialect)
         referenced = await context.read_references(
             self._redis, self._offload, self._settings, tenant, creation.items, "input"
         )

@@ -18,7 +18,7 @@ from shared import lifecycle
 from shared.hosted_tools import AnyHostedToolCall, HostedToolCall
 from shared.input_items import AskedItem, InputItem, ItemReference
 from shared.json_values import count_values
-from shared.responses import Item, Response, ResponseRequest, ServerCall
+from shared.responses import Dialect, Item, Response, ResponseRequest, ServerCall
 from shared.sealing import REASONING, Seal
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
@@ -60,11 +60,11 @@ class Sources:
 # --- reading ------------------------------------------------------------------------------------
 
 
-async def read_parent(redis: RedisClient, parent: ResponseKey) -> Stored:
+async def read_parent(redis: RedisClient, parent: ResponseKey, dialect: Dialect) -> Stored:
     """Returns the response that a request continues. Raises ClientError if it is unknown or still open."""
     stored = await response_store.read_stored(redis, parent)
     if stored is None or not stored.state.is_stored:
-        raise previous_not_found(parent.response_id)
+        raise previous_not_found(parent.response_id, dialect)
     if not stored.state.closed:
         raise invalid_value("previous_response_id", f"response '{parent.response_id}' is still in progress")
     return stored

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from shared.context_length import TOO_LONG, TOO_LONG_PARAM
+from shared.responses import Dialect
 from shared.store.records.admission import ConversationLocked, KeyReused, QueueFull, TenantBusy
 from shared.store.records.token_count import CountUnanswered, ListingUnanswered
 from shared.store.redis.connections import REDIS_AWAY
@@ -141,10 +142,11 @@ def conversation_not_found(conversation_id: str, param: str) -> ClientError:
     return ClientError(404, message, "conversation_not_found", param)
 
 
-def previous_not_found(response_id: str) -> ClientError:
-    """Answers 400, like the public API: clients expect this code with that status."""
+def previous_not_found(response_id: str, dialect: Dialect) -> ClientError:
+    """Answers 400, like the public API: clients expect this code with that status, those of vLLM with 404."""
     message = f"Previous response with id '{shorten(response_id)}' not found."
-    return ClientError(400, message, "previous_response_not_found", "previous_response_id")
+    status = 404 if dialect == "vllm" else 400
+    return ClientError(status, message, "previous_response_not_found", "previous_response_id")
 
 
 def invalid_prefix(param: str, value: str, prefix: str, code: str = "invalid_value") -> ClientError:

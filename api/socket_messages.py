@@ -13,6 +13,7 @@ _TEXT = 0x81
 """A whole text message."""
 _SHORT, _MEDIUM, _LONG = struct.Struct("!BB"), struct.Struct("!BBH"), struct.Struct("!BBQ")
 _MEDIUM_BYTES, _LONG_BYTES = 126, 2**16
+_WAITING = ("retry-after", "x-ratelimit-")
 _DATA, _END = b"\ndata: ", b"\n\n"
 
 
@@ -52,6 +53,10 @@ def event_messages(frames: bytes, lane: bytes) -> bytes:
 
 
 def error_message(answer: Response, lane: bytes) -> bytes:
-    """Returns the message for what HTTP would answer with an error: its status, and its body's members."""
-    body = b'{"type":"error","status":%d,%b' % (answer.status_code, bytes(answer.body)[1:])
-    return text_message(in_lane(body, lane))
+    """Returns the message for what HTTP would answer with an error: its status, its body's members, and of
+    its headers those that say when to try again."""
+    members = bytes(answer.body)[1:]
+    headers = {name: value for name, value in answer.headers.items() if name.startswith(_WAITING)}
+    if headers:
+        members = b'%b,"headers":%b}}' % (members.removesuffix(b"}}"), msgspec.json.encode(headers))
+    return text_message(in_lane(b'{"type":"error","status":%d,%b' % (answer.status_code, members), lane))

@@ -37,7 +37,7 @@ class Socket:
         """The status and code of the next event, which must be an error."""
         event = await self.event()
         assert event["type"] == "error", event
-        assert event["error"].keys() == {"type", "code", "message", "param"}
+        assert event["error"].keys() - {"headers"} == {"type", "code", "message", "param"}
         return event["status"], event["error"]["code"]
 
     async def messages(self) -> list[bytes]:

@@ -147,6 +147,12 @@ async def test_a_message_that_is_refused_ends_nothing(url: str) -> None:
         assert await socket.refusal() == (400, "previous_response_not_found")
 
 
+async def test_in_vllms_dialect_an_unknown_response_has_vllms_status(url: str) -> None:
+    async with socket_to(url, antiphon_dialect="vllm") as socket:
+        await socket.create(previous_response_id="resp_unknown")
+        assert await socket.refusal() == (404, "previous_response_not_found")
+
+
 async def test_lanes_run_side_by_side_and_wait_within_their_limits(url: str) -> None:
     async with socket_to(url) as socket:
         for lane in (None, "a", "b"):

@@ -11,7 +11,7 @@ from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
 from api.bodies.messages import Cancel, Create, Invalid, Processed, Steer, call_of, read_message
-from api.errors import ClientError, envelope
+from api.errors import RETRY_AFTER, ClientError, envelope
 from api.socket_messages import error_message, event_messages, lane_member, text_message
 from api.sockets import Latest, Remembered
 from api.sse import keep_alive_line
@@ -73,6 +73,8 @@ def test_an_error_is_that_of_an_http_answer_with_its_status_and_lane() -> None:
         },
         "stream_id": "a",
     }
+    (message,) = received(error_message(envelope(429, "Later.", "busy", None, RETRY_AFTER), b""))
+    assert json.loads(message)["error"]["headers"] == {"retry-after": "1"}
 
 
 def test_what_a_client_may_say_is_read() -> None:
