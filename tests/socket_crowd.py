@@ -99,7 +99,7 @@ async def lose_a_node(cluster: RunningCluster, sockets: int) -> Found:
     cluster.kill("api")
     killed_s = time.monotonic()
     await asyncio.gather(*reading)
-    limits = httpx.Limits(max_connections=sockets + 1)
+    limits = httpx.Limits(max_connections=sockets, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=left, timeout=_TIMEOUT_S, limits=limits) as client:
         await asyncio.gather(*(each.resume(client) for each in clients))
         back_s = time.monotonic() - killed_s

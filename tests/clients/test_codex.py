@@ -1,6 +1,7 @@
 """`codex exec`: the agent's command line, with a configuration that knows nothing but our address."""
 
 import asyncio
+import base64
 import json
 import subprocess
 from pathlib import Path
@@ -32,6 +33,12 @@ request_max_retries = 0
 stream_max_retries = 0
 stream_idle_timeout_ms = 10000
 """
+_WITHOUT_SOCKETS = {
+    "ANTIPHON_SOCKETS_MAX": "0",
+    "ANTIPHON_WEB_SEARCH": "local",
+    "ANTIPHON_SEAL_KEYS": f'["{base64.urlsafe_b64encode(bytes(32)).decode()}"]',
+}
+"""A node that takes what Codex asks for, but no socket."""
 _EDITING_MODEL: dict[str, Any] = {
     "slug": "default",
     "display_name": "default",
@@ -129,9 +136,7 @@ def test_a_command_and_what_follows_on_a_socket(url: str, tmp_path: Path) -> Non
 async def test_a_node_without_sockets_is_used_by_http_at_once(
     cluster: RunningCluster, tmp_path: Path
 ) -> None:
-    async with node(
-        Settings(redis_url=cluster.redis_url), ANTIPHON_SOCKETS_MAX="0", ANTIPHON_WEB_SEARCH="local"
-    ) as api:
+    async with node(Settings(redis_url=cluster.redis_url), **_WITHOUT_SOCKETS) as api:
         codex = Codex(f"{api.url}/v1", tmp_path, has_socket=True)
         done = await asyncio.to_thread(codex.run, "Count from 1 to 3")
     assert done.returncode == 0, done.stdout + done.stderr
