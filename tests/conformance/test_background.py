@@ -443,6 +443,26 @@ async def test_a_waiting_caller_who_hangs_up_has_left_too(
     await wait_for_status(nodes[1], response_id, "cancelled")
 
 
+async def test_chats_whose_clients_leave_are_cancelled_too(
+    nodes: list[httpx.AsyncClient], three: RunningCluster
+) -> None:
+    """One that is streamed, and one that is waited for."""
+    said = [{"role": "user", "content": "Stay in the final text"}]
+    before = set(open_responses(three))
+    waiting = asyncio.create_task(
+        nodes[0].post("/v1/chat/completions", json={"messages": said, "store": True})
+    )
+    await until(lambda: set(open_responses(three)) - before)
+    (name,) = set(open_responses(three)) - before
+    body = {"messages": said, "store": True, "stream": True}
+    async with nodes[1].stream("POST", "/v1/chat/completions", json=body) as stream:
+        assert b"chat.completion.chunk" in await anext(stream.aiter_bytes())
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    for response_id in (stream.headers["x-response-id"], ResponseKey.parse(name.decode()).response_id):
+        await wait_for_status(nodes[2], response_id, "cancelled")
+
+
 async def test_coming_back_within_the_grace_keeps_it_running(nodes: list[httpx.AsyncClient]) -> None:
     body = {"model": "default", "input": "Stay in the final text", "stream": True}
     async with nodes[0].stream("POST", "/v1/responses", json=body) as stream:
