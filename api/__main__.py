@@ -52,6 +52,11 @@ def _run(settings: Settings, host: str, port: int) -> None:
         )
     if tenants.is_open:
         _log.warning("ANTIPHON_API_KEYS is not set: any key is accepted, and all callers are one tenant")
+    if not settings.seal_keys:
+        _log.warning(
+            "ANTIPHON_SEAL_KEYS is not set: agents that include sealed reasoning, as Codex, pydantic-ai and "
+            "the AI SDK do by themselves, are refused (docs/deploy.md says how to make a key)"
+        )
     settings = _fit_connections(settings)
     # The server shuts down in order on a signal, and then raises the signal again.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

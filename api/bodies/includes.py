@@ -48,7 +48,10 @@ def check_sealing(values: Collection[str], *, has_keys: bool) -> None:
     """Refuses to promise sealed reasoning without keys to seal it: agents that keep nothing else would lose
     what the model thought between two calls, without a word. Raises ClientError."""
     if SEALED_REASONING in values and not has_keys:
-        reason = f"This server cannot give '{SEALED_REASONING}': its operator has set no seal_keys."
+        reason = (
+            f"This server cannot give '{SEALED_REASONING}': its operator has set no seal_keys "
+            "(ANTIPHON_SEAL_KEYS; docs/deploy.md says how to make one)."
+        )
         raise unsupported_parameter("include", reason)
 
 

@@ -9,7 +9,10 @@ from typing import Any
 
 from shared.settings import Settings
 from tests.clients.answers import SEPARATORS, SILENCE, TOO_LONG, counted
+from tests.clients.conftest import Ask
+from tests.clients.recording import recording
 from tests.clients.scenarios import NODE, isolated
+from tests.clients.sent import carried, thoughts_read
 from tests.nodes import node
 from tests.running import RunningCluster
 
@@ -162,6 +165,22 @@ def test_a_patch_that_it_applies(url: str, tmp_path: Path) -> None:
     assert (tmp_path / "hello.txt").read_text() == "Hello é\n"
     assert "The function `apply_patch` answered:" in said(events)[-1]
     assert said(codex.execute("resume", "--last", "Count from 1 to 3")) == [counted(3)]
+
+
+def test_its_reasoning_comes_back_sealed(url: str, node: Ask, tmp_path: Path) -> None:
+    """It stores nothing, and asks for sealed reasoning by itself; it sends back the text too, which a gateway
+    on the way may drop."""
+    with recording(url) as (address, sent):
+        Codex(address, tmp_path).execute('Use exec_command with {"cmd": "echo 1"}')
+    first, second = (body for body in sent if "input" in body)
+    assert (first["store"], first["include"]) == (False, ["reasoning.encrypted_content"])
+    item = carried([second])
+    assert item["encrypted_content"].startswith("antiphon1.")
+    thoughts = [part["text"] for part in item["content"]]
+    assert len(thoughts) == 1
+    assert thoughts_read(node, [second]) == thoughts
+    del item["content"]
+    assert thoughts_read(node, [second]) == thoughts
 
 
 def test_silence_and_awkward_characters(awkward: str, tmp_path: Path) -> None:

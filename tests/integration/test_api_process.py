@@ -16,7 +16,7 @@ from tests.nodes import node
 from tests.patience import PATIENCE_S
 
 
-async def test_a_node_warns_that_any_key_is_accepted_and_ends_in_order(
+async def test_a_node_warns_of_what_it_lacks_and_ends_in_order(
     redis: RedisClient, settings: Settings
 ) -> None:
     async with node(settings) as api:
@@ -24,6 +24,7 @@ async def test_a_node_warns_that_any_key_is_accepted_and_ends_in_order(
         status, said = await api.stop()
     assert status == 0
     assert "any key is accepted" in said
+    assert "ANTIPHON_SEAL_KEYS is not set" in said
     assert "Traceback" not in said
     assert "GET /" not in said
 
