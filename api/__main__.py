@@ -13,11 +13,10 @@ from types import FrameType
 import uvicorn
 
 from api.app import Edge, create_app
-from api.door import is_loopback
+from api.door import SOCKET_PATH, is_loopback
 from api.http_protocol import make_protocol
 from api.request_names import name_requests_in_log
 from api.routes.health import PROBED
-from api.routes.sockets import PATH as SOCKETS_PATH
 from api.socket_protocol import make_socket_protocol
 from api.tenants import FileInvalid, Tenants
 from shared import process
@@ -128,7 +127,7 @@ def make_config(app: Edge, settings: Settings, host: str, port: int) -> uvicorn.
         host=host,
         port=port,
         loop="uvloop",
-        http=make_protocol(settings, PROBED, [SOCKETS_PATH]),
+        http=make_protocol(settings, PROBED, [SOCKET_PATH]),
         ws=make_socket_protocol(settings, app.state.bodies),
         ws_max_size=settings.body_bytes_max,
         ws_ping_interval=settings.socket_ping_s,

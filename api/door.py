@@ -24,6 +24,8 @@ _EXPOSED = ", ".join(
 )
 _REMEMBERED_S = "600"
 _ITEM = "/items/"
+SOCKET_PATH = "/v1/responses"
+"""What can be upgraded to a WebSocket."""
 
 
 class Door:
@@ -56,6 +58,8 @@ class Door:
             check_client_name(headers)
             if self._is_open:
                 self._check_open(scope, headers)
+            if scope["type"] == "http" and "sec-websocket-key" in headers:
+                _check_upgrade(scope)
             if scope.get("method") == "OPTIONS" and origin and "access-control-request-method" in headers:
                 app = _answer_preflight(headers, origin, is_known=is_known)
         except ClientError as error:
@@ -117,6 +121,13 @@ def _foreign(origin: str) -> ClientError:
         f"Pages of '{shorten(origin)}' may not call this node: name their origin in ANTIPHON_CORS_ORIGINS."
     )
     return ClientError(403, message, "origin_not_allowed", "Origin")
+
+
+def _check_upgrade(scope: Scope) -> None:
+    """Raises ClientError if the upgrade to a WebSocket was lost on the way: clients then use HTTP at once."""
+    if scope["method"] == "GET" and _without_slash(scope)["path"] == SOCKET_PATH:
+        message = "The request for a WebSocket came without its upgrade: a proxy has removed it. Use HTTP."
+        raise ClientError(426, message, "websocket_not_supported", headers={"upgrade": "websocket"})
 
 
 def _answer_preflight(headers: Headers, origin: str, *, is_known: bool) -> Response:

@@ -67,14 +67,22 @@ class Session:
         aging = asyncio.get_running_loop().call_later(self._settings.socket_age_max_s, self._age)
         try:
             with self._sockets.present(self._protocol):
-                while (message := await self._websocket.receive())["type"] == "websocket.receive":
-                    await self._take(message["bytes"])
+                while await self._take_next():
+                    pass
         except ClientDisconnected:
             pass
         finally:
             aging.cancel()
             for lane in self._lanes.values():
                 await lane.end()
+
+    async def _take_next(self) -> bool:
+        """Returns False at the end. A message is not held while the next one is waited for."""
+        received = await self._websocket.receive()
+        if received["type"] != "websocket.receive":
+            return False
+        await self._take(received["bytes"])
+        return True
 
     async def _take(self, raw: bytes) -> None:
         values_max = self._settings.json_values_max

@@ -3,16 +3,15 @@
 from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
+from api.door import SOCKET_PATH
 from api.errors import ClientError, node_ending, refuse
 from api.routes.access import dialect_of, keep_alive_of
 from api.socket_session import Session
 
-PATH = "/v1/responses"
-
 router = APIRouter()
 
 
-@router.websocket_route(PATH)
+@router.websocket_route(SOCKET_PATH)
 async def connect(websocket: WebSocket) -> None:
     """Serves a client that may call, until its connection ends; answers any other without an upgrade."""
     state = websocket.app.state

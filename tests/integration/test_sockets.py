@@ -113,6 +113,12 @@ async def test_another_path_is_answered_without_an_upgrade(url: str) -> None:
         assert (await client.get("/v1/models", headers=upgrade)).status_code == 200
 
 
+async def test_a_client_whose_upgrade_a_proxy_has_removed_is_told_to_use_http(url: str) -> None:
+    async with httpx.AsyncClient(base_url=url) as client:
+        answer = await client.get("/v1/responses", headers={"sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="})
+    assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
+
+
 async def test_a_message_that_is_refused_ends_nothing(url: str) -> None:
     refusals: list[tuple[Any, tuple[int, str]]] = [
         ("{", (400, "invalid_json")),
