@@ -107,6 +107,16 @@ async def test_a_node_with_enough_of_them_asks_others_to_wait(url: str) -> None:
             assert (await client.get("/v1/models")).status_code == 200
 
 
+async def test_a_socket_is_held_to_its_tenants_limits_a_minute(
+    redis: RedisClient, settings: Settings
+) -> None:
+    async with served(settings, tenant_requests_per_minute_max=1) as url, socket_to(url) as socket:
+        await socket.create(stream_id="a")
+        assert (await socket.event())["type"] == "response.created"
+        await socket.create(stream_id="b")
+        assert await socket.refusal() == (429, "rate_limit_exceeded")
+
+
 async def test_another_path_is_answered_without_an_upgrade(url: str) -> None:
     upgrade = {"connection": "upgrade", "upgrade": "websocket"}
     async with httpx.AsyncClient(base_url=url) as client:
