@@ -316,17 +316,35 @@ def _with_approval(tool: dict[str, Any], approvals: ApprovalDefaults) -> dict[st
 
 
 def _kept(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a tool as the worker reads it. `*` among the allowed tools stands for all of them."""
+    """Returns a tool as the worker reads it. `*` among names of tools stands for all of them."""
     kept = _without_secrets(tool)
-    allowed = kept.get("allowed_tools")
-    if isinstance(allowed, dict) and _ALL in (allowed.get("tool_names") or ()):
-        kept["allowed_tools"] = {**allowed, "tool_names": None}
+    allowed, approval = kept.get("allowed_tools"), kept.get("require_approval")
+    if isinstance(allowed, dict):
+        kept["allowed_tools"] = _without_star(allowed)
     elif isinstance(allowed, list) and _ALL in allowed:
         kept["allowed_tools"] = None
+    if tool["type"] == "mcp" and isinstance(approval, dict):
+        kept["require_approval"] = _kept_approval(approval)
     return kept
 
 
 _ALL = "*"
+
+
+def _without_star(names: Mapping[str, Any]) -> dict[str, Any]:
+    is_all = _ALL in (names.get("tool_names") or ())
+    return {**names, "tool_names": None} if is_all else dict(names)
+
+
+def _kept_approval(rule: Mapping[str, Any]) -> str | dict[str, Any]:
+    """Returns the rule without stars: a filter without names names no tool, so one for all tools becomes the
+    word for it."""
+    filters = {name: _without_star(value) for name, value in rule.items() if value is not None}
+    for name, value in filters.items():
+        is_all = _ALL in (rule[name].get("tool_names") or ()) and not value.get("read_only")
+        if is_all and (name == "always" or not filters.get("always")):
+            return name
+    return {**rule, **filters}
 
 
 def _without_secrets(tool: Mapping[str, Any]) -> dict[str, Any]:

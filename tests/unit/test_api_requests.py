@@ -421,6 +421,33 @@ def test_a_star_allows_all_tools_and_is_echoed_as_sent(allowed: object, kept: ob
 
 
 @pytest.mark.parametrize(
+    ("rule", "kept"),
+    [
+        ({"always": {"tool_names": ["*"]}}, "always"),
+        ({"never": {"tool_names": ["a", "*"]}}, "never"),
+        ({"always": {"tool_names": ["*"]}, "never": {"tool_names": ["a"]}}, "always"),
+        ({"never": {"tool_names": ["*"]}, "always": {"tool_names": ["*"]}}, "always"),
+        (
+            {"never": {"tool_names": ["*"]}, "always": {"tool_names": ["a"]}},
+            {"never": {"tool_names": None}, "always": {"tool_names": ["a"]}},
+        ),
+        (
+            {"never": {"tool_names": ["*"], "read_only": True}},
+            {"never": {"tool_names": None, "read_only": True}},
+        ),
+        ({"never": {"tool_names": ["a"]}, "always": None}, {"never": {"tool_names": ["a"]}, "always": None}),
+        ({"never": {}}, {"never": {}}),
+    ],
+)
+def test_a_star_in_a_rule_of_approval_stands_for_all_tools_too(rule: Any, kept: object) -> None:
+    """Else `always` with a star would require an approval of no call."""
+    tool = {"type": "mcp", "server_label": "s", "require_approval": rule}
+    request = create({"tools": [tool]}).request
+    assert request.tools[0]["require_approval"] == kept
+    assert request.response.tools[0]["require_approval"] == rule
+
+
+@pytest.mark.parametrize(
     ("url", "kept"),
     [
         ("https://h:8443", None),
