@@ -109,7 +109,7 @@ class ChatCall:
         self.form = _read_form(own, fields.get("stop"))
         self._limit = _limit_in(fields)
         self._choice = fields.get("tool_choice")
-        self._tools = check_list(fields.get("tools") or [], ("tools",))
+        self._tools = _list_in(fields, "tools")
         body = self._translate(own, fields)
         self._is_read = True
         creation = read_fields(body, birth, models, limits)
@@ -164,6 +164,11 @@ class ChatCall:
         entries = allowed.get("tools") if isinstance(allowed, dict) else ()
         kind = _kind_of(entries[int(at["index"])]) if isinstance(entries, list) else _KINDS[0]
         return f"tools[{at['index']}].{kind}.{at['rest']}"
+
+
+def _list_in(fields: Mapping[str, Any], name: str) -> list[Any]:
+    value = fields.get(name)
+    return [] if value is None else check_list(value, (name,))
 
 
 def _or_false(value: object) -> object:

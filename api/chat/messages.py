@@ -81,7 +81,8 @@ def _read_assistant(message: dict[str, Any], path: Path, kinds: dict[str, str]) 
     if message.get("function_call") is not None:
         raise unsupported_parameter(spell((*path, "function_call")), _NO_FUNCTION)
     thought, content = message.get("reasoning_content"), message.get("content")
-    calls = message.get("tool_calls")
+    called = message.get("tool_calls")
+    calls = [] if called is None else check_list(called, (*path, "tool_calls"))
     if thought is not None and not isinstance(thought, str):
         raise invalid_type(spell((*path, "reasoning_content")), "a string", thought)
     if thought:
@@ -91,7 +92,7 @@ def _read_assistant(message: dict[str, Any], path: Path, kinds: dict[str, str]) 
     if content is not None or not (calls or thought):
         said = _read_content(content, (*path, "content"), "output_text")
         yield {"type": "message", "role": "assistant", "content": said}, Origin(spell(path))
-    for index, call in enumerate(check_list(calls or [], (*path, "tool_calls"))):
+    for index, call in enumerate(calls):
         place = (*path, "tool_calls", index)
         yield _read_call(check_object(call, place), place, kinds)
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_type_hints
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
@@ -184,6 +184,17 @@ def test_messages_become_items() -> None:
     assert read({"messages": messages}).items == create({"input": items}).items
 
 
+WORDS = st.sampled_from(
+    ["", "user", "assistant", "tool", "text", "function", "custom", "allowed_tools", "auto"]
+)
+NAMES = st.sampled_from(
+    [
+        *("role", "content", "type", "text", "tool_calls", "tool_call_id", "id", "function", "custom"),
+        *("name", "arguments", "parameters", "allowed_tools", "tools", "mode", "json_schema", "schema"),
+    ]
+)
+
+
 def with_message(**message: Any) -> dict[str, Any]:
     return {"messages": [USER, message]}
 
@@ -327,6 +338,30 @@ def test_a_refusal_names_the_chats_own_parameter(body: dict[str, Any], param: st
         read(body)
     assert (refused.value.param, refused.value.code) == (param, code)
     assert "'input[" not in str(refused.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+BODIES = st.dictionaries(st.sampled_from(sorted(SAME | TRANSLATED)), JSON, max_size=4)
+LISTS = st.lists(st.dictionaries(NAMES, JSON, max_size=4), max_size=2)
+
+
+@given(BODIES | st.fixed_dictionaries({}, optional={"messages": LISTS, "tools": LISTS, "tool_choice": JSON}))
+@example({"tools": ""})
+@example({"messages": [{"role": "assistant", "content": "x", "tool_calls": ""}]})
+def test_any_body_is_accepted_or_refused(body: dict[str, Any]) -> None:
+    """With an error that names a place in this body."""
+    param = "messages"
+    try:
+        read(body)
+    except ClientError as error:
+        param = error.param or ""
+    assert param.partition(".")[0].partition("[")[0] in SAME | TRANSLATED
 
 
 def test_errors_of_later_steps_are_named_too() -> None:
