@@ -4,9 +4,10 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from api import context
-from shared.responses import HttpError
+from shared.responses import SEALED_REASONING, HttpError
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
@@ -27,6 +28,13 @@ match = 'run (?P<code>[a-z]+)$'
 call = { tool = "python", code = "{code}" }
 [[scene.turn]]
 final = "Done."
+
+[[scene]]
+name = "a thought"
+match = 'think$'
+[[scene.turn]]
+analysis = "A thought."
+final = "Said."
 
 [[scene]]
 name = "anything else"
@@ -115,6 +123,24 @@ async def test_a_query_may_ask_for_what_the_create_call_did_not(
         for item in (*first["output"], *asked["output"]):
             item.pop("outputs", None)
         assert asked == first
+
+
+@pytest.mark.parametrize("is_archived", [False, True], ids=["log", "archive"])
+async def test_a_query_may_ask_for_sealed_reasoning_as_a_create_call_may(
+    redis: RedisClient, settings: Settings, is_archived: bool
+) -> None:
+    keyed = settings.model_copy(update={"seal_keys": [SecretStr("A" * 43 + "=")]})
+    async with serving(keyed) as client, working(redis, keyed, SCRIPT) as worker:
+        bare = await ask(client, redis, worker, "think")
+        sealed = await ask(client, redis, worker, "think", include=[SEALED_REASONING])
+        if is_archived:
+            assert await archiving.archive_log(redis, ResponseKey("default", bare["id"])) == "archived"
+        path = f"/v1/responses/{bare['id']}?include[]={SEALED_REASONING}"
+        asked = (await client.get(path)).json()["output"][0]
+        assert asked["type"] == "reasoning"
+        assert "encrypted_content" not in bare["output"][0]
+        assert asked["encrypted_content"] == sealed["output"][0]["encrypted_content"]
+        assert asked["content"] == bare["output"][0]["content"]
 
 
 @pytest.mark.parametrize("code", SAID)
