@@ -1,8 +1,8 @@
 """Translates the events of a response into what each adds to a chat completion.
 
 Pure. Owns which events say something in a chat, and how the texts of several items become one;
-`forms.py` owns the bytes. Source: the public OpenAI types, `ChatCompletionChunk`; `reasoning_content` is the
-field that clients of other servers read.
+`forms.py` owns the bytes. Source: the public OpenAI types, `ChatCompletionChunk`; `reasoning` and
+`reasoning_content` are the fields that clients of other servers read.
 """
 
 from collections import deque
@@ -98,7 +98,7 @@ class ChatAnswer:
             case ev.ReasoningTextDelta(output_index, content_index, _, delta):
                 text = self._separate("reasoning", (output_index, content_index), delta) + delta
                 if text:
-                    yield Chunk({"reasoning_content": text})
+                    yield Chunk({"reasoning": text, "reasoning_content": text})
             case ev.OutputTextDelta(output_index, content_index, _, delta, logprobs):
                 yield from self._say((output_index, content_index), delta, logprobs)
             case ev.OutputItemAdded(output_index, FunctionCall() | CustomToolCall() as call):

@@ -64,7 +64,7 @@ class WholeChat:
         self._written: list[list[str]] = []
 
     def add(self, chunk: Chunk) -> None:
-        for name in ("content", "reasoning_content"):
+        for name in ("content", "reasoning", "reasoning_content"):
             if text := chunk.delta.get(name):
                 self._texts.setdefault(name, []).append(text)
         self._logprobs += chunk.logprobs

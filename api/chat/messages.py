@@ -80,14 +80,15 @@ def _read_assistant(message: dict[str, Any], path: Path, kinds: dict[str, str]) 
     """Yields what the model thought, said and called, in this order, in which it does so."""
     if message.get("function_call") is not None:
         raise unsupported_parameter(spell((*path, "function_call")), _NO_FUNCTION)
-    thought, content = message.get("reasoning_content"), message.get("content")
+    name = "reasoning_content" if message.get("reasoning_content") is not None else "reasoning"
+    thought, content = message.get(name), message.get("content")
     called = message.get("tool_calls")
     calls = [] if called is None else check_list(called, (*path, "tool_calls"))
     if thought is not None and not isinstance(thought, str):
-        raise invalid_type(spell((*path, "reasoning_content")), "a string", thought)
+        raise invalid_type(spell((*path, name)), "a string", thought)
     if thought:
         part = {"type": "reasoning_text", "text": thought}
-        origin = Origin(spell((*path, "reasoning_content")), is_whole=True)
+        origin = Origin(spell((*path, name)), is_whole=True)
         yield {"type": "reasoning", "summary": [], "content": [part]}, origin
     if content is not None or not (calls or thought):
         said = _read_content(content, (*path, "content"), "output_text")

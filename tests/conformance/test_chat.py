@@ -45,6 +45,7 @@ def test_a_chat_streamed_and_whole_says_the_same(client: OpenAI) -> None:
     thought = choice.message.reasoning_content
     assert choice.message.content == text_of(chunks)
     assert thought == text_of(chunks, "reasoning_content") != ""
+    assert choice.message.reasoning == text_of(chunks, "reasoning") == thought
     assert choice.finish_reason == chunks[-1].choices[0].finish_reason == "stop"
     assert last.choices == []
     assert last.usage == whole.usage

@@ -184,6 +184,18 @@ def test_messages_become_items() -> None:
     assert read({"messages": messages}).items == create({"input": items}).items
 
 
+def test_reasoning_is_read_by_either_of_its_names() -> None:
+    called = {"role": "assistant", "tool_calls": [call_of("call_1")]}
+    answered = {"role": "tool", "tool_call_id": "call_1", "content": "1"}
+    names = (
+        {"reasoning": "Hm."},
+        {"reasoning_content": "Hm."},
+        {"reasoning": "Hm.", "reasoning_content": "Hm."},
+    )
+    first, *others = (read({"messages": [USER, called | name, answered]}).items for name in names)
+    assert all(items == first for items in others)
+
+
 WORDS = st.sampled_from(
     ["", "user", "assistant", "tool", "text", "function", "custom", "allowed_tools", "auto"]
 )
@@ -227,6 +239,7 @@ UNSUPPORTED, UNKNOWN = "unsupported_parameter", "unknown_parameter"
         ),
         (with_message(role="assistant"), "messages[1].content", TYPE),
         (with_message(role="assistant", reasoning_content=1), "messages[1].reasoning_content", TYPE),
+        (with_message(role="assistant", reasoning=1), "messages[1].reasoning", TYPE),
         (with_message(role="assistant", function_call={}), "messages[1].function_call", UNSUPPORTED),
         (with_message(role="assistant", tool_calls={"a": 1}), "messages[1].tool_calls", TYPE),
         (
@@ -490,6 +503,7 @@ def test_a_stream_and_a_whole_answer_say_the_same(
     assert choice["message"] == {
         "role": "assistant",
         "content": "I look.\n\nIt is 5.",
+        "reasoning": "Let me think.",
         "reasoning_content": "Let me think.",
         "refusal": None,
         "annotations": [],
@@ -500,7 +514,7 @@ def test_a_stream_and_a_whole_answer_say_the_same(
     }
     assert (choice["finish_reason"], choice["logprobs"]) == ("tool_calls", None)
     assert streamed[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-    for name in ("content", "reasoning_content"):
+    for name in ("content", "reasoning", "reasoning_content"):
         assert joined(streamed, name) == choice["message"][name]
     assert [chunk["choices"][0]["finish_reason"] for chunk in streamed[:-1]][-2:] == [None, "tool_calls"]
     assert (streamed[-1]["choices"], streamed[-1]["usage"]) == ([], whole["usage"])
