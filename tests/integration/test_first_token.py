@@ -9,13 +9,15 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from api import hub
 from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.redis.client import RedisClient
+from shared.store.redis.subscription import Subscription
 from tests.overhearing import Overheard, overhearing
-from tests.patience import until
+from tests.patience import PATIENCE_S, until
 from tests.requests import accept, make_request
 from tests.serving import serving
 from tests.streams import read_frames
@@ -151,3 +153,20 @@ async def test_created_comes_before_anybody_has_taken_the_response(
         assert set(sent) <= {"records/create", "SUBSCRIBE"}
         (readers,) = await redis.command("KEYS", "antiphon:*:readers")
         assert await redis.command("ZCARD", readers) == 1, "its reader is announced"
+
+
+async def test_a_node_that_subscribed_too_late_reads_what_it_missed(
+    redis: RedisClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis says whether anybody heard it create the response. No later look would save the reader here."""
+    monkeypatch.setattr(hub, "_ROUND_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(Subscription, "ask_for", lambda *_: None)
+    async with (
+        working(settings),
+        serving(settings) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as http,
+    ):
+        body = b"".join([some async for some in Client(http).create("Hello")])
+    frames = read_frames(body)
+    assert [frame.id for frame in frames] == list(range(len(frames)))
+    assert frames[-1].event == END

@@ -4,7 +4,8 @@ import asyncio
 import gc
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from shared.events import StreamEvent, decode, frame
 from shared.lifecycle import fold
 from shared.responses import Message, OutputText
 from shared.settings import Settings
+from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import archive, archiving, event_log
 from shared.store.log.appender import Appender
@@ -27,7 +29,7 @@ from shared.store.log.response_log import Closing, NewEntry
 from shared.store.owning.lease import Lease
 from shared.store.redis.client import RedisClient
 from tests.appending import append, append_through, begin
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 
 READERS = 20
 FAT_BYTES = 240_000
@@ -194,6 +196,105 @@ async def test_a_reader_that_is_as_fast_as_the_writer_receives_everything_once(
     frames = [some + b"\n\n" for some in (await stored(redis, held.key)).split(b"\n\n")[:-1]]
     for after, task in zip((-1, 0, 7, 150), reading, strict=True):
         assert await task == b"".join(frames[after + 1 :])
+
+
+# --- what is written past a reader's task -------------------------------------------------------------
+
+
+class Client:
+    """Takes frames from the reader's task, and directly while it is free."""
+
+    def __init__(self) -> None:
+        self.is_free = True
+        self.received = b""
+        self.direct: list[bytes] = []
+
+    def write(self, frames: bytes) -> None:
+        self.direct.append(frames)
+        self.received += frames
+
+    async def follow(self, node: Hub, key: ResponseKey) -> None:
+        async with aclosing(node.follow(key, -1, self)) as frames:
+            async for some in frames:
+                self.received += some
+
+
+@dataclass
+class Served:
+    redis: RedisClient
+    held: Lease
+    client: Client
+
+    async def store(self, number: int) -> bytes:
+        """Puts an event into the log without telling anybody; returns its frame."""
+        event = b"event: x\nid: %d\ndata: {}\n\n" % number
+        await self.redis.command("XADD", keys.log(self.held.key), f"{number + 1}-0", "e", event)
+        return event
+
+    async def publish(self, first: int, *frames: bytes) -> None:
+        header = b"%d %d 0\n" % (first, first + len(frames))
+        await self.redis.command("PUBLISH", keys.live(self.held.key), header + b"".join(frames))
+
+    async def has_everything(self) -> bool:
+        whole = await stored(self.redis, self.held.key)
+        return len(self.client.received) >= len(whole)
+
+
+@asynccontextmanager
+async def served_directly(redis: RedisClient, settings: Settings, node: Hub) -> AsyncIterator[Served]:
+    """A client that has the first event, and whose reader waits for the next one."""
+    held = await begin(redis, settings)
+    client = Client()
+    following = asyncio.create_task(client.follow(node, held.key))
+    await until(lambda: any(each.is_waiting for readers in node._readers.values() for each in readers))
+    try:
+        yield Served(redis, held, client)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_a_message_that_is_the_next_one_is_written_without_the_readers_task(
+    redis: RedisClient, settings: Settings, node: Hub
+) -> None:
+    async with served_directly(redis, settings, node) as served:
+        event = await served.store(1)
+        await served.publish(1, event)
+        await until(lambda: served.client.direct == [event])
+
+
+async def test_a_message_after_a_gap_waits_for_what_the_log_has_before_it(
+    redis: RedisClient, settings: Settings, node: Hub
+) -> None:
+    async with served_directly(redis, settings, node) as served:
+        await served.store(1)
+        await served.publish(2, await served.store(2))
+        await until(served.has_everything)
+        assert served.client.received == await stored(redis, served.held.key)
+        assert served.client.direct == []
+
+
+async def test_of_a_message_that_overlaps_only_what_is_new_is_sent(
+    redis: RedisClient, settings: Settings, node: Hub
+) -> None:
+    async with served_directly(redis, settings, node) as served:
+        first = await served.store(1)
+        await served.publish(1, first)
+        await until(lambda: served.client.direct == [first])
+        await served.publish(1, first, await served.store(2))
+        await until(served.has_everything)
+        assert served.client.received == await stored(redis, served.held.key)
+
+
+async def test_nothing_is_written_to_a_client_for_whom_something_waits(
+    redis: RedisClient, settings: Settings, node: Hub
+) -> None:
+    async with served_directly(redis, settings, node) as served:
+        served.client.is_free = False
+        await served.publish(1, await served.store(1))
+        await until(served.has_everything)
+        assert served.client.direct == []
+        assert served.client.received == await stored(redis, served.held.key)
 
 
 # --- what a poll reads ------------------------------------------------------------------------------

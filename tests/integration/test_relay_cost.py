@@ -24,12 +24,12 @@ from tests.requests import make_request
 from tests.serving import serving
 
 STREAMS, ROUNDS = 20, 50
-CALLS_MAX, TIMERS_MAX, TASKS_MAX = 15, 0.5, 0.1
+CALLS_MAX, TIMERS_MAX, TASKS_MAX = 6, 0.1, 0.1
 """For each event that goes to one client: Python functions that are entered or resumed, timers, tasks."""
 TRIES_MAX = 5
 """A node that a loaded machine leaves no time falls behind, and its readers' tasks pass on what is late."""
 IDLE_STREAMS, IDLE_S = 300, 5.0
-SCRIPTS_MAX, IDLE_CALLS_MAX = 0.06, 15.0
+SCRIPTS_MAX, IDLE_CALLS_MAX = 0.045, 9.0
 """For each idle stream and second: scripts that Redis runs, Python functions."""
 CLOSING = Closing("completed", b"{}", 60)
 

@@ -1,6 +1,7 @@
 """How a role's process starts and ends, and who wins a race."""
 
 import asyncio
+import gc
 import os
 import signal
 
@@ -115,3 +116,17 @@ async def test_a_race_that_is_cancelled_ends_those_who_run() -> None:
     with pytest.raises(asyncio.CancelledError):
         await racing
     assert ended.is_set()
+
+
+def test_what_a_role_has_made_when_it_has_started_is_never_walked_again() -> None:
+    """Full collections of everything had made tokens late (ADR 35)."""
+    thresholds = gc.get_threshold()
+    held = [{"made": number} for number in range(1_000)]
+    try:
+        process.collect_rarely()
+        assert gc.get_freeze_count() >= len(held)
+        assert not any(made is held[0] for made in gc.get_objects())
+        assert gc.get_threshold() >= (10_000, 100, 100)
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
