@@ -7,8 +7,8 @@ renewed (`shared/store/owning/renew.lua`), so that it also holds if this node di
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 from shared.rota import Rota
 from shared.store import keys
@@ -46,6 +46,8 @@ class Watchers:
         self._rota: Rota[str] = Rota(_ROUND_S, _SHIFTS, _ANNOUNCED_MAX)
         """The same readers, by when they are announced again."""
         self._arriving: Together[str, None] = Together(self._announce_arrivals, _ANNOUNCED_MAX)
+        self._announcing: set[asyncio.Future[None]] = set()
+        """Announcements on their way, which Redis may run after what is sent on another connection."""
         self._leaving: set[asyncio.Task[None]] = set()
         self._is_ending = False
 
@@ -75,11 +77,23 @@ class Watchers:
 
     async def _announce(self, pipe: ScriptPipe, names: list[str]) -> None:
         """Announces these readers, except those that have left meanwhile."""
-        await pipe.run(self._announcement(names))
+        with self._under_way():
+            await pipe.run(self._announcement(names))
 
     async def _announce_arrivals(self, names: Sequence[str]) -> list[None]:
-        await self._redis.run(self._announcement(names))
+        with self._under_way():
+            await self._redis.run(self._announcement(names))
         return [None] * len(names)
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        announcing = asyncio.get_running_loop().create_future()
+        self._announcing.add(announcing)
+        try:
+            yield
+        finally:
+            self._announcing.discard(announcing)
+            announcing.set_result(None)
 
     def _announcement(self, names: Sequence[str]) -> ScriptCall:
         announced: list[str] = []
@@ -117,6 +131,8 @@ class Watchers:
                 leaving.add_done_callback(self._leaving.discard)
 
     async def _leave(self, key: ResponseKey, reader: str) -> None:
+        if self._announcing:  # else one of them might announce it again afterwards
+            await asyncio.wait([*self._announcing])
         try:
             left = _LEAVE(readers=keys.readers(key), state=keys.state(key), reader=reader)
             if await self._redis.run(left) == 0:
