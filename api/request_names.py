@@ -34,10 +34,12 @@ def begin_request(request_id: str, headers: Headers) -> bool:
 
 
 class WithRequest(logging.Filter):
-    """Adds the request's name to what is logged while it is served."""
+    """Adds the request's name to what is logged while it is served, once for however many handlers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if name := _name.get():
+        name = _name.get()
+        if name and "request" not in vars(record):
+            record.request = name
             record.msg, record.args = f"{record.getMessage()} [{name}]", ()
         return True
 
