@@ -294,7 +294,8 @@ async def test_a_reference_to_a_responses_item_becomes_the_item(client: Client, 
     ("fields", "expected"),
     [
         ({"conversation": UNKNOWN}, (404, "conversation", "conversation_not_found")),
-        ({"conversation": {"id": "x"}}, (404, "conversation", "conversation_not_found")),
+        ({"conversation": {"id": "conv_x"}}, (404, "conversation", "conversation_not_found")),
+        ({"conversation": {"id": "x"}}, (400, "conversation", "invalid_id_prefix")),
         ({"conversation": {}}, (400, "conversation.id", "missing_required_parameter")),
         ({"conversation": 5}, (400, "conversation", "invalid_type")),
         (
