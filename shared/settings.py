@@ -199,7 +199,7 @@ class Settings(BaseSettings):
     records_bytes_max: int = Field(64 * 2**20, gt=0)
     """The records of 64 KiB or more among those (`shared/store/job_queue.py`), as JSON; one that exceeds the
     limit is taken if there is no other. In memory they take about seven times as much."""
-    flush_budget_ms: float = Field(25.0, ge=0)
+    flush_budget_ms: float = Field(25.0, ge=0, le=1000)
     """How long a worker may hold a token, so that it leaves together with its response's next one; 0: every
     token leaves at once. The whole budget is used from 32 generations on, and none of it by a single one."""
     drain_grace_s: float = Field(1.0, gt=0)

@@ -1,4 +1,4 @@
-"""The keys on `docs/architecture.md` are those of `shared/store/keys.py`."""
+"""On `docs/architecture.md`, keys are those of `shared/store/keys.py`, and a token's way is the code's."""
 
 import hashlib
 import inspect
@@ -8,7 +8,9 @@ from pathlib import Path
 from shared.store import keys
 from shared.store.keys import ConversationKey, ResponseKey
 
-PAGE = (Path(__file__).parents[2] / "docs/architecture.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/architecture.md").read_text("utf-8")
+WALK = PAGE.partition("\n### One token, file by file\n")[2].partition("\n\nBefore ")[0]
 SECTION = PAGE.partition("\n## Keys\n")[2].partition("\n## ")[0]
 ARGUMENTS = {
     "tenant": "TENANT",
@@ -55,3 +57,15 @@ def names_on_the_page() -> set[str]:
 def test_every_key_is_on_the_page_and_every_key_of_the_page_is_used() -> None:
     arqs_own = {"antiphon:{queue}:…:health-check"}
     assert names_on_the_page() - arqs_own == names_of_the_module()
+
+
+def test_every_function_of_the_tokens_walk_is_in_a_file_of_its_row() -> None:
+    rows = [row.strip("|").split("|") for row in WALK.splitlines() if row.startswith("| ")][1:]
+    assert len(rows) > 10
+    for _, functions, files in rows:
+        texts = [(ROOT / path).read_text("utf-8") for path in re.findall(r"`([^`]+)`", files)]
+        for name in re.findall(r"`([^`]+)`", functions):
+            for part in name.split("."):
+                assert any(
+                    re.search(rf"^ *(?:async )?(?:def|class) {part}\b", text, re.M) for text in texts
+                ), name
