@@ -44,7 +44,7 @@ TOOL_ARGS = $(if $(PYTHON_TOOL),--python-tool $(PYTHON_TOOL))
 export ENGINE_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help env up demo test node test-clients test-model chaos failover rolling sockets bench bench-vllm check lock clean
+.PHONY: help env up demo test node test-slow test-clients test-model chaos failover rolling sockets bench bench-vllm check lock clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -72,6 +72,9 @@ demo: $(STAMP)  ## cut a stream, resume it on another API node and prove that it
 
 test: $(STAMP)  ## run every test that needs no GPU: make test [JOBS=3] [ARGS="-k takeover"]
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-slow: $(STAMP)  ## run the tests that start, stop or fill the most: outages, restarts, large requests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow $(ARGS)
 
 test-clients: node $(STAMP) $(CLIENTS_STAMP) $(CHAT_CLIENTS_STAMP) $(NODE_STAMP)  ## run third-party clients against a cluster; needs Node 20 or newer
 	$(BIN)/python -m pytest -m clients $(ARGS)

@@ -3,8 +3,12 @@
 The small form of `make bench ARGS=node-killed`, which measures what that costs.
 """
 
+import pytest
+
 from bench import node_killed
 from bench.node_killed import Crowd
+
+pytestmark = pytest.mark.slow
 
 
 async def test_the_clients_of_a_killed_node_resume_on_another_one_with_every_event_once() -> None:

@@ -22,7 +22,7 @@ from tests.requests import accept
 from tests.running import RunningCluster, start_cluster
 from tests.streams import Frame, read_frames
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 SLOWLY = {"model": "default", "input": "Count slowly from 1 to 100", "stream": True}
 

@@ -21,6 +21,7 @@ ANSWERED_WITHIN_S = 25.0
 
 CONVERSATION = "conv_0_" + "a" * 32
 MESSAGE = {"type": "message", "role": "user", "content": "Hello"}
+CHAT = {"model": "default", "messages": [{"role": "user", "content": "Hello"}]}
 CALLS: dict[tuple[str, str], list[Any]] = {
     ("POST", "/v1/responses"): [
         HELLO,
@@ -31,6 +32,7 @@ CALLS: dict[tuple[str, str], list[Any]] = {
         HELLO | {"conversation": CONVERSATION},
         {"input": [MESSAGE, {"type": "item_reference", "id": UNKNOWN_ID.replace("resp", "msg") + "_i0"}]},
     ],
+    ("POST", "/v1/chat/completions"): [CHAT, CHAT | {"stream": True}],
     ("POST", "/v1/responses/input_tokens"): [HELLO, HELLO | {"conversation": CONVERSATION}],
     ("GET", "/v1/responses/{response_id}"): [None],
     ("POST", "/v1/responses/{response_id}/cancel"): [None],

@@ -20,7 +20,7 @@ from tests.failover import WatchedValkeys, connect
 from tests.patience import PATIENCE_S, until, wait_until
 from tests.requests import accept
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def fail_over(valkeys: WatchedValkeys) -> None:

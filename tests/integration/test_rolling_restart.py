@@ -6,6 +6,8 @@ import pytest
 
 from tests.rolling import restart_under_load
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(600)
 async def test_no_call_ends_short_in_silence_while_everything_is_restarted(tmp_path: Path) -> None:

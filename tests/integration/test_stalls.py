@@ -12,6 +12,8 @@ import pytest
 from tests.stalls import ROWS, STALLS, Cluster, Measured, Row, watched_cluster, write_line
 from worker.harmony.pieces import PIECE_CHARS_MAX
 
+pytestmark = pytest.mark.slow
+
 HELD_MAX_S = 0.25
 """Of the processor's time, with a wide margin: it is some hundredths, and was 0.25 s to 40 s."""
 _AGAIN_MAX = 2

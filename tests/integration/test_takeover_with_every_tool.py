@@ -36,6 +36,8 @@ from tool_runner.run_tool import Outcome, Tools
 from tool_runner.stdio_servers import StdioServers
 from worker.engines.scripted.script import Script
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Script.parse("""
 [[scene]]
 name = "begin"

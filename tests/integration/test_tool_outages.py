@@ -35,6 +35,8 @@ from tool_runner.run_tool import Tools
 from tool_runner.stdio_servers import StdioServers
 from worker.response.remote_tools import RemoteTools
 
+pytestmark = pytest.mark.slow
+
 CLAIM_TTL_S = 0.9
 
 
