@@ -2,7 +2,8 @@
 
 Forward: every row of the README's tables, every request field and every rule under chaos has an entry in
 `promises.toml`. Every entry names at least one test in each of its files, every test that is named exists,
-and `make test` runs at least one of them. A rule has a test of the chaos checker and one of the system.
+and `make test` or `make test-slow` runs at least one of them. A rule has a test of the chaos checker and one
+of the system.
 
 Backward: every test in `tests/conformance` is named by an entry, because each states what a client may rely
 on. Tests in the other folders also state what holds inside the system, which nobody was promised, so they
