@@ -181,7 +181,7 @@ async def test_nothing_that_was_answered_is_lost_or_done_twice_when_the_primary_
 ) -> None:
     counted = tmp_path / "counted"
     with serving(counted, 1.0) as url, WatchedValkeys(tmp_path / "valkeys", replicas) as valkeys:
-        (tmp_path / "servers.json").write_text(json.dumps({"chaos": {"url": url}}))
+        (tmp_path / "servers.json").write_text(json.dumps({"chaos": {"url": f"{url}/mcp"}}))
         cluster = start(tmp_path, valkeys)
         try:
             load = Load(cluster.urls)
