@@ -25,6 +25,8 @@ from tool_runner.builtin.cpython.processes import Process, Survey, descend, surv
 _START_TIMEOUT_S = 60.0
 _GRACE_S = 3.0
 """How long code that is interrupted may take to end before its process is killed."""
+_DYING_MAX_S, _DYING_INTERVAL_S = 60.0, 0.01
+"""How long killed processes may take to be gone on a busy machine, and how often they are looked for."""
 _PRINTED_BYTES_MAX = 256 * 2**20
 """A cell that prints more is ended; what exceeds the output's limit is read and dropped."""
 _CHUNK_BYTES = 64 * 1024
@@ -199,13 +201,21 @@ class Interpreter:
     async def _settle(self, end: End) -> End:
         """Holds the interpreter still, threads and all, and ends every process that the cell has left."""
         self._signal(self._pid, signal.SIGSTOP)
-        for _ in range(_ROUNDS_MAX):
+        rounds, killed = 0, set[int]()
+        clock = asyncio.get_running_loop().time
+        gives_up_s = clock() + _DYING_MAX_S
+        while rounds < _ROUNDS_MAX and clock() < gives_up_s:
             left = self._list_left(await asyncio.to_thread(survey))
             if not left:
                 return end
+            if killed.issuperset(process.pid for process in left):
+                await asyncio.sleep(_DYING_INTERVAL_S)  # they die once they get the processor
+                continue
+            rounds += 1
             for stop in (signal.SIGSTOP, signal.SIGKILL):
                 for process in left:
                     self._signal(process.pid, stop)
+            killed.update(process.pid for process in left)
         self._kill(End.UNRULY)
         return End.UNRULY
 
