@@ -2,9 +2,11 @@
 
 import errno
 import struct
+from pathlib import Path
 
 import pytest
 
+from tool_runner.builtin.cpython import processes
 from tool_runner.builtin.cpython.bubblewrap import Limits, Runtime, choose_user, make_command
 from tool_runner.builtin.cpython.seccomp import REFUSED, UnknownMachine, make_filter
 
@@ -115,3 +117,12 @@ def test_a_server_that_is_root_gives_each_session_a_user_of_its_own() -> None:
     assert granted == ["CAP_SETUID", "CAP_SETGID"]
     assert command.index("--cap-drop") < command.index("--cap-add")
     assert "--unshare-user" not in command
+
+
+def test_a_process_that_ends_while_its_threads_are_read_takes_no_memory(tmp_path: Path) -> None:
+    """Its folder is there at one moment and gone at the next; the watch over all sessions must go on."""
+    assert processes._read_pages_of_threads(str(tmp_path / "gone")) == 0
+    (tmp_path / "task" / "7").mkdir(parents=True)
+    assert processes._read_pages_of_threads(str(tmp_path)) == 0
+    (tmp_path / "task" / "7" / "statm").write_text("900 41 3 1 0 8 0\n")
+    assert processes._read_pages_of_threads(str(tmp_path)) == 41

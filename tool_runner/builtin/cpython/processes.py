@@ -55,10 +55,13 @@ def _read(name: str) -> Process | None:
 
 
 def _read_pages_of_threads(name: str) -> int:
+    """Returns 0 if it has ended meanwhile."""
     pages = 0
-    for statm in (_PROC / name / "task").glob("*/statm"):
-        with suppress(OSError):
-            pages = max(pages, int(statm.read_text().split()[1]))
+    tasks = _PROC / name / "task"
+    with suppress(OSError):
+        for thread in os.listdir(tasks):
+            with suppress(OSError):
+                pages = max(pages, int((tasks / thread / "statm").read_text().split()[1]))
     return pages
 
 
