@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from api import context
+from api.approvals import Questions, Unread, confirm, read_questions
 from api.bodies.containers import check_continued
 from api.bodies.includes import check_sealing
 from api.bodies.messages import read_call
@@ -295,12 +296,16 @@ class Acceptance:
             response = msgspec.structs.replace(request.response, conversation=reference)
             request = msgspec.structs.replace(request, response=response)
 
-        def composed() -> T:
+        def composed() -> T | Unread:
             whole = compose(request, creation.items, sources, self._settings, tenant)
             check_continued(whole, creation.tool_places)
-            return finish(whole)
+            confirmed = confirm(whole, asked)
+            return confirmed if isinstance(confirmed, Unread) else finish(confirmed)
 
-        return await self._offload.run(raw_bytes + sources.size_bytes, composed)
+        asked: Questions = {}
+        while isinstance(made := await self._offload.run(raw_bytes + sources.size_bytes, composed), Unread):
+            asked = await read_questions(self._redis, self._offload, self._settings, tenant, made.ids)
+        return made
 
     async def _read_sources(self, tenant: str, creation: Creation, recall: Recall | None = None) -> Sources:
         request = creation.request

@@ -94,6 +94,25 @@ async def read_references(
     return found
 
 
+async def read_outputs(
+    redis: RedisClient, offload: Offload, settings: Settings, tenant: str, item_ids: Sequence[str]
+) -> dict[str, bytes]:
+    """Returns the JSON of those items that stored responses have put out, by item id. Limited as
+    `read_references`."""
+    wanted = set(item_ids)
+    found: dict[str, bytes] = {}
+    async for records in _read_records(redis, settings, _homes(tenant, wanted), "input"):
+        size_bytes = sum(record.size_bytes for record in records)
+        found |= await offload.run(size_bytes, lambda records=records: _pick_outputs(records, wanted))  # type: ignore[misc]
+    return found
+
+
+def _pick_outputs(records: Sequence[Stored], wanted: Collection[str]) -> dict[str, bytes]:
+    outputs = [raw for record in records for raw in _outputs_of(record.unpack())]
+    ids = [msgspec.json.decode(raw, type=_StoredItem).id for raw in outputs]
+    return {id_: bytes(raw) for id_, raw in zip(ids, outputs, strict=True) if id_ and id_ in wanted}
+
+
 async def read_kept(
     redis: RedisClient, offload: Offload, settings: Settings, tenant: str, items: Sequence[AskedItem]
 ) -> dict[str, bytes]:
@@ -202,8 +221,11 @@ def _items_of(record: archive.ArchivedRecord) -> list[msgspec.Raw]:
     """Returns the items of a response; a call of which less was shown comes first as it is."""
     inputs = msgspec.json.decode(record.request, type=_Inputs).input
     unshown = msgspec.json.decode(record.unshown, type=list[msgspec.Raw]) if record.unshown else []
-    outputs = msgspec.json.decode(record.snapshot, type=_Outputs).output if record.snapshot else []
-    return [*inputs, *unshown, *outputs]
+    return [*inputs, *unshown, *_outputs_of(record)]
+
+
+def _outputs_of(record: archive.ArchivedRecord) -> list[msgspec.Raw]:
+    return msgspec.json.decode(record.snapshot, type=_Outputs).output if record.snapshot else []
 
 
 # --- composing ----------------------------------------------------------------------------------

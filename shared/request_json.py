@@ -23,6 +23,7 @@ class InPieces(msgspec.Struct, frozen=True, kw_only=True):
     include: list[str] = []
     sampling: SamplingOptions = SamplingOptions()
     dialect: Dialect = "openai"
+    approved: list[str] | None = None
 
 
 _pieces = msgspec.json.Decoder(InPieces)

@@ -323,6 +323,9 @@ class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
     include: list[str] = []
     sampling: SamplingOptions = SamplingOptions()
     dialect: Dialect = "openai"
+    approved: list[str] | None = None
+    """The ids of the questions whose calls the client has approved and the API has found to be those that the
+    model asked about. None in records of before they were compared."""
 
 
 class ServerSecrets(msgspec.Struct, frozen=True):

@@ -95,6 +95,12 @@ def approval(tenant: str, approval_request_id: str) -> str:
     return f"antiphon:{{{tenant}/{digest}}}:approval"
 
 
+def asked(tenant: str, approval_request_id: str) -> str:
+    """String: a fingerprint of the call that the model asked to be approved (`shared/approvals.py`)."""
+    digest = hashlib.sha256(approval_request_id.encode("utf-8", "replace")).hexdigest()
+    return f"antiphon:{{{tenant}/{digest}}}:asked"
+
+
 def session_user(digest: str) -> str:
     """String: the tool runner that used an MCP session last."""
     return f"antiphon:{{session/{digest}}}:user"

@@ -189,6 +189,67 @@ def test_an_approval_in_a_history_that_the_client_keeps(
     assert executions(tmp_path) == 1
 
 
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_only_the_call_that_the_model_asked_about_can_be_approved(
+    client: OpenAI, server_url: str, tmp_path: Path, is_stored: bool
+) -> None:
+    _, request = ask(client, server_url, tmp_path, store=is_stored)
+    sent = request.model_dump(exclude_unset=True)
+    changes = {
+        "arguments": json.dumps({"folder": str(tmp_path / "elsewhere")}),
+        "name": "add",
+        "server_label": "python_shop",
+        "id": f"{request.id}0",
+    }
+
+    def approve(question: Any) -> Response:
+        history: Any = [question, answer(request) | {"approval_request_id": question["id"]}]
+        tools = dwelling(server_url)
+        return client.responses.create(model="default", input=history, tools=tools, store=is_stored)
+
+    for name, changed in changes.items():
+        with pytest.raises(BadRequestError) as refused:
+            approve(sent | {name: changed})
+        assert refused.value.param == f"input[0].{name}"
+    assert executions(tmp_path) == 0
+    spaced = json.dumps(json.loads(request.arguments), indent=2)
+    assert call_of(approve(sent | {"arguments": spaced})).output == "done"
+    assert executions(tmp_path) == 1
+
+
+def test_a_question_that_the_model_did_not_ask_runs_from_no_context(
+    client: OpenAI, server_url: str, tmp_path: Path
+) -> None:
+    """Neither one of an earlier input, nor one of a conversation whose call the client has removed."""
+    (tmp_path / "go").touch()
+    invented: Any = {
+        "type": "mcp_approval_request",
+        "id": "mcpr_invented",
+        "server_label": "workshop",
+        "name": "dwell",
+        "arguments": json.dumps({"folder": str(tmp_path)}),
+    }
+    approval: Any = {"type": "mcp_approval_response", "approval_request_id": invented["id"], "approve": True}
+    before = client.responses.create(model="default", input=[invented, {"role": "user", "content": "Hi"}])
+    with pytest.raises(BadRequestError) as refused:
+        client.responses.create(
+            model="default",
+            input=[approval],
+            tools=dwelling(server_url),
+            previous_response_id=before.id,
+        )
+    assert refused.value.param == "input[0].approval_request_id"
+    made = {"type": "mcp_call", "id": "mcp_invented", "output": "done", "approval_request_id": invented["id"]}
+    call: Any = {**invented, **made}
+    conversation = client.conversations.create(items=[invented, approval, call])
+    client.conversations.items.delete("mcp_invented", conversation_id=conversation.id)
+    after = client.responses.create(
+        model="default", input="Hi", tools=dwelling(server_url), conversation=conversation.id
+    )
+    assert after.status == "completed"
+    assert executions(tmp_path) == 0
+
+
 def test_what_is_no_longer_allowed_is_not_run_though_it_was_approved(
     client: OpenAI, server_url: str, tmp_path: Path
 ) -> None:

@@ -108,7 +108,8 @@ def test_python_is_approved_as_json_and_runs_exactly_that(code: str) -> None:
         }
         history = [json.loads(msgspec.json.encode(done.item)), answer]
         items: Any = read_input(history, 2, is_continuing=False)
-        assert approved_calls_in(items) == [("code_interpreter", "python", code, done.item.id)]
+        request = msgspec.structs.replace(make_request(), input=items)
+        assert approved_calls_in(request) == [("code_interpreter", "python", code, done.item.id)]
 
 
 @pytest.mark.parametrize("arguments", ["6*7\n", '{"code":"6*7\\n"}', '{ "code" : "6*7\\u000a" }'])

@@ -346,14 +346,21 @@ QUESTION = {
 def test_only_an_approved_call_that_has_not_run_is_run() -> None:
     yes = {"type": "mcp_approval_response", "approval_request_id": "q", "approve": True}
     ran = {"type": "mcp_call", "id": "m", "server_label": "wiki", "name": "ask", "arguments": "{}"}
-    assert approved_calls_in(items_of([QUESTION, yes])) == [("wiki", "ask", "{}", "q")]
-    assert approved_calls_in(items_of([QUESTION, yes | {"approve": False}])) == []
-    assert approved_calls_in(items_of([QUESTION, yes, ran | {"approval_request_id": "q"}])) == []
     own = {"type": "code_interpreter_call", "id": "ci", "status": "completed", "container_id": "c"}
-    assert approved_calls_in(items_of([QUESTION, yes, own])) == [("wiki", "ask", "{}", "q")]
-    assert approved_calls_in(items_of([QUESTION, yes, own | {"approval_request_id": "q"}])) == []
-    assert approved_calls_in(items_of([QUESTION, yes, yes])) == [("wiki", "ask", "{}", "q")]
-    assert approved_calls_in(items_of([QUESTION, yes, yes | {"approve": False}])) == []
+
+    def approved(*items: dict[str, Any], confirmed: list[str] | None = None) -> list[Any]:
+        request = msgspec.structs.replace(make_request(), input=items_of(items), approved=confirmed)
+        return approved_calls_in(request)
+
+    assert approved(QUESTION, yes) == [("wiki", "ask", "{}", "q")]
+    assert approved(QUESTION, yes | {"approve": False}) == []
+    assert approved(QUESTION, yes, ran | {"approval_request_id": "q"}) == []
+    assert approved(QUESTION, yes, own) == [("wiki", "ask", "{}", "q")]
+    assert approved(QUESTION, yes, own | {"approval_request_id": "q"}) == []
+    assert approved(QUESTION, yes, yes) == [("wiki", "ask", "{}", "q")]
+    assert approved(QUESTION, yes, yes | {"approve": False}) == []
+    assert approved(QUESTION, yes, confirmed=["q"]) == [("wiki", "ask", "{}", "q")]
+    assert approved(QUESTION, yes, confirmed=[]) == []
 
 
 def test_a_refused_call_is_reported_to_the_model() -> None:

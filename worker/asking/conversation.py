@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from shared import client_tools, hosted_tools
+from shared.approvals import approved_in
 from shared.client_tools import ClientAnswer, ClientCall, CustomToolCall
 from shared.hosted_tools import HostedToolCall
 from shared.input_items import (
@@ -115,22 +116,18 @@ def listings_in(items: Iterable[InputItem]) -> dict[str, tuple[McpTool, ...]]:
     }
 
 
-def approved_calls_in(items: Sequence[InputItem]) -> list[tuple[str, str, str, str]]:
+def approved_calls_in(request: ResponseRequest) -> list[tuple[str, str, str, str]]:
     """Returns (server_label, name, text, approval_request_id) of the calls that may run now. `text`: what the
     model wrote.
 
-    These are the calls that the client has approved and that have not run yet in the context. Each is listed
-    once even if it was answered several times, as in a conversation; the last answer counts.
+    These are the calls that the client has approved, that have not run yet in the context, and that the API
+    has found to be those that the model asked about.
     """
-    requests = {item.id: item for item in items if isinstance(item, InputMcpApprovalRequest)}
-    done = {item.approval_request_id for item in items if isinstance(item, InputMcpCall | HostedToolCall)}
-    answers = {
-        item.approval_request_id: item.approve for item in items if isinstance(item, McpApprovalResponse)
-    }
+    confirmed = None if request.approved is None else set(request.approved)
     return [
-        (request.server_label, request.name, _written_in(request), request_id)
-        for request_id, is_approved in answers.items()
-        if is_approved and (request := requests.get(request_id)) and request_id not in done
+        (question.server_label, question.name, _written_in(question), question_id)
+        for question_id, question in approved_in([*request.context, *request.input]).items()
+        if confirmed is None or question_id in confirmed
     ]
 
 

@@ -15,8 +15,7 @@ import msgspec
 
 from shared.context_length import TOO_LONG
 from shared.hosted_tools import MCP_CALL
-from shared.input_items import InputItem
-from shared.responses import McpListTools, McpTool
+from shared.responses import McpListTools, McpTool, ResponseRequest
 from shared.tool_calls import ToolListing, ToolOutput, ToolResult, ToolsListed
 from shared.web_search import Displays
 from worker.asking.conversation import approved_calls_in, build_conversation, listings_in
@@ -74,7 +73,7 @@ class Preparation:
         )
         messages = await self._call(lambda: build_conversation(request, offer, unavailable, begun_as))
         prompt = await fit_into_context(self.resources, self.record, messages)
-        approved = await self._call(lambda: _approved_in(items, offer.routing))
+        approved = await self._call(lambda: _approved_in(request, offer.routing))
         displays = await self._call(lambda: displays_in(items))
         return Prepared(offer, prompt, tuple(listings), approved, displays)
 
@@ -145,13 +144,13 @@ async def fit_into_context(
         raise Hopeless(TOO_LONG) from None
 
 
-def _approved_in(items: Sequence[InputItem], offered: Routing) -> tuple[CallApproved, ...]:
+def _approved_in(request: ResponseRequest, offered: Routing) -> tuple[CallApproved, ...]:
     """Returns the calls that the client has approved, with targets even for tools not offered now.
 
     Each becomes an `mcp_call`, as the request to approve it was MCP's.
     """
     approved = []
-    for label, name, written, request_id in approved_calls_in(items):
+    for label, name, written, request_id in approved_calls_in(request):
         recipient = recipient_of(label, name)
         found = offered.get(recipient)
         if not isinstance(found, McpTarget) or found.name != name:

@@ -4,7 +4,8 @@
 -- USES redis/clock log/entries records/rate
 -- KEYS state log secrets active tools open closed_logs conversation items order queue held rate
 -- ARGV proof channel member response_id archive_after_ms# conversation_ttl_ms# cancelled_channel
---      first# tokens# status retention_ms# snapshot unshown header entry_count# (id frame tokens token_record)… (item_id item)…
+--      first# tokens# status retention_ms# snapshot unshown header entry_count# asked_count# asked_ttl_ms#
+--      (id frame tokens token_record)… (asked_key fingerprint)… (item_id item)…
 -- -> next | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
 local refused = refuse_write(state, log, proof, first)
 if refused then return refused end
@@ -22,8 +23,9 @@ local function join_conversation(place)
   for _, key in ipairs({conversation, items, order}) do redis.call('PEXPIRE', key, conversation_ttl_ms) end
 end
 
-local items_at = REST + 4 * entry_count
-local frames = write_entries(log, REST, items_at - 1)
+local asked_at = REST + 4 * entry_count
+local items_at = asked_at + 2 * asked_count
+local frames = write_entries(log, REST, asked_at - 1)
 local fields = redis.call('HMGET', state, 'store', 'job', 'tokens', 'tokens_per_minute')
 local store, job, counted, tokens_per_minute = unpack(fields)
 redis.call('HSET', state, 'closed', status, 'snapshot', snapshot, 'lease_until_ms', 0)
@@ -44,6 +46,7 @@ if store == '1' then
 else
   redis.call('ZADD', held, 'XX', now_ms() + retention_ms, response_id)  -- it is never archived
 end
+for i = asked_at, items_at - 1, 2 do redis.call('SET', ARGV[i], ARGV[i + 1], 'PX', asked_ttl_ms) end
 join_conversation(items_at)
 if status == 'cancelled' then redis.call('PUBLISH', cancelled_channel, member) end
 redis.call('PUBLISH', channel, header .. frames)

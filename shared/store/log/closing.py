@@ -11,11 +11,13 @@ from typing import Literal
 import msgspec
 
 from shared import lifecycle
+from shared.approvals import fingerprint
 from shared.events import ResponseCreated, decode, encode, frame
 from shared.input_items import InputItem
 from shared.lifecycle import TerminalEvent
-from shared.responses import ConversationReference, Response, ServerCall
+from shared.responses import ConversationReference, McpApprovalRequest, Response, ServerCall
 from shared.settings import Settings
+from shared.store import keys
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.log.response_log import Closing, LogLimits, NewEntry, ResponseLog, write_now
 from shared.store.owning import lease
@@ -33,8 +35,9 @@ def closing_of(
 ) -> Closing:
     """Returns what closes a log besides its terminal event.
 
-    Input and output join the conversation, unless the response is cancelled, failed or not stored. `unshown`:
-    output_index -> a call of which the output shows less than later responses read.
+    Input and output join the conversation, unless the response is cancelled, failed or not stored. What the
+    model asked to be approved is kept of any response, as digests, since its client may send it back.
+    `unshown`: output_index -> a call of which the output shows less than later responses read.
     """
     response = event.response
     whole = [unshown.get(index, item) for index, item in enumerate(response.output)]
@@ -52,13 +55,24 @@ def closing_of(
         conversation,
         items,
         response.usage.total_tokens if response.usage is not None else 0,
+        [
+            (keys.asked(tenant, item.id), fingerprint(item.id, item))
+            for item in response.output
+            if isinstance(item, McpApprovalRequest)
+        ],
+        max(_kept_s(tenant, settings), settings.live_ttl_s),
     )
 
 
 def _retention_s(response: Response, tenant: str, settings: Settings) -> float:
     if response.store:
-        return settings.tenant_retention_s.get(tenant, settings.response_retention_s)
+        return _kept_s(tenant, settings)
     return settings.unstored_background_s if response.background else settings.unstored_grace_s
+
+
+def _kept_s(tenant: str, settings: Settings) -> float:
+    """How long the tenant's responses are kept."""
+    return settings.tenant_retention_s.get(tenant, settings.response_retention_s)
 
 
 async def cancel(

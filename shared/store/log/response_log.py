@@ -56,6 +56,10 @@ class Closing:
     """(item id, JSON) of the items that join the conversation: the response's input and output."""
     tokens: int = 0
     """What the response has used in all."""
+    asked: Sequence[tuple[str, str]] = ()
+    """(key, fingerprint) of each question whether a call may be made (`shared/approvals.py`)."""
+    asked_s: float = 0
+    """How long those are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,8 @@ class ResponseLog:
         key = self._key
         conversation = closing.conversation or ConversationKey(key.tenant, "")
         repeated: list[Argument] = [*_fields(first, entries)]
+        for asked_key, fingerprint in closing.asked:
+            repeated += (asked_key, fingerprint)
         for item_id, item in closing.items:
             repeated += (item_id, item)
         call = _CLOSE(
@@ -182,6 +188,8 @@ class ResponseLog:
             unshown=closing.unshown,
             header=_header(first, len(entries), is_closed=True),
             entry_count=len(entries),
+            asked_count=len(closing.asked),
+            asked_ttl_ms=int(closing.asked_s * 1000),
         )
         return Write(key, token, first, len(entries), call)
 

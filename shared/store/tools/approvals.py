@@ -1,7 +1,10 @@
 """Marks approvals as used: each lets one response make one call, however many continue from the question.
 
-Owns the mark and its life; what an approval allows is decided by the worker.
+Owns the mark and its life, and reads what was asked, which the end of a response keeps (`log/closing.py`);
+what an approval allows is decided by the worker.
 """
+
+from collections.abc import Mapping, Sequence
 
 from shared.settings import Settings
 from shared.store import keys
@@ -10,6 +13,13 @@ from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
 
 _USE = LuaScript("tools/use_approval", is_confirmed=True)
+
+
+async def read_asked(redis: RedisClient, tenant: str, ids: Sequence[str]) -> Mapping[str, str | None]:
+    """Returns the fingerprint of the question that was asked under each id (`shared/approvals.py`), or
+    None."""
+    replies = await redis.transaction(*(("GET", keys.asked(tenant, id_)) for id_ in ids))
+    return {id_: None if reply is None else reply.decode() for id_, reply in zip(ids, replies, strict=True)}
 
 
 async def use_approval(

@@ -1,0 +1,73 @@
+"""A client approves what the model asked, and nothing else."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from api.approvals import Questions, Unread, confirm
+from api.errors import ClientError
+from shared.approvals import find_difference, fingerprint
+from shared.responses import McpApprovalRequest, ResponseRequest
+from tests.items import items_of
+from tests.requests import make_request
+
+QUESTION = McpApprovalRequest("mcpr_1", "wiki", "ask", '{"a":1,"b":[2]}')
+ASKED = {"mcpr_1": fingerprint("mcpr_1", QUESTION)}
+SENT: dict[str, Any] = msgspec.to_builtins(QUESTION)
+YES = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
+
+
+def request_of(*items: dict[str, Any], context: tuple[dict[str, Any], ...] = ()) -> ResponseRequest:
+    return msgspec.structs.replace(make_request(), input=items_of(items), context=items_of(context))
+
+
+def test_what_was_asked_is_read_only_if_a_client_approves() -> None:
+    for items in ((), (SENT,), (SENT, YES | {"approve": False})):
+        request = request_of(*items)
+        assert confirm(request, {}) == msgspec.structs.replace(request, approved=[])
+    assert confirm(request_of(SENT, YES), {}) == Unread(["mcpr_1"])
+
+
+@pytest.mark.parametrize("arguments", ['{"a":1,"b":[2]}', ' {"b": [2],\n"a": 1}'])
+def test_the_same_call_counts_however_its_arguments_are_written(arguments: str) -> None:
+    confirmed = confirm(request_of(SENT | {"arguments": arguments}, YES), ASKED)
+    assert isinstance(confirmed, ResponseRequest)
+    assert confirmed.approved == ["mcpr_1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("arguments", '{"a":1,"b":[3]}'),
+        ("arguments", '{"a":1.0,"b":[2]}'),
+        ("arguments", '{"a":1,"b":[2]'),
+        ("arguments", ""),
+        ("arguments", "[" * 100_000),
+        ("name", "ask2"),
+        ("server_label", "wiki2"),
+    ],
+)
+def test_a_changed_call_is_refused_by_the_member_that_was_changed(name: str, value: str) -> None:
+    with pytest.raises(ClientError) as refused:
+        confirm(request_of(SENT | {name: value}, YES), ASKED)
+    assert refused.value.param == f"input[0].{name}"
+    with pytest.raises(ClientError) as refused:
+        confirm(request_of(YES, context=(SENT | {name: value},)), ASKED)
+    assert refused.value.param == "input[0].approval_request_id"
+
+
+def test_an_earlier_approval_of_what_was_not_asked_counts_no_more() -> None:
+    unknown: Questions = {"mcpr_1": None}
+    confirmed = confirm(request_of(context=(SENT, YES)), unknown)
+    assert isinstance(confirmed, ResponseRequest)
+    assert confirmed.approved == []
+    with pytest.raises(ClientError) as refused:
+        confirm(request_of(SENT, YES), unknown)
+    assert refused.value.param == "input[0].id"
+
+
+def test_a_fingerprint_belongs_to_one_question() -> None:
+    kept = fingerprint("mcpr_1", QUESTION)
+    assert find_difference("mcpr_1", QUESTION, kept) is None
+    assert find_difference("mcpr_2", QUESTION, kept) == "server_label"
