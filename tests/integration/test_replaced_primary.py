@@ -4,12 +4,15 @@ No cluster runs here: its workers would take what a test holds.
 """
 
 import asyncio
+import contextlib
+import random
 
 import pytest
 from redis.exceptions import RedisError
 
 from shared.settings import Settings
 from shared.store import keys
+from shared.store.keys import ResponseKey
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
@@ -20,6 +23,8 @@ from tests.failover import WatchedValkeys, connect
 from tests.patience import PATIENCE_S, until, wait_until
 from tests.requests import accept
 
+_WRITERS = 40
+_SWITCHES = 3
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
@@ -120,3 +125,43 @@ async def be_steady(client: RedisClient) -> None:
     """As if sweepers had been answered for a minute, and just now."""
     now_ms = await lease.now_ms(client)
     await client.command("HSET", keys.PULSE, "since_ms", now_ms - 60_000, "heard_ms", now_ms)
+
+
+async def test_a_primary_that_becomes_one_again_has_what_counted_meanwhile(valkeys: WatchedValkeys) -> None:
+    """It is promoted as soon as it is a replica, by Sentinels of which some have not heard of that yet.
+
+    Each client writes so rarely that it has not noticed the returned server by itself.
+    """
+    clients = [RedisClient.connect(valkeys.url, timeout_s=2.0, durability="replica") for _ in range(_WRITERS)]
+    settings = Settings(redis_url=valkeys.url, tenant_responses_max=100_000, queue_depth_max=100_000)
+    accepted: list[ResponseKey] = []
+    is_over = asyncio.Event()
+
+    async def write(client: RedisClient) -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(*REDIS_AWAY):
+                accepted.append(await accept(client, settings))
+            await asyncio.sleep(random.uniform(0.1, 0.8))
+
+    def has_both_replicas() -> bool:
+        try:
+            with connect(valkeys.primary()) as server:
+                return len(server.role()[2]) == len(valkeys.servers) - 1
+        except RedisError:
+            return False
+
+    await until(has_both_replicas)
+    writing = [asyncio.create_task(write(client)) for client in clients]
+    try:
+        for _ in range(_SWITCHES):
+            await asyncio.to_thread(fail_over, valkeys)
+            await until(has_both_replicas)
+    finally:
+        is_over.set()
+        await asyncio.gather(*writing)
+    await asyncio.to_thread(valkeys.wait_until_watched)
+    with connect(valkeys.primary()) as server:
+        assert [key for key in accepted if not server.exists(keys.state(key))] == []
+    assert len(accepted) > _WRITERS
+    for client in clients:
+        await client.close()

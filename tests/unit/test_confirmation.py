@@ -52,6 +52,7 @@ SWITCHED = [state(A, "master"), state(B, "slave"), state(P, "slave", reports="ma
     [
         ([SWITCHED] * 3, 3, {A, B}),
         ([SWITCHED] * 2, 3, {P, A, B}),  # the third may be at anything
+        ([SWITCHED, SWITCHED, [*SWITCHED[:2], state(P, "slave")]], 3, {P, A, B}),  # it may be promoted again
         ([SWITCHED, SWITCHED, WHOLE], 3, {P, A, B}),
         ([SWITCHED, SWITCHED, [state(A, "master,failover_in_progress"), *SWITCHED[1:]]], 3, {P, A, B}),
         # The one that is just being promoted, before its Sentinel says so:
@@ -70,6 +71,13 @@ def test_only_a_former_primary_is_passed_over_and_only_when_all_agree(
     answers: list[list[dict[str, Any]]], sentinels: int, candidates: set[Address]
 ) -> None:
     assert combine(answers, sentinels).candidates == candidates
+
+
+def test_a_view_names_the_servers_that_it_passes_over() -> None:
+    dead = [state(P, "master"), state(A, "slave,s_down"), state(B, "slave", priority=0)]
+    assert combine([dead] * 3, 3).passed_over == {A}
+    assert combine([SWITCHED] * 3, 3).passed_over == {P}
+    assert combine([WHOLE] * 3, 3).passed_over == set()
 
 
 def role(written: int, **acknowledged: int) -> list[Any]:
@@ -101,6 +109,59 @@ def test_a_write_counts_when_every_server_that_could_be_promoted_has_it(
     rule = Rule("replica", "all", Watch([], "main"), 1.0)
     objection = rule.objection([True, before, 1, after], server, view)
     assert (lacking is None and objection is None) or (lacking is not None and lacking in str(objection))
+
+
+class Sentinel:
+    """Answers with the next of its answers, and then with the last one."""
+
+    def __init__(self, *answers: list[dict[str, Any]]) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+
+    async def sentinel_master(self, _: str) -> dict[str, Any]:
+        self.asked += 1
+        return self.answers[0][0]
+
+    async def sentinel_slaves(self, _: str) -> list[dict[str, Any]]:
+        return (self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])[1:]
+
+
+AGAIN = [state(A, "master,failover_in_progress"), state(B, "slave"), state(P, "slave")]
+RETURNED = [state(A, "master"), state(B, "slave"), state(P, "slave")]
+GONE = [state(A, "master"), state(B, "slave"), state(P, "slave,s_down")]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "lacking"),
+    [
+        (SWITCHED, SWITCHED, None),
+        (SWITCHED, AGAIN, "h:1 lacks"),  # a replica meanwhile, and promoted before the write
+        (GONE, GONE, None),
+        (GONE, RETURNED, "h:1 lacks"),
+        (
+            SWITCHED,
+            [state(P, "master"), state(B, "slave"), state(A, "slave", reports="master")],
+            "do not see",
+        ),
+    ],
+)
+async def test_who_is_passed_over_must_be_so_after_the_write(
+    first: list[dict[str, Any]], then: list[dict[str, Any]], lacking: str | None
+) -> None:
+    """The second planned failover promoted the first one's primary, while the view was still of before."""
+    rule = Rule("replica", "all", Watch([Sentinel(first, then) for _ in range(3)], "main"), 1.0)
+    view = await rule.read_view()
+    objection = await rule.judge([True, role(9, b=1), 1, role(12, b=9)], A, view)
+    assert (lacking is None and objection is None) or (lacking is not None and lacking in str(objection))
+
+
+async def test_a_view_that_passes_over_nobody_serves_every_write_for_a_second() -> None:
+    sentinels = [Sentinel(WHOLE) for _ in range(3)]
+    rule = Rule("replica", "all", Watch(sentinels, "main"), 1.0)
+    for _ in range(3):
+        view = await rule.read_view()
+        assert await rule.judge([True, role(9, a=9, b=9), 2, role(12, a=9, b=9)], P, view) is None
+    assert [sentinel.asked for sentinel in sentinels] == [1] * 3
 
 
 def test_without_sentinels_every_replica_that_is_connected_counts_and_one_is_needed() -> None:

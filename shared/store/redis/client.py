@@ -185,7 +185,7 @@ class RedisClient:
             raise refusal
         if refusal is not None:
             raise Unready(f"a write cannot be confirmed: {refusal}")
-        objection = self._rule.objection(replies, server, view)
+        objection = await self._rule.judge(replies, server, view)
         if objection is not None:
             # There may be a new primary: idle connections are closed, so that they look for it.
             await self.raw.connection_pool.disconnect(inuse_connections=False)

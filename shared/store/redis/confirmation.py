@@ -7,6 +7,7 @@ command to the server itself (docs/adr/0018-what-confirms-a-write.md).
 import asyncio
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 from shared.store.keys import CONFIRMED
@@ -20,6 +21,8 @@ _MARK: Command = ("SET", CONFIRMED, 1, "PX", 60_000)
 """A confirmation covers what its connection wrote last. A repeated script may write nothing, so the
 connection writes this: then everything before it is confirmed as well, whichever client wrote it."""
 _VIEW_AGE_MAX_S = 1.0
+_READ_EVERY_S = 0.02
+"""How often the Sentinels are asked at most, while a server that they know is passed over."""
 _PATIENCE_S = 0.1
 """A Sentinel that takes longer is ignored, if a majority has answered."""
 _GIVEN_UP_S = 1.0
@@ -29,14 +32,18 @@ _GIVEN_UP_S = 1.0
 class View:
     """The servers as the Sentinels see them; a server counts as alive if one Sentinel sees it alive.
 
-    A former primary takes some seconds to become a replica. Until then it is no candidate, once all Sentinels
-    agree on the new one.
+    A former primary takes some seconds to become a replica. It is no candidate while all Sentinels agree on
+    the new one and none of them has seen that the former one is a replica: from then on, it may be promoted.
     """
 
     candidates: frozenset[Address]
     """The primary, and every live server that may be promoted."""
     never: frozenset[Address] = frozenset()
     """Servers that are never promoted (`replica-priority 0`)."""
+    passed_over: frozenset[Address] = frozenset()
+    """Servers that were no candidates when this view was read, but may become some: former primaries, and
+    those that no Sentinel saw alive. Such a view counts only if it was read after the write: a server that
+    came back in between may have been promoted without it."""
 
 
 def combine(answers: Sequence[Sequence[dict[str, Any]]], sentinels: int) -> View:
@@ -45,17 +52,21 @@ def combine(answers: Sequence[Sequence[dict[str, Any]]], sentinels: int) -> View
     `answers`: from each Sentinel, the primary's state, then the replicas', as redis-py parses them.
     """
     is_settled = len(answers) == sentinels and _is_settled([answer[0] for answer in answers])
-    candidates, never, former = set(), set(), set()
+    known, candidates, never = set(), set(), set()
+    reported: dict[Address, set[str]] = {}
     for state in (state for answer in answers for state in answer):
         address = _address_of(state)
+        known.add(address)
         if state["is_slave"] and int(state["slave-priority"]) == 0:
             never.add(address)
         elif not (state["is_sdown"] or state["is_odown"] or state["is_disconnected"]):
             candidates.add(address)
-        if state["is_slave"] and state.get("role-reported") == "master":
-            former.add(address)
-    # During a failover `former` contains the replica being promoted; once it is settled, the old primary.
-    return View(frozenset(candidates - former if is_settled else candidates), frozenset(never - candidates))
+        if state["is_slave"]:
+            reported.setdefault(address, set()).add(state["role-reported"])
+    never -= candidates
+    if is_settled:  # otherwise this would pass over the replica that is being promoted
+        candidates -= {address for address, roles in reported.items() if roles == {"master"}}
+    return View(frozenset(candidates), frozenset(never), frozenset(known - candidates - never))
 
 
 def _is_settled(primaries: Sequence[dict[str, Any]]) -> bool:
@@ -69,20 +80,22 @@ def _address_of(state: dict[str, Any]) -> Address:
 
 
 class Watch:
-    """Reads the view of the Sentinels, on demand and at most once a second."""
+    """Reads the view of the Sentinels on demand, usually once a second."""
 
     def __init__(self, sentinels: Sequence[Any], master_name: str) -> None:
         self._sentinels = list(sentinels)
         self._master_name = master_name
         self._view: View | None = None
-        self._read_at_s = 0.0
+        self._read_at_s = -inf
         self._reading = asyncio.Lock()
 
-    async def view(self) -> View | None:
-        """Returns the view, or None if no majority of the Sentinels answers."""
+    async def view(self, since_s: float = -inf) -> View | None:
+        """Returns the view, read at `since_s` of the loop's clock or later; None if no majority answers."""
         clock = asyncio.get_running_loop().time
         async with self._reading:
-            if self._view is None or clock() - self._read_at_s > _VIEW_AGE_MAX_S:
+            oldest_s = max(since_s, clock() - _VIEW_AGE_MAX_S)
+            if self._view is None or self._read_at_s < oldest_s:
+                await asyncio.sleep(self._read_at_s + _READ_EVERY_S - clock())
                 self._read_at_s, self._view = clock(), await self._read()
             return self._view
 
@@ -128,6 +141,14 @@ class Rule:
         """Returns the view that `questions` and `objection` need, if they do; to be read before the write."""
         is_needed = self._durability == "replica" and self._replicas == "all"
         return await self._watch.view() if self._watch is not None and is_needed else None
+
+    async def judge(self, replies: Sequence[Any], server: Address, view: View | None) -> str | None:
+        """Returns the same as `objection`, which a view that passes over a server cannot do by itself."""
+        answered_at_s = asyncio.get_running_loop().time()
+        objection = self.objection(replies, server, view)
+        if objection is None and view is not None and view.passed_over and self._watch is not None:
+            objection = self.objection(replies, server, await self._watch.view(answered_at_s))
+        return objection
 
     def questions(self, view: View | None) -> list[Command]:
         """Returns the commands that must follow a write on its connection; none for `no`."""
