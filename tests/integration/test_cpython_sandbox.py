@@ -351,6 +351,75 @@ async def test_files_beyond_the_limit_are_refused(sandbox: CPythonSandbox) -> No
     assert "No space left on device" in (await show(sandbox, many)).text
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import itertools, os\nfor i in itertools.count(): os.mknod(str(i))",
+        "import itertools, os\nos.mknod('a')\nfor i in itertools.count(): os.link('a', str(i))",
+        "import socket, time\nkept = []\ntry:\n    while True: kept += socket.socketpair()\n"
+        "except OSError: time.sleep(1000)",
+        "import socket, time\nlistener = socket.create_server(('127.0.0.1', 0))\n"
+        "kept = [socket.create_connection(listener.getsockname()) for _ in range(20)]\ntime.sleep(1000)",
+        "import os, socket, time\nfor _ in range(4):\n    kept = [socket.socketpair() for _ in range(30)]\n"
+        "    if os.fork() != 0: time.sleep(1000)\ntime.sleep(1000)",
+    ],
+)
+async def test_files_without_content_and_sockets_count_as_memory(code: str) -> None:
+    async with opened(replace(LIMITS, memory_bytes=96 * MIB)) as own:
+        ran = await show(own, "x = 1", code)
+        assert "[The code took more than 96 MiB of memory and was ended." in ran.text
+
+
+async def test_what_the_kernel_would_keep_uncounted_is_refused(sandbox: CPythonSandbox) -> None:
+    probe = """
+import ctypes, errno, fcntl, mmap, os, select, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*words):
+    if libc.syscall(*words) < 0: raise OSError(ctypes.get_errno(), "")
+def say(attempt):
+    try: attempt()
+    except OSError as error: return errno.errorcode[error.errno]
+open("a", "w").close()
+(read, write), (one, other) = os.pipe(), socket.socketpair()
+[say(attempt) for attempt in (
+    lambda: mmap.mmap(-1, 4096),
+    lambda: os.open("/dev/zero", os.O_RDWR),
+    lambda: os.openpty(),
+    lambda: os.setxattr("a", "user.a", b"a"),
+    lambda: fcntl.fcntl(write, 1031, 2**20),
+    lambda: one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20),
+    lambda: one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20),
+    lambda: socket.socket(40, socket.SOCK_STREAM),
+    lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262),
+    lambda: select.epoll(),
+    lambda: call(444, 0, 0, 1),
+)]
+"""
+    assert (await show(sandbox, probe)).text == (
+        "['EPERM', 'EACCES', 'ENOENT', 'EPERM', 'EPERM', 'EPERM', 'EPERM', 'EAFNOSUPPORT', "
+        "'EPROTONOSUPPORT', 'EPERM', 'EPERM']\n"
+    )
+
+
+async def test_asyncio_works_with_sockets_and_processes_of_the_codes_own(sandbox: CPythonSandbox) -> None:
+    code = """
+import asyncio, mmap, sys
+async def answer(reader, writer):
+    writer.write((await reader.readline()).upper())
+    writer.close()
+server = await asyncio.start_server(answer, "127.0.0.1", 0)
+reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+writer.write(b"by tcp\\n")
+said = [await reader.readline()]
+writer.close()
+process = await asyncio.create_subprocess_exec(sys.executable, "-c", "print(1)", stdout=-1)
+said.append((await process.communicate())[0])
+said.append(await asyncio.to_thread(lambda: mmap.mmap(-1, 4096, mmap.MAP_PRIVATE).read(1)))
+said
+"""
+    assert (await show(sandbox, code)).text == "[b'BY TCP\\n', b'1\\n', b'\\x00']\n"
+
+
 async def test_what_a_cell_starts_ends_with_it_and_its_threads_stand_still(sandbox: CPythonSandbox) -> None:
     left = (
         "import subprocess, sys\n"
@@ -397,7 +466,7 @@ async def test_code_that_forges_answers_harms_itself_only(sandbox: CPythonSandbo
     forge = f"""
 import os, struct
 raw = {answer!r}.encode()
-for fd in range(3, 30):
+for fd in range(3, 256):
     try: os.write(fd, struct.pack('<I', len(raw)) + raw)
     except OSError: pass
 import threading; threading.Event().wait()
@@ -409,7 +478,7 @@ import threading; threading.Event().wait()
 
 async def test_an_announced_answer_of_any_length_is_not_waited_for(sandbox: CPythonSandbox) -> None:
     forge = (
-        "import os\nfor fd in range(3, 30):\n    try: os.write(fd, b'\\xff' * 8)\n    except OSError: pass"
+        "import os\nfor fd in range(3, 256):\n    try: os.write(fd, b'\\xff' * 8)\n    except OSError: pass"
     )
     ran = await show(sandbox, forge)
     assert ran.has_failed
@@ -625,8 +694,11 @@ async def test_the_end_of_the_sandbox_ends_every_session() -> None:
 
 AS_PLAIN_USER = """
 import asyncio, json
-from tests.integration.test_cpython_sandbox import LIMITS, opened, show
+from tests.integration.test_cpython_sandbox import LIMITS, PYTHON, Interpreter, Walls, opened
 async def main():
+    interpreter = await Interpreter.start(Walls.find(PYTHON, LIMITS))
+    assert interpreter.counts_kernel_memory
+    await interpreter.close()
     async with opened(LIMITS) as sandbox:
         cells = ["import os\\nos.getuid(), os.getgroups()", "os.kill(1, 9)\\nos.kill(1, 0)",
             "open('/new', 'w')",

@@ -171,12 +171,12 @@ def test_the_sandbox_of_cpython_runs_with_least_rights_and_meets_tool_runners_on
     assert all(load("compose.yaml")["networks"][network] == {"internal": True} for network in networks)
 
 
-def test_the_container_of_cpython_refuses_what_its_walls_refuse_but_for_what_bubblewrap_needs() -> None:
+def test_the_container_of_cpython_refuses_what_its_walls_refuse_but_for_what_its_server_needs() -> None:
     profile = json.loads((ROOT / "deploy/python_seccomp.json").read_text())
     assert profile["defaultAction"] == "SCMP_ACT_ALLOW"
     (rule,) = profile["syscalls"]
     assert (rule["action"], rule["errnoRet"]) == ("SCMP_ACT_ERRNO", 1)
-    needed = {"mount", "umount2", "pivot_root", "unshare", "sethostname"}
+    needed = {"mount", "umount2", "pivot_root", "unshare", "sethostname", "epoll_create", "epoll_create1"}
     assert rule["names"] == sorted(REFUSED.keys() - needed)
 
 

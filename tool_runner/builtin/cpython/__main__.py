@@ -56,7 +56,14 @@ def main() -> int:
 
 
 async def _try(walls: Walls) -> None:
-    await (await Interpreter.start(walls)).close()
+    interpreter = await Interpreter.start(walls)
+    if not interpreter.counts_kernel_memory:
+        print(
+            "antiphon: this kernel does not tell how many files and sockets the Python tool's sessions have: "
+            "only a limit on the memory of this server's container bounds what it keeps for them",
+            file=sys.stderr,
+        )
+    await interpreter.close()
 
 
 def _make_parser() -> argparse.ArgumentParser:

@@ -18,6 +18,11 @@ PROGRAM = "bwrap"
 WORK_FOLDER = "/mnt/data"
 """Where code finds itself, and what it may keep files in: the folder that GPT-OSS was trained on."""
 
+_SHARED_FOLDER = "/dev/shm"
+FOLDERS = (WORK_FOLDER, "/tmp", _SHARED_FOLDER)
+"""All that code may write to, each in memory of its own."""
+_SHARED_BYTES = 2**24
+
 _INTERPRETER = Path(__file__).with_name("interpreter.py")
 _INSIDE = "/run/interpreter.py"
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
@@ -150,12 +155,13 @@ def _files(runtime: Runtime, limits: Limits) -> list[str]:
     would show the host's processes where a new one cannot be mounted, as in a container."""
     # Memory comes first, because a runtime may lie below /tmp.
     words = ["--dev", "/dev"]
-    for folder, size in (
-        (WORK_FOLDER, limits.files_bytes),
-        ("/tmp", limits.files_bytes),
-        ("/dev/shm", 2**24),
-    ):
+    for folder in FOLDERS:
+        size = _SHARED_BYTES if folder == _SHARED_FOLDER else limits.files_bytes
         words += ["--perms", "1777", "--size", str(size), "--tmpfs", folder]
+    # Terminals hold memory, and the machine has a fixed number of them; pages of /dev/zero that processes
+    # share stay when they are mapped nowhere, where no limit sees them.
+    words += ["--perms", "0555", "--size", "4096", "--tmpfs", "/dev/pts", "--remount-ro", "/dev/pts"]
+    words += ["--ro-bind", "/dev/null", "/dev/zero"]
     libraries = (path for path in _LIBRARIES if os.path.exists(path))
     bound = [*(path for path in libraries if not _is_below_any(path, runtime.folders)), *runtime.folders]
     for parent in sorted(

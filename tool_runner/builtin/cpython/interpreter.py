@@ -28,6 +28,8 @@ from typing import Any, BinaryIO
 _LENGTH = struct.Struct("<I")
 _CELL = "<cell "
 _CUT = "… [cut]"
+_SIGNALS_MAX = 256
+"""Of those that wait, and of timers, each of which keeps one."""
 
 
 def main() -> None:
@@ -80,6 +82,7 @@ def _limit(arguments: argparse.Namespace) -> None:
         (resource.RLIMIT_NOFILE, arguments.open_files),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_SIGPENDING, _SIGNALS_MAX),
     ):
         resource.setrlimit(kind, (most, most))
     # A write beyond the limit is an error of the code's, not the end of its process.

@@ -19,7 +19,8 @@ from typing import Self
 
 from tool_runner.builtin.cells import CellOutput
 from tool_runner.builtin.cpython import bubblewrap, seccomp
-from tool_runner.builtin.cpython.bubblewrap import Limits, NoSandbox, Runtime
+from tool_runner.builtin.cpython.bubblewrap import FOLDERS, Limits, NoSandbox, Runtime
+from tool_runner.builtin.cpython.kernel_memory import KernelMemory
 from tool_runner.builtin.cpython.processes import Process, Survey, descend, survey
 
 _START_TIMEOUT_S = 60.0
@@ -90,6 +91,7 @@ class Interpreter:
         self._limits = limits
         self._first, self._pid = 0, 0
         """The first process of the namespace, which is bubblewrap's, and the interpreter."""
+        self._kernel_memory: KernelMemory | None = None
         self._print: Callable[[str], None] = lambda _text: None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._printed_bytes = 0
@@ -150,12 +152,19 @@ class Interpreter:
         if not answer.done() or "ready" not in answer.result() or len(own) != 2:
             raise NoSandbox(f"bubblewrap cannot run Python here: {''.join(said).strip() or 'no answer'}")
         self._first, self._pid = own
+        with suppress(OSError):
+            self._kernel_memory = KernelMemory.open(self._first, FOLDERS)
         _offer_to_killer(self._pid)
         self._signal(self._pid, signal.SIGSTOP)
 
     @property
     def is_alive(self) -> bool:
         return self._answers >= 0
+
+    @property
+    def counts_kernel_memory(self) -> bool:
+        """False where the kernel does not tell how many files and sockets a session has."""
+        return self._kernel_memory is not None
 
     def look(self) -> None:
         """Notices it now if the process has ended between two cells."""
@@ -193,8 +202,10 @@ class Interpreter:
             self._signal(self._pid, signal.SIGINT)
 
     def check(self, children: Survey) -> None:
-        """Ends the session if its processes take too much memory together."""
+        """Ends the session if its processes, and the kernel for them, take too much memory together."""
         taken = sum(process.resident_bytes for process in descend(children, self._process.pid))
+        if self._kernel_memory is not None:
+            taken += self._kernel_memory.count()
         if taken > self._limits.memory_bytes:
             self._kill(End.TOO_MUCH_MEMORY)
 
@@ -205,9 +216,11 @@ class Interpreter:
         clock = asyncio.get_running_loop().time
         gives_up_s = clock() + _DYING_MAX_S
         while rounds < _ROUNDS_MAX and clock() < gives_up_s:
-            left = self._list_left(await asyncio.to_thread(survey))
+            children = await asyncio.to_thread(survey)
+            left = self._list_left(children)
             if not left:
-                return end
+                self.check(children)
+                return self._end or end
             if killed.issuperset(process.pid for process in left):
                 await asyncio.sleep(_DYING_INTERVAL_S)  # they die once they get the processor
                 continue
@@ -337,6 +350,9 @@ class Interpreter:
             if descriptor >= 0:
                 self._forget(descriptor)
         self._output = self._answers = -1
+        if self._kernel_memory is not None:
+            self._kernel_memory.close()
+            self._kernel_memory = None
         if self._process.stdin is not None:
             self._process.stdin.close()
 
