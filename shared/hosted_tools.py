@@ -69,7 +69,8 @@ class HostedToolCall(CallItem, frozen=True, kw_only=True):
     """Set on a call that a client has approved, so that it is not run again."""
 
     def render(self) -> RenderedCall:
-        """Returns the call as the model reads it. A failed call is answered by its failure."""
+        """Returns the call as the model reads it. A failed call is answered by its failure. What a client has
+        left out is filled in before (`worker/asking/outcomes.py`)."""
         raise NotImplementedError
 
     @property
@@ -92,8 +93,6 @@ class CodeOutput(msgspec.Struct, frozen=True):
     url: Any = UNSET
 
 
-_NOT_KEPT = CodeOutput(logs="[What came of this code was not kept with the call.]")
-"""What the model reads in place of outputs that a client did not request, and sends back without."""
 _IMAGE = "\n[An image was made here; this model reads text only.]\n"
 """What it reads in place of an image, which code that ran elsewhere may have made."""
 
@@ -116,8 +115,7 @@ class CodeInterpreterCall(HostedToolCall, frozen=True, kw_only=True, tag="code_i
         return self
 
     def render(self) -> RenderedCall:
-        outputs = self.outputs if isinstance(self.outputs, list) else (_NOT_KEPT,)
-        answer = "".join(_IMAGE if output.url else output.logs or "" for output in outputs)
+        answer = "".join(_IMAGE if output.url else output.logs or "" for output in self.outputs or ())
         return RenderedCall("python", self.written, answer)
 
     @property
@@ -156,13 +154,7 @@ class WebSearchCall(HostedToolCall, frozen=True, kw_only=True, tag="web_search_c
         return web_search.without_sources(self.action or {})
 
     def render(self) -> RenderedCall:
-        """Returns the call as it was written, or as the browser would do what a call elsewhere did."""
-        action = self.action or {}
-        if isinstance(self.output, str):
-            return RenderedCall(self.name or web_search.SEARCH, self.written, self.output)
-        pages = web_search.pages_in(action)
-        answer = _NOTHING_KEPT + (f" Its pages: {', '.join(pages)}" if pages else "")
-        return RenderedCall(*web_search.call_of(action), answer)
+        return RenderedCall(self.name or web_search.SEARCH, self.written, self.output or "")
 
     def shown(self, *, with_sources: bool) -> "WebSearchCall":
         """Returns the item as clients see it."""
@@ -175,9 +167,6 @@ class WebSearchCall(HostedToolCall, frozen=True, kw_only=True, tag="web_search_c
 
     def listed(self) -> "WebSearchCall":
         return self.shown(with_sources=True)
-
-
-_NOTHING_KEPT = "[What was found was not kept with this call.]"
 
 
 MCP_CALL = "mcp_call"

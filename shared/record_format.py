@@ -5,7 +5,7 @@ the translator knows what an older format means for events. docs/adr/0022-record
 number rises.
 """
 
-RECORD_FORMAT = 4
+RECORD_FORMAT = 5
 """The format that this version writes. It rises with each change after which an earlier version's replay
 would make other events, or could not read the record at all:
 
@@ -24,6 +24,7 @@ would make other events, or could not read the record at all:
    Reasoning has summary parts, with their events, and sealed text, if the request asks for them.
 4  A request names the dialect of its events.
    A search in a page that fails names the page if it is known, and otherwise has no address.
+5  Prompts: what became of each item of a history is told, whatever its status says and its client left out.
 """
 RECORD_FORMAT_OLDEST = 1
 """The oldest format that this version can replay. An open record below it ends as `failed`, with a reason."""

@@ -6,7 +6,6 @@ Pure; owns the shapes, which addresses a request admits, and how the API names w
 runner carries both. Source of the options' names: the public OpenAI types, `WebSearchTool`.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -215,27 +214,6 @@ def _searched(arguments: Mapping[str, Any], shown: Displays) -> Display | None:
     return shown.get(max(shown, default=-1))
 
 
-def call_of(action: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns the function and the arguments by which the browser would do what an `action` says, as JSON."""
-    match action:
-        case {"type": "open_page"}:
-            return OPEN, _write({"id": _text(action.get("url"))})
-        case {"type": "find_in_page"}:
-            return FIND, _write({"pattern": _text(action.get("pattern"))})
-        case _:
-            queries = action.get("queries")
-            asked = [_text(query) for query in queries] if isinstance(queries, list) else []
-            return SEARCH, _write({"query": _text(action.get("query")) or "; ".join(asked)})
-
-
-def pages_in(action: Mapping[str, Any]) -> list[str]:
-    """Returns the addresses that an `action` names."""
-    sources = action.get("sources")
-    found = sources if isinstance(sources, list) else []
-    named = [action.get("url"), *(source.get("url") for source in found if isinstance(source, dict))]
-    return [url for url in named if isinstance(url, str) and url]
-
-
 def without_sources(action: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in action.items() if name != "sources"}
 
@@ -245,10 +223,6 @@ def _read(written: str) -> dict[str, Any]:
         return msgspec.json.decode(written, type=dict[str, Any])
     except msgspec.DecodeError:
         return {}
-
-
-def _write(arguments: dict[str, Any]) -> str:
-    return json.dumps(arguments, ensure_ascii=False)
 
 
 def _text(value: object) -> str:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import msgspec
 from msgspec import UNSET
 
+from api.bodies.item_members import refuse_values
 from api.bodies.validation import (
     LABEL_PATTERN,
     NAME_PATTERN,
@@ -157,6 +158,7 @@ def _read_item(value: object, path: Path) -> AskedItem:
         *_refuse_parts(fields, path),
         *_refuse_missing(_KINDS[kind], fields, path),
         *_refuse_names(_KINDS[kind], fields, path),
+        *refuse_values(fields, path),
     ]
     try:
         item = parse(_KINDS[kind], fields, path)

@@ -17,6 +17,7 @@ from shared.tool_calls import ToolCall, ToolFailure, ToolOutput, ToolResult, Too
 from tests.items import items_of
 from tests.memory import MemoryLog, MemoryTools, attempt
 from tests.requests import make_request
+from worker.asking.outcomes import tell_outcomes
 from worker.response.history import history_of
 
 TOOL: Any = {"type": "code_interpreter", "container": {"type": "auto"}}
@@ -217,6 +218,7 @@ async def test_a_record_of_an_earlier_format_keeps_its_mcp_calls() -> None:
     ],
 )
 def test_what_code_elsewhere_left_is_read_and_what_is_missing_is_said(outputs: Any, read: str) -> None:
-    (item,) = items_of([call_item("cntr_elsewhere") | {"outputs": outputs}])
+    items = items_of([call_item("cntr_elsewhere") | {"outputs": outputs}])
+    (item,) = tell_outcomes(items, ())
     assert isinstance(item, CodeInterpreterCall)
     assert item.render().answer == read

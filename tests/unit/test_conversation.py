@@ -166,13 +166,19 @@ def test_an_empty_message_of_the_assistant_is_nothing() -> None:
             "u, v",
         ),
         ({"type": "open_page", "url": "u"}, ("browser.open", '{"id": "u"}'), "u"),
-        ({"type": "open_page", "url": None}, ("browser.open", '{"id": ""}'), ""),
+        ({"type": "open_page", "url": None}, ("browser.open", "{}"), ""),
         (
             {"type": "find_in_page", "url": "u", "pattern": "p"},
             ("browser.find", '{"pattern": "p"}'),
             "u",
         ),
-        ({}, ("browser.search", '{"query": ""}'), ""),
+        ({"type": "find", "url": "u", "pattern": "p"}, ("browser.find", '{"pattern": "p"}'), "u"),
+        (
+            {"type": "search", "query": "a", "queries": ["a", "b", "c"]},
+            ("browser.search", '{"query": "a; b; c"}'),
+            "",
+        ),
+        ({}, ("browser.search", "{}"), ""),
     ],
 )
 def test_a_search_of_another_service_is_told_as_far_as_its_item_allows(
@@ -182,6 +188,67 @@ def test_a_search_of_another_service_is_told_as_far_as_its_item_allows(
     messages = told([user("a"), item, user("b")])
     kept = "[What was found was not kept with this call.]" + (f" Its pages: {pages}" if pages else "")
     assert [(m.recipient, m.text) for m in messages[1:3]] == [call, ("assistant", kept)]
+
+
+def test_a_response_that_was_begun_before_goes_on_with_the_calls_as_they_were_told_then() -> None:
+    action = {"type": "search", "query": "a", "queries": ["a", "b"]}
+    named = {"type": "function_call_output", "name": "f", "namespace": "n", "output": "o"}
+    cut = {"type": "mcp_call", "server_label": "wiki", "name": "ask", "arguments": "{}", "status": "failed"}
+    items: list[dict[str, Any]] = [
+        {"type": "web_search_call", "id": "ws_1", "status": "failed", "action": action},
+        {"type": "code_interpreter_call", "id": "ci_1", "status": "failed", "container_id": "c"},
+        cut,
+        QUESTION,
+        named,
+    ]
+    request = with_input([user("a"), *items])
+    before = build_conversation(request, make_offer(request, {}), record_format=4)
+    said = [m for m in before if isinstance(m, ChatMessage)]
+    assert [(m.recipient if m.role == "assistant" else m.name, m.text) for m in said[1:]] == [
+        ("browser.search", '{"query": "a"}'),
+        ("browser.search", "[What was found was not kept with this call.]"),
+        ("python", ""),
+        ("python", "[What came of this code was not kept with the call.]"),
+        ("wiki.ask", "{}"),
+        ("wiki.ask", ""),
+        ("functions.f", "o"),
+    ]
+    assert [m.text for m in told([user("a"), *items])[2::2]] == [
+        "[This call failed.]",
+        "[This call failed.]",
+        "[This call failed.]",
+        "The user has not said whether this call may be made; it was not made.",
+    ]
+    assert told([named])[0].name == "n.f"
+
+
+@pytest.mark.parametrize("status", ["in_progress", "incomplete", "failed"])
+def test_a_call_that_did_not_end_well_is_told_as_that(status: str) -> None:
+    note = "[This call failed.]" if status == "failed" else "[This call was not completed.]"
+    call = {"type": "mcp_call", "server_label": "wiki", "name": "ask", "arguments": "{}", "status": status}
+    code = {"type": "code_interpreter_call", "id": "ci_1", "status": status, "container_id": "c"}
+    search = {"type": "web_search_call", "id": "ws_1", "status": status}
+    logs = {"outputs": [{"type": "logs", "logs": "half"}]}
+    cut_off: list[dict[str, Any]] = [call, code, code | {"outputs": []}, search]
+    assert [told([user("a"), each])[2].text for each in cut_off] == [note] * 4
+    assert told([user("a"), code | logs])[2].text == ("half" if status == "failed" else f"half{note}")
+    both = call | {"output": "half", "error": {"type": "http_error", "code": 502}}
+    said = told([user("a"), both])[2].text
+    assert "HTTP 502" in said
+    assert "None" not in said
+    assert "\nhalf" in said
+
+
+def test_a_question_that_nobody_answered_is_told() -> None:
+    request = with_input([user("a"), QUESTION, user("b")])
+    yes = {"type": "mcp_approval_response", "approval_request_id": "q", "approve": True}
+    (call, answer) = told([QUESTION, user("b")])[:2]
+    assert (call.recipient, call.text, answer.name) == ("wiki.ask", "{}", "wiki.ask")
+    assert answer.text == "The user has not said whether this call may be made; it was not made."
+    unmade = msgspec.structs.replace(request, input=items_of([QUESTION, yes]), approved=[])
+    *_, said = build_conversation(unmade, make_offer(unmade, {}))
+    assert isinstance(said, ChatMessage)
+    assert said.text == "The user approved this call, but it was not made."
 
 
 def test_an_mcp_call_is_rendered_with_its_outcome() -> None:

@@ -7,7 +7,7 @@ from shared.input_items import InputItem
 from shared.record_format import RECORD_FORMAT
 from shared.responses import Item
 
-PINNED_FORMAT = 4
+PINNED_FORMAT = 5
 PINNED_TYPES = """
     apply_patch_call
     apply_patch_call_output

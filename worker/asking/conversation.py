@@ -52,9 +52,10 @@ from shared.responses import (
 from shared.tool_calls import describe
 from shared.turns import answers_in
 from worker.asking.arguments import read_written
-from worker.asking.earlier import as_before
+from worker.asking.earlier import as_before, items_as_before
 from worker.asking.files import read_files
 from worker.asking.offer import Offer, recipient_of
+from worker.asking.outcomes import tell_outcomes
 from worker.asking.tool_names import one_line
 from worker.harmony.signatures import FUNCTIONS, Namespaces
 from worker.harmony.tokens import ChatMessage, DeveloperPart, HarmonyMessage, SystemPart
@@ -72,6 +73,7 @@ _EFFORTS = {
 
 _CALL_CHANNELS = ("analysis", "commentary")
 _FORMAT_OF_HEADINGS = 3
+_FORMAT_OF_OUTCOMES = 5
 """Records of earlier formats have their prompts as they were begun (`shared/record_format.py`)."""
 
 
@@ -90,6 +92,10 @@ def build_conversation(
     effort = (response.reasoning or {}).get("effort") or "medium"
     date = datetime.fromtimestamp(response.created_at, UTC).date().isoformat()
     given: Sequence[InputItem] = [*request.context, *request.input]
+    if record_format >= _FORMAT_OF_OUTCOMES:
+        given = tell_outcomes(given, _confirmed_in(request))
+    else:
+        given = items_as_before(given)
     leading, items = _split_leading_instructions(read_files(given) if has_headings else given)
     formats = _response_formats(response.text, are_lines_comments=has_headings)
     instructions = [response.instructions, *leading, _unavailable_servers(unavailable)]
@@ -123,12 +129,19 @@ def approved_calls_in(request: ResponseRequest) -> list[tuple[str, str, str, str
     These are the calls that the client has approved, that have not run yet in the context, and that the API
     has found to be those that the model asked about.
     """
-    confirmed = None if request.approved is None else set(request.approved)
     return [
         (question.server_label, question.name, _written_in(question), question_id)
-        for question_id, question in approved_in([*request.context, *request.input]).items()
-        if confirmed is None or question_id in confirmed
+        for question_id, question in _confirmed_in(request).items()
     ]
+
+
+def _confirmed_in(request: ResponseRequest) -> dict[str, InputMcpApprovalRequest]:
+    """Returns the questions whose calls may run now, by id."""
+    approved = approved_in([*request.context, *request.input])
+    if request.approved is None:
+        return approved
+    confirmed = set(request.approved)
+    return {id_: question for id_, question in approved.items() if id_ in confirmed}
 
 
 def call_message(recipient: str, arguments: str) -> ChatMessage:
@@ -252,8 +265,7 @@ def _render_item(
         case InputFunctionCall() | ClientCall():
             return [call_message(_recipient_of(item), item.arguments)]
         case FunctionCallOutput() | CustomToolCallOutput():
-            given = item.name if isinstance(item, FunctionCallOutput) else None
-            recipient = called.get(item.call_id or "") or f"{FUNCTIONS}.{given or 'unknown'}"
+            recipient = called.get(item.call_id or "") or _named_by(item)
             return [tool_message(recipient, _text_of(item.output))]
         case ClientAnswer():
             recipient = f"{FUNCTIONS}.{client_tools.answered_by(item).type}"
