@@ -18,9 +18,10 @@ from api.http_protocol import make_protocol
 from api.request_names import name_requests_in_log
 from api.routes.health import PROBED
 from api.socket_protocol import make_socket_protocol
-from api.tenants import FileInvalid, Tenants
+from api.tenants import Tenants
 from shared import process
 from shared.settings import Settings
+from shared.tenants_file import FileInvalid
 
 _SHUTDOWN_GRACE_S = 5
 """How long calls in progress may take to end after the streams have ended."""

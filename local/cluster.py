@@ -14,7 +14,7 @@ from typing import IO, NoReturn, Self
 from local import ports, readiness, record, valkey
 from local.processes import end, identify
 from local.record import ClusterRecord, RoleRecord
-from local.roles import STOP_ORDER, Site, make_environment, ready_within_s
+from local.roles import STOP_ORDER, Site, has_webhooks, make_environment, ready_within_s
 from local.seal_key import keep_seal_key
 from local.supervisor import Keeper, Role, read_last_line
 from local.warden import Warden
@@ -42,6 +42,8 @@ class Cluster:
     apis: int = 1
     workers: int = 1
     tool_runners: int = 1
+    webhooks: int = 1
+    """Runs none if the tenants file registers no webhook when it starts."""
     port: int = 0
     redis_url: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -125,7 +127,9 @@ class Cluster:
         site = self._make_site({"ANTIPHON_REDIS_URL": self.redis_url})
         for number, port in enumerate(api_ports):
             self._keep(self._with_own_redis(site.plan_api(number, port)))
-        for kind, count in (("worker", self.workers), ("tool_runner", self.tool_runners)):
+        webhooks = self.webhooks if has_webhooks(site.environment) else 0
+        modules = {"worker": self.workers, "tool_runner": self.tool_runners, "webhooks": webhooks}
+        for kind, count in modules.items():
             for number in range(count):
                 self._keep(self._with_own_redis(site.plan_module(kind, number)))
 

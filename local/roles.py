@@ -17,7 +17,7 @@ from local.models import name_models
 from local.ports import HOST
 from local.supervisor import Role
 
-STOP_ORDER = (("api",), ("worker", "tool_runner"), ("valkey",))
+STOP_ORDER = (("api",), ("worker", "tool_runner", "webhooks"), ("valkey",))
 """The roles that accept work end first, the one that holds the log last."""
 
 LOOPBACK = '["127.0.0.0/8","::1"]'
@@ -104,6 +104,17 @@ def make_environment(
         # Seconds until vLLM's processes are killed; they have been signalled by then.
         environment.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", "2")
     return environment
+
+
+def has_webhooks(environment: Mapping[str, str]) -> bool:
+    """Returns True if the tenants file registers a webhook. What is wrong with the file, the API reports."""
+    from shared.tenants_file import FileInvalid, read  # whose dependencies may not be installed
+
+    path = environment.get("ANTIPHON_API_KEYS")
+    try:
+        return path is not None and bool(read(Path(path)).webhooks)
+    except FileInvalid:
+        return False
 
 
 def ready_within_s(environment: Mapping[str, str]) -> float:

@@ -4,6 +4,7 @@ Item and call ids derive from (response_id, output_index), so that a response al
 whichever worker continues it (docs/adr/0006-derived-ids.md).
 """
 
+import hashlib
 import re
 import secrets
 
@@ -53,6 +54,12 @@ def item_id(prefix: str, response_id: str, place: int | str) -> str:
 def call_id(response_id: str, output_index: int) -> str:
     """Returns the `call_id` that a client repeats in `function_call_output`."""
     return item_id("call", response_id, output_index)
+
+
+def event_id(response_id: str, event_type: str) -> str:
+    """Returns the `evt_…` of the event that reports a response's end, the same however often it is sent."""
+    digest = hashlib.sha256(f"{response_id} {event_type}".encode()).hexdigest()
+    return f"evt_{digest[:32]}"
 
 
 def new_owner(role: str) -> str:

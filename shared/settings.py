@@ -3,14 +3,13 @@
 Owns defaults and bounds; each role reads the same class, so one environment fits all roles.
 """
 
-import base64
 import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -21,27 +20,12 @@ from pydantic_settings import (
 from shared import hosted_tools
 from shared.redis_url import read_sentinel_url
 from shared.responses import Dialect
+from shared.setting_types import PortRange, check_key
 
 _log = logging.getLogger(__name__)
 
 FORMER_NAMES = {"attempts_max": "owners_lost_max", "compact_after_s": "archive_after_s"}
 """Former name of a setting -> its name now. A former name works for one release, with a warning."""
-
-
-def _check_range(text: str) -> str:
-    ports = [int(end) for end in text.split("-")]
-    if not 1 <= ports[0] <= ports[-1] <= 65_535:
-        raise ValueError("ports are 1 to 65535, the lower one first")
-    return text
-
-
-def _check_key(key: SecretStr) -> None:
-    if len(base64.urlsafe_b64decode(key.get_secret_value().encode())) != 32:
-        raise ValueError("it must be 32 bytes in URL-safe base64")
-
-
-_PortRange = Annotated[str, Field(pattern=r"^[0-9]{1,5}(-[0-9]{1,5})?$"), AfterValidator(_check_range)]
-"""A port, or the first and the last of a range: `443`, `1024-65535`."""
 
 
 KeepAliveForm = Literal["comment", "event"]
@@ -74,8 +58,8 @@ class Settings(BaseSettings):
 
     # API
     api_keys: Path | None = None
-    """A JSON file of tenants, with their keys and limits (`api/tenants.py`). If None, any key is accepted,
-    including no key; all clients are one tenant, and the API binds to loopback only."""
+    """A JSON file of tenants, with their keys, limits and webhooks (`shared/tenants_file.py`). If None, any
+    key is accepted, including no key; all clients are one tenant, and the API binds to loopback only."""
     open_hosts: list[str] = []
     """Without `api_keys`: names and addresses, in addition to loopback, by which this node may be called."""
     cors_origins: list[str] = []
@@ -289,8 +273,31 @@ class Settings(BaseSettings):
     """Host names that may be called wherever they lead: whoever controls their DNS is trusted."""
     egress_networks: list[IPvAnyNetwork] = []
     """Networks and addresses that may be called although they are not public (loopback, private …)."""
-    egress_ports: list[_PortRange] = ["80", "443", "1024-65535"]
+    egress_ports: list[PortRange] = ["80", "443", "1024-65535"]
     egress_schemes: list[Literal["https", "http"]] = ["https", "http"]
+
+    # Webhooks: deliveries of the ends of responses (`shared/tenants_file.py` says where to)
+    webhook_responses: Literal["background", "all"] = "background"
+    """Whose ends are delivered; never those of responses with `store: false`."""
+    webhook_timeout_s: float = Field(10.0, gt=0, le=300)
+    webhook_retry_first_s: float = Field(5.0, gt=0)
+    """How long after its first failure a delivery is tried again; each further wait is twice as long."""
+    webhook_retry_max_s: int = Field(72 * 3_600, ge=0)
+    """How long after the end of its response a delivery is tried for the last time."""
+    webhook_waiting_max: int = Field(100_000, gt=0)
+    """Deliveries of one webhook that wait; further ones become dead letters."""
+    webhooks_in_flight_max: int = Field(256, gt=0)
+    """Deliveries that one process makes at a time."""
+    tenant_webhooks_in_flight_max: int = Field(8, gt=0)
+    """Those of one tenant among them."""
+    dead_letters_max: int = Field(1_000, gt=0)
+    """Deliveries that were given up, of one tenant; the oldest ones beyond it are dropped."""
+    dead_letter_retention_s: int = Field(30 * 86_400, gt=0)
+
+    @property
+    def webhook_claim_s(self) -> float:
+        """How long a process has for a delivery until another one may make it."""
+        return 2 * self.webhook_timeout_s + 5
 
     @property
     def tool_run_max_s(self) -> float:
@@ -331,14 +338,14 @@ class Settings(BaseSettings):
     @classmethod
     def _is_a_key(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None:
-            _check_key(key)
+            check_key(key)
         return key
 
     @field_validator("seal_keys")
     @classmethod
     def _are_keys(cls, keys: list[SecretStr]) -> list[SecretStr]:
         for key in keys:
-            _check_key(key)
+            check_key(key)
         return keys
 
     @model_validator(mode="after")

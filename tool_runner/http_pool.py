@@ -17,8 +17,8 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx2
 
+from shared.egress import Egress, GuardedTransport
 from shared.settings import Settings
-from tool_runner.egress import Egress, GuardedTransport
 from tool_runner.servers import HttpServer
 
 _KEPT_PER_POOL = 16

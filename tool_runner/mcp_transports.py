@@ -21,9 +21,9 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
+from shared.egress import NotAllowed
 from shared.responses import McpProtocolError
 from tool_runner.answers import INTERNAL_ERROR, INVALID_PARAMS
-from tool_runner.egress import NotAllowed
 from tool_runner.http_pool import HttpPools
 from tool_runner.mcp_client import SESSION_HEADER, Connection, LastStatus, ServerFailed, as_server_failures
 from tool_runner.passages import IncomingPassage
@@ -215,7 +215,7 @@ async def _open_client(
     try:
         pools.check(server)
     except NotAllowed as refused:
-        raise ServerFailed(McpProtocolError(INVALID_PARAMS, str(refused))) from None
+        raise ServerFailed(McpProtocolError(INVALID_PARAMS, f"server_url: {refused}")) from None
     except httpx2.InvalidURL:
         message = "server_url must be an http or https URL"
         raise ServerFailed(McpProtocolError(INVALID_PARAMS, message)) from None

@@ -13,6 +13,7 @@ import anyio
 import msgspec
 
 from shared import hosted_tools
+from shared.egress import Egress, Resolve
 from shared.responses import McpToolExecutionError, ServerSecrets
 from shared.settings import Settings
 from shared.tool_calls import (
@@ -29,7 +30,6 @@ from shared.tool_calls import (
 from shared.web_search import SEARCH_META_KEY
 from tool_runner import answers, mcp_client, servers
 from tool_runner.answers import Answer
-from tool_runner.egress import Egress, Resolve
 from tool_runner.http_pool import HttpPools
 from tool_runner.kept_session import SessionStore
 from tool_runner.listed_tools import Listing

@@ -46,7 +46,7 @@ class HttpServer:
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     is_of_request: bool = False
-    """Named by a request, not by the operator, and therefore restricted by `egress.py`."""
+    """Named by a request, not by the operator, and therefore restricted by `shared/egress.py`."""
 
     @property
     def digest(self) -> str:

@@ -16,6 +16,9 @@ CLOSED = "antiphon:{queue}:closed"
 PULSE = "antiphon:{queue}:pulse"
 """Hash: `since_ms`, `heard_ms` (Redis, ms): since when sweepers have been answered without a break, and when
 the last one was; `history`: the replication id of the server that answered, which reveals a new primary."""
+OUTBOXES = "antiphon:{queue}:outbox"
+"""Sorted set: the webhooks (`tenant/name`) that have something to deliver, by when (Redis, ms) that may be
+due: never later than it is."""
 CONFIRMED = "antiphon:{confirmed}"
 """String without meaning, written before a confirmation is requested (`durable_writes`)."""
 CANCELLED = "antiphon:cancelled"
@@ -56,7 +59,8 @@ STATE_PATTERN, LOG_PATTERN, READERS_PATTERN = (
 def state(key: ResponseKey) -> str:
     """Hash. From the start: store, background, created_ms, attempt, owner, lease_until_ms, alone_since_ms,
     rings, job, closed, format; if its tenant has a limit of tokens a minute, tokens (what counts against it
-    until the end) and tokens_per_minute (the limit). Once it had an owner: deaths, format_needed. While open:
+    until the end) and tokens_per_minute (the limit); if its end is to be delivered, webhooks (their names).
+    Once it had an owner: deaths, format_needed. While open:
     usage up to some entry of the log (`shared/usage.py`). Until it is archived: request, and once closed,
     snapshot and, if there are such calls, unshown (those of which it shows less); afterwards: compacted."""
     return STATE_PATTERN % str(key)
@@ -136,6 +140,22 @@ def rate(tenant: str) -> str:
     """Hash, if the tenant has limits a minute: `requests`, `tokens`: when (Redis, ms) each is whole again
     (`records/rate.lua`)."""
     return f"antiphon:{{queue}}:rate:{tenant}"
+
+
+def outbox(tenant: str, webhook: str) -> str:
+    """Sorted set: what a webhook of a tenant's has to deliver, `response_id status closed_ms failures`, by
+    when (Redis, ms) it is due, or free again if a process is delivering it (`webhooks/outbox.lua`)."""
+    return f"{OUTBOXES}:{tenant}/{webhook}"
+
+
+def dead_letters(tenant: str) -> str:
+    """Stream: what a tenant's webhooks gave up: fields webhook, entry (as in `outbox`) and reason."""
+    return f"antiphon:{{queue}}:dead_letters:{tenant}"
+
+
+def delivering(sender: str) -> str:
+    """List: the name of a sender's last claim, then its reply, for a claim that is sent twice."""
+    return f"antiphon:{{queue}}:delivering:{sender}"
 
 
 def idempotency(tenant: str, idempotency_key: str) -> str:

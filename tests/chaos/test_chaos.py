@@ -69,7 +69,7 @@ def test_nothing_is_lost_while_one_server_after_the_other_becomes_the_primary(tm
 
 def copy_without_fences(root: Path) -> Path:
     """The product's code, with everything taken out that refuses a stale owner by name or token."""
-    for name in ("api", "worker", "tool_runner", "shared"):
+    for name in ("api", "worker", "tool_runner", "webhooks", "shared"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name, fence in _FENCES.items():
         script = root / "shared" / "store" / name

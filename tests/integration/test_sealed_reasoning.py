@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from api.app import create_app
-from api.tenants import Roster, Tenants
+from api.tenants import Tenants
 from shared.input_items import EarlierThought, InputReasoning
 from shared.request_json import decode_request
 from shared.sealing import REASONING, Seal
@@ -19,6 +19,7 @@ from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.records import response_store
 from shared.store.redis.client import RedisClient
+from shared.tenants_file import Roster
 
 OLD, NEW = (SecretStr(base64.urlsafe_b64encode(bytes([n] * 32)).decode()) for n in (1, 2))
 INCLUDED = {"include": ["reasoning.encrypted_content"]}

@@ -14,7 +14,7 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from api.app import create_app
-from api.tenants import Roster, Tenants
+from api.tenants import Tenants
 from local.ports import HOST, find_free
 from shared.responses import McpProtocolError
 from shared.settings import Settings
@@ -26,6 +26,7 @@ from shared.store.owning.lease import Acquired, Lease
 from shared.store.records import response_store
 from shared.store.redis.client import RedisClient
 from shared.store.tools import tool_journal
+from shared.tenants_file import Roster
 from shared.tool_calls import (
     ToolCall,
     ToolFailure,

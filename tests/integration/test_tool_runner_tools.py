@@ -13,13 +13,13 @@ import pytest
 import pytest_asyncio
 
 from local.ports import HOST
+from shared.egress import Resolve
 from shared.responses import HttpError, LeftOutTool, McpProtocolError, McpToolExecutionError, ServerSecrets
 from shared.settings import Settings
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
 from tests.integration.mcp_servers import ODD_NAMES, serving_http, stdio_entry
 from tests.patience import PATIENCE_S, until
 from tool_runner import servers
-from tool_runner.egress import Resolve
 from tool_runner.mcp_client import NO_ANSWER
 from tool_runner.run_tool import Outcome, Tools
 from tool_runner.stdio_servers import StdioServers

@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from api.__main__ import main
-from api.tenants import Roster, Tenants
+from api.tenants import Tenants
 from shared.settings import Settings
+from shared.tenants_file import Roster
 from tests.edges import HELLO, UNKNOWN_ID, client_of, edge_alone, error_of
 
 APP = "https://app.example"

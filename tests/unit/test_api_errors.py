@@ -18,9 +18,10 @@ from starlette.types import Message
 from api.app import Edge
 from api.errors import ClientError
 from api.routes.access import with_body
-from api.tenants import Roster, Tenants
+from api.tenants import Tenants
 from shared.settings import Settings
 from shared.store.records.admission import KeyReused
+from shared.tenants_file import Roster
 from tests.edges import HELLO, UNKNOWN_ID, client_of, edge_alone, error_of
 
 

@@ -9,8 +9,9 @@ import pytest
 from api.__main__ import main
 from api.door import is_loopback
 from api.errors import ClientError
-from api.tenants import OPEN_TENANT, FileInvalid, Roster, TenantLimits, Tenants
+from api.tenants import OPEN_TENANT, Tenants
 from shared.settings import Settings
+from shared.tenants_file import FileInvalid, Roster, TenantLimits
 from tests.patience import until
 
 
@@ -130,7 +131,7 @@ def test_a_bad_file_is_refused_by_name(tmp_path: Path, content: object) -> None:
 @pytest.fixture
 async def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Tenants]:
     """Tenants of a file in `tmp_path` that is looked at all the time."""
-    monkeypatch.setattr("api.tenants._POLL_INTERVAL_S", 0.01)
+    monkeypatch.setattr("shared.tenants_file._POLL_INTERVAL_S", 0.01)
     tenants = Tenants.load(write(tmp_path, FILE))
     reading = asyncio.create_task(tenants.run())
     yield tenants

@@ -19,6 +19,8 @@ ARGUMENTS = {
     "digest": "digest",
     "runner": "RUNNER",
     "owner": "WORKER",
+    "sender": "SENDER",
+    "webhook": "NAME",
     "name": "…",
     "queue": "antiphon:{queue}:…",
     "idempotency_key": "KEY",

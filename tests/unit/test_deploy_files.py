@@ -13,18 +13,18 @@ import pytest
 from pydantic import SecretStr
 from ruamel.yaml import YAML
 
-from api.tenants import Roster
 from shared.settings import Settings
+from shared.tenants_file import Roster
 from tests.patience import PATIENCE_S
 from tool_runner.builtin.cpython.seccomp import REFUSED
 
 ROOT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
 COMPOSE_FILES = ["compose.yaml", "deploy/compose.cpu.yaml"]
-ROLES = ["api", "worker", "tool_runner"]
-IMAGES = {"api": "api", "worker": "worker", "worker_gpu": "worker", "tool_runner": "tool_runner"}
+ROLES = ["api", "worker", "tool_runner", "webhooks"]
+IMAGES = {role: role for role in ROLES} | {"worker_gpu": "worker"}
 """Dockerfile -> its role. A worker has two: with the scripted engine, and with vLLM."""
-SERVICES = ["proxy", "api", "worker", "tool-runner", "redis"]
+SERVICES = ["proxy", "api", "worker", "tool-runner", "webhooks", "redis"]
 PYTHON_TOOL = "python"
 """The CPython sandbox, which runs only with its profile."""
 ERRAND = "model"
@@ -35,11 +35,13 @@ COMMANDS = {
     "worker": ["python", "-m", "worker"],
     "worker_gpu": ["python3", "-m", "worker"],
     "tool_runner": ["python", "-m", "tool_runner"],
+    "webhooks": ["python", "-m", "webhooks"],
 }
 FOREIGN = {
     "api": {"vllm", "torch", "oss-harmony", "openai-harmony", "mcp", "pydantic-monty"},
     "worker": {"vllm", "torch", "openai-harmony", "mcp", "pydantic-monty", "fastapi", "uvicorn"},
     "tool_runner": {"vllm", "torch", "oss-harmony", "openai-harmony", "fastapi"},
+    "webhooks": {"vllm", "torch", "oss-harmony", "openai-harmony", "mcp", "pydantic-monty", "fastapi"},
 }
 """What must not reach a role's image, though another role needs it."""
 
@@ -205,10 +207,11 @@ def test_the_api_can_be_scaled() -> None:
     assert not {"container_name", "hostname", "ports"} & service("api").keys()
 
 
-def test_the_tool_runner_meets_redis_and_no_other_service() -> None:
-    own = set(service("tool-runner")["networks"])
+@pytest.mark.parametrize("role", ["tool-runner", "webhooks"])
+def test_who_calls_servers_outside_meets_redis_and_no_other_service(role: str) -> None:
+    own = set(service(role)["networks"])
     met = {name for name in SERVICES if own & set(service(name)["networks"])}
-    assert met == {"tool-runner", "redis"}
+    assert met == {role, "redis"}
 
 
 @pytest.mark.parametrize("name", ["redis", "api", "worker"])

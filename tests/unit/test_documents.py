@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from api.tenants import TenantLimits
 from shared.settings import FORMER_NAMES, Settings
+from shared.tenants_file import TenantLimits
 from worker.engines.scripted.scene import Pace
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ["api", "worker", "tool_runner", "shared", "local", "deploy", "tests"]
+SOURCES = ["api", "worker", "tool_runner", "webhooks", "shared", "local", "deploy", "tests"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LINK = re.compile(r"\]\((?!https?://|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
 FILE = re.compile(
-    r"`((?:api|worker|tool_runner|shared|local|bench|tests|docs|deploy)/[\w./-]+\.(?:py|lua|toml|md|sh))`"
+    r"`((?:api|worker|tool_runner|webhooks|shared|local|bench|tests|docs|deploy)/[\w./-]+\.(?:py|lua|toml|md|sh))`"
 )
 HISTORY = ("CHANGELOG.md", "docs/adr/")
 """Documents that describe files as they were."""

@@ -47,7 +47,7 @@ from worker.harmony.tokens import ChatMessage, render_message
 from worker.response.call_items import FORMS, PRESENT_STYLE, CallForm, CallStyle, form_of, result_in
 
 _ROOT = Path(__file__).parents[2]
-_ROLES = ("api", "worker", "tool_runner", "shared", "local")
+_ROLES = ("api", "worker", "tool_runner", "webhooks", "shared", "local")
 
 each_tool = pytest.mark.parametrize("tool", HOSTED_TOOLS, ids=lambda tool: tool.namespace)
 

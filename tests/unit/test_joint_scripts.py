@@ -3,12 +3,13 @@
 import hiredis
 import pytest
 
+from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log.response_log import LogLimits, NewEntry, ResponseLog
 from shared.store.redis.joint_scripts import CALLS_MAX, WORDS_MAX, Gathered, JointCall
 from shared.store.redis.scripts import Command, Packed
 
-LOG = ResponseLog(LogLimits(1.0, 1.0), ResponseKey("default", "resp_1"))
+LOG = ResponseLog(LogLimits.of(Settings()), ResponseKey("default", "resp_1"))
 KEYS = 2
 
 

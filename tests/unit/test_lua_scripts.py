@@ -55,7 +55,7 @@ def scripts_in(tree: ast.Module) -> dict[str, str]:
 
 def calls() -> Iterator[tuple[str, str, ast.Call]]:
     """Every call of a script by its variable's name: where, which, how."""
-    for folder in ("api", "worker", "tool_runner", "shared"):
+    for folder in ("api", "worker", "tool_runner", "webhooks", "shared"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             tree = ast.parse(path.read_text())
             held = scripts_in(tree)

@@ -1,9 +1,11 @@
 -- Appends the last entries under a fencing token, closes the log with a status, and publishes both.
 -- All or nothing, like `append.lua`.
 -- `tokens`: what the response has used. Its tenant's limit a minute has counted another number since the response began.
--- USES redis/clock log/entries records/rate
+-- USES redis/clock log/entries records/rate webhooks/outbox
 -- KEYS state log secrets active tools open closed_logs conversation items order queue held rate
+--      outboxes dead_letters
 -- ARGV proof channel member response_id archive_after_ms# conversation_ttl_ms# cancelled_channel
+--      outbox_ttl_ms# outbox_max# dead_letters_max# dead_letter_ttl_ms#
 --      first# tokens# status retention_ms# snapshot unshown header entry_count# asked_count# asked_ttl_ms#
 --      (id frame tokens token_record)… (asked_key fingerprint)… (item_id item)…
 -- -> next | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
@@ -26,8 +28,8 @@ end
 local asked_at = REST + 4 * entry_count
 local items_at = asked_at + 2 * asked_count
 local frames = write_entries(log, REST, asked_at - 1)
-local fields = redis.call('HMGET', state, 'store', 'job', 'tokens', 'tokens_per_minute')
-local store, job, counted, tokens_per_minute = unpack(fields)
+local fields = redis.call('HMGET', state, 'store', 'job', 'tokens', 'tokens_per_minute', 'webhooks')
+local store, job, counted, tokens_per_minute, webhooks = unpack(fields)
 redis.call('HSET', state, 'closed', status, 'snapshot', snapshot, 'lease_until_ms', 0)
 if unshown ~= '' then redis.call('HSET', state, 'unshown', unshown) end
 redis.call('HDEL', state, 'usage')
@@ -48,6 +50,13 @@ else
 end
 for i = asked_at, items_at - 1, 2 do redis.call('SET', ARGV[i], ARGV[i + 1], 'PX', asked_ttl_ms) end
 join_conversation(items_at)
+if webhooks then
+  local now = now_ms()
+  local tenant, entry = string.match(member, '^(.*)/'), table.concat({response_id, status, now, 0}, ' ')
+  announce_end(outboxes, dead_letters, tenant, webhooks, entry, now, {
+    ttl_ms = outbox_ttl_ms, waiting_max = outbox_max, dead_max = dead_letters_max, dead_ttl_ms = dead_letter_ttl_ms,
+  })
+end
 if status == 'cancelled' then redis.call('PUBLISH', cancelled_channel, member) end
 redis.call('PUBLISH', channel, header .. frames)
 return first + entry_count

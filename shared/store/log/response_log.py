@@ -21,6 +21,7 @@ from shared.store.owning.lease import LeaseLost
 from shared.store.redis.client import RedisClient
 from shared.store.redis.joint_scripts import WORD, BoundJoint, JointScript, StoreCall, pack, pack_count
 from shared.store.redis.scripts import Argument, LuaScript
+from shared.store.webhooks.outbox import OutboxLimits
 
 _APPEND, _CLOSE = JointScript("log/append", is_confirmed=True), LuaScript("log/close", is_confirmed=True)
 _ONE_TOKEN = struct.Struct("<I")
@@ -68,10 +69,11 @@ class LogLimits:
 
     archive_after_s: float
     conversation_retention_s: float
+    outbox: OutboxLimits
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        return cls(settings.archive_after_s, settings.conversation_retention_s)
+        return cls(settings.archive_after_s, settings.conversation_retention_s, OutboxLimits.of(settings))
 
 
 class TailLost(RuntimeError):
@@ -173,6 +175,8 @@ class ResponseLog:
             queue=keys.RESPONSES_QUEUE,
             held=keys.held(key.tenant),
             rate=keys.rate(key.tenant),
+            outboxes=keys.OUTBOXES,
+            dead_letters=keys.dead_letters(key.tenant),
             proof=token,
             channel=keys.live(key),
             member=str(key),
@@ -180,6 +184,10 @@ class ResponseLog:
             archive_after_ms=int(self._limits.archive_after_s * 1000),
             conversation_ttl_ms=int(self._limits.conversation_retention_s * 1000),
             cancelled_channel=keys.CANCELLED,
+            outbox_ttl_ms=self._limits.outbox.ttl_ms,
+            outbox_max=self._limits.outbox.waiting_max,
+            dead_letters_max=self._limits.outbox.dead_max,
+            dead_letter_ttl_ms=self._limits.outbox.dead_ttl_ms,
             first=first,
             tokens=closing.tokens,
             status=closing.status,

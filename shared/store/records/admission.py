@@ -121,6 +121,8 @@ class NewResponse:
     tokens: int = 0
     """What counts against its tenant's tokens a minute until it has ended: about what its prompt has, and all
     that it may write, if that has a limit."""
+    webhooks: Sequence[str] = ()
+    """The names of its tenant's webhooks that deliver its end."""
 
     @property
     def kept_bytes(self) -> int:

@@ -8,12 +8,13 @@
 -- `channel`: where the first entries are published, if somebody is to follow them; '' if nobody is. `listeners` are those
 -- who were subscribed by then, and so miss nothing.
 -- `tokens`: what is counted against the limit a minute until the response has ended; the limits are 0 if there are none.
+-- `webhooks`: the names of those that deliver the end of the response; '' if none does.
 -- USES redis/clock queue records/held records/rate
 -- KEYS state log secrets tools active queue doorbell job_key open idempotency parent_tools
 --      held held_bytes conversation readers rate
 -- ARGV member response_id job_id job ttl_ms# queue_depth_max# open_max# ring_again_ms#
 --      request store background sealed_secrets body_digest idempotency_ttl_ms# bytes# bytes_max# format place
---      reader reader_ttl_ms# tokens# requests_per_minute# tokens_per_minute# channel frame…
+--      reader reader_ttl_ms# tokens# requests_per_minute# tokens_per_minute# webhooks channel frame…
 -- -> {'ok', listeners, requests_left, requests_whole_in_ms, tokens_left, tokens_whole_in_ms} | {'exists'} | {'full', depth} | {'busy', open} | {'heavy', bytes}
 --    | {'known', response_id} | {'conflict'} | {'locked'} | {'moved'}
 --    | {'limited', wait_ms, requests_left, requests_whole_in_ms, tokens_left, tokens_whole_in_ms}
@@ -52,6 +53,7 @@ redis.call('HSET', state, 'request', request, 'store', store, 'background', back
   'created_ms', now, 'attempt', 0, 'owner', '', 'lease_until_ms', 0, 'alone_since_ms', reader == '' and now or '',
   'rings', 0, 'job', job_id, 'closed', '', 'format', format)
 if tokens_per_minute > 0 then redis.call('HSET', state, 'tokens', tokens, 'tokens_per_minute', tokens_per_minute) end
+if webhooks ~= '' then redis.call('HSET', state, 'webhooks', webhooks) end
 redis.call('PEXPIRE', state, ttl_ms)
 use(rate, 'requests', 1, requests_per_minute, now)
 use(rate, 'tokens', tokens, tokens_per_minute, now)

@@ -192,6 +192,7 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
         tokens=new.tokens,
         requests_per_minute=settings.tenant_requests_per_minute_max,
         tokens_per_minute=settings.tenant_tokens_per_minute_max,
+        webhooks=" ".join(new.webhooks),
         channel=keys.live(key) if new.is_followed else "",
     )
 

@@ -11,8 +11,8 @@ import httpx2
 import pytest
 from pydantic import ValidationError
 
+from shared.egress import Egress, GuardedTransport, NotAllowed, RefusedByRule, Resolve, is_public
 from shared.settings import Settings
-from tool_runner.egress import Egress, GuardedTransport, NotAllowed, RefusedByRule, Resolve, is_public
 
 PUBLIC = "93.184.215.14"
 PUBLIC_6 = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"

@@ -1,8 +1,8 @@
-"""Restricts where the server that a request names may be: checks its address, and connects to that address
-only.
+"""Restricts where the servers that are called for tenants may be: checks the address, and connects to that
+address only.
 
-Owns the rule, and the only transport for such requests; servers that the operator configured are exempt.
-Knows nothing of MCP. Source: IANA's special-purpose address registries;
+Owns the rule, and the only transport for such calls: those to the tool servers that requests name, and the
+deliveries of webhooks. Source: IANA's special-purpose address registries;
 docs/adr/0020-where-a-server-url-may-lead.md.
 """
 
@@ -49,7 +49,8 @@ _CARRIERS = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 
 
 class NotAllowed(Exception):
-    """The operator's rule refuses a URL; the message may be shown to a model."""
+    """The operator's rule refuses a URL; the message, which goes on from the URL's name, may be shown to a
+    model."""
 
 
 class RefusedByRule(httpx2.ConnectError):
@@ -79,10 +80,10 @@ class Egress:
     def check(self, url: httpx2.URL) -> None:
         """Checks a URL's scheme and port. Raises NotAllowed."""
         if url.scheme not in self.schemes:
-            raise NotAllowed(f"server_url: {url.scheme} is not allowed here")
+            raise NotAllowed(f"{url.scheme} is not allowed here")
         port = _port_of(url)
         if not any(first <= port <= last for first, last in self.ports):
-            raise NotAllowed(f"server_url: port {port} is not allowed here")
+            raise NotAllowed(f"port {port} is not allowed here")
 
     async def find(self, url: httpx2.URL) -> list[str]:
         """Returns the addresses to connect to, all of which are allowed. Raises NotAllowed, OSError."""
@@ -91,7 +92,7 @@ class Egress:
         if url.host.lower().rstrip(".") not in self.hosts:
             found = {address: None for address in found if self._allows(ip_address(address))}
         if not found:
-            raise NotAllowed("server_url: it leads to no address that is allowed here")
+            raise NotAllowed("it leads to no address that is allowed here")
         return list(found)[:_ADDRESSES_MAX]
 
     def _allows(self, address: IpAddress) -> bool:

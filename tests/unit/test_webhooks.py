@@ -1,0 +1,196 @@
+import itertools
+import json
+import time
+from typing import Any
+
+import openai
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from openai import OpenAI
+
+from shared.ids import new_response_id
+from shared.settings import Settings
+from shared.store.webhooks.outbox import DeliveryClaim, OutboxEntry
+from shared.tenants_file import EVENT_TYPES as TYPES
+from shared.tenants_file import FileInvalid, Roster, Webhook, read
+from tests.webhook_receiver import SECRET
+from webhooks.message import body_of, headers_of
+from webhooks.sender import Places
+from webhooks.verdict import Delivered, GivenUp, TryAgain, Undelivered, judge, read_status
+
+OTHER = "whsec_" + "b3RoZXJvdGhlcm90aGVyb3RoZXJvdGhlcm8="
+RESPONSE_ID = new_response_id("0")
+CLOSED_MS = 1_763_769_600_750
+
+
+def entry_of(kind: str, failures: int = 0) -> OutboxEntry:
+    return OutboxEntry(RESPONSE_ID, kind.removeprefix("response."), CLOSED_MS, failures)
+
+
+def unwrap(entry: OutboxEntry, secrets: list[str], secret: str) -> Any:
+    body = body_of(entry)
+    headers = headers_of(entry, body, secrets, int(time.time()))
+    with OpenAI(api_key="any", base_url="http://127.0.0.1:1") as client:
+        return client.webhooks.unwrap(body, headers, secret=secret)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_openais_client_accepts_every_event(kind: str) -> None:
+    event = unwrap(entry_of(kind), [SECRET], SECRET)
+    assert (event.type, event.object, event.created_at) == (kind, "event", CLOSED_MS // 1000)
+    assert event.data.id == RESPONSE_ID
+    assert event.id.startswith("evt_")
+
+
+def test_while_a_secret_is_replaced_either_one_is_accepted_and_no_other() -> None:
+    entry = entry_of(TYPES[0])
+    assert unwrap(entry, [OTHER, SECRET], SECRET) == unwrap(entry, [OTHER, SECRET], OTHER)
+    with pytest.raises(openai.InvalidWebhookSignatureError):
+        unwrap(entry, [OTHER], SECRET)
+
+
+def test_an_event_is_the_same_however_often_it_is_sent_and_has_a_name_of_its_own() -> None:
+    first, again = entry_of(TYPES[0]), entry_of(TYPES[0]).failed()
+    assert body_of(first) == body_of(again)
+    headers = [headers_of(entry, body_of(entry), [SECRET], now) for entry, now in ((first, 1), (again, 2))]
+    assert headers[0]["webhook-id"] == headers[1]["webhook-id"] == json.loads(body_of(first))["id"]
+    assert headers[0]["webhook-timestamp"] != headers[1]["webhook-timestamp"]
+    names = {json.loads(body_of(entry_of(kind)))["id"] for kind in TYPES}
+    assert len(names) == len(TYPES)
+
+
+@pytest.mark.parametrize("code", [200, 201, 204, 299])
+def test_a_receiver_takes_an_event_with_2xx(code: int) -> None:
+    assert read_status(code) == Delivered()
+
+
+@pytest.mark.parametrize("code", [301, 302, 307, 308, 400, 401, 404, 429, 500, 503])
+def test_anything_else_is_tried_again(code: int) -> None:
+    claim = DeliveryClaim("acme", "main", entry_of(TYPES[0]), CLOSED_MS)
+    failure = read_status(code)
+    assert isinstance(failure, Undelivered)
+    assert isinstance(judge(claim, failure, Settings(), lambda low, _: low), TryAgain)
+
+
+def test_a_receiver_that_is_gone_for_good_is_asked_once() -> None:
+    claim = DeliveryClaim("acme", "main", entry_of(TYPES[0]), CLOSED_MS)
+    failure = read_status(410)
+    assert isinstance(failure, Undelivered)
+    assert judge(claim, failure, Settings(), lambda low, _: low) == GivenUp("HTTP 410; tried once")
+
+
+@examples(max_examples=30)
+@given(st.randoms(use_true_random=False))
+def test_a_delivery_is_tried_for_72_hours_ever_more_rarely_and_then_given_up(rng: Any) -> None:
+    settings = Settings()
+    entry, now_ms, waits = entry_of(TYPES[0]), float(CLOSED_MS), []
+    for _ in range(100):
+        verdict = judge(
+            DeliveryClaim("acme", "main", entry, int(now_ms)), Undelivered("no"), settings, rng.uniform
+        )
+        if isinstance(verdict, GivenUp):
+            break
+        waits.append(verdict.in_s)
+        entry, now_ms = verdict.entry, now_ms + verdict.in_s * 1000
+    assert isinstance(verdict, GivenUp)
+    assert now_ms - CLOSED_MS == pytest.approx(72 * 3_600_000, abs=1_000)
+    assert verdict.reason == f"no; tried {len(waits) + 1} times"
+    assert 3.75 <= waits[0] <= 6.25
+    assert max(waits) <= 1.25 * 6 * 3_600
+    assert all(later >= earlier for earlier, later in itertools.pairwise(waits[:10]))
+    assert 15 < len(waits) < 40
+
+
+def test_the_time_that_a_role_was_away_does_not_lengthen_the_first_waits() -> None:
+    late = DeliveryClaim("acme", "main", entry_of(TYPES[0]), CLOSED_MS + 40 * 3_600_000)
+    verdict = judge(late, Undelivered("no"), Settings(), lambda low, high: high)
+    assert isinstance(verdict, TryAgain)
+    assert verdict.in_s < 10
+
+
+def make_places() -> Places:
+    return Places(Settings(webhooks_in_flight_max=8, tenant_webhooks_in_flight_max=3))
+
+
+def test_a_tenant_has_its_part_of_the_places_whatever_the_number_of_its_webhooks() -> None:
+    places = make_places()
+    for name in ("acme/main", "acme/other", "acme/main"):
+        places.take(name)
+    places.take("lab/main")
+    assert places.rooms() == {"acme": 0, "lab": 2}
+    assert places.free == 4
+    places.leave("acme/main")
+    assert places.rooms() == {"acme": 1, "lab": 2}
+
+
+def test_webhooks_that_do_not_answer_have_one_place_each_and_half_of_all_together() -> None:
+    places = make_places()
+    ailing = [f"t{number}/main" for number in range(6)]
+    for name in ailing:
+        places.note(name, is_well=False)
+    assert {name: places.rooms()[name] for name in ailing} == dict.fromkeys(ailing, 1)
+    for name in ailing[:4]:
+        places.take(name)
+    assert {name: places.rooms()[name] for name in ailing} == dict.fromkeys(ailing, 0)
+    assert "well/main" not in places.rooms()
+    assert places.free == 4
+    places.leave(ailing[0])
+    places.note(ailing[0], is_well=True)
+    rooms = places.rooms()
+    assert ailing[0] not in rooms
+    assert rooms[ailing[5]] == 1
+
+
+HOOK: dict[str, Any] = {"url": "https://app.example/hook", "secrets": [SECRET]}
+
+
+def parse(**hook: Any) -> Roster:
+    return Roster.parse(json.dumps({"tenants": {"acme": {"webhooks": {"main": HOOK | hook}}}}).encode())
+
+
+def test_the_tenants_file_names_webhooks(tmp_path: Any) -> None:
+    assert parse().webhooks == {"acme": {"main": Webhook(HOOK["url"], (SECRET,), TYPES)}}
+    assert parse(event_types=[TYPES[1]]).webhooks["acme"]["main"].event_types == (TYPES[1],)
+    assert Roster.parse(b'{"tenants": {"acme": {}}}').webhooks == {}
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        {"url": "ftp://app.example/"},
+        {"url": "https:///hook"},
+        {"url": "https://user:s3cret-s3cret@app.example/"},
+        {"url": "https://app.example/#part"},
+        {"url": "https://app.example/s3cret-s3cret hook"},
+        {"url": "https://app.example:99999/s3cret-s3cret"},
+        {"url": "https://app.example/" + "s3cret-s3cret" * 200},
+        {"secrets": []},
+        {"secrets": [SECRET] * 9},
+        {"secrets": ["s3cret-s3cret"]},
+        {"secrets": ["whsec_s3cret-s3cret"]},
+        {"secrets": ["whsec_czNjcmV0"]},
+        {"event_types": ["response.s3cret-s3cret"]},
+        {"events": []},
+    ],
+)
+def test_a_fault_in_a_webhook_is_refused_and_no_secret_is_repeated(tmp_path: Any, hook: Any) -> None:
+    path = tmp_path / "tenants.json"
+    path.write_text(json.dumps({"tenants": {"acme": {"webhooks": {"main": HOOK | hook}}}}))
+    with pytest.raises(FileInvalid, match=r"tenants\.json") as refused:
+        read(path)
+    assert "s3cret-s3cret" not in str(refused.value) or "event_types" in str(hook)
+    assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "a" * 33, "ä"])
+def test_a_bad_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        Roster.parse(json.dumps({"tenants": {"acme": {"webhooks": {name: HOOK}}}}).encode())
+
+
+def test_no_message_shows_a_url_or_a_secret() -> None:
+    assert repr(parse().webhooks["acme"]["main"]) == "Webhook(…)"
+    assert SECRET not in repr(parse())
+    assert "app.example" not in repr(parse())

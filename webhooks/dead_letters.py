@@ -1,0 +1,36 @@
+"""Lists what was given up, for the operator: `python -m webhooks dead-letters [TENANT …]`."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+
+from shared import tenants_file
+from shared.settings import Settings
+from shared.store.webhooks import outbox
+from shared.store.webhooks.outbox import DeadLetter
+from webhooks.app import connect, path_of
+from webhooks.message import event_type
+
+
+async def list_lines(settings: Settings, tenants: Sequence[str]) -> AsyncIterator[str]:
+    """Yields a line for each webhook that has something waiting, and for each dead letter, the oldest first.
+
+    `tenants`: those to be listed; empty: all in the tenants file. Raises REDIS_AWAY and what `path_of` does.
+    """
+    roster = tenants_file.read(path_of(settings))
+    redis = connect(settings)
+    try:
+        for tenant in tenants or roster.webhooks:
+            for webhook in roster.webhooks.get(tenant, {}):
+                waiting = await outbox.count_waiting(redis, tenant, webhook)
+                if waiting:
+                    yield f"{tenant}/{webhook}: {waiting} waiting"
+            for letter in await outbox.read_dead_letters(redis, tenant):
+                yield _describe(letter)
+    finally:
+        await redis.close()
+
+
+def _describe(letter: DeadLetter) -> str:
+    given_up = datetime.fromtimestamp(letter.given_up_ms / 1000, UTC).isoformat(timespec="seconds")
+    entry = letter.entry
+    return f"{given_up} {letter.webhook} {entry.response_id} {event_type(entry)}: {letter.reason}"

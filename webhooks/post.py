@@ -1,0 +1,76 @@
+"""Makes one delivery: a POST to the address that a tenant's webhook names, within limits.
+
+Owns the HTTP client and its bounds; where it may connect to is decided by `shared/egress.py`. Follows no
+redirect, keeps no cookie, and reads of an answer no more than its connection needs to be used again.
+"""
+
+import asyncio
+import time
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpx2
+
+from shared.egress import Egress, GuardedTransport, RefusedByRule
+from shared.settings import Settings
+from shared.store.webhooks.outbox import OutboxEntry
+from shared.tenants_file import Webhook
+from webhooks.message import body_of, headers_of
+from webhooks.verdict import Delivered, Undelivered, read_status
+
+_ANSWER_BYTES_MAX = 64 * 1024
+_CONNECT_TIMEOUT_S = 5.0
+_IDLE_S = 4.0
+"""Most servers close an idle connection after 5 s, and a delivery that crosses such a close fails."""
+
+
+class Post:
+    def __init__(self, settings: Settings, egress: Egress) -> None:
+        self._timeout_s = settings.webhook_timeout_s
+        limits = httpx2.Limits(
+            max_connections=None,
+            max_keepalive_connections=settings.webhooks_in_flight_max,
+            keepalive_expiry=_IDLE_S,
+        )
+        way_out = httpx2.AsyncHTTPTransport(
+            verify=httpx2.create_ssl_context(), trust_env=False, limits=limits
+        )
+        connect_s = min(_CONNECT_TIMEOUT_S, self._timeout_s)
+        self._client = httpx2.AsyncClient(
+            transport=GuardedTransport(egress, way_out),
+            trust_env=False,
+            follow_redirects=False,
+            timeout=httpx2.Timeout(self._timeout_s, connect=connect_s),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        )
+
+    async def deliver(self, webhook: Webhook, entry: OutboxEntry) -> Delivered | Undelivered:
+        """Sends an event once. Never raises for what the receiver does; a reason names no address."""
+        body = body_of(entry)
+        headers = headers_of(entry, body, webhook.secrets, int(time.time()))
+        status: int | None = None
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._client.stream("POST", webhook.url, content=body, headers=headers) as answer,
+            ):
+                status = answer.status_code
+                await _read_some(answer)
+        except (TimeoutError, httpx2.TimeoutException):
+            failure = Undelivered(f"no answer within {self._timeout_s:g} s")
+        except RefusedByRule:
+            failure = Undelivered("its address is not allowed")
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
+            failure = Undelivered(f"no answer ({type(error).__name__})")
+        # A receiver that has taken the event need not finish its answer.
+        return failure if status is None else read_status(status)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+async def _read_some(answer: httpx2.Response) -> None:
+    left = _ANSWER_BYTES_MAX
+    async for chunk in answer.aiter_raw():
+        left -= len(chunk)
+        if left < 0:
+            return
