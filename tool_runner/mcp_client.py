@@ -214,6 +214,9 @@ def _read_failure(error: BaseException, status: LastStatus) -> HttpError | McpPr
             return McpProtocolError(types.PARSE_ERROR, message)
         case MCPError():
             return McpProtocolError(error.code, error.message)
+        case httpx2.HTTPStatusError():
+            demand, code = _read_demand(error.response), error.response.status_code
+            return HttpError(code, f"the server answered {_phrase(code)}{demand}")
         case httpx2.HTTPError() | httpx2.InvalidURL():
             return NO_ANSWER
         case ValidationError():

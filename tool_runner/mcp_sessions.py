@@ -17,12 +17,13 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
-from shared.responses import McpProtocolError
+from shared.responses import HttpError, McpProtocolError
 from shared.sealing import seal, unseal
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from tool_runner import mcp_transports
 from tool_runner.answers import INTERNAL_ERROR
+from tool_runner.endpoint_event import Listening
 from tool_runner.held_connections import HeldConnection, Open
 from tool_runner.http_pool import HttpPools
 from tool_runner.kept_session import McpSession, SessionStore, with_cookies
@@ -36,6 +37,8 @@ _log = logging.getLogger(__name__)
 _ROUNDS_MAX = 3
 _END_TIMEOUT_S = 5.0
 _LAST_END_S = 2.0
+_STREAM_WAIT_S = 10.0
+"""How long a server over HTTP with SSE may take to say where messages are posted."""
 _SPEAKS_MAX = 1_024
 _SPEAKS_S = 3_600.0
 _NOT_STREAMABLE = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
@@ -200,7 +203,8 @@ class Sessions:
         question.status.cookies = SessionCookies()
         if isinstance(server, StdioServer):
             return await self._begin_live(question, kept, "stdio", partial(mcp_transports.open_stdio, server))
-        open_sse = partial(mcp_transports.open_sse, self._pools, server, timeout_s)
+        listening = Listening(server.url, min(timeout_s / 2, _STREAM_WAIT_S))
+        open_sse = partial(mcp_transports.open_sse, self._pools, server, timeout_s, listening)
         if (speaks := self._recall(server)) == "sse":
             return await self._begin_live(question, kept, "sse", open_sse)
         has_begun = False
@@ -222,8 +226,8 @@ class Sessions:
             refused = failed
         try:
             return await self._begin_live(question, kept, "sse", open_sse)
-        except NotLive:
-            raise refused from None
+        except NotLive as not_live:
+            raise (not_live if listening.is_open else _join(refused, not_live)) from None
 
     async def _begin_live(
         self, question: _Asking[T], kept: bytes, transport: Literal["sse", "stdio"], open_: Open
@@ -347,6 +351,15 @@ class Sessions:
 
 class NotLive(ServerFailed):
     """A connection that is a session cannot be opened."""
+
+
+def _join(refused: ServerFailed, not_live: NotLive) -> ServerFailed:
+    """Returns what to say of a server that speaks neither transport: how it answered a message and, if that
+    is more than a status, how it answered GET."""
+    if isinstance(refused.error, HttpError) and isinstance(not_live.error, McpProtocolError):
+        both = f"{refused.error.message}; {not_live.error.message}"
+        return ServerFailed(HttpError(refused.error.code, both), refused.cause)
+    return refused
 
 
 async def _keep(store: SessionStore, expected: bytes, session: bytes) -> None:

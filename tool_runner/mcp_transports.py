@@ -24,6 +24,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSI
 from shared.egress import NotAllowed
 from shared.responses import McpProtocolError
 from tool_runner.answers import INTERNAL_ERROR, INVALID_PARAMS
+from tool_runner.endpoint_event import Listening
 from tool_runner.http_pool import HttpPools
 from tool_runner.mcp_client import SESSION_HEADER, Connection, LastStatus, ServerFailed, as_server_failures
 from tool_runner.passages import IncomingPassage
@@ -159,16 +160,17 @@ def _agreed(version: str) -> types.InitializeResult | types.DiscoverResult:
 
 @asynccontextmanager
 async def open_sse(
-    pools: HttpPools, server: HttpServer, timeout_s: float, has_ended: asyncio.Event
+    pools: HttpPools, server: HttpServer, timeout_s: float, listening: Listening, has_ended: asyncio.Event
 ) -> AsyncIterator[Connection]:
     """Opens a session over HTTP with SSE (MCP 2024-11-05), which lasts as long as the connection.
 
-    Sets `has_ended` if the server ends it, or no longer accepts messages. Raises ServerFailed.
+    `listening`: its stream, not begun yet. Sets `has_ended` if the server ends it, or no longer accepts
+    messages. Raises ServerFailed.
     """
     status = LastStatus()
 
     def make_client(headers: Any = None, timeout: Any = None, auth: Any = None) -> Any:
-        return _open_client(pools, server, {}, timeout_s, status, has_ended)
+        return _open_client(pools, server, {}, timeout_s, status, (listening, has_ended))
 
     streams = sse_client(server.url, httpx_client_factory=make_client)
     with as_server_failures(status):
@@ -206,11 +208,12 @@ async def _open_client(
     headers: Mapping[str, str],
     timeout_s: float,
     status: LastStatus,
-    has_ended: asyncio.Event | None = None,
+    live: tuple[Listening, asyncio.Event] | None = None,
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """Opens an HTTP client for one server. Raises ServerFailed if its URL is not allowed.
 
-    `has_ended`: given for HTTP with SSE only, where one answer lasts as long as the session.
+    `live`: given for HTTP with SSE only, where one answer lasts as long as the session; that answer, and an
+    event that is set at its end.
     """
     try:
         pools.check(server)
@@ -220,12 +223,12 @@ async def _open_client(
         message = "server_url must be an http or https URL"
         raise ServerFailed(McpProtocolError(INVALID_PARAMS, message)) from None
     connect_s = min(timeout_s, _CONNECT_TIMEOUT_S) if server.is_of_request else timeout_s
-    read_s = timeout_s if has_ended is None else None
+    read_s = timeout_s if live is None else None
     async with httpx2.AsyncClient(
         # "identity": a small answer must not unpack to a huge one
         headers={**server.headers, "accept-encoding": "identity", **headers},
         timeout=httpx2.Timeout(timeout_s, connect=connect_s, read=read_s),
-        transport=_BoundedWay(pools.way_to(server), has_ended),
+        transport=_LiveWay(pools.way_to(server), *live) if live else _BoundedWay(pools.way_to(server)),
         cookies=status.cookies,
         trust_env=False,
         max_redirects=0,  # the way follows them
@@ -237,32 +240,66 @@ async def _open_client(
 class _BoundedWay(httpx2.AsyncBaseTransport):
     """Limits what is read of each answer, and refuses to listen for messages that answer no request."""
 
-    def __init__(self, way: httpx2.AsyncBaseTransport, has_ended: asyncio.Event | None) -> None:
+    def __init__(self, way: httpx2.AsyncBaseTransport) -> None:
         self._way = way
-        self._has_ended = has_ended
-        self._listening: _BoundedBody | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if self._has_ended is None:
-            if request.method == "GET" and "last-event-id" not in request.headers:
-                return httpx2.Response(405, request=request)
-            return _bound(await self._way.handle_async_request(request))
-        if request.method == "POST" and self._listening is not None:
-            self._listening.renew()
+        if request.method == "GET" and "last-event-id" not in request.headers:
+            return httpx2.Response(405, request=request)
+        return _bound(await self._way.handle_async_request(request))
+
+    async def aclose(self) -> None:
+        await self._way.aclose()
+
+
+class _LiveWay(httpx2.AsyncBaseTransport):
+    """Limits what is read of each message of a stream that lasts, and notices when it can be of no use any
+    more."""
+
+    def __init__(
+        self, way: httpx2.AsyncBaseTransport, listening: Listening, has_ended: asyncio.Event
+    ) -> None:
+        self._way = way
+        self._listening, self._has_ended = listening, has_ended
+        self._stream: _BoundedBody | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "POST" and self._stream is not None:
+            self._stream.renew()
         try:
-            response = _bound(await self._way.handle_async_request(request))
+            response = await self._send(request)
         except Exception:
             self._has_ended.set()
             raise
         if response.status_code >= 400:
             self._has_ended.set()
-        if request.method == "GET":
-            assert isinstance(response.stream, _BoundedBody)
-            self._listening = response.stream
+        return response
+
+    async def _send(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method != "GET":
+            return _bound(await self._way.handle_async_request(request))
+        response = _bound(await self._listening.begin(self._way, request))
+        assert isinstance(response.stream, _BoundedBody)
+        self._stream = response.stream
+        if self._listening.is_open:
+            response.stream = _JudgedBody(self._listening.read(self._stream), self._stream)
         return response
 
     async def aclose(self) -> None:
         await self._way.aclose()
+
+
+class _JudgedBody(httpx2.AsyncByteStream):
+    """Chunks made of another body, which is closed with this one."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], body: httpx2.AsyncByteStream) -> None:
+        self._chunks, self._body = chunks, body
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
 
 
 class _TooLarge(httpx2.SSEError, httpx2.StreamError):

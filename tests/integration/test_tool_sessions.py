@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -33,6 +33,7 @@ from tool_runner.run_tool import Outcome, Tools
 from tool_runner.stdio_servers import StdioServers
 
 HANDSHAKES = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"]
+Answer = Callable[[Received], Response | None]
 ANEW = "[The server had ended its session. This call was made in a new one, which has nothing of what earlier"
 SECRETS = ServerSecrets({"X-Key": "k"}, "token")
 
@@ -439,7 +440,7 @@ async def test_a_message_stream_that_leads_to_another_origin_is_refused(tmp_path
         yield f"event: endpoint\ndata: {where}/messages\n\n".encode()
         await asyncio.Event().wait()
 
-    async with serving(elsewhere) as other, running(tmp_path, timeout_s=5.0) as one:
+    async with serving(elsewhere) as other, running(tmp_path) as one:
         server = PagesServer()
         server.intercept = lambda received: (
             StreamingResponse(stream(other), media_type="text/event-stream")
@@ -447,8 +448,56 @@ async def test_a_message_stream_that_leads_to_another_origin_is_refused(tmp_path
             else JSONResponse({}, 405)
         )
         async with serving(server) as url:
-            assert isinstance(error_of(await one.ask(url, "look", Journal())), HttpError | McpProtocolError)
+            failed = error_of(await one.ask(url, "look", Journal()))
+    said = "over HTTP with SSE, the server leads to another origin in its `endpoint` event (another port)"
+    assert failed == McpProtocolError(-32603, said)
     assert elsewhere.received == []
+
+
+def answer_get(*chunks: bytes, lasts: bool = True, kind: str = "text/event-stream") -> Answer:
+    """A server that refuses messages as one over HTTP with SSE does, and answers GET with these chunks."""
+
+    async def stream() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+        if lasts:
+            await asyncio.Event().wait()
+
+    return lambda received: (
+        StreamingResponse(stream(), media_type=kind) if received.what == "GET" else JSONResponse({}, 405)
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (answer_get(b"event: endpoint\ndata: https://b.example:1/m\n\n"), "(another scheme, host, port)"),
+        (answer_get(b"event: endpoint\r\ndata: ftp:/m\r\n\r\n"), "to another origin in its `endpoint` event"),
+        (
+            answer_get(b"event: endpoint\rda", b"ta: http://[\r\r", b":"),
+            "names no URL in its `endpoint` event",
+        ),
+        (answer_get(b"event: endpoint\ndata\n\n"), "names no URL in its `endpoint` event"),
+        (answer_get(b": hello\n\n", lasts=False), "ended its stream before an `endpoint` event"),
+        (answer_get(b"data: {}\n\n"), "sent a message before an `endpoint` event"),
+        (answer_get(*(b": still here\n\n" * 1_000,) * 6), "sent 65536 bytes without an `endpoint` event"),
+        (
+            answer_get(b"<h1>Welcome</h1>", lasts=False, kind="text/html"),
+            "the server answered 405 Method Not Allowed; over HTTP with SSE, the server answered GET with "
+            "content of text/html, not text/event-stream",
+        ),
+    ],
+)
+async def test_a_message_stream_that_does_not_say_where_messages_go_is_refused_at_once(
+    tmp_path: Path, answer: Answer, said: str
+) -> None:
+    server = PagesServer()
+    server.intercept = answer
+    async with serving(server) as url, running(tmp_path) as one:
+        failed = error_of(await one.ask(url, "look", Journal()))
+    assert isinstance(failed, HttpError | McpProtocolError)
+    assert said in failed.message
+    assert {received.what for received in server.received} <= {"GET", "server/discover", "initialize"}
 
 
 # A server that means harm
