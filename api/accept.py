@@ -15,6 +15,7 @@ import msgspec
 from api import context
 from api.approvals import Questions, Unread, confirm, read_questions
 from api.bodies.containers import check_continued
+from api.bodies.context_management import check_compaction
 from api.bodies.includes import check_sealing
 from api.bodies.messages import read_call
 from api.bodies.requests import Birth, Creation, RequestLimits, read_create
@@ -30,9 +31,11 @@ from api.read import Follower
 from api.tenants import Tenants
 from api.unlisted import read_listings, unlisted_servers
 from shared import ids, lifecycle
+from shared.compaction import DEFAULT_PROMPT
 from shared.events import encode
 from shared.lifecycle import begin, fold
 from shared.responses import (
+    CompactionRules,
     ConversationReference,
     Dialect,
     InputTokensDetails,
@@ -67,6 +70,9 @@ _READINGS_MAX = 3
 
 Recall = Callable[[str], Awaitable[Stored | None]]
 """Returns a response that may be continued although it is not stored, by its id, or None."""
+
+_THRESHOLD_SHARE = 0.75
+"""The part of the model's context beyond which it is compacted, if the request names no threshold."""
 
 T = TypeVar("T")
 
@@ -168,7 +174,9 @@ class Acceptance:
         response = creation.request.response
         self._check_background(response.background, response.store)
         self._check_secrets(creation.secret_param)
-        check_sealing(creation.request.include, has_keys=bool(self._settings.seal_keys))
+        has_keys = bool(self._settings.seal_keys)
+        check_sealing(creation.request.include, has_keys=has_keys)
+        check_compaction(creation.request, has_keys=has_keys)
 
     async def _create(
         self, tenant: str, raw: bytes, idempotency_key: str | None, dialect: Dialect | None, read: Reader
@@ -282,6 +290,12 @@ class Acceptance:
             ApprovalDefaults(settings.approval_default, settings.approval_default_for_urls),
             settings.unsupported_tools,
             settings.web_search != "refused",
+            CompactionRules(
+                settings.compaction_prompt or DEFAULT_PROMPT,
+                settings.compaction_share_max,
+                settings.compaction_tokens_min,
+                int(settings.context_tokens_max * _THRESHOLD_SHARE),
+            ),
         )
         birth = Birth(ids.new_response_id(settings.cell), int(self._clock()), dialect or settings.dialect)
         models = settings.models

@@ -19,7 +19,7 @@ from shared.hosted_tools import AnyHostedToolCall, HostedToolCall
 from shared.input_items import AskedItem, InputItem, ItemReference
 from shared.json_values import count_values
 from shared.responses import Dialect, Item, Response, ResponseRequest, ServerCall
-from shared.sealing import REASONING, Seal
+from shared.sealing import COMPACTION, REASONING, Seal
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import archive
@@ -234,8 +234,8 @@ def _outputs_of(record: archive.ArchivedRecord) -> list[msgspec.Raw]:
 def compose(
     request: ResponseRequest, asked: Sequence[AskedItem], sources: Sources, settings: Settings, tenant: str
 ) -> ResponseRequest:
-    """Returns the request with its input, references replaced by items, and with its context. Sealed
-    reasoning that the model reads is opened.
+    """Returns the request with its input, references replaced by items, and with its context. Compactions,
+    and sealed reasoning that the model reads, are opened.
 
     Pure. Raises ClientError for unknown items, items that do not fit together, and items that exceed the
     limits.
@@ -246,20 +246,45 @@ def compose(
     before = _items_before(sources)
     item_relations.check_unique(asked, before, "input")
     items = [_complete(item, sources.kept) for item in resolve(asked, sources.referenced, "input")]
+    before, items = _open_compactions(before, items, param, _unsealer_of(settings, tenant, COMPACTION))
     before = without_old_reasoning(before, items)
-    opened = item_relations.open_reasoning([*before, *items], _unsealer_of(settings, tenant))
+    opened = item_relations.open_reasoning([*before, *items], _unsealer_of(settings, tenant, REASONING))
     before, items = opened[: len(before)], opened[len(before) :]
     _check_sizes(before, items, settings, param)
     item_relations.check_answers(items, before, "input")
-    item_relations.check_calls([*before, *items], "input")
+    if not is_compaction_alone(request):  # which may come while the client runs its calls
+        item_relations.check_calls([*before, *items], "input")
     return msgspec.structs.replace(request, input=items, context=before)
 
 
-def _unsealer_of(settings: Settings, tenant: str) -> Callable[[str], str | None]:
-    """Returns what opens reasoning that was sealed for the tenant, and returns None for any other text."""
+def is_compaction_alone(request: ResponseRequest) -> bool:
+    """Returns True if nothing is asked for but a compaction."""
+    return request.compaction is not None and request.compaction.threshold is None
+
+
+def _open_compactions(
+    before: Sequence[InputItem],
+    items: Sequence[InputItem],
+    param: str,
+    unseal: Callable[[str], str | None],
+) -> tuple[list[InputItem], list[InputItem]]:
+    """Returns the items before a request's own, and its own, with what a model reads in place of
+    compactions. `param`: where those before come from."""
+    items, is_whole = item_relations.open_compactions(
+        items, unseal, lambda place: f"input[{place}].encrypted_content"
+    )
+    if is_whole:
+        return [], items
+    before, _ = item_relations.open_compactions(before, unseal, lambda _: param)
+    own = {item.id for item in items}
+    return [item for item in before if item.id not in own], items
+
+
+def _unsealer_of(settings: Settings, tenant: str, purpose: str) -> Callable[[str], str | None]:
+    """Returns what opens texts sealed for the tenant and the purpose, and returns None for any other text."""
     if not settings.seal_keys:
         return lambda _: None
-    return Seal(settings.seal_keys, tenant, REASONING).open
+    return Seal(settings.seal_keys, tenant, purpose).open
 
 
 def _items_before(sources: Sources) -> list[InputItem]:
@@ -270,12 +295,7 @@ def _items_before(sources: Sources) -> list[InputItem]:
     unshown = msgspec.json.decode(record.unshown, type=list[ServerCall]) if record.unshown else []
     whole: dict[str, Item] = {item.id: item for item in unshown}
     output = [whole.get(item.id, item) for item in response.output]
-    return [*record.request.context, *record.request.input, *_as_input(lifecycle.lasting(output))]
-
-
-def _as_input(output: Sequence[Item]) -> list[InputItem]:
-    """Returns the items of an output as input items."""
-    return msgspec.convert(msgspec.to_builtins(output), list[InputItem])
+    return [*record.request.context, *record.request.input, *lifecycle.as_input(lifecycle.lasting(output))]
 
 
 def _complete(item: InputItem, kept: Mapping[str, bytes]) -> InputItem:

@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from api.bodies.includes import check_sealing
+from api.compacted import answer_of
 from api.errors import (
     ResponseLost,
     cannot_cancel,
@@ -26,9 +27,10 @@ from api.included import add_included
 from api.offload import Offload
 from api.paging import PageRequest
 from shared import ids
+from shared.compaction import as_shown
 from shared.context_length import TOO_LONG
 from shared.responses import Response, ResponseError
-from shared.sealing import REASONING, Seal
+from shared.sealing import COMPACTION, REASONING, Seal
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import closing
@@ -227,6 +229,15 @@ class Reading:
                 raise context_length_exceeded()
         return snapshot
 
+    async def finish_compaction(self, key: ResponseKey, arrival: Arrival | None = None) -> bytes:
+        """Waits until a compaction ends; returns JSON of what it made.
+
+        Raises what `finish` does, and ClientError for one that failed.
+        """
+        snapshot = await self.finish(key, arrival)
+        seal = Seal(self._settings.seal_keys, key.tenant, COMPACTION)
+        return await self._offload.run(len(snapshot), lambda: answer_of(snapshot, seal))
+
     async def _snapshot_of(self, stored: Stored) -> bytes:
         record = await self._offload.run(len(stored.packed), stored.unpack)
         return record.snapshot
@@ -303,7 +314,7 @@ async def _chain(first: bytes, rest: Frames) -> Frames:
 
 def _list_page(stored: Stored, page: PageRequest) -> bytes:
     request = stored.open().request
-    return msgspec.json.encode(page.cut([*request.context, *request.input]))
+    return msgspec.json.encode(page.cut(as_shown([*request.context, *request.input])))
 
 
 class _Ending(msgspec.Struct):

@@ -279,6 +279,10 @@ class McpListToolsCompleted(Announcement, frozen=True, tag="response.mcp_list_to
 class McpListToolsFailed(Announcement, frozen=True, tag="response.mcp_list_tools.failed"): ...
 
 
+class CompactionCompacting(Announcement, frozen=True, tag="response.compaction.compacting"):
+    """Reports that a summary grows; says nothing of its text."""
+
+
 LifecycleEvent = (
     ResponseCreated
     | ResponseQueued
@@ -338,6 +342,7 @@ ItemEvent = (
     | McpListToolsInProgress
     | McpListToolsCompleted
     | McpListToolsFailed
+    | CompactionCompacting
 )
 StreamEvent = LifecycleEvent | ItemEvent | TextDelta | Error
 

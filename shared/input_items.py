@@ -149,9 +149,18 @@ class InputMcpCall(_InputItem, frozen=True, kw_only=True, tag="mcp_call"):
     approval_request_id: Text = UNSET
 
 
+class InputCompaction(_InputItem, frozen=True, kw_only=True, tag="compaction"):
+    """Stands for a part of the conversation that was summarised (`shared/compaction.py`)."""
+
+    encrypted_content: str
+    summary: Text = UNSET
+    """What is sealed in it, once the API has opened it; only in records, never shown to clients."""
+
+
 InputItem = (
     InputMessage
     | InputReasoning
+    | InputCompaction
     | InputFunctionCall
     | FunctionCallOutput
     | AnyClientCall

@@ -15,9 +15,10 @@ from shared.client_tools import ShellCall
 from shared.context_length import TOO_LONG, TOO_LONG_PARAM
 from shared.events import StreamEvent
 from shared.hosted_tools import CallItem
-from shared.input_items import SummaryText
+from shared.input_items import InputItem, SummaryText
 from shared.responses import (
     TERMINAL,
+    Compaction,
     IncompleteDetails,
     IncompleteReason,
     Item,
@@ -241,23 +242,31 @@ def _interrupt(item: Item) -> Item:
     match item:
         case McpListTools():
             return msgspec.structs.replace(item, error="The listing was interrupted.")
-        case McpApprovalRequest():
+        case McpApprovalRequest() | Compaction():
             return item
         case Reasoning() | Message() | CallItem():
             return msgspec.structs.replace(item, status="incomplete")
 
 
 def lasting(output: Sequence[Item]) -> list[Item]:
-    """Returns what later responses read of an output: all items except calls that were cut off.
+    """Returns what later responses read of an output: all items except calls and compactions that were cut
+    off.
 
     Omits what no model reads: logprobs, which are many times as long as their text, and sealed reasoning,
     which says what `content` does.
     """
-    return [
-        _without_unread(item)
-        for item in output
-        if not isinstance(item, CallItem) or item.status in ("completed", "failed")
-    ]
+    return [_without_unread(item) for item in output if not _is_cut_off(item)]
+
+
+def as_input(output: Sequence[Item]) -> list[InputItem]:
+    """Returns the items of an output as input items."""
+    return msgspec.convert(msgspec.to_builtins(output), list[InputItem])
+
+
+def _is_cut_off(item: Item) -> bool:
+    if isinstance(item, Compaction):
+        return not item.encrypted_content
+    return isinstance(item, CallItem) and item.status not in ("completed", "failed")
 
 
 def _without_unread(item: Item) -> Item:

@@ -25,6 +25,7 @@ would make other events, or could not read the record at all:
 4  A request names the dialect of its events.
    A search in a page that fails names the page if it is known, and otherwise has no address.
 5  Prompts: what became of each item of a history is told, whatever its status says and its client left out.
+   A context may be compacted: items of that type, and their events.
 """
 RECORD_FORMAT_OLDEST = 1
 """The oldest format that this version can replay. An open record below it ends as `failed`, with a reason."""

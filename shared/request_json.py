@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from shared.input_items import InputItem
-from shared.responses import Dialect, Response, ResponseRequest, SamplingOptions
+from shared.responses import CompactionRules, Dialect, Response, ResponseRequest, SamplingOptions
 
 
 class InPieces(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +24,7 @@ class InPieces(msgspec.Struct, frozen=True, kw_only=True):
     sampling: SamplingOptions = SamplingOptions()
     dialect: Dialect = "openai"
     approved: list[str] | None = None
+    compaction: CompactionRules | None = None
 
 
 _pieces = msgspec.json.Decoder(InPieces)

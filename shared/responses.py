@@ -184,10 +184,29 @@ class McpApprovalRequest(msgspec.Struct, frozen=True, tag_field="type", tag="mcp
     arguments: str
 
 
+class Compaction(msgspec.Struct, frozen=True, tag_field="type", tag="compaction"):
+    """Stands for everything before it, which the model has summarised (`shared/compaction.py`).
+
+    `encrypted_content`: what it stands for, sealed; empty until the item is done.
+    """
+
+    id: str
+    encrypted_content: str
+
+
 ServerCall = McpCall | AnyHostedToolCall
 """A call that runs here, as an item of an output; the other calls are the client's to run."""
 
-Item = Reasoning | Message | FunctionCall | AnyClientCall | ServerCall | McpListTools | McpApprovalRequest
+Item = (
+    Reasoning
+    | Message
+    | FunctionCall
+    | AnyClientCall
+    | ServerCall
+    | McpListTools
+    | McpApprovalRequest
+    | Compaction
+)
 
 
 PerTurn = tuple[int, ...] | msgspec.UnsetType
@@ -305,6 +324,21 @@ class SamplingOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     """Token id -> the value added to its logit."""
 
 
+class CompactionRules(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a response's context is compacted: as its operator had set it when the request was accepted, so
+    that every owner of the response does the same."""
+
+    prompt: str
+    """What the model is told, as a user's message, to have it write the summary."""
+    share_max: float
+    """The part of the conversation's tokens that may be left."""
+    tokens_min: int
+    """The number of tokens that may be left in any case."""
+    threshold: int | None = None
+    """The number of tokens beyond which the context is compacted after a turn; None: the request is for
+    nothing but a compaction."""
+
+
 class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A create call, validated and complete: the API writes it, the worker reads it.
 
@@ -326,6 +360,8 @@ class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
     approved: list[str] | None = None
     """The ids of the questions whose calls the client has approved and the API has found to be those that the
     model asked about. None in records of before they were compared."""
+    compaction: CompactionRules | None = None
+    """None: its context is never compacted."""
 
 
 class ServerSecrets(msgspec.Struct, frozen=True):

@@ -54,8 +54,8 @@ def _fernet(settings: Settings) -> Fernet | None:
 
 # --- what clients carry ---------------------------------------------------------------------------
 
-REASONING = "reasoning"
-"""A purpose of sealed texts: what the model thought."""
+REASONING, COMPACTION = "reasoning", "compaction"
+"""Purposes of sealed texts: what the model thought, and what a compaction stands for."""
 _MARK = "antiphon1"
 """What every sealed text begins with: whose it is, and the version of its form."""
 

@@ -68,6 +68,13 @@ class Settings(BaseSettings):
     """Model names that requests may use; `default` stands for the first."""
     dialect: Dialect = "openai"
     """How the events of a response are named if its create call has no `Antiphon-Dialect` header."""
+    compaction_prompt: str | None = Field(None, min_length=1, max_length=16_384)
+    """What the model is told, as a message of the user's, to have it summarise a conversation; `{tokens}` in
+    it is replaced by the number of tokens that the summary may have. None: `shared/compaction.py` has it."""
+    compaction_share_max: float = Field(0.25, gt=0, le=1)
+    """The part of a conversation's tokens that a compaction may leave, without the instructions."""
+    compaction_tokens_min: int = Field(1_024, ge=256)
+    """The number of tokens that it may leave in any case, however short the conversation."""
     refused_parameters: list[Literal["logit_bias", "min_p"]] = []
     """Parameters that the workers' engine, as it is configured, does not support."""
     unsupported_tools: Literal["refuse", "ignore"] = "refuse"

@@ -10,6 +10,7 @@ from shared.client_tools import ClientCall
 from shared.hosted_tools import HostedToolCall
 from shared.input_items import (
     EarlierText,
+    InputCompaction,
     InputFile,
     InputFunctionCall,
     InputImage,
@@ -44,6 +45,8 @@ def answers_in(items: Sequence[InputItem]) -> list[int]:
         item = items[index]
         if isinstance(item, _CALLS):
             is_calling = True
+        elif isinstance(item, InputCompaction):
+            is_calling = False
         elif not isinstance(item, InputMessage):
             continue
         elif item.role != "assistant":

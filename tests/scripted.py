@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import dataclass
 
+from shared.compaction import DEFAULT_PROMPT
 from tests.engines import read_chunks
 from worker.engines.protocol import Sampling
 from worker.engines.scripted.engine import ScriptedEngine
@@ -73,6 +74,8 @@ MALFORMED = {
 }
 ONLY_MCP = DeveloperPart(None, {"deepwiki": TOOLS.namespaces["deepwiki"]})
 CASES = [
+    Case("compaction", DEFAULT_PROMPT),
+    Case("after a compaction", "# Summary of the conversation so far\n\nIt stands for it.\n\nHello."),
     Case("multiply", SEED),
     Case("multiply", SEED, python_says("56088\n")),
     Case("multiply", SEED, python_says("Traceback (most recent call last):\nMemoryError\n")),

@@ -50,6 +50,7 @@ from shared.input_items import (
     CustomToolCallOutput,
     EarlierText,
     FunctionCallOutput,
+    InputCompaction,
     InputFile,
     InputFunctionCall,
     InputImage,
@@ -64,6 +65,7 @@ from shared.input_items import (
     MessagePart,
     Refusal,
 )
+from shared.sealing import is_sealed_here
 from shared.text_files import UnreadableFile, text_of_file
 
 _PREFIXES: Mapping[type[AskedItem], str] = {
@@ -71,6 +73,7 @@ _PREFIXES: Mapping[type[AskedItem], str] = {
     InputFunctionCall: "fc",
     FunctionCallOutput: "fco",
     InputReasoning: "rs",
+    InputCompaction: "cmp",
     InputMcpListTools: "mcpl",
     InputMcpApprovalRequest: "mcpr",
     McpApprovalResponse: "mcpa",
@@ -101,20 +104,13 @@ _NAMESPACED = (InputFunctionCall, FunctionCallOutput, CustomToolCall)
 _OTHER_NAMES: Mapping[type[AskedItem], str] = {FunctionCallOutput: "name", LocalShellCallOutput: "id"}
 """Outputs that may do without a `call_id`, and what they then need."""
 _AnyOutput = FunctionCallOutput | CustomToolCallOutput | ClientAnswer
-_COMPACTION = "compaction"
-
-
-class _Compaction(msgspec.Struct, frozen=True):
-    encrypted_content: str
-
-
 _KINDS: Mapping[str, type[AskedItem]] = {
     str(kind.__struct_config__.tag): kind for kind in get_args(AskedItem)
 }
+_TYPES = frozenset(_KINDS)
 _CALL_TYPES = frozenset(
     name for name, kind in _KINDS.items() if kind in (*get_args(AnyHostedToolCall), *get_args(AnyClientCall))
 )
-_LISTED_TYPES = frozenset({*_KINDS, _COMPACTION})
 _ALWAYS_GIVEN: Mapping[type[AskedItem], str] = {
     InputMcpApprovalRequest: "id",
     **dict.fromkeys(get_args(AnyHostedToolCall), "status"),
@@ -148,12 +144,9 @@ def read_items(value: object, field: str, items_max: int) -> list[AskedItem]:
 
 def _read_item(value: object, path: Path) -> AskedItem:
     fields = check_object(_with_type(value), path)
-    kind = check_type(_LISTED_TYPES, fields, path)
+    kind = check_type(_TYPES, fields, path)
     if kind in _CALL_TYPES and fields.get("id", "") is None:  # it is given one, as if the field were absent
         fields = {name: field for name, field in fields.items() if name != "id"}
-    if kind == _COMPACTION:  # none is produced here
-        sealed = parse(_Compaction, fields, path).encrypted_content
-        raise unreadable_content(sealed, spell((*path, "encrypted_content")))
     refusals = [
         *_refuse_parts(fields, path),
         *_refuse_missing(_KINDS[kind], fields, path),
@@ -167,9 +160,15 @@ def _read_item(value: object, path: Path) -> AskedItem:
     if refusals:
         raise first_of(refusals, fields, path)
     _check_files(item, path)
-    if isinstance(item, WebSearchCall):  # what our own records keep besides is not a client's to say
-        return item.shown(with_sources=True)
-    return item
+    match item:  # what our own records keep besides is not a client's to say
+        case WebSearchCall():
+            return item.shown(with_sources=True)
+        case InputCompaction(encrypted_content=sealed):
+            if not is_sealed_here(sealed):
+                raise unreadable_content(sealed, spell((*path, "encrypted_content")))
+            return InputCompaction(id=item.id, encrypted_content=sealed)
+        case _:
+            return item
 
 
 def _check_files(item: AskedItem, path: Path) -> None:

@@ -6,6 +6,7 @@ API, whose wording clients match.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 import msgspec
 from msgspec import UNSET
@@ -19,24 +20,12 @@ from api.errors import (
     shorten,
     unreadable_content,
 )
-from shared.client_tools import (
-    AnyClientAnswer,
-    AnyClientCall,
-    ApplyPatchCall,
-    ApplyPatchCallOutput,
-    ClientCall,
-    CustomToolCall,
-    LocalShellCall,
-    LocalShellCallOutput,
-    ShellCall,
-    ShellCallOutput,
-)
+from shared.client_tools import ClientCall
+from shared.compaction import Compacted, read_compacted
 from shared.input_items import (
     AskedItem,
-    CustomToolCallOutput,
     EarlierThought,
-    FunctionCallOutput,
-    InputFunctionCall,
+    InputCompaction,
     InputItem,
     InputMcpApprovalRequest,
     InputReasoning,
@@ -44,36 +33,13 @@ from shared.input_items import (
 )
 from shared.sealing import is_sealed_here
 from shared.turns import answers_in
+from shared.waiting_calls import CALLS, CallOutput, ClientsCall, answered_by, name_in
 
-_Output = FunctionCallOutput | CustomToolCallOutput | AnyClientAnswer
-_CallItem = InputFunctionCall | AnyClientCall
-
-_CALLS: dict[type[_Output], type[_CallItem]] = {
-    FunctionCallOutput: InputFunctionCall,
-    CustomToolCallOutput: CustomToolCall,
-    ShellCallOutput: ShellCall,
-    LocalShellCallOutput: LocalShellCall,
-    ApplyPatchCallOutput: ApplyPatchCall,
-}
-"""The kind of call that each kind of output answers."""
 _UNASKED = "no approval request found with this id"
 
 
-def _called(kind: type[_CallItem]) -> str:
+def _called(kind: type[ClientsCall]) -> str:
     return kind.called if issubclass(kind, ClientCall) else "function call"
-
-
-def _answered_by(output: _Output) -> str | None:
-    """Returns the `call_id` of the call that the output answers; None if it names a function instead."""
-    if isinstance(output, LocalShellCallOutput) and not output.call_id:
-        return output.id or None
-    return output.call_id or None
-
-
-def _name_in(item: _Output | _CallItem) -> str | None:
-    """Returns the name of the tool that an item gives, or None."""
-    name = getattr(item, "name", None)
-    return name if isinstance(name, str) and name else None
 
 
 def check_unique(items: Sequence[AskedItem], context: Iterable[InputItem], field: str) -> None:
@@ -98,7 +64,7 @@ def check_answers(items: Sequence[InputItem], context: Sequence[InputItem], fiel
     """
     orphan = find_orphan(items, context)
     if orphan is not None:
-        raise no_call_found(_called(_CALLS[type(orphan)]), _answered_by(orphan) or "", field)
+        raise no_call_found(_called(CALLS[type(orphan)]), answered_by(orphan) or "", field)
     asked = {item.id for item in (*context, *items) if isinstance(item, InputMcpApprovalRequest)}
     answered = {item.approval_request_id for item in context if isinstance(item, McpApprovalResponse)}
     for index, item in enumerate(items):
@@ -111,14 +77,14 @@ def check_answers(items: Sequence[InputItem], context: Sequence[InputItem], fiel
         answered.add(question)
 
 
-def find_orphan(items: Sequence[InputItem], context: Sequence[InputItem] = ()) -> _Output | None:
+def find_orphan(items: Sequence[InputItem], context: Sequence[InputItem] = ()) -> CallOutput | None:
     """Returns the first output that `check_answers` would refuse for its missing or later call, or None."""
-    calls = {(type(item), item.call_id) for item in context if isinstance(item, _CallItem)}
+    calls = {(type(item), item.call_id) for item in context if isinstance(item, ClientsCall)}
     for item in items:
-        if isinstance(item, _CallItem):
+        if isinstance(item, ClientsCall):
             calls.add((type(item), item.call_id))
-        elif isinstance(item, _Output) and not (
-            _name_in(item) is not None or (_CALLS[type(item)], _answered_by(item)) in calls
+        elif isinstance(item, CallOutput) and not (
+            name_in(item) is not None or (CALLS[type(item)], answered_by(item)) in calls
         ):
             return item
     return None
@@ -131,24 +97,24 @@ def check_calls(items: Sequence[InputItem], field: str) -> None:
     The model would wait for the output, or make it up. An id may be used again once its call is answered, as
     by clients that number calls per turn; before that, another call with the same id would take its output.
     """
-    waiting: dict[tuple[type[_CallItem], str], tuple[int, _CallItem]] = {}
-    named: dict[tuple[type[_CallItem], str], int] = {}
+    waiting: dict[tuple[type[ClientsCall], str], tuple[int, ClientsCall]] = {}
+    named: dict[tuple[type[ClientsCall], str], int] = {}
     """The place of the last output that names a function, not a call; it answers the calls before it."""
 
-    def waits(place: int, call: _CallItem) -> bool:
-        return named.get((type(call), _name_in(call) or ""), -1) < place
+    def waits(place: int, call: ClientsCall) -> bool:
+        return named.get((type(call), name_in(call) or ""), -1) < place
 
     for place, item in enumerate(items):
-        if isinstance(item, _CallItem):
+        if isinstance(item, ClientsCall):
             key = type(item), item.call_id
             if key in waiting and waits(*waiting[key]):
                 reason = f"two calls with the call_id '{shorten(key[1])}' wait for an output at once"
                 raise invalid_value(field, reason)
             waiting[key] = place, item
-        elif isinstance(item, _Output) and (answered := _answered_by(item)) is not None:
-            waiting.pop((_CALLS[type(item)], answered), None)
-        elif isinstance(item, _Output):
-            named[_CALLS[type(item)], _name_in(item) or ""] = place
+        elif isinstance(item, CallOutput) and (answered := answered_by(item)) is not None:
+            waiting.pop((CALLS[type(item)], answered), None)
+        elif isinstance(item, CallOutput):
+            named[CALLS[type(item)], name_in(item) or ""] = place
     for place, call in waiting.values():
         if waits(place, call):
             raise no_output_found(_called(type(call)), call.call_id, field)
@@ -177,3 +143,40 @@ def _open(item: InputReasoning, unseal: Callable[[str], str | None]) -> InputRea
     if item.summary and not is_sealed_here(item.encrypted_content):
         return item
     raise unreadable_content(item.encrypted_content)
+
+
+def open_compactions(
+    items: Sequence[InputItem], unseal: Callable[[str], str | None], param: Callable[[int], str]
+) -> tuple[list[InputItem], bool]:
+    """Returns the items with those in place of each compaction for which it stands, and whether one of them
+    stands for everything before it, so that nothing earlier is read.
+
+    `unseal` returns a sealed text's content, or None; `param` names the item at a place. Raises ClientError
+    for a compaction that cannot be opened.
+    """
+    opened: list[InputItem] = []
+    is_whole = has_opened = False
+    for place, item in enumerate(items):
+        if not isinstance(item, InputCompaction) or item.summary:
+            opened.append(item)
+            continue
+        compacted = _open_compaction(item, unseal, param(place))
+        if compacted.is_whole:
+            opened, is_whole = [], True
+        opened += compacted.in_place_of(item)
+        has_opened = True
+    return (_without_repeated(opened) if has_opened else opened), is_whole
+
+
+def _open_compaction(item: InputCompaction, unseal: Callable[[str], str | None], param: str) -> Compacted:
+    text = unseal(item.encrypted_content)
+    if text is not None:
+        with suppress(msgspec.DecodeError):  # sealed by a later version
+            return read_compacted(text)
+    raise unreadable_content(item.encrypted_content, param)
+
+
+def _without_repeated(items: Sequence[InputItem]) -> list[InputItem]:
+    """Returns each item once: a client may send what a compaction keeps, too."""
+    last = {item.id: place for place, item in enumerate(items) if item.id}
+    return [item for place, item in enumerate(items) if not item.id or last[item.id] == place]

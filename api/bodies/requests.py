@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from pydantic import AfterValidator, Field
 
+from api.bodies.context_management import read_context_management
 from api.bodies.includes import Include, check_include
 from api.bodies.input_items import adopt_items, read_input
 from api.bodies.json_body import decode_object
@@ -27,8 +28,16 @@ from api.errors import (
     unknown_parameter,
     unsupported_parameter,
 )
+from shared.compaction import DEFAULT_RULES
 from shared.input_items import AskedItem
-from shared.responses import Dialect, Response, ResponseRequest, SamplingOptions, ServerSecrets
+from shared.responses import (
+    CompactionRules,
+    Dialect,
+    Response,
+    ResponseRequest,
+    SamplingOptions,
+    ServerSecrets,
+)
 
 DEFAULT_MODEL = "default"
 """Another name for the first of the configured models."""
@@ -96,6 +105,7 @@ class CreateBody(Shape):
     model: Annotated[str, Field(max_length=256)] | None = None
     input: Any = None
     instructions: str | None = None
+    context_management: Any = None
     include: Checked[Include] | None = None
     max_output_tokens: _Count | None = None
     max_tool_calls: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
@@ -169,6 +179,7 @@ class RequestLimits:
     unsupported_tools: UnsupportedTools = "refuse"
     has_search: bool = True
     """Somebody answers web searches."""
+    compaction: CompactionRules = DEFAULT_RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +226,7 @@ def read_fields(
         include=list(body.include or ()),
         sampling=_read_sampling(body),
         dialect=birth.dialect,
+        compaction=read_context_management(body.context_management, limits.compaction),
     )
     return Creation(
         request,
@@ -271,7 +283,7 @@ def choose_model(name: str | None, models: Sequence[str]) -> str:
 
 
 _WITHOUT_EFFECT = frozenset(
-    {"access_programs", "background_options", "client_metadata", "context_management", "prompt_cache_options"}
+    {"access_programs", "background_options", "client_metadata", "prompt_cache_options"}
 )
 """Known to the public API or its clients, but without any effect on an answer here."""
 _UNSUPPORTED = frozenset({"image", "moderation"})

@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from api.accept import Created
 from api.answer import wire_of
+from api.bodies.compact import read_compact
 from api.bodies.includes import read_include
 from api.errors import invalid_value
 from api.paging import read_page
@@ -68,6 +69,24 @@ async def _answer_creation(
     if created.is_background:
         return json_of(created.accepted or await services.read.retrieve_repeated(key))
     return await unless_disconnected(request, services.read.finish(key, created.arrival))
+
+
+@router.post("/compact")
+async def compact(
+    request: Request, tenant: TenantDep, services: ServicesDep, settings: SettingsDep
+) -> Response:
+    """Answers with what takes the place of a conversation: its latest messages, and a summary of it all.
+
+    It is made by a response of its own, which lives only while the client waits, and is not stored.
+    """
+    repeated = request.headers.get("idempotency-key") or None
+    created = await with_body(
+        request, settings, lambda body: services.accept.create(tenant, body, repeated, read=read_compact)
+    )
+    ending = services.read.finish_compaction(created.key, created.arrival)
+    answer = await unless_disconnected(request, ending)
+    answer.headers.update(rate_headers(created.allowances))
+    return answer
 
 
 @router.post("/input_tokens")

@@ -493,7 +493,7 @@ async def test_a_complaint_has_the_vendors_words(
         {"max_tool_calls": None},
         {"client_metadata": {"a": "b"}},
         {"moderation": None, "messages": None, "something_new": None},
-        {"context_management": [{"type": "compaction", "compact_threshold": 1000}]},
+        {"context_management": []},
     ],
     ids=str,
 )

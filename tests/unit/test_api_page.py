@@ -9,12 +9,13 @@ import pytest
 from fastapi.routing import APIRoute
 from openai.types import responses as public
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
+from openai.types.responses.response_compact_params import ResponseCompactParams
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 from openai.types.responses.response_retrieve_params import ResponseRetrieveParamsBase
 from openai.types.shared_params import Reasoning
 from starlette.routing import WebSocketRoute
 
-from api.bodies import requests
+from api.bodies import compact, requests
 from api.bodies.requests import CreateBody
 from api.bodies.validation import Shape
 from api.chat import body as chat
@@ -55,7 +56,7 @@ def test_every_route_has_a_row() -> None:
                 pytest.fail(f"{route} is no route that this test knows")
     table = rows("Routes")
     assert those(table, DONE) == served
-    assert {"POST /v1/responses/compact", "GET /v1/chat/completions"} <= those(table, ["refused"]) | served
+    assert {"GET /v1/chat/completions"} <= those(table, ["refused"]) | served
 
 
 def test_every_field_of_a_create_call_has_a_row_with_what_the_code_does() -> None:
@@ -104,6 +105,14 @@ def test_every_field_of_a_response_has_a_row() -> None:
     assert those(table, ["refused"]) == theirs - ours
     assert those(table, ["same", "differs"]) <= ours
     assert those(table, ["ours"]) <= ours - theirs
+
+
+def test_every_field_of_a_compaction_has_a_row_with_what_the_code_does() -> None:
+    table = rows("Compacting")
+    assert those(table, ["refused"]) == compact.REFUSED
+    assert those(table, ["ignored"]) == compact.WITHOUT_EFFECT | {"prompt_cache_key"}
+    assert those(table, DONE) == compact.SAME - {"prompt_cache_key"}
+    assert get_type_hints(ResponseCompactParams).keys() <= table.keys()
 
 
 def test_every_field_of_a_chat_has_a_row_with_what_the_code_does() -> None:

@@ -142,7 +142,6 @@ def test_a_field_is_echoed(field: str, value: object, echoed: object) -> None:
         "access_programs",
         "background_options",
         "client_metadata",
-        "context_management",
         "prompt_cache_options",
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from shared.compaction import DEFAULT_PROMPT
 from shared.settings import FORMER_NAMES, Settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
@@ -49,6 +50,11 @@ def test_a_setting_is_on_the_page_with_its_default_and_unit(field: str) -> None:
 def test_the_page_has_one_row_for_each_setting_and_no_other() -> None:
     names = [row[0] for row in ROW.findall(PAGE)]
     assert sorted(names) == sorted(PREFIX + field.upper() for field in Settings.model_fields)
+
+
+def test_the_prompt_of_a_compaction_is_on_the_page_as_it_ships() -> None:
+    shown = PAGE.partition("## The prompt of a compaction")[2].partition("```text\n")[2].partition("```")[0]
+    assert shown.split() == DEFAULT_PROMPT.split()
 
 
 def test_a_setting_is_read_from_the_variable_that_the_page_names(monkeypatch: pytest.MonkeyPatch) -> None:

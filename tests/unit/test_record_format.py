@@ -12,6 +12,7 @@ PINNED_TYPES = """
     apply_patch_call
     apply_patch_call_output
     code_interpreter_call
+    compaction
     custom_tool_call
     custom_tool_call_output
     function_call
@@ -36,6 +37,7 @@ PINNED_TYPES = """
     response.code_interpreter_call_code.done
     response.apply_patch_call_operation_diff.delta
     response.apply_patch_call_operation_diff.done
+    response.compaction.compacting
     response.completed
     response.content_part.added
     response.content_part.done

@@ -25,6 +25,7 @@ from shared.input_items import (
     EarlierText,
     EarlierThought,
     FunctionCallOutput,
+    InputCompaction,
     InputFile,
     InputFunctionCall,
     InputImage,
@@ -71,6 +72,9 @@ _EFFORTS = {
 }
 """GPT-OSS knows three efforts; the API's others map to the nearest of them."""
 
+_SUMMARY_HEADING = "# Summary of the conversation so far"
+_SUMMARY_NOTE = "It stands in place of everything but the messages above. Go on from it."
+
 _CALL_CHANNELS = ("analysis", "commentary")
 _FORMAT_OF_HEADINGS = 3
 _FORMAT_OF_OUTCOMES = 5
@@ -111,6 +115,11 @@ def build_conversation(
     if developer.instructions or developer.namespaces or developer.response_formats:
         messages.append(developer)
     return [*messages, *_drop_old_analysis(said)]
+
+
+def render_items(items: Sequence[InputItem]) -> list[ChatMessage]:
+    """Returns what the model reads of items by themselves, as in the conversation."""
+    return list(map(_with_heading, _render_items(read_files(items))))
 
 
 def listings_in(items: Iterable[InputItem]) -> dict[str, tuple[McpTool, ...]]:
@@ -262,6 +271,8 @@ def _render_item(
         case InputReasoning():
             text = _text_of(item.content or item.summary)
             return [ChatMessage("assistant", text, "analysis")] if text else []
+        case InputCompaction(summary=summary):
+            return [ChatMessage("user", f"{_SUMMARY_HEADING}\n\n{_SUMMARY_NOTE}\n\n{summary or ''}")]
         case InputFunctionCall() | ClientCall():
             return [call_message(_recipient_of(item), item.arguments)]
         case FunctionCallOutput() | CustomToolCallOutput():

@@ -25,6 +25,7 @@ from worker.harmony.tokens import NEXT_TURN, ChatMessage, to_wire
 from worker.response import calls
 from worker.response.call_items import CallStyle
 from worker.response.calls import Refuse, Run, Tally
+from worker.response.compacting import Compactor
 from worker.response.generation import Generation
 from worker.response.history import History, LoadedRecord
 from worker.response.hopeless import Hopeless
@@ -33,7 +34,7 @@ from worker.response.preparation import Preparation, Prepared, fit_into_context
 from worker.response.prompt import encode_message
 from worker.response.reasoning_items import EVENTS, TEXT_ALONE, ReasoningStyle
 from worker.response.resources import Resources
-from worker.response.sealed_reasoning import sealer_of
+from worker.response.sealed_reasoning import compaction_sealer_of, sealer_of
 from worker.response.segments import ToolReturned
 from worker.response.tool_results import ToolResults
 from worker.response.translator import RunningCall, Translation
@@ -66,6 +67,7 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
     results = ToolResults(resources.tools, lease, history)
     count = partial(usage_so_far, turns, with_turns=request.enable_response_messages)
     seal = sealer_of(record, lease.key.tenant, resources.settings, history.frames)
+    seal_compaction = compaction_sealer_of(record, lease.key.tenant, resources.settings, history.frames)
     writer = LogWriter(resources.appender, lease, history, record.format, count, resources.gathering)
     begun = msgspec.structs.replace(request.response, status="in_progress")
     try:
@@ -87,7 +89,22 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
         )
         generation = Generation(resources, lease, record, prepared.offer, reader, writer, history.tokens)
         tally = Tally(min(begun.max_tool_calls or 2**31, resources.settings.tool_calls_max))
-        attempt = Attempt(resources, lease, record, prepared, reader, generation, writer, results, tally)
+        compactor = None
+        if request.compaction is not None and seal_compaction is not None:
+            compactor = Compactor(
+                resources,
+                lease,
+                record,
+                request.compaction,
+                prepared,
+                reader,
+                writer,
+                history.tokens,
+                seal_compaction,
+            )
+        attempt = Attempt(
+            resources, lease, record, prepared, reader, generation, writer, results, tally, compactor
+        )
         await attempt.run()
     except Hopeless:
         await writer.flush()
@@ -115,8 +132,13 @@ class Attempt:
     writer: LogWriter
     results: ToolResults
     tally: Tally
+    compactor: Compactor | None
+    """None if the context is never compacted."""
 
     async def run(self) -> None:
+        if self.compactor is not None and self.compactor.rules.threshold is None:
+            await self.compactor.compact()
+            return await self._close(is_cut=False)
         prompt = self.prepared.prompt.tokens + await self._run_approved_calls()
         answer: list[int] | None = []
         while answer is not None:
@@ -133,7 +155,17 @@ class Attempt:
             if self._awaits_client:
                 answer = None
             prompt += generated + (answer or [])
+            prompt = await self._compact_if_due(prompt, goes_on=answer is not None)
         return await self._close(is_cut=False)
+
+    async def _compact_if_due(self, prompt: list[int], *, goes_on: bool) -> list[int]:
+        """Compacts the context, if it has grown beyond the request's threshold; returns what the model reads
+        then."""
+        compactor = self.compactor
+        if compactor is None or not compactor.is_due(len(prompt)):
+            return prompt
+        has_compacted = await compactor.compact_if_possible()
+        return await compactor.prompt() if has_compacted and goes_on else prompt
 
     async def _keep_within_context(self, prompt: list[int]) -> list[int]:
         """Returns the prompt, fitted again if tools' answers have made it too long for the context.
@@ -146,14 +178,17 @@ class Attempt:
         if len(prompt) < tokens_max or is_spent or self.record.format == 1:
             return prompt
         reserved = max(1, min(self.resources.settings.answer_tokens_reserved, tokens_max // 2))
-        messages = [*self.prepared.prompt.messages, *self.reader.messages]
+        before, since = self.prepared.prompt.messages, 0
+        if self.compactor is not None and self.compactor.messages:
+            before, since = self.compactor.messages, self.compactor.messages_since
+        messages = [*before, *self.reader.messages[since:]]
         return (await fit_into_context(self.resources, self.record, messages, reserved)).tokens
 
     @property
     def _tokens_left(self) -> int:
         """The number of tokens that the request still allows, reasoning included."""
         limit = self.record.request.response.max_output_tokens or sys.maxsize
-        return limit - sum(turn.output for turn in self.reader.turns)
+        return limit - sum(turn.output for turn in self.reader.turns if not turn.is_compaction)
 
     @property
     def _awaits_client(self) -> bool:

@@ -7,7 +7,8 @@ tokens mean, `attempt.py` how a turn is answered.
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from shared import events as ev
 from shared.events import StreamEvent
@@ -32,10 +33,29 @@ from worker.response.hopeless import Hopeless
 from worker.response.log_writer import LogWriter
 from worker.response.resources import Resources
 from worker.response.token_record import LoggedToken, UnloggedTokens
-from worker.response.turn_reader import TurnReader
+from worker.response.usage import Turn
 
 _REPLAYED_AT_ONCE_MAX = 128
 """A replay yields to other tasks after this many logged tokens."""
+
+
+class TokenReader(Protocol):
+    """Reads the tokens of a turn: of an answer (`turn_reader.py`) or a summary (`summarising.py`)."""
+
+    @property
+    def turns(self) -> list[Turn]: ...
+
+    @property
+    def has_called(self) -> bool: ...
+
+    @property
+    def is_turn_over(self) -> bool: ...
+
+    def read(self, token: int, logprob: TokenLogprob | None = None) -> list[StreamEvent]: ...
+
+    def read_text(self, token: int, number: int) -> bytes | None: ...
+
+    def end(self) -> list[StreamEvent]: ...
 
 
 @dataclass(slots=True)
@@ -46,10 +66,12 @@ class Generation:
     lease: Lease
     record: LoadedRecord
     offer: Offer
-    reader: TurnReader
+    reader: TokenReader
     writer: LogWriter
     logged: deque[LoggedToken]
     """Tokens logged by earlier attempts; emptied as they are replayed."""
+    free_tokens_max: int | None = None
+    """After so many tokens of reasoning a turn comes to its answer; None: as the request demands."""
     _generated: list[int] = field(default_factory=list)
     """The tokens of the turn so far."""
     _finish: FinishReason | None = None
@@ -73,6 +95,10 @@ class Generation:
         if not self.reader.is_turn_over:
             self._queue(self.reader.end())
         return self._generated, finish == "length"
+
+    async def put(self, events: list[StreamEvent]) -> None:
+        """Puts events into the log that end a turn without being read from it, with its last tokens."""
+        await self.writer.put(events, *self._unlogged.take(with_logprobs=False))
 
     async def _replay(self, budget: int) -> None:
         """Takes the turn's tokens from the log, as far as they reach, yielding to other tasks at times."""
@@ -168,6 +194,8 @@ class Generation:
             ),
             self.record.size,
         )
+        if constraint is not None and self.free_tokens_max is not None:
+            constraint = replace(constraint, free_tokens_max=self.free_tokens_max)
         made = sum(turn.output for turn in self.reader.turns)
         return make_sampling(
             request, constraint, max_tokens=budget - generated, made=made, turn_tokens=generated

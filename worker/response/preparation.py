@@ -49,6 +49,8 @@ class Prepared:
     """Calls to run before the model continues."""
     displays: Displays
     """What the browser has shown in the context."""
+    unavailable: Mapping[str, str]
+    """Why the tools of a server, by its label, could not be listed."""
 
 
 @dataclass(slots=True)
@@ -75,7 +77,7 @@ class Preparation:
         prompt = await fit_into_context(self.resources, self.record, messages)
         approved = await self._call(lambda: _approved_in(request, offer.routing))
         displays = await self._call(lambda: displays_in(items))
-        return Prepared(offer, prompt, tuple(listings), approved, displays)
+        return Prepared(offer, prompt, tuple(listings), approved, displays, unavailable)
 
     async def _list_tools(self, known: Mapping[str, tuple[McpTool, ...]]) -> list[McpListTools]:
         """Lists the tools of each server that are not yet in the context: some at a time, in their order.

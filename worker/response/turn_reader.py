@@ -10,7 +10,7 @@ from shared import events as ev
 from shared.client_tools import ClientCall
 from shared.events import StreamEvent
 from shared.hosted_tools import CallItem
-from shared.responses import FunctionCall, Item, McpApprovalRequest
+from shared.responses import Compaction, FunctionCall, Item, McpApprovalRequest
 from worker.asking.routing import ClientTarget, McpTarget
 from worker.engines.protocol import TokenLogprob
 from worker.harmony.parser import (
@@ -177,6 +177,11 @@ class TurnReader:
         running = self.translation.open_item
         self.pending = CallTool(running) if isinstance(running, RunningCall) else Nothing()
         return events
+
+    def take_item(self, item: Compaction) -> None:
+        """Takes an item that comes from none of these turns, and whose events are in the log."""
+        self.items.append(item)
+        self.translation = replace(self.translation, output_index=self.translation.output_index + 1)
 
     def _take(self, segment: HarmonySegment) -> list[StreamEvent]:
         match segment:

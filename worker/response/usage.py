@@ -25,6 +25,8 @@ class Turn:
     """The part of the output inside messages of the analysis channel, including the token that ends each."""
     is_reasoning: bool = False
     """The open message is on the analysis channel."""
+    is_compaction: bool = False
+    """It makes a summary, which `max_output_tokens` does not limit."""
 
 
 def usage_of(turns: Sequence[Turn], *, with_turns: bool) -> Usage:

@@ -12,6 +12,7 @@ import msgspec
 
 from shared import lifecycle
 from shared.approvals import fingerprint
+from shared.compaction import as_shown
 from shared.events import ResponseCreated, decode, encode, frame
 from shared.input_items import InputItem
 from shared.lifecycle import TerminalEvent
@@ -45,7 +46,7 @@ def closing_of(
     has_answer = response.status in ("completed", "incomplete")
     if isinstance(response.conversation, ConversationReference) and response.store and has_answer:
         conversation = ConversationKey(tenant, response.conversation.id)
-        items = [(item.id or "", msgspec.json.encode(item)) for item in input_items]
+        items = [(item.id or "", msgspec.json.encode(item)) for item in as_shown(input_items)]
         items += [(item.id, msgspec.json.encode(item)) for item in lifecycle.lasting(whole)]
     return Closing(
         response.status,

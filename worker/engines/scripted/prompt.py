@@ -5,7 +5,7 @@ Sees tokens only, as a model does; knows nothing of scripts and decides nothing.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -17,6 +17,7 @@ from worker.harmony.tokens import CHANNEL, CONSTRAIN, END, MESSAGE, NEXT_TURN, S
 ToolKind = Literal["function", "mcp", "trained"]
 """`function`: the client runs it; `trained`: the system message declares it; `mcp`: any other."""
 
+_FINAL = "<|channel|>final"
 _HEADER_SPECIALS = frozenset({CHANNEL, CONSTRAIN, MESSAGE})
 _AUTHOR_TOKENS_MAX = 64
 
@@ -77,6 +78,18 @@ class ParsedPrompt:
     results: tuple[ParsedResult, ...]
     tools: tuple[Tool, ...]
     turn_begin: int
+    tokens: Sequence[int] = ()
+
+    def conversation(self) -> str:
+        """Returns what the user and the assistant have said before the last user message, a line each."""
+        lines, tokens = list[str](), list(self.tokens)
+        for begin, text in _messages(tokens):
+            author = _author_of(tokens, begin)
+            is_answer = _FINAL in decode(tokens[begin : text.start])
+            if author == "user" or (author == "assistant" and is_answer):
+                lines.append(f"{author}: {' '.join(decode(tokens[text]).split())}")
+        users = [place for place, line in enumerate(lines) if line.startswith("user: ")]
+        return "\n".join(lines[: users[-1]]) if users else ""
 
 
 def read_prompt(tokens: list[int]) -> ParsedPrompt:
@@ -100,18 +113,26 @@ def read_prompt(tokens: list[int]) -> ParsedPrompt:
         tuple(ParsedResult(author, decode(tokens[text])) for author, text in results),
         tuple(tools.values()),
         turn_begin,
+        tokens,
     )
 
 
 def _messages_of_others(tokens: list[int]) -> Iterator[tuple[str, slice, int]]:
     """Yields (author, slice of the text, index after the message) for each complete message that is not the
     assistant's."""
+    for begin, text in _messages(tokens):
+        if not _is_assistant(tokens, begin):
+            yield _author_of(tokens, begin), text, text.stop + 1
+
+
+def _messages(tokens: list[int]) -> Iterator[tuple[int, slice]]:
+    """Yields (index of its start, slice of its text) for each complete message."""
     begin = index_of(tokens, START, 0)
     while begin < len(tokens):
         following = index_of(tokens, START, begin + 1)
         text_begin = index_of(tokens, MESSAGE, begin, following) + 1
-        if text_begin < following and tokens[following - 1] == END and not _is_assistant(tokens, begin):
-            yield _author_of(tokens, begin), slice(text_begin, following - 1), following
+        if text_begin < following and tokens[following - 1] == END:
+            yield begin, slice(text_begin, following - 1)
         begin = following
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import islice
+from itertools import chain, islice
 
 from worker.engines.scripted.prompt import ParsedPrompt, Tool, ToolKind
 from worker.engines.scripted.text import ScriptText, Template, Values, count_in
@@ -73,6 +73,12 @@ class ScriptedTurn:
     raw: Raw | None = None
     times: Template = ONCE
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the values in its texts."""
+        texts = (self.analysis, self.commentary, self.final)
+        return frozenset(chain.from_iterable(text.names for text in texts if text is not None))
+
 
 @dataclass(frozen=True, slots=True)
 class OnError:
@@ -128,7 +134,10 @@ def find_cue(scenes: tuple[Scene, ...], prompt: ParsedPrompt) -> Cue:
             tool = scene.when.find(prompt.tools, groups) if scene.when else None
             if tool or not scene.when:
                 values = {**groups, **_values_of(prompt, tool)}
-                return Cue(scene, _turn_of(scene, prompt, values), values, tool)
+                turn = _turn_of(scene, prompt, values)
+                if "conversation" in turn.names:  # it takes a while to read
+                    values["conversation"] = prompt.conversation()
+                return Cue(scene, turn, values, tool)
     raise LookupError("no scene matches, although the last one should match every prompt")
 
 

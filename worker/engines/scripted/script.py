@@ -42,7 +42,7 @@ from worker.harmony.tokens import (
 
 SHIPPED = Path(__file__).parent / "scripts" / "default.toml"
 
-_VALUES = frozenset({"message", "results", "tools"})
+_VALUES = frozenset({"conversation", "message", "results", "tools"})
 _TOOL_VALUES = frozenset({"tool", "tool_name"})
 _RESULT = re.compile(r"result|result_from|result_[1-9][0-9]*")
 _PATTERN_USE = re.compile(r"\(\?&(\w+)\)")

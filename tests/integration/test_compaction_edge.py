@@ -1,0 +1,148 @@
+"""Compactions at the door: refused without keys, opened for their own tenant, told apart for the client."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from openai.types.responses import CompactedResponse, ResponseCompactionItem, ResponseUsage
+
+from shared.compaction import Compacted
+from shared.input_items import InputCompaction
+from shared.request_json import decode_request
+from shared.sealing import COMPACTION, REASONING, Seal
+from shared.settings import Settings
+from shared.store import keys
+from shared.store.keys import ResponseKey
+from shared.store.records import response_store
+from shared.store.redis.client import RedisClient
+from tests.integration.test_sealed_reasoning import NEW, OLD, node
+from tests.items import items_of
+from tests.patience import until
+from tests.working import finish, working
+from worker.engines.scripted.script import Script
+
+USER: Any = {"type": "message", "role": "user", "content": "Hello", "id": "msg_1"}
+CALL: Any = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "id": "fc_1"}
+OUTPUT: Any = {"type": "function_call_output", "call_id": "c", "output": "o"}
+MANAGED: Any = {"context_management": [{"type": "compaction", "compact_threshold": 1_000}]}
+SAYS_NOTHING = Script.parse("[[scene]]\nname = 'all'\n[[scene.turn]]\nfinal = 'All of it.'\n")
+
+
+def compaction(tenant: str = "acme", purpose: str = COMPACTION, **fields: Any) -> dict[str, Any]:
+    made = Compacted(**{"summary": "A summary.", **fields})
+    sealed = Seal([NEW], tenant, purpose).seal(made.encode())
+    return {"type": "compaction", "id": "cmp_1", "encrypted_content": sealed}
+
+
+async def accepted(redis: RedisClient, client: httpx.AsyncClient, *items: Any) -> list[tuple[str, Any]]:
+    """(type, id) of what the model reads."""
+    answer = await client.post("/v1/responses", json={"input": [*items], "background": True})
+    assert answer.status_code == 200, answer.text
+    stored = await response_store.read_request(redis, ResponseKey("acme", answer.json()["id"]))
+    read = decode_request(stored).input
+    assert all(item.summary == "A summary." for item in read if isinstance(item, InputCompaction))
+    return [(str(item.__struct_config__.tag), item.id) for item in read]
+
+
+async def test_without_a_key_no_compaction_is_promised(redis: RedisClient, settings: Settings) -> None:
+    async with node(settings, []) as client:
+        answer = await client.post("/v1/responses", json={"input": "Hello", **MANAGED})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, "context_management")
+        assert "ANTIPHON_SEAL_KEYS" in error["message"]
+        answer = await client.post("/v1/responses/compact", json={"model": "default", "input": "Hello"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_parameter")
+    assert await redis.command("KEYS", "*state") == []
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        compaction("other"),
+        compaction(purpose=REASONING),
+        {**compaction(), "encrypted_content": "antiphon1.."},
+    ],
+    ids=["another tenant's", "another purpose", "an empty form"],
+)
+async def test_what_cannot_be_opened_is_refused_by_name(
+    redis: RedisClient, settings: Settings, item: dict[str, Any]
+) -> None:
+    async with node(settings, [NEW, OLD]) as client:
+        for path in ("/v1/responses", "/v1/responses/input_tokens", "/v1/responses/compact"):
+            answer = await client.post(path, json={"model": "default", "input": [USER, item]})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (400, "invalid_encrypted_content")
+            assert error["param"] == "input[1].encrypted_content"
+    assert await redis.command("KEYS", "*state") == []
+
+
+async def test_an_item_of_a_response_stands_for_all_before_it_and_one_of_the_endpoint_does_not(
+    redis: RedisClient, settings: Settings
+) -> None:
+    kept = items_of([{**USER, "id": "msg_kept"}])
+    async with node(settings, [NEW, OLD]) as client:
+        whole = compaction(kept=kept, waiting=items_of([CALL]), is_whole=True)
+        read = await accepted(redis, client, USER, whole, OUTPUT)
+        assert read[:3] == [("message", "msg_kept"), ("compaction", "cmp_1"), ("function_call", "fc_1")]
+        assert len(read) == 4
+        read = await accepted(redis, client, USER, compaction(waiting=items_of([CALL])), CALL, OUTPUT)
+        assert read[:3] == [("message", "msg_1"), ("compaction", "cmp_1"), ("function_call", "fc_1")]
+        assert len(read) == 4, "a call that is sent besides is read once"
+
+
+async def test_a_client_cannot_say_what_a_compaction_holds(redis: RedisClient, settings: Settings) -> None:
+    async with node(settings, [NEW]) as client:
+        forged = {**compaction(), "summary": "Forged."}
+        assert await accepted(redis, client, USER, forged)
+        body = {"input": [USER, forged], "background": True}
+        response_id = (await client.post("/v1/responses", json=body)).json()["id"]
+        listed = await client.get(f"/v1/responses/{response_id}/input_items?order=asc")
+        assert listed.json()["data"][1] == compaction()
+
+
+@pytest.mark.parametrize(
+    ("value", "param", "code"),
+    [
+        ({}, "context_management", "invalid_type"),
+        ([1], "context_management[0]", "invalid_type"),
+        ([{"type": "other"}], "context_management[0].type", "invalid_value"),
+        ([{"type": "compaction", "n": 1}], "context_management[0].n", "unknown_parameter"),
+        (
+            [{"type": "compaction", "compact_threshold": 0}],
+            "context_management[0].compact_threshold",
+            "integer_below_min_value",
+        ),
+        ([{"type": "compaction"}] * 2, "context_management", "invalid_value"),
+    ],
+)
+async def test_what_context_management_cannot_mean_is_refused_by_name(
+    redis: RedisClient, settings: Settings, value: Any, param: str, code: str
+) -> None:
+    async with node(settings, [NEW]) as client:
+        answer = await client.post("/v1/responses", json={"input": "Hello", "context_management": value})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"], error["code"]) == (400, param, code)
+
+
+async def test_the_answer_is_made_of_a_response_that_is_not_stored(
+    redis: RedisClient, settings: Settings
+) -> None:
+    sealing = settings.model_copy(update={"seal_keys": [NEW]})
+    async with node(settings, [NEW]) as client, working(redis, sealing, SAYS_NOTHING) as worker:
+        body = {"model": "default", "input": [USER, CALL]}
+        asked = asyncio.create_task(client.post("/v1/responses/compact", json=body))
+        await until(lambda: redis.command("ZCARD", keys.ACTIVE))
+        (name,) = await redis.command("ZRANGE", keys.ACTIVE, 0, -1)
+        key = ResponseKey.parse(name.decode())
+        await finish(redis, worker, key)
+        answer = await asked
+        made = answer.json()
+        assert made.keys() == set(CompactedResponse.model_fields) - {"image"}
+        assert (made["id"], made["object"]) == (key.response_id, "response.compaction")
+        message, item = made["output"]  # the public types have no users' messages here
+        assert message.keys() == {"type", "id", "status", "role", "content"}
+        ResponseCompactionItem.model_validate(item, strict=True)
+        ResponseUsage.model_validate(made["usage"], strict=True)
+        found = await client.get(f"/v1/responses/{key.response_id}")
+        assert found.status_code == 404

@@ -1,0 +1,272 @@
+"""Compactions within an attempt: what is left of a context, what is kept whole, where a takeover goes on."""
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from shared import events as ev
+from shared.compaction import DEFAULT_PROMPT, Compacted, read_compacted
+from shared.input_items import InputCompaction, InputItem, InputMessage
+from shared.lifecycle import fold
+from shared.responses import Compaction, CompactionRules, Message, Response, ResponseRequest
+from shared.sealing import COMPACTION, Seal
+from shared.settings import Settings
+from tests.items import items_of
+from tests.memory import MemoryLog, attempt
+from tests.requests import make_request
+from worker.asking.conversation import render_items
+from worker.engines.scripted.engine import ScriptedEngine
+from worker.engines.scripted.script import Script
+from worker.harmony.tokens import render_message
+from worker.response.hopeless import Hopeless
+
+KEYS = [SecretStr(base64.urlsafe_b64encode(bytes([n] * 32)).decode()) for n in (1, 2)]
+SETTINGS = Settings(seal_keys=KEYS[:1])
+RULES = CompactionRules(DEFAULT_PROMPT, share_max=0.25, tokens_min=256)
+SCRIPT = r"""
+[[scene]]
+name = "summary"
+match = '\ASummarise'
+[[scene.turn]]
+analysis = "A summary is wanted."
+final = "All in all: é 𓀀. {conversation}"
+
+[[scene]]
+name = "after"
+match = '\A# Summary'
+[[scene.turn]]
+final = "I go on."
+
+[[scene]]
+name = "search"
+match = 'Search'
+when = { trained_tool = "python" }
+[[scene.turn]]
+call = { tool = "python", code = "'found ' * 600" }
+[[scene.turn]]
+final = "Never said: the context is compacted first."
+
+[[scene]]
+name = "any"
+[[scene.turn]]
+analysis = "Think."
+final = "Say."
+"""
+
+
+def said(*texts: str) -> list[dict[str, Any]]:
+    """Messages of the user and the assistant in turn."""
+    return [
+        {"role": ("user", "assistant")[place % 2], "content": text, "type": "message", "id": f"msg_{place}"}
+        for place, text in enumerate(texts)
+    ]
+
+
+def asking(items: Sequence[dict[str, Any]], rules: CompactionRules = RULES, **fields: Any) -> ResponseRequest:
+    request = make_request(**fields)
+    return msgspec.structs.replace(request, input=items_of(list(items)), compaction=rules)
+
+
+def opened(log: MemoryLog) -> list[Compacted]:
+    done = [event.item for event in log.events if isinstance(event, ev.OutputItemDone)]
+    seal = Seal(KEYS, "default", COMPACTION)
+    texts = [seal.open(item.encrypted_content) for item in done if isinstance(item, Compaction)]
+    return [read_compacted(text) for text in texts if text is not None]
+
+
+def response_of(log: MemoryLog) -> Response:
+    last = log.events[-1]
+    assert isinstance(last, ev.ResponseCompleted)
+    return last.response
+
+
+def tokens_of(items: Sequence[InputItem]) -> int:
+    return sum(len(render_message(message)) for message in render_items(items))
+
+
+async def compacted(items: Sequence[dict[str, Any]], rules: CompactionRules = RULES) -> Compacted:
+    log = await attempt(asking(items, rules), script=SCRIPT, settings=SETTINGS)
+    (only,) = opened(log)
+    return only
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=9), st.floats(0.05, 0.6))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_left_is_at_most_the_share_and_has_the_newest_messages_whole(
+    words: list[int], share: float
+) -> None:
+    texts = said(*(f"word{place} " * count for place, count in enumerate(words)))
+    items, rules = items_of(texts), CompactionRules(DEFAULT_PROMPT, share, tokens_min=256)
+    made = asyncio.run(compacted(texts, rules))
+    left = tokens_of([*made.kept, InputCompaction(encrypted_content="", summary=made.summary)])
+    assert made.summary
+    assert left <= max(int(share * tokens_of(items)) + 2, 256)
+    of_user = [item for item in items if isinstance(item, InputMessage) and item.role == "user"]
+    assert made.kept == of_user[len(of_user) - len(made.kept) :]
+    if tokens_of(of_user[-1:]) <= 64:
+        assert made.kept
+
+
+async def test_the_users_last_message_comes_before_a_long_summary() -> None:
+    made = await compacted(said(*["word " * 100] * 9))
+    assert [item.id for item in made.kept] == ["msg_8"]
+    assert made.summary.startswith("All in all: é 𓀀. user: word")
+    assert made.is_whole
+
+
+async def test_calls_that_wait_are_kept_even_if_they_are_more_than_the_share() -> None:
+    long = "x " * 2_000
+    calls: list[dict[str, Any]] = [
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}", "id": "fc_1"},
+        {"type": "function_call_output", "call_id": "c1", "output": "done"},
+        {"type": "function_call", "call_id": "c2", "name": "f", "arguments": long, "id": "fc_2"},
+        {"type": "mcp_approval_request", "id": "mcpr_1", "server_label": "l", "name": "n", "arguments": "{}"},
+        {"type": "mcp_approval_request", "id": "mcpr_2", "server_label": "l", "name": "n", "arguments": "{}"},
+        {"type": "mcp_approval_response", "approval_request_id": "mcpr_2", "approve": False, "id": "mcpa_1"},
+        {"type": "mcp_approval_request", "id": "mcpr_3", "server_label": "l", "name": "n", "arguments": "{}"},
+        {"type": "mcp_approval_response", "approval_request_id": "mcpr_3", "approve": True, "id": "mcpa_2"},
+    ]
+    made = await compacted([*said("Go."), *calls])
+    assert [item.id for item in made.waiting] == ["fc_2", "mcpr_1", "mcpr_3", "mcpa_2"]
+    assert made.summary
+
+
+async def test_instructions_stay_and_an_earlier_summary_is_summarised_with_the_rest() -> None:
+    texts: list[dict[str, Any]] = [
+        {"type": "message", "role": "system", "content": "Be brief. " * 300, "id": "msg_s"},
+        {"type": "message", "role": "user", "content": "Old.", "id": "msg_o"},
+        {"type": "compaction", "encrypted_content": "-", "summary": "Earlier.", "id": "cmp_1"},
+        {"type": "message", "role": "user", "content": "New.", "id": "msg_n"},
+    ]
+    made = await compacted(texts)
+    assert [item.id for item in made.kept] == ["msg_s", "msg_n"]
+    assert "Earlier." in made.summary
+    made = await compacted(texts[:3])
+    assert [item.id for item in made.kept] == ["msg_s", "msg_o"], "the user's last one, however old"
+
+
+@pytest.mark.parametrize(
+    ("turn", "summary"),
+    [
+        ("<|channel|>analysis<|message|>Only thought.<|return|>", "Only thought."),
+        ('<|channel|>commentary to=functions.f<|message|>{"a": 1}<|call|>', "user: Please go."),
+        ("<|return|>", "user: Please go."),
+        ("<|channel|>final<|message|>1<|end|><|start|>assistant<|channel|>final<|message|>2", "1\n\n2"),
+    ],
+)
+async def test_a_model_that_writes_no_summary_loses_nothing(turn: str, summary: str) -> None:
+    script = f"[[scene]]\nname = 'all'\n[[scene.turn]]\nraw = '''{turn}'''\n"
+    if turn.endswith("<|call|>"):
+        script += "[[scene.turn]]\nfinal = 'x'\n"
+    log = await attempt(asking(said("Please  go.")), script=script, settings=SETTINGS)
+    (made,) = opened(log)
+    assert made.summary == summary
+
+
+# --- within a response ----------------------------------------------------------------------------
+
+PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter", "require_approval": "never"}
+
+
+def managed(text: str, threshold: int, **fields: Any) -> ResponseRequest:
+    rules = msgspec.structs.replace(RULES, threshold=threshold)
+    return msgspec.structs.replace(make_request(text, tools=[PYTHON], **fields), compaction=rules)
+
+
+def kinds(log: MemoryLog) -> list[str]:
+    return [str(event.__struct_config__.tag).removeprefix("response.") for event in log.events]
+
+
+async def test_a_context_beyond_the_threshold_is_compacted_after_the_answer() -> None:
+    request = managed("Hello " * 100, 150)
+    log = await attempt(request, script=SCRIPT, settings=SETTINGS)
+    response = response_of(log)
+    assert [item.__struct_config__.tag for item in response.output] == ["reasoning", "message", "compaction"]
+    told = kinds(log)[kinds(log).index("output_text.done") + 2 : -1]
+    assert told[:2] == ["output_item.done", "output_item.added"]
+    assert set(told[2:-1]) == {"compaction.compacting"}
+    assert told[-1] == "output_item.done"
+    events = [ev.ResponseCreated(request.response), *log.events]
+    assert fold(events[:-1]).output == response.output, "what is streamed is what is returned"
+    (made,) = opened(log)
+    assert [item.id for item in made.kept] == [request.input[0].id]
+    plain = msgspec.structs.replace(request, compaction=None)
+    alone = response_of(await attempt(plain, script=SCRIPT, settings=SETTINGS)).usage
+    assert alone is not None
+    assert response.usage is not None
+    assert response.usage.output_tokens > alone.output_tokens, "the summary counts"
+
+
+async def test_below_the_threshold_nothing_is_different() -> None:
+    request = managed("Hello", 5_000)
+    plain = msgspec.structs.replace(request, compaction=None)
+    logs = [await attempt(each, script=SCRIPT, settings=SETTINGS) for each in (request, plain)]
+    assert logs[0].frames == logs[1].frames
+
+
+async def test_the_model_goes_on_from_what_a_compaction_has_left() -> None:
+    log = await attempt(managed("Search", 500), script=SCRIPT, settings=SETTINGS)
+    response = response_of(log)
+    tags = [item.__struct_config__.tag for item in response.output]
+    assert tags == ["mcp_call", "compaction", "message"]
+    assert isinstance(response.output[-1], Message)
+    assert response.output[-1].content[0].text == "I go on."
+
+
+async def test_the_limit_of_an_answer_does_not_limit_a_summary() -> None:
+    log = await attempt(managed("Hello " * 100, 150, max_output_tokens=20), script=SCRIPT, settings=SETTINGS)
+    (made,) = opened(log)
+    assert made.summary.startswith("All in all")
+    assert response_of(log).status == "completed"
+
+
+async def test_without_room_for_a_summary_a_context_stays_as_it_is() -> None:
+    narrow = SETTINGS.model_copy(update={"context_tokens_max": 330})
+    log = await attempt(managed("Hello " * 100, 150), script=SCRIPT, settings=narrow)
+    assert opened(log) == []
+    assert response_of(log).status == "completed"
+
+
+# --- takeovers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [asking(said(*["word " * 100] * 9)), managed("Search", 500), managed("Hello " * 100, 150)],
+    ids=["alone", "between two turns", "at the end"],
+)
+async def test_the_next_owner_goes_on_from_every_event_byte_for_byte(request_: ResponseRequest) -> None:
+    """Once a text is sealed, also with another key, and with settings of its own."""
+    whole = await attempt(request_, script=SCRIPT, settings=SETTINGS)
+    assert opened(whole)
+    later = Settings(seal_keys=KEYS[::-1], compaction_prompt="Other.", compaction_share_max=0.9)
+    for length in range(len(whole.entries)):
+        log = MemoryLog(whole.read()[:length])
+        is_sealed = any(b'"encrypted_content":"antiphon1' in frame for frame in log.frames)
+        again = await attempt(request_, log=log, script=SCRIPT, settings=later if is_sealed else SETTINGS)
+        assert again.frames == whole.frames, length
+
+
+async def test_a_summary_goes_on_where_its_last_owner_was() -> None:
+    """With what that one had of it in the log, although the next one's model would write something else."""
+    request = asking(said(*["word " * 100] * 9))
+    whole = await attempt(request, script=SCRIPT, settings=SETTINGS)
+    reported = [place for place, kind in enumerate(kinds(whole)) if kind == "compaction.compacting"]
+    log = MemoryLog(whole.read()[: reported[1] + 1])
+    other = ScriptedEngine(Script.parse(SCRIPT.replace("All in all:", "Something else:")))
+    await attempt(request, log=log, engine=other, settings=SETTINGS)
+    (made,) = opened(log)
+    assert made.summary.startswith("All in all: é 𓀀. user: word")
+
+
+async def test_a_worker_without_keys_fails_the_response_and_says_why() -> None:
+    with pytest.raises(Hopeless) as hopeless:
+        await attempt(managed("Hello", 10), script=SCRIPT, settings=Settings())
+    assert "seal_keys" in hopeless.value.error.message

@@ -1,0 +1,229 @@
+"""Compacts a response's context: has the model summarise it, and keeps what must not be lost.
+
+Owns how much may be left and what is kept whole; `summarising.py` reads the summary, `shared/compaction.py`
+owns what becomes of it when it is read again (docs/adr/0051-a-compaction-is-a-turn.md).
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import msgspec
+
+from shared import events as ev
+from shared.compaction import Compacted, count_instructions
+from shared.ids import item_id
+from shared.input_items import InputCompaction, InputItem, InputMessage
+from shared.lifecycle import as_input, lasting
+from shared.responses import Compaction, CompactionRules, ResponseRequest
+from shared.store.owning.lease import Lease
+from shared.waiting_calls import waiting_in
+from worker.asking.conversation import build_conversation, render_items
+from worker.harmony.tokens import ChatMessage, HarmonyMessage
+from worker.response.generation import Generation
+from worker.response.history import LoadedRecord
+from worker.response.hopeless import Hopeless
+from worker.response.log_writer import LogWriter
+from worker.response.preparation import Prepared, fit_into_context
+from worker.response.prompt import Prompt, count
+from worker.response.resources import Resources
+from worker.response.summarising import SummaryReader, cut_text, excerpt
+from worker.response.token_record import LoggedToken
+from worker.response.turn_reader import TurnReader
+from worker.response.usage import Turn
+
+_T = TypeVar("_T")
+
+_SUMMARY_TOKENS_MIN = 64
+"""A summary may have as many, however much the calls take that wait."""
+_THOUGHT_TOKENS_MAX = 2_048
+"""How long the model may think about a summary."""
+_HEADER_TOKENS_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _ToSummarise:
+    """What the model is asked, and what it is asked about."""
+
+    items: Sequence[InputItem]
+    said: Sequence[ChatMessage]
+    prompt: Prompt
+    waiting: list[InputItem]
+    room: int
+    """The tokens that may be left for the text of the summary and the messages that are kept."""
+    summary_max: int
+
+
+@dataclass(slots=True)
+class Compactor:
+    """Compacts the context of one attempt, as often as it is due. `seal` is given the item's output_index."""
+
+    resources: Resources
+    lease: Lease
+    record: LoadedRecord
+    rules: CompactionRules
+    prepared: Prepared
+    reader: TurnReader
+    writer: LogWriter
+    logged: deque[LoggedToken]
+    seal: Callable[[int, str], str]
+    messages: list[HarmonyMessage] = field(default_factory=list)
+    """The conversation as the last compaction left it; empty before the first."""
+    messages_since: int = 0
+    """The number of the reader's messages that it stands for."""
+    _left: list[InputItem] | None = None
+    """What the last compaction left of the items before it."""
+    _items_since: int = 0
+    """The number of the output's items that it stands for."""
+    _tokens_after: int = 0
+
+    def is_due(self, tokens: int) -> bool:
+        """Returns True if a context of so many tokens is to be compacted: it is beyond the threshold, and not
+        mostly what the last compaction left."""
+        threshold = self.rules.threshold
+        return threshold is not None and tokens > max(threshold, 2 * self._tokens_after)
+
+    async def compact_if_possible(self) -> bool:
+        """Compacts the context; returns False, having done nothing, if it leaves no room for a summary."""
+        try:
+            question = await self._ask()
+        except Hopeless:
+            return False
+        await self._compact(question)
+        return True
+
+    async def prompt(self) -> list[int]:
+        """Returns the prompt that goes on from a compaction. Raises Hopeless if it is too long."""
+        prompt = await fit_into_context(self.resources, self.record, await self._conversation())
+        self.messages, self.messages_since = prompt.messages, len(self.reader.messages)
+        self._tokens_after = len(prompt.tokens)
+        return prompt.tokens
+
+    async def compact(self) -> None:
+        """Compacts the context. Raises Hopeless if it leaves no room for a summary."""
+        await self._compact(await self._ask())
+
+    async def _conversation(self) -> list[HarmonyMessage]:
+        items = self._items()
+        request = msgspec.structs.replace(self.record.request, context=items, input=[])
+        prepared, form = self.prepared, self.record.format
+        return await self._call(
+            lambda: build_conversation(request, prepared.offer, prepared.unavailable, form)
+        )
+
+    def _items(self) -> list[InputItem]:
+        """Returns all items of the context, those of the output included."""
+        request, unshown = self.record.request, self.reader.translation.unshown
+        before = self._left if self._left is not None else [*request.context, *request.input]
+        output = [unshown.get(index, item) for index, item in enumerate(self.reader.items)]
+        return [*before, *as_input(lasting(output[self._items_since :]))]
+
+    async def _ask(self) -> _ToSummarise:
+        items, messages = self._items(), await self._conversation()
+        said = [message for message in messages if isinstance(message, ChatMessage)]
+        waiting = waiting_in(items)
+        tokens_max = max(int(self.rules.share_max * await self._count(said)), self.rules.tokens_min)
+        room = tokens_max - await self._tokens_of([*waiting, _standing_in("")])
+        last = await self._tokens_of(_last_of_user(items))
+        summary_room = room - last if room - last >= _SUMMARY_TOKENS_MIN else room
+        summary_max = max(min(tokens_max // 2, summary_room), _SUMMARY_TOKENS_MIN)
+        asking = ChatMessage("user", self.rules.prompt.replace("{tokens}", str(summary_max)))
+        reserved = min(summary_max, _SUMMARY_TOKENS_MIN) + _HEADER_TOKENS_MAX
+        prompt = await fit_into_context(self.resources, self.record, [*messages, asking], reserved)
+        return _ToSummarise(items, said, prompt, waiting, room, summary_max)
+
+    async def _compact(self, question: _ToSummarise) -> None:
+        index = self.reader.translation.output_index
+        id_ = item_id("cmp", self.record.request.response.id, index)
+        await self.writer.put([ev.OutputItemAdded(index, Compaction(id_, ""))])
+        generation, summary = await self._summarise(question, index, id_)
+        kept = await self._kept(question, summary)
+        compacted = Compacted(summary, kept, question.waiting, is_whole=True)
+        sealed = await self._call(lambda: self.seal(index, compacted.encode()))
+        item = Compaction(id_, sealed)
+        await generation.put([ev.OutputItemDone(index, item)])
+        self.reader.take_item(item)
+        self._left = compacted.in_place_of(InputCompaction(id=id_, encrypted_content=sealed))
+        self._items_since = len(self.reader.items)
+
+    async def _summarise(self, question: _ToSummarise, index: int, id_: str) -> tuple[Generation, str]:
+        prompt, summary_max = question.prompt.tokens, question.summary_max
+        left = self.resources.context_tokens_max - len(prompt)
+        budget = min(left, _THOUGHT_TOKENS_MAX + summary_max + _HEADER_TOKENS_MAX)
+        self.reader.turns.append(Turn(len(prompt), is_compaction=True))
+        reports = self.record.request.dialect != "open-responses"  # which has no such event
+        summarising = SummaryReader((index, id_), self.reader.turns, summary_max, reports)
+        generation = Generation(
+            self.resources,
+            self.lease,
+            replace(self.record, request=_to_summarise(self.record.request)),
+            self.prepared.offer,
+            summarising,
+            self.writer,
+            self.logged,
+            free_tokens_max=max(1, budget - summary_max - _HEADER_TOKENS_MAX),
+        )
+        await generation.run_turn(prompt, budget)
+        text = summarising.text or excerpt(question.said, summary_max)
+        return generation, await self._call(lambda: cut_text(text, summary_max))
+
+    async def _kept(self, question: _ToSummarise, summary: str) -> list[InputItem]:
+        """Returns the instructions that the context begins with, and the newest messages for which there is
+        room."""
+        items = question.items
+        begin = count_instructions(items)
+        empty, standing = _standing_in(""), _standing_in(summary)
+        room = question.room + await self._tokens_of([empty]) - await self._tokens_of([standing])
+        kept: list[InputItem] = []
+        for message in _candidates(items[begin:]):
+            room -= await self._tokens_of([message])
+            if room < 0:
+                break
+            kept.append(message)
+        return [*items[:begin], *reversed(kept)]
+
+    async def _tokens_of(self, items: Sequence[InputItem]) -> int:
+        """Returns the number of tokens that the model reads of items."""
+        return await self._count(await self._call(lambda: render_items(items)))
+
+    async def _count(self, messages: Sequence[HarmonyMessage]) -> int:
+        return await self.resources.stepper.run(count(messages), self.record.size)
+
+    async def _call(self, work: Callable[[], _T]) -> _T:
+        """Runs work whose duration grows with the request's size."""
+        return await self.resources.stepper.call(work, self.record.size)
+
+
+def _standing_in(summary: str) -> InputCompaction:
+    return InputCompaction(encrypted_content="", summary=summary)
+
+
+def _last_of_user(items: Sequence[InputItem]) -> list[InputItem]:
+    """Returns the user's last message, if there is one."""
+    for item in reversed(items):
+        if isinstance(item, InputMessage) and item.role == "user":
+            return [item]
+    return []
+
+
+def _candidates(items: Sequence[InputItem]) -> list[InputMessage]:
+    """Returns the messages that may be kept, newest first: those since the last compaction, and the user's
+    last one."""
+    found: list[InputMessage] = []
+    is_earlier = has_users = False
+    for item in reversed(items):
+        if isinstance(item, InputCompaction):
+            is_earlier = True
+        elif isinstance(item, InputMessage) and item.role != "assistant":
+            is_users = item.role == "user"
+            if not is_earlier or (is_users and not has_users):
+                found.append(item)
+            has_users = has_users or is_users
+    return found
+
+
+def _to_summarise(request: ResponseRequest) -> ResponseRequest:
+    """Returns the request with which the engine is asked for a summary: plain text, without calls."""
+    response = msgspec.structs.replace(request.response, tool_choice="none", text=None)
+    return msgspec.structs.replace(request, response=response, include=[])
