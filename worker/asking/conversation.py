@@ -119,7 +119,7 @@ def build_conversation(
 
 def render_items(items: Sequence[InputItem]) -> list[ChatMessage]:
     """Returns what the model reads of items by themselves, as in the conversation."""
-    return list(map(_with_heading, _render_items(read_files(items))))
+    return list(map(_with_heading, _render_items(read_files(tell_outcomes(items, ())))))
 
 
 def listings_in(items: Iterable[InputItem]) -> dict[str, tuple[McpTool, ...]]:
