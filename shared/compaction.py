@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import UNSET
 
+from shared.hosted_tools import Text
 from shared.input_items import InputCompaction, InputItem, InputMessage
 from shared.responses import CompactionRules
 
@@ -34,13 +35,16 @@ class Compacted(msgspec.Struct, frozen=True, omit_defaults=True):
     waiting: list[InputItem] = []
     is_whole: bool = False
     """It stands for everything before it."""
+    container_id: Text = UNSET
+    """The container of the last code that ran, which later code continues."""
 
     def encode(self) -> str:
         return msgspec.json.encode(self).decode()
 
     def in_place_of(self, item: InputCompaction) -> list[InputItem]:
         """Returns the items that a model reads in place of the sealed one."""
-        return [*self.kept, msgspec.structs.replace(item, summary=self.summary), *self.waiting]
+        opened = msgspec.structs.replace(item, summary=self.summary, container_id=self.container_id)
+        return [*self.kept, opened, *self.waiting]
 
 
 def read_compacted(text: str) -> Compacted:
@@ -51,7 +55,9 @@ def read_compacted(text: str) -> Compacted:
 def as_shown(items: Iterable[InputItem]) -> list[InputItem]:
     """Returns the items without what clients are not shown of them."""
     return [
-        msgspec.structs.replace(item, summary=UNSET) if isinstance(item, InputCompaction) else item
+        msgspec.structs.replace(item, summary=UNSET, container_id=UNSET)
+        if isinstance(item, InputCompaction)
+        else item
         for item in items
     ]
 

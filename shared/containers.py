@@ -5,10 +5,13 @@ continues another one is in the same container. The name is a function of the re
 too. Owns the name, and what clients see of a call's outputs; the variables are the Python tool's session.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from shared.hosted_tools import CodeInterpreterCall, CodeOutput
 from shared.ids import container_id, is_container_id
+from shared.input_items import InputCompaction, InputItem
 from shared.responses import ConversationReference, ResponseRequest
 
 
@@ -22,8 +25,17 @@ def continued_container(request: ResponseRequest) -> str | None:
     response = request.response
     if response.previous_response_id is None and not isinstance(response.conversation, ConversationReference):
         return None
-    calls = (item for item in reversed(request.context) if isinstance(item, CodeInterpreterCall))
-    return next((call.container_id for call in calls if is_container_id(call.container_id)), None)
+    return last_container(request.context)
+
+
+def last_container(items: Sequence[InputItem]) -> str | None:
+    """Returns the container of the last code among items, those that a compaction stands for included."""
+    named = (
+        item.container_id
+        for item in reversed(items)
+        if isinstance(item, CodeInterpreterCall | InputCompaction) and isinstance(item.container_id, str)
+    )
+    return next((name for name in named if is_container_id(name)), None)
 
 
 def with_outputs(call: CodeInterpreterCall) -> CodeInterpreterCall:

@@ -155,6 +155,8 @@ class InputCompaction(_InputItem, frozen=True, kw_only=True, tag="compaction"):
     encrypted_content: str
     summary: Text = UNSET
     """What is sealed in it, once the API has opened it; only in records, never shown to clients."""
+    container_id: Text = UNSET
+    """The same: the container of the last code that it stands for."""
 
 
 InputItem = (

@@ -61,6 +61,14 @@ def test_a_session_that_is_a_conversation(python: Ask) -> None:
         assert report["roles"] == ["user", "assistant", "user", "assistant"]
 
 
+@pytest.mark.parametrize("mode", ["input", "previous_response_id"])
+def test_a_session_that_is_compacted(python: Ask, mode: str) -> None:
+    for report in python.both("openai_agents", "compacted", mode=mode):
+        assert report["texts"] == [counted(3), counted(4)]
+        assert report["left"][-1] == "compaction"
+        assert set(report["left"][:-1]) == {"message"}
+
+
 def test_the_code_interpreter_and_what_follows(python: Ask) -> None:
     for included in (False, True):
         for report in python.both("openai_agents", "code_interpreter", included=included):

@@ -38,6 +38,11 @@ def test_a_function_is_called_and_its_output_goes_on(node: Ask) -> None:
     assert "-31 degrees, snow" in report["text"]
 
 
+def test_a_compacted_conversation_goes_on(node: Ask) -> None:
+    report = node.one("openai_node", "compacted")
+    assert report == {"object": "response.compaction", "kinds": ["message", "compaction"], "text": counted(3)}
+
+
 def test_its_socket_continues_what_is_not_stored(node: Ask) -> None:
     assert node.one("openai_node", "socket") == [counted(3), counted(4)]
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from pydantic import SecretStr
 
+from shared.compaction import DEFAULT_RULES
 from shared.events import ResponseCompleted, ResponseFailed, decode
 from shared.responses import (
     SEALED_REASONING,
@@ -116,6 +117,13 @@ REQUESTS = {
     ),
     "the dialect of Open Responses": msgspec.structs.replace(
         make_request("Hello", reasoning={"summary": "auto"}), dialect="open-responses"
+    ),
+    "a compaction": msgspec.structs.replace(
+        make_request("Hello " * 300), compaction=msgspec.structs.replace(DEFAULT_RULES, tokens_min=256)
+    ),
+    "compactions between turns and at the end": msgspec.structs.replace(
+        make_request("Multiply 123*456", tools=[CODE]),
+        compaction=msgspec.structs.replace(DEFAULT_RULES, tokens_min=256, threshold=100),
     ),
     "a summary, cut": make_request("Think for 3 steps", reasoning={"summary": "auto"}, max_output_tokens=30),
 }

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from shared import events as ev
-from shared.compaction import DEFAULT_PROMPT, Compacted, read_compacted
+from shared.compaction import DEFAULT_PROMPT, Compacted, as_shown, read_compacted
+from shared.containers import continued_container
 from shared.input_items import InputCompaction, InputItem, InputMessage
 from shared.lifecycle import fold
 from shared.responses import Compaction, CompactionRules, Message, Response, ResponseRequest
@@ -150,6 +151,25 @@ async def test_instructions_stay_and_an_earlier_summary_is_summarised_with_the_r
     assert "Earlier." in made.summary
     made = await compacted(texts[:3])
     assert [item.id for item in made.kept] == ["msg_s", "msg_o"], "the user's last one, however old"
+
+
+async def test_code_goes_on_in_its_container_after_it_was_summarised() -> None:
+    container = f"cntr_0_{'a' * 32}"
+    code: dict[str, Any] = {
+        "type": "code_interpreter_call",
+        "id": "ci_1",
+        "container_id": container,
+        "code": "1",
+        "status": "completed",
+    }
+    made = await compacted([*said("Run it."), code])
+    item = InputCompaction(id="cmp_1", encrypted_content="-")
+    request = msgspec.structs.replace(
+        make_request(previous_response_id="resp_1"), context=made.in_place_of(item)
+    )
+    assert continued_container(request) == container
+    (shown,) = [each for each in as_shown(request.context) if isinstance(each, InputCompaction)]
+    assert shown == item
 
 
 @pytest.mark.parametrize(

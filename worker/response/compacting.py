@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from shared import events as ev
 from shared.compaction import Compacted, count_instructions
+from shared.containers import last_container
 from shared.ids import item_id
 from shared.input_items import InputCompaction, InputItem, InputMessage
 from shared.lifecycle import as_input, lasting
@@ -139,7 +141,8 @@ class Compactor:
         await self.writer.put([ev.OutputItemAdded(index, Compaction(id_, ""))])
         generation, summary = await self._summarise(question, index, id_)
         kept = await self._kept(question, summary)
-        compacted = Compacted(summary, kept, question.waiting, is_whole=True)
+        container = last_container(question.items) or UNSET
+        compacted = Compacted(summary, kept, question.waiting, is_whole=True, container_id=container)
         sealed = await self._call(lambda: self.seal(index, compacted.encode()))
         item = Compaction(id_, sealed)
         await generation.put([ev.OutputItemDone(index, item)])

@@ -51,6 +51,18 @@ export async function accumulated(known) {
   return { text: response.output_text, kinds: response.output.map((item) => item.type) };
 }
 
+export async function compacted(known) {
+  const client = connect(known);
+  const input = [
+    { role: 'user', content: 'Hello' },
+    { role: 'assistant', content: 'Hello.' },
+  ];
+  const { object, output } = await client.responses.compact({ model: 'default', input });
+  const next = { role: 'user', content: 'Count from 1 to 3' };
+  const response = await client.responses.create({ model: 'default', input: [...output, next] });
+  return { object, kinds: output.map((item) => item.type), text: response.output_text };
+}
+
 export async function socket(known) {
   const ws = new ResponsesWS(connect(known));
   const ask = (input, previous) =>

@@ -10,11 +10,13 @@ from agents import (
     HostedMCPTool,
     ModelSettings,
     OpenAIConversationsSession,
+    OpenAIResponsesCompactionSession,
     OpenAIResponsesModel,
     OpenAIResponsesWSModel,
     Runner,
     RunState,
     ShellTool,
+    SQLiteSession,
     WebSearchTool,
     function_tool,
     set_tracing_disabled,
@@ -149,6 +151,26 @@ async def conversation(known: Known) -> object:
     agent = Agent(name="Counter", model=OpenAIResponsesModel("default", client))
     texts = [(await run(agent, known, f"Count from 1 to {n}", session=session)).final_output for n in (3, 4)]
     return {"texts": texts, "roles": [item["role"] for item in await session.get_items()]}
+
+
+async def compacted(known: Known) -> object:
+    """Runs two turns in a session that is compacted after each; reports the texts, and what is left."""
+    client = connect(known)
+    kept = SQLiteSession("compacted")
+    session = OpenAIResponsesCompactionSession(
+        kept.session_id,
+        kept,
+        client=client,
+        model="gpt-oss",
+        compaction_mode=known["mode"],
+        should_trigger_compaction=lambda _: True,
+    )
+    session.model = "default"  # a name that it would not have let pass
+    agent = Agent(name="Counter", model=OpenAIResponsesModel("default", client))
+    texts = [(await run(agent, known, f"Count from 1 to {n}", session=session)).final_output for n in (3, 4)]
+    left = [item.get("type") or "message" for item in await session.get_items()]
+    kept.close()
+    return {"texts": texts, "left": left}
 
 
 async def code_interpreter(known: Known) -> object:
