@@ -6,20 +6,20 @@ Owns that order, and what the lane may continue; its responses are accepted and 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from starlette.responses import Response
 from uvicorn.protocols.utils import ClientDisconnected
 
-from api.accept import Created, Recall
+from api.accept import Created, Recall, ignored_header
 from api.errors import NodeEnding, ResponseLost
 from api.held_bodies import HeldBody
 from api.hub import LogGone, LogShorter
 from api.read import FROM_THE_START
 from api.services import Services
-from api.socket_messages import error_message, event_messages, lane_member
+from api.socket_messages import error_message, event_messages, headers_message, lane_member
 from api.socket_protocol import SocketProtocol
 from api.sockets import Latest, Remembered
 from api.sse import EventStreams
@@ -69,22 +69,36 @@ class LaneContext:
 class LaneWire:
     """Writes the events of one lane to the connection, without waiting (`hub.LiveSink`, `sse.KeptAlive`)."""
 
-    __slots__ = ("_member", "_protocol")
+    __slots__ = ("_member", "_notice", "_protocol")
 
     def __init__(self, protocol: SocketProtocol, member: bytes) -> None:
         self._protocol = protocol
         self._member = member
+        self._notice = b""
 
     @property
     def is_free(self) -> bool:
         return self._protocol.is_free
 
+    def announce(self, headers: Mapping[str, str]) -> None:
+        """Has the first event followed by what HTTP would say of the response in headers, if there are any.
+
+        Before it would be too early: clients expect a response to begin with its first event.
+        """
+        self._notice = headers_message(headers, self._member) if headers else b""
+
     def write(self, frames: bytes) -> None:
-        self._protocol.write(event_messages(frames, self._member))
+        self._protocol.write(self._messages(frames))
 
     async def deliver(self, frames: bytes) -> None:
         """Writes when the client has taken what was written earlier. Raises ClientDisconnected."""
-        await self._protocol.deliver(event_messages(frames, self._member))
+        await self._protocol.deliver(self._messages(frames))
+
+    def _messages(self, frames: bytes) -> bytes:
+        messages = event_messages(frames, self._member, self._notice)
+        if messages:
+            self._notice = b""
+        return messages
 
     async def refuse(self, answer: Response) -> None:
         await self._protocol.deliver(error_message(answer, self._member))
@@ -175,6 +189,7 @@ class Lane:
         follow = shared.services.read.follow
         frames = follow(key, FROM_THE_START, self._wire, is_watched=is_watched, arrival=created.arrival)
         self.current = key
+        self._wire.announce(ignored_header(created.ignored_tools))
         try:
             async with aclosing(frames):
                 with shared.streams.kept_alive(self._wire, shared.keep_alive):

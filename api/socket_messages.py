@@ -5,6 +5,7 @@ framing: RFC 6455, 5.2; messages from a server are not masked, and none is compr
 """
 
 import struct
+from collections.abc import Mapping
 
 import msgspec
 from starlette.responses import Response
@@ -37,9 +38,9 @@ def in_lane(event: bytes, lane: bytes) -> bytes:
     return event[:-1] + lane if lane else event
 
 
-def event_messages(frames: bytes, lane: bytes) -> bytes:
+def event_messages(frames: bytes, lane: bytes, after_first: bytes = b"") -> bytes:
     """Returns stored frames, as `events.frame` makes them, as one message for each event; a keep-alive that
-    is no event is left out.
+    is no event is left out. `after_first`: a message that comes after the first event.
 
     JSON has no line ends, so an event ends at the first empty line.
     """
@@ -49,7 +50,16 @@ def event_messages(frames: bytes, lane: bytes) -> bytes:
         end = frames.index(_END, at)
         messages.append(text_message(in_lane(frames[at + len(_DATA) : end], lane)))
         at = frames.find(_DATA, end)
+    if messages and after_first:
+        messages.insert(1, after_first)
     return b"".join(messages)
+
+
+def headers_message(headers: Mapping[str, str], lane: bytes) -> bytes:
+    """Returns the message for what HTTP would say of a response in headers: the hosted API's event for that,
+    which is no event of the response's log and has no number."""
+    event = msgspec.json.encode({"type": "response.metadata", "headers": headers})
+    return text_message(in_lane(event, lane))
 
 
 def error_message(answer: Response, lane: bytes) -> bytes:

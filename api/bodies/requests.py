@@ -216,7 +216,7 @@ def read_fields(
         limits.unsupported_tools,
         has_search=limits.has_search,
     )
-    choice = read_choice(body.tool_choice, offer.tools, limits.tools_max)
+    choice = read_choice(body.tool_choice, offer.tools, limits.tools_max, offer.ignored)
     response = _echo(body, birth, choose_model(body.model, models), offer, choice)
     request = ResponseRequest(
         response=response,

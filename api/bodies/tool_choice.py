@@ -3,13 +3,14 @@
 Owns the check; the worker applies the choice. Source: the public OpenAI types, `ToolChoice`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from api.bodies.tools import TOOLS
 from api.bodies.validation import Checked, Path, Shape, check, check_kind, check_length, spell
-from api.errors import invalid_value
+from api.errors import invalid_value, shorten
 from shared import client_tools, hosted_tools
 from shared.client_tools import NAMESPACE, requested_in
 
@@ -48,26 +49,38 @@ class _Offered:
 
     clients: frozenset[tuple[str, str | None, str]]
     """(type, namespace, name) of the tools that the client runs. A member of a namespace is there also
-    without it, since a choice may leave that out."""
+    without it, since a choice may leave that out where no other tool has its name."""
+    shared_names: Mapping[str, list[str]]
+    """Names that only members of several namespaces have -> those namespaces."""
     namespaces: frozenset[str]
     labels: Mapping[str, frozenset[str] | None]
     """Server label -> the names of its tools that may be called, or None if that is for the server to say."""
     families: frozenset[str]
     has_hosted: bool
     """A hosted tool is offered by its type."""
+    left_out: frozenset[str]
+    """The families of tools that were in the request and are not offered here."""
 
     @classmethod
-    def of(cls, tools: EchoedTools) -> Self:
+    def of(cls, tools: EchoedTools, left_out: Collection[str]) -> Self:
+        clients = list(requested_in(tools))
+        homes = defaultdict[str, list[str]](list)
+        for one in clients:
+            if one.namespace is not None:
+                homes[one.name].append(one.namespace)
+        for one in clients:
+            if one.namespace is None:
+                homes.pop(one.name, None)
+        exact = {(one.row.type, one.namespace, one.name) for one in clients}
+        bare = {(one.row.type, None, one.name) for one in clients if len(homes.get(one.name, ())) == 1}
         return cls(
-            frozenset(
-                (one.row.type, namespace, one.name)
-                for one in requested_in(tools)
-                for namespace in {one.namespace, None}
-            ),
+            frozenset(exact | bare),
+            {name: sorted(namespaces) for name, namespaces in homes.items() if len(namespaces) > 1},
             frozenset(tool["name"] for tool in tools if tool["type"] == NAMESPACE),
             {tool["server_label"]: _callable_in(tool) for tool in tools if tool["type"] == "mcp"},
             frozenset(_family(tool["type"]) for tool in tools),
             any(hosted_tools.by_type(tool["type"]) is not None for tool in tools),
+            frozenset(_family(kind) for kind in left_out),
         )
 
     @property
@@ -82,12 +95,23 @@ class _Offered:
         label = hosted.server_label if hosted else kind
         return label in self.labels or _family(kind) in self.families
 
+    def has_left_out(self, value: object) -> bool:
+        """Returns True for the choice of a tool that the request has but that is not offered here."""
+        match value:
+            case {"type": str(kind)}:
+                return _family(kind) in self.left_out and not self.holds_hosted(kind)
+            case _:
+                return False
 
-def read_choice(value: object, tools: EchoedTools, entries_max: int) -> str | dict[str, Any]:
+
+def read_choice(
+    value: object, tools: EchoedTools, entries_max: int, left_out: Collection[str] = ()
+) -> str | dict[str, Any]:
     """Returns the choice, by default `auto`. Raises ClientError if it is invalid or names a tool not in
     `tools`.
 
-    `entries_max`: the limit on a list of allowed tools.
+    `entries_max`: the limit on a list of allowed tools; `left_out`: the types of the tools that the request
+    has besides and that are not offered here, which are left out of such a list too.
     """
     match value:
         case None:
@@ -95,11 +119,11 @@ def read_choice(value: object, tools: EchoedTools, entries_max: int) -> str | di
         case "none" | "auto":
             return str(value)
         case "required":
-            if not _Offered.of(tools).holds_anything:
+            if not _Offered.of(tools, left_out).holds_anything:
                 raise invalid_value(_PARAM, "'required' needs at least one tool that the model can call")
             return "required"
         case dict():
-            return _read_object(value, _Offered.of(tools), entries_max)
+            return _read_object(value, _Offered.of(tools, left_out), entries_max)
         case _:
             raise invalid_value(_PARAM, "it should be 'none', 'auto', 'required' or an object")
 
@@ -111,17 +135,24 @@ def _read_object(value: dict[str, Any], offered: _Offered, entries_max: int) -> 
     allowed = check(_Allowed, value, (_PARAM,))
     if allowed.mode == "required" and not allowed.tools:
         raise invalid_value(spell((_PARAM, "tools")), "'required' needs at least one tool")
+    kept = []
     for index, entry in enumerate(allowed.tools):
-        _check_chosen(entry, offered, (_PARAM, "tools", index))
-    return value
+        if not offered.has_left_out(entry):
+            kept.append(_check_chosen(entry, offered, (_PARAM, "tools", index)))
+    if allowed.tools and not kept:
+        raise invalid_value(spell((_PARAM, "tools")), "none of these tools is offered here")
+    return {**value, "tools": kept}
 
 
 def _check_chosen(value: object, offered: _Offered, path: Path) -> dict[str, Any]:
+    if offered.has_left_out(value):
+        raise invalid_value(spell((*path, "type")), "tools of this type are not offered here")
     choice = check_kind(_CHOICES, value, path)
     match choice["type"]:
         case client_tools.FUNCTION.type | client_tools.CUSTOM.type as kind:
             key = "name"
             is_offered = (kind, choice.get("namespace"), choice["name"]) in offered.clients
+            _refuse_several(choice, offered, path)
         case client_tools.NAMESPACE:
             key = "name"
             is_offered = choice["name"] in offered.namespaces
@@ -131,8 +162,17 @@ def _check_chosen(value: object, offered: _Offered, path: Path) -> dict[str, Any
         case kind:
             key, is_offered = "type", offered.holds_hosted(kind)
     if not is_offered:
-        raise invalid_value(spell((*path, key)), f"'{choice[key]}' is not among the tools of this request")
+        reason = f"'{shorten(choice[key])}' is not among the tools of this request"
+        raise invalid_value(spell((*path, key)), reason)
     return choice
+
+
+def _refuse_several(choice: Mapping[str, Any], offered: _Offered, path: Path) -> None:
+    """Refuses a bare name that the members of several namespaces have."""
+    namespaces = offered.shared_names.get(choice["name"])
+    if namespaces is not None and choice.get("namespace") is None:
+        reason = f"it is the name of a tool of each of {', '.join(namespaces)}; say which with `namespace`"
+        raise invalid_value(spell((*path, "name")), shorten(reason))
 
 
 def _check_allowed(choice: Mapping[str, Any], names: frozenset[str] | None, path: Path) -> None:

@@ -20,6 +20,7 @@ from api.errors import (
     missing_parameter,
     mistyped_value,
     out_of_bounds,
+    shorten,
     unknown_parameter,
 )
 
@@ -148,6 +149,8 @@ def check_type(types: frozenset[str], item: Mapping[str, Any], path: Path) -> st
             raise missing_parameter(spell((*path, "type")))
         case str(kind) if kind in types:
             return kind
+        case str(kind):
+            raise invalid_value(spell((*path, "type")), f"'{shorten(kind)}' is unknown; {_one_of(types)}")
         case _:
             raise invalid_value(spell((*path, "type")), _one_of(types))
 

@@ -11,6 +11,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
+from api.accept import ignored_header
 from api.errors import RETRY_AFTER, ClientError, NodeEnding, invalid_value, shorten
 from api.held_bodies import Bodies, BodiesFull, HeldBody
 from api.services import Services
@@ -46,7 +47,6 @@ async def _tenant(request: Request) -> str:
 _CLIENT_CLOSED_REQUEST = 499
 _KEEP_ALIVE_HEADER = "Antiphon-Keep-Alive"
 _DIALECT_HEADER = "Antiphon-Dialect"
-_IGNORED_TOOLS = "Antiphon-Ignored-Tools"
 _CLOSE = {"connection": "close"}
 """For answers sent before the whole body was read: no other request can be read from the connection."""
 
@@ -95,8 +95,7 @@ async def _disconnected(request: Request) -> None:
 
 def name_ignored(answer: Response, kinds: Sequence[str]) -> Response:
     """Returns the answer to a request of which tools of these types were left out; a header names them."""
-    if kinds:
-        answer.headers[_IGNORED_TOOLS] = ", ".join(kinds)
+    answer.headers.update(ignored_header(kinds))
     return answer
 
 

@@ -279,6 +279,22 @@ async def test_what_is_not_to_be_generated_ends_at_once_and_is_in_nobodys_queue(
             await redis.command("DEL", keys.RESPONSES_QUEUE)
 
 
+async def test_a_tool_that_is_left_out_is_named_after_the_first_event(
+    redis: RedisClient, settings: Settings
+) -> None:
+    tools = [{"type": "function", "name": "f"}, {"type": "image_generation"}, {"type": "computer"}]
+    async with served(settings, unsupported_tools="ignore") as url, socket_to(url) as socket:
+        for lane in ({}, {"stream_id": "a"}):
+            await socket.create(tools=tools, generate=False, **lane)
+            created, said, *_ = [json.loads(message) for message in await socket.messages()]
+            assert created["type"] == "response.created"
+            headers = {"antiphon-ignored-tools": "computer, image_generation"}
+            assert said == {"type": "response.metadata", "headers": headers} | lane
+        await socket.create(tools=tools[:1], generate=False)
+        kinds = [json.loads(message)["type"] for message in await socket.messages()]
+        assert "response.metadata" not in kinds
+
+
 async def test_an_unstored_response_is_continued_by_its_own_connection_alone_and_lost_by_a_failed_try(
     url: str, redis: RedisClient
 ) -> None:

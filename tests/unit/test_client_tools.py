@@ -199,6 +199,17 @@ def test_a_member_is_chosen_by_its_bare_name_if_no_other_tool_has_it() -> None:
     assert set(offer_of(FUNCTION, DOCS, tool_choice=choice).routing) == {"docs.edit"}
 
 
+def test_a_bare_name_that_several_tools_have_chooses_the_one_outside_or_none() -> None:
+    other = DOCS | {"name": "other"}
+    choice = {"type": "function", "name": "f"}
+    assert set(offer_of(FUNCTION, DOCS, other, tool_choice=choice).routing) == {"functions.f"}
+    refused = refusal_of(DOCS, other, tool_choice=choice)
+    assert refused == ("tool_choice.name", "invalid_value")
+    assert set(offer_of(DOCS, other, tool_choice=choice | {"namespace": "other"}).routing) == {"other.f"}
+    custom_outside = {"type": "custom", "name": "f"}
+    assert refusal_of(custom_outside, DOCS, tool_choice=choice) == ("tool_choice.name", "invalid_value")
+
+
 @pytest.mark.parametrize(
     "choice",
     [

@@ -12,7 +12,7 @@ from websockets.uri import parse_uri
 
 from api.bodies.messages import Cancel, Create, Invalid, Processed, Steer, call_of, read_message
 from api.errors import RETRY_AFTER, ClientError, envelope
-from api.socket_messages import error_message, event_messages, lane_member, text_message
+from api.socket_messages import error_message, event_messages, headers_message, lane_member, text_message
 from api.sockets import Latest, Remembered
 from api.sse import keep_alive_line
 from shared.events import OutputTextDelta, data_of, frame
@@ -56,6 +56,7 @@ def test_stored_frames_become_one_message_each_with_the_same_json(
 
 def test_of_keep_alives_only_events_are_messages() -> None:
     assert event_messages(keep_alive_line("comment"), b"") == b""
+    assert event_messages(keep_alive_line("comment"), b"", headers_message({"a": "b"}, b"")) == b""
     assert received(event_messages(keep_alive_line("event"), b"")) == [b'{"type":"keepalive"}']
 
 

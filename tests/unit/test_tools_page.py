@@ -88,6 +88,21 @@ def test_what_was_left_out_can_be_neither_chosen_nor_required() -> None:
         assert (refused.value.param or "").startswith("tool_choice")
 
 
+def test_what_was_left_out_is_left_out_of_the_allowed_tools_too() -> None:
+    function = {"type": "function", "name": "f"}
+    search: dict[str, Any] = {"type": "file_search"}
+    for mode in ("auto", "required"):
+        choice = {"type": "allowed_tools", "mode": mode, "tools": [search, function, {"type": "web_search"}]}
+        tools = [function, search, {"type": "web_search_preview"}]
+        creation = create(tools, "ignore", has_search=False, tool_choice=choice)
+        assert creation.request.response.tool_choice == choice | {"tools": [function]}
+        assert creation.ignored_tools == ("file_search", "web_search_preview")
+        for allowed, param in (([search], "tools"), ([function, {"type": "computer"}], "tools[1].type")):
+            with pytest.raises(ClientError) as refused:
+                create(tools, "ignore", has_search=False, tool_choice=choice | {"tools": allowed})
+            assert refused.value.param == f"tool_choice.{param}"
+
+
 def test_errors_name_the_places_as_sent_although_tools_before_them_were_left_out() -> None:
     function = {"type": "function", "name": "f"}
     with pytest.raises(ClientError) as refused:
