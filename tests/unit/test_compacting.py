@@ -16,7 +16,7 @@ from shared.compaction import DEFAULT_PROMPT, Compacted, as_shown, read_compacte
 from shared.containers import continued_container
 from shared.input_items import InputCompaction, InputItem, InputMessage
 from shared.lifecycle import fold
-from shared.responses import Compaction, CompactionRules, Message, Response, ResponseRequest
+from shared.responses import Compaction, CompactionRules, FunctionCall, Message, Response, ResponseRequest
 from shared.sealing import COMPACTION, Seal
 from shared.settings import Settings
 from tests.items import items_of
@@ -240,6 +240,21 @@ async def test_the_model_goes_on_from_what_a_compaction_has_left() -> None:
     assert response.output[-1].content[0].text == "I go on."
 
 
+async def test_a_call_that_the_client_is_to_run_is_within_the_item() -> None:
+    weather: Any = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+    script = SCRIPT.replace("python", "f").replace("trained_tool", "function")
+    request = msgspec.structs.replace(managed("Search " * 200, 150), tools=[weather])
+    calling = script.replace("code = \"'found ' * 600\"", "arguments = {}").replace(
+        'tool = "f"', 'tool = "functions.f"'
+    )
+    log = await attempt(request, script=calling, settings=SETTINGS)
+    call, item = response_of(log).output
+    assert isinstance(call, FunctionCall)
+    assert isinstance(item, Compaction)
+    (made,) = opened(log)
+    assert [each.id for each in made.waiting] == [call.id]
+
+
 async def test_the_limit_of_an_answer_does_not_limit_a_summary() -> None:
     log = await attempt(managed("Hello " * 100, 150, max_output_tokens=20), script=SCRIPT, settings=SETTINGS)
     (made,) = opened(log)
@@ -259,13 +274,19 @@ async def test_without_room_for_a_summary_a_context_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize(
     "request_",
-    [asking(said(*["word " * 100] * 9)), managed("Search", 500), managed("Hello " * 100, 150)],
-    ids=["alone", "between two turns", "at the end"],
+    [
+        asking(said(*["word " * 100] * 9)),
+        managed("Search", 500),
+        managed("Hello " * 100, 150),
+        msgspec.structs.replace(managed("Hello " * 100, 150), dialect="open-responses"),
+    ],
+    ids=["alone", "between two turns", "at the end", "without reports"],
 )
 async def test_the_next_owner_goes_on_from_every_event_byte_for_byte(request_: ResponseRequest) -> None:
     """Once a text is sealed, also with another key, and with settings of its own."""
     whole = await attempt(request_, script=SCRIPT, settings=SETTINGS)
     assert opened(whole)
+    assert request_.dialect == "openai" or "compaction.compacting" not in kinds(whole)
     later = Settings(seal_keys=KEYS[::-1], compaction_prompt="Other.", compaction_share_max=0.9)
     for length in range(len(whole.entries)):
         log = MemoryLog(whole.read()[:length])
