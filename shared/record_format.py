@@ -26,6 +26,7 @@ would make other events, or could not read the record at all:
    A search in a page that fails names the page if it is known, and otherwise has no address.
 5  Prompts: what became of each item of a history is told, whatever its status says and its client left out.
    A context may be compacted: items of that type, and their events.
+   `input_messages` shows `# Response Formats` where the model reads it.
 """
 RECORD_FORMAT_OLDEST = 1
 """The oldest format that this version can replay. An open record below it ends as `failed`, with a reason."""

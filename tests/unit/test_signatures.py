@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from openai_harmony import RenderOptions
 
 from worker.harmony.signatures import ToolSignature, write_tools
-from worker.harmony.tokens import DeveloperPart, HarmonyMessage, SystemPart, encode, render_steps, to_library
+from worker.harmony.tokens import (
+    DeveloperPart,
+    HarmonyMessage,
+    SystemPart,
+    decode,
+    encode,
+    render_steps,
+    to_library,
+    to_wire,
+)
 from worker.harmony.tokens import _encoding as encoding
 
 _word = st.text("abcAZ09_$", min_size=1, max_size=8).filter(lambda text: not text[0].isdigit())
@@ -84,19 +93,33 @@ _namespaces = st.dictionaries(
 @given(
     st.none() | _line,
     _namespaces,
+    st.none() | st.just("# Response Formats\n\n## a\n\n{}"),
     st.dictionaries(st.sampled_from(["python", "browser"]), st.none() | _line, max_size=2),
 )
-def test_a_rendered_signature_matches_the_librarys_where_that_says_all(
-    instructions: str | None, namespaces: Any, trained: dict[str, str | None]
+def test_a_rendered_message_matches_the_librarys_where_that_says_all(
+    instructions: str | None, namespaces: Any, formats: str | None, trained: dict[str, str | None]
 ) -> None:
     conversation: list[HarmonyMessage] = [
         SystemPart("high", "2026-01-01", trained),
-        DeveloperPart(instructions, namespaces),
+        DeveloperPart(instructions, namespaces, formats),
     ]
     options = RenderOptions(conversation_has_function_tools="functions" in namespaces)
     for message in conversation:
         told = list(chain.from_iterable(render_steps(message, conversation)))
-        assert told == encoding.render(to_library(message), options)
+        rendered = encoding.render(to_library(message), options)
+        assert decode(told) == decode(rendered)
+        assert told == rendered or formats, "a section of its own may begin with other tokens"
+
+
+def test_a_developer_message_is_shown_in_the_order_in_which_the_model_reads_it() -> None:
+    formats = "# Response Formats\n\n## a\n\n{}"
+    message = DeveloperPart("Be kind.", {"functions": (None, (ToolSignature("f", "", None),))}, formats)
+    first, last = to_wire(message)["content"]
+    assert (first["instructions"], list(first["tools"])) == ("Be kind.", ["functions"])
+    assert last == {"type": "text", "text": f"\n\n{formats}"}
+    assert to_wire(DeveloperPart(None, {}, formats))["content"] == [{"type": "text", "text": formats}]
+    (before,) = to_wire(message, has_formats_last=False)["content"]
+    assert before["instructions"] == f"Be kind.\n\n{formats}"
 
 
 def _nested(depth: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from openai_harmony import (
     ReasoningEffort,
     Role,
     SystemContent,
+    TextContent,
     ToolDescription,
     ToolNamespaceConfig,
     load_harmony_encoding,
@@ -236,25 +237,39 @@ def _encode_known(word: str) -> tuple[int, ...]:
 NEXT_TURN = [START, *encode("assistant")]
 
 
-def to_library(message: HarmonyMessage) -> Message:
-    """Converts a message to openai_harmony's own type, for `messages` on the wire."""
+def to_library(message: HarmonyMessage, *, has_formats_last: bool = True) -> Message:
+    """Converts a message to openai_harmony's own type, for `messages` on the wire.
+
+    `has_formats_last`: False for records before format 5, which show the section that says how to answer
+    before the tools.
+    """
     match message:
         case SystemPart():
             return Message.from_role_and_content(Role.SYSTEM, _system_of(message))
-        case DeveloperPart(instructions, namespaces, response_formats):
-            developer = DeveloperContent.new()
-            if parts := [part for part in (instructions, response_formats) if part]:
-                developer = developer.with_instructions("\n\n".join(parts))
-            for name, (description, tools) in namespaces.items():
-                described = [ToolDescription.new(t.name, t.description, t.parameters) for t in tools]
-                developer = developer.with_tools(
-                    ToolNamespaceConfig(name=name, description=description, tools=described)
-                )
-            return Message.from_role_and_content(Role.DEVELOPER, developer)
+        case DeveloperPart():
+            return Message.from_role_and_contents(Role.DEVELOPER, _contents_of(message, has_formats_last))
         case ChatMessage(role, text, channel, recipient, content_type, name):
             chat = Message.from_author_and_content(Author(role=Role(role), name=name), text)
             chat.channel, chat.recipient, chat.content_type = channel, recipient, content_type
             return chat
+
+
+def _contents_of(part: DeveloperPart, has_formats_last: bool) -> list[DeveloperContent | TextContent]:
+    """Returns the parts of a developer message. The library's has no place for how to answer."""
+    formats = part.response_formats
+    said = [part.instructions] if has_formats_last else [part.instructions, formats]
+    developer = DeveloperContent.new()
+    if instructions := "\n\n".join(filter(None, said)):
+        developer = developer.with_instructions(instructions)
+    for name, (description, tools) in part.namespaces.items():
+        described = [ToolDescription.new(t.name, t.description, t.parameters) for t in tools]
+        developer = developer.with_tools(
+            ToolNamespaceConfig(name=name, description=description, tools=described)
+        )
+    if not formats or not has_formats_last:
+        return [developer]
+    is_alone = not instructions and not part.namespaces
+    return [TextContent(text=formats)] if is_alone else [developer, TextContent(text=f"\n\n{formats}")]
 
 
 def _system_of(part: SystemPart) -> SystemContent:
@@ -269,9 +284,10 @@ def _system_of(part: SystemPart) -> SystemContent:
     return system
 
 
-def to_wire(message: HarmonyMessage) -> dict[str, Any]:
+def to_wire(message: HarmonyMessage, *, has_formats_last: bool = True) -> dict[str, Any]:
     """Returns the message as in `input_messages` and `output_messages` (`enable_response_messages`)."""
-    return {**to_library(message).to_dict(), "role": _role_of(message)}
+    library = to_library(message, has_formats_last=has_formats_last)
+    return {**library.to_dict(), "role": _role_of(message)}
 
 
 def _role_of(message: HarmonyMessage) -> str:

@@ -285,7 +285,8 @@ class Attempt:
     def _final_response(self) -> Response:
         request, wanted = self.record.request, dict[str, Any]()
         if request.enable_response_messages:
-            wanted["input_messages"] = [to_wire(message) for message in self.prepared.prompt.messages]
+            read, is_exact = self.prepared.prompt.messages, self.record.format > 4
+            wanted["input_messages"] = [to_wire(message, has_formats_last=is_exact) for message in read]
             wanted["output_messages"] = [to_wire(message) for message in self.reader.messages]
         return msgspec.structs.replace(request.response, output=tuple(self.reader.items), **wanted)
 
