@@ -25,16 +25,18 @@ from api.folds import Folds
 from api.hub import Arrival, LiveSink, LogGone, LogShorter
 from api.included import add_included
 from api.offload import Offload
-from api.paging import PageRequest
+from api.paging import PageRequest, join_list
 from shared import ids
 from shared.compaction import as_shown
 from shared.context_length import TOO_LONG
+from shared.events import encode
 from shared.responses import Response, ResponseError
 from shared.sealing import COMPACTION, REASONING, Seal
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import closing
-from shared.store.records import response_store
+from shared.store.records import listing, response_store
+from shared.store.records.listing import Wanted
 from shared.store.records.response_store import State, Stored
 from shared.store.records.watchers import Watchers
 from shared.store.redis.client import RedisClient
@@ -157,6 +159,25 @@ class Reading:
         if stored is None or not stored.state.is_kept:
             raise response_not_found(response_id)
         return await self._offload.run(stored.size_bytes, lambda: _list_page(stored, page))
+
+    async def list_responses(self, tenant: str, wanted: Wanted, page: PageRequest) -> bytes:
+        """Returns the JSON of a list: a page of the tenant's stored responses, without what they were asked
+        and what they said. With `durable_writes`, it is read from a server that has just confirmed."""
+        async with self._redis_bound():
+            await self._redis.confirm()
+            found = await listing.list_page(
+                self._redis,
+                tenant,
+                wanted,
+                page.after or "",
+                page.limit,
+                is_newest_first=page.order == "desc",
+            )
+        if found == "unknown":
+            raise response_not_found(page.after or "")
+        heads = found.heads
+        first, last = (heads[place].id if heads else None for place in (0, -1))
+        return join_list([encode(head) for head in heads], first, last, has_more=found.has_more)
 
     # --- reading --------------------------------------------------------------------------------
 

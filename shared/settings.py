@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     tenant_bytes_max: int = Field(2**30, gt=0)
     """Requests of one tenant that Redis holds uncompressed: those of open responses, and of closed ones until
     they are archived. What is echoed counts once for each copy."""
+    tenant_listed_max: int = Field(100_000, gt=0)
+    """Responses of one tenant that a list has: the newest, by each filter."""
     tenant_requests_per_minute_max: int = Field(0, ge=0)
     """Create calls of one tenant; 0: as many as it likes. A minute's worth may come at once, and what counts
     wears off evenly. The same for tokens."""

@@ -152,10 +152,11 @@ def check_type(types: frozenset[str], item: Mapping[str, Any], path: Path) -> st
         case str(kind):
             raise invalid_value(spell((*path, "type")), f"'{shorten(kind)}' is unknown; {_one_of(types)}")
         case _:
-            raise invalid_value(spell((*path, "type")), _one_of(types))
+            raise invalid_value(spell((*path, "type")), one_of(types))
 
 
-def _one_of(values: Iterable[str]) -> str:
+def one_of(values: Iterable[str]) -> str:
+    """Returns the list of the values that are allowed, as the reason of a refusal."""
     return f"it should be one of {', '.join(sorted(values))}"
 
 
@@ -205,7 +206,7 @@ def _refusal(text: str, kind: object, value: object, path: Path) -> ClientError:
         kind_of_value = _KINDS.get(limited["kind"], limited["kind"])
         return invalid_value(param, f"it should be {kind_of_value} {limited['limit']}")
     if values := _values_at(kind, place):
-        return invalid_value(param, _one_of(values))
+        return invalid_value(param, one_of(values))
     if mistyped is None:
         return invalid_value(param, "it is out of range")
     kinds = [_KINDS.get(kind, kind) for kind in mistyped["expected"].split(" | ") if kind != "null"]

@@ -11,6 +11,7 @@ from api.answer import wire_of
 from api.bodies.compact import read_compact
 from api.bodies.includes import read_include
 from api.errors import invalid_value
+from api.listing import read_wanted
 from api.paging import read_page
 from api.rates import rate_headers
 from api.read import FROM_THE_START, Cursor, Frames
@@ -69,6 +70,13 @@ async def _answer_creation(
     if created.is_background:
         return json_of(created.accepted or await services.read.retrieve_repeated(key))
     return await unless_disconnected(request, services.read.finish(key, created.arrival))
+
+
+@router.get("")
+async def list_responses(request: Request, tenant: TenantDep, services: ServicesDep) -> Response:
+    """Lists the tenant's stored responses, a page at a time; a WebSocket has the same path."""
+    wanted, page = read_wanted(request.query_params.multi_items())
+    return json_of(await services.read.list_responses(tenant, wanted, page))
 
 
 @router.post("/compact")

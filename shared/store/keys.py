@@ -60,8 +60,9 @@ def state(key: ResponseKey) -> str:
     """Hash. From the start: store, background, created_ms, attempt, owner, lease_until_ms, alone_since_ms,
     rings, job, closed, format; if its tenant has a limit of tokens a minute, tokens (what counts against it
     until the end) and tokens_per_minute (the limit); if its end is to be delivered, webhooks (their names).
-    Once it had an owner: deaths, format_needed. While open:
-    usage up to some entry of the log (`shared/usage.py`). Until it is archived: request, and once closed,
+    Once it had an owner: deaths, format_needed. While open: usage up to some entry of the log
+    (`shared/usage.py`). If it is stored: head (JSON of its ResponseHead) and members (of metadata, as its
+    index names them). Until it is archived: request, and once closed,
     snapshot and, if there are such calls, unshown (those of which it shows less); afterwards: compacted."""
     return STATE_PATTERN % str(key)
 
@@ -134,6 +135,12 @@ def held(tenant: str) -> str:
 def held_bytes(tenant: str) -> str:
     """Hash: the bytes of each member of `held`, and their `total`."""
     return f"antiphon:{{queue}}:held_bytes:{tenant}"
+
+
+def listed(tenant: str) -> str:
+    """What the names of a tenant's index begin with: sorted sets of its stored responses by when (Redis, ms)
+    they were created, `<this>/<group>/<member>` (`records/listed.lua`)."""
+    return f"antiphon:{{queue}}:listed:{tenant}"
 
 
 def rate(tenant: str) -> str:

@@ -9,6 +9,8 @@ import httpx
 import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI, NotFoundError, OpenAI
+from openai.pagination import SyncCursorPage
+from openai.types.responses import Response
 
 from tests.patience import PATIENCE_S
 from tests.running import RunningCluster
@@ -45,6 +47,22 @@ def test_plain_text_in_and_out(client: OpenAI) -> None:
     assert response.completed_at is not None
     assert response.usage is not None
     assert response.usage.input_tokens_details.cached_tokens == 0
+
+
+def test_the_clients_own_pages_list_the_responses(client: OpenAI) -> None:
+    """The client has no method for it; its pages and types fit."""
+    made = [
+        client.responses.create(model="default", input="Hello!", metadata={"list": "mine"}).id
+        for _ in range(3)
+    ]
+    client.responses.create(model="default", input="Hello!", metadata={"list": "mine"}, store=False)
+    query = {"limit": 2, "metadata[list]": "mine", "status": "completed"}
+    pages = client.get_api_list(
+        "/responses", model=Response, page=SyncCursorPage[Response], options={"params": query}
+    )
+    listed = list(pages)
+    assert [each.id for each in listed] == made[::-1]
+    assert {(each.status, each.object) for each in listed} == {("completed", "response")}
 
 
 def test_streamed_and_whole_say_the_same(client: OpenAI) -> None:

@@ -39,7 +39,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         ("GET", "/openapi.json", 404, "unknown_url"),
         ("POST", "/v1/response/", 404, "unknown_url"),
         ("GET", f"/v1/responses/{UNKNOWN_ID}/x", 404, "unknown_url"),
-        ("GET", "/v1/responses", 405, "method_not_allowed"),
+        ("PUT", "/v1/responses", 405, "method_not_allowed"),
         ("PUT", f"/v1/responses/{UNKNOWN_ID}", 405, "method_not_allowed"),
         ("POST", "/health", 405, "method_not_allowed"),
         ("GET", "/v1/models/other", 404, "model_not_found"),

@@ -1,12 +1,14 @@
 -- Appends the last entries under a fencing token, closes the log with a status, and publishes both.
 -- All or nothing, like `append.lua`.
 -- `tokens`: what the response has used. Its tenant's limit a minute has counted another number since the response began.
--- USES redis/clock log/entries records/rate webhooks/outbox
+-- `head`: what a list shows of the response from now on.
+-- USES redis/clock log/entries records/rate webhooks/outbox records/listed
 -- KEYS state log secrets active tools open closed_logs conversation items order queue held rate
---      outboxes dead_letters
+--      outboxes dead_letters listed
 -- ARGV proof channel member response_id archive_after_ms# conversation_ttl_ms# cancelled_channel
 --      outbox_ttl_ms# outbox_max# dead_letters_max# dead_letter_ttl_ms#
 --      first# tokens# status retention_ms# snapshot unshown header entry_count# asked_count# asked_ttl_ms#
+--      head listed_ttl_ms# listed_max#
 --      (id frame tokens token_record)… (asked_key fingerprint)… (item_id item)…
 -- -> next | {'fenced'} | {'closed'} | {'missing'} | {'gap', next, owner}
 local refused = refuse_write(state, log, proof, first)
@@ -28,11 +30,19 @@ end
 local asked_at = REST + 4 * entry_count
 local items_at = asked_at + 2 * asked_count
 local frames = write_entries(log, REST, asked_at - 1)
-local fields = redis.call('HMGET', state, 'store', 'job', 'tokens', 'tokens_per_minute', 'webhooks')
-local store, job, counted, tokens_per_minute, webhooks = unpack(fields)
+local fields = redis.call(
+  'HMGET', state, 'store', 'job', 'tokens', 'tokens_per_minute', 'webhooks', 'members', 'created_ms')
+local store, job, counted, tokens_per_minute, webhooks, members, created_ms = unpack(fields)
 redis.call('HSET', state, 'closed', status, 'snapshot', snapshot, 'lease_until_ms', 0)
 if unshown ~= '' then redis.call('HSET', state, 'unshown', unshown) end
 redis.call('HDEL', state, 'usage')
+if members and head ~= '' then
+  redis.call('HSET', state, 'head', head)
+  delist(listed, 'open', members, response_id)
+  for _, group in ipairs({'', status}) do
+    enlist(listed, group, members, response_id, created_ms, now_ms(), listed_ttl_ms, listed_max)
+  end
+end
 for _, key in ipairs({state, log, tools}) do redis.call('PEXPIRE', key, retention_ms) end
 redis.call('DEL', secrets, 'arq:job:' .. job, 'arq:retry:' .. job)
 redis.call('ZREM', queue, job)  -- in case it is closed before a worker took it

@@ -14,6 +14,7 @@ from shared import lifecycle
 from shared.approvals import fingerprint
 from shared.compaction import as_shown
 from shared.events import ResponseCreated, decode, encode, frame
+from shared.heads import ResponseHead
 from shared.input_items import InputItem
 from shared.lifecycle import TerminalEvent
 from shared.responses import ConversationReference, McpApprovalRequest, Response, ServerCall
@@ -62,6 +63,8 @@ def closing_of(
             if isinstance(item, McpApprovalRequest)
         ],
         max(_kept_s(tenant, settings), settings.live_ttl_s),
+        encode(ResponseHead.of(response)) if response.store else b"",
+        listed_s(tenant, settings),
     )
 
 
@@ -74,6 +77,11 @@ def _retention_s(response: Response, tenant: str, settings: Settings) -> float:
 def _kept_s(tenant: str, settings: Settings) -> float:
     """How long the tenant's responses are kept."""
     return settings.tenant_retention_s.get(tenant, settings.response_retention_s)
+
+
+def listed_s(tenant: str, settings: Settings) -> float:
+    """How long after it was created a response of the tenant's may still be kept, and so is listed."""
+    return _kept_s(tenant, settings) + settings.live_ttl_s
 
 
 async def cancel(

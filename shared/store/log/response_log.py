@@ -61,6 +61,10 @@ class Closing:
     """(key, fingerprint) of each question whether a call may be made (`shared/approvals.py`)."""
     asked_s: float = 0
     """How long those are kept."""
+    head: bytes = b""
+    """JSON of what a list shows of the response, if it is stored."""
+    listed_s: float = 0
+    """How long a list may show it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +74,17 @@ class LogLimits:
     archive_after_s: float
     conversation_retention_s: float
     outbox: OutboxLimits
+    listed_max: int
+    """How many responses of a tenant a list has."""
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        return cls(settings.archive_after_s, settings.conversation_retention_s, OutboxLimits.of(settings))
+        return cls(
+            settings.archive_after_s,
+            settings.conversation_retention_s,
+            OutboxLimits.of(settings),
+            settings.tenant_listed_max,
+        )
 
 
 class TailLost(RuntimeError):
@@ -177,6 +188,7 @@ class ResponseLog:
             rate=keys.rate(key.tenant),
             outboxes=keys.OUTBOXES,
             dead_letters=keys.dead_letters(key.tenant),
+            listed=keys.listed(key.tenant),
             proof=token,
             channel=keys.live(key),
             member=str(key),
@@ -198,6 +210,9 @@ class ResponseLog:
             entry_count=len(entries),
             asked_count=len(closing.asked),
             asked_ttl_ms=int(closing.asked_s * 1000),
+            head=closing.head,
+            listed_ttl_ms=int(closing.listed_s * 1000),
+            listed_max=self._limits.listed_max,
         )
         return Write(key, token, first, len(entries), call)
 

@@ -11,6 +11,7 @@ from typing import Self
 import msgspec
 
 from shared.events import frame
+from shared.heads import ResponseHead, name_members
 from shared.lifecycle import begin
 from shared.responses import ResponseRequest, ServerSecrets
 from shared.settings import Settings
@@ -124,6 +125,11 @@ class NewResponse:
     webhooks: Sequence[str] = ()
     """The names of its tenant's webhooks that deliver its end."""
 
+    head: bytes = b""
+    """JSON of what a list shows of it; b"" if it is not stored."""
+    members: str = ""
+    """Its metadata, as the index names it (`shared/heads.py`)."""
+
     @property
     def kept_bytes(self) -> int:
         """The bytes that Redis will hold of the request until its log is archived."""
@@ -145,7 +151,9 @@ class NewResponse:
         stored, background = response.store, response.background
         made = cls(key, stored, background, record, frames, secrets, parent, repetition, membership)
         prompt_bytes = len(record) - len(frames[0]) + len(str(response.instructions or ""))
-        return replace(made, tokens=max(1, prompt_bytes // _TOKEN_BYTES) + (response.max_output_tokens or 0))
+        tokens = max(1, prompt_bytes // _TOKEN_BYTES) + (response.max_output_tokens or 0)
+        head = msgspec.json.encode(ResponseHead.of(response)) if stored else b""
+        return replace(made, tokens=tokens, head=head, members=name_members(response.metadata))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,14 @@
 -- who were subscribed by then, and so miss nothing.
 -- `tokens`: what is counted against the limit a minute until the response has ended; the limits are 0 if there are none.
 -- `webhooks`: the names of those that deliver the end of the response; '' if none does.
--- USES redis/clock queue records/held records/rate
+-- `head`: what a list shows of it; '' if it is not stored. `members`: of its metadata, as `listed.lua` has them.
+-- USES redis/clock queue records/held records/rate records/listed
 -- KEYS state log secrets tools active queue doorbell job_key open idempotency parent_tools
---      held held_bytes conversation readers rate
+--      held held_bytes conversation readers rate listed
 -- ARGV member response_id job_id job ttl_ms# queue_depth_max# open_max# ring_again_ms#
 --      request store background sealed_secrets body_digest idempotency_ttl_ms# bytes# bytes_max# format place
---      reader reader_ttl_ms# tokens# requests_per_minute# tokens_per_minute# webhooks channel frame…
+--      reader reader_ttl_ms# tokens# requests_per_minute# tokens_per_minute# webhooks channel
+--      head members listed_ttl_ms# listed_max# frame…
 -- -> {'ok', listeners, requests_left, requests_whole_in_ms, tokens_left, tokens_whole_in_ms} | {'exists'} | {'full', depth} | {'busy', open} | {'heavy', bytes}
 --    | {'known', response_id} | {'conflict'} | {'locked'} | {'moved'}
 --    | {'limited', wait_ms, requests_left, requests_whole_in_ms, tokens_left, tokens_whole_in_ms}
@@ -54,6 +56,12 @@ redis.call('HSET', state, 'request', request, 'store', store, 'background', back
   'rings', 0, 'job', job_id, 'closed', '', 'format', format)
 if tokens_per_minute > 0 then redis.call('HSET', state, 'tokens', tokens, 'tokens_per_minute', tokens_per_minute) end
 if webhooks ~= '' then redis.call('HSET', state, 'webhooks', webhooks) end
+if head ~= '' then
+  redis.call('HSET', state, 'head', head, 'members', members)
+  for _, group in ipairs({'', 'open'}) do
+    enlist(listed, group, members, response_id, now, now, listed_ttl_ms, listed_max)
+  end
+end
 redis.call('PEXPIRE', state, ttl_ms)
 use(rate, 'requests', 1, requests_per_minute, now)
 use(rate, 'tokens', tokens, tokens_per_minute, now)

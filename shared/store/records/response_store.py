@@ -14,6 +14,7 @@ from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.keys import ConversationKey, ResponseKey
 from shared.store.log import archive
+from shared.store.log.closing import listed_s
 from shared.store.records.admission import (
     Admitted,
     Allowances,
@@ -169,6 +170,7 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
         conversation=keys.conversation(conversation),
         readers=keys.readers(key),
         rate=keys.rate(key.tenant),
+        listed=keys.listed(key.tenant),
         member=str(key),
         response_id=key.response_id,
         job_id=_job_id(key),
@@ -194,6 +196,10 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
         tokens_per_minute=settings.tenant_tokens_per_minute_max,
         webhooks=" ".join(new.webhooks),
         channel=keys.live(key) if new.is_followed else "",
+        head=new.head,
+        members=new.members,
+        listed_ttl_ms=int(listed_s(key.tenant, settings) * 1000),
+        listed_max=settings.tenant_listed_max,
     )
 
 
@@ -314,6 +320,7 @@ async def delete(redis: RedisClient, key: ResponseKey) -> str:
             closed_logs=keys.CLOSED,
             held=keys.held(key.tenant),
             held_bytes=keys.held_bytes(key.tenant),
+            listed=keys.listed(key.tenant),
             member=str(key),
             response_id=key.response_id,
         )

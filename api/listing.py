@@ -1,0 +1,44 @@
+"""Reads what a query asks of the list of responses. Pure.
+
+Owns its filters; `paging.py` owns the page, `shared/store/records/listing.py` the reading.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import get_args
+
+from api.bodies.validation import one_of
+from api.errors import ClientError, invalid_value, unknown_parameter
+from api.paging import PageRequest, read_page
+from shared.responses import ResponseStatus
+from shared.store.records.listing import Wanted
+
+_STATUSES: dict[str, ResponseStatus] = {status: status for status in get_args(ResponseStatus)}
+_MEMBER = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
+_OF_PAGES = frozenset({"after", "limit", "order"})
+
+
+def read_wanted(query: Sequence[tuple[str, str]]) -> tuple[Wanted, PageRequest]:
+    """Returns which responses to list, and which page of them. Raises ClientError naming the parameter that
+    is unknown, or has no such value.
+
+    One member of metadata may be given: an index has each, and none has two.
+    """
+    status: ResponseStatus | None = None
+    member: tuple[str, str] | None = None
+    for name, value in query:
+        if found := _MEMBER.fullmatch(name):
+            if member is not None:
+                raise _ambiguous(name)
+            member = found[1], value
+        elif name == "status":
+            if value not in _STATUSES:
+                raise invalid_value("status", one_of(_STATUSES))
+            status = _STATUSES[value]
+        elif name not in _OF_PAGES:
+            raise unknown_parameter(name)
+    return Wanted(status, member), read_page(dict(query))
+
+
+def _ambiguous(name: str) -> ClientError:
+    return invalid_value(name, "a list is filtered by one member of metadata at a time")

@@ -1,0 +1,90 @@
+"""Lists a tenant's stored responses, a page at a time, by the index that is kept with their records.
+
+Owns the reading of that index; the scripts that create, close and delete a response write it (`listed.lua`,
+docs/adr/0053-a-list-of-responses.md). A page is one script, unless it comes upon many that have expired.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from shared.heads import ResponseHead, name_member
+from shared.responses import ResponseStatus
+from shared.store import keys
+from shared.store.redis.client import RedisClient
+from shared.store.redis.scripts import LuaScript
+
+_LIST = LuaScript("records/list", allows_full=True)
+_SCAN_MAX = 1_000
+"""How many entries of the index one script looks at."""
+_OPEN = "open"
+_read_head = msgspec.json.Decoder(ResponseHead).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which responses to list. `member`: a key and value of their metadata."""
+
+    status: ResponseStatus | None = None
+    member: tuple[str, str] | None = None
+
+    @property
+    def group(self) -> str:
+        """The group of the index that has them (`listed.lua`)."""
+        return _OPEN if self.is_open else self.status or ""
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in ("queued", "in_progress")
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsePage:
+    heads: Sequence[ResponseHead]
+    has_more: bool
+
+
+async def list_page(
+    redis: RedisClient, tenant: str, wanted: Wanted, after: str, limit: int, *, is_newest_first: bool
+) -> ResponsePage | Literal["unknown"]:
+    """Returns at most `limit` responses after the one with the id `after`, or from the beginning ('').
+
+    `unknown`: the tenant has no such response.
+    """
+    heads: list[ResponseHead] = []
+    while True:
+        reply = await redis.run(
+            _LIST(
+                listed=keys.listed(tenant),
+                state_pattern=keys.STATE_PATTERN,
+                log_pattern=keys.LOG_PATTERN,
+                tenant=tenant,
+                group=wanted.group,
+                member=name_member(*wanted.member) if wanted.member else "",
+                wanted=wanted.status or "" if wanted.is_open else "",
+                after=after,
+                limit=limit - len(heads),
+                scan_max=_SCAN_MAX,
+                newest_first=int(is_newest_first),
+            )
+        )
+        match reply:
+            case [b"unknown"]:
+                return "unknown"
+            case [b"ok", has_more, resume, *found]:
+                heads += [_head_of(*found[i + 1 : i + 3]) for i in range(0, len(found), 3)]
+                after = resume.decode()
+            case _:
+                raise RuntimeError(f"list answered {reply!r}")
+        if len(heads) == limit or not has_more:
+            return ResponsePage(heads, bool(has_more))
+
+
+def _head_of(raw: bytes, is_waiting: int) -> ResponseHead:
+    """Returns the head as it is now: it is written when a response is created, and when it has ended."""
+    head = _read_head(raw)
+    if head.status == "queued" and not is_waiting:
+        return msgspec.structs.replace(head, status="in_progress")
+    return head
