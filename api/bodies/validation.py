@@ -150,7 +150,7 @@ def check_type(types: frozenset[str], item: Mapping[str, Any], path: Path) -> st
         case str(kind) if kind in types:
             return kind
         case str(kind):
-            raise invalid_value(spell((*path, "type")), f"'{shorten(kind)}' is unknown; {_one_of(types)}")
+            raise invalid_value(spell((*path, "type")), f"'{shorten(kind)}' is unknown; {one_of(types)}")
         case _:
             raise invalid_value(spell((*path, "type")), one_of(types))
 
