@@ -6,6 +6,7 @@ cancel and chain, while the nemesis kills, stops and drains processes of every r
 Afterwards it reads every log through an API node and out of Redis, and judges.
 
 plans.py        what is asked; script.toml what the scripted engine says to it
+deliveries.py   the receiver of webhooks, which is unreliable and not struck
 mcp_server.py   the tools: `lookup`, `count` (counts its executions), `slow`; not struck
 clients.py      what clients do      nemesis.py   what goes wrong, out of the seed
 history.py      the record of both   dump.py      what Redis holds at the end

@@ -39,6 +39,7 @@ from tests.chaos.output import Output, say, with_failures
 from tests.chaos.plans import PLANS
 from tests.chaos.reasons import CALM_WAIT_MAX_S, Span, Strikes, span_of, waits
 from tests.chaos.tool_rules import check_tools
+from tests.chaos.webhook_rules import check_webhooks
 
 _TERMINAL_EVENTS = (ev.ResponseCompleted, ev.ResponseIncomplete, ev.ResponseFailed)
 _INPUT = "input"
@@ -78,7 +79,8 @@ def check(observations: Sequence[Observation], store: Store, owners_lost_max: in
     known = {response_id for history in histories.values() for response_id in history.response_ids}
     conversed = [seen for seen in observations if isinstance(seen, Conversed)]
     joined = [found for seen in conversed for found in _check_conversation(seen, histories, store)]
-    return [*violations, *joined, *_check_processes(observations), *_check_store(store, known)]
+    told = check_webhooks(observations, histories, store.logs) if store.has_webhooks else ()
+    return [*violations, *joined, *told, *_check_processes(observations), *_check_store(store, known)]
 
 
 def read_undisturbed(histories: Mapping[int, CallHistory], store: Store) -> dict[str, Output]:

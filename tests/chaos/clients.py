@@ -16,6 +16,7 @@ import httpx
 import msgspec
 
 from shared.responses import TERMINAL
+from tests.chaos.deliveries import KEY
 from tests.chaos.history import (
     Accepted,
     Asked,
@@ -80,7 +81,10 @@ class World:
 def open_http() -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=2.0)
     return httpx.AsyncClient(
-        limits=limits, timeout=httpx.Timeout(_ANSWER_S, connect=3.0, pool=None), verify=False
+        headers={"authorization": f"Bearer {KEY}"},
+        limits=limits,
+        timeout=httpx.Timeout(_ANSWER_S, connect=3.0, pool=None),
+        verify=False,
     )
 
 

@@ -40,6 +40,8 @@ class Course:
     apis: int = 3
     workers: int = 3
     tool_runners: int = 2
+    webhooks: int = 0
+    """The processes that deliver webhooks; if 0, none is registered."""
     odds: tuple[Odds, ...] = ODDS
     wait_s: tuple[float, float] = (0.5, 3.5)
     script: tuple[Strike, ...] = ()
@@ -62,7 +64,8 @@ class Course:
 
     @property
     def counts(self) -> dict[str, int]:
-        return {"api": self.apis, "worker": self.workers, "tool_runner": self.tool_runners, "valkey": 1}
+        roles = {"api": self.apis, "worker": self.workers, "tool_runner": self.tool_runners}
+        return roles | {"webhooks": self.webhooks, "valkey": 1}
 
     @property
     def process_names(self) -> list[str]:
@@ -88,13 +91,16 @@ _OUTAGES = (
 )
 _FAILOVERS = (
     Strike(12.0, "failover", "valkey", 0),
-    Strike(12.0, "failover", "valkey", 0),
-    Strike(12.0, "kill", "valkey", 0),
+    Strike(1.0, "kill", "webhooks", 0),
+    Strike(11.0, "failover", "valkey", 0),
+    Strike(1.0, "stop", "webhooks", 1, 4.0),
+    Strike(11.0, "kill", "valkey", 0),
     Strike(20.0, "stop", "valkey", 0, 6.0),
     Strike(25.0, "failover", "valkey", 0),
 )
 """One server at a time: one that was killed or stood still has everything again some twelve seconds after it
 goes on. Two that are lost together are beyond what `durable_writes` promises."""
+_DELIVERIES = Odds("webhooks", {"kill": 4, "stop": 2, "drain": 2, "hold": 1, "cut": 1}, (0.5, 4.0))
 _GRACE = {"ANTIPHON_DISCONNECT_GRACE_S": "20"}
 NAMES = ("all", "redis", "cuts", "restarts", "tools", "away", "failover", "upgrade")
 _TOOLS = {"count": 4, "build": 4, "study": 3, "short": 3, "middle": 2, "slow": 2}
@@ -128,11 +134,13 @@ def make_course(name: str, course: Course) -> Course:
         case "failover":  # planned, by kill and by hang, with settings that lose nothing
             durable = {"ANTIPHON_DURABLE_WRITES": "replica"}
             plans = {"quick": 6, "short": 3, "count": 2}
-            return replace(course, script=_FAILOVERS, plans=plans, replicas=2, settings=durable)
+            return replace(course, script=_FAILOVERS, plans=plans, replicas=2, settings=durable, webhooks=2)
         case "upgrade":
             return replace(course, plans=_TOOLS | _STREAMS, older=course.older or OLDER)
         case _:
-            return replace(course, fsync=_fsync(course), settings=_durable(_fsync(course)))
+            with_deliveries = (*course.odds, _DELIVERIES)
+            settings = _durable(_fsync(course))
+            return replace(course, fsync=_fsync(course), settings=settings, webhooks=2, odds=with_deliveries)
 
 
 def _fsync(course: Course) -> Fsync:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.chaos.history import (
+    Delivered,
     EventSeen,
     Log,
     Observation,
@@ -38,6 +39,9 @@ class Figures:
     resumes: int
     broken_views: int
     failed_calls: int
+    delivered: int
+    """The number of responses whose ends webhooks have delivered."""
+    deliveries: int
     stalls_s: Sequence[float]
     """For every streamed response, in order of size: the longest wait for an event, beyond the plan's own."""
     stalls_taken_over_s: Sequence[float]
@@ -62,6 +66,7 @@ def measure(observations: Sequence[Observation], store: Store) -> Figures:
             stalls.append(stall_s)
             if owners(logs[call]) > 1:
                 stalls_taken_over.append(stall_s)
+    told = [seen for seen in observations if isinstance(seen, Delivered)]
     return Figures(
         seconds=max((seen.at_s for seen in observations), default=0.0),
         responses=len(logs),
@@ -76,6 +81,8 @@ def measure(observations: Sequence[Observation], store: Store) -> Figures:
         failed_calls=sum(
             b"event: response.mcp_call.failed" in frame for log in logs.values() for frame in log.frames
         ),
+        delivered=len({seen.response_id for seen in told if seen.is_taken}),
+        deliveries=len(told),
         stalls_s=sorted(stalls),
         stalls_taken_over_s=sorted(stalls_taken_over),
     )
@@ -114,6 +121,7 @@ def describe(figures: Figures) -> str:
         f"{figures.broken_views} views broken by faults",
         f"{figures.taken_over} responses were taken over, {figures.takeovers} times in all; "
         f"{figures.deaths} deaths of owners; {figures.failed_calls} tool calls with unknown outcome",
+        f"{figures.delivered} ends were delivered to webhooks, in {figures.deliveries} attempts",
     ]
     for role, actions in sorted(figures.strikes.items()):
         lines.append(

@@ -140,6 +140,16 @@ class Conversed(_Observation, frozen=True, tag="conversed"):
     item_ids: tuple[str, ...]
 
 
+class Delivered(_Observation, frozen=True, tag="delivered"):
+    """A webhook arrived. `is_taken`: the receiver counts it as its own, whether or not it could say so."""
+
+    response_id: str
+    event_type: str
+    event_id: str
+    is_signed: bool
+    is_taken: bool
+
+
 OfCall = (
     Asked
     | Accepted
@@ -154,7 +164,7 @@ OfCall = (
     | GaveUp
     | Replayed
 )
-Observation = OfCall | Struck | Ended | Conversed
+Observation = OfCall | Struck | Ended | Conversed | Delivered
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Observation] = msgspec.json.Decoder(Observation)
@@ -228,3 +238,5 @@ class Store:
     """Key of a call -> number of executions of a tool with it, as counted by the tool."""
     turns: Mapping[str, str] = field(default_factory=dict)
     """Key of a call -> the session in which a server with sessions executed it last."""
+    has_webhooks: bool = False
+    """The ends of responses in the background were to be delivered."""

@@ -42,7 +42,8 @@ class Strikes:
     """All strikes, by what they hit."""
 
     def __init__(self, observations: Iterable[Observation]) -> None:
-        self._struck = [seen for seen in observations if isinstance(seen, Struck) and seen.action != "miss"]
+        strikes = [seen for seen in observations if isinstance(seen, Struck) and seen.action != "miss"]
+        self._struck = [seen for seen in strikes if seen.role != "webhooks"]  # which no client waits for
         self._has_replicas = any(seen.action == "failover" for seen in self._struck)
 
     def count(self, roles: Collection[str], within: Span) -> int:

@@ -16,6 +16,7 @@ from tests.chaos import clients, dump, figures, lives
 from tests.chaos.checker import check
 from tests.chaos.clients import World
 from tests.chaos.courses import Course
+from tests.chaos.deliveries import receiving_deliveries
 from tests.chaos.figures import Figures
 from tests.chaos.history import Asked, Ended, Observation, Recorder, Store
 from tests.chaos.judging import Violation
@@ -45,6 +46,7 @@ async def run(course: Course, folder: Path) -> Judgement:
         paths = {LABEL: "/mcp", KEPT: "/kept/mcp", HELD: "/sse"}
         entries = {label: {"url": f"{url}{path}"} for label, path in paths.items()}
         (folder / "servers.json").write_text(json.dumps(entries))
+        await stack.enter_async_context(receiving_deliveries(recorder, folder, course.seed))
         stage = await stack.enter_async_context(set_up(course, folder))
         http = await stack.enter_async_context(clients.open_http())
         world = World(stage.cluster.urls, recorder, http, str(course.seed), course.plans, course.ways)
@@ -57,6 +59,7 @@ async def run(course: Course, folder: Path) -> Judgement:
         await _replay_all(world, course.seed)
         store = await dump.read_store(stage.redis_url(), journals.seen)
         store = replace(store, counted=read_counted(counted), turns=read_turns(counted))
+        store = replace(store, has_webhooks=course.webhooks > 0)
         return judge(recorder.read(), store)
 
 

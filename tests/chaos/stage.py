@@ -16,7 +16,7 @@ import redis.asyncio
 
 from local.cluster import Cluster
 from local.valkey import make_url
-from tests.chaos import network
+from tests.chaos import deliveries, network
 from tests.chaos.courses import Course
 from tests.chaos.network import Network
 from tests.chaos.plans import SCRIPT
@@ -53,7 +53,8 @@ class Stage:
 
 @asynccontextmanager
 async def set_up(course: Course, folder: Path) -> AsyncGenerator[Stage, None]:
-    """Yields a ready cluster in `folder`, which must contain `servers.json`."""
+    """Yields a ready cluster in `folder`, which must contain `servers.json` and, for webhooks, the tenants
+    file."""
     async with AsyncExitStack() as stack:
         if course.replicas:
             watched = await asyncio.to_thread(WatchedValkeys(folder / "valkeys").__enter__)
@@ -79,8 +80,9 @@ def _make_cluster(
         apis=course.apis,
         workers=course.workers,
         tool_runners=course.tool_runners,
+        webhooks=course.webhooks,
         redis_url=redis_url,
-        settings={**_settings(folder), **course.settings},
+        settings={**_settings(folder), **_webhook_settings(course, folder), **course.settings},
         root=course.root if course.older is None else check_out(course.older, folder / "older"),
         redis_urls=ways.urls if ways else {},
     )
@@ -103,6 +105,12 @@ def _settings(folder: Path) -> dict[str, str]:
         "ANTIPHON_DISCONNECT_GRACE_S": str(ABANDONED_AFTER_S),
         "ANTIPHON_READER_RETURN_S": str(ABANDONED_AFTER_S),
     }
+
+
+def _webhook_settings(course: Course, folder: Path) -> dict[str, str]:
+    if not course.webhooks:
+        return {}
+    return {"ANTIPHON_API_KEYS": str(folder / deliveries.TENANTS_FILE), **deliveries.SETTINGS}
 
 
 async def _set_fsync(cluster: Cluster, course: Course) -> None:

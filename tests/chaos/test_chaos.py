@@ -49,6 +49,7 @@ def test_nothing_is_lost_while_every_role_is_killed_stopped_drained_and_cut_off(
     assert judgement.figures.ends["completed"] > 100
     assert judgement.figures.taken_over > 0
     assert judgement.figures.resumes > 50
+    assert judgement.figures.delivered > 20
 
 
 @pytest.mark.timeout(400)
@@ -65,6 +66,7 @@ def test_nothing_is_lost_while_one_server_after_the_other_becomes_the_primary(tm
     judgement = drive(make_course("failover", replace(SHORT, responses=10_000, seconds_max=45.0)), tmp_path)
     assert not judgement.violations, describe_violations(judgement)
     assert judgement.figures.strikes["valkey"]["failover"] > 0
+    assert judgement.figures.delivered > 0
 
 
 def copy_without_fences(root: Path) -> Path:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
+import pytest
 
 from shared import events as ev
 from shared.lifecycle import cancel, complete, fail
@@ -30,6 +31,7 @@ from tests.chaos.history import (
     Beyond,
     Conversed,
     Deleted,
+    Delivered,
     Ended,
     EventSeen,
     GaveUp,
@@ -105,10 +107,16 @@ def call_events(
 
 
 def make_events(
-    body: Sequence[ev.StreamEvent], call: int = CALL, way: str = "completed", reason: str = GIVEN_UP
+    body: Sequence[ev.StreamEvent],
+    call: int = CALL,
+    way: str = "completed",
+    reason: str = GIVEN_UP,
+    *,
+    is_background: bool = False,
 ) -> list[ev.StreamEvent]:
     """A whole log with `body` between its beginning and its end."""
-    begun = Response(id=f"resp_0_{call:032d}", created_at=1, status="in_progress", model="default")
+    id_ = f"resp_0_{call:032d}"
+    begun = Response(id=id_, created_at=1, status="in_progress", model="default", background=is_background)
     output = tuple(event.item for event in body if isinstance(event, ev.OutputItemDone))
     whole = msgspec.structs.replace(begun, output=output)
     end: ev.StreamEvent
@@ -177,6 +185,7 @@ class Run:
         self.turns: dict[str, str] = {}
         self.leftovers: tuple[str, ...] = ()
         self.without_ttl: tuple[str, ...] = ()
+        self.has_webhooks = False
         self.fields: dict[str, Any] = {}
         self.more: list[Observation] = []
 
@@ -192,7 +201,7 @@ class Run:
     @property
     def store(self) -> Store:
         logs = {log.response_id: log for log in (self.undisturbed, self.log)}
-        return Store(logs, self.leftovers, self.without_ttl, self.counted, self.turns)
+        return Store(logs, self.leftovers, self.without_ttl, self.counted, self.turns, self.has_webhooks)
 
     def check(
         self, history: Sequence[Observation] | None = None, store: Store | None = None
@@ -755,6 +764,54 @@ def test_a_journal_without_a_result_is_found() -> None:
         assert run.check() == []
         run.fields["journal"] = frozenset(entries - {"2:result"})
         assert run.rules() == {"a journal entry for every call"}
+
+
+# --- webhooks -------------------------------------------------------------------------------------
+
+
+def delivering_run(**fields: Any) -> tuple[Run, Delivered]:
+    """A response in the background, and the delivery of its end."""
+    run = Run()
+    run.events = make_events(text_events(0, PIECES), is_background=True)
+    run.has_webhooks = True
+    told = Delivered(6.0, run.log.response_id, "response.completed", "evt_1", is_signed=True, is_taken=True)
+    return run, msgspec.structs.replace(told, **fields)
+
+
+def test_ends_may_be_delivered_more_than_once_and_those_of_the_foreground_are_not() -> None:
+    run, told = delivering_run()
+    run.more = [msgspec.structs.replace(told, is_taken=False), told, told]
+    assert run.check() == []
+    assert figures.measure(run.history, run.store).delivered == 1
+
+
+def test_an_end_that_was_not_delivered_is_found() -> None:
+    run, told = delivering_run(is_taken=False)
+    assert run.rules() == {"every end is delivered"}
+    run.more = [told]
+    assert run.rules() == {"every end is delivered"}
+    run.has_webhooks = False
+    assert run.rules() == set()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"event_type": "response.failed"}, {"is_signed": False}, {"response_id": "resp_0_none"}],
+    ids=str,
+)
+def test_a_delivery_of_an_end_that_was_none_is_found(fields: dict[str, Any]) -> None:
+    run, told = delivering_run()
+    run.more = [told, msgspec.structs.replace(told, **fields)]
+    assert run.rules() == {"what is delivered has ended"}
+
+
+def test_a_delivery_for_a_response_that_is_open_or_in_the_foreground_is_found() -> None:
+    run, told = delivering_run()
+    run.more = [told]
+    run.fields = {"closed": ""}
+    assert "what is delivered has ended" in run.rules()
+    run.fields, run.events = {}, make_events(text_events(0, PIECES))
+    assert run.rules() == {"what is delivered has ended"}
 
 
 # --- what is left over ----------------------------------------------------------------------------

@@ -138,3 +138,13 @@ export async function refused(known) {
     return { kind: error.constructor.name, status: error.status, code: error.code, param: error.param };
   }
 }
+
+export async function unwrapped(known) {
+  const client = connect({ url: 'http://127.0.0.1:1' });
+  try {
+    const event = await client.webhooks.unwrap(known.body, known.delivered, known.secret);
+    return { type: event.type, id: event.data.id };
+  } catch (error) {
+    return { error: error.constructor.name };
+  }
+}
