@@ -31,10 +31,10 @@ migrate_pages 256 238, mbind 237 235
 memfd_create 319 279, memfd_secret 447 447, shmget 29 194, msgget 68 186, semget 64 190,
 mq_open 240 180
 # What the kernel keeps for code, as much as it asks for: pages that only a pipe holds, watches of files and
-# descriptors (asyncio then polls), rules, rings of requests, attributes and access lists of files.
+# descriptors (asyncio then polls), rules, filters, rings of requests, attributes and access lists of files.
 vmsplice 278 75, inotify_init 253 26, inotify_init1 294 26, epoll_create 213 20, epoll_create1 291 20,
 landlock_create_ruleset 444 444, landlock_add_rule 445 445, landlock_restrict_self 446 446,
-io_setup 206 0, setxattr 188 5, lsetxattr 189 6, fsetxattr 190 7
+seccomp 317 277, io_setup 206 0, setxattr 188 5, lsetxattr 189 6, fsetxattr 190 7
 """
 REFUSED: Final = {
     name: (int(x86_64), int(aarch64)) for name, x86_64, aarch64 in re.findall(r"(\w+) (\d+) (\d+)", _TABLE)
@@ -132,7 +132,8 @@ _SOL_SOCKET, _BUFFER_SIZES = 1, (7, 8, 32, 33)
 """SO_SNDBUF, SO_RCVBUF and the two that force them."""
 _UNIX, _IPV4, _IPV6, _ANY_PROTOCOL, _TCP, _UDP = 1, 2, 10, 0, 6, 17
 _SET_PIPE_SIZE = 1031
-_FUTEX_HASH = 78
+_OPTIONS = (22, 78)
+"""PR_SET_SECCOMP and PR_FUTEX_HASH, of any size."""
 _JUDGED: Final[tuple[tuple[tuple[int, int], list[_Step]], ...]] = (
     ((56, 220), _refuse_bits(0, _NEW_NAMESPACES & ~_NEW_TIME_NAMESPACE)),  # clone
     # mmap: pages that processes share without a file stay when they are mapped nowhere, where no limit sees
@@ -166,6 +167,6 @@ _JUDGED: Final[tuple[tuple[tuple[int, int], list[_Step]], ...]] = (
         ],
     ),
     ((72, 25), [_load(1), *_unless_equal(_SET_PIPE_SIZE, _EPERM)]),  # fcntl
-    ((157, 167), [_load(0), *_unless_equal(_FUTEX_HASH, _EINVAL)]),  # prctl
+    ((157, 167), [_load(0), *(step for each in _OPTIONS for step in _unless_equal(each, _EINVAL))]),  # prctl
 )
 """Number on x86_64 and on aarch64, and what is refused of it."""
