@@ -278,12 +278,7 @@ class Acceptance:
         is_answer = response.background and not creation.is_streamed
         accepted = encode(fold(begin(response))) if is_answer else b""
         new = NewResponse.of(key, request, creation.secrets, parent, repetition)
-        return replace(new, webhooks=self._webhooks_of(tenant, response)), accepted
-
-    def _webhooks_of(self, tenant: str, response: Response) -> Sequence[str]:
-        """Returns the names of the webhooks that deliver the end of a response."""
-        is_delivered = response.background or self._settings.webhook_responses == "all"
-        return list(self._tenants.webhooks_of(tenant)) if response.store and is_delivered else []
+        return replace(new, webhooks=self._tenants.webhooks_for(tenant, response, self._settings)), accepted
 
     async def _read(self, raw: bytes, dialect: Dialect | None = None, read: Reader = read_create) -> Creation:
         settings = self._settings

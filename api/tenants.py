@@ -4,12 +4,14 @@
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from api.errors import ClientError
 from shared import tenants_file
+from shared.responses import Response
+from shared.settings import Settings
 from shared.tenants_file import Roster, TenantLimits
 
 OPEN_TENANT = "default"
@@ -59,9 +61,12 @@ class Tenants:
             return TenantLimits()
         return self._roster.limits.get(tenant, self._roster.defaults)
 
-    def webhooks_of(self, tenant: str) -> Iterable[str]:
-        """Returns the names of a tenant's webhooks."""
-        return () if self._roster is None else self._roster.webhooks.get(tenant, ())
+    def webhooks_for(self, tenant: str, response: Response, settings: Settings) -> Sequence[str]:
+        """Returns the names of the tenant's webhooks that deliver the end of a response."""
+        is_delivered = response.background or settings.webhook_responses == "all"
+        if self._roster is None or not response.store or not is_delivered:
+            return ()
+        return tuple(self._roster.webhooks.get(tenant, ()))
 
     async def run(self) -> None:
         """Reloads the file when it changes, until cancelled."""

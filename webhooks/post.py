@@ -6,6 +6,7 @@ redirect, keeps no cookie, and reads of an answer no more than its connection ne
 
 import asyncio
 import time
+from collections.abc import Callable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx2
@@ -24,7 +25,9 @@ _IDLE_S = 4.0
 
 
 class Post:
-    def __init__(self, settings: Settings, egress: Egress) -> None:
+    def __init__(self, settings: Settings, egress: Egress, clock: Callable[[], float] = time.time) -> None:
+        """`clock`: seconds since the epoch."""
+        self._clock = clock
         self._timeout_s = settings.webhook_timeout_s
         limits = httpx2.Limits(
             max_connections=None,
@@ -46,7 +49,7 @@ class Post:
     async def deliver(self, webhook: Webhook, entry: OutboxEntry) -> Delivered | Undelivered:
         """Sends an event once. Never raises for what the receiver does; a reason names no address."""
         body = body_of(entry)
-        headers = headers_of(entry, body, webhook.secrets, int(time.time()))
+        headers = headers_of(entry, body, webhook.secrets, int(self._clock()))
         status: int | None = None
         try:
             async with (

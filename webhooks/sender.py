@@ -7,8 +7,9 @@ this side by side. docs/adr/0052-an-outbox-written-by-the-close.md.
 import asyncio
 import logging
 import random
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shared.settings import Settings
 from shared.store.redis.connections import REDIS_AWAY
@@ -22,6 +23,8 @@ from webhooks.verdict import Delivered, GivenUp, TryAgain, Undelivered, judge
 _log = logging.getLogger(__name__)
 
 _POLL_INTERVAL_S = 0.25
+_SKEW_MAX_S = 60.0
+"""Receivers allow for five minutes."""
 _AILING_SHARE = 2
 """Webhooks whose last delivery failed have at most one part in this many of the places."""
 
@@ -69,13 +72,23 @@ class Places:
 
 
 class Sender:
-    """Delivers for as long as `run` runs. `roster`: the tenants file, of which `take` takes a new version."""
+    """Delivers for as long as `run` runs. `roster`: the tenants file, of which `take` takes a new version;
+    `clock`: seconds since the epoch."""
 
-    def __init__(self, outbox: Outbox, post: Post, settings: Settings, roster: Roster) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        post: Post,
+        settings: Settings,
+        roster: Roster,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._outbox = outbox
         self._post = post
         self._settings = settings
         self._roster = roster
+        self._clock = clock
+        self._is_clock_wrong = False
         self._places = Places(settings)
         self._tasks: dict[asyncio.Task[None], DeliveryClaim] = {}
         self._freed = asyncio.Event()
@@ -95,8 +108,17 @@ class Sender:
                 _log.warning("nothing delivered, Redis is unavailable (%s)", away)
             for claim in claims:
                 self._start(claim)
-            if not claims:
+            if claims:
+                self._compare_clocks(claims[0])
+            else:
                 await self._wait()
+
+    def _compare_clocks(self, claim: DeliveryClaim) -> None:
+        """Logs that this machine's clock, which receivers compare with theirs, differs from Redis's."""
+        skew_s = self._clock() - claim.claimed_ms / 1000
+        was_wrong, self._is_clock_wrong = self._is_clock_wrong, abs(skew_s) > _SKEW_MAX_S
+        if self._is_clock_wrong and not was_wrong:
+            _log.error("the clocks of this machine and of Redis differ by %.0f s", skew_s)
 
     async def _wait(self) -> None:
         """Returns when a place has become free, or soon."""

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -192,6 +193,47 @@ async def test_one_end_is_posted_to_each_webhook_and_a_full_outbox_gives_up(
     assert {entry.response_id for entry in await waiting(redis)} == set(ids[:2])
     (letter,) = await outbox.read_dead_letters(redis, "acme")  # bounded as well
     assert (letter.entry.response_id, letter.webhook, letter.reason) == (ids[3], "acme/main", "too many wait")
+
+
+async def test_a_tenant_without_webhooks_pays_nothing_for_those_of_others(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """All that they cost happens only with them: a field, and an entry."""
+
+    async def commands(webhooks: list[str]) -> Counter[str]:
+        request = make_request("Hello", background=True)
+        key = ResponseKey("acme", request.response.id)
+        new = replace(NewResponse.of(key, request, {}), webhooks=webhooks)
+        await redis.command("CONFIG", "RESETSTAT")
+        await response_store.create(redis, settings, new)
+        await closing.cancel(redis, settings, key, "api")
+        found = await redis.command("INFO", "commandstats")
+        return Counter({name.removeprefix("cmdstat_"): stats["calls"] for name, stats in found.items()})
+
+    await commands(["main"])  # the server gets the scripts
+    without, with_one = await commands([]), await commands(["main"])
+    assert with_one - without == Counter(hset=1, zcard=1, zadd=2, pttl=2, pexpire=2)
+    assert without - with_one == Counter()
+
+
+async def test_a_clock_that_is_wrong_is_reported_once(
+    redis: RedisClient, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with receiving() as receiver:
+        post = Post(settings, Egress.of(settings))
+        wrong = Sender(
+            Outbox(redis, settings, "wrong"), post, settings, roster_of(receiver.url()), lambda: 1e9
+        )
+        running = asyncio.create_task(wrong.run())
+        for _ in range(2):
+            await end(redis, settings)
+            await until_settled(redis, failures=1)
+            await redis.command("DEL", keys.outbox("acme", "main"))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await wrong.drain()
+        await post.close()
+    assert caplog.text.count("the clocks of this machine and of Redis differ") == 1
 
 
 # --- deliveries -------------------------------------------------------------------------------------

@@ -16,12 +16,20 @@ from local.models import join_engine_args, name_models
 from local.processes import Identity
 from local.readiness import describe_missing
 from local.record import ClusterRecord, RoleRecord, running_stages
-from local.roles import STOP_ORDER, DependencyMissing, check_dependencies, make_environment, ready_within_s
+from local.roles import (
+    STOP_ORDER,
+    DependencyMissing,
+    check_dependencies,
+    has_webhooks,
+    make_environment,
+    ready_within_s,
+)
 from local.seal_key import keep_seal_key
 from local.status import lay_out, redact
 from local.supervisor import BACK_OFF_MAX_S, SETTLED_AFTER_S, describe_exit, next_delay_s, read_last_line
 from local.warden import decode_stages
 from shared.settings import Settings
+from tests.webhook_receiver import SECRET
 
 
 def test_a_role_that_keeps_dying_waits_twice_as_long_up_to_ten_seconds() -> None:
@@ -88,6 +96,16 @@ def test_a_local_cluster_seals_secrets_and_reaches_tool_servers_on_this_machine_
     assert settings.egress_networks == [ip_network("127.0.0.0/8"), ip_network("::1/128")]
     for variable, own in (("EGRESS_NETWORKS", "[]"), ("SECRETS_KEY", "mine")):
         assert make_environment({f"ANTIPHON_{variable}": own}, {})[f"ANTIPHON_{variable}"] == own
+
+
+def test_deliveries_run_if_the_tenants_file_registers_a_webhook(tmp_path: Path) -> None:
+    path = tmp_path / "tenants.json"
+    hook = {"url": "https://app.example/", "secrets": [SECRET]}
+    for webhooks, expected in (({"main": hook}, True), ({}, False), ({"main": {}}, False)):
+        path.write_text(json.dumps({"tenants": {"acme": {"webhooks": webhooks}}}))
+        assert has_webhooks({"ANTIPHON_API_KEYS": str(path)}) is expected
+    assert not has_webhooks({})
+    assert not has_webhooks({"ANTIPHON_API_KEYS": str(tmp_path / "none.json")})
 
 
 def test_a_local_cluster_keeps_its_seal_key_in_its_folder(tmp_path: Path) -> None:
