@@ -319,7 +319,7 @@ class Acceptance:
         def composed() -> T | Unread:
             whole = compose(request, creation.items, sources, self._settings, tenant)
             check_continued(whole, creation.tool_places)
-            confirmed = confirm(whole, asked)
+            confirmed = confirm(whole, creation.items, asked)
             return confirmed if isinstance(confirmed, Unread) else finish(confirmed)
 
         asked: Questions = {}

@@ -15,7 +15,7 @@ from api.context import read_outputs
 from api.errors import ClientError, invalid_value
 from api.offload import Offload
 from shared.approvals import approved_in, find_difference, fingerprint
-from shared.input_items import InputMcpApprovalRequest, McpApprovalResponse
+from shared.input_items import AskedItem, InputMcpApprovalRequest, McpApprovalResponse
 from shared.responses import McpApprovalRequest, ResponseRequest
 from shared.settings import Settings
 from shared.store.redis.client import RedisClient
@@ -54,16 +54,18 @@ def _fingerprint_of(id_: str, item: bytes) -> str | None:
         return None
 
 
-def confirm(request: ResponseRequest, asked: Questions) -> ResponseRequest | Unread:
+def confirm(
+    request: ResponseRequest, sent: Sequence[AskedItem], asked: Questions
+) -> ResponseRequest | Unread:
     """Returns the request with the approvals that count, or which questions are to be read first.
 
-    Raises ClientError if the client approves now what was not asked. What it said so before, of a call that
-    was not made, counts no more.
+    `sent`: the items of the call as its client sent them. Raises ClientError if it approves now what was not
+    asked. What it said so before, of a call that was not made, counts no more.
     """
     approved = approved_in([*request.context, *request.input])
     if unread := [id_ for id_ in approved if id_ not in asked]:
         return Unread(unread)
-    given_now = {item.approval_request_id for item in request.input if isinstance(item, McpApprovalResponse)}
+    given_now = {item.approval_request_id for item in sent if isinstance(item, McpApprovalResponse)}
     counting: list[str] = []
     for id_, question in approved.items():
         kept = asked[id_]
@@ -71,15 +73,15 @@ def confirm(request: ResponseRequest, asked: Questions) -> ResponseRequest | Unr
         if changed is None:
             counting.append(id_)
         elif id_ in given_now:
-            raise _refusal(request, id_, changed)
+            raise _refusal(sent, id_, changed)
     return msgspec.structs.replace(request, approved=counting)
 
 
-def _refusal(request: ResponseRequest, id_: str, changed: str) -> ClientError:
-    """Names the member of the question that was changed; if the question is not in the input, its answer."""
+def _refusal(sent: Sequence[AskedItem], id_: str, changed: str) -> ClientError:
+    """Names the member of the question that was changed; if the question was not sent, its answer."""
     reason = _UNKNOWN if changed == "id" else _CHANGED
     answer = ""
-    for index, item in enumerate(request.input):
+    for index, item in enumerate(sent):
         if isinstance(item, InputMcpApprovalRequest) and item.id == id_:
             return invalid_value(spell(("input", index, changed)), reason)
         if isinstance(item, McpApprovalResponse) and item.approval_request_id == id_:

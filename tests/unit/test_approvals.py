@@ -18,6 +18,10 @@ SENT: dict[str, Any] = msgspec.to_builtins(QUESTION)
 YES = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
 
 
+def confirmed_of(request: ResponseRequest, asked: Questions) -> ResponseRequest | Unread:
+    return confirm(request, request.input, asked)
+
+
 def request_of(*items: dict[str, Any], context: tuple[dict[str, Any], ...] = ()) -> ResponseRequest:
     return msgspec.structs.replace(make_request(), input=items_of(items), context=items_of(context))
 
@@ -25,13 +29,13 @@ def request_of(*items: dict[str, Any], context: tuple[dict[str, Any], ...] = ())
 def test_what_was_asked_is_read_only_if_a_client_approves() -> None:
     for items in ((), (SENT,), (SENT, YES | {"approve": False})):
         request = request_of(*items)
-        assert confirm(request, {}) == msgspec.structs.replace(request, approved=[])
-    assert confirm(request_of(SENT, YES), {}) == Unread(["mcpr_1"])
+        assert confirmed_of(request, {}) == msgspec.structs.replace(request, approved=[])
+    assert confirmed_of(request_of(SENT, YES), {}) == Unread(["mcpr_1"])
 
 
 @pytest.mark.parametrize("arguments", ['{"a":1,"b":[2]}', ' {"b": [2],\n"a": 1}'])
 def test_the_same_call_counts_however_its_arguments_are_written(arguments: str) -> None:
-    confirmed = confirm(request_of(SENT | {"arguments": arguments}, YES), ASKED)
+    confirmed = confirmed_of(request_of(SENT | {"arguments": arguments}, YES), ASKED)
     assert isinstance(confirmed, ResponseRequest)
     assert confirmed.approved == ["mcpr_1"]
 
@@ -50,20 +54,20 @@ def test_the_same_call_counts_however_its_arguments_are_written(arguments: str) 
 )
 def test_a_changed_call_is_refused_by_the_member_that_was_changed(name: str, value: str) -> None:
     with pytest.raises(ClientError) as refused:
-        confirm(request_of(SENT | {name: value}, YES), ASKED)
+        confirmed_of(request_of(SENT | {name: value}, YES), ASKED)
     assert refused.value.param == f"input[0].{name}"
     with pytest.raises(ClientError) as refused:
-        confirm(request_of(YES, context=(SENT | {name: value},)), ASKED)
+        confirmed_of(request_of(YES, context=(SENT | {name: value},)), ASKED)
     assert refused.value.param == "input[0].approval_request_id"
 
 
 def test_an_earlier_approval_of_what_was_not_asked_counts_no_more() -> None:
     unknown: Questions = {"mcpr_1": None}
-    confirmed = confirm(request_of(context=(SENT, YES)), unknown)
+    confirmed = confirmed_of(request_of(context=(SENT, YES)), unknown)
     assert isinstance(confirmed, ResponseRequest)
     assert confirmed.approved == []
     with pytest.raises(ClientError) as refused:
-        confirm(request_of(SENT, YES), unknown)
+        confirmed_of(request_of(SENT, YES), unknown)
     assert refused.value.param == "input[0].id"
 
 
@@ -71,3 +75,12 @@ def test_a_fingerprint_belongs_to_one_question() -> None:
     kept = fingerprint("mcpr_1", QUESTION)
     assert find_difference("mcpr_1", QUESTION, kept) is None
     assert find_difference("mcpr_2", QUESTION, kept) == "server_label"
+
+
+def test_the_member_is_named_by_its_place_as_sent() -> None:
+    """What stands for a compaction may be many items."""
+    changed = SENT | {"name": "ask2"}
+    opened = request_of({"role": "user", "content": "kept", "type": "message"}, changed, YES)
+    with pytest.raises(ClientError) as refused:
+        confirm(opened, items_of([changed, YES]), ASKED)
+    assert refused.value.param == "input[0].name"

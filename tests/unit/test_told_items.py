@@ -6,16 +6,18 @@ A value that is on no list is refused.
 import re
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from api.bodies import item_members
 from api.bodies.input_items import adopt_items, read_items
 from api.bodies.validation import spell
 from api.errors import ClientError
+from shared.input_items import InputItem
 from shared.responses import ResponseRequest
 from tests.item_examples import BEFORE, EXAMPLES, example, leaves, replaced
 from tests.requests import make_request
@@ -69,6 +71,13 @@ REQUIRED = {
     *("type", "role", "content", "summary", "call_id", "name", "arguments", "output", "input", "action"),
     *("operation", "id", "server_label", "tools", "approval_request_id", "approve", "container_id", "status"),
 }
+
+
+def test_every_kind_of_item_has_an_example_and_its_closed_lists() -> None:
+    kinds = {str(kind.__struct_config__.tag) for kind in get_args(InputItem)}
+    assert (
+        kinds - {"compaction"} == {item["type"] for item in EXAMPLES.values()} == item_members._MEMBERS.keys()
+    )
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
