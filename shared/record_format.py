@@ -17,7 +17,7 @@ would make other events, or could not read the record at all:
 3  Prompts: `# Response Formats` ends the developer message, later developer messages have a heading, and the
    types of tools say all that their schemas do. The text of attached files is read.
    The arguments of a tool that takes plain text are JSON in items, unless Harmony messages are requested.
-   An entry without tokens may hold an item with the result that clients are not shown.
+   An entry may hold an item with the result that clients are not shown.
    A message may cite pages, with an event for each citation.
    The client runs custom tools, shells, patches and the members of namespaces; once it has a call to run, the
    model is not asked again.
@@ -27,6 +27,8 @@ would make other events, or could not read the record at all:
 5  Prompts: what became of each item of a history is told, whatever its status says and its client left out.
    A context may be compacted: items of that type, and their events.
    `input_messages` shows `# Response Formats` where the model reads it.
+   A turn is read to its end, whatever it calls, and all its calls are made; approved calls are made together.
+   Prompts: an earlier call that another one follows ends as the model ends it, with `<|end|>`.
 """
 RECORD_FORMAT_OLDEST = 1
 """The oldest format that this version can replay. An open record below it ends as `failed`, with a reason."""

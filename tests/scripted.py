@@ -79,6 +79,8 @@ CASES = [
     Case("multiply", SEED),
     Case("multiply", SEED, python_says("56088\n")),
     Case("multiply", SEED, python_says("Traceback (most recent call last):\nMemoryError\n")),
+    Case("two products at once", "Multiply 3*4 and 5*6 at once"),
+    Case("two products at once", "Multiply 3*4 and 5*6 at once", python_says("12\n", "30\n")),
     Case("add", "Add 1,000 and 2.5"),
     Case("add", "What is 3 plus 4?", python_says("7\n")),
     Case("subtract", "Subtract 4 from 10"),

@@ -83,6 +83,7 @@ REQUESTS = {
     ),
     "a tool call": make_request("Multiply 123*456", tools=[PYTHON]),
     "several tool calls": make_request("Call python 3 times", tools=[PYTHON]),
+    "two calls in one turn": make_request("Multiply 3*4 and 5*6 at once", tools=[CODE]),
     "calls beyond the limit": make_request("Call python 3 times", tools=[PYTHON], max_tool_calls=1),
     "characters of several tokens": make_request("Repeat 𓀀😀é 4 times"),
     "a function call": make_request("What is the weather in Oslo?", tools=[WEATHER]),
@@ -257,11 +258,16 @@ final = "This is never said, as the client has a call to run."
 """
 
 
-async def test_a_call_that_runs_here_after_one_of_the_clients_ends_the_response_whoever_owns_it(
-    redis: RedisClient, settings: Settings
+AND_A_THIRD = "1+1<|end|><|start|>assistant<|channel|>analysis to=python code<|message|>2+2<|call|>"
+
+
+@pytest.mark.parametrize("last", ["1+1<|call|>", AND_A_THIRD])
+async def test_calls_that_run_here_after_one_of_the_clients_end_the_response_whoever_owns_it(
+    redis: RedisClient, settings: Settings, last: str
 ) -> None:
     request = make_request(tools=[WEATHER, PYTHON])
-    async with working(redis, settings, Script.parse(BOTH_CALLS.replace("\\\n", ""))) as worker:
+    script = BOTH_CALLS.replace("\\\n", "").replace("1+1<|call|>", last)
+    async with working(redis, settings, Script.parse(script)) as worker:
         key = await accept(redis, settings, request)
         whole = await finish(redis, worker, key)
         kept = await keep_journal(redis, key)

@@ -7,7 +7,7 @@ from shared.tool_calls import ToolCall
 from worker.asking.routing import McpTarget
 from worker.response.calls import Refuse, Run, Tally, complain_of_unknown, decide, describe_unknown
 from worker.response.hopeless import Hopeless
-from worker.response.translator import RunningCall
+from worker.response.running_call import RunningCall
 
 ASK = McpTarget("wiki.ask", "wiki", "ask", "https://wiki.example/mcp", is_repeatable=True)
 PYTHON = McpTarget("python", "code_interpreter", "python")
@@ -16,7 +16,7 @@ OFFERED = {"wiki.ask": ASK, "python": PYTHON}
 
 def call(target: McpTarget, arguments: str) -> RunningCall:
     item = McpCall("mcp_1", "in_progress", target.server_label, target.name, arguments)
-    return RunningCall(item, target, arguments)
+    return RunningCall.of(0, item, target, arguments)
 
 
 def failure_of(decision: Run | Refuse) -> str:

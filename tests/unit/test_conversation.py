@@ -320,7 +320,9 @@ def test_routing_distinguishes_functions_from_mcp_tools_by_namespace() -> None:
     assert make_offer(request, LISTED).routing == {
         "functions.get_weather": ClientTarget("get_weather"),
         "python": McpTarget("python", "code_interpreter", "python", PYTHON["server_url"]),
-        "wiki.ask": McpTarget("wiki.ask", "wiki", "ask", WIKI["server_url"], is_repeatable=True),
+        "wiki.ask": McpTarget(
+            "wiki.ask", "wiki", "ask", WIKI["server_url"], is_repeatable=True, is_read_only=True
+        ),
         "wiki.edit": McpTarget("wiki.edit", "wiki", "edit", WIKI["server_url"]),
     }
 

@@ -34,7 +34,7 @@ from worker.harmony.tokens import (
 from worker.response.logprobs import describe_token
 from worker.response.segments import ToolReturned
 from worker.response.token_record import UnloggedTokens, read_logged
-from worker.response.translator import RunningCall, Translation
+from worker.response.translator import Translation
 from worker.response.turn_reader import TurnReader
 from worker.response.usage import Turn
 
@@ -62,7 +62,7 @@ def read_all(token_ids: Sequence[int], *, is_measured: bool = True) -> list[Stre
     events: list[StreamEvent] = []
     for place, token in enumerate(token_ids):
         events += reader.read(token, measure(place, token) if is_measured else None)
-        if isinstance(reader.translation.open_item, RunningCall):
+        if reader.translation.running:
             events += reader.advance(ToolReturned(ToolOutput("x")))
             reader.begin_turn(Turn(0))
     return events + reader.end()

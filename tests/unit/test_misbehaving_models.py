@@ -47,7 +47,7 @@ from worker.harmony.tokens import (
 )
 from worker.response.segments import ToolReturned
 from worker.response.translator import Translation
-from worker.response.turn_reader import CallTool, ReportUnknown, TurnReader
+from worker.response.turn_reader import ReportUnknown, TurnReader
 from worker.response.usage import Turn, usage_of
 
 RESPONSE = Response(id="resp_0_" + "a" * 32, created_at=1, status="in_progress", model="default")
@@ -115,7 +115,7 @@ class Outcome:
 
 
 def read(token_ids: Sequence[int]) -> Outcome:
-    """One turn of an attempt; a tool that was called answers at once."""
+    """One turn of an attempt; tools that were called answer when it is over."""
     reader = TurnReader(Translation(RESPONSE.id, ROUTING))
     reader.begin_turn(Turn(0))
     events: list[StreamEvent] = [ev.ResponseCreated(RESPONSE), ev.ResponseInProgress(RESPONSE)]
@@ -125,10 +125,10 @@ def read(token_ids: Sequence[int]) -> Outcome:
             break
     else:
         events += reader.end()
-    pending = reader.pending
-    if isinstance(pending, CallTool):
+    while reader.translation.running:
         events += reader.advance(ToolReturned(ToolOutput("x")))
-    return Outcome(events, pending.recipient if isinstance(pending, ReportUnknown) else None)
+    told = [each.answer.recipient for each in reader.awaited if isinstance(each.answer, ReportUnknown)]
+    return Outcome(events, told[0] if told else None)
 
 
 FILE = Path(__file__).with_name("misbehaving_models.toml")

@@ -20,7 +20,7 @@ from worker.harmony.tokens import CALL, CHANNEL, CONSTRAIN, END, ENDOFTEXT, MESS
 from worker.response.reasoning_items import EVENTS, ReasoningStyle
 from worker.response.segments import ToolReturned
 from worker.response.summary import SummaryStyle
-from worker.response.translator import RunningCall, Translation
+from worker.response.translator import Translation
 from worker.response.turn_reader import TurnReader
 from worker.response.usage import Turn
 
@@ -136,7 +136,7 @@ class Log:
                 self.frames.append((place, direct))
                 continue
             self._add(place, reader.read(token))
-            if isinstance(reader.translation.open_item, RunningCall):
+            if reader.translation.running:
                 self._add(place, reader.advance(ToolReturned(ToolOutput("x"))))
                 reader.begin_turn(Turn(0))
         self._add(len(tokens), reader.end())
@@ -148,7 +148,7 @@ class Log:
     @property
     def state(self) -> tuple[Any, ...]:
         reader = self.reader
-        return self.frames, reader.items, reader.messages, reader.turns, reader.pending, reader.translation
+        return self.frames, reader.items, reader.messages, reader.turns, reader.awaited, reader.translation
 
 
 @hypothesis_settings(max_examples=300)

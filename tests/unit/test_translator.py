@@ -26,13 +26,13 @@ from worker.harmony.tokens import (
     MESSAGE,
     RETURN,
     START,
+    STOP_TOKENS,
     encode,
 )
 from worker.response.reasoning_items import EVENTS, ReasoningStyle
 from worker.response.segments import ToolReturned
 from worker.response.translator import (
     OutOfOrder,
-    RunningCall,
     Translation,
     step,
 )
@@ -264,8 +264,9 @@ def test_completed_comes_after_the_tool_and_with_its_output() -> None:
     now, _ = step(now, TextContinued("1"))
     now, events = step(now, MessageClosed(True))
     assert [type(e) for e in events] == [ev.McpCallArgumentsDelta, ev.McpCallArgumentsDone]
-    assert isinstance(now.open_item, RunningCall)
+    assert [call.written for call in now.running] == ["1"]
     now, events = step(now, ToolReturned(ToolOutput("56088\n")))
+    assert not now.running
     assert [type(e) for e in events] == [ev.McpCallCompleted, ev.OutputItemDone]
     assert isinstance(events[1], ev.OutputItemDone)
     assert events[1].item.output == "56088\n"  # type: ignore[union-attr]
@@ -281,16 +282,24 @@ tokens = st.lists(specials | common | st.integers(0, 201_500), max_size=60)
 
 
 def read_all(token_ids: Sequence[int]) -> list[StreamEvent]:
-    """Reads as an attempt does: a turn ends when a call waits, and the tool answers at once."""
+    """Reads as an attempt does: calls are answered when their turn is over."""
     reader = TurnReader(Translation(RESPONSE.id, ROUTING))
     reader.begin_turn(Turn(0))
     events: list[StreamEvent] = []
     for token in token_ids:
         events += reader.read(token)
-        if isinstance(reader.translation.open_item, RunningCall):
-            events += reader.advance(ToolReturned(ToolOutput("x")))
+        if reader.is_turn_over or token in STOP_TOKENS:
+            events += answer_all(reader)
             reader.begin_turn(Turn(0))
-    return events + reader.end()
+    events += reader.end()
+    return events + answer_all(reader)
+
+
+def answer_all(reader: TurnReader) -> list[StreamEvent]:
+    events: list[StreamEvent] = []
+    while reader.translation.running:
+        events += reader.advance(ToolReturned(ToolOutput("x")))
+    return events
 
 
 @hypothesis_settings(max_examples=300)
@@ -299,7 +308,8 @@ def test_random_tokens_always_end_legally(token_ids: list[int]) -> None:
     events = read_all(token_ids)
     response = fold(started(events))
     assert abandon(started(events)) == []
-    assert [e.item for e in events if isinstance(e, ev.OutputItemDone)] == list(response.output)
+    done = [e for e in events if isinstance(e, ev.OutputItemDone)]
+    assert [e.item for e in sorted(done, key=lambda e: e.output_index)] == list(response.output)
 
 
 WHOLE = (

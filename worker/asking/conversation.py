@@ -55,6 +55,7 @@ from shared.turns import answers_in
 from worker.asking.arguments import read_written
 from worker.asking.earlier import as_before, items_as_before
 from worker.asking.files import read_files
+from worker.asking.joined_calls import FORMAT_OF_JOINED_CALLS, join_calls
 from worker.asking.offer import Offer, recipient_of
 from worker.asking.outcomes import tell_outcomes
 from worker.asking.tool_names import one_line
@@ -114,6 +115,8 @@ def build_conversation(
     messages: list[HarmonyMessage] = [SystemPart(_EFFORTS[effort], date, offer.hosted)]
     if developer.instructions or developer.namespaces or developer.response_formats:
         messages.append(developer)
+    if record_format >= FORMAT_OF_JOINED_CALLS:
+        said = join_calls(said)
     return [*messages, *_drop_old_analysis(said)]
 
 

@@ -206,7 +206,7 @@ def _offer_listed(
         is_repeatable = _is_repeatable(tool) or f"{server.label}.{tool.name}" in idempotent_tools
         needs_approval = _needs_approval(server, tool)
         routing[recipient] = McpTarget(
-            recipient, server.label, tool.name, server.url, needs_approval, is_repeatable
+            recipient, server.label, tool.name, server.url, needs_approval, is_repeatable, _is_read_only(tool)
         )
     return Offer({}, {server.label: (server.description, tuple(signatures))}, routing)
 
@@ -241,8 +241,8 @@ def _offer_hosted(
                 server.url,
                 _needs_approval(server, McpTool(name, {})),
                 f"{server.label}.{name}" in idempotent_tools,
-                server.item_type,
-                server.search,
+                item_type=server.item_type,
+                search=server.search,
             )
     description = server.description or hosted.descriptions.get(python_tool, hosted.description)
     if server.search is not None and server.search.place:

@@ -38,6 +38,8 @@ class McpTarget:
     needs_approval: bool = False
     is_repeatable: bool = False
     """Calling it twice has the same effect as calling it once."""
+    is_read_only: bool = False
+    """The server says that calling it changes nothing, so that two such calls cannot disturb each other."""
     item_type: str = MCP_CALL
     """The type of the item that a call leaves; `worker/response/call_items.py` has its form."""
     search: SearchOptions | None = None

@@ -39,6 +39,8 @@ class Header:
     content_type: str | None
     stray: str = ""
     """Words before the header, which belong to no message."""
+    is_invented: bool = False
+    """The message is in the name of a user or a tool."""
 
 
 def read_header(pieces: Sequence[Piece], has_start: bool) -> Header:
@@ -48,7 +50,7 @@ def read_header(pieces: Sequence[Piece], has_start: bool) -> Header:
         head, rest = "", [("channel", head), *rest]
     words = _words_of(head)
     if has_start and len(words) == 1:  # the name of a user or a tool, whose message the model makes up
-        return Header("analysis", None, None)
+        return Header("analysis", None, None, is_invented=True)
     stray = head if _says_something(words) else ""
     named = rest if stray else [("", head), *rest]
     recipients = _recipients_in(named)

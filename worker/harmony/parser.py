@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from worker.harmony.headers import Header, Marker, Piece, read_header, read_text
+from worker.harmony.headers import TEXT_RECIPIENTS, Header, Marker, Piece, read_header, read_text
 from worker.harmony.tokens import (
     CALL,
     CHANNEL,
@@ -38,6 +38,12 @@ class MessageOpened:
     channel: str | None
     recipient: str | None
     content_type: str | None
+    is_invented: bool = False
+    """The model has written it in the name of a user or a tool."""
+
+    @property
+    def is_call(self) -> bool:
+        return self.recipient is not None and self.recipient not in TEXT_RECIPIENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +150,7 @@ class SegmentParser:
 
     def _open(self, header: Header) -> list[HarmonySegment]:
         self._header, self._is_addressed = None, header.recipient is not None
-        opened = MessageOpened(header.channel, header.recipient, header.content_type)
+        opened = MessageOpened(header.channel, header.recipient, header.content_type, header.is_invented)
         if not header.stray:
             return [opened]
         return [MessageOpened(None, None, None), TextContinued(header.stray), MessageClosed(False), opened]

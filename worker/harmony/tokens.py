@@ -78,6 +78,8 @@ class ChatMessage:
     recipient: str | None = None
     content_type: str | None = None
     name: str | None = None
+    is_followed: bool = False
+    """A call after which the assistant goes on in the same turn."""
 
 
 HarmonyMessage = SystemPart | DeveloperPart | ChatMessage
@@ -215,7 +217,7 @@ def _render_chat(message: ChatMessage) -> Iterator[list[int]]:
         case plain:
             tokens += _encode_word(f" {plain}")
     is_call = message.role == "assistant" and message.recipient is not None
-    end = CALL if is_call else END
+    end = CALL if is_call and not message.is_followed else END
     if len(message.text) <= PIECE_CHARS_MAX:
         yield [*tokens, MESSAGE, *encode(message.text), end]
         return
@@ -248,7 +250,7 @@ def to_library(message: HarmonyMessage, *, has_formats_last: bool = True) -> Mes
             return Message.from_role_and_content(Role.SYSTEM, _system_of(message))
         case DeveloperPart():
             return Message.from_role_and_contents(Role.DEVELOPER, _contents_of(message, has_formats_last))
-        case ChatMessage(role, text, channel, recipient, content_type, name):
+        case ChatMessage(role, text, channel, recipient, content_type, name, _):
             chat = Message.from_author_and_content(Author(role=Role(role), name=name), text)
             chat.channel, chat.recipient, chat.content_type = channel, recipient, content_type
             return chat

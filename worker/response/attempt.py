@@ -5,7 +5,7 @@ the turn reader items and events, and `generation.py` a single turn.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -20,11 +20,12 @@ from shared.store.log.closing import closing_of
 from shared.store.owning.lease import Lease
 from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
 from worker.asking.conversation import call_message, tool_message
-from worker.harmony.signatures import FUNCTIONS
+from worker.asking.joined_calls import FORMAT_OF_JOINED_CALLS, join_calls
 from worker.harmony.tokens import NEXT_TURN, ChatMessage, to_wire
 from worker.response import calls
 from worker.response.call_items import CallStyle
 from worker.response.calls import Refuse, Run, Tally
+from worker.response.calls_together import under_way
 from worker.response.compacting import Compactor
 from worker.response.generation import Generation
 from worker.response.history import History, LoadedRecord
@@ -34,15 +35,15 @@ from worker.response.preparation import Preparation, Prepared, fit_into_context
 from worker.response.prompt import encode_message
 from worker.response.reasoning_items import EVENTS, TEXT_ALONE, ReasoningStyle
 from worker.response.resources import Resources
+from worker.response.running_call import RunningCall
 from worker.response.sealed_reasoning import compaction_sealer_of, sealer_of
-from worker.response.segments import ToolReturned
+from worker.response.segments import CallApproved, ToolReturned
 from worker.response.tool_results import ToolResults
-from worker.response.translator import RunningCall, Translation
+from worker.response.translator import Translation
 from worker.response.turn_reader import (
-    AskClient,
+    Awaited,
     CallTool,
-    Nothing,
-    Pending,
+    Report,
     ReportSpent,
     ReportUnknown,
     ReportUnreadable,
@@ -140,23 +141,27 @@ class Attempt:
             await self.compactor.compact()
             return await self._close(is_cut=False)
         prompt = self.prepared.prompt.tokens + await self._run_approved_calls()
-        answer: list[int] | None = []
-        while answer is not None:
+        answer: list[int] = []
+        while True:
             prompt = await self._keep_within_context(prompt)
             budget = min(self.resources.context_tokens_max - len(prompt), self._tokens_left)
             if budget <= 0:
                 return await self._close(is_cut=True)
             turn = Turn(len(prompt), tool_output=len(answer))
-            self.reader.begin_turn(turn, are_calls_spent=self._are_calls_spent)
+            self.reader.begin_turn(turn, calls_left=self._calls_left)
             generated, is_cut = await self.generation.run_turn(prompt, budget)
+            awaited, is_over = self.reader.awaited, is_cut or self._awaits_client
+            if is_over:  # the calls that are written are made all the same
+                awaited = [each for each in awaited if isinstance(each.answer, CallTool)]
+            if self.reader.translation.running:  # the model goes on after the results
+                del generated[self.reader.tokens_said :]
+            answer = await self._answer(awaited)
             if is_cut:
                 return await self._close(is_cut=True)
-            answer = await self._answer(self.reader.pending)
-            if self._awaits_client:
-                answer = None
-            prompt += generated + (answer or [])
-            prompt = await self._compact_if_due(prompt, goes_on=answer is not None)
-        return await self._close(is_cut=False)
+            goes_on = bool(awaited) and not is_over
+            prompt = await self._compact_if_due(prompt + generated + answer, goes_on=goes_on)
+            if not goes_on:
+                return await self._close(is_cut=False)
 
     async def _compact_if_due(self, prompt: list[int], *, goes_on: bool) -> list[int]:
         """Compacts the context, if it has grown beyond the request's threshold; returns what the model reads
@@ -181,7 +186,10 @@ class Attempt:
         before, since = self.prepared.prompt.messages, 0
         if self.compactor is not None and self.compactor.messages:
             before, since = self.compactor.messages, self.compactor.messages_since
-        messages = [*before, *self.reader.messages[since:]]
+        said = self.reader.messages[since:]
+        if self.record.format >= FORMAT_OF_JOINED_CALLS:
+            said = join_calls(said)
+        messages = [*before, *said]
         return (await fit_into_context(self.resources, self.record, messages, reserved)).tokens
 
     @property
@@ -199,69 +207,113 @@ class Attempt:
     # --- calls ----------------------------------------------------------------------------------
 
     @property
-    def _are_calls_spent(self) -> bool:
-        """Always False for a record of an earlier format: there, a call beyond the limit has an item that
-        fails."""
-        return self.tally.is_spent and self.record.format > 1
+    def _calls_left(self) -> int:
+        """The number of further calls that leave an item. In a record of the first format, each does, and one
+        beyond the limit fails."""
+        return self.tally.left if self.record.format > 1 else sys.maxsize
 
     async def _run_approved_calls(self) -> list[int]:
-        """Runs the calls that the client has approved; returns the tokens of the calls and their answers."""
-        tokens: list[int] = []
-        for approved in self.prepared.approved:
-            call = call_message(approved.target.recipient, approved.written)
-            self.reader.messages.append(call)
-            # The prompt already ends with the start of an assistant message.
-            tokens += (await self._encode(call))[len(NEXT_TURN) :]
-            pending: Pending = ReportSpent(approved.target)
-            if not self._are_calls_spent:
-                await self.writer.put(self.reader.advance(approved))
-                pending = self.reader.pending
-            tokens += await self._answer(pending) or []
+        """Runs the calls that the client has approved; returns the tokens of the calls and their answers.
+
+        They are made together; in a record of an earlier format, one after the other.
+        """
+        approved, tokens = self.prepared.approved, list[int]()
+        size = len(approved) if self.record.format >= FORMAT_OF_JOINED_CALLS else 1
+        for begin in range(0, len(approved), max(size, 1)):
+            tokens += await self._run_together(approved[begin : begin + size])
         return tokens
 
-    async def _answer(self, pending: Pending) -> list[int] | None:
-        """Returns the tokens of the answer that the model waits for, or None if the response ends here."""
-        match pending:
-            case CallTool(call):
-                result, index = await self._result_of(call), self.reader.translation.output_index
-                events = self.reader.advance(ToolReturned(result))
-                unshown = self.reader.translation.unshown.get(index)
-                record = b"" if unshown is None else pack_unshown(index, unshown)
-                await self.writer.put(events, token_record=record)
-                text = result.output if isinstance(result, ToolOutput) else describe(result.error)
-                return await self._answer_with(call.target.recipient, text)
-            case ReportSpent(target):
-                refusal = calls.refuse_spent(self.tally)
-                self.tally = self.tally.after(refusal)
-                return await self._answer_with(target.recipient, describe(refusal.failure.error))
-            case ReportUnknown(recipient):
-                self.tally = self.tally.after_complaint(calls.complain_of_unknown(recipient))
-                text = calls.describe_unknown(recipient, self.prepared.offer.routing)
-                return await self._answer_with(recipient or FUNCTIONS, text)
-            case ReportUnreadable(called, reason):
-                self.tally = self.tally.after_complaint(calls.complain_of_unreadable(called.recipient))
-                return await self._answer_with(called.recipient, calls.describe_unreadable(reason))
-            case AskClient() | Nothing():
-                return None
+    async def _run_together(self, approved: Sequence[CallApproved]) -> list[int]:
+        said = join_calls([call_message(each.target.recipient, each.written) for each in approved])
+        awaited, tokens, left = list[Awaited](), list[int](), self._calls_left
+        for call, message in zip(approved, said, strict=True):
+            self.reader.messages.append(message)
+            tokens += await self._encode(message)
+            answer: CallTool | ReportSpent = ReportSpent(call.target)
+            if left > 0:
+                await self.writer.put(self.reader.advance(call))
+                answer = CallTool(self.reader.translation.running[-1])
+                left -= isinstance(self._decide(answer.call, self.tally), Run)
+            awaited.append(Awaited(answer, message.channel))
+        # The prompt already ends with the start of an assistant message.
+        return tokens[len(NEXT_TURN) :] + await self._answer(awaited)
 
-    async def _result_of(self, call: RunningCall) -> ToolOutput | ToolFailure:
-        decision = calls.decide(call, self.tally, self.prepared.offer.routing)
-        self.tally = self.tally.after(decision)
+    async def _answer(self, awaited: Sequence[Awaited]) -> list[int]:
+        """Makes the calls of a turn; returns the tokens of the answers that the model waits for, in the order
+        of its calls."""
+        if not awaited:
+            return []
+        decided = self._decide_all(awaited)
+        running = [each.answer.call for each in awaited if isinstance(each.answer, CallTool)]
+        tokens = list[int]()
+
+        async def make(call: RunningCall) -> ToolOutput | ToolFailure:
+            return await self._result_of(call, decided[call.index])
+
+        async with under_way(running, make) as results:
+            for each in awaited:
+                if isinstance(each.answer, CallTool):
+                    text = await self._finish(await results[each.answer.call.index])
+                else:
+                    text = self._describe(each.answer)
+                message = tool_message(each.recipient, text, each.channel)
+                self.reader.messages.append(message)
+                tokens += await self._encode(message)
+        return tokens + NEXT_TURN
+
+    def _decide_all(self, awaited: Iterable[Awaited]) -> dict[int, Run | Refuse]:
+        """Decides which calls of a turn are made, by their indices. Raises Hopeless."""
+        decided, complaints, tally = dict[int, Run | Refuse](), list[str](), self.tally
+        for each in awaited:
+            match each.answer:
+                case CallTool(call):
+                    decision = decided[call.index] = self._decide(call, tally)
+                    if isinstance(decision, Run):
+                        tally = tally.after(decision)
+                    elif decision.complaint is not None:
+                        complaints.append(decision.complaint)
+                case ReportSpent():
+                    complaints.append(calls.complain_of_spent(tally))
+                case ReportUnknown(recipient):
+                    complaints.append(calls.complain_of_unknown(recipient))
+                case ReportUnreadable(called):
+                    complaints.append(calls.complain_of_unreadable(called.recipient))
+        self.tally = self.tally.after_turn(tally.made - self.tally.made, complaints)
+        return decided
+
+    def _decide(self, call: RunningCall, tally: Tally) -> Run | Refuse:
+        return calls.decide(call, tally, self.prepared.offer.routing)
+
+    def _describe(self, report: Report) -> str:
+        """Returns what the model reads of a call that is not made."""
+        match report:
+            case ReportSpent():
+                return describe(calls.refuse_spent(self.tally).failure.error)
+            case ReportUnknown(recipient):
+                return calls.describe_unknown(recipient, self.prepared.offer.routing)
+            case ReportUnreadable(_, reason):
+                return calls.describe_unreadable(reason)
+
+    async def _result_of(self, call: RunningCall, decision: Run | Refuse) -> ToolOutput | ToolFailure:
         match decision:
             case Refuse(failure):
                 return failure
             case Run(task, is_repeatable):
-                index = self.reader.translation.output_index
-                result = await self.results.get(index, task, is_repeatable=is_repeatable)
+                result = await self.results.get(call.index, task, is_repeatable=is_repeatable)
                 if isinstance(result, ToolsListed):
                     return calls.listed_for_a_call()
                 return calls.hold(call.target, result)
 
-    async def _answer_with(self, recipient: str, text: str) -> list[int]:
-        """Appends the answer to the last call, on that call's channel; returns its tokens."""
-        message = tool_message(recipient, text, self.reader.messages[-1].channel)
-        self.reader.messages.append(message)
-        return await self._encode(message) + NEXT_TURN
+    async def _finish(self, result: ToolOutput | ToolFailure) -> str:
+        """Ends the first of the running calls; returns what the model reads."""
+        index = self.reader.translation.running[0].index
+        *announced, done = self.reader.advance(ToolReturned(result))
+        unshown = self.reader.translation.unshown.get(index)
+        record = b"" if unshown is None else pack_unshown(index, unshown)
+        if announced:
+            await self.generation.put(announced)
+        await self.generation.put([done], record)
+        return result.output if isinstance(result, ToolOutput) else describe(result.error)
 
     async def _encode(self, message: ChatMessage) -> list[int]:
         return await self.resources.stepper.run(encode_message(message), len(message.text))

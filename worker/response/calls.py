@@ -4,15 +4,14 @@ Pure. Owns the limits (calls in a response, refusals in a row) and the texts of 
 runs the calls.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from shared.responses import McpProtocolError, ResponseError
 from shared.tool_calls import ToolCall, ToolFailure, ToolOutput
-from worker.asking.arguments import read_arguments
 from worker.asking.routing import McpTarget, Routing, Target
 from worker.response.hopeless import Hopeless
-from worker.response.translator import RunningCall
+from worker.response.running_call import RunningCall
 
 _REFUSALS_MAX = 3
 """After this many refused calls in a row, one more fails the response."""
@@ -48,6 +47,10 @@ class Tally:
     def is_spent(self) -> bool:
         return self.made >= self.calls_max
 
+    @property
+    def left(self) -> int:
+        return max(0, self.calls_max - self.made)
+
     def after(self, decision: Run | Refuse) -> "Tally":
         """Returns the tally after this decision. Raises Hopeless after too many refusals in a row."""
         match decision:
@@ -62,6 +65,16 @@ class Tally:
             raise Hopeless(ResponseError("server_error", complaint))
         return replace(self, refused=self.refused + 1)
 
+    def after_turn(self, made: int, complaints: Sequence[str]) -> "Tally":
+        """Returns the tally after a turn. Raises Hopeless.
+
+        `made`: the number of its calls that are made; if it is 0, all `complaints` count as one refusal, as
+        the model has written the calls before it could read of any.
+        """
+        if made:
+            return replace(self, made=self.made + made, refused=0)
+        return self.after_complaint(complaints[0]) if complaints else self
+
 
 def decide(call: RunningCall, tally: Tally, offered: Routing) -> Run | Refuse:
     """Decides whether to make this call.
@@ -74,15 +87,14 @@ def decide(call: RunningCall, tally: Tally, offered: Routing) -> Run | Refuse:
     target = call.target
     if not _is_same_tool(target, offered.get(target.recipient)):
         return Refuse(_failure("the tool is not offered in this request", _REFUSED), None)
-    arguments = read_arguments(target.server_label, call.written)
-    if arguments is None:
+    if call.arguments is None:
         complaint = f"The model kept calling {target.recipient!r} with arguments that are not a JSON object."
         return Refuse(_failure("the arguments are not a JSON object", _INVALID_PARAMS), complaint)
     approval = call.item.approval_request_id
     task = ToolCall(
         target.server_label,
         target.name,
-        arguments,
+        call.arguments,
         target.server_url,
         target.search,
         approval if isinstance(approval, str) else None,
@@ -115,8 +127,12 @@ def hold(target: McpTarget, result: ToolOutput | ToolFailure) -> ToolOutput | To
 def refuse_spent(tally: Tally) -> Refuse:
     """Refuses a call beyond the limit."""
     reason = f"no more than {tally.calls_max} tool calls are allowed in this response"
-    complaint = f"The model kept calling tools after {tally.calls_max} calls."
-    return Refuse(_failure(reason, _REFUSED), complaint)
+    return Refuse(_failure(reason, _REFUSED), complain_of_spent(tally))
+
+
+def complain_of_spent(tally: Tally) -> str:
+    """Returns the response's error message if the model keeps making such calls."""
+    return f"The model kept calling tools after {tally.calls_max} calls."
 
 
 def listed_for_a_call() -> ToolFailure:

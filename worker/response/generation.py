@@ -96,9 +96,11 @@ class Generation:
             self._queue(self.reader.end())
         return self._generated, finish == "length"
 
-    async def put(self, events: list[StreamEvent]) -> None:
-        """Puts events into the log that end a turn without being read from it, with its last tokens."""
-        await self.writer.put(events, *self._unlogged.take(with_logprobs=False))
+    async def put(self, events: list[StreamEvent], record: bytes = b"") -> None:
+        """Puts events into the log that follow from the end of a turn, with those of its tokens that made no
+        event: whoever replays it must know that it has ended, and how. `record`: the entry's token record."""
+        tokens, token_record = self._unlogged.take(with_logprobs=False)
+        await self.writer.put(events, tokens, record or token_record)
 
     async def _replay(self, budget: int) -> None:
         """Takes the turn's tokens from the log, as far as they reach, yielding to other tasks at times."""
@@ -160,7 +162,8 @@ class Generation:
                 self._finish = "stop"
                 return "stop"
         if chunk.finish_reason is not None:
-            self._finish = chunk.finish_reason
+            is_whole = chunk.finish_reason == "length" and generated[-1] in STOP_TOKENS
+            self._finish = "stop" if is_whole else chunk.finish_reason
         return "wait" if is_ahead else "more"
 
     async def catch_up(self) -> None:

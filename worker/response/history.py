@@ -22,7 +22,7 @@ from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from worker.response.stepper import Stepper
 from worker.response.token_record import LoggedToken, read_logged
-from worker.response.unshown import read_unshown, unshown_records
+from worker.response.unshown import holds_unshown, read_unshown
 
 
 class Diverged(Exception):
@@ -105,10 +105,11 @@ def history_of(entries: Iterable[Entry]) -> History:
     unshown: list[bytes] = []
     for entry in entries:
         frames.append(entry.frame)
-        if entry.tokens:
-            tokens.extend(read_logged(entry.tokens, entry.token_record))
-        else:
-            unshown += unshown_records([entry])
+        record = entry.token_record
+        if holds_unshown(entry):
+            unshown.append(record)
+            record = b""
+        tokens.extend(read_logged(entry.tokens, record))
     first = 1
     if frames and is_queued(frames[0]):
         frames.popleft()

@@ -8,6 +8,7 @@ and a link of a chain for each piece would be left to the garbage collector to w
 (docs/adr/0033-a-step-is-a-function-call.md).
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -29,13 +30,13 @@ from shared.responses import (
 from shared.tool_calls import ToolFailure, ToolOutput
 from shared.web_search import Displays
 from worker.asking.routing import ClientTarget, McpTarget, Routing, find_target
-from worker.harmony.headers import TEXT_RECIPIENTS
 from worker.harmony.parser import MessageClosed, MessageCut, MessageOpened, TextContinued
 from worker.response.call_items import PRESENT_STYLE, CallForm, CallStyle, delta_around, form_of, to_approve
 from worker.response.citations import CitationMarks, displays_after, may_end_mark
 from worker.response.client_calls import FORMS as CLIENT_FORMS
 from worker.response.client_calls import ClientCallForm, Events, Place
 from worker.response.reasoning_items import TEXT_ALONE, ReasoningStyle, begin_reasoning, end_reasoning
+from worker.response.running_call import RunningCall
 from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
 from worker.response.summary import Summary
 
@@ -84,18 +85,7 @@ class OpenSpentCall:
     pieces: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class RunningCall:
-    """A call whose arguments are complete and whose tool is running. `written`: what the model wrote, which
-    is what runs; the item need not keep it."""
-
-    item: ServerCall
-    target: McpTarget
-    written: str
-
-
-_Texted = OpenReasoning | OpenMessage | OpenClientCall | OpenMcpCall | OpenSpentCall
-OpenItem = _Texted | RunningCall
+OpenItem = OpenReasoning | OpenMessage | OpenClientCall | OpenMcpCall | OpenSpentCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +96,11 @@ class Translation:
     routing: Routing
     output_index: int = 0
     open_item: OpenItem | None = None
+    running: tuple[RunningCall, ...] = ()
+    """The calls that wait for their results, in the order in which they were written."""
     style: CallStyle = PRESENT_STYLE
-    are_calls_spent: bool = False
-    """No further call is made in this response."""
+    calls_left: int = sys.maxsize
+    """The number of calls that may still be made in this response, those that run included."""
     displays: Displays = field(default_factory=dict)
     """What the browser has shown so far, for this response and those that it continues."""
     unshown: Mapping[int, ServerCall] = field(default_factory=dict)
@@ -117,7 +109,8 @@ class Translation:
 
     def refuses(self, target: McpTarget) -> bool:
         """Returns True if a call of this tool exceeds the limit; asking for an approval never does."""
-        return self.are_calls_spent and not target.needs_approval
+        made = sum(call.arguments is not None for call in self.running)
+        return made >= self.calls_left and not target.needs_approval
 
 
 class OutOfOrder(Exception):
@@ -146,8 +139,8 @@ def step(now: Translation, segment: Segment) -> tuple[Translation, Events]:
             OpenReasoning() | OpenMessage() | OpenClientCall() | OpenMcpCall() | OpenSpentCall()
         ) as item:
             return _close(now, item, "incomplete")
-        case ToolReturned(result), RunningCall() as call:
-            return _finish_call(now, call, result)
+        case ToolReturned(result), None if now.running:
+            return _finish_call(now, result)
         case CallApproved() as approved, None:
             return _begin_approved_call(now, approved)
         case _:
@@ -184,12 +177,12 @@ def _open(now: Translation, opened: MessageOpened) -> tuple[Translation, Events]
             assert_never(never)
 
 
-def _item_for(opened: MessageOpened, now: Translation) -> _Texted:
+def _item_for(opened: MessageOpened, now: Translation) -> OpenItem:
     """Returns the item that a message becomes.
 
     A call to an unknown recipient becomes reasoning and never runs.
     """
-    if opened.recipient is not None and opened.recipient not in TEXT_RECIPIENTS:
+    if opened.recipient is not None and opened.is_call:
         match find_target(now.routing, opened.recipient):
             case ClientTarget() as target:
                 place = Place(now.response_id, now.output_index)
@@ -212,7 +205,7 @@ def _open_message(now: Translation, phase: Phase | None) -> OpenMessage:
     return OpenMessage(phase, marks=CitationMarks(now.displays) if now.displays else None)
 
 
-def _extend(now: Translation, item: _Texted, text: str) -> tuple[Translation, Events]:
+def _extend(now: Translation, item: OpenItem, text: str) -> tuple[Translation, Events]:
     item.pieces.append(text)
     if isinstance(item, OpenClientCall):
         return now, item.form.extend(text)
@@ -259,7 +252,7 @@ def open_text(now: Translation) -> OpenText | None:
     except for a piece for which the third part, if there is one, returns True: more comes of it than a delta.
     """
     item = now.open_item
-    if item is None or isinstance(item, RunningCall):
+    if item is None:
         return None
     delta = _delta(now, item, "")
     if delta is None:
@@ -270,7 +263,7 @@ def open_text(now: Translation) -> OpenText | None:
     return item.pieces, frames, None if summary is None else summary.is_due
 
 
-def _delta(now: Translation, item: _Texted, text: str) -> TextDelta | None:
+def _delta(now: Translation, item: OpenItem, text: str) -> TextDelta | None:
     """Returns the event for another piece of an item's text, or None if nothing is streamed of it."""
     index, response_id = now.output_index, now.response_id
     match item:
@@ -287,7 +280,7 @@ def _delta(now: Translation, item: _Texted, text: str) -> TextDelta | None:
             return None
 
 
-def _close(now: Translation, item: _Texted, status: ItemStatus) -> tuple[Translation, Events]:
+def _close(now: Translation, item: OpenItem, status: ItemStatus) -> tuple[Translation, Events]:
     index, text = now.output_index, "".join(item.pieces)
     closed = replace(now, output_index=index + 1, open_item=None)
     match item:
@@ -350,8 +343,7 @@ def _close_arguments(now: Translation, item: OpenMcpCall) -> tuple[Translation, 
         ]
     form, id_ = _form_of(now, target)
     call = form.make(id_, target, text, "in_progress")
-    running = RunningCall(call, target, text)
-    return replace(now, open_item=running), [
+    return _run(now, RunningCall.of(index, call, target, text)), [
         *delta_around(form, index, id_, 1),
         *form.end_text(index, id_, text, is_run=True),
     ]
@@ -361,28 +353,27 @@ def _begin_approved_call(now: Translation, approved: CallApproved) -> tuple[Tran
     index, target, written = now.output_index, approved.target, approved.written
     form, id_ = _form_of(now, target)
     call = form.make(id_, target, written, "in_progress", approved.approval_request_id)
-    return replace(now, open_item=RunningCall(call, target, written)), [
+    return _run(now, RunningCall.of(index, call, target, written)), [
         ev.OutputItemAdded(index, form.show(call)),
         *form.begin(index, id_),
         *form.end_text(index, id_, written, is_run=True),
     ]
 
 
-def _finish_call(
-    now: Translation, call: RunningCall, result: ToolOutput | ToolFailure
-) -> tuple[Translation, Events]:
-    index, (form, _) = now.output_index, _form_of(now, call.target)
-    done, announced = form.finish(index, call.item, result)
+def _run(now: Translation, call: RunningCall) -> Translation:
+    return replace(now, output_index=call.index + 1, open_item=None, running=(*now.running, call))
+
+
+def _finish_call(now: Translation, result: ToolOutput | ToolFailure) -> tuple[Translation, Events]:
+    """Ends the first of the running calls: items end in the order in which they began, whichever tool
+    answers first."""
+    call, *others = now.running
+    form = form_of(now.style, call.target, now.displays)
+    done, announced = form.finish(call.index, call.item, result)
     shown = form.show(done)
-    unshown = now.unshown if shown == done else {**now.unshown, index: done}
-    closed = replace(
-        now,
-        output_index=index + 1,
-        open_item=None,
-        unshown=unshown,
-        displays=displays_after(now.displays, done),
-    )
-    return closed, [*announced, ev.OutputItemDone(index, shown)]
+    unshown = now.unshown if shown == done else {**now.unshown, call.index: done}
+    ended = replace(now, running=tuple(others), unshown=unshown, displays=displays_after(now.displays, done))
+    return ended, [*announced, ev.OutputItemDone(call.index, shown)]
 
 
 def _form_of(now: Translation, target: McpTarget) -> tuple[CallForm, str]:

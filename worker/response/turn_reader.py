@@ -1,9 +1,12 @@
 """Reads a turn: turns the model's tokens into segments, and segments into events for the log.
 
-Owns a response's output so far (items, messages, counts) and what a turn waits for (`Pending`). Drives
+Owns a response's output so far (items, messages, counts) and what a turn waits for (`Awaited`). Drives
 nothing: `generation.py` feeds it tokens, `attempt.py` decides what comes next.
 """
 
+import sys
+from bisect import bisect
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from shared import events as ev
@@ -21,8 +24,10 @@ from worker.harmony.parser import (
     SegmentParser,
     TextContinued,
 )
+from worker.harmony.signatures import FUNCTIONS
 from worker.harmony.tokens import CONTROL_TOKENS, ChatMessage
 from worker.response.logprobs import describe_token
+from worker.response.running_call import RunningCall
 from worker.response.segments import CallApproved, Segment, TextWithLogprobs, ToolReturned
 from worker.response.translator import (
     OpenClientCall,
@@ -32,7 +37,6 @@ from worker.response.translator import (
     OpenReasoning,
     OpenSpentCall,
     OpenText,
-    RunningCall,
     Translation,
     open_text,
     step,
@@ -44,7 +48,7 @@ from worker.response.usage import Turn
 
 @dataclass(frozen=True, slots=True)
 class CallTool:
-    """The model has called a tool; the call's item stays open until the result."""
+    """The model has called a tool that runs here; the call's item stays open until the result."""
 
     call: RunningCall
 
@@ -60,7 +64,7 @@ class ReportSpent:
 class ReportUnknown:
     """The model has made a call that reaches no tool, and is to read that.
 
-    This does not end the turn: if the model continues, what it writes next replaces this.
+    This does not end the turn: if the model goes on with something else than calls, it needs no answer.
     """
 
     recipient: str
@@ -76,17 +80,26 @@ class ReportUnreadable:
     complaint: str
 
 
-@dataclass(frozen=True, slots=True)
-class AskClient:
-    """The client must run a function or approve a call, so the response ends."""
+Report = ReportSpent | ReportUnknown | ReportUnreadable
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
-    """The model waits for nothing; if it stops here, the response is complete."""
+class Awaited:
+    """One answer that the model waits for. `channel`: of its call, as the model wrote it."""
 
+    answer: CallTool | Report
+    channel: str | None
 
-Pending = CallTool | ReportSpent | ReportUnknown | ReportUnreadable | AskClient | Nothing
+    @property
+    def recipient(self) -> str:
+        """The recipient of the call, in whose name it is answered."""
+        match self.answer:
+            case CallTool(call):
+                return call.target.recipient
+            case ReportUnknown(recipient):
+                return recipient or FUNCTIONS
+            case ReportSpent(target) | ReportUnreadable(target):
+                return target.recipient
 
 
 @dataclass(slots=True)
@@ -98,11 +111,21 @@ class TurnReader:
 
     translation: Translation
     parallel_calls: bool = True
+    """A turn may have several calls; otherwise, it is over with its first one."""
     items: list[Item] = field(default_factory=list)
+    """Those that have ended, in the order in which they began."""
     turns: list[Turn] = field(default_factory=list)
     messages: list[ChatMessage] = field(default_factory=list)
     """Every message of the model and the tools, once."""
-    pending: Pending = Nothing()
+    awaited: list[Awaited] = field(default_factory=list)
+    """What the model waits for if the turn ends here, in the order of its calls; empty if it waits for
+    nothing, or for the client alone."""
+    is_turn_over: bool = False
+    """No more of this turn is read, even if the model would continue."""
+    tokens_said: int = 0
+    """The number of the turn's tokens up to the end of its last message."""
+    _places: list[int] = field(default_factory=list)
+    """The output_index of each of the items."""
     _parser: SegmentParser = field(default_factory=SegmentParser)
     _opened: MessageOpened | None = None
     _text: list[str] = field(default_factory=list)
@@ -111,26 +134,25 @@ class TurnReader:
     _logprobs: list[tuple[int, TokenLogprob]] = field(default_factory=list)
     """Tokens that have not yet made a segment, if they have logprobs."""
 
-    @property
-    def is_turn_over(self) -> bool:
-        """True once no more of this turn is read, even if the model would continue."""
-        return isinstance(self.pending, CallTool | ReportSpent | AskClient)
+    def __post_init__(self) -> None:
+        self._places = list(range(len(self.items)))
 
     @property
     def awaits_client(self) -> bool:
-        """True if the client has a call of this response to run, so that only its next request goes on."""
-        return any(isinstance(item, ClientCall | FunctionCall) for item in self.items)
+        """True if the client has a call of this response to run or to approve, so that only its next request
+        goes on."""
+        return any(isinstance(item, ClientCall | FunctionCall | McpApprovalRequest) for item in self.items)
 
     @property
     def has_called(self) -> bool:
         """True if this response contains a call or a request to approve one."""
         return any(isinstance(item, CallItem | McpApprovalRequest) for item in self.items)
 
-    def begin_turn(self, turn: Turn, *, are_calls_spent: bool = False) -> None:
-        """Begins a turn. `are_calls_spent`: no further call is made; a further one leaves no item."""
+    def begin_turn(self, turn: Turn, *, calls_left: int = sys.maxsize) -> None:
+        """Begins a turn. `calls_left`: how many calls may still be made; one beyond them leaves no item."""
         self.turns.append(turn)
-        self.pending = Nothing()
-        self.translation = replace(self.translation, are_calls_spent=are_calls_spent)
+        self.awaited, self.is_turn_over, self.tokens_said = [], False, 0
+        self.translation = replace(self.translation, calls_left=calls_left)
         self._parser.begin_turn()
 
     def read(self, token: int, logprob: TokenLogprob | None = None) -> list[StreamEvent]:
@@ -140,9 +162,7 @@ class TurnReader:
         if logprob is not None:
             self._logprobs.append((token, logprob))
         was_reasoning = turn.is_reasoning
-        events: list[StreamEvent] = []
-        for segment in self._parser.feed(token):
-            events += self._take(segment)
+        events = self._take_all(self._parser.feed(token))
         turn.reasoning += was_reasoning
         return events
 
@@ -166,20 +186,22 @@ class TurnReader:
 
     def end(self) -> list[StreamEvent]:
         """Ends the turn; returns the events that close what the model left open."""
-        events: list[StreamEvent] = []
-        for segment in self._parser.end():
-            events += self._take(segment)
-        return events
+        return self._take_all(self._parser.end())
 
     def advance(self, segment: CallApproved | ToolReturned) -> list[StreamEvent]:
         """Takes a segment that does not come from the model; returns its events."""
-        events = self._step(segment)
-        running = self.translation.open_item
-        self.pending = CallTool(running) if isinstance(running, RunningCall) else Nothing()
+        return self._step(segment)
+
+    def _take_all(self, segments: Iterable[HarmonySegment]) -> list[StreamEvent]:
+        events: list[StreamEvent] = []
+        for segment in segments:
+            if not self.is_turn_over:
+                events += self._take(segment)
         return events
 
     def take_item(self, item: Compaction) -> None:
         """Takes an item that comes from none of these turns, and whose events are in the log."""
+        self._places.append(self.translation.output_index)
         self.items.append(item)
         self.translation = replace(self.translation, output_index=self.translation.output_index + 1)
 
@@ -188,8 +210,13 @@ class TurnReader:
             case TextContinued(text):
                 self._text.append(text)
                 return self._step(self._with_logprobs(segment))
+            case MessageOpened() if self._anticipates(segment):
+                self.is_turn_over = True
+                return []
             case MessageOpened():
-                self._opened, self._text, self.pending = segment, [], Nothing()
+                self._opened, self._text = segment, []
+                if not (self._goes_on and (segment.is_call or self.translation.running)):
+                    self.awaited = []
                 self.turns[-1].is_reasoning = segment.channel == "analysis"
                 events = self._step(self._with_logprobs(segment))
                 self._open_text = open_text(self.translation)
@@ -200,12 +227,29 @@ class TurnReader:
                 events = self._step(self._with_logprobs(segment))
                 if opened is not None:
                     self._end_message(opened)
-                    self.pending = self._pending_after(opened, item, segment)
+                    self._note_call(opened, item, segment)
                 return events
+
+    @property
+    def _goes_on(self) -> bool:
+        """True if a turn is read to its end, whatever it calls. In a record of an earlier format, it is over
+        with the first call that runs here or needs an approval."""
+        return self.parallel_calls and self.translation.style.record_format > 4
+
+    def _anticipates(self, opened: MessageOpened) -> bool:
+        """Returns True for a message that says what the model cannot know, as its calls have not run yet: an
+        answer, or the words of a tool or of the user."""
+        if opened.is_call or not self.translation.running:
+            return False
+        return opened.is_invented or opened.channel not in ("analysis", "commentary")
 
     def _step(self, segment: Segment) -> list[StreamEvent]:
         self.translation, events = step(self.translation, segment)
-        self.items += [event.item for event in events if isinstance(event, ev.OutputItemDone)]
+        for event in events:
+            if isinstance(event, ev.OutputItemDone):
+                place = bisect(self._places, event.output_index)
+                self._places.insert(place, event.output_index)
+                self.items.insert(place, event.item)
         return events
 
     def _with_logprobs(self, segment: HarmonySegment) -> Segment:
@@ -220,27 +264,37 @@ class TurnReader:
 
     def _end_message(self, opened: MessageOpened) -> None:
         self._opened = None
+        self.tokens_said = self.turns[-1].output
         text = "".join(self._text)
         self.messages.append(
             ChatMessage("assistant", text, opened.channel, opened.recipient, opened.content_type)
         )
 
-    def _pending_after(
+    def _note_call(
         self, opened: MessageOpened, item: OpenItem | None, end: MessageClosed | MessageCut
-    ) -> Pending:
-        """Returns what the model waits for after a message. `item`: the item that the message had open."""
-        running = self.translation.open_item
-        if isinstance(running, RunningCall):
-            return CallTool(running)
+    ) -> None:
+        """Notes what the model waits for after a message, if it was a call. `item`: the item that the message
+        had open."""
+        answer = self._answer_to(opened, item, end)
+        if answer is not None:
+            self.awaited.append(Awaited(answer, opened.channel))
         match item, end:
+            case OpenClientCall(form=form), _ if form.complaint is None:
+                self.is_turn_over = not self.parallel_calls
+            case ((OpenMcpCall() | OpenSpentCall()), MessageClosed()):
+                self.is_turn_over = not self._goes_on
+            case _:
+                pass
+
+    def _answer_to(
+        self, opened: MessageOpened, item: OpenItem | None, end: MessageClosed | MessageCut
+    ) -> CallTool | Report | None:
+        """Returns the answer to a message; None if it needs none, or one of the client."""
+        match item, end:
+            case OpenMcpCall(target), MessageClosed() if not target.needs_approval:
+                return CallTool(self.translation.running[-1])
             case OpenClientCall(target, form), MessageClosed() if form.complaint is not None:
                 return ReportUnreadable(target, form.complaint)
-            case OpenClientCall(form=form), MessageCut() if form.complaint is not None:
-                return Nothing()
-            case OpenClientCall(), _ if not self.parallel_calls:
-                return AskClient()
-            case OpenMcpCall(), MessageClosed():  # not running, so the client has to approve it
-                return AskClient()
             case OpenSpentCall(target), MessageClosed():
                 return ReportSpent(target)
             case OpenReasoning(unknown_recipient=str(recipient)), MessageClosed():
@@ -248,4 +302,4 @@ class TurnReader:
             case OpenReasoning() | OpenMessage(), MessageClosed(is_call=True) if opened.channel != "final":
                 return ReportUnknown("")  # a final message is an answer, however it ends
             case _:
-                return Nothing()
+                return None

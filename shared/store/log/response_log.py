@@ -38,8 +38,8 @@ class NewEntry(msgspec.Struct, frozen=True, gc=False):
     frame: bytes
     tokens: tuple[int, ...] = ()
     token_record: bytes = b""
-    """What the engine reported about the tokens, packed (`worker/response/token_record.py`); without tokens,
-    an item of which the frame shows less (`worker/response/unshown.py`)."""
+    """What the engine reported about the tokens, packed (`worker/response/token_record.py`), or an item of
+    which the frame shows less (`worker/response/unshown.py`)."""
 
 
 @dataclass(frozen=True, slots=True)

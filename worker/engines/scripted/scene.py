@@ -68,7 +68,7 @@ class ScriptedTurn:
 
     analysis: ScriptText | None = None
     commentary: ScriptText | None = None
-    call: ScriptedCall | None = None
+    calls: tuple[ScriptedCall, ...] = ()
     final: ScriptText | None = None
     raw: Raw | None = None
     times: Template = ONCE
@@ -164,13 +164,14 @@ def _values_of(prompt: ParsedPrompt, tool: Tool | None) -> dict[str, str]:
 
 
 def _turn_of(scene: Scene, prompt: ParsedPrompt, values: Values) -> ScriptedTurn:
-    """Returns the turn for the number of results; the last turn also answers any further ones."""
+    """Returns the turn for the number of results; the last turn also answers any further ones. A turn with
+    several calls has as many results."""
     results = prompt.results
     if results and scene.on_error and scene.on_error.pattern.search(results[-1].text[:MATCHED_CHARS_MAX]):
         return scene.on_error.turn
     played = 0
     for turn in scene.turns[:-1]:
-        played += count_in(turn.times.expand(values))
+        played += count_in(turn.times.expand(values)) * max(1, len(turn.calls))
         if len(results) < played:
             return turn
     return scene.turns[-1]

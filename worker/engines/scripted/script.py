@@ -103,7 +103,7 @@ class _TurnTable(_Table, frozen=True):
     analysis: _TextValue | None = None
     commentary: _TextValue | None = None
     final: _TextValue | None = None
-    call: _CallTable | None = None
+    call: _CallTable | Annotated[list[_CallTable], msgspec.Meta(min_length=1)] | None = None
     raw: str | None = None
     times: int | str = "1"
 
@@ -236,7 +236,7 @@ class _SceneReader:
     def read(self) -> Scene:
         scene = self._scene
         turns = tuple(self._numbered_turn(index, table) for index, table in enumerate(scene.turn))
-        if turns[-1].call or (turns[-1].raw and CALL in turns[-1].raw.parts):
+        if turns[-1].calls or (turns[-1].raw and CALL in turns[-1].raw.parts):
             raise ValueError("the last turn calls a tool; add a turn that answers once the result is there")
         error = scene.error or self._file.error
         with _at("`error`"):
@@ -284,12 +284,13 @@ class _SceneReader:
             raise ValueError("a turn ends with `final` or with `call`, not with both")
         if table.raw is None and all(said is None for said in spoken):
             raise ValueError("says nothing; give `analysis`, `commentary`, `call`, `final` or `raw`")
+        calls = table.call if isinstance(table.call, list) else [table.call] if table.call else []
         with _at("`times`"):
             times = self._template(str(table.times))
         return ScriptedTurn(
             analysis=self._text("analysis", table.analysis),
             commentary=self._text("commentary", table.commentary),
-            call=self._call(table.call) if table.call else None,
+            calls=tuple(map(self._call, calls)),
             final=self._text("final", table.final),
             raw=self._raw(table.raw) if table.raw is not None else None,
             times=times,

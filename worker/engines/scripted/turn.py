@@ -35,12 +35,12 @@ def turn_pieces(cue: Cue) -> Pieces:
     said = [("analysis", turn.analysis), ("commentary", turn.commentary), ("final", turn.final)]
     messages = [(channel, text) for channel, text in said if text]
     for index, (channel, text) in enumerate(messages):
-        is_last = index == len(messages) - 1 and turn.call is None
+        is_last = index == len(messages) - 1 and not turn.calls
         yield _header(channel)
         yield from text.pieces(values)
         yield [RETURN if is_last else END]
-    if turn.call:
-        yield from _call(turn.call, cue)
+    for call in turn.calls:
+        yield from _call(call, cue, CALL if call is turn.calls[-1] else END)
 
 
 def _raw(raw: Raw, values: Values) -> Pieces:
@@ -56,13 +56,13 @@ def _raw(raw: Raw, values: Values) -> Pieces:
         yield [RETURN]
 
 
-def _call(call: ScriptedCall, cue: Cue) -> Pieces:
+def _call(call: ScriptedCall, cue: Cue, end: int) -> Pieces:
     recipient = call.tool.expand(cue.values)
     hosted = hosted_tools.by_recipient(recipient)
     channel, content_type = (hosted.channel, hosted.content_type) if hosted else ("commentary", "json")
     yield _header(channel, recipient, content_type)
     yield encode(_call_content(call, cue))
-    yield [CALL]
+    yield [end]
 
 
 @lru_cache(maxsize=256)
