@@ -108,11 +108,13 @@ def make_environment(
 
 def has_webhooks(environment: Mapping[str, str]) -> bool:
     """Returns True if the tenants file registers a webhook. What is wrong with the file, the API reports."""
-    from shared.tenants_file import FileInvalid, read  # whose dependencies may not be installed
-
     path = environment.get("ANTIPHON_API_KEYS")
+    if path is None:
+        return False
+    from shared.tenants_file import FileInvalid, read  # only now: the launcher needs nothing of the roles
+
     try:
-        return path is not None and bool(read(Path(path)).webhooks)
+        return bool(read(Path(path)).webhooks)
     except FileInvalid:
         return False
 
