@@ -104,11 +104,6 @@ class Count:
     ignored_tools: tuple[str, ...] = ()
 
 
-def ignored_header(kinds: Sequence[str]) -> dict[str, str]:
-    """Returns the header that names the types of the tools that were left out, if there are any."""
-    return {"antiphon-ignored-tools": ", ".join(kinds)} if kinds else {}
-
-
 class Acceptance:
     def __init__(
         self,

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from starlette.responses import Response
 from uvicorn.protocols.utils import ClientDisconnected
 
-from api.accept import Created, Recall, ignored_header
+from api.accept import Created, Recall
 from api.errors import NodeEnding, ResponseLost
 from api.held_bodies import HeldBody
 from api.hub import LogGone, LogShorter
+from api.ignored_tools import ignored_header
 from api.read import FROM_THE_START
 from api.services import Services
 from api.socket_messages import error_message, event_messages, headers_message, lane_member

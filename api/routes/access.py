@@ -11,9 +11,9 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from api.accept import ignored_header
 from api.errors import RETRY_AFTER, ClientError, NodeEnding, invalid_value, shorten
 from api.held_bodies import Bodies, BodiesFull, HeldBody
+from api.ignored_tools import ignored_header
 from api.services import Services
 from api.sse import EventStreams
 from api.tenants import Tenants
