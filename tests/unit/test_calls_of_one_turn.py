@@ -175,6 +175,19 @@ def json_of(task: ToolCall | ToolListing) -> str:
     return task.arguments
 
 
+@pytest.mark.parametrize(("known_after", "together"), [(0, 3), (1, 2)])
+async def test_a_server_without_sessions_gets_its_calls_together_once_that_is_known(
+    known_after: int, together: int
+) -> None:
+    class Stateless(Tools):
+        async def keeps_session(self, _lease: Lease, _server_label: str) -> bool:
+            return len(self.asked) - len(self.under_way) < known_after
+
+    made = Stateless()
+    await run(turn(*[call("wiki.ask")] * 3), DONE, tools=[WIKI], made=made)
+    assert max(map(len, made.seen_together)) == together
+
+
 async def test_equal_calls_are_calls_of_their_own() -> None:
     made = Tools()
     response, _ = await run(turn(call("wiki.ask"), call("wiki.ask")), DONE, tools=[WIKI], made=made)

@@ -34,7 +34,8 @@ def waits_for(calls: Sequence[RunningCall], place: int) -> list[int]:
     """Returns the places of the earlier calls that must have ended before the call at `place` is made.
 
     A response has one session with a server, which has to see its calls in the order in which the model
-    made them: except among tools that only read, each may depend on what an earlier one has changed.
+    made them: except among tools that only read, each may depend on what an earlier one has changed. If the
+    server keeps nothing between two calls, none of them waits.
     """
     target = calls[place].target
     return [
