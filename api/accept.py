@@ -32,7 +32,7 @@ from api.tenants import Tenants
 from api.unlisted import read_listings, unlisted_servers
 from shared import ids, lifecycle
 from shared.compaction import DEFAULT_PROMPT
-from shared.events import encode
+from shared.frames import encode
 from shared.lifecycle import begin, fold
 from shared.responses import (
     CompactionRules,

@@ -10,7 +10,7 @@ import msgspec
 
 from api.errors import ClientError
 from shared.compaction import read_compacted
-from shared.events import encode
+from shared.frames import encode
 from shared.input_items import InputItem
 from shared.responses import Compaction, Response, Usage
 from shared.sealing import Seal

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from api.offload import Offload
-from shared.events import decode, encode
+from shared.frames import decode, encode
 from shared.lifecycle import fold, fold_on
 from shared.responses import Response
 from shared.store.keys import ResponseKey

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from shared.containers import with_outputs
-from shared.events import encode
+from shared.frames import encode
 from shared.hosted_tools import AnyHostedToolCall, CodeInterpreterCall, WebSearchCall
 from shared.responses import SEALED_REASONING, Item, Reasoning, Response
 from shared.store.log.archive import ArchivedRecord

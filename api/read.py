@@ -29,7 +29,7 @@ from api.paging import PageRequest, join_list
 from shared import ids
 from shared.compaction import as_shown
 from shared.context_length import TOO_LONG
-from shared.events import encode
+from shared.frames import encode
 from shared.responses import Response, ResponseError
 from shared.sealing import COMPACTION, REASONING, Seal
 from shared.settings import Settings

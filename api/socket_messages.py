@@ -39,7 +39,7 @@ def in_lane(event: bytes, lane: bytes) -> bytes:
 
 
 def event_messages(frames: bytes, lane: bytes, after_first: bytes = b"") -> bytes:
-    """Returns stored frames, as `events.frame` makes them, as one message for each event; a keep-alive that
+    """Returns stored frames, as `frames.frame` makes them, as one message for each event; a keep-alive that
     is no event is left out. `after_first`: a message that comes after the first event.
 
     JSON has no line ends, so an event ends at the first empty line.

@@ -1,13 +1,14 @@
 """Makes the frames of deltas, of which there is one for each token.
 
-Owns the shortcut; what the bytes are is decided by `frame` in `events.py`.
+Owns the shortcut; what the bytes are is decided by `frame` in `frames.py`.
 """
 
 from functools import lru_cache
 
 import msgspec
 
-from shared.events import TextDelta, encode, frame
+from shared.events import TextDelta
+from shared.frames import encode, frame
 
 _MARK = "\x00"
 """Stands for a delta's text where a frame is cut. It is escaped in JSON, and no id has a backslash."""

@@ -12,7 +12,8 @@ from typing import cast
 
 import msgspec
 
-from shared.events import StreamEvent, decode
+from shared.events import StreamEvent
+from shared.frames import decode
 from shared.record_format import RECORD_FORMAT
 from shared.responses import ResponseRequest
 from shared.settings import Settings

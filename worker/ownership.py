@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from shared import lifecycle
-from shared.events import ResponseFailed, StreamEvent, decode, frame
+from shared.events import ResponseFailed, StreamEvent
+from shared.frames import decode, frame
 from shared.ids import new_owner
 from shared.lifecycle import abandon, fold
 from shared.record_format import RECORD_FORMAT_OLDEST

@@ -10,7 +10,7 @@ from api.chat.answer import ChatAnswer, Chunk
 from api.chat.body import ChatForm
 from api.errors import ClientError, refuse
 from shared.context_length import TOO_LONG
-from shared.events import encode
+from shared.frames import encode
 from shared.responses import Logprob, Response, Usage
 
 _DONE = b"data: [DONE]\n\n"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from shared import events as ev
+from shared.frames import data_of, decode
 from shared.lifecycle import IllegalEvent, fold
 from shared.responses import TERMINAL, McpListTools, Response
 from tests.chaos.history import (
@@ -101,7 +102,7 @@ def _log_of(history: CallHistory, store: Store) -> Log | None:
 
 def _response_of(log: Log) -> Response | None:
     try:
-        return fold(ev.decode(frame) for frame in log.frames)
+        return fold(decode(frame) for frame in log.frames)
     except (IllegalEvent, msgspec.DecodeError, IndexError):
         return None
 
@@ -194,7 +195,7 @@ def _check_waits(history: CallHistory, run: Run) -> Findings:
 
 def _check_reported(history: CallHistory, log: Log, strikes: Strikes) -> Findings:
     """Checks that whole responses as reported agree with the log, which another version may have written."""
-    final = sha_of_response(msgspec.json.decode(ev.data_of(log.frames[-1])).get("response", {}))
+    final = sha_of_response(msgspec.json.decode(data_of(log.frames[-1])).get("response", {}))
     shas = (
         {seen.sha for seen in history.seen if isinstance(seen, Reported)} if strikes.is_upgrade else {final}
     )
@@ -216,7 +217,7 @@ def _check_log(log: Log) -> Findings:
     if log.numbers != tuple(range(len(log.numbers))):
         yield "numbers 0…n", f"the log holds {_show(log.numbers)}"
     try:
-        events = [ev.decode(frame) for frame in log.frames]
+        events = [decode(frame) for frame in log.frames]
     except msgspec.DecodeError as error:
         yield "every entry is an event", str(error)
         return

@@ -18,6 +18,7 @@ from api.app import Edge, create_app
 from api.errors import StreamCut
 from api.tenants import OPEN_TENANT, Tenants
 from shared import events, lifecycle
+from shared.frames import decode, frame
 from shared.request_json import decode_request
 from shared.responses import (
     InputTokensDetails,
@@ -79,7 +80,7 @@ class PlayedWorker:
         self, key: ResponseKey, *told: events.StreamEvent, closing: Closing | None = None
     ) -> None:
         tail = self._tails[key]
-        drafts = [NewEntry(events.frame(event, tail + index)) for index, event in enumerate(told)]
+        drafts = [NewEntry(frame(event, tail + index)) for index, event in enumerate(told)]
         await append_through(self._appender, self._leases[key].lease, tail, drafts, closing)
         self._tails[key] = tail + len(drafts)
 
@@ -185,7 +186,7 @@ async def test_create_writes_the_request_the_first_event_the_secrets_and_the_job
         page = await event_log.read(redis, key, -1)
         assert [entry.sequence_number for entry in page.entries] == [0]
         assert b"s3cret" not in page.entries[0].frame
-        created = events.decode(page.entries[0].frame)
+        created = decode(page.entries[0].frame)
         assert isinstance(created, events.ResponseCreated)
         request = await worker.take(key)
         assert created.response == request.response

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from shared import events
+from shared.frames import decode
 from shared.responses import McpTool
 from shared.settings import Settings
 from shared.store.log.event_log import Entry
@@ -21,7 +22,7 @@ THREE_TIMES = "Call python 3 times"
 
 
 def final_of(entries: list[Entry]) -> Any:
-    last = events.decode(entries[-1].frame)
+    last = decode(entries[-1].frame)
     assert isinstance(last, events.ResponseCompleted)
     return last.response
 
@@ -100,4 +101,4 @@ def _as_dict(item: Any) -> dict[str, Any]:
 
 
 def _events(entries: list[Entry]) -> list[events.StreamEvent]:
-    return [events.decode(entry.frame) for entry in entries]
+    return [decode(entry.frame) for entry in entries]

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.events import ResponseFailed, decode
+from shared.events import ResponseFailed
+from shared.frames import decode
 from shared.responses import ResponseRequest
 from shared.settings import Settings
 from shared.store.redis.client import RedisClient

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from shared import lifecycle
-from shared.events import frame
+from shared.frames import frame
 from shared.lifecycle import TerminalEvent
 from shared.responses import (
     FunctionCall,

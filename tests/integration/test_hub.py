@@ -17,7 +17,8 @@ from api.folds import Folds
 from api.hub import Hub, LogShorter
 from api.offload import Offload
 from shared import events as ev
-from shared.events import StreamEvent, decode, frame
+from shared.events import StreamEvent
+from shared.frames import decode, frame
 from shared.lifecycle import fold
 from shared.responses import Message, OutputText
 from shared.settings import Settings

@@ -10,7 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from shared.events import ResponseFailed, decode
+from shared.events import ResponseFailed
+from shared.frames import decode
 from shared.responses import ServerSecrets
 from shared.settings import Settings
 from shared.store import job_queue, keys

@@ -8,7 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.events import ResponseCompleted, ResponseFailed, ResponseIncomplete, decode
+from shared.events import (
+    ResponseCompleted,
+    ResponseFailed,
+    ResponseIncomplete,
+)
+from shared.frames import decode
 from shared.lifecycle import fold
 from shared.responses import McpCall, McpProtocolError, Message, Reasoning, Response, ResponseRequest
 from shared.settings import Settings

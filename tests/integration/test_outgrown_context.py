@@ -8,6 +8,7 @@ import pytest
 
 from shared import events
 from shared.context_length import TOO_LONG
+from shared.frames import decode
 from shared.input_items import InputText
 from shared.responses import McpCall, ResponseRequest
 from shared.settings import Settings
@@ -42,7 +43,7 @@ def after_old_messages(truncation: str) -> ResponseRequest:
 
 
 def decoded(entries: list[Entry]) -> list[events.StreamEvent]:
-    return [events.decode(entry.frame) for entry in entries]
+    return [decode(entry.frame) for entry in entries]
 
 
 async def run(redis: RedisClient, settings: Settings, request: ResponseRequest, words: int) -> list[Entry]:

@@ -3,6 +3,7 @@
 import pytest
 
 from shared import events
+from shared.frames import decode
 from shared.responses import FunctionCall
 from shared.settings import Settings
 from shared.store.redis.client import RedisClient
@@ -31,7 +32,7 @@ async def test_without_parallel_calls_a_turn_ends_with_its_first_call(
     request = make_request("Call both", tools=FUNCTIONS, parallel_tool_calls=is_parallel)
     async with working(redis, settings, TWO_CALLS) as worker:
         entries = await finish(redis, worker, await accept(redis, settings, request))
-    last = events.decode(entries[-1].frame)
+    last = decode(entries[-1].frame)
     assert isinstance(last, events.ResponseCompleted)
     assert [item.name for item in last.response.output if isinstance(item, FunctionCall)] == called
     assert all(item.status == "completed" for item in last.response.output)  # type: ignore[union-attr]

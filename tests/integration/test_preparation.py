@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from shared.events import Error, ResponseFailed, decode
+from shared.events import Error, ResponseFailed
+from shared.frames import decode
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.events import decode
+from shared.frames import decode
 from shared.record_format import RECORD_FORMAT, RECORD_FORMAT_OLDEST
 from shared.settings import Settings
 from shared.store import keys

@@ -4,7 +4,8 @@ from collections import deque
 
 import pytest
 
-from shared.events import ResponseFailed, ResponseInProgress, decode
+from shared.events import ResponseFailed, ResponseInProgress
+from shared.frames import decode
 from shared.responses import Response
 from shared.settings import Settings
 from shared.store import keys

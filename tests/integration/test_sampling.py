@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.events import decode
+from shared.frames import decode
 from shared.responses import ResponseRequest, SamplingOptions
 from shared.settings import Settings
 from shared.store.redis.client import RedisClient

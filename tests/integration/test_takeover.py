@@ -14,7 +14,8 @@ import pytest
 from pydantic import SecretStr
 
 from shared.compaction import DEFAULT_RULES
-from shared.events import ResponseCompleted, ResponseFailed, decode
+from shared.events import ResponseCompleted, ResponseFailed
+from shared.frames import decode
 from shared.responses import (
     SEALED_REASONING,
     HttpError,

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from shared.events import data_of
+from shared.frames import data_of
 from shared.responses import ResponseRequest
 from shared.settings import Settings
 from shared.store import keys

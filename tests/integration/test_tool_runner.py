@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from local.valkey import Valkey
-from shared.events import ResponseFailed, frame
+from shared.events import ResponseFailed
+from shared.frames import frame
 from shared.responses import HttpError, McpProtocolError, ServerSecrets
 from shared.settings import Settings
 from shared.store import job_queue, keys

@@ -19,7 +19,8 @@ from bench.plots import Axis, Line
 from bench.readers import Meter, StreamReader, make_request
 from bench.step import time_steps
 from bench.usage import Usage, parts_of, read_cpu_s
-from shared.events import OutputTextDelta, frame
+from shared.events import OutputTextDelta
+from shared.frames import frame
 from tests.engines import read_chunks
 from worker.engines.protocol import Sampling
 from worker.harmony.tokens import MESSAGE, RETURN, ChatMessage, render, text_of

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from shared import events as ev
+from shared.frames import frame
 from shared.lifecycle import cancel, complete, fail
 from shared.responses import (
     InputTokensDetails,
@@ -131,7 +132,7 @@ def make_events(
 
 
 def make_log(events: Sequence[ev.StreamEvent], call: int = CALL, **fields: Any) -> Log:
-    frames = tuple(ev.frame(event, number) for number, event in enumerate(events))
+    frames = tuple(frame(event, number) for number, event in enumerate(events))
     closed = events[-1].response.status if isinstance(events[-1], ev.LifecycleEvent) else ""
     log = Log(f"resp_0_{call:032d}", tuple(range(len(frames))), frames, closed, is_archived=True)
     return replace(log, **fields)

@@ -19,6 +19,7 @@ from api.chat.stops import StopSearch
 from api.errors import ClientError
 from shared import events as ev
 from shared.client_tools import CustomToolCall
+from shared.frames import frame
 from shared.responses import (
     FunctionCall,
     IncompleteDetails,
@@ -468,7 +469,7 @@ def answers(
     told: list[ev.StreamEvent], ended: Response, form: ChatForm = PLAIN, slice_of: int = 1
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Chunk]]:
     """Returns the whole answer, and what a stream of the same events says."""
-    frames = [ev.frame(event, n) for n, event in enumerate([*told, end_of(ended)])]
+    frames = [frame(event, n) for n, event in enumerate([*told, end_of(ended)])]
     answer, whole, chunks = ChatAnswer(form), WholeChat(), []
     for start in range(0, len(frames), slice_of):
         chunks += answer.read(b"".join(frames[start : start + slice_of]))
@@ -583,7 +584,7 @@ def test_an_incomplete_answer_says_why(
 )
 def test_a_response_without_an_answer_is_an_error(ended: Response, status: int, param: str | None) -> None:
     answer = ChatAnswer(ChatForm())
-    answer.read(ev.frame(ev.ResponseCreated(ended), 0))
+    answer.read(frame(ev.ResponseCreated(ended), 0))
     with pytest.raises(ClientError) as failed:
         WholeChat().encode(answer, ended)
     assert (failed.value.status, failed.value.param) == (status, param)

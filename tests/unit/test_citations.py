@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import events as ev
-from shared.events import StreamEvent, decode, frame
+from shared.events import StreamEvent
+from shared.frames import decode, frame
 from shared.lifecycle import fold
 from shared.responses import Message, Response, UrlCitation
 from shared.web_search import Display, Source

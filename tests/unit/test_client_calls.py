@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 
 from shared import events as ev
 from shared.client_tools import CLIENT_TOOLS, PatchOperation
-from shared.events import StreamEvent, data_of, frame
+from shared.events import StreamEvent
+from shared.frames import data_of, frame
 from shared.lifecycle import abandon, fold
 from shared.responses import Item, ItemStatus, Response
 from worker.asking.routing import ClientTarget

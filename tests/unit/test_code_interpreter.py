@@ -9,7 +9,7 @@ from openai.types.responses import ResponseCodeInterpreterToolCall, ResponseStre
 from pydantic import TypeAdapter
 
 from shared import events as ev
-from shared.events import data_of
+from shared.frames import data_of
 from shared.hosted_tools import CodeInterpreterCall
 from shared.responses import HttpError, ResponseRequest
 from shared.settings import Settings

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from api.compacted import answer_of
 from api.errors import ClientError
 from shared.compaction import Compacted, read_compacted
-from shared.events import encode
+from shared.frames import encode
 from shared.responses import Compaction, ResponseError
 from shared.sealing import COMPACTION, Seal
 from tests.items import items_of

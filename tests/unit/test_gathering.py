@@ -7,7 +7,8 @@ from typing import cast
 
 import pytest
 
-from shared.events import OutputTextDelta, ResponseInProgress, frame
+from shared.events import OutputTextDelta, ResponseInProgress
+from shared.frames import frame
 from shared.store.log.appender import Appender
 from tests.memory import MemoryLog, MemoryWrite, lease_of
 from tests.requests import make_request

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from shared.events import ResponseInProgress, ResponseQueued, frame
+from shared.events import ResponseInProgress, ResponseQueued
+from shared.frames import frame
 from shared.store.keys import ResponseKey
 from shared.store.owning.lease import Acquired, Lease, LeaseLost
 from shared.store.redis.client import RedisClient

@@ -6,7 +6,8 @@ from typing import cast
 
 import pytest
 
-from shared.events import ResponseInProgress, frame
+from shared.events import ResponseInProgress
+from shared.frames import frame
 from shared.record_format import RECORD_FORMAT
 from shared.store.log.appender import Appender
 from shared.store.log.event_log import Entry

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from openai.types import responses as openai_types
 
 from shared import events as ev
-from shared.events import StreamEvent, data_of, decode, frame
+from shared.events import StreamEvent
+from shared.frames import data_of, decode, frame
 from shared.lifecycle import apply, fold, lasting
 from shared.responses import Logprob, Message, OutputText, Response, TopLogprob
 from shared.tool_calls import ToolOutput

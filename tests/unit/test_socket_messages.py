@@ -15,7 +15,8 @@ from api.errors import RETRY_AFTER, ClientError, envelope
 from api.socket_messages import error_message, event_messages, headers_message, lane_member, text_message
 from api.sockets import Latest, Remembered
 from api.sse import keep_alive_line
-from shared.events import OutputTextDelta, data_of, frame
+from shared.events import OutputTextDelta
+from shared.frames import data_of, frame
 from shared.store.keys import ResponseKey
 from shared.store.records.response_store import State, Stored
 

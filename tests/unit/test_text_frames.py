@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from shared import events as ev
 from shared.delta_frames import DeltaFrames
-from shared.events import StreamEvent, TextDelta, frame
+from shared.events import StreamEvent, TextDelta
+from shared.frames import frame
 from shared.responses import Dialect
 from shared.tool_calls import ToolOutput
 from tests.requests import make_request

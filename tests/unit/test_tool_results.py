@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from shared.events import OutputItemAdded, OutputItemDone, frame
+from shared.events import OutputItemAdded, OutputItemDone
+from shared.frames import frame
 from shared.responses import (
     FunctionCall,
     HttpError,

@@ -10,8 +10,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from shared import events as ev
-from shared.events import StreamEvent, decode, frame
-from shared.events import encode as encode_event
+from shared.events import StreamEvent
+from shared.frames import decode, frame
+from shared.frames import encode as encode_event
 from shared.lifecycle import abandon, apply, fold
 from shared.responses import Dialect, McpProtocolError, Reasoning, Response
 from shared.tool_calls import ToolFailure, ToolOutput

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from api.bodies.input_items import read_input
 from shared import events as ev
-from shared.events import data_of
+from shared.frames import data_of
 from shared.hosted_tools import BROWSER, WebSearchCall
 from shared.input_items import InputItem
 from shared.responses import HttpError, ResponseRequest

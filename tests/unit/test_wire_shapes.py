@@ -13,10 +13,8 @@ from shared.events import (
     OutputItemDone,
     OutputTextDelta,
     StreamEvent,
-    data_of,
-    decode,
-    frame,
 )
+from shared.frames import data_of, decode, frame
 from shared.lifecycle import cancel
 from shared.responses import McpProtocolError, McpTool, Message, Response, ResponseError
 from shared.settings import Settings

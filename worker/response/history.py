@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from shared.events import is_queued
+from shared.frames import is_queued
 from shared.request_json import decode_request
 from shared.responses import ResponseRequest, ServerCall
 from shared.store.keys import ResponseKey

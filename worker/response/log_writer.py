@@ -9,7 +9,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from shared.events import StreamEvent, decode, frame
+from shared.events import StreamEvent
+from shared.frames import decode, frame
 from shared.record_format import RECORD_FORMAT
 from shared.store.log.appender import Appender
 from shared.store.log.response_log import Closing, NewEntry, TailLost, Write

@@ -7,7 +7,8 @@ response keeps its bytes if another worker takes it over while the keys are bein
 
 from collections.abc import Callable, Iterable, Mapping
 
-from shared.events import OutputItemDone, decode
+from shared.events import OutputItemDone
+from shared.frames import decode
 from shared.responses import SEALED_REASONING, Compaction, Reasoning, ResponseError
 from shared.sealing import COMPACTION, REASONING, Seal
 from shared.settings import Settings

@@ -7,7 +7,8 @@ surviving owner appends the log's again. The attempt decides when a result is ne
 from collections.abc import Iterable
 from typing import Protocol
 
-from shared.events import OutputItemDone, decode
+from shared.events import OutputItemDone
+from shared.frames import decode
 from shared.hosted_tools import CallItem
 from shared.responses import Item, McpListTools
 from shared.store.owning.lease import Lease

@@ -13,7 +13,8 @@ import msgspec
 from shared import lifecycle
 from shared.approvals import fingerprint
 from shared.compaction import as_shown
-from shared.events import ResponseCreated, decode, encode, frame
+from shared.events import ResponseCreated
+from shared.frames import decode, encode, frame
 from shared.heads import ResponseHead
 from shared.input_items import InputItem
 from shared.lifecycle import TerminalEvent

@@ -10,7 +10,7 @@ from typing import Self
 
 import msgspec
 
-from shared.events import frame
+from shared.frames import frame
 from shared.heads import ResponseHead, name_members
 from shared.lifecycle import begin
 from shared.responses import ResponseRequest, ServerSecrets
