@@ -17,12 +17,14 @@ from openai.types.webhooks import ResponseCancelledWebhookEvent
 
 from api.tenants import Tenants
 from local.ports import find_free
+from local.valkey import Valkey
 from shared.egress import Egress
 from shared.ids import new_owner
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import closing
+from shared.store.log.archiving import archive_log
 from shared.store.records import response_store
 from shared.store.records.admission import NewResponse
 from shared.store.redis.client import RedisClient
@@ -30,8 +32,8 @@ from shared.store.redis.connections import REDIS_AWAY
 from shared.store.webhooks import outbox
 from shared.store.webhooks.outbox import Outbox, OutboxEntry
 from shared.tenants_file import Roster, Webhook
-from tests.edges import serving
-from tests.patience import until
+from tests.edges import NOWHERE, serving
+from tests.patience import PATIENCE_S, until
 from tests.requests import make_request
 from tests.webhook_receiver import SECRET, Arrival, receiving, status, take
 from tests.working import finish, working
@@ -254,6 +256,17 @@ async def test_an_end_is_delivered_once_and_openais_client_accepts_it(
         assert isinstance(event, ResponseCancelledWebhookEvent)
         assert event.data.id == response_id
     assert await outbox.read_dead_letters(redis, "acme") == []
+
+
+async def test_an_end_is_delivered_whatever_has_become_of_its_response(
+    redis: RedisClient, settings: Settings
+) -> None:
+    gone, packed = await end(redis, settings), await end(redis, settings)
+    assert await response_store.delete(redis, ResponseKey("acme", gone)) == "deleted"
+    assert await archive_log(redis, ResponseKey("acme", packed)) == "archived"
+    async with receiving() as receiver, sending(redis, settings, roster_of(receiver.url())):
+        await until_settled(redis)
+        assert sorted(receiver.ids()) == sorted([gone, packed])
 
 
 async def test_what_fails_is_tried_again_until_it_arrives(redis: RedisClient, settings: Settings) -> None:
@@ -497,3 +510,31 @@ def test_the_role_needs_a_tenants_file(
     monkeypatch.delenv("ANTIPHON_API_KEYS", raising=False)
     assert main([]) == 2
     assert "ANTIPHON_API_KEYS" in capsys.readouterr().err
+
+
+def test_the_command_lists_what_was_given_up_and_says_if_redis_is_away(
+    valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tenants.json"
+    path.write_text(json.dumps({"tenants": {"acme": {"webhooks": {"main": HOOK}}}}))
+    monkeypatch.setenv("ANTIPHON_API_KEYS", str(path))
+    monkeypatch.setenv("ANTIPHON_REDIS_URL", valkey.url)
+
+    async def give_up() -> None:
+        settings = Settings()
+        redis = RedisClient.connect(settings.redis_url, timeout_s=PATIENCE_S)
+        await redis.command("FLUSHALL")
+        await end(redis, settings)
+        sender = Outbox(redis, settings, "sender")
+        for claim in await sender.claim(8, 8, {}):
+            await sender.give_up(claim, "no answer")
+        await redis.close()
+
+    asyncio.run(give_up())
+    assert main(["dead-letters"]) == 0
+    assert capsys.readouterr().out.endswith(" response.cancelled: no answer\n")
+    assert main(["dead-letters", "lab"]) == 0
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("ANTIPHON_REDIS_URL", NOWHERE)
+    assert main(["dead-letters"]) == 1
+    assert "webhooks: " in capsys.readouterr().err
