@@ -223,6 +223,29 @@ async def test_a_lease_lost_in_one_call_leaves_no_other_under_way() -> None:
     assert len(made.asked) == 1
 
 
+async def test_a_cancelled_attempt_leaves_none_of_its_calls_under_way() -> None:
+    class Waiting(Tools):
+        async def call(self, _lease: Lease, index: int, task: ToolTask, *, is_repeatable: bool) -> ToolResult:
+            if isinstance(task, ToolListing):
+                return LISTED
+            self.under_way.append(task.server_label)
+            if len(self.under_way) == 2:
+                both.set()
+            try:
+                return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+            finally:
+                self.under_way.remove(task.server_label)
+
+    both, made = asyncio.Event(), Waiting()
+    calls = turn(call("wiki.ask"), call("book.ask"), call("wiki.ask"))
+    running = asyncio.create_task(run(calls, DONE, tools=[WIKI, BOOK], made=made))
+    await both.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert made.under_way == []
+
+
 async def test_no_more_than_sixteen_are_under_way() -> None:
     labels = [f"s{number}" for number in range(40)]
     made = Tools()
