@@ -9,6 +9,7 @@ import pytest
 
 from shared import events as ev
 from shared.lifecycle import abandon, fold
+from shared.record_format import RECORD_FORMAT
 from shared.responses import (
     FunctionCall,
     McpApprovalRequest,
@@ -31,8 +32,10 @@ from shared.tool_calls import (
 from tests.items import items_of
 from tests.memory import MemoryLog, MemoryTools, attempt
 from tests.requests import make_request
+from worker.asking.conversation import build_conversation
+from worker.asking.offer import make_offer
 from worker.asking.routing import McpTarget
-from worker.harmony.tokens import CHANNEL, END, MESSAGE, START, encode
+from worker.harmony.tokens import CHANNEL, END, MESSAGE, START, decode, encode, render
 from worker.response.hopeless import Hopeless
 from worker.response.translator import Translation
 from worker.response.turn_reader import TurnReader
@@ -390,6 +393,19 @@ async def test_an_answer_before_the_results_is_not_read(rest: str) -> None:
     assert [m["role"] for m in said_by_model] == ["assistant", "tool", "assistant"]
 
 
+async def test_nothing_is_answered_before_a_refusal_is_read_or_an_approval_given() -> None:
+    early = said("It is 42.")
+    first = turn(call("wiki.ask"), call("wiki.ask"), said("Hm.", "analysis"), early, end="<|return|>")
+    response, _ = await run(first, DONE, DONE, tools=[WIKI], max_tool_calls=1)
+    assert kinds_of(response) == ["mcp_call", "reasoning", "message"]
+    spent = turn(call("wiki.ask"), said("Hm.", "analysis"), end="<|return|>")
+    response, _ = await run(turn(call("wiki.ask")), spent, DONE, tools=[WIKI], max_tool_calls=1)
+    assert kinds_of(response) == ["mcp_call", "reasoning", "message"]
+    asking = turn(call("wiki.ask"), early, end="<|return|>")
+    response, _ = await run(asking, DONE, tools=[server("wiki", "always")])
+    assert kinds_of(response) == ["mcp_approval_request"]
+
+
 def test_a_result_that_the_model_makes_up_is_not_read() -> None:
     reader = TurnReader(Translation("resp_1", {"wiki.ask": McpTarget("wiki.ask", "wiki", "ask")}))
     reader.begin_turn(Turn(0))
@@ -419,6 +435,9 @@ ENDINGS = {
     "a return": turn(call("wiki.ask"), call("python", "1+1"), end="<|end|><|return|>"),
     "an answer": turn(call("wiki.ask"), call("python", "1"), said("It is 42."), end="<|return|>"),
     "a refused call": turn(call("python", "1+1"), call("wiki.ask")),
+    "a refused call and an answer": turn(
+        call("python", "1"), call("wiki.ask"), said("So."), end="<|return|>"
+    ),
     "a call for the client": turn(call("python", "1+1"), call("functions.get_weather"), call("wiki.ask")),
     "an unknown tool": turn(call("wiki.ask"), call("nowhere.x"), end="<|end|><|return|>"),
 }
@@ -430,7 +449,7 @@ ENDINGS = {
 async def test_every_prefix_of_a_log_is_continued_to_the_same_bytes(
     ending: str, is_down: bool, tool: Any
 ) -> None:
-    limit = 1 if ending == "a refused call" else None
+    limit = 1 if ending.startswith("a refused call") else None
     request = with_messages(make_request(tools=[WIKI, tool, WEATHER], max_tool_calls=limit))
     text = script(ENDINGS[ending], turn(call("python", "2+2")), DONE)
     failing = ("code_interpreter",) if is_down else ()
@@ -452,3 +471,22 @@ async def test_a_record_of_an_earlier_format_makes_the_first_call_alone() -> Non
     log = await attempt(request, script=script(calls, DONE), tools=made, record_format=4)
     assert [task.server_label for task in made.asked] == ["wiki"]
     assert kinds_of(final_of(log)) == ["mcp_call", "message"]
+
+
+@pytest.mark.parametrize(("record_format", "between"), [(RECORD_FORMAT, "<|end|>"), (4, "<|call|>")])
+def test_calls_of_one_turn_are_read_again_as_the_model_wrote_them(record_format: int, between: str) -> None:
+    calls = [
+        {"type": "function_call", "call_id": id_, "name": "get_weather", "arguments": f'{{"of": "{id_}"}}'}
+        for id_ in ("a", "b")
+    ]
+    outputs = [{"type": "function_call_output", "call_id": id_, "output": f"sun in {id_}"} for id_ in "ab"]
+    request = make_request("Hello", tools=[WEATHER])
+    request = msgspec.structs.replace(request, input=[*request.input, *items_of([*calls, *outputs])])
+    offer = make_offer(request, {})
+    prompt = decode(render(build_conversation(request, offer, record_format=record_format)))
+    header = "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+    answered = "<|start|>functions.get_weather to=assistant<|channel|>commentary<|message|>"
+    assert prompt.endswith(
+        f'<|start|>assistant{header}{{"of": "a"}}{between}<|start|>assistant{header}{{"of": "b"}}<|call|>'
+        f"{answered}sun in a<|end|>{answered}sun in b<|end|><|start|>assistant"
+    )

@@ -153,7 +153,7 @@ class Attempt:
             awaited, is_over = self.reader.awaited, is_cut or self._awaits_client
             if is_over:  # the calls that are written are made all the same
                 awaited = [each for each in awaited if isinstance(each.answer, CallTool)]
-            if self.reader.translation.running:  # the model goes on after the results
+            if self.reader.translation.running or self.reader.is_turn_over:  # it goes on after the results
                 del generated[self.reader.tokens_said :]
             answer = await self._answer(awaited)
             if is_cut:

@@ -124,6 +124,8 @@ class TurnReader:
     """No more of this turn is read, even if the model would continue."""
     tokens_said: int = 0
     """The number of the turn's tokens up to the end of its last message."""
+    _waits: bool = False
+    """The turn has a call whose result, refusal or approval the model cannot know before its end."""
     _places: list[int] = field(default_factory=list)
     """The output_index of each of the items."""
     _parser: SegmentParser = field(default_factory=SegmentParser)
@@ -151,7 +153,7 @@ class TurnReader:
     def begin_turn(self, turn: Turn, *, calls_left: int = sys.maxsize) -> None:
         """Begins a turn. `calls_left`: how many calls may still be made; one beyond them leaves no item."""
         self.turns.append(turn)
-        self.awaited, self.is_turn_over, self.tokens_said = [], False, 0
+        self.awaited, self.is_turn_over, self._waits, self.tokens_said = [], False, False, 0
         self.translation = replace(self.translation, calls_left=calls_left)
         self._parser.begin_turn()
 
@@ -215,7 +217,7 @@ class TurnReader:
                 return []
             case MessageOpened():
                 self._opened, self._text = segment, []
-                if not (self._goes_on and (segment.is_call or self.translation.running)):
+                if not (self._goes_on and (segment.is_call or self._waits)):
                     self.awaited = []
                 self.turns[-1].is_reasoning = segment.channel == "analysis"
                 events = self._step(self._with_logprobs(segment))
@@ -239,7 +241,7 @@ class TurnReader:
     def _anticipates(self, opened: MessageOpened) -> bool:
         """Returns True for a message that says what the model cannot know, as its calls have not run yet: an
         answer, or the words of a tool or of the user."""
-        if opened.is_call or not self.translation.running:
+        if opened.is_call or not self._waits:
             return False
         return opened.is_invented or opened.channel not in ("analysis", "commentary")
 
@@ -282,7 +284,7 @@ class TurnReader:
             case OpenClientCall(form=form), _ if form.complaint is None:
                 self.is_turn_over = not self.parallel_calls
             case ((OpenMcpCall() | OpenSpentCall()), MessageClosed()):
-                self.is_turn_over = not self._goes_on
+                self._waits, self.is_turn_over = True, not self._goes_on
             case _:
                 pass
 
