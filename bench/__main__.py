@@ -23,6 +23,7 @@ from bench import (
     memory,
     node_killed,
     page,
+    queue,
     relay,
     replay,
     step,
@@ -42,6 +43,7 @@ MEASUREMENTS: Mapping[str, Callable[[Scale], Awaitable[Result]]] = {
     "growth": growth.measure,
     "replay": replay.measure,
     "background": first_token.measure_background,
+    "queue": queue.measure,
 }
 MORE = ("doorbell", "memory", "stuck-reader", "node-killed", "takeover")
 """Left out of the quick form."""

@@ -24,6 +24,8 @@ class Scale:
     """Tokens that each sequence has open when steps of an engine are measured."""
     steps: int
     """Steps, measured without Redis, and writes, measured with it; at least."""
+    waiting: tuple[int, ...]
+    """Responses that wait in the queue while others are accepted and taken."""
     requests: int
     """Requests of each kind that wait for their first token."""
 
@@ -39,6 +41,7 @@ FULL = Scale(
     stored=(1_000, 20_000),
     open_tokens=(0, 1_000, 4_000),
     steps=100,
+    waiting=(10, 1_000, 100_000),
     requests=200,
 )
 QUICK = Scale(
@@ -52,5 +55,6 @@ QUICK = Scale(
     stored=(50, 500),
     open_tokens=(0, 1_000),
     steps=20,
+    waiting=(10, 1_000),
     requests=20,
 )

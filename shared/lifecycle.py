@@ -33,6 +33,7 @@ from shared.responses import (
     ResponseStatus,
     Usage,
 )
+from shared.service_tiers import served_tier
 
 TRANSITIONS: dict[ResponseStatus, frozenset[ResponseStatus]] = {
     "queued": frozenset({"queued", "in_progress", "failed", "cancelled"}),
@@ -283,12 +284,9 @@ def _without_unread(item: Item) -> Item:
 TerminalEvent = ev.ResponseCompleted | ev.ResponseIncomplete | ev.ResponseFailed
 
 
-_TIER = "default"
-"""The tier that serves every response, whatever the request asks for."""
-
-
 def _end(response: Response, status: ResponseStatus, **changes: Any) -> Response:
-    return msgspec.structs.replace(response, status=status, service_tier=_TIER, **changes)
+    tier = served_tier(response.service_tier)
+    return msgspec.structs.replace(response, status=status, service_tier=tier, **changes)
 
 
 def complete(response: Response, usage: Usage, completed_at_s: int) -> ev.ResponseCompleted:

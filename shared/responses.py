@@ -295,7 +295,8 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: Any = None
     safety_identifier: str | None = None
     service_tier: str = "default"
-    """While the response is open, the tier requested; then the tier that served it, of which there is one."""
+    """While the response is open, the tier requested; then the one that served it
+    (`service_tiers.py`)."""
     store: bool = True
     temperature: float = 1.0
     presence_penalty: float = 0.0

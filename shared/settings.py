@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     they are archived. What is echoed counts once for each copy."""
     tenant_listed_max: int = Field(100_000, gt=0)
     """Responses of one tenant that a list has: the newest, by each filter."""
+    tenant_weight: float = Field(1.0, ge=0.01, le=100)
+    """How many turns a tenant has in the queue for one of a tenant with the weight 1, while both wait."""
     tenant_requests_per_minute_max: int = Field(0, ge=0)
     """Create calls of one tenant; 0: as many as it likes. A minute's worth may come at once, and what counts
     wears off evenly. The same for tokens."""
@@ -189,6 +191,8 @@ class Settings(BaseSettings):
     # Worker
     responses_in_flight_max: int = Field(512, gt=0)
     """Responses and token counts that one worker handles at a time."""
+    tenant_worker_share_max: float = Field(0.5, gt=0, le=1)
+    """The part of `responses_in_flight_max` that one tenant may have while others wait."""
     records_bytes_max: int = Field(64 * 2**20, gt=0)
     """The records of 64 KiB or more among those (`shared/store/job_queue.py`), as JSON; one that exceeds the
     limit is taken if there is no other. In memory they take about seven times as much."""

@@ -51,6 +51,7 @@ class TenantLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes_max: Annotated[int, msgspec.Meta(gt=0)] | None = None
     requests_per_minute_max: Annotated[int, msgspec.Meta(ge=0)] | None = None
     tokens_per_minute_max: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    weight: Annotated[float, msgspec.Meta(ge=0.01, le=100)] | None = None
 
     def over(self, settings: Settings) -> Settings:
         """Returns the settings with these limits in place of theirs."""
@@ -61,7 +62,7 @@ class TenantLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Returns these limits, completed with the defaults."""
         return msgspec.structs.replace(defaults, **self._given())
 
-    def _given(self) -> dict[str, int]:
+    def _given(self) -> dict[str, float]:
         return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
 
 

@@ -6,6 +6,7 @@ Owns the number in flight and what the outcome of an attempt means. An attempt i
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -54,6 +55,8 @@ class Ownership:
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
         self._leases: dict[ResponseKey, set[Lease]] = {}
         """Those of the tasks; two of one response if an attempt that lost its lease has not ended yet."""
+        self._held: Counter[str] = Counter()
+        """How many of the tasks each tenant has."""
         self.large_bytes = 0
         """Total size of the large records among the responses owned."""
         self._tokens: dict[ResponseKey, int] = {}
@@ -84,7 +87,7 @@ class Ownership:
         return await asyncio.shield(claiming)
 
     async def _claim(self, room: Room) -> Taken:
-        claimed = await self._claimant.claim(room)
+        claimed = await self._claimant.claim(room, self._held)
         for acquired in claimed.begun:
             key, token = acquired.lease.key, acquired.lease.fencing_token
             if token > self._tokens.get(key, 0):
@@ -126,6 +129,7 @@ class Ownership:
         self._tokens[held.key] = held.fencing_token
         task = self._tasks[held] = asyncio.create_task(self._own(acquired), name=str(held.key))
         self._leases.setdefault(held.key, set()).add(held)
+        self._held[held.key.tenant] += 1
         large_bytes = bytes_of_large(acquired.record_bytes)
         self.large_bytes += large_bytes
         task.add_done_callback(lambda _: self._forget(held, large_bytes))
@@ -147,6 +151,9 @@ class Ownership:
 
     def _forget(self, held: Lease, large_bytes: int) -> None:
         del self._tasks[held]
+        self._held[held.key.tenant] -= 1
+        if not self._held[held.key.tenant]:
+            del self._held[held.key.tenant]
         self.large_bytes -= large_bytes
         leases = self._leases[held.key]
         leases.remove(held)

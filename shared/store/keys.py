@@ -224,6 +224,41 @@ def doorbell(queue: str) -> str:
     return f"{queue}:doorbell"
 
 
+def flow(tenant: str, tier: str) -> str:
+    """What one tenant sends in one tier: its name within a queue's keys. `tier`: `count` for token counts."""
+    return f"{tenant}/{tier}"
+
+
+def waiting(queue: str, flow: str) -> str:
+    """List: the waiting jobs of a flow, by arrival. `queue.lua` makes this name and the next five."""
+    return f"{queue}:waiting:{flow}"
+
+
+def turns(queue: str) -> str:
+    """Sorted set: flows with waiting jobs, by when each has its next turn."""
+    return f"{queue}:turns"
+
+
+def costs(queue: str) -> str:
+    """Hash: what a turn of each of these flows costs; in the field '', when the last turn was."""
+    return f"{queue}:costs"
+
+
+def flows(queue: str) -> str:
+    """Hash: the flow of each job that waits in one."""
+    return f"{queue}:flows"
+
+
+def front(queue: str) -> str:
+    """Sorted set: jobs that are taken before all turns, and those that are locked."""
+    return f"{queue}:front"
+
+
+def large(queue: str) -> str:
+    """Sorted set: jobs that have had their turn and wait for a taker with room for their bytes."""
+    return f"{queue}:large"
+
+
 def job(job_id: str) -> str:
     """arq's key for a queued job; arq fixes the prefix."""
     return f"arq:job:{job_id}"

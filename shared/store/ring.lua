@@ -1,4 +1,4 @@
--- Queues an open response again whose lease has lapsed; forgets one that needs no owner.
+-- Queues an open response again whose lease has lapsed, before all turns; forgets one that needs no owner.
 -- If its job is still queued, only the doorbell is rung again, since its token may have been lost.
 -- USES redis/clock queue
 -- KEYS state log tools secrets active queue doorbell open
@@ -19,13 +19,12 @@ end
 for _, key in ipairs({state, log, tools, secrets, active, open}) do redis.call('PEXPIRE', key, live_ttl_ms) end
 redis.call('ZADD', active, now + ring_again_ms, member)
 if redis.call('ZSCORE', queue, fields[3]) then
-  redis.call('PEXPIRE', 'arq:job:' .. fields[3], live_ttl_ms)
   redis.call('DEL', 'arq:in-progress:' .. fields[3])  -- left by a worker that was interrupted while taking the job
-  ring(queue, doorbell, live_ttl_ms)
+  keep_waiting(queue, doorbell, fields[3], live_ttl_ms)
   return 'waiting'
 end
 local job_id = member .. ':' .. redis.call('HINCRBY', state, 'rings', 1)
 redis.call('HSET', state, 'job', job_id)
 redis.call('DEL', 'arq:retry:' .. fields[3])  -- left by a worker that died while taking the job
-enqueue(queue, doorbell, 'arq:job:' .. job_id, job_id, job, live_ttl_ms)
+enqueue(queue, doorbell, 'arq:job:' .. job_id, job_id, job, live_ttl_ms, '')
 return 'rung'

@@ -1,7 +1,13 @@
--- Chooses waiting jobs, first come first served, for a taker that has room for some. Several at once, but no more than a
--- fair share, so that a burst does not all go to the first taker.
+-- Chooses waiting jobs for a taker that has room for some (`queue.lua` names the keys). Several at once, but no more than
+-- a fair share, so that a burst does not all go to the first taker. First what is before all turns; then one job of the
+-- flow whose turn is next, which then has its next turn as much later as a turn of it costs; and so on.
+-- A tenant that has as many responses at the taker as it may while others wait is passed over while others wait.
 -- A large job is chosen if its bytes fit beside the taker's other large ones, or if the taker has none, however large it
--- is. Large jobs keep their order among themselves, so that none waits for ever; smaller ones may overtake them.
+-- is. The first that does not fit keeps its place before all other large ones, so that none waits for ever; smaller ones
+-- may overtake it.
+
+local LOOKED_AT = 16  -- how far behind large jobs a smaller one of the same flow is looked for
+local COST = 10000  -- of a flow whose cost is lost; that of the default tier (`shared/service_tiers.py`)
 
 -- Returns the bytes that a job makes its taker hold, if it is large: its own and those of its response's record.
 local function weigh(job_id, room)
@@ -12,29 +18,147 @@ local function weigh(job_id, room)
   return bytes >= room.large_bytes and bytes or 0
 end
 
+-- Returns what is before all turns and not locked, and the number of locked jobs.
+local function look_at_front(queue, scan_max)
+  local front, locked = {}, 0
+  for _, job_id in ipairs(redis.call('ZRANGE', queue .. ':front', 0, scan_max - 1)) do
+    if not redis.call('ZSCORE', queue, job_id) then
+      redis.call('ZREM', queue .. ':front', job_id)
+    elseif redis.call('EXISTS', 'arq:in-progress:' .. job_id) == 1 then
+      locked = locked + 1
+    else
+      front[#front + 1] = job_id
+    end
+  end
+  return front, locked
+end
+
+-- A flow without jobs vanishes; so does all memory of turns once nothing waits.
+local function forget_flow(queue, flow)
+  redis.call('ZREM', queue .. ':turns', flow)
+  redis.call('HDEL', queue .. ':costs', flow)
+  if redis.call('EXISTS', queue .. ':turns') == 0 then redis.call('DEL', queue .. ':costs', queue .. ':flows') end
+end
+
+local function leave_flow(queue, flow, job_id)
+  redis.call('LREM', queue .. ':waiting:' .. flow, 1, job_id)
+  redis.call('HDEL', queue .. ':flows', job_id)
+  if redis.call('EXISTS', queue .. ':waiting:' .. flow) == 0 then forget_flow(queue, flow) end
+end
+
+-- One of its jobs has had the flow's turn. What a flow that was passed over has missed is not made up for.
+local function end_turn(queue, flow, turn, job_id)
+  local costs = queue .. ':costs'
+  local now = math.max(turn, tonumber(redis.call('HGET', costs, '') or 0))
+  redis.call('HSET', costs, '', now)  -- first, because Redis refuses it if it is out of memory
+  redis.call('ZADD', queue .. ':turns', now + tonumber(redis.call('HGET', costs, flow) or COST), flow)
+  leave_flow(queue, flow, job_id)
+end
+
 -- Returns the jobs as {id, bytes} (0 if it is not large), and 1 if one is left because of its bytes, or else 0.
 local function choose_jobs(queue, takers, now, room)
-  local waiting = {}
-  for _, job_id in ipairs(redis.call('ZRANGE', queue, 0, room.scan_max - 1)) do
-    if redis.call('EXISTS', 'arq:in-progress:' .. job_id) == 0 then waiting[#waiting + 1] = job_id end
+  local front, locked = look_at_front(queue, room.scan_max)
+  local waiting = redis.call('ZCARD', queue) - locked
+  local share = math.ceil(waiting / math.max(1, redis.call('ZCOUNT', takers, now, '+inf')))
+  local limit, looks = math.min(share, room.count_max), room.scan_max
+  local chosen, is_chosen, left_for_bytes, bytes_left = {}, {}, 0, room.bytes_left
+
+  local function is_gone(job_id)
+    return is_chosen[job_id] or not redis.call('ZSCORE', queue, job_id)
+      or redis.call('EXISTS', 'arq:in-progress:' .. job_id) == 1
   end
-  local share = math.ceil(#waiting / math.max(1, redis.call('ZCOUNT', takers, now, '+inf')))
-  local left_for_bytes, bytes_left, chosen = 0, room.bytes_left, {}
-  for _, job_id in ipairs(waiting) do
-    if #chosen == math.min(share, room.count_max) then break end
+
+  local function choose(job_id)
     local bytes = weigh(job_id, room)
     if bytes > 0 and (left_for_bytes == 1 or bytes > bytes_left and bytes_left < room.bytes_max) then
       left_for_bytes = 1
-    else
-      chosen[#chosen + 1] = {job_id, bytes}
-      bytes_left = bytes_left - bytes
+      return false
+    end
+    chosen[#chosen + 1], is_chosen[job_id], bytes_left = {job_id, bytes}, true, bytes_left - bytes
+    return true
+  end
+
+  local function take_large()
+    while true do
+      local job_id = redis.call('ZRANGE', queue .. ':large', 0, 0)[1]
+      if not job_id or not is_gone(job_id) and (#chosen == limit or not choose(job_id)) then return end
+      redis.call('ZREM', queue .. ':large', job_id)
     end
   end
+
+  -- Those that the version before has put into arq's queue alone; what still waits after `ring_again_s` gets to the front.
+  local function take_unplaced()
+    for place = 0, LOOKED_AT - 1 do
+      local job_id = redis.call('ZRANGE', queue, place, place)[1]
+      if #chosen == limit or not job_id or redis.call('HEXISTS', queue .. ':flows', job_id) == 1 then return end
+      if not is_gone(job_id) and not redis.call('ZSCORE', queue .. ':large', job_id) then choose(job_id) end
+    end
+  end
+
+  -- Returns 'next' if the flow has had its turn or has changed, 'pass' if it has nothing for this taker, 'full'.
+  local function take_turn(flow, turn)
+    local place = 0
+    while place < LOOKED_AT and looks > 0 do
+      looks = looks - 1
+      local job_id = redis.call('LINDEX', queue .. ':waiting:' .. flow, place)
+      if not job_id then break end
+      local is_first_left = left_for_bytes == 0
+      if is_gone(job_id) then
+        leave_flow(queue, flow, job_id)
+        if place == 0 then return 'next' end
+      elseif #chosen == limit then
+        return 'full'
+      elseif choose(job_id) then
+        end_turn(queue, flow, turn, job_id)
+        return 'next'
+      elseif is_first_left then
+        redis.call('ZADD', queue .. ':large', 'NX', now, job_id)
+        keep(queue .. ':large', math.max(1, redis.call('PTTL', queue)))
+        end_turn(queue, flow, turn, job_id)
+        return 'next'
+      else
+        place = place + 1
+      end
+    end
+    if redis.call('EXISTS', queue .. ':waiting:' .. flow) == 1 then return 'pass' end
+    forget_flow(queue, flow)
+    return 'next'
+  end
+
+  -- Passes over tenants that have `crowd_max` responses at the taker (0: none); returns true if there was one.
+  local function take_turns(crowd_max)
+    local passed, has_crowd = 0, false
+    while looks > 0 do
+      looks = looks - 1
+      local flow, turn = unpack(redis.call('ZRANGE', queue .. ':turns', passed, passed, 'WITHSCORES'))
+      if not flow then break end
+      local tenant, tier = string.match(flow, '^(.*)/(.-)$')
+      local has, before = tier ~= 'count' and tonumber(room.held[tenant] or 0) or 0, #chosen
+      local is_crowd, outcome = crowd_max > 0 and has >= crowd_max, 'pass'
+      -- For what is `flex` nobody is passed over.
+      if not (is_crowd or has_crowd and tier == 'flex') then outcome = take_turn(flow, tonumber(turn)) end
+      has_crowd = has_crowd or is_crowd
+      if outcome == 'full' then break end
+      if outcome == 'pass' then passed = passed + 1 end
+      if #chosen > before and tier ~= 'count' then room.held[tenant] = has + 1 end
+    end
+    return has_crowd
+  end
+
+  for _, job_id in ipairs(front) do
+    if #chosen < limit then choose(job_id) end
+  end
+  take_large()
+  take_unplaced()
+  if take_turns(room.crowd_max) and #chosen < limit then take_turns(0) end
   return chosen, left_for_bytes
 end
 
--- Keeps a job from other takers until its handler has returned; returns its place in the queue.
-local function lock_job(queue, job_id, lock_ms)
+-- Keeps a job from other takers until its handler has returned; returns its place in the queue. If nobody handles it, it
+-- is before all turns.
+local function lock_job(queue, job_id, now, lock_ms)
   redis.call('SET', 'arq:in-progress:' .. job_id, 1, 'PX', lock_ms)
+  redis.call('ZADD', queue .. ':front', now + lock_ms, job_id)
+  keep(queue .. ':front', math.max(lock_ms, redis.call('PTTL', queue)))
   return redis.call('ZSCORE', queue, job_id)
 end

@@ -23,6 +23,7 @@ ARGUMENTS = {
     "webhook": "NAME",
     "name": "…",
     "queue": "antiphon:{queue}:…",
+    "flow": "TENANT/TIER",
     "idempotency_key": "KEY",
     "approval_request_id": "KEY",
 }

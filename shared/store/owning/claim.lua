@@ -5,10 +5,12 @@
 -- `granted` names the responses whose leases the last run gave to this owner. If its reply was lost (`has_heard`: '0'),
 -- nobody renews them, and their owner has to acquire them again.
 -- `hush`: exists once the owner takes nothing more.
+-- `crowd_max`: how many responses a tenant may have at the owner while others wait; `tenant responses`: what those have
+-- that could reach it in this run.
 -- USES redis/clock queue taking owning/granting
 -- KEYS queue doorbell takers active granted hush
--- ARGV lock_ms scan_max# bytes_max# large_bytes# state_pattern log_pattern owner lease_ttl_ms# known_format#
---      granted_ttl_ms count_max# bytes_left# rings_on has_heard
+-- ARGV lock_ms# scan_max# bytes_max# large_bytes# state_pattern log_pattern owner lease_ttl_ms# known_format#
+--      granted_ttl_ms crowd_max# count_max# bytes_left# rings_on has_heard (tenant responses)…
 -- -> {is_left_for_bytes, {unheard_member, …}, {job_id, score, bytes, …},
 --     {member, fencing_token, next_sequence_number, deaths, format, request, …}}
 local unheard = {}
@@ -34,16 +36,18 @@ local function claim(job_id, bytes)
   return {member, 1, redis.call('XLEN', string.format(log_pattern, member)), deaths, format, fields[5]}
 end
 
+local held = {}
+for i = REST, #ARGV, 2 do held[ARGV[i]] = tonumber(ARGV[i + 1]) end
 local chosen, left_for_bytes = choose_jobs(queue, takers, now, {
   count_max = count_max, scan_max = scan_max, bytes_max = bytes_max, bytes_left = bytes_left,
-  large_bytes = large_bytes, state_pattern = state_pattern,
+  large_bytes = large_bytes, state_pattern = state_pattern, crowd_max = crowd_max, held = held,
 })
 local taken, begun = {}, {}
 for _, job in ipairs(chosen) do
   local job_id, bytes = unpack(job)
   local own = claim(job_id, bytes)
   local list = own and begun or taken
-  for _, value in ipairs(own or {job_id, lock_job(queue, job_id, lock_ms), bytes}) do list[#list + 1] = value end
+  for _, value in ipairs(own or {job_id, lock_job(queue, job_id, now, lock_ms), bytes}) do list[#list + 1] = value end
 end
 if #begun > 0 then redis.call('PEXPIRE', granted, granted_ttl_ms) end
 after_taking(queue, doorbell, #chosen, left_for_bytes == 1 and rings_on == '1')

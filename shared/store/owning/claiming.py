@@ -4,7 +4,9 @@ Owns the exchange with Redis, and what becomes of a claim whose reply was lost. 
 is claimed, `worker/ownership.py` what is done with it (docs/adr/0034-one-script-claims.md).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from shared.record_format import RECORD_FORMAT
 from shared.settings import Settings
@@ -17,6 +19,7 @@ from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.scripts import BoundScript, LuaScript
 
 _CLAIM = LuaScript("owning/claim")
+NOTHING_HELD: Mapping[str, int] = MappingProxyType({})
 _HUSH_MS = 60_000
 """Longer than a claim can be under way."""
 
@@ -38,19 +41,24 @@ class Claimant:
         self._pipe = redis.open_pipe()
         self._settings = settings
         self._owner = owner
+        self._crowd_max = max(1, int(settings.tenant_worker_share_max * settings.responses_in_flight_max))
+        """How many responses a tenant may have here while others wait."""
         self._has_heard = True
         """The reply to the last claim has arrived."""
         self._rules: tuple[int, ...] = ()
         self._bound: BoundScript
 
-    async def claim(self, room: Room) -> Claimed:
+    async def claim(self, room: Room, held: Mapping[str, int] = NOTHING_HELD) -> Claimed:
         """Claims at once, or as soon as the doorbell rings or `room.wait_s` is over: the script follows the
-        wait in the same write.
+        wait in the same write. `held`: how many responses of each tenant the worker has.
 
         Raises REDIS_AWAY; what was granted nevertheless is among the next claim's `unheard`.
         """
         has_heard, self._has_heard = self._has_heard, False
-        call = self._bind(room)(room.count_max, room.bytes_left, int(room.rings_on), int(has_heard))
+        crowd = [
+            word for pair in held.items() if pair[1] + room.count_max >= self._crowd_max for word in pair
+        ]
+        call = self._bind(room)(room.count_max, room.bytes_left, int(room.rings_on), int(has_heard), *crowd)
         if room.wait_s:
             wait_s = min(room.wait_s, self._pipe.wait_max_s)
             doorbell = keys.doorbell(keys.RESPONSES_QUEUE)
@@ -88,6 +96,7 @@ class Claimant:
                     lease_ttl_ms=int(self._settings.lease_ttl_s * 1000),
                     known_format=RECORD_FORMAT,
                     granted_ttl_ms=int(2 * self._settings.redis_outage_max_s * 1000),
+                    crowd_max=self._crowd_max,
                 ),
             )
         return self._bound

@@ -14,6 +14,7 @@ from shared.frames import frame
 from shared.heads import ResponseHead, name_members
 from shared.lifecycle import begin
 from shared.responses import ResponseRequest, ServerSecrets
+from shared.service_tiers import Tier, served_tier
 from shared.settings import Settings
 from shared.store.keys import ConversationKey, ResponseKey
 
@@ -124,7 +125,7 @@ class NewResponse:
     that it may write, if that has a limit."""
     webhooks: Sequence[str] = ()
     """The names of its tenant's webhooks that deliver its end."""
-
+    tier: Tier = "default"
     head: bytes = b""
     """JSON of what a list shows of it; b"" if it is not stored."""
     members: str = ""
@@ -153,7 +154,10 @@ class NewResponse:
         prompt_bytes = len(record) - len(frames[0]) + len(str(response.instructions or ""))
         tokens = max(1, prompt_bytes // _TOKEN_BYTES) + (response.max_output_tokens or 0)
         head = msgspec.json.encode(ResponseHead.of(response)) if stored else b""
-        return replace(made, tokens=tokens, head=head, members=name_members(response.metadata))
+        members = name_members(response.metadata)
+        return replace(
+            made, tokens=tokens, tier=served_tier(response.service_tier), head=head, members=members
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@
 -- ARGV member response_id job_id job ttl_ms# queue_depth_max# open_max# ring_again_ms#
 --      request store background sealed_secrets body_digest idempotency_ttl_ms# bytes# bytes_max# format place
 --      reader reader_ttl_ms# tokens# requests_per_minute# tokens_per_minute# webhooks channel
---      head members listed_ttl_ms# listed_max# frame…
+--      head members listed_ttl_ms# listed_max# flow turn_cost# frame…
 -- -> {'ok', listeners, requests_left, requests_whole_in_ms, tokens_left, tokens_whole_in_ms} | {'exists'} | {'full', depth} | {'busy', open} | {'heavy', bytes}
 --    | {'known', response_id} | {'conflict'} | {'locked'} | {'moved'}
 --    | {'limited', wait_ms, requests_left, requests_whole_in_ms, tokens_left, tokens_whole_in_ms}
@@ -94,7 +94,7 @@ if body_digest ~= '' then
 end
 redis.call('ZADD', active, now + ring_again_ms, member)
 redis.call('PEXPIRE', active, ttl_ms)
-if job ~= '' then enqueue(queue, doorbell, job_key, job_id, job, ttl_ms) end
+if job ~= '' then enqueue(queue, doorbell, job_key, job_id, job, ttl_ms, flow, turn_cost) end
 local listeners = 0
 if channel ~= '' then
   local header = string.format('0 %d 0\n', #ARGV - REST + 1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from shared.record_format import RECORD_FORMAT
 from shared.request_json import decode_request
 from shared.responses import ResponseRequest
+from shared.service_tiers import turn_cost
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.keys import ConversationKey, ResponseKey
@@ -200,6 +201,8 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
         members=new.members,
         listed_ttl_ms=int(listed_s(key.tenant, settings) * 1000),
         listed_max=settings.tenant_listed_max,
+        flow=keys.flow(key.tenant, new.tier),
+        turn_cost=turn_cost(new.tier, settings.tenant_weight),
     )
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import msgspec
 
 from shared.responses import McpTool, ServerSecrets
+from shared.service_tiers import COUNT, turn_cost
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.records.admission import QueueFull, TenantBusy
@@ -119,6 +120,8 @@ async def _exchange(
             ttl_ms=within_s * 1000,
             queue_depth_max=settings.queue_depth_max,
             bytes_max=settings.tenant_bytes_max,
+            flow=keys.flow(tenant, COUNT),
+            turn_cost=turn_cost("priority", settings.tenant_weight),
         )
     )
     match outcome:

@@ -11,5 +11,5 @@ if (redis.call('HGET', tools, index .. ':claim') or '') ~= lost_claim then retur
 if lost_after_ms > 0 and not is_steady(pulse, now_ms(), lost_after_ms) then return 'moved' end
 redis.call('HDEL', tools, index .. ':claim')
 redis.call('HSET', tools, index .. ':job', job_id)
-enqueue(queue, doorbell, job_key, job_id, job, ttl_ms)
+enqueue(queue, doorbell, job_key, job_id, job, ttl_ms, '')  -- it has had its turn
 return 'queued'

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from shared.service_tiers import TURN_COST
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.keys import ResponseKey
@@ -56,6 +57,8 @@ async def submit(
             ttl_ms=settings.live_ttl_s * 1000,
             job_id=job_id,
             job=job_queue.tool_job(lease.key, call_index),
+            flow=keys.flow(lease.key.tenant, "default"),
+            turn_cost=TURN_COST,
         )
     )
     match reply:
