@@ -104,6 +104,8 @@ local function choose_jobs(queue, takers, now, room)
       if not job_id then break end
       local is_first_left = left_for_bytes == 0
       if is_gone(job_id) then
+        -- A worker of the version before locks a job where it stands.
+        if redis.call('ZSCORE', queue, job_id) then put_to_front(queue, job_id, redis.call('PTTL', queue)) end
         leave_flow(queue, flow, job_id)
         if place == 0 then return 'next' end
       elseif #chosen == limit then

@@ -274,3 +274,16 @@ async def test_the_tier_of_a_request_is_that_of_its_turns(redis: RedisClient, se
         "default",
         "priority",
     ]
+
+
+async def test_what_a_worker_of_the_version_before_has_locked_keeps_a_place(
+    redis: RedisClient, settings: Settings
+) -> None:
+    await add(redis, "a/default", "count/1")
+    await redis.command("SET", "arq:in-progress:count/1", 1, "PX", 60_000)
+    assert await take(redis, 1) == []
+    await add(redis, "a/default", "count/2")
+    assert await take(redis, 1) == ["count/2"]
+    assert await redis.command("ZSCORE", keys.front(RESPONSES_QUEUE), "count/1") is not None
+    await redis.command("DEL", "arq:in-progress:count/1")  # its worker has died
+    assert await take(redis, 1) == ["count/1"]
