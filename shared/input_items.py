@@ -159,6 +159,74 @@ class InputCompaction(_InputItem, frozen=True, kw_only=True, tag="compaction"):
     """The same: the container of the last code that it stands for."""
 
 
+# --- calls of tools that only other services have ---------------------------------------------------
+
+
+class CallElsewhere(_InputItem, frozen=True, kw_only=True):
+    """A call, or the answer to one, of a tool that no model is offered here: the base of these types. They
+    come with a session that began elsewhere."""
+
+
+class FoundText(msgspec.Struct, frozen=True):
+    filename: Text = UNSET
+    text: Text = UNSET
+    file_id: Text = UNSET
+    score: float | None | UnsetType = UNSET
+    attributes: Any = UNSET
+
+
+class FileSearchCall(CallElsewhere, frozen=True, kw_only=True, tag="file_search_call"):
+    queries: list[str]
+    results: list[FoundText] | None | UnsetType = UNSET
+
+
+class ImageGenerationCall(CallElsewhere, frozen=True, kw_only=True, tag="image_generation_call"):
+    result: Text = UNSET
+    revised_prompt: Text = UNSET
+    error: dict[str, Any] | None | UnsetType = UNSET
+    action: Text = UNSET
+    background: Text = UNSET
+    output_format: Text = UNSET
+    quality: Text = UNSET
+    size: Text = UNSET
+    svg_usage: Any = UNSET
+
+
+class ComputerCall(CallElsewhere, frozen=True, kw_only=True, tag="computer_call"):
+    call_id: str
+    action: dict[str, Any] | None | UnsetType = UNSET
+    actions: list[dict[str, Any]] | None | UnsetType = UNSET
+    pending_safety_checks: Any = UNSET
+
+
+class ComputerCallOutput(CallElsewhere, frozen=True, kw_only=True, tag="computer_call_output"):
+    call_id: str
+    output: dict[str, Any]
+    acknowledged_safety_checks: Any = UNSET
+
+
+class ToolSearchCall(CallElsewhere, frozen=True, kw_only=True, tag="tool_search_call"):
+    arguments: Any
+    call_id: Text = UNSET
+    execution: Text = UNSET
+
+
+class ToolSearchOutput(CallElsewhere, frozen=True, kw_only=True, tag="tool_search_output"):
+    tools: list[dict[str, Any]]
+    call_id: Text = UNSET
+    execution: Text = UNSET
+
+
+AnyCallElsewhere = (
+    FileSearchCall
+    | ImageGenerationCall
+    | ComputerCall
+    | ComputerCallOutput
+    | ToolSearchCall
+    | ToolSearchOutput
+)
+"""The closed union of the subclasses of CallElsewhere."""
+
 InputItem = (
     InputMessage
     | InputReasoning
@@ -169,6 +237,7 @@ InputItem = (
     | AnyClientAnswer
     | CustomToolCallOutput
     | AnyHostedToolCall
+    | AnyCallElsewhere
     | InputMcpListTools
     | InputMcpApprovalRequest
     | McpApprovalResponse

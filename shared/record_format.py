@@ -26,6 +26,7 @@ would make other events, or could not read the record at all:
    A search in a page that fails names the page if it is known, and otherwise has no address.
 5  Prompts: what became of each item of a history is told, whatever its status says and its client left out.
    A context may be compacted: items of that type, and their events.
+   A history may have calls of tools that only other services have.
    `input_messages` shows `# Response Formats` where the model reads it.
    A turn is read to its end, whatever it calls, and all its calls are made; approved calls are made together.
    Prompts: an earlier call that another one follows ends as the model ends it, with `<|end|>`.

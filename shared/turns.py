@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from shared.client_tools import ClientCall
 from shared.hosted_tools import HostedToolCall
 from shared.input_items import (
+    CallElsewhere,
     EarlierText,
     InputCompaction,
     InputFile,
@@ -30,6 +31,7 @@ _CALLS = (
     InputMcpCall,
     InputMcpApprovalRequest,
     HostedToolCall,
+    CallElsewhere,
 )
 
 

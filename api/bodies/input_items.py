@@ -46,10 +46,15 @@ from shared.client_tools import (
 from shared.hosted_tools import AnyHostedToolCall, WebSearchCall
 from shared.ids import item_id
 from shared.input_items import (
+    AnyCallElsewhere,
     AskedItem,
+    ComputerCall,
+    ComputerCallOutput,
     CustomToolCallOutput,
     EarlierText,
+    FileSearchCall,
     FunctionCallOutput,
+    ImageGenerationCall,
     InputCompaction,
     InputFile,
     InputFunctionCall,
@@ -64,6 +69,8 @@ from shared.input_items import (
     McpApprovalResponse,
     MessagePart,
     Refusal,
+    ToolSearchCall,
+    ToolSearchOutput,
 )
 from shared.sealing import is_sealed_here
 from shared.text_files import UnreadableFile, text_of_file
@@ -82,11 +89,22 @@ _PREFIXES: Mapping[type[AskedItem], str] = {
     ShellCallOutput: "sho",
     LocalShellCallOutput: "lsho",
     ApplyPatchCallOutput: "apco",
+    FileSearchCall: "fs",
+    ImageGenerationCall: "ig",
+    ComputerCall: "cu",
+    ComputerCallOutput: "cuo",
+    ToolSearchCall: "tsc",
+    ToolSearchOutput: "tso",
     **{kind: kind.prefix for kind in get_args(AnyHostedToolCall)},
     **{kind: kind.prefix for kind in get_args(AnyClientCall)},
 }
 """The prefix of the id that an item is given here."""
-_FREE_IDS = (CustomToolCallOutput, McpApprovalResponse, *get_args(AnyClientAnswer))
+_FREE_IDS = (
+    CustomToolCallOutput,
+    McpApprovalResponse,
+    *get_args(AnyClientAnswer),
+    *get_args(AnyCallElsewhere),
+)
 """Items whose ids may have any prefix, as in the public API; all others must have their own."""
 _REQUIRED_PREFIXES: Mapping[type[AskedItem], str] = {
     **{kind: prefix for kind, prefix in _PREFIXES.items() if kind not in _FREE_IDS},

@@ -202,6 +202,35 @@ class _WebSearchCall(msgspec.Struct):
     action: _Search | _OpenPage | _FindInPage | _Find | UnsetType = UNSET
 
 
+class _FileSearchMembers(msgspec.Struct):
+    status: _Called | Literal["searching"] | None | UnsetType = UNSET
+
+
+class _ImageGenerationMembers(msgspec.Struct):
+    status: _Called | Literal["generating"] | None | UnsetType = UNSET
+
+
+class _Gesture(msgspec.Struct):
+    type: Literal["click", "double_click", "drag", "keypress", "move", "screenshot", "scroll", "type", "wait"]
+
+
+class _ComputerMembers(_Statement):
+    action: _Gesture | None | UnsetType = UNSET
+    actions: list[_Gesture] | None | UnsetType = UNSET
+
+
+class _Screenshot(msgspec.Struct):
+    type: Literal["computer_screenshot"]
+
+
+class _ScreenshotMembers(_Statement):
+    output: _Screenshot | UnsetType = UNSET
+
+
+class _ToolSearchMembers(_Statement):
+    execution: Literal["server", "client"] | None | UnsetType = UNSET
+
+
 _MEMBERS: Mapping[str, type[msgspec.Struct]] = {
     "message": _Message,
     "reasoning": _Statement,
@@ -221,6 +250,12 @@ _MEMBERS: Mapping[str, type[msgspec.Struct]] = {
     "mcp_call": _McpCall,
     "code_interpreter_call": _CodeInterpreterCall,
     "web_search_call": _WebSearchCall,
+    "file_search_call": _FileSearchMembers,
+    "image_generation_call": _ImageGenerationMembers,
+    "computer_call": _ComputerMembers,
+    "computer_call_output": _ScreenshotMembers,
+    "tool_search_call": _ToolSearchMembers,
+    "tool_search_output": _ToolSearchMembers,
 }
 """The type of an item -> those of its members that have values on a list, or a shape that records leave
 open."""

@@ -49,6 +49,36 @@ def test_plain_text_in_and_out(client: OpenAI) -> None:
     assert response.usage.input_tokens_details.cached_tokens == 0
 
 
+def test_a_session_that_began_elsewhere_goes_on(client: OpenAI) -> None:
+    """Its items of tools that do not exist here are told to the model, and listed as they were sent."""
+    image: Any = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "aGk="}
+    found = [{"filename": "a.md", "text": "Ospreys.", "file_id": "file_1", "score": 0.5, "attributes": None}]
+    search: Any = {
+        "type": "file_search_call",
+        "id": "fs_1",
+        "status": "completed",
+        "queries": ["birds"],
+        "results": found,
+    }
+    history: Any = [
+        {"role": "user", "content": "Look."},
+        search,
+        image,
+        {"role": "user", "content": "Hello!"},
+    ]
+    response = client.responses.create(
+        model="default", input=history, extra_body={"enable_response_messages": True}
+    )
+    assert response.status == "completed"
+    read: Any = (response.model_extra or {})["input_messages"]
+    texts = [part["text"] for message in read for part in message["content"] if "text" in part]
+    assert '{"queries": ["birds"]}' in texts
+    assert "a.md:\nOspreys." in texts
+    listed = client.responses.input_items.list(response.id, order="asc").data
+    sent = [item.model_dump(exclude_unset=True) for item in listed]
+    assert sent[:2] == [search, image]
+
+
 def test_the_clients_own_pages_list_the_responses(client: OpenAI) -> None:
     """The client has no method for it; its pages and types fit."""
     made = [

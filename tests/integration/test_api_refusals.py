@@ -68,14 +68,8 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     *[
         (with_input({"type": kind, "id": "x"}), "input[0].type", INVALID)
         for kind in (
-            "file_search_call",
-            "computer_call",
-            "computer_call_output",
-            "tool_search_call",
-            "tool_search_output",
             "additional_tools",
             "configuration_update",
-            "image_generation_call",
             "program",
             "program_output",
             "no_such_item",

@@ -1,6 +1,7 @@
 """The list of a tenant's responses over a real Valkey: what is in it, its order, and what a page costs."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest_asyncio
 from shared import lifecycle
 from shared.responses import InputTokensDetails, OutputTokensDetails, Response, ResponseError, Usage
 from shared.settings import Settings
-from shared.store import keys
+from shared.store import keys, records
 from shared.store.keys import ResponseKey
 from shared.store.log import closing
 from shared.store.records.listing import Wanted, list_page
@@ -238,3 +239,13 @@ async def cost_of(redis: RedisClient, wanted: Wanted, after: str, *, is_newest_f
 async def commands_run(redis: RedisClient) -> int:
     stats = await redis.command("INFO", "commandstats")
     return sum(int(each["calls"]) for each in stats.values())
+
+
+def test_the_index_is_written_with_a_record_and_never_apart() -> None:
+    """So a failover keeps both or loses both."""
+    store = Path(records.__path__[0]).parent
+    scripts = {path.stem: path.read_text("utf-8") for path in store.rglob("*.lua")}
+    writers = {name for name, text in scripts.items() if re.search(r"\b(?:en|de)list\(", text)}
+    assert writers == {"listed", "create", "close", "delete"}
+    callers = {path.stem for path in store.rglob("*.py") if "keys.listed(" in path.read_text("utf-8")}
+    assert callers == {"response_store", "response_log", "listing"}

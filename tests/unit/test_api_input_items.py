@@ -320,7 +320,7 @@ def test_null_in_a_required_field_is_a_wrong_type_and_not_a_missing_field(
 
 
 def test_a_type_that_is_unknown_is_named_before_those_that_are_known() -> None:
-    for kind in ("tool_search_call", "x" * 5_000):
+    for kind in ("program_output", "x" * 5_000):
         with pytest.raises(ClientError) as refused:
             read_items([{"type": kind}], "items", 10)
         quoted = kind if len(kind) < 200 else kind[:200] + "…"

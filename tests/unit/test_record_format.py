@@ -12,6 +12,12 @@ PINNED_TYPES = """
     apply_patch_call
     apply_patch_call_output
     code_interpreter_call
+    computer_call
+    computer_call_output
+    file_search_call
+    image_generation_call
+    tool_search_call
+    tool_search_output
     compaction
     custom_tool_call
     custom_tool_call_output

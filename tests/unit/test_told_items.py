@@ -69,7 +69,17 @@ def test_every_text_of_an_item_is_read_or_said_to_be_unread(name: str, data: st.
 
 REQUIRED = {
     *("type", "role", "content", "summary", "call_id", "name", "arguments", "output", "input", "action"),
-    *("operation", "id", "server_label", "tools", "approval_request_id", "approve", "container_id", "status"),
+    *(
+        "operation",
+        "queries",
+        "id",
+        "server_label",
+        "tools",
+        "approval_request_id",
+        "approve",
+        "container_id",
+        "status",
+    ),
 }
 
 
@@ -92,7 +102,11 @@ CLOSED = re.compile(r"(?!tools|error\.content).*\b(type|status|role|phase|detail
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_a_value_that_is_on_no_list_is_refused_by_its_place(name: str) -> None:
     item = example(name)
-    closed = [path for path, _ in leaves(item) if CLOSED.fullmatch(spell(path))]
+    closed = [
+        path
+        for path, value in leaves(item)
+        if CLOSED.fullmatch(spell(path)) and not re.fullmatch("T[0-9]+x", str(value))
+    ]
     assert closed
     for path in closed:
         with pytest.raises(ClientError) as refused:

@@ -20,6 +20,7 @@ from shared.approvals import approved_in
 from shared.client_tools import ClientAnswer, ClientCall, CustomToolCall
 from shared.hosted_tools import HostedToolCall
 from shared.input_items import (
+    CallElsewhere,
     CustomToolCallOutput,
     EarlierError,
     EarlierText,
@@ -54,6 +55,7 @@ from shared.tool_calls import describe
 from shared.turns import answers_in
 from worker.asking.arguments import read_written
 from worker.asking.earlier import as_before, items_as_before
+from worker.asking.elsewhere import tell_elsewhere
 from worker.asking.files import read_files
 from worker.asking.joined_calls import FORMAT_OF_JOINED_CALLS, join_calls
 from worker.asking.offer import Offer, recipient_of
@@ -291,6 +293,11 @@ def _render_item(
             call = item.render()
             recipient = hosted_tools.by_item(item).recipient_of(call.function)
             return _call_and_answer(recipient, call.written, call.answer)
+        case CallElsewhere():
+            told = tell_elsewhere(item)
+            recipient = f"{FUNCTIONS}.{told.function}"
+            written = [] if told.written is None else [call_message(recipient, told.written)]
+            return written if told.answer is None else [*written, tool_message(recipient, told.answer)]
         case McpApprovalResponse():
             return _render_refusal(item, refused) if refused is not None else ()
         case InputMcpListTools() | InputMcpApprovalRequest():

@@ -33,9 +33,9 @@ _P = TypeVar("_P")
 
 _FAILED = "[This call failed.]"
 _CUT_OFF = "[This call was not completed.]"
-_UNFINISHED = frozenset({"in_progress", "searching", "interpreting", "calling", "incomplete"})
+_UNFINISHED = frozenset({"in_progress", "searching", "interpreting", "calling", "generating", "incomplete"})
 _CODE_NOT_KEPT = "[What came of this code was not kept with the call.]"
-_SEARCH_NOT_KEPT = "[What was found was not kept with this call.]"
+SEARCH_NOT_KEPT = "[What was found was not kept with this call.]"
 _UNANSWERED = "The user has not said whether this call may be made; it was not made."
 _UNMADE = "The user approved this call, but it was not made."
 _NO_REASON = "no reason was given"
@@ -78,7 +78,8 @@ def _name(part: _P) -> _P | InputFile:
     return msgspec.structs.replace(part, filename=part.file_url or part.file_id or UNSET)
 
 
-def _note_of(status: object) -> str:
+def note_of(status: object) -> str:
+    """Returns what an item's status says, unless that is that all went well."""
     return _FAILED if status == "failed" else _CUT_OFF if status in _UNFINISHED else ""
 
 
@@ -109,7 +110,7 @@ def _answer_of(call: InputMcpCall) -> str:
     texts = [_error_in(call), call.output or ""]
     told = [text for text in texts if text]
     if not told or call.status in _UNFINISHED:
-        told.append(_note_of(call.status))
+        told.append(note_of(call.status))
     return "\n".join(text for text in told if text)
 
 
@@ -135,7 +136,7 @@ def _error_in(call: InputMcpCall) -> str:
 
 def _outputs_of(call: CodeInterpreterCall) -> list[CodeOutput]:
     """Returns what the code put out, and the status where that does not show."""
-    note = _note_of(call.status)
+    note = note_of(call.status)
     if not isinstance(call.outputs, list):
         return [CodeOutput(logs=note or _CODE_NOT_KEPT)]
     is_told = bool(call.outputs) and note != _CUT_OFF
@@ -147,7 +148,7 @@ def _tell_search(item: WebSearchCall) -> WebSearchCall:
     action = item.action or {}
     function, arguments = _call_of(action)
     found = _found_in(action)
-    answer = _note_of(item.status) or _SEARCH_NOT_KEPT
+    answer = note_of(item.status) or SEARCH_NOT_KEPT
     answer += f" Its pages: {', '.join(found)}" if found else ""
     written = json.dumps(arguments, ensure_ascii=False)
     return msgspec.structs.replace(item, name=function, arguments=written, output=answer)
