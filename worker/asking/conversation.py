@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any, assert_never
 
 import msgspec
-from msgspec import UNSET
 
 from shared import client_tools, hosted_tools
 from shared.approvals import approved_in
@@ -22,7 +21,6 @@ from shared.hosted_tools import HostedToolCall
 from shared.input_items import (
     CallElsewhere,
     CustomToolCallOutput,
-    EarlierError,
     EarlierText,
     EarlierThought,
     FunctionCallOutput,
@@ -44,14 +42,9 @@ from shared.input_items import (
 )
 from shared.record_format import RECORD_FORMAT
 from shared.responses import (
-    HttpError,
-    McpError,
-    McpProtocolError,
     McpTool,
-    McpToolExecutionError,
     ResponseRequest,
 )
-from shared.tool_calls import describe
 from shared.turns import answers_in
 from worker.asking.arguments import read_written
 from worker.asking.earlier import as_before, items_as_before
@@ -288,7 +281,7 @@ def _render_item(
             return [tool_message(recipient, item.text)]
         case InputMcpCall():
             recipient = recipient_of(item.server_label, item.name)
-            return _call_and_answer(recipient, _written_in(item), _outcome_of(item))
+            return _call_and_answer(recipient, _written_in(item), item.output or "")
         case HostedToolCall():
             call = item.render()
             recipient = hosted_tools.by_item(item).recipient_of(call.function)
@@ -346,25 +339,6 @@ def _render_refusal(item: McpApprovalResponse, request: InputMcpApprovalRequest)
 
 def _written_in(item: InputMcpCall | InputMcpApprovalRequest) -> str:
     return read_written(item.server_label, item.arguments)
-
-
-def _outcome_of(call: InputMcpCall) -> str:
-    if isinstance(call.error, str):
-        return call.error
-    if isinstance(call.error, EarlierError):
-        return describe(_error_of(call.error))
-    return call.output or ""
-
-
-def _error_of(error: EarlierError) -> McpError:
-    message = str(None if error.message is UNSET else error.message)
-    match error.type:
-        case "mcp_tool_execution_error":
-            return McpToolExecutionError(None if error.content is UNSET else error.content)
-        case "http_error":
-            return HttpError(error.code or 0, message)
-        case _:
-            return McpProtocolError(error.code or 0, message)
 
 
 def _text_of(content: str | Sequence[MessagePart | SummaryText | EarlierThought]) -> str:

@@ -14,7 +14,9 @@ from msgspec import UNSET
 
 from shared import web_search
 from shared.hosted_tools import CodeInterpreterCall, CodeOutput, WebSearchCall
-from shared.input_items import FunctionCallOutput, InputItem
+from shared.input_items import EarlierError, FunctionCallOutput, InputItem, InputMcpCall
+from shared.responses import HttpError, McpError, McpProtocolError, McpToolExecutionError
+from shared.tool_calls import describe
 from worker.asking.tool_names import one_line
 from worker.harmony.signatures import FUNCTIONS, Namespaces, ToolSignature
 
@@ -30,6 +32,8 @@ def _item_as_before(item: InputItem) -> InputItem:
     match item:
         case FunctionCallOutput():
             return msgspec.structs.replace(item, namespace=UNSET)
+        case InputMcpCall():
+            return msgspec.structs.replace(item, output=_outcome_of(item), error=UNSET)
         case CodeInterpreterCall() if not isinstance(item.outputs, list):
             return msgspec.structs.replace(item, outputs=[CodeOutput(logs=_CODE_NOT_KEPT)])
         case WebSearchCall() if not isinstance(item.output, str):
@@ -41,6 +45,25 @@ def _item_as_before(item: InputItem) -> InputItem:
             return msgspec.structs.replace(item, name=function, arguments=written, output=answer)
         case _:
             return item
+
+
+def _outcome_of(call: InputMcpCall) -> str:
+    if isinstance(call.error, str):
+        return call.error
+    if isinstance(call.error, EarlierError):
+        return describe(_error_of(call.error))
+    return call.output or ""
+
+
+def _error_of(error: EarlierError) -> McpError:
+    message = str(None if error.message is UNSET else error.message)
+    match error.type:
+        case "mcp_tool_execution_error":
+            return McpToolExecutionError(None if error.content is UNSET else error.content)
+        case "http_error":
+            return HttpError(error.code or 0, message)
+        case _:
+            return McpProtocolError(error.code or 0, message)
 
 
 _CODE_NOT_KEPT = "[What came of this code was not kept with the call.]"
