@@ -104,7 +104,7 @@ _DELIVERIES = Odds("webhooks", {"kill": 4, "stop": 2, "drain": 2, "hold": 1, "cu
 _GRACE = {"ANTIPHON_DISCONNECT_GRACE_S": "20"}
 NAMES = ("all", "redis", "cuts", "restarts", "tools", "away", "failover", "upgrade")
 _TOOLS = {"count": 4, "build": 4, "study": 3, "short": 3, "middle": 2, "slow": 2}
-_SESSIONS = {"kept": 4, "held": 4, "web": 3, "patch": 1, "count": 2}
+_SESSIONS = {"kept": 4, "held": 4, "together": 3, "web": 3, "patch": 1, "count": 2}
 _STREAMS = {name: PLANS[name].weight for name in ("quick", "short", "middle", "long", "characters", "count")}
 
 

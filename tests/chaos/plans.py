@@ -76,6 +76,7 @@ PLANS: Mapping[str, Plan] = {
     "count": Plan("count", 10, tools=("count", "count")),
     "slow": Plan("slow", 5, tools=("slow",)),
     "all": Plan("all", 7, tools=("lookup", "count", "slow")),
+    "together": Plan("together", 5, tools=("lookup", "count", "lookup", "slow")),
     "build": Plan("build", 2, tools=("build",)),
     "study": Plan("study", 2, tools=("study",)),
     "kept": Plan("kept", 5, tools=(TURN, TURN, TURN), server=KEPT),
