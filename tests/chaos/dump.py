@@ -23,7 +23,7 @@ _HINTS = re.compile(
     r"antiphon:\{queue\}:(closed|pulse|\w+:doorbell|\w+:health-check|held:\w+|held_bytes:\w+)\Z"
     r"|antiphon:\{[^}]+\}:(conversation|items|order)\Z"
     r"|antiphon:\{presence\}:\w+\Z|antiphon:\{[^}]+\}:(idempotency|packing:\w+)\Z"
-    r"|antiphon:\{queue\}:delivering:webhooks-\w+\Z"
+    r"|antiphon:\{queue\}:(delivering:webhooks-\w+|listed:\S+)\Z"
     r"|antiphon:\{confirmed\}\Z|antiphon:\{session/[0-9a-f]+\}:user\Z"
 )
 _POLL_INTERVAL_S = 0.5
