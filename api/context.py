@@ -63,6 +63,9 @@ class Sources:
 async def read_parent(redis: RedisClient, parent: ResponseKey, dialect: Dialect) -> Stored:
     """Returns the response that a request continues. Raises ClientError if it is unknown or still open."""
     stored = await response_store.read_stored(redis, parent)
+    if redis.is_confirming and (stored is None or not stored.state.closed):
+        await redis.confirm()  # that may have been said by a server that has been replaced
+        stored = await response_store.read_stored(redis, parent)
     if stored is None or not stored.state.is_stored:
         raise previous_not_found(parent.response_id, dialect)
     if not stored.state.closed:

@@ -135,6 +135,8 @@ async def test_that_a_response_is_missing_is_not_said_by_a_server_that_may_have_
     async with serving(settings) as client:
         for path in (missing, f"{missing}/input_items"):
             assert (await client.get(path)).status_code == 503
+        following = {"input": "Hello", "previous_response_id": missing.rpartition("/")[2]}
+        assert (await client.post("/v1/responses", json=following)).status_code == 503
 
 
 def test_a_stream_whose_events_are_all_confirmed_outlives_the_servers_death(tmp_path: Path) -> None:
