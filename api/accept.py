@@ -186,7 +186,8 @@ class Acceptance:
         self._check(creation)
         repetition = None
         if idempotency_key is not None:
-            digest = await self._offload.run(len(raw), lambda: _digest(raw, dialect))
+            is_alone = context.is_compaction_alone(creation.request)
+            digest = await self._offload.run(len(raw), lambda: _digest(raw, dialect, compacts=is_alone))
             repetition = Repetition(idempotency_key, digest)
             async with self._redis_bound():  # up to three round trips
                 known = await response_store.find_repeated(self._redis, tenant, repetition)
@@ -382,9 +383,12 @@ class Acceptance:
         return asyncio.timeout(self._settings.redis_timeout_s)
 
 
-def _digest(raw: bytes, dialect: Dialect | None) -> str:
-    """Returns the digest of what a create call asks for: its body, and the dialect if it names one."""
+def _digest(raw: bytes, dialect: Dialect | None, *, compacts: bool) -> str:
+    """Returns the digest of what a call asks for: its body, the dialect if it names one, and whether it
+    `compacts`, since the same body may create a response, too."""
     digest = hashlib.sha256(raw)
     if dialect is not None:
         digest.update(b"\n" + dialect.encode())
+    if compacts:
+        digest.update(b"\n/compact")  # a create call's digest stays as earlier versions made it
     return digest.hexdigest()

@@ -249,9 +249,9 @@ def compose(
     before = _items_before(sources)
     item_relations.check_unique(asked, before, "input")
     items = [_complete(item, sources.kept) for item in resolve(asked, sources.referenced, "input")]
-    before, items = _open_compactions(before, items, param, _unsealer_of(settings, tenant, COMPACTION))
+    before, items = _open_compactions(before, items, param, unsealer_of(settings, tenant, COMPACTION))
     before = without_old_reasoning(before, items)
-    opened = item_relations.open_reasoning([*before, *items], _unsealer_of(settings, tenant, REASONING))
+    opened = item_relations.open_reasoning([*before, *items], unsealer_of(settings, tenant, REASONING))
     before, items = opened[: len(before)], opened[len(before) :]
     _check_sizes(before, items, settings, param)
     item_relations.check_answers(items, before, "input")
@@ -283,7 +283,7 @@ def _open_compactions(
     return [item for item in before if item.id not in own], items
 
 
-def _unsealer_of(settings: Settings, tenant: str, purpose: str) -> Callable[[str], str | None]:
+def unsealer_of(settings: Settings, tenant: str, purpose: str) -> Callable[[str], str | None]:
     """Returns what opens texts sealed for the tenant and the purpose, and returns None for any other text."""
     if not settings.seal_keys:
         return lambda _: None

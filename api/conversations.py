@@ -4,7 +4,7 @@ Owns what may be added and how they are reported; `shared/store/records/conversa
 worker renders their items for the model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ from api.offload import Offload
 from api.paging import PageRequest, join_list, list_stored, unlisted_bytes
 from shared import ids
 from shared.input_items import AskedItem, InputItem
+from shared.sealing import COMPACTION
 from shared.settings import Settings
 from shared.store.keys import ConversationKey
 from shared.store.records import conversations
@@ -197,8 +198,16 @@ class Conversations:
         referenced = await context.read_references(
             self._redis, self._offload, self._settings, tenant, items, "items"
         )
-        size_bytes = sum(map(len, referenced.values()))
-        return await self._offload.run(size_bytes, lambda: context.resolve(items, referenced, "items"))
+        size_bytes = raw_bytes + sum(map(len, referenced.values()))
+        return await self._offload.run(size_bytes, lambda: self._resolve(tenant, items, referenced))
+
+    def _resolve(
+        self, tenant: str, items: Sequence[AskedItem], referenced: Mapping[str, bytes]
+    ) -> list[InputItem]:
+        resolved = context.resolve(items, referenced, "items")
+        unseal = context.unsealer_of(self._settings, tenant, COMPACTION)
+        item_relations.check_compactions(resolved, unseal, "items")
+        return resolved
 
     def _adopt(self, value: object) -> list[AskedItem]:
         items = read_items(value, "items", ITEMS_MAX)

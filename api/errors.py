@@ -295,7 +295,7 @@ async def _defer_full(_request: Request, error: Exception) -> Response:
 
 
 async def _refuse_reuse(_request: Request, _error: Exception) -> Response:
-    message = "This Idempotency-Key was already used for a request with a different body."
+    message = "This Idempotency-Key was already used for another request: a different body, or another path."
     return envelope(409, message, "idempotency_key_reused", "Idempotency-Key")
 
 

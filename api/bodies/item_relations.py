@@ -168,6 +168,13 @@ def open_compactions(
     return (_without_repeated(opened) if has_opened else opened), is_whole
 
 
+def check_compactions(items: Sequence[InputItem], unseal: Callable[[str], str | None], field: str) -> None:
+    """Raises ClientError for a compaction that cannot be opened: no response could go on from it."""
+    for place, item in enumerate(items):
+        if isinstance(item, InputCompaction):
+            _open_compaction(item, unseal, spell((field, place, "encrypted_content")))
+
+
 def _open_compaction(item: InputCompaction, unseal: Callable[[str], str | None], param: str) -> Compacted:
     text = unseal(item.encrypted_content)
     if text is not None:

@@ -1,6 +1,8 @@
 """Compactions at the door: refused without keys, opened for their own tenant, told apart for the client."""
 
 import asyncio
+import hashlib
+import json
 from typing import Any
 
 import httpx
@@ -14,11 +16,12 @@ from shared.sealing import COMPACTION, REASONING, Seal
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.records import response_store
+from shared.store.records import admission, response_store
 from shared.store.redis.client import RedisClient
 from tests.integration.test_sealed_reasoning import NEW, OLD, node
 from tests.items import items_of
 from tests.patience import until
+from tests.requests import make_request
 from tests.working import finish, working
 from worker.engines.scripted.script import Script
 
@@ -99,6 +102,41 @@ async def test_a_client_cannot_say_what_a_compaction_holds(redis: RedisClient, s
         response_id = (await client.post("/v1/responses", json=body)).json()["id"]
         listed = await client.get(f"/v1/responses/{response_id}/input_items?order=asc")
         assert listed.json()["data"][1] == compaction()
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        compaction("other"),
+        {**compaction(), "encrypted_content": "antiphon1.a.b"},
+    ],
+    ids=["another tenant's", "an empty form"],
+)
+async def test_a_conversation_takes_no_compaction_that_cannot_be_opened(
+    redis: RedisClient, settings: Settings, item: dict[str, Any]
+) -> None:
+    async with node(settings, [NEW, OLD]) as client:
+        conversation = (await client.post("/v1/conversations", json={"items": [compaction()]})).json()["id"]
+        for path in ("/v1/conversations", f"/v1/conversations/{conversation}/items"):
+            answer = await client.post(path, json={"items": [USER, item]})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (400, "invalid_encrypted_content")
+            assert error["param"] == "items[1].encrypted_content"
+
+
+async def test_a_key_that_created_a_response_compacts_nothing(redis: RedisClient, settings: Settings) -> None:
+    body, named = {"model": "default", "input": "Hello"}, {"idempotency-key": "k"}
+    async with node(settings, [NEW]) as client:
+        known = admission.Repetition("k", hashlib.sha256(json.dumps(body).encode()).hexdigest())
+        request = make_request()
+        created = admission.NewResponse.of(
+            ResponseKey("acme", request.response.id), request, {}, repetition=known
+        )
+        await response_store.create(redis, settings, created)
+        raw, headers = json.dumps(body), {"content-type": "application/json", **named}
+        refused = await client.post("/v1/responses/compact", content=raw, headers=headers)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"]) == (409, "idempotency_key_reused")
 
 
 @pytest.mark.parametrize(
