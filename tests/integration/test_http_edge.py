@@ -224,7 +224,7 @@ async def test_head_answers_as_get_without_the_body(api: Node, redis: RedisClien
         async with asyncio.timeout(PATIENCE_S):
             assert b"text/event-stream" in await connection.reader.readuntil(b"\r\n\r\n")
         assert (await connection.answer()).body == b'{"status":"ok"}'
-        await connection.send(b"HEAD /v1/responses HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        await connection.send(b"HEAD /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
         async with asyncio.timeout(PATIENCE_S):
             assert (await connection.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 405 ")
 

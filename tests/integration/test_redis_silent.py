@@ -1,11 +1,13 @@
 """A Redis that accepts everything and answers nothing: no call of a client waits for it for ever."""
 
 import asyncio
+import base64
 from typing import Any
 
 import httpx
 import pytest
 from fastapi.routing import APIRoute
+from pydantic import SecretStr
 
 from api.app import build
 from api.tenants import Tenants
@@ -34,6 +36,11 @@ CALLS: dict[tuple[str, str], list[Any]] = {
     ],
     ("POST", "/v1/chat/completions"): [CHAT, CHAT | {"stream": True}],
     ("POST", "/v1/responses/input_tokens"): [HELLO, HELLO | {"conversation": CONVERSATION}],
+    ("POST", "/v1/responses/compact"): [
+        HELLO | {"model": "default"},
+        {"model": "default", "previous_response_id": UNKNOWN_ID},
+    ],
+    ("GET", "/v1/responses"): [None],
     ("GET", "/v1/responses/{response_id}"): [None],
     ("POST", "/v1/responses/{response_id}/cancel"): [None],
     ("DELETE", "/v1/responses/{response_id}"): [None],
@@ -52,6 +59,8 @@ CALLS: dict[tuple[str, str], list[Any]] = {
     ("GET", "/ready"): [None],
 }
 """Every route that asks Redis -> the bodies it is called with."""
+SEAL_KEY = SecretStr(base64.b64encode(bytes(32)).decode())
+"""Compaction needs one."""
 REPEATED = ("POST", "/v1/responses", {"input": "Again"})
 """Called with an Idempotency-Key."""
 ASKING_NOTHING = {("GET", "/health"), ("GET", "/v1/models"), ("GET", "/v1/models/{model:path}")}
@@ -74,7 +83,7 @@ async def test_every_route_defers_its_caller_in_time(
     calls.append(REPEATED)
     async with proxying(valkey.port) as proxy:
         changed = {"redis_url": proxy.url, "redis_timeout_s": TIMEOUT_S, "durable_writes": durable}
-        through = settings.model_copy(update=changed)
+        through = settings.model_copy(update={**changed, "seal_keys": [SEAL_KEY]})
         async with serving(through) as client:
             assert (await client.get("/v1/responses/" + UNKNOWN_ID)).status_code == 404
             proxy.cut()

@@ -33,9 +33,14 @@ def test_every_server_that_lives_is_a_candidate() -> None:
 
 
 def test_a_server_lives_if_one_sentinel_sees_it() -> None:
-    without = [state(P, "master"), state(A, "slave,s_down"), state(B, "slave,disconnected")]
+    without = [state(P, "master"), state(A, "slave,s_down"), state(B, "slave,s_down,disconnected")]
     assert combine([without] * 3, 3).candidates == {P}
     assert combine([without, without, WHOLE], 3).candidates == {P, A, B}
+
+
+def test_a_promotion_cuts_off_all_sentinels_and_is_no_death() -> None:
+    cut_off = [state(P, "master"), state(A, "slave,disconnected"), state(B, "slave")]
+    assert combine([cut_off] * 3, 3).candidates == {P, A, B}
 
 
 def test_one_that_is_never_promoted_is_not_waited_for() -> None:

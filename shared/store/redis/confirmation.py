@@ -34,6 +34,8 @@ class View:
 
     A former primary takes some seconds to become a replica. It is no candidate while all Sentinels agree on
     the new one and none of them has seen that the former one is a replica: from then on, it may be promoted.
+    A server that the Sentinels have lost their connections to is alive until they see it as down: they close
+    these connections themselves when they promote it.
     """
 
     candidates: frozenset[Address]
@@ -59,7 +61,7 @@ def combine(answers: Sequence[Sequence[dict[str, Any]]], sentinels: int) -> View
         known.add(address)
         if state["is_slave"] and int(state["slave-priority"]) == 0:
             never.add(address)
-        elif not (state["is_sdown"] or state["is_odown"] or state["is_disconnected"]):
+        elif not (state["is_sdown"] or state["is_odown"]):
             candidates.add(address)
         if state["is_slave"]:
             reported.setdefault(address, set()).add(state["role-reported"])
