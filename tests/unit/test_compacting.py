@@ -262,6 +262,23 @@ async def test_the_limit_of_an_answer_does_not_limit_a_summary() -> None:
     assert response_of(log).status == "completed"
 
 
+async def test_instructions_beyond_the_threshold_do_not_have_every_response_compacted() -> None:
+    rules = msgspec.structs.replace(RULES, threshold=200)
+    instructions: dict[str, Any] = {"type": "message", "role": "developer", "content": "Rule. " * 400}
+    for texts, count in ((said("Hi."), 0), (said("Hello " * 100), 1)):
+        request = asking([instructions, *texts], rules)
+        log = await attempt(request, script=SCRIPT, settings=SETTINGS)
+        assert len(opened(log)) == count
+
+
+async def test_what_an_earlier_response_has_compacted_is_not_compacted_at_once_again() -> None:
+    rules = msgspec.structs.replace(RULES, threshold=50)
+    left: dict[str, Any] = {"type": "compaction", "encrypted_content": "-", "summary": "Said. " * 30}
+    for text, count in (("Hi.", 0), ("Hello " * 200, 1)):
+        log = await attempt(asking([left, *said(text)], rules), script=SCRIPT, settings=SETTINGS)
+        assert len(opened(log)) == count
+
+
 async def test_without_room_for_a_summary_a_context_stays_as_it_is() -> None:
     narrow = SETTINGS.model_copy(update={"context_tokens_max": 330})
     log = await attempt(managed("Hello " * 100, 150), script=SCRIPT, settings=narrow)

@@ -167,7 +167,7 @@ class Attempt:
         """Compacts the context, if it has grown beyond the request's threshold; returns what the model reads
         then."""
         compactor = self.compactor
-        if compactor is None or not compactor.is_due(len(prompt)):
+        if compactor is None or not await compactor.is_due(len(prompt)):
             return prompt
         has_compacted = await compactor.compact_if_possible()
         return await compactor.prompt() if has_compacted and goes_on else prompt

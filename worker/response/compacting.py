@@ -78,13 +78,27 @@ class Compactor:
     """What the last compaction left of the items before it."""
     _items_since: int = 0
     """The number of the output's items that it stands for."""
-    _tokens_after: int = 0
 
-    def is_due(self, tokens: int) -> bool:
-        """Returns True if a context of so many tokens is to be compacted: it is beyond the threshold, and not
-        mostly what the last compaction left."""
+    async def is_due(self, tokens: int) -> bool:
+        """Returns True if a context of so many tokens is to be compacted: it is beyond the threshold, and so
+        much of it can be compacted that this is worth a turn.
+
+        That is more than a compaction may leave of a context at the threshold, and more than twice what the
+        last one has left.
+        """
         threshold = self.rules.threshold
-        return threshold is not None and tokens > max(threshold, 2 * self._tokens_after)
+        if threshold is None or tokens <= threshold:
+            return False
+        head = [each for each in self.prepared.prompt.messages if not isinstance(each, ChatMessage)]
+        said = tokens - await self._count(head)
+        return said > self.rules.share_max * threshold and said > 2 * await self._count_left()
+
+    async def _count_left(self) -> int:
+        """Returns the tokens that the last compaction has left, which may be an earlier response's."""
+        request = self.record.request
+        before = _up_to_compaction([*request.context, *request.input])
+        items = self._left if self._left is not None else before
+        return await self._tokens_of(items[count_instructions(items) :])
 
     async def compact_if_possible(self) -> bool:
         """Compacts the context; returns False, having done nothing, if it leaves no room for a summary."""
@@ -99,7 +113,6 @@ class Compactor:
         """Returns the prompt that goes on from a compaction. Raises Hopeless if it is too long."""
         prompt = await fit_into_context(self.resources, self.record, await self._conversation())
         self.messages, self.messages_since = prompt.messages, len(self.reader.messages)
-        self._tokens_after = len(prompt.tokens)
         return prompt.tokens
 
     async def compact(self) -> None:
@@ -208,6 +221,12 @@ def _last_of_user(items: Sequence[InputItem]) -> list[InputItem]:
         if isinstance(item, InputMessage) and item.role == "user":
             return [item]
     return []
+
+
+def _up_to_compaction(items: Sequence[InputItem]) -> Sequence[InputItem]:
+    """Returns the items up to the last compaction; none if there is none."""
+    places = (place for place in reversed(range(len(items))) if isinstance(items[place], InputCompaction))
+    return items[: next(places, -1) + 1]
 
 
 def _candidates(items: Sequence[InputItem]) -> list[InputMessage]:
