@@ -120,6 +120,19 @@ def render_items(items: Sequence[InputItem]) -> list[ChatMessage]:
     return list(map(_with_heading, _render_items(read_files(tell_outcomes(items, ())))))
 
 
+def as_read(message: InputMessage) -> InputMessage:
+    """Returns the message with what the model reads of images and files in their place."""
+    (read,) = read_files([message])
+    assert isinstance(read, InputMessage)
+    if isinstance(read.content, str):
+        return read
+    parts = [
+        InputText(_text_of_part(part)) if isinstance(part, InputImage | InputFile) else part
+        for part in read.content
+    ]
+    return msgspec.structs.replace(read, content=parts)
+
+
 def listings_in(items: Iterable[InputItem]) -> dict[str, tuple[McpTool, ...]]:
     """Returns the tools of each server already listed in the context, by server_label."""
     return {

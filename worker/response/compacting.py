@@ -21,7 +21,7 @@ from shared.lifecycle import as_input, lasting
 from shared.responses import Compaction, CompactionRules, ResponseRequest
 from shared.store.owning.lease import Lease
 from shared.waiting_calls import waiting_in
-from worker.asking.conversation import build_conversation, render_items
+from worker.asking.conversation import as_read, build_conversation, render_items
 from worker.harmony.tokens import ChatMessage, HarmonyMessage
 from worker.response.generation import Generation
 from worker.response.history import LoadedRecord
@@ -185,19 +185,22 @@ class Compactor:
         return generation, await self._call(lambda: cut_text(text, summary_max))
 
     async def _kept(self, question: _ToSummarise, summary: str) -> list[InputItem]:
-        """Returns the instructions that the context begins with, and the newest messages for which there is
-        room."""
-        items = question.items
-        begin = count_instructions(items)
+        """Returns the instructions that the context begins with, the user's last message, and the newest
+        messages for which there is room, as the model reads them."""
+        items, is_full = question.items, False
+        begin, last = count_instructions(items), _last_of_user(items)
         empty, standing = _standing_in(""), _standing_in(summary)
-        room = question.room + await self._tokens_of([empty]) - await self._tokens_of([standing])
-        kept: list[InputItem] = []
+        room = question.room + await self._tokens_of([empty]) - await self._tokens_of([standing, *last])
+        kept: list[InputMessage] = []
         for message in _candidates(items[begin:]):
-            room -= await self._tokens_of([message])
-            if room < 0:
-                break
+            if not any(message is each for each in last):
+                room -= 0 if is_full else await self._tokens_of([message])
+                is_full = is_full or room < 0
+                if is_full:
+                    continue
             kept.append(message)
-        return [*items[:begin], *reversed(kept)]
+        instructions = [item for item in items[:begin] if isinstance(item, InputMessage)]
+        return await self._call(lambda: list(map(as_read, [*instructions, *reversed(kept)])))
 
     async def _tokens_of(self, items: Sequence[InputItem]) -> int:
         """Returns the number of tokens that the model reads of items."""
