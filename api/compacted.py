@@ -44,7 +44,7 @@ def answer_of(snapshot: bytes, seal: Seal) -> bytes:
     if text is None:
         raise ClientError(500, "The compaction was sealed with a key that this node lacks.", "server_error")
     whole = read_compacted(text)
-    rest = msgspec.structs.replace(whole, kept=[], is_whole=False)
+    rest = msgspec.structs.replace(whole, kept=[], instructions=0, is_whole=False)
     sealed = Compaction(item.id, seal.seal(rest.encode()))
     answer = CompactedResponse(
         id=response.id,

@@ -7,6 +7,7 @@ the rest. The worker makes them, the API opens them.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 import msgspec
 from msgspec import UNSET
@@ -35,11 +36,22 @@ class Compacted(msgspec.Struct, frozen=True, omit_defaults=True):
     waiting: list[InputItem] = []
     is_whole: bool = False
     """It stands for everything before it."""
+    instructions: int = 0
+    """How many of `kept` are instructions that the conversation began with."""
     container_id: Text = UNSET
     """The container of the last code that ran, which later code continues."""
 
     def encode(self) -> str:
         return msgspec.json.encode(self).decode()
+
+    def instructed_by(self, before: Sequence[InputItem]) -> Self:
+        """Returns it with the instructions that the items before it begin with, if they do, in place of its
+        own: clients send the present ones first."""
+        count = count_instructions(before)
+        if not count:
+            return self
+        kept = [*before[:count], *self.kept[self.instructions :]]
+        return msgspec.structs.replace(self, kept=kept, instructions=count)
 
     def in_place_of(self, item: InputCompaction) -> list[InputItem]:
         """Returns the items that a model reads in place of the sealed one."""

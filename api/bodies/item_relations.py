@@ -7,6 +7,7 @@ API, whose wording clients match.
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 
 import msgspec
 from msgspec import UNSET
@@ -149,23 +150,29 @@ def open_compactions(
     items: Sequence[InputItem], unseal: Callable[[str], str | None], param: Callable[[int], str]
 ) -> tuple[list[InputItem], bool]:
     """Returns the items with those in place of each compaction for which it stands, and whether one of them
-    stands for everything before it, so that nothing earlier is read.
+    stands for everything before it, so that nothing earlier is read or opened, except that instructions which
+    the items begin with take the place of those that it kept.
 
     `unseal` returns a sealed text's content, or None; `param` names the item at a place. Raises ClientError
     for a compaction that cannot be opened.
     """
-    opened: list[InputItem] = []
+    opened: list[list[InputItem]] = []
+    """Newest first."""
     is_whole = has_opened = False
-    for place, item in enumerate(items):
+    for place in range(len(items) - 1, -1, -1):
+        item = items[place]
         if not isinstance(item, InputCompaction) or item.summary:
-            opened.append(item)
+            opened.append([item])
             continue
         compacted = _open_compaction(item, unseal, param(place))
-        if compacted.is_whole:
-            opened, is_whole = [], True
-        opened += compacted.in_place_of(item)
-        has_opened = True
-    return (_without_repeated(opened) if has_opened else opened), is_whole
+        has_opened, is_whole = True, compacted.is_whole
+        if is_whole:
+            compacted = compacted.instructed_by(items[:place])
+        opened.append(compacted.in_place_of(item))
+        if is_whole:
+            break
+    whole = list(chain.from_iterable(reversed(opened)))
+    return (_without_repeated(whole) if has_opened else whole), is_whole
 
 
 def check_compactions(items: Sequence[InputItem], unseal: Callable[[str], str | None], field: str) -> None:

@@ -94,6 +94,16 @@ async def test_an_item_of_a_response_stands_for_all_before_it_and_one_of_the_end
         assert len(read) == 4, "a call that is sent besides is read once"
 
 
+async def test_a_removed_key_hinders_nothing_after_a_newer_compaction(
+    redis: RedisClient, settings: Settings
+) -> None:
+    lost = {**compaction("other"), "id": "cmp_0"}
+    rules: Any = {"type": "message", "role": "developer", "content": "Be brief.", "id": "msg_rules"}
+    async with node(settings, [NEW]) as client:
+        read = await accepted(redis, client, rules, lost, compaction(is_whole=True), USER)
+        assert read == [("message", "msg_rules"), ("compaction", "cmp_1"), ("message", "msg_1")]
+
+
 async def test_a_client_cannot_say_what_a_compaction_holds(redis: RedisClient, settings: Settings) -> None:
     async with node(settings, [NEW]) as client:
         forged = {**compaction(), "summary": "Forged."}

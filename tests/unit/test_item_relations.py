@@ -9,9 +9,11 @@ from api.bodies.item_relations import (
     check_calls,
     check_unique,
     find_orphan,
+    open_compactions,
     open_reasoning,
 )
 from api.errors import ClientError
+from shared.compaction import Compacted
 from tests.items import asked_of, item_of, items_of
 
 Item = dict[str, Any]
@@ -199,3 +201,52 @@ def test_what_was_sealed_here_and_cannot_be_opened_is_refused_even_with_a_summar
 def test_a_complaint_repeats_little_of_a_long_id() -> None:
     huge = OUTPUT | {"call_id": "c" * 100_000}
     assert len(complaint(check_answers, items_of([huge]), [], "input")[3]) < 400
+
+
+RULES: Item = {"type": "message", "id": "msg_r", "role": "developer", "content": "now"}
+OLD_RULES: Item = {"type": "message", "id": "msg_o", "role": "system", "content": "then"}
+KEPT: Item = {"type": "message", "id": "msg_k", "role": "developer", "content": "kept"}
+
+
+def sealed(id_: str, *kept: Item, is_whole: bool = True) -> Item:
+    """A compaction whose seal is no secret."""
+    made = Compacted("A summary.", items_of(kept), is_whole=is_whole, instructions=min(len(kept), 1))
+    return {"type": "compaction", "id": id_, "encrypted_content": made.encode()}
+
+
+UNREADABLE: Item = {"type": "compaction", "id": "cmp_0", "encrypted_content": "x"}
+WHOLE = sealed("cmp_w", OLD_RULES, KEPT)
+PART = sealed("cmp_p", is_whole=False)
+
+
+def read_of(*items: Item) -> tuple[list[object], bool]:
+    opened, is_whole = open_compactions(
+        items_of(items), lambda text: None if text == "x" else text, lambda place: f"input[{place}]"
+    )
+    return [item.id for item in opened], is_whole
+
+
+@pytest.mark.parametrize(
+    ("items", "ids", "is_whole"),
+    [
+        ([UNREADABLE, WHOLE, ASKED], ["msg_o", "msg_k", "cmp_w", "msg_1"], True),
+        ([sealed("cmp_1"), ANSWERED, WHOLE, ASKED], ["msg_o", "msg_k", "cmp_w", "msg_1"], True),
+        ([UNREADABLE, WHOLE, PART, ASKED], ["msg_o", "msg_k", "cmp_w", "cmp_p", "msg_1"], True),
+        ([RULES, ANSWERED, WHOLE, ASKED], ["msg_r", "msg_k", "cmp_w", "msg_1"], True),
+        ([OLD_RULES, RULES, WHOLE], ["msg_o", "msg_r", "msg_k", "cmp_w"], True),
+        ([ANSWERED, RULES, WHOLE], ["msg_o", "msg_k", "cmp_w"], True),
+        ([RULES, ANSWERED, PART], ["msg_r", "msg_2", "cmp_p"], False),
+    ],
+)
+def test_the_last_whole_compaction_stands_for_all_before_it_but_the_instructions(
+    items: list[Item], ids: list[str], is_whole: bool
+) -> None:
+    assert read_of(*items) == (ids, is_whole)
+
+
+@pytest.mark.parametrize(
+    ("items", "param"), [([WHOLE, UNREADABLE], "input[1]"), ([UNREADABLE, PART], "input[0]")]
+)
+def test_a_compaction_that_is_read_must_be_readable(items: list[Item], param: str) -> None:
+    _, code, named, _ = complaint(read_of, *items)
+    assert (code, named) == ("invalid_encrypted_content", param)

@@ -155,7 +155,10 @@ class Compactor:
         generation, summary = await self._summarise(question, index, id_)
         kept = await self._kept(question, summary)
         container = last_container(question.items) or UNSET
-        compacted = Compacted(summary, kept, question.waiting, is_whole=True, container_id=container)
+        begun = count_instructions(question.items)
+        compacted = Compacted(
+            summary, kept, question.waiting, is_whole=True, instructions=begun, container_id=container
+        )
         sealed = await self._call(lambda: self.seal(index, compacted.encode()))
         item = Compaction(id_, sealed)
         await generation.put([ev.OutputItemDone(index, item)])
