@@ -16,7 +16,7 @@ from api.errors import ClientError, invalid_value, previous_not_found, reference
 from api.offload import Offload
 from shared import lifecycle
 from shared.hosted_tools import AnyHostedToolCall, HostedToolCall
-from shared.input_items import AskedItem, InputItem, ItemReference
+from shared.input_items import AskedItem, InputCompaction, InputItem, ItemReference
 from shared.json_values import count_values
 from shared.responses import Dialect, Item, Response, ResponseRequest, ServerCall
 from shared.sealing import COMPACTION, REASONING, Seal
@@ -199,6 +199,7 @@ _Raws = list[msgspec.Raw]
 
 class _Inputs(msgspec.Struct):
     input: list[msgspec.Raw] = []
+    sent: list[msgspec.Raw] = []
 
 
 class _Outputs(msgspec.Struct):
@@ -222,9 +223,9 @@ def _pick(records: Sequence[Stored], wanted: Collection[str]) -> dict[str, bytes
 
 def _items_of(record: archive.ArchivedRecord) -> list[msgspec.Raw]:
     """Returns the items of a response; a call of which less was shown comes first as it is."""
-    inputs = msgspec.json.decode(record.request, type=_Inputs).input
+    inputs = msgspec.json.decode(record.request, type=_Inputs)
     unshown = msgspec.json.decode(record.unshown, type=list[msgspec.Raw]) if record.unshown else []
-    return [*inputs, *unshown, *_outputs_of(record)]
+    return [*inputs.sent, *inputs.input, *unshown, *_outputs_of(record)]
 
 
 def _outputs_of(record: archive.ArchivedRecord) -> list[msgspec.Raw]:
@@ -249,6 +250,7 @@ def compose(
     before = _items_before(sources)
     item_relations.check_unique(asked, before, "input")
     items = [_complete(item, sources.kept) for item in resolve(asked, sources.referenced, "input")]
+    sent = items if any(isinstance(item, InputCompaction) for item in items) else []
     before, items = _open_compactions(before, items, param, unsealer_of(settings, tenant, COMPACTION))
     before = without_old_reasoning(before, items)
     opened = item_relations.open_reasoning([*before, *items], unsealer_of(settings, tenant, REASONING))
@@ -257,7 +259,7 @@ def compose(
     item_relations.check_answers(items, before, "input")
     if not is_compaction_alone(request):  # which may come while the client runs its calls
         item_relations.check_calls([*before, *items], "input")
-    return msgspec.structs.replace(request, input=items, context=before)
+    return msgspec.structs.replace(request, input=items, context=before, sent=sent)
 
 
 def is_compaction_alone(request: ResponseRequest) -> bool:

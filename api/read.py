@@ -335,7 +335,7 @@ async def _chain(first: bytes, rest: Frames) -> Frames:
 
 def _list_page(stored: Stored, page: PageRequest) -> bytes:
     request = stored.open().request
-    return msgspec.json.encode(page.cut(as_shown([*request.context, *request.input])))
+    return msgspec.json.encode(page.cut(as_shown([*request.context, *(request.sent or request.input)])))
 
 
 class _Ending(msgspec.Struct):

@@ -25,6 +25,7 @@ class InPieces(msgspec.Struct, frozen=True, kw_only=True):
     dialect: Dialect = "openai"
     approved: list[str] | None = None
     compaction: CompactionRules | None = None
+    sent: list[msgspec.Raw] = []
 
 
 _pieces = msgspec.json.Decoder(InPieces)
@@ -39,6 +40,7 @@ def decode_request(text: bytes | str) -> ResponseRequest:
     fields |= {
         "input": [_item.decode(each) for each in pieces.input],
         "context": [_item.decode(each) for each in pieces.context],
+        "sent": [_item.decode(each) for each in pieces.sent],
         "tools": [_tool.decode(each) for each in pieces.tools],
     }
     return ResponseRequest(**fields)

@@ -363,6 +363,9 @@ class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
     model asked about. None in records of before they were compared."""
     compaction: CompactionRules | None = None
     """None: its context is never compacted."""
+    sent: list[InputItem] = []
+    """The items of this call as they were sent, if there are compactions among them, which `input` holds
+    opened; otherwise empty."""
 
 
 class ServerSecrets(msgspec.Struct, frozen=True):

@@ -94,6 +94,21 @@ async def test_an_item_of_a_response_stands_for_all_before_it_and_one_of_the_end
         assert len(read) == 4, "a call that is sent besides is read once"
 
 
+async def test_input_items_are_what_was_sent_and_may_be_referred_to(
+    redis: RedisClient, settings: Settings
+) -> None:
+    whole = compaction(kept=items_of([{**USER, "id": "msg_kept"}]), is_whole=True)
+    async with node(settings, [NEW]) as client:
+        sent = [{**USER, "id": "msg_covered"}, {k: v for k, v in whole.items() if k != "id"}, USER]
+        body = {"input": sent, "background": True}
+        response_id = (await client.post("/v1/responses", json=body)).json()["id"]
+        listed = (await client.get(f"/v1/responses/{response_id}/input_items?order=asc")).json()["data"]
+        assert [item["id"] for item in (listed[0], listed[2])] == ["msg_covered", "msg_1"]
+        assert listed[1] == {**whole, "id": listed[1]["id"]}
+        read = await accepted(redis, client, {"type": "item_reference", "id": listed[1]["id"]})
+        assert read == [("message", "msg_kept"), ("compaction", listed[1]["id"])]
+
+
 async def test_a_removed_key_hinders_nothing_after_a_newer_compaction(
     redis: RedisClient, settings: Settings
 ) -> None:
