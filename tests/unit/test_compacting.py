@@ -301,6 +301,16 @@ async def test_what_an_earlier_response_has_compacted_is_not_compacted_at_once_a
         assert len(opened(log)) == count
 
 
+@pytest.mark.parametrize("tokens_max", [2, 4, 10])
+async def test_a_context_is_compacted_after_a_turn_that_was_cut_off(tokens_max: int) -> None:
+    request = managed("Hello " * 100, 120, max_output_tokens=tokens_max)
+    log = await attempt(request, script=SCRIPT, settings=SETTINGS)
+    last = log.events[-1]
+    assert isinstance(last, ev.ResponseIncomplete)
+    assert isinstance(last.response.output[-1], Compaction)
+    assert [len(made.kept) for made in opened(log)] == [1]
+
+
 async def test_without_room_for_a_summary_a_context_stays_as_it_is() -> None:
     narrow = SETTINGS.model_copy(update={"context_tokens_max": 330})
     log = await attempt(managed("Hello " * 100, 150), script=SCRIPT, settings=narrow)
@@ -318,8 +328,10 @@ async def test_without_room_for_a_summary_a_context_stays_as_it_is() -> None:
         managed("Search", 500),
         managed("Hello " * 100, 150),
         msgspec.structs.replace(managed("Hello " * 100, 150), dialect="open-responses"),
+        managed("Hello " * 100, 120, max_output_tokens=2),
+        managed("Hello " * 100, 120, max_output_tokens=10),
     ],
-    ids=["alone", "between two turns", "at the end", "without reports"],
+    ids=["alone", "between two turns", "at the end", "without reports", "cut off in a header", "cut off"],
 )
 async def test_the_next_owner_goes_on_from_every_event_byte_for_byte(request_: ResponseRequest) -> None:
     """Once a text is sealed, also with another key, and with settings of its own."""

@@ -99,8 +99,7 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
                 request.compaction,
                 prepared,
                 reader,
-                writer,
-                history.tokens,
+                generation,
                 seal_compaction,
             )
         attempt = Attempt(
@@ -156,12 +155,10 @@ class Attempt:
             if self.reader.translation.running or self.reader.is_turn_over:  # it goes on after the results
                 del generated[self.reader.tokens_said :]
             answer = await self._answer(awaited)
-            if is_cut:
-                return await self._close(is_cut=True)
             goes_on = bool(awaited) and not is_over
             prompt = await self._compact_if_due(prompt + generated + answer, goes_on=goes_on)
             if not goes_on:
-                return await self._close(is_cut=False)
+                return await self._close(is_cut=is_cut)
 
     async def _compact_if_due(self, prompt: list[int], *, goes_on: bool) -> list[int]:
         """Compacts the context, if it has grown beyond the request's threshold; returns what the model reads

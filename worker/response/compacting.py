@@ -4,7 +4,6 @@ Owns how much may be left and what is kept whole; `summarising.py` reads the sum
 owns what becomes of it when it is read again (docs/adr/0051-a-compaction-is-a-turn.md).
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -26,12 +25,10 @@ from worker.harmony.tokens import ChatMessage, HarmonyMessage
 from worker.response.generation import Generation
 from worker.response.history import LoadedRecord
 from worker.response.hopeless import Hopeless
-from worker.response.log_writer import LogWriter
 from worker.response.preparation import Prepared, fit_into_context
 from worker.response.prompt import Prompt, count
 from worker.response.resources import Resources
 from worker.response.summarising import SummaryReader, cut_text, excerpt
-from worker.response.token_record import LoggedToken
 from worker.response.turn_reader import TurnReader
 from worker.response.usage import Turn
 
@@ -67,8 +64,8 @@ class Compactor:
     rules: CompactionRules
     prepared: Prepared
     reader: TurnReader
-    writer: LogWriter
-    logged: deque[LoggedToken]
+    answering: Generation
+    """The turns that are no compactions."""
     seal: Callable[[int, str], str]
     messages: list[HarmonyMessage] = field(default_factory=list)
     """The conversation as the last compaction left it; empty before the first."""
@@ -151,7 +148,7 @@ class Compactor:
     async def _compact(self, question: _ToSummarise) -> None:
         index = self.reader.translation.output_index
         id_ = item_id("cmp", self.record.request.response.id, index)
-        await self.writer.put([ev.OutputItemAdded(index, Compaction(id_, ""))])
+        await self.answering.put([ev.OutputItemAdded(index, Compaction(id_, ""))])
         generation, summary = await self._summarise(question, index, id_)
         kept = await self._kept(question, summary)
         container = last_container(question.items) or UNSET
@@ -179,8 +176,8 @@ class Compactor:
             replace(self.record, request=_to_summarise(self.record.request)),
             self.prepared.offer,
             summarising,
-            self.writer,
-            self.logged,
+            self.answering.writer,
+            self.answering.logged,
             free_tokens_max=max(1, budget - summary_max - _HEADER_TOKENS_MAX),
         )
         await generation.run_turn(prompt, budget)
