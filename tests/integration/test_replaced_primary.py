@@ -140,7 +140,7 @@ async def test_a_primary_that_becomes_one_again_has_what_counted_meanwhile(valke
     async def write(client: RedisClient) -> None:
         while not is_over.is_set():
             with contextlib.suppress(*REDIS_AWAY):
-                accepted.append(await accept(client, settings))
+                accepted.append(await accept(client, settings, tenant="of-this-test"))
             await asyncio.sleep(random.uniform(0.1, 0.8))
 
     def has_both_replicas() -> bool:
