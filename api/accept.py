@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from api import context
-from api.approvals import Questions, Unread, confirm, read_questions
+from api.approvals import Questions, Unread, confirm, is_approval, read_questions
 from api.bodies.containers import check_continued
 from api.bodies.context_management import check_compaction
 from api.bodies.includes import check_sealing
@@ -155,6 +155,8 @@ class Acceptance:
             self._check(creation)
             if not generates and creation.conversation_id is not None:
                 raise invalid_value("generate", "nothing is added to a conversation without an answer")
+            if not generates and any(map(is_approval, creation.items)):
+                raise invalid_value("generate", "a call that is approved is made by the same response")
             created = await self._accept(tenant, creation, len(raw), None, recall, generates=generates)
         if not generates:
             await self._end_unasked(created.key)

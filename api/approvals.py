@@ -15,11 +15,13 @@ from api.context import read_outputs
 from api.errors import ClientError, invalid_value
 from api.offload import Offload
 from shared.approvals import approved_in, find_difference, fingerprint
-from shared.input_items import AskedItem, InputMcpApprovalRequest, McpApprovalResponse
+from shared.hosted_tools import HostedToolCall
+from shared.input_items import AskedItem, InputMcpApprovalRequest, InputMcpCall, McpApprovalResponse
 from shared.responses import McpApprovalRequest, ResponseRequest
 from shared.settings import Settings
 from shared.store.redis.client import RedisClient
 from shared.store.tools.approvals import read_asked
+from shared.turns import answers_in
 
 Questions = Mapping[str, str | None]
 """Id -> the fingerprint of the question that was asked under it, None if there is none."""
@@ -33,6 +35,10 @@ class Unread:
     """The ids of approved questions of which it has not been read whether they were asked."""
 
     ids: Sequence[str]
+
+
+def is_approval(item: AskedItem) -> bool:
+    return isinstance(item, McpApprovalResponse) and item.approve
 
 
 async def read_questions(
@@ -60,9 +66,14 @@ def confirm(
     """Returns the request with the approvals that count, or which questions are to be read first.
 
     `sent`: the items of the call as its client sent them. Raises ClientError if it approves now what was not
-    asked. What it said so before, of a call that was not made, counts no more.
+    asked. What was said to an earlier response, of a call that was not made, counts no more.
     """
-    approved = approved_in([*request.context, *request.input])
+    given = _given_to_it(request)
+    approved = {
+        id_: question
+        for id_, question in approved_in([*request.context, *request.input]).items()
+        if id_ in given
+    }
     if unread := [id_ for id_ in approved if id_ not in asked]:
         return Unread(unread)
     given_now = {item.approval_request_id for item in sent if isinstance(item, McpApprovalResponse)}
@@ -75,6 +86,24 @@ def confirm(
         elif id_ in given_now:
             raise _refusal(sent, id_, changed)
     return msgspec.structs.replace(request, approved=counting)
+
+
+def _given_to_it(request: ResponseRequest) -> set[str]:
+    """Returns the ids of the questions whose answers were given to this response, and to none before it.
+
+    Those in the context of a previous response were given to that one, however it ended. Among the items of a
+    conversation, or of the call itself, an answer has been read if an approved call, or the end of a turn,
+    follows it. What a compaction stands for has been read.
+    """
+    own = request.sent or request.input
+    items = own if not request.response.conversation else [*request.context, *own]
+    made = [
+        place
+        for place, item in enumerate(items)
+        if isinstance(item, InputMcpCall | HostedToolCall) and item.approval_request_id
+    ]
+    read = max([*made, *answers_in(items)], default=-1)
+    return {item.approval_request_id for item in items[read + 1 :] if isinstance(item, McpApprovalResponse)}
 
 
 def _refusal(sent: Sequence[AskedItem], id_: str, changed: str) -> ClientError:

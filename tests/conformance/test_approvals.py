@@ -133,6 +133,41 @@ def test_an_approval_is_used_once(client: OpenAI, server_url: str, tmp_path: Pat
     assert executions(tmp_path) == 1
 
 
+@pytest.mark.parametrize("way", ["limited", "limited in a conversation", "cancelled"])
+def test_an_approved_call_that_was_not_made_is_not_made_later(
+    client: OpenAI, server_url: str, tmp_path: Path, way: str
+) -> None:
+    tools, folders = dwelling(server_url), [tmp_path / "one", tmp_path / "two"]
+    shared: Any = {"conversation": client.conversations.create().id} if way.endswith("conversation") else {}
+    following, requests = dict(shared), list[McpApprovalRequest]()
+    for folder in folders:
+        folder.mkdir()
+        asked, request = ask(client, server_url, folder, **following)
+        requests.append(request)
+        following = shared or {"previous_response_id": asked.id}
+    for folder in folders if way == "cancelled" else ():
+        (folder / "go").unlink()
+    given: Any = {"model": "default", "input": list(map(answer, requests)), "tools": tools, **following}
+    if way == "cancelled":
+        answered = client.responses.create(background=True, **given)
+        wait_until(lambda: executions(folders[0]) == 1)
+        assert client.responses.cancel(answered.id).status == "cancelled"
+        (folders[1] / "go").touch()
+    else:
+        answered = client.responses.create(max_tool_calls=1, **given)
+    later: Any = client.responses.create(
+        model="default",
+        input="Stop. Do nothing.",
+        tools=tools,
+        extra_body={"enable_response_messages": True},
+        **(shared or {"previous_response_id": answered.id}),
+    )
+    assert not [item for item in later.output if isinstance(item, McpCall)]
+    told = [message["content"][0]["text"] for message in later.input_messages if message["role"] == "tool"]
+    assert "The user approved this call, but it was not made." in told
+    assert [executions(folder) for folder in folders] == [1, 0]
+
+
 def test_nobody_else_can_approve(connect: Connect, server_url: str, tmp_path: Path) -> None:
     asked, request = ask(connect(), server_url, tmp_path)
     other, tools = connect(tenant="other"), dwelling(server_url)

@@ -142,6 +142,11 @@ async def test_a_message_that_is_refused_ends_nothing(url: str) -> None:
         ('{"type": "response.create", "input": "x", "stream": false}', (400, "invalid_value")),
         ('{"type": "response.create", "input": "x", "background": true}', (400, "unsupported_parameter")),
         ('{"type": "response.create", "input": "x", "generate": false, "conversation": "conv_1"}', (404, "")),
+        (
+            '{"type": "response.create", "generate": false, "input": [{"type": "mcp_approval_response", '
+            '"approval_request_id": "mcpr_1", "approve": true}]}',
+            (400, "invalid_value"),
+        ),
         ('{"type": "response.create", "inputs": "x"}', (400, "unknown_parameter")),
         ('{"type": "response.create"}', (400, "missing_required_parameter")),
         ('{"type": "response.cancel"}', (404, "response_not_found")),

@@ -8,7 +8,7 @@ import pytest
 from api.approvals import Questions, Unread, confirm
 from api.errors import ClientError
 from shared.approvals import find_difference, fingerprint
-from shared.responses import McpApprovalRequest, ResponseRequest
+from shared.responses import ConversationReference, McpApprovalRequest, ResponseRequest
 from tests.items import items_of
 from tests.requests import make_request
 
@@ -69,6 +69,40 @@ def test_an_earlier_approval_of_what_was_not_asked_counts_no_more() -> None:
     with pytest.raises(ClientError) as refused:
         confirmed_of(request_of(SENT, YES), unknown)
     assert refused.value.param == "input[0].id"
+
+
+ANOTHER = SENT | {"id": "mcpr_2"}
+YES_AGAIN = YES | {"approval_request_id": "mcpr_2"}
+MADE = SENT | {"type": "mcp_call", "id": "mcp_1", "output": "done", "approval_request_id": "mcpr_1"}
+SAID = {"type": "message", "role": "assistant", "content": "I have asked once."}
+NEXT = {"type": "message", "role": "user", "content": "Stop."}
+
+
+@pytest.mark.parametrize("follows", [(), (MADE,), (SAID,), (MADE, SAID)])
+@pytest.mark.parametrize("place", ["previous", "conversation", "input"])
+def test_an_approval_given_to_an_earlier_response_lets_nothing_run(
+    place: str, follows: tuple[dict[str, Any], ...]
+) -> None:
+    """Only the items endpoint adds an answer that no response has read; a client may send one with more."""
+    kept = ASKED | {"mcpr_2": fingerprint("mcpr_2", msgspec.structs.replace(QUESTION, id="mcpr_2"))}
+    before = (SENT, ANOTHER, YES, YES_AGAIN, *follows)
+    request = request_of(*before, NEXT) if place == "input" else request_of(NEXT, context=before)
+    if place == "conversation":
+        response = msgspec.structs.replace(request.response, conversation=ConversationReference("conv_1"))
+        request = msgspec.structs.replace(request, response=response)
+    confirmed = confirmed_of(request, kept)
+    assert isinstance(confirmed, ResponseRequest)
+    counts = ["mcpr_1", "mcpr_2"] if place != "previous" and not follows else []
+    assert sorted(confirmed.approved or []) == counts
+
+
+def test_a_call_may_be_approved_between_the_calls_of_its_turn() -> None:
+    """As by clients that put each answer behind its question."""
+    kept = ASKED | {"mcpr_2": fingerprint("mcpr_2", msgspec.structs.replace(QUESTION, id="mcpr_2"))}
+    announced = SAID | {"phase": "commentary"}
+    confirmed = confirmed_of(request_of(SENT, YES, announced, ANOTHER, YES_AGAIN), kept)
+    assert isinstance(confirmed, ResponseRequest)
+    assert sorted(confirmed.approved or []) == ["mcpr_1", "mcpr_2"]
 
 
 def test_a_fingerprint_belongs_to_one_question() -> None:
