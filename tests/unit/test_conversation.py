@@ -1,5 +1,6 @@
 """What the model reads: golden renderings in the published form, and how items are rendered."""
 
+import json
 from itertools import chain
 from typing import Any
 
@@ -10,7 +11,7 @@ from shared.record_format import RECORD_FORMAT
 from shared.responses import McpTool, ResponseRequest
 from tests.items import items_of
 from tests.requests import make_request
-from worker.asking.conversation import approved_calls_in, build_conversation, listings_in
+from worker.asking.conversation import approved_calls_in, build_conversation, listings_in, render_items
 from worker.asking.offer import make_offer
 from worker.asking.routing import ClientTarget, McpTarget
 from worker.harmony.tokens import (
@@ -147,6 +148,58 @@ def test_an_output_answers_the_call_before_it_also_where_ids_of_calls_come_again
     messages = told(items)
     assert [m.recipient or m.name for m in messages[1::2]] == ["functions.f", "functions.g"]
     assert [m.name for m in messages[2::2]] == ["functions.f", "functions.g"]
+
+
+SHELL_ANSWER = {"outcome": {"type": "exit", "exit_code": 0}, "stderr": ""}
+PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "function_call": ({"name": "f", "arguments": "{}"}, {"output": "%s"}),
+    "custom_tool_call": ({"name": "f", "input": ""}, {"output": "%s"}),
+    "shell_call": ({"action": {"commands": []}}, {"output": [SHELL_ANSWER | {"stdout": "%s"}]}),
+    "local_shell_call": ({"action": {"type": "exec", "command": []}}, {"output": "%s"}),
+    "apply_patch_call": (
+        {"operation": {"type": "delete_file", "path": "p"}},
+        {"output": "%s", "status": "completed"},
+    ),
+    "tool_search_call": ({"arguments": {}}, {"tools": [{"name": "%s"}]}),
+}
+
+
+def pair(kind: str, id_: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    call, answer = ({"call_id": id_} | fields for fields in PAIRS[kind])
+    said: dict[str, Any] = json.loads(json.dumps(answer).replace("%s", f"<{id_}>"))
+    return call | {"type": kind}, said | {"type": kind.replace("_call", "_call_output", 1)}
+
+
+def answers_told(items: list[dict[str, Any]], record_format: int = RECORD_FORMAT) -> list[str]:
+    request = with_input(items)
+    messages = build_conversation(request, make_offer(request, {}), record_format=record_format)
+    said = [m.text for m in messages if isinstance(m, ChatMessage) and m.role != "assistant"]
+    return [text.partition("<")[2].partition(">")[0] or text for text in said]
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_answers_are_read_in_the_order_of_their_calls_however_they_were_sent(kind: str) -> None:
+    if kind == "tool_search_call":
+        pairs = [(c, a | {"type": "tool_search_output"}) for c, a in (pair(kind, id_) for id_ in "abc")]
+    else:
+        pairs = [pair(kind, id_) for id_ in "abc"]
+    (a, to_a), (b, to_b), (c, to_c) = pairs
+    assert answers_told([a, b, c, to_c, to_a, to_b]) == ["a", "b", "c"]
+    assert answers_told([a, b, to_b, user("u"), to_a, c, to_c]) == ["a", "u", "b", "c"]
+    assert answers_told([a, to_a, b, c, to_c, to_b]) == ["a", "b", "c"]
+    assert answers_told([a, b, to_b, to_a], record_format=4) == ["b", "a"]
+    assert [m.text.count("<") for m in render_items(items_of([a, b, to_b, to_a]))] == [0, 0, 1, 1]
+
+
+def test_answers_of_several_tools_keep_to_their_calls_when_ids_come_again() -> None:
+    (f, to_f), (s, to_s), (g, to_g) = (
+        pair(kind, id_)
+        for kind, id_ in (("function_call", "1"), ("shell_call", "1"), ("custom_tool_call", "2"))
+    )
+    assert answers_told([f, s, g, to_g, to_s, to_f, f, g, to_g, to_f]) == ["1", "1", "2", "1", "2"]
+    named = {"type": "function_call_output", "name": "f", "output": "<named>"}
+    again = to_f | {"output": "<again>"}
+    assert answers_told([f, g, named, to_g, to_f, again, s, to_s]) == ["named", "1", "2", "again", "1"]
 
 
 def test_an_empty_message_of_the_assistant_is_nothing() -> None:

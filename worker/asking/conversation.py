@@ -46,6 +46,7 @@ from shared.responses import (
     ResponseRequest,
 )
 from shared.turns import answers_in
+from worker.asking.answer_order import answers_in_order
 from worker.asking.arguments import read_written
 from worker.asking.earlier import as_before, items_as_before
 from worker.asking.elsewhere import tell_elsewhere
@@ -93,7 +94,7 @@ def build_conversation(
     date = datetime.fromtimestamp(response.created_at, UTC).date().isoformat()
     given: Sequence[InputItem] = [*request.context, *request.input]
     if record_format >= _FORMAT_OF_OUTCOMES:
-        given = tell_outcomes(given, _confirmed_in(request))
+        given = tell_outcomes(answers_in_order(given), _confirmed_in(request))
     else:
         given = items_as_before(given)
     leading, items = _split_leading_instructions(read_files(given) if has_headings else given)
@@ -117,7 +118,7 @@ def build_conversation(
 
 def render_items(items: Sequence[InputItem]) -> list[ChatMessage]:
     """Returns what the model reads of items by themselves, as in the conversation."""
-    return list(map(_with_heading, _render_items(read_files(tell_outcomes(items, ())))))
+    return list(map(_with_heading, _render_items(read_files(tell_outcomes(answers_in_order(items), ())))))
 
 
 def as_read(message: InputMessage) -> InputMessage:
