@@ -206,6 +206,8 @@ def _read_failure(error: BaseException, status: LastStatus) -> HttpError | McpPr
     match error:
         case ServerFailed():
             return error.error
+        case MCPError() if isinstance(error.data, HttpError):  # no server can send one: JSON has no such type
+            return error.data
         case MCPError() if status.code >= 300 and (status.code < 400 or error.message in _STAND_INS):
             return HttpError(status.code, f"the server answered {_phrase(status.code)}{status.demand}")
         case MCPError() if error.code == types.PARSE_ERROR and error.message.startswith(_UNPARSED):
@@ -215,8 +217,7 @@ def _read_failure(error: BaseException, status: LastStatus) -> HttpError | McpPr
         case MCPError():
             return McpProtocolError(error.code, error.message)
         case httpx2.HTTPStatusError():
-            demand, code = _read_demand(error.response), error.response.status_code
-            return HttpError(code, f"the server answered {_phrase(code)}{demand}")
+            return read_refusal(error.response)
         case httpx2.HTTPError() | httpx2.InvalidURL():
             return NO_ANSWER
         case ValidationError():
@@ -230,6 +231,12 @@ def _read_failure(error: BaseException, status: LastStatus) -> HttpError | McpPr
             return McpProtocolError(CONNECTION_CLOSED, "the connection to the server was lost")
         case _:
             return McpProtocolError(INTERNAL_ERROR, str(error))
+
+
+def read_refusal(response: httpx2.Response) -> HttpError:
+    """Returns what to say of an answer whose status is an error."""
+    code = response.status_code
+    return HttpError(code, f"the server answered {_phrase(code)}{_read_demand(response)}")
 
 
 def _phrase(status: int) -> str:

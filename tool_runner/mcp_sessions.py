@@ -376,5 +376,6 @@ def _is_gone(session: McpSession, status: LastStatus, failed: ServerFailed) -> b
     """
     if isinstance(failed.error, McpProtocolError) and failed.error.code == UNSUPPORTED_VERSION:
         return True
-    is_named = status.code == HTTPStatus.BAD_REQUEST and "session" in failed.error.message.lower()
-    return bool(session.name) and (status.code == HTTPStatus.NOT_FOUND or is_named)
+    code = failed.error.code if isinstance(failed.error, HttpError) else status.code
+    is_named = code == HTTPStatus.BAD_REQUEST and "session" in failed.error.message.lower()
+    return bool(session.name) and (code == HTTPStatus.NOT_FOUND or is_named)

@@ -11,23 +11,34 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import anyio
 import httpx2
+import msgspec
 from mcp import Client, ClientSession, StdioServerParameters, stdio_client, types
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp.shared.message import SessionMessage
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
 from shared.egress import NotAllowed
-from shared.responses import McpProtocolError
+from shared.responses import HttpError, McpProtocolError
 from tool_runner.answers import INTERNAL_ERROR, INVALID_PARAMS
 from tool_runner.endpoint_event import Listening
 from tool_runner.http_pool import HttpPools
-from tool_runner.mcp_client import SESSION_HEADER, Connection, LastStatus, ServerFailed, as_server_failures
-from tool_runner.passages import IncomingPassage
+from tool_runner.mcp_client import (
+    NO_ANSWER,
+    SESSION_HEADER,
+    Connection,
+    LastStatus,
+    ServerFailed,
+    as_server_failures,
+    read_refusal,
+)
+from tool_runner.passages import IncomingPassage, JoinedPassage
 from tool_runner.servers import HttpServer, StdioServer
 from tool_runner.unjudged import Unjudged
 from tool_runner.value_count import ANSWER_VALUES_MAX, ValueCount
@@ -39,6 +50,8 @@ _CONNECT_TIMEOUT_S = 10.0
 SSE_VERSION = HANDSHAKE_PROTOCOL_VERSIONS[0]
 """The version of MCP that has HTTP with SSE; what is negotiated over it concerns the connection alone."""
 UNSUPPORTED_VERSION = types.UNSUPPORTED_PROTOCOL_VERSION
+_SESSION_ENDS = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+"""The answers to a message by which servers over HTTP with SSE say that they have no such session."""
 _VERSION_HEADER = "mcp-protocol-version"
 _SESSION_ID = re.compile(r"[\x21-\x7e]{0,1024}")
 _ID_MAX = 2**52
@@ -167,12 +180,12 @@ async def open_sse(
     `listening`: its stream, not begun yet. Sets `has_ended` if the server ends it, or no longer accepts
     messages. Raises ServerFailed.
     """
-    status = LastStatus()
+    status, incoming = LastStatus(), _Incoming()
 
     def make_client(headers: Any = None, timeout: Any = None, auth: Any = None) -> Any:
-        return _open_client(pools, server, {}, timeout_s, status, (listening, has_ended))
+        return _open_client(pools, server, {}, timeout_s, status, (listening, incoming))
 
-    streams = sse_client(server.url, httpx_client_factory=make_client)
+    streams = incoming.joined(sse_client(server.url, httpx_client_factory=make_client))
     with as_server_failures(status):
         async with Client(
             _unjudged(_watched(streams, has_ended), status), cache=None, mode="legacy"
@@ -208,12 +221,12 @@ async def _open_client(
     headers: Mapping[str, str],
     timeout_s: float,
     status: LastStatus,
-    live: tuple[Listening, asyncio.Event] | None = None,
+    live: "tuple[Listening, _Incoming] | None" = None,
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """Opens an HTTP client for one server. Raises ServerFailed if its URL is not allowed.
 
-    `live`: given for HTTP with SSE only, where one answer lasts as long as the session; that answer, and an
-    event that is set at its end.
+    `live`: given for HTTP with SSE only, where one answer lasts as long as the session; that answer, and what
+    comes in it.
     """
     try:
         pools.check(server)
@@ -253,31 +266,32 @@ class _BoundedWay(httpx2.AsyncBaseTransport):
 
 
 class _LiveWay(httpx2.AsyncBaseTransport):
-    """Limits what is read of each message of a stream that lasts, and notices when it can be of no use any
-    more."""
+    """Limits what is read of each message of a stream that lasts. Answers in the server's place where it
+    refuses a message: the SDK waits for an answer on the stream, whatever becomes of the message."""
 
-    def __init__(
-        self, way: httpx2.AsyncBaseTransport, listening: Listening, has_ended: asyncio.Event
-    ) -> None:
+    def __init__(self, way: httpx2.AsyncBaseTransport, listening: Listening, incoming: "_Incoming") -> None:
         self._way = way
-        self._listening, self._has_ended = listening, has_ended
+        self._listening, self._incoming = listening, incoming
         self._stream: _BoundedBody | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if request.method == "POST" and self._stream is not None:
+        if request.method == "GET":
+            return await self._listen(request)
+        if self._stream is not None:
             self._stream.renew()
         try:
-            response = await self._send(request)
-        except Exception:
-            self._has_ended.set()
-            raise
-        if response.status_code >= 400:
-            self._has_ended.set()
-        return response
+            response = _bound(await self._way.handle_async_request(request))
+        except (httpx2.HTTPError, OSError):
+            self._incoming.refuse(request.content, NO_ANSWER, is_end=True)
+            return httpx2.Response(HTTPStatus.ACCEPTED, request=request)
+        if response.status_code < HTTPStatus.MULTIPLE_CHOICES:
+            return response
+        is_end = response.status_code in _SESSION_ENDS
+        self._incoming.refuse(request.content, read_refusal(response), is_end=is_end)
+        await response.aclose()
+        return httpx2.Response(HTTPStatus.ACCEPTED, request=request)
 
-    async def _send(self, request: httpx2.Request) -> httpx2.Response:
-        if request.method != "GET":
-            return _bound(await self._way.handle_async_request(request))
+    async def _listen(self, request: httpx2.Request) -> httpx2.Response:
         response = _bound(await self._listening.begin(self._way, request))
         assert isinstance(response.stream, _BoundedBody)
         self._stream = response.stream
@@ -287,6 +301,29 @@ class _LiveWay(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._way.aclose()
+
+
+class _Incoming:
+    """What comes over HTTP with SSE, once its stream is open: the server's messages and its refusals."""
+
+    def __init__(self) -> None:
+        self._joined: JoinedPassage | None = None
+
+    @asynccontextmanager
+    async def joined(self, streams: AbstractAsyncContextManager[Any]) -> AsyncIterator[tuple[Any, Any]]:
+        async with streams as (read, write):
+            self._joined = JoinedPassage(read)
+            yield self._joined, write
+
+    def refuse(self, message: bytes, error: HttpError, *, is_end: bool) -> None:
+        """Answers a message that the server has not taken, and ends the stream behind it if `is_end`."""
+        assert self._joined is not None  # nothing is sent before
+        sent = msgspec.json.decode(message)
+        if "method" in sent and "id" in sent:
+            told = types.ErrorData(code=INTERNAL_ERROR, message=error.message, data=error)
+            self._joined.add(SessionMessage(types.JSONRPCError(jsonrpc="2.0", id=sent["id"], error=told)))
+        if is_end:
+            self._joined.end()
 
 
 class _JudgedBody(httpx2.AsyncByteStream):

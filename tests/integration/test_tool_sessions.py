@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -434,6 +435,70 @@ async def test_the_sdks_server_keeps_a_session_over_http_with_sse(tmp_path: Path
         told = text_of(await other.ask(f"{url}/sse", "step", journal))
         assert told.startswith(ANEW)
         assert told.endswith("\n1")
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "headers", "said"),
+    [
+        ("initialize", 401, {"www-authenticate": "Bearer"}, "401 Unauthorized (www-authenticate: Bearer)"),
+        ("initialize", 429, {"retry-after": "9000"}, "429 Too Many Requests (retry-after: 9000)"),
+        ("initialize", 404, {}, "404 Not Found"),
+        ("tools/call", 500, {}, "500 Internal Server Error"),
+        ("tools/call", 401, {"www-authenticate": "Bearer"}, "401 Unauthorized (www-authenticate: Bearer)"),
+        ("tools/call", 404, {}, "404 Not Found"),
+        ("notifications/initialized", 500, {}, ""),
+    ],
+)
+async def test_a_message_that_is_refused_over_http_with_sse_is_answered_at_once_by_its_status(
+    tmp_path: Path, method: str, status: int, headers: dict[str, str], said: str
+) -> None:
+    app, journal = make_sdk_server().sse_app(), Journal()
+    refuses = method == "initialize"
+
+    async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] == "/sse":
+            await app(scope, receive, send)
+            return
+        body = await Request(scope, receive).body()
+
+        async def again() -> Any:
+            return {"type": "http.request", "body": body}
+
+        is_refused = refuses and f'"{method}"'.encode() in body
+        answer = Response(status_code=status, headers=headers) if is_refused else app
+        await answer(scope, again, send)
+
+    async with serving(refusing) as url, running(tmp_path) as one:
+        if method == "tools/call":
+            assert text_of(await one.ask(f"{url}/sse", "step", journal)) == "1"
+        refuses = True
+        outcome = await one.ask(f"{url}/sse", "step", journal)
+        if not said:
+            assert text_of(outcome) == "1"
+            return
+        assert error_of(outcome) == HttpError(status, f"the server answered {said}")
+        refuses = False
+        text = text_of(await one.ask(f"{url}/sse", "step", journal))
+        assert text.splitlines()[-1] == ("2" if method == "tools/call" and status != 404 else "1")
+
+
+async def test_a_session_over_http_with_sse_that_is_gone_begins_anew(tmp_path: Path) -> None:
+    app, journal = Recorded(make_sdk_server().sse_app()), Journal()
+    async with serving(app) as url, running(tmp_path) as one:
+        assert text_of(await one.ask(f"{url}/sse", "step", journal)) == "1"
+        lost = [path for method, path in app.received if method == "POST"][-1:]
+        told = list[int]()
+
+        def refuse(method: str, path: str, _headers: dict[bytes, bytes]) -> int:
+            if method != "POST" or path not in lost or told:
+                return 0
+            told.append(404)
+            return 404
+
+        app.refuse = refuse
+        told_of = text_of(await one.ask(f"{url}/sse", "step", journal))
+    assert told_of.startswith(ANEW)
+    assert told_of.endswith("\n1")
 
 
 async def test_a_message_stream_that_leads_to_another_origin_is_refused(tmp_path: Path) -> None:
