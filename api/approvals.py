@@ -5,7 +5,7 @@ in place of its id, and items of a conversation are the client's to write, so ne
 asked is kept apart from the items, also for a response that is not stored (`shared/approvals.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -85,7 +85,15 @@ def confirm(
             counting.append(id_)
         elif id_ in given_now:
             raise _refusal(sent, id_, changed)
-    return msgspec.structs.replace(request, approved=counting)
+    return msgspec.structs.replace(request, approved=_as_asked(request, counting))
+
+
+def _as_asked(request: ResponseRequest, approved: Collection[str]) -> list[str]:
+    """Returns the ids in the order in which the model asked, in which their calls are made."""
+    asked = [
+        item.id for item in (*request.context, *request.input) if isinstance(item, InputMcpApprovalRequest)
+    ]
+    return [id_ for id_ in dict.fromkeys(asked) if id_ and id_ in approved]
 
 
 def _given_to_it(request: ResponseRequest) -> set[str]:

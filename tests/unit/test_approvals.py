@@ -11,6 +11,7 @@ from shared.approvals import find_difference, fingerprint
 from shared.responses import ConversationReference, McpApprovalRequest, ResponseRequest
 from tests.items import items_of
 from tests.requests import make_request
+from worker.asking.conversation import approved_calls_in
 
 QUESTION = McpApprovalRequest("mcpr_1", "wiki", "ask", '{"a":1,"b":[2]}')
 ASKED = {"mcpr_1": fingerprint("mcpr_1", QUESTION)}
@@ -103,6 +104,14 @@ def test_a_call_may_be_approved_between_the_calls_of_its_turn() -> None:
     confirmed = confirmed_of(request_of(SENT, YES, announced, ANOTHER, YES_AGAIN), kept)
     assert isinstance(confirmed, ResponseRequest)
     assert sorted(confirmed.approved or []) == ["mcpr_1", "mcpr_2"]
+
+
+def test_approved_calls_are_made_in_the_order_in_which_the_model_asked() -> None:
+    kept = ASKED | {"mcpr_2": fingerprint("mcpr_2", msgspec.structs.replace(QUESTION, id="mcpr_2"))}
+    confirmed = confirmed_of(request_of(YES_AGAIN, YES, context=(SENT, ANOTHER)), kept)
+    assert isinstance(confirmed, ResponseRequest)
+    assert confirmed.approved == ["mcpr_1", "mcpr_2"]
+    assert [call[3] for call in approved_calls_in(confirmed)] == ["mcpr_1", "mcpr_2"]
 
 
 def test_a_fingerprint_belongs_to_one_question() -> None:

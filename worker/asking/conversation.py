@@ -157,12 +157,11 @@ def approved_calls_in(request: ResponseRequest) -> list[tuple[str, str, str, str
 
 
 def _confirmed_in(request: ResponseRequest) -> dict[str, InputMcpApprovalRequest]:
-    """Returns the questions whose calls may run now, by id."""
+    """Returns the questions whose calls may run now, by id, in the order in which the calls are made."""
     approved = approved_in([*request.context, *request.input])
     if request.approved is None:
         return approved
-    confirmed = set(request.approved)
-    return {id_: question for id_, question in approved.items() if id_ in confirmed}
+    return {id_: approved[id_] for id_ in request.approved if id_ in approved}
 
 
 def call_message(recipient: str, arguments: str) -> ChatMessage:
