@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from shared.record_format import RECORD_FORMAT
-from shared.responses import McpTool, ResponseRequest
+from shared.responses import HttpError, McpError, McpTool, McpToolExecutionError, ResponseRequest
+from shared.tool_calls import describe
 from tests.items import items_of
 from tests.requests import make_request
 from worker.asking.conversation import approved_calls_in, build_conversation, listings_in, render_items
@@ -284,12 +285,23 @@ def test_a_call_that_did_not_end_well_is_told_as_that(status: str) -> None:
     logs = {"outputs": [{"type": "logs", "logs": "half"}]}
     cut_off: list[dict[str, Any]] = [call, code, code | {"outputs": []}, search]
     assert [told([user("a"), each])[2].text for each in cut_off] == [note] * 4
-    assert told([user("a"), code | logs])[2].text == ("half" if status == "failed" else f"half{note}")
+    assert told([user("a"), code | logs])[2].text == f"half{note}"
+    assert told([user("a"), call | {"output": "half"}])[2].text == f"half\n{note}"
+    found = {"queries": ["q"], "results": [{"filename": "n", "text": "half"}]}
+    files = {"type": "file_search_call", "id": "fs_1", "status": status} | found
+    assert told([user("a"), files])[2].text == f"n:\nhalf\n\n{note}"
     both = call | {"output": "half", "error": {"type": "http_error", "code": 502}}
     said = told([user("a"), both])[2].text
     assert "HTTP 502" in said
     assert "None" not in said
     assert "\nhalf" in said
+
+
+@pytest.mark.parametrize("error", [McpToolExecutionError("e"), HttpError(502, "e"), HttpError(0, "e")])
+def test_code_that_failed_here_is_told_as_it_was_then(error: McpError) -> None:
+    logs = {"outputs": [{"type": "logs", "logs": describe(error)}], "container_id": "c"}
+    code = {"type": "code_interpreter_call", "id": "ci_1", "status": "failed", "code": "c"} | logs
+    assert told([user("a"), code])[2].text == describe(error)
 
 
 def test_a_question_that_nobody_answered_is_told() -> None:

@@ -58,7 +58,7 @@ def _found_by(call: FileSearchCall) -> str:
     if not isinstance(call.results, list):
         return note_of(call.status) or SEARCH_NOT_KEPT
     texts = [f"{each.filename or 'unnamed'}:\n{each.text or ''}" for each in call.results]
-    return "\n\n".join(texts) or note_of(call.status) or "[Nothing was found.]"
+    return "\n\n".join(filter(None, (*texts, note_of(call.status)))) or "[Nothing was found.]"
 
 
 def _made_by(call: ImageGenerationCall) -> str:

@@ -27,7 +27,7 @@ from shared.input_items import (
     McpApprovalResponse,
 )
 from shared.responses import HttpError, McpError, McpProtocolError, McpToolExecutionError
-from shared.tool_calls import describe
+from shared.tool_calls import describe, parse_failure
 
 _P = TypeVar("_P")
 
@@ -107,11 +107,9 @@ def _untold_questions(items: Sequence[InputItem], approved: Collection[str]) -> 
 
 
 def _answer_of(call: InputMcpCall) -> str:
-    texts = [_error_in(call), call.output or ""]
-    told = [text for text in texts if text]
-    if not told or call.status in _UNFINISHED:
-        told.append(note_of(call.status))
-    return "\n".join(text for text in told if text)
+    error = _error_in(call)
+    note = "" if error and call.status == "failed" else note_of(call.status)
+    return "\n".join(text for text in (error, call.output, note) if text)
 
 
 def _error_in(call: InputMcpCall) -> str:
@@ -139,8 +137,13 @@ def _outputs_of(call: CodeInterpreterCall) -> list[CodeOutput]:
     note = note_of(call.status)
     if not isinstance(call.outputs, list):
         return [CodeOutput(logs=note or _CODE_NOT_KEPT)]
-    is_told = bool(call.outputs) and note != _CUT_OFF
+    is_told = note == _FAILED and any(map(_says_why, call.outputs))
     return call.outputs if is_told or not note else [*call.outputs, CodeOutput(logs=note)]
+
+
+def _says_why(output: CodeOutput) -> bool:
+    """Returns True for the log that a call which failed here has."""
+    return isinstance(output.logs, str) and describe(parse_failure(output.logs).error) == output.logs
 
 
 def _tell_search(item: WebSearchCall) -> WebSearchCall:
