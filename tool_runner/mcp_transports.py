@@ -180,7 +180,7 @@ async def open_sse(
     `listening`: its stream, not begun yet. Sets `has_ended` if the server ends it, or no longer accepts
     messages. Raises ServerFailed.
     """
-    status, incoming = LastStatus(), _SseIncoming()
+    status, incoming = LastStatus(), _Received()
 
     def make_client(headers: Any = None, timeout: Any = None, auth: Any = None) -> Any:
         return _open_client(pools, server, {}, timeout_s, status, (listening, incoming))
@@ -221,7 +221,7 @@ async def _open_client(
     headers: Mapping[str, str],
     timeout_s: float,
     status: LastStatus,
-    live: "tuple[Listening, _SseIncoming] | None" = None,
+    live: "tuple[Listening, _Received] | None" = None,
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """Opens an HTTP client for one server. Raises ServerFailed if its URL is not allowed.
 
@@ -269,9 +269,7 @@ class _LiveWay(httpx2.AsyncBaseTransport):
     """Limits what is read of each message of a stream that lasts. Answers in the server's place where it
     refuses a message: the SDK waits for an answer on the stream, whatever becomes of the message."""
 
-    def __init__(
-        self, way: httpx2.AsyncBaseTransport, listening: Listening, incoming: "_SseIncoming"
-    ) -> None:
+    def __init__(self, way: httpx2.AsyncBaseTransport, listening: Listening, incoming: "_Received") -> None:
         self._way = way
         self._listening, self._incoming = listening, incoming
         self._stream: _BoundedBody | None = None
@@ -305,7 +303,7 @@ class _LiveWay(httpx2.AsyncBaseTransport):
         await self._way.aclose()
 
 
-class _SseIncoming:
+class _Received:
     """What comes over HTTP with SSE, once its stream is open: the server's messages and its refusals."""
 
     def __init__(self) -> None:
