@@ -56,8 +56,8 @@ def check_unique(items: Sequence[AskedItem], context: Iterable[InputItem], field
 
 
 def check_answers(items: Sequence[InputItem], context: Sequence[InputItem], field: str) -> None:
-    """Raises ClientError for an output or approval response without its call or request, for an output before
-    its call, and for the second one of a call.
+    """Raises ClientError for an output or approval response without its call or request, and for an output
+    before its call.
 
     The model could not tell what an output without its call answers; one that names its function needs no
     call. An approval request has one response: a second one would run its call again, or deny a call that was
@@ -66,7 +66,6 @@ def check_answers(items: Sequence[InputItem], context: Sequence[InputItem], fiel
     orphan = find_orphan(items, context)
     if orphan is not None:
         raise no_call_found(_called(CALLS[type(orphan)]), answered_by(orphan) or "", field)
-    _check_answered_once(items, context, field)
     asked = {item.id for item in (*context, *items) if isinstance(item, InputMcpApprovalRequest)}
     answered = {item.approval_request_id for item in context if isinstance(item, McpApprovalResponse)}
     for index, item in enumerate(items):
@@ -77,20 +76,6 @@ def check_answers(items: Sequence[InputItem], context: Sequence[InputItem], fiel
             reason = "it is answered already" if question in answered else _UNASKED
             raise invalid_value(spell((field, index, "approval_request_id")), reason)
         answered.add(question)
-
-
-def _check_answered_once(items: Sequence[InputItem], context: Sequence[InputItem], field: str) -> None:
-    """Raises ClientError for an output of a call that has one. The context may
-    have several, which a version before this one accepted."""
-    answered: set[tuple[type[ClientsCall], str]] = set()
-    for place, item in enumerate((*context, *items), -len(context)):
-        if isinstance(item, ClientsCall):
-            answered.discard((type(item), item.call_id))
-        elif isinstance(item, CallOutput) and (call_id := answered_by(item)) is not None:
-            key = CALLS[type(item)], call_id
-            if place >= 0 and key in answered:
-                raise invalid_value(spell((field, place, "call_id")), "it is answered already")
-            answered.add(key)
 
 
 def find_orphan(items: Sequence[InputItem], context: Sequence[InputItem] = ()) -> CallOutput | None:

@@ -127,30 +127,6 @@ def test_a_question_is_answered_once(items: list[Item], context: list[Item], ind
 
 
 @pytest.mark.parametrize(
-    ("items", "context", "index"),
-    [
-        ([CALL, OUTPUT, OUTPUT], [], 2),
-        ([ASKED, OUTPUT], [CALL, OUTPUT], 1),
-        ([CUSTOM, CUSTOM_OUTPUT, CALL, OUTPUT, CUSTOM_OUTPUT], [], 4),
-        ([CALL, OUTPUT, CALL, OUTPUT, NAMED, NAMED], [], None),
-        ([CALL, CUSTOM, OUTPUT, CUSTOM_OUTPUT], [CALL, OUTPUT, OUTPUT], None),
-    ],
-)
-def test_a_call_is_answered_once(items: list[Item], context: list[Item], index: int | None) -> None:
-    if index is None:
-        check_answers(items_of(items), items_of(context), "input")
-        return
-    param = f"input[{index}].call_id"
-    message = f"Invalid value for '{param}': it is answered already."
-    assert complaint(check_answers, items_of(items), items_of(context), "input") == (
-        400,
-        "invalid_value",
-        param,
-        message,
-    )
-
-
-@pytest.mark.parametrize(
     ("prompt", "message"),
     [
         ([CALL, OUTPUT, ASKED], None),
