@@ -25,6 +25,7 @@ from tests.integration.test_tool_sessions import ANEW, Journal, running
 from tests.patience import until
 from tests.requests import accept, make_request
 from tests.working import finish, keep_journal, leave_behind, restore_journal, working
+from tool_runner import session_keeper
 from tool_runner.session_keeper import SessionKeeper
 from worker.engines.scripted.script import Script
 
@@ -227,9 +228,11 @@ final = "It is {result}."
 
 
 async def test_whenever_a_worker_and_a_runner_die_the_log_is_that_of_an_undisturbed_run(
-    redis: RedisClient, settings: Settings
+    redis: RedisClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the last call, the journal has nothing: another runner makes it, in the session of the first."""
+    # Nothing is swept: between two deaths the response does not exist, and its session would be ended.
+    monkeypatch.setattr(session_keeper, "_SWEEP_S", 3600.0)
     server = PagesServer()
     async with serving_app(server) as url, working(redis, settings, SCRIPT, answer=None) as worker:
         tool = {"type": "mcp", "server_label": "pages", "server_url": url, "require_approval": "never"}
