@@ -25,7 +25,8 @@ from api.sockets import Sockets
 from api.sse import EventStreams, keep_alive_line
 from api.tenants import Tenants
 from shared.responses import Dialect
-from shared.settings import KeepAliveForm, Settings
+from shared.setting_types import KeepAliveForm
+from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.records.response_store import Stored
 from shared.store.redis.connections import REDIS_AWAY

@@ -16,7 +16,8 @@ from starlette.types import Receive, Scope, Send
 from api.answer import Wire
 from api.errors import NodeEnding, StreamCut
 from api.hub import LogGone, LogShorter
-from shared.settings import KeepAliveForm, Settings
+from shared.setting_types import KeepAliveForm
+from shared.settings import Settings
 from shared.store.redis.connections import REDIS_AWAY
 
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}

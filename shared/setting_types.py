@@ -1,7 +1,7 @@
 """The forms of settings that need more than a type: keys, and ranges of ports. Pure."""
 
 import base64
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
@@ -12,6 +12,8 @@ def _check_range(text: str) -> str:
         raise ValueError("ports are 1 to 65535, the lower one first")
     return text
 
+
+KeepAliveForm = Literal["comment", "event"]
 
 PortRange = Annotated[str, Field(pattern=r"^[0-9]{1,5}(-[0-9]{1,5})?$"), AfterValidator(_check_range)]
 """A port, or the first and the last of a range: `443`, `1024-65535`."""

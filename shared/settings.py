@@ -1,15 +1,15 @@
 """Every limit and address that an operator may set, with its unit last. Reads ANTIPHON_* variables.
 
-Owns defaults and bounds; each role reads the same class, so one environment fits all roles.
+Owns defaults and bounds; each role reads the same class, so one environment fits all roles. Those of API
+nodes and of tool runners stand in `api_settings.py` and `tool_settings.py`.
 """
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -18,9 +18,10 @@ from pydantic_settings import (
 )
 
 from shared import hosted_tools
+from shared.api_settings import ApiSettings
 from shared.redis_url import read_sentinel_url
-from shared.responses import Dialect
-from shared.setting_types import PortRange, check_key
+from shared.setting_types import check_key
+from shared.tool_settings import ToolSettings
 
 _log = logging.getLogger(__name__)
 
@@ -28,10 +29,7 @@ FORMER_NAMES = {"attempts_max": "owners_lost_max", "compact_after_s": "archive_a
 """Former name of a setting -> its name now. A former name works for one release, with a warning."""
 
 
-KeepAliveForm = Literal["comment", "event"]
-
-
-class Settings(BaseSettings):
+class Settings(ApiSettings, ToolSettings, BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="ANTIPHON_", frozen=True, extra="ignore", hide_input_in_errors=True
     )
@@ -55,115 +53,6 @@ class Settings(BaseSettings):
     cell: str = Field("0", pattern=r"^[a-z0-9]{1,8}$")
     """The name of the Redis primary (with its replicas) that holds a response; part of every id."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-
-    # API
-    api_keys: Path | None = None
-    """A JSON file of tenants, with their keys, limits and webhooks (`shared/tenants_file.py`). If None, any
-    key is accepted, including no key; all clients are one tenant, and the API binds to loopback only."""
-    open_hosts: list[str] = []
-    """Without `api_keys`: names and addresses, in addition to loopback, by which this node may be called."""
-    cors_origins: list[str] = []
-    """Origins whose pages may call this node, as browsers write them: `https://app.example`."""
-    models: list[str] = Field(["default"], min_length=1)
-    """Model names that requests may use; `default` stands for the first."""
-    dialect: Dialect = "openai"
-    """How the events of a response are named if its create call has no `Antiphon-Dialect` header."""
-    compaction_prompt: str | None = Field(None, min_length=1, max_length=16_384)
-    """What the model is told, as a message of the user's, to have it summarise a conversation; `{tokens}` in
-    it is replaced by the number of tokens that the summary may have. None: `shared/compaction.py` has it."""
-    compaction_share_max: float = Field(0.25, gt=0, le=1)
-    """The part of a conversation's tokens that a compaction may leave, without the instructions."""
-    compaction_tokens_min: int = Field(1_024, ge=256)
-    """The number of tokens that it may leave in any case, however short the conversation."""
-    refused_parameters: list[Literal["logit_bias", "min_p"]] = []
-    """Parameters that the workers' engine, as it is configured, does not support."""
-    unsupported_tools: Literal["refuse", "ignore"] = "refuse"
-    """What becomes of a tool that no model here can use (docs/tools.md): the request is refused, or the tool
-    is left out, as the answer's header `Antiphon-Ignored-Tools` says."""
-    body_bytes_max: int = Field(8 * 2**20, gt=0)
-    bodies_bytes_max: int = Field(256 * 2**20, gt=0)
-    """All bodies together that an API node holds, as far as they have arrived."""
-    queue_depth_max: int = Field(10_000, gt=0)
-    tenant_responses_max: int = Field(1_000, gt=0)
-    """Open responses of one tenant, including those that wait."""
-    tenant_bytes_max: int = Field(2**30, gt=0)
-    """Requests of one tenant that Redis holds uncompressed: those of open responses, and of closed ones until
-    they are archived. What is echoed counts once for each copy."""
-    tenant_listed_max: int = Field(100_000, gt=0)
-    """Responses of one tenant that a list has: the newest, by each filter."""
-    tenant_weight: float = Field(1.0, ge=0.01, le=100)
-    """How many turns a tenant has in the queue for one of a tenant with the weight 1, while both wait."""
-    tenant_requests_per_minute_max: int = Field(0, ge=0)
-    """Create calls of one tenant; 0: as many as it likes. A minute's worth may come at once, and what counts
-    wears off evenly. The same for tokens."""
-    tenant_tokens_per_minute_max: int = Field(0, ge=0)
-    """What the responses of one tenant read and write. Until a response has ended, about what its prompt has
-    counts, and its `max_output_tokens`."""
-    idempotency_retention_s: int = Field(86_400, gt=0)
-    disconnect_grace_s: float = Field(5.0, ge=0)
-    """A foreground response is cancelled this long after its last reader has left; 0: at once."""
-    reader_return_s: float = Field(60.0, ge=0)
-    """The same if its last readers were lost with their API node; at least `disconnect_grace_s`."""
-    allow_unstored_background: bool = False
-    """Accept `background` with `store: false`; such a response is kept for `unstored_background_s`."""
-    unstored_background_s: int = Field(600, gt=0)
-    context_bytes_max: int = Field(16 * 2**20, gt=0)
-    """All items of one request as JSON: those of earlier responses or a conversation, and its own input with
-    every reference resolved. Also the lists of tools that its servers give, together."""
-    json_values_max: int = Field(200_000, gt=0)
-    """JSON values of one body, and of all items that one request reads (`shared/json_values.py`)."""
-    items_max: int = Field(10_000, gt=0)
-    """The number of all those items."""
-    references_bytes_max: int = Field(64 * 2**20, gt=0)
-    """What may be read to resolve a request's item references: the records of all responses they refer to."""
-    tools_max: int = Field(1_024, gt=0)
-    """Tools of one request, including members of namespaces; also entries of a `tool_choice`."""
-    conversation_retention_s: int = Field(30 * 86_400, gt=0)
-    """How long an unused conversation is kept."""
-    client_buffer_bytes_max: int = Field(2**20, gt=0)
-    keep_alive_s: float = Field(15.0, gt=0)
-    """How often a keep-alive is sent on a stream."""
-    keep_alive_form: KeepAliveForm = "comment"
-    """A comment line, which parsers ignore; or a `keepalive` event, which has no sequence number."""
-    gzip_bytes_min: int = Field(1_024, ge=0)
-    """JSON answers from this size on are compressed for clients that accept gzip."""
-    http_line_bytes_max: int = Field(16 * 2**10, gt=0)
-    """Limits the request target, including its query."""
-    http_head_bytes_max: int = Field(64 * 2**10, gt=0)
-    """Limits all headers of one request together, and whatever else frames its body."""
-    http_headers_max: int = Field(100, gt=0)
-    http_pipelined_max: int = Field(16, gt=0)
-    """Requests that one connection may send before it is answered; no more are read."""
-    http_connections_max: int = Field(10_000, gt=0)
-    http_excess_connections_max: int = Field(256, gt=0)
-    """Connections beyond that, on which only liveness and readiness are answered."""
-    http_head_timeout_s: float = Field(10.0, gt=0)
-    """From a connection, or the first byte of a further request, to the end of the headers."""
-    http_body_timeout_s: float = Field(60.0, gt=0)
-    http_idle_timeout_s: int = Field(75, gt=0)
-    """Longer than the usual idle time of proxies (60 s), so that the proxy closes connections first."""
-    http_send_timeout_s: float = Field(120.0, gt=0)
-    """A client that reads nothing of what is waiting for it is disconnected after this."""
-    http_linger_s: float = Field(2.0, gt=0)
-    """A client that is still sending when it is answered has this long to read the answer. Closing with
-    unread data resets the connection, and a reset can discard the answer."""
-    sockets_max: int = Field(4_096, ge=0)
-    """WebSockets of one API node; 0: none, and clients are told to use HTTP (426)."""
-    socket_responses_max: int = Field(16, gt=0)
-    """Responses in progress on one WebSocket; further ones wait."""
-    socket_lanes_max: int = Field(32, ge=0)
-    """Values of `stream_id` on one WebSocket."""
-    socket_waiting_max: int = Field(64, gt=0)
-    """Calls that may wait on one WebSocket besides those in progress, all lanes together."""
-    socket_age_max_s: float = Field(3_600.0, gt=0)
-    """After this a WebSocket takes no more calls, and is closed when its last response has ended."""
-    socket_ping_s: float = Field(20.0, gt=0)
-    """How often an API node pings the client of a WebSocket, and how long that may take to answer."""
-    sockets_kept_bytes_max: int = Field(128 * 2**20, ge=0)
-    """The records of unstored responses that the WebSockets of one API node keep, so that their clients can
-    continue them."""
-    redis_timeout_s: float = Field(2.0, gt=0)
-    """How long one command may wait for Redis; after that, a request gets 503."""
 
     # Log
     response_retention_s: int = Field(30 * 86_400, gt=0)
@@ -223,72 +112,6 @@ class Settings(BaseSettings):
     those whose annotations say so. The built-in servers keep nothing of a call that did not return; remove
     their functions if another server has the label."""
 
-    # Tool runner
-    tool_calls_in_flight_max: int = Field(256, gt=0)
-    tool_calls_waiting_max: int = Field(4_096, gt=0)
-    """Calls that one tool runner has taken in addition and that wait for a share or a sandbox."""
-    tenant_share_max: float = Field(0.5, gt=0, le=1)
-    """The part of a tool runner's calls in flight, and of its sandboxes, that one tenant may use."""
-    python_tool: Literal["monty", "cpython"] = "monty"
-    """The sandbox of the built-in Python, as workers describe it and tool runners run it: Monty, or CPython
-    behind bubblewrap. Set the same for all."""
-    python_path: Path | None = None
-    """The Python that runs the code of `cpython`, with its packages; None: the one that runs the tool runner,
-    without the tool runner's packages."""
-    sandboxes_max: int = Field(0, ge=0)
-    """Processes of the built-in Python on one tool runner; 0: two per CPU, at least four."""
-    tool_timeout_s: float = Field(120.0, gt=0)
-    """How long a call may take without a report of progress from its server."""
-    tool_progress_max_s: float = Field(600.0, ge=0)
-    """How long a call may take in all if its server reports progress; at least `tool_timeout_s`."""
-    tool_claim_ttl_s: float = Field(1.5, gt=0)
-    """A runner that has not renewed its claim on a call for this long, although Redis was available, counts
-    as lost. Claims are renewed three times as often."""
-    tool_output_bytes_max: int = Field(256 * 1024, gt=0)
-    tool_listing_ttl_s: float = Field(60.0, ge=0)
-    """How long a tool runner uses the listing of an MCP server over HTTP for further responses; 0: never."""
-    tool_listings_bytes_max: int = Field(32 * 2**20, ge=0)
-    """The listings that one tool runner keeps for that time."""
-    tool_schema_bytes_max: int = Field(64 * 1024, gt=0)
-    """The schema of one tool of an MCP server; a tool with a larger one is left out of the listing."""
-    tool_session_bytes_max: int = Field(2**20, gt=0)
-    web_search: Literal["refused", "local", "server"] = "refused"
-    """Whether requests may ask for web search (`web_search`, `web_search_preview`), and who answers: the
-    built-in server, which searches the folder `search_pages`, or the server of that label in
-    `mcp_servers`."""
-    search_pages: Path | None = None
-    """The folder that the built-in search server searches; None: the pages about this project that ship."""
-    tool_session_idle_s: float = Field(600.0, gt=0)
-    """How long after the end of the last response that used it an MCP server's session is kept for a response
-    that continues it. Nothing can continue one with `store: false`, whose session ends with it."""
-    tool_session_age_max_s: float = Field(86_400.0, gt=0)
-    """An MCP server's session that is older is not used by a further call."""
-    tool_sessions_max: int = Field(4_096, gt=0)
-    """MCP servers' sessions that one tool runner looks after; the least recently used one beyond it ends."""
-    tool_processes_max: int = Field(32, gt=0)
-    """Processes of stdio servers with `per_response` on one tool runner; the least recently used one beyond
-    it ends."""
-    tool_retry_after_max_s: float = Field(30.0, ge=0)
-    """How long one request to an MCP server waits in all because the server is busy (429 with
-    `retry-after`)."""
-    tool_connection_idle_s: float = Field(4.0, gt=0)
-    """How long an idle HTTP connection to an MCP server is kept: shorter than the 5 s after which most
-    servers close one, because a call that crosses such a close fails."""
-    tool_connections_idle_max: int = Field(256, ge=0)
-    """Pools of idle HTTP connections, one for each MCP server and its credentials, that a tool runner
-    keeps."""
-    mcp_servers: Path | None = None
-    """A JSON file {label: {"url": …, "headers": …} | {"command": …, "args": […], "env": …}}; a command may
-    have "per_response"."""
-
-    # Egress: where the `server_url` of a request may lead; servers in `mcp_servers` are exempt
-    egress_hosts: list[str] = []
-    """Host names that may be called wherever they lead: whoever controls their DNS is trusted."""
-    egress_networks: list[IPvAnyNetwork] = []
-    """Networks and addresses that may be called although they are not public (loopback, private …)."""
-    egress_ports: list[PortRange] = ["80", "443", "1024-65535"]
-    egress_schemes: list[Literal["https", "http"]] = ["https", "http"]
-
     # Webhooks: deliveries of the ends of responses (`shared/tenants_file.py` says where to)
     webhook_responses: Literal["background", "all"] = "background"
     """Whose ends are delivered; never those of responses with `store: false`."""
@@ -312,11 +135,6 @@ class Settings(BaseSettings):
         """How long a process has for a delivery until another one may make it."""
         return 2 * self.webhook_timeout_s + 5
 
-    @property
-    def tool_run_max_s(self) -> float:
-        """How long a tool runner may take for one call."""
-        return max(self.tool_timeout_s, self.tool_progress_max_s)
-
     @classmethod
     def settings_customise_sources(
         cls,
@@ -337,16 +155,6 @@ class Settings(BaseSettings):
         read_sentinel_url(url)
         return url
 
-    @field_validator("cors_origins")
-    @classmethod
-    def _are_origins(cls, origins: list[str]) -> list[str]:
-        for origin in origins:
-            if not re.fullmatch(
-                r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?", origin
-            ):
-                raise ValueError("an origin is scheme://host or scheme://host:port, in lower case")
-        return origins
-
     @field_validator("secrets_key")
     @classmethod
     def _is_a_key(cls, key: SecretStr | None) -> SecretStr | None:
@@ -365,12 +173,6 @@ class Settings(BaseSettings):
     def _workers_cannot_read_secrets(self) -> Self:
         if self.secrets_key in self.seal_keys:
             raise ValueError("seal_keys, which workers have, must not contain secrets_key")
-        return self
-
-    @model_validator(mode="after")
-    def _a_body_finds_room(self) -> Self:
-        if self.bodies_bytes_max < 2 * self.body_bytes_max:
-            raise ValueError("bodies_bytes_max must be at least twice body_bytes_max")
         return self
 
     @model_validator(mode="after")

@@ -19,7 +19,8 @@ from api.sse import EventStreams
 from api.tenants import Tenants
 from shared.race import race
 from shared.responses import Dialect
-from shared.settings import KeepAliveForm, Settings
+from shared.setting_types import KeepAliveForm
+from shared.settings import Settings
 
 # All of them are `async`, since FastAPI runs a plain function in a thread, for each request.
 

@@ -29,7 +29,7 @@ from api.routes.access import (
 )
 from api.services import Services
 from api.sse import EventStreams
-from shared.settings import KeepAliveForm
+from shared.setting_types import KeepAliveForm
 
 router = APIRouter(prefix="/v1/responses")
 
