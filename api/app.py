@@ -149,7 +149,9 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
             # Workers sweep too; this one keeps waiting responses alive while there is no worker, and keeps
             # Redis's pulse.
             asyncio.create_task(sweep(redis, settings, settings.sweep_interval_s), name="sweeper"),
-            asyncio.create_task(presence.maintain(redis, "api", new_owner("api")), name="presence"),
+            asyncio.create_task(
+                presence.maintain(redis, "api", new_owner("api", settings.place)), name="presence"
+            ),
         ]
         if tenants.is_in_file:
             running.append(asyncio.create_task(tenants.run(), name="reader of the tenants file"))

@@ -1,6 +1,9 @@
 #!/bin/sh
-# Reads a role's secrets from their files, so that inspecting the container does not show them.
+# Reads a role's secrets from their files, so that inspecting the container does not show them, and names the
+# process after its container or pod, so that its own health check finds it.
 set -eu
+ANTIPHON_PLACE="${ANTIPHON_PLACE:-$(uname -n)}"
+export ANTIPHON_PLACE
 if [ -r /run/secrets/redis_url ]; then
     ANTIPHON_REDIS_URL="$(cat /run/secrets/redis_url)"
     export ANTIPHON_REDIS_URL

@@ -62,9 +62,14 @@ def event_id(response_id: str, event_type: str) -> str:
     return f"evt_{digest[:32]}"
 
 
-def new_owner(role: str) -> str:
-    """Returns a unique name for one process, such as a worker."""
-    return f"{role}-{secrets.token_hex(6)}"
+def new_owner(role: str, place: str = "") -> str:
+    """Returns a unique name for one process, such as a worker; `place` is where it runs, if that is known."""
+    return "-".join([role, *([place] if place else []), secrets.token_hex(6)])
+
+
+def is_owner_at(owner: str, role: str, place: str) -> bool:
+    """Returns True for the name of a process of this role that runs in this place."""
+    return owner.rpartition("-")[0] == f"{role}-{place}"
 
 
 def new_request_id() -> str:

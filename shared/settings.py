@@ -52,6 +52,8 @@ class Settings(ApiSettings, ToolSettings, BaseSettings):
     none, a request for such a text is refused."""
     cell: str = Field("0", pattern=r"^[a-z0-9]{1,8}$")
     """The name of the Redis primary (with its replicas) that holds a response; part of every id."""
+    place: str = Field("", pattern=r"^[A-Za-z0-9.-]{0,253}$")
+    """Where the process runs, such as a pod; part of the name under which the process announces itself."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     # Log

@@ -31,7 +31,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     Raises servers.BadServersFile before anything is started.
     """
     configured = servers.load(settings)
-    name = ids.new_owner(ROLE)
+    name = ids.new_owner(ROLE, settings.place)
     redis = RedisClient.connect(
         settings.redis_url,
         timeout_s=settings.redis_timeout_s,

@@ -27,7 +27,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Delivers until `stop` is set. Raises Misuse or tenants_file.FileInvalid before anything is started."""
     path = path_of(settings)
     roster = tenants_file.read(path)
-    name = ids.new_owner(ROLE)
+    name = ids.new_owner(ROLE, settings.place)
     redis = connect(settings)
     post = Post(settings, Egress.of(settings))
     sender = Sender(Outbox(redis, settings, name), post, settings, roster)

@@ -53,7 +53,7 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
     if not await _start(engine, stopped):
         return
     process.collect_rarely()
-    owner = new_owner("worker")
+    owner = new_owner("worker", settings.place)
     redis = RedisClient.connect(
         settings.redis_url,
         timeout_s=settings.redis_timeout_s,

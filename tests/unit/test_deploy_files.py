@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -280,6 +281,12 @@ def test_every_role_gets_the_keys_that_it_uses_and_no_other() -> None:
     start = (ROOT / "deploy/start.sh").read_text()
     for name in ("secrets_key", "seal_keys"):
         assert f'ANTIPHON_{name.upper()}="$(cat /run/secrets/{name})"' in start
+
+
+def test_a_process_is_named_after_its_container_unless_a_name_is_set() -> None:
+    command = ["sh", str(ROOT / "deploy/start.sh"), "sh", "-c", "echo $ANTIPHON_PLACE"]
+    assert run(*command).stdout == f"{os.uname().nodename}\n"
+    assert run("env", "ANTIPHON_PLACE=pod-1", *command).stdout == "pod-1\n"
 
 
 def test_every_secret_is_a_file_that_git_and_the_images_leave_out() -> None:

@@ -6,6 +6,7 @@ node.
 
 import asyncio
 
+from shared.ids import is_owner_at
 from shared.store import keys
 from shared.store.owning.lease import now_ms
 from shared.store.redis.client import RedisClient
@@ -37,6 +38,13 @@ async def announce(redis: RedisClient, role: str, name: str) -> None:
         ("ZREMRANGEBYSCORE", key, "-inf", until_ms - 60_000),
         ("PEXPIRE", key, 60_000),
     )
+
+
+async def is_present_at(redis: RedisClient, role: str, place: str) -> bool:
+    """Returns True if a process of a role that runs in that place is present."""
+    now = await now_ms(redis)
+    names: list[bytes] = await redis.command("ZRANGEBYSCORE", keys.presence(role), now, "+inf")
+    return any(is_owner_at(name.decode(), role, place) for name in names)
 
 
 async def count(redis: RedisClient, role: str) -> int:
