@@ -12,10 +12,7 @@ from api.errors import ClientError
 from shared import tenants_file
 from shared.responses import Response
 from shared.settings import Settings
-from shared.tenants_file import Roster, TenantLimits
-
-OPEN_TENANT = "default"
-"""The tenant of every call if no keys are configured."""
+from shared.tenants_file import OPEN_TENANT, Roster, TenantLimits
 
 
 class Tenants:

@@ -1,4 +1,4 @@
-# The HTTP edge: no model, no Harmony, no MCP.
+# The HTTP edge, and the operators' commands: no model, no Harmony, no MCP.
 FROM python:3.11-slim-bookworm AS build
 COPY requirements/api.txt /requirements.txt
 RUN python -m venv /venv \
@@ -15,7 +15,8 @@ COPY --from=build /venv /venv
 COPY deploy/start.sh deploy/probe.py deploy/
 COPY shared shared
 COPY api api
-RUN python -m compileall -q shared api
+COPY admin admin
+RUN python -m compileall -q shared api admin
 USER 10001:10001
 EXPOSE 8000
 ENTRYPOINT ["sh", "/app/deploy/start.sh"]

@@ -8,6 +8,8 @@ from pathlib import Path
 from local import record
 from local.processes import is_running
 from local.record import ClusterRecord, RoleRecord
+from shared.redis_url import redact
+from shared.table import lay_out
 
 _HEAD = ("role", "pid", "port", "alive", "restarts", "log")
 
@@ -41,17 +43,3 @@ def _make_row(role: RoleRecord) -> tuple[str, ...]:
     is_alive = role.identity is not None and is_running(role.identity)
     columns = (role.pid, role.port, "yes" if is_alive else "no", role.restarts, role.log)
     return (role.name, *("-" if column is None else str(column) for column in columns))
-
-
-def lay_out(rows: list[tuple[str, ...]]) -> list[str]:
-    """Returns the rows as lines, each column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-
-
-def redact(url: str) -> str:
-    """Returns the URL without its user and password."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

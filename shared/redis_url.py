@@ -77,3 +77,9 @@ def _read_db(text: str) -> int:
     if text and not text.isdecimal():
         raise ValueError(f"names the database {text!r}, which is not a number")
     return int(text or 0)
+
+
+def redact(url: str) -> str:
+    """Returns the URL without its user and password."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

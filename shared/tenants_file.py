@@ -19,6 +19,8 @@ import msgspec
 
 from shared.settings import Settings
 
+OPEN_TENANT = "default"
+"""The tenant of every call if there is no such file."""
 _POLL_INTERVAL_S = 1.0
 """How often the file is read: a key that was removed from it is refused after this at the latest."""
 

@@ -16,7 +16,7 @@ from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.job_queue import BytesRoom
 from shared.store.log.appender import Appender
-from shared.store.owning import presence
+from shared.store.owning import draining, presence
 from shared.store.owning.sweeper import sweep
 from shared.store.redis.client import RedisClient
 from shared.store.redis.subscription import Subscription
@@ -72,12 +72,14 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
         TokenCounter(redis, resources.stepper, settings.python_tool),
     )
     ownership.start()
+    drained = asyncio.Event()
     services: list[Coroutine[Any, Any, None]] = [
         appender.run(),
         relay_notifications(Subscription(listener), owner, tools, ownership),
         sweep(redis, settings, settings.sweep_interval_s),
         archive_due(redis, settings),
         presence.maintain(redis, "worker", owner),
+        draining.watch(redis, owner, drained),
     ]
     taking = job_queue.serve(
         settings.redis_url,
@@ -98,14 +100,16 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
             tasks = [group.create_task(service) for service in services]
             queue = group.create_task(taking)
             _log.info("worker %s is ready", owner)
-            await race(stopped.wait(), ownership.engine_died.wait(), engine.wait_until_dead())
-            if not stopped.is_set():
+            await race(stopped.wait(), drained.wait(), ownership.engine_died.wait(), engine.wait_until_dead())
+            if not (stopped.is_set() or drained.is_set()):
                 ownership.engine_died.set()
             queue.cancel()
             await counter.stop()
             await ownership.drain()
             for task in tasks:
                 task.cancel()
+        if drained.is_set():
+            await _stay_drained(redis, owner, stopped)
     finally:
         await tools.close()
         await engine.stop()
@@ -114,6 +118,12 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
         await redis.close()
     if ownership.engine_died.is_set():
         raise SystemExit("the engine died")
+
+
+async def _stay_drained(redis: RedisClient, owner: str, stopped: asyncio.Event) -> None:
+    """Waits to be stopped, without taking anything: a process that ended would be started again."""
+    _log.info("worker %s is drained", owner)
+    await race(stopped.wait(), presence.maintain(redis, draining.DRAINED, owner))
 
 
 async def relay_notifications(

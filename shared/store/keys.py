@@ -209,6 +209,11 @@ def hush(owner: str) -> str:
     return f"antiphon:{{queue}}:hush:{owner}"
 
 
+def drain(worker: str) -> str:
+    """String without meaning: asks a worker to hand over what it runs and to take nothing more."""
+    return f"antiphon:{{presence}}:drain:{worker}"
+
+
 def counts(name: str) -> str:
     """List of one element, the answer to one token count, or to its question for tools."""
     return f"antiphon:{{count/{name}}}:answer"

@@ -10,7 +10,7 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
 from api.app import create_app
-from api.tenants import OPEN_TENANT, Tenants
+from api.tenants import Tenants
 from shared import lifecycle
 from shared.responses import ResponseError
 from shared.settings import Settings
@@ -19,6 +19,7 @@ from shared.store.keys import ResponseKey
 from shared.store.log import closing
 from shared.store.records import token_count
 from shared.store.redis.client import RedisClient
+from shared.tenants_file import OPEN_TENANT
 from tests.edges import HELLO, UNKNOWN_ID, error_of, serving
 from tests.patience import PATIENCE_S, until
 from tests.requests import accept, make_request

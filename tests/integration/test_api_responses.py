@@ -16,7 +16,7 @@ from openai.types import responses as openai_types
 
 from api.app import Edge, create_app
 from api.errors import StreamCut
-from api.tenants import OPEN_TENANT, Tenants
+from api.tenants import Tenants
 from shared import events, lifecycle
 from shared.frames import decode, frame
 from shared.request_json import decode_request
@@ -41,7 +41,7 @@ from shared.store.owning import lease, presence
 from shared.store.owning.lease import Acquired
 from shared.store.records import response_store, server_secrets
 from shared.store.redis.client import RedisClient
-from shared.tenants_file import Roster
+from shared.tenants_file import OPEN_TENANT, Roster
 from tests.appending import append_through
 from tests.kept import count_kept
 from tests.patience import PATIENCE_S, until

@@ -75,7 +75,8 @@ def root(tmp_path: Path) -> Path:
     """A project folder with the launcher as it is and stand-ins for the roles."""
     folder = tmp_path / "root"
     folder.mkdir()
-    (folder / "local").symlink_to(ROOT / "local")
+    for package in ("local", "shared"):
+        (folder / package).symlink_to(ROOT / package)
     for name, source in (("api", API), ("worker", WORKER), ("tool_runner", TOOL_RUNNER)):
         (folder / f"{name}.py").write_text(textwrap.dedent(source))
     return folder

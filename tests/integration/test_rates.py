@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from api.tenants import OPEN_TENANT, Tenants
+from api.tenants import Tenants
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
@@ -19,6 +19,7 @@ from shared.store.log.response_log import Closing
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired
 from shared.store.redis.client import RedisClient
+from shared.tenants_file import OPEN_TENANT
 from tests.appending import append_through
 from tests.edges import serving
 from tests.kept import count_kept

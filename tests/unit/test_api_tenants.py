@@ -9,9 +9,9 @@ import pytest
 from api.__main__ import main
 from api.door import is_loopback
 from api.errors import ClientError
-from api.tenants import OPEN_TENANT, Tenants
+from api.tenants import Tenants
 from shared.settings import Settings
-from shared.tenants_file import FileInvalid, Roster, TenantLimits
+from shared.tenants_file import OPEN_TENANT, FileInvalid, Roster, TenantLimits
 from tests.patience import until
 
 

@@ -19,6 +19,7 @@ ARGUMENTS = {
     "digest": "digest",
     "runner": "RUNNER",
     "owner": "WORKER",
+    "worker": "WORKER",
     "sender": "SENDER",
     "webhook": "NAME",
     "name": "…",

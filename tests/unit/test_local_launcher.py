@@ -25,10 +25,11 @@ from local.roles import (
     ready_within_s,
 )
 from local.seal_key import keep_seal_key
-from local.status import lay_out, redact
 from local.supervisor import BACK_OFF_MAX_S, SETTLED_AFTER_S, describe_exit, next_delay_s, read_last_line
 from local.warden import decode_stages
+from shared.redis_url import redact
 from shared.settings import Settings
+from shared.table import lay_out
 from tests.webhook_receiver import SECRET
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROLES = ("api", "worker", "tool_runner", "webhooks", "shared")
+ROLES = ("api", "worker", "tool_runner", "webhooks", "admin", "shared")
 SECTION = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("\n## Rooms\n")[2].partition("\n## ")[0]
 PURE = "shared (pure)"
 ROWS = re.findall(r"^\| (`[^|]+) \| [^|]+ \| ([^|]+) \| [^|]+ \|$", SECTION, re.MULTILINE)
