@@ -140,9 +140,6 @@ class MemoryTools:
         await asyncio.sleep(0)
         return self.answer(task)
 
-    async def keeps_session(self, _lease: Lease, _server_label: str) -> bool:
-        return True
-
 
 def lease_of(request: ResponseRequest) -> Lease:
     return Lease(ResponseKey("default", request.response.id), "worker", 1)

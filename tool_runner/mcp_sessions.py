@@ -21,7 +21,6 @@ from shared.responses import HttpError, McpProtocolError
 from shared.sealing import seal, unseal
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
-from shared.store.tools.tool_sessions import STATELESS
 from tool_runner import mcp_transports
 from tool_runner.answers import INTERNAL_ERROR
 from tool_runner.endpoint_event import Listening
@@ -143,7 +142,7 @@ class Sessions:
         return session.name.rpartition("/")[0] if session and session.transport != "http" else ""
 
     def _unseal(self, sealed: bytes) -> McpSession | None:
-        raw = unseal(self._settings, sealed.removeprefix(STATELESS)) if sealed else None
+        raw = unseal(self._settings, sealed) if sealed else None
         try:
             return msgspec.json.decode(raw, type=McpSession) if raw else None
         except msgspec.DecodeError:  # of another version of ours, or sealed and we have no key
@@ -330,8 +329,7 @@ class Sessions:
         await asyncio.gather(*(connection.close() for connection in live))
 
     def _seal(self, session: McpSession) -> bytes:
-        sealed = seal(self._settings, msgspec.json.encode(session))
-        return sealed if session.name or session.cookies else STATELESS + sealed
+        return seal(self._settings, msgspec.json.encode(session))
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

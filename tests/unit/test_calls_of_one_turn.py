@@ -47,6 +47,7 @@ LISTED = ToolsListed(
         McpTool("ask", _SCHEMA),
         McpTool("edit", _SCHEMA),
         McpTool("look", _SCHEMA, annotations={"readOnlyHint": True}),
+        McpTool("set", _SCHEMA, annotations={"idempotentHint": True}),
     )
 )
 
@@ -158,7 +159,13 @@ async def test_calls_of_different_servers_are_made_together_and_end_in_the_order
 
 
 @pytest.mark.parametrize(
-    ("names", "together"), [(("ask", "edit"), 1), (("look", "look"), 2), (("look", "look", "ask", "look"), 2)]
+    ("names", "together"),
+    [
+        (("ask", "edit"), 1),
+        (("set", "set"), 1),
+        (("look", "look"), 2),
+        (("look", "look", "ask", "look"), 2),
+    ],
 )
 async def test_calls_of_one_server_are_made_in_turn_unless_they_only_read(
     names: tuple[str, ...], together: int
@@ -176,19 +183,6 @@ async def test_calls_of_one_server_are_made_in_turn_unless_they_only_read(
 def json_of(task: ToolCall | ToolListing) -> str:
     assert isinstance(task, ToolCall)
     return task.arguments
-
-
-@pytest.mark.parametrize(("known_after", "together"), [(0, 3), (1, 2)])
-async def test_a_server_without_sessions_gets_its_calls_together_once_that_is_known(
-    known_after: int, together: int
-) -> None:
-    class Stateless(Tools):
-        async def keeps_session(self, _lease: Lease, _server_label: str) -> bool:
-            return len(self.asked) - len(self.under_way) < known_after
-
-    made = Stateless()
-    await run(turn(*[call("wiki.ask")] * 3), DONE, tools=[WIKI], made=made)
-    assert max(map(len, made.seen_together)) == together
 
 
 async def test_equal_calls_are_calls_of_their_own() -> None:

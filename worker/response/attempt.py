@@ -247,7 +247,7 @@ class Attempt:
         async def make(call: RunningCall) -> ToolOutput | ToolFailure:
             return await self._result_of(call, decided[call.index])
 
-        async with under_way(running, make, self.results.keeps_session) as results:
+        async with under_way(running, make) as results:
             for each in awaited:
                 if isinstance(each.answer, CallTool):
                     text = await self._finish(await results[each.answer.call.index])

@@ -16,24 +16,19 @@ _CALLS_AT_ONCE = 16
 
 Result = ToolOutput | ToolFailure
 Make = Callable[[RunningCall], Awaitable[Result]]
-KeepsSession = Callable[[str], Awaitable[bool]]
-"""Returns False if the server with that label is known to keep nothing between two calls."""
 
 
 @asynccontextmanager
 async def under_way(
-    calls: Sequence[RunningCall], make: Make, keeps_session: KeepsSession
+    calls: Sequence[RunningCall], make: Make
 ) -> AsyncIterator[dict[int, asyncio.Task[Result]]]:
     """Begins the calls; yields the result of each, by its index. At the end, those left are cancelled."""
     places = asyncio.Semaphore(_CALLS_AT_ONCE)
     tasks: list[asyncio.Task[Result]] = []
 
     async def make_in_turn(call: RunningCall, earlier: list[asyncio.Task[Result]]) -> Result:
-        # What a server keeps is known once it has been listed or called.
-        for awaited in (earlier[:1], earlier[1:]):
-            if awaited and await keeps_session(call.target.server_label):
-                for task in awaited:
-                    await asyncio.shield(task)
+        for task in earlier:
+            await asyncio.shield(task)
         async with places:
             return await make(call)
 

@@ -14,7 +14,7 @@ from shared.settings import Settings
 from shared.store.owning.lease import Lease
 from shared.store.redis.client import RedisClient
 from shared.store.redis.insisting import insist
-from shared.store.tools import tool_journal, tool_sessions
+from shared.store.tools import tool_journal
 from shared.store.tools.approvals import use_approval
 from shared.store.tools.tool_journal import CallState
 from shared.tool_calls import ToolCall, ToolFailure, ToolResult, ToolTask
@@ -80,10 +80,6 @@ class RemoteTools:
         finally:
             if self._waiting.get(call.name) is call:  # otherwise a later attempt of ours is waiting for it
                 del self._waiting[call.name]
-
-    async def keeps_session(self, lease: Lease, server_label: str) -> bool:
-        """Returns False if the server is known to keep nothing between two calls of the response."""
-        return await self._insist(lambda: tool_sessions.keeps_session(self._redis, lease.key, server_label))
 
     async def _may_use_approval(self, call: _Call) -> bool:
         """Returns False if another response has made the call that the client approved."""

@@ -33,9 +33,9 @@ class RunningCall:
 def waits_for(calls: Sequence[RunningCall], place: int) -> list[int]:
     """Returns the places of the earlier calls that must have ended before the call at `place` is made.
 
-    A response has one session with a server, which has to see its calls in the order in which the model
-    made them: except among tools that only read, each may depend on what an earlier one has changed. If the
-    server keeps nothing between two calls, none of them waits.
+    A server has to see its calls in the order in which the model made them, also one without sessions, which
+    may keep a file or a table: except among tools that only read, each may depend on what an earlier one has
+    changed.
     """
     target = calls[place].target
     return [

@@ -24,8 +24,6 @@ class ToolCaller(Protocol):
         self, lease: Lease, call_index: int, task: ToolTask, *, is_repeatable: bool
     ) -> ToolResult: ...
 
-    async def keeps_session(self, lease: Lease, server_label: str) -> bool: ...
-
 
 class ToolResults:
     def __init__(self, tools: ToolCaller, lease: Lease, history: History) -> None:
@@ -45,10 +43,6 @@ class ToolResults:
         if (logged := self._logged.pop(call_index, None)) is not None:
             return logged
         return await self._tools.call(self._lease, call_index, task, is_repeatable=is_repeatable)
-
-    async def keeps_session(self, server_label: str) -> bool:
-        """Returns False if the server is known to keep nothing between two calls."""
-        return await self._tools.keeps_session(self._lease, server_label)
 
 
 def logged_results(frames: Iterable[bytes]) -> dict[int, ToolResult]:

@@ -12,10 +12,6 @@ from shared.store.keys import ResponseKey
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
 
-STATELESS = b"stateless "
-"""Stands before what is kept of a server that has no session, so that a worker, which cannot read the rest,
-knows that its calls do not depend on each other."""
-
 _KEEP = LuaScript("tools/keep_session", is_confirmed=True)
 
 
@@ -34,12 +30,6 @@ async def read_sessions(redis: RedisClient, key: ResponseKey, server_label: str)
         "HMGET", keys.tools(key), state_field(server_label), _mcp_field(server_label)
     )
     return (state.decode() if state is not None else None), session or b""
-
-
-async def keeps_session(redis: RedisClient, key: ResponseKey, server_label: str) -> bool:
-    """Returns False if the server is known to keep nothing between two calls of the response."""
-    state, session = await read_sessions(redis, key, server_label)
-    return state is not None or not session.startswith(STATELESS)
 
 
 async def keep_session(
