@@ -1,10 +1,12 @@
-"""Reads what a query asks of the list of responses. Pure.
+"""Reads what a call asks of the list of responses, and says what a router needs to merge the lists of cells.
 
-Owns its filters; `paging.py` owns the page, `shared/store/records/listing.py` the reading.
+Pure. Owns the filters and the headers of places; `paging.py` owns the page, `shared/store/records/listing.py`
+the reading.
 """
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import get_args
 
 from api.bodies.validation import one_of
@@ -16,6 +18,35 @@ from shared.store.records.listing import Wanted
 _STATUSES: dict[str, ResponseStatus] = {status: status for status in get_args(ResponseStatus)}
 _MEMBER = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 _OF_PAGES = frozenset({"after", "limit", "order"})
+
+PLACE_HEADER = "Antiphon-Place"
+"""Asks for the places of the entries. Its value is `?`; or when the response of `after`, which another cell
+has, was created, in milliseconds."""
+PLACES_HEADER = "Antiphon-Places"
+"""The places: when the response of `after` was created (`-` without one), and then each entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A page of the list as JSON. The times are milliseconds since the epoch."""
+
+    body: bytes
+    after_ms: int | None
+    created_ms: Sequence[int]
+
+    @property
+    def places(self) -> str:
+        """The value of the header of places."""
+        return " ".join(["-" if self.after_ms is None else str(self.after_ms), *map(str, self.created_ms)])
+
+
+def read_place(value: str | None) -> int | None:
+    """Returns the time in the header of a place. Raises ClientError."""
+    if value is None or value == "?":
+        return None
+    if not re.fullmatch(r"[0-9]{1,15}", value):
+        raise invalid_value(PLACE_HEADER, "it should be '?' or a number of milliseconds")
+    return int(value)
 
 
 def read_wanted(query: Sequence[tuple[str, str]]) -> tuple[Wanted, PageRequest]:

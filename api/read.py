@@ -24,6 +24,7 @@ from api.errors import (
 from api.folds import Folds
 from api.hub import Arrival, LiveSink, LogGone, LogShorter
 from api.included import add_included
+from api.listing import Listed
 from api.offload import Offload
 from api.paging import PageRequest, join_list
 from shared import ids
@@ -160,9 +161,12 @@ class Reading:
             raise response_not_found(response_id)
         return await self._offload.run(stored.size_bytes, lambda: _list_page(stored, page))
 
-    async def list_responses(self, tenant: str, wanted: Wanted, page: PageRequest) -> bytes:
-        """Returns the JSON of a list: a page of the tenant's stored responses, without what they were asked
-        and what they said. With `durable_writes`, it is read from a server that has just confirmed."""
+    async def list_responses(
+        self, tenant: str, wanted: Wanted, page: PageRequest, after_ms: int | None = None
+    ) -> Listed:
+        """Returns a list: a page of the tenant's stored responses, without what they were asked and what they
+        said. `after_ms`: when the one was created after which it begins, if another cell may have that.
+        With `durable_writes`, it is read from a server that has just confirmed."""
         async with self._redis_bound():
             await self._redis.confirm()
             found = await listing.list_page(
@@ -172,12 +176,14 @@ class Reading:
                 page.after or "",
                 page.limit,
                 is_newest_first=page.order == "desc",
+                after_ms=after_ms,
             )
         if found == "unknown":
             raise response_not_found(page.after or "")
         heads = found.heads
         first, last = (heads[place].id if heads else None for place in (0, -1))
-        return join_list([encode(head) for head in heads], first, last, has_more=found.has_more)
+        body = join_list([encode(head) for head in heads], first, last, has_more=found.has_more)
+        return Listed(body, found.after_ms, found.created_ms)
 
     # --- reading --------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 Also owns the forms of answers that several routes share; contains no route and no rule.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Annotated, Any, TypeVar, cast
 
@@ -11,9 +10,10 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from api.errors import RETRY_AFTER, ClientError, NodeEnding, invalid_value, shorten
-from api.held_bodies import Bodies, BodiesFull, HeldBody
+from api.errors import NodeEnding, invalid_value
+from api.held_bodies import Bodies
 from api.ignored_tools import ignored_header
+from api.request_body import read_body
 from api.services import Services
 from api.sse import EventStreams
 from api.tenants import Tenants
@@ -48,8 +48,6 @@ async def _tenant(request: Request) -> str:
 _CLIENT_CLOSED_REQUEST = 499
 _KEEP_ALIVE_HEADER = "Antiphon-Keep-Alive"
 _DIALECT_HEADER = "Antiphon-Dialect"
-_CLOSE = {"connection": "close"}
-"""For answers sent before the whole body was read: no other request can be read from the connection."""
 
 ServicesDep = Annotated[Services, Depends(_services)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
@@ -107,47 +105,4 @@ async def with_body(request: Request, settings: Settings, work: Callable[[bytes]
     holds too many bodies; and ClientDisconnect.
     """
     with cast(Bodies, request.app.state.bodies).hold() as held:
-        return await work(await _read_in_time(request, settings, held))
-
-
-async def _read_in_time(request: Request, settings: Settings, held: HeldBody) -> bytes:
-    _check_encodings(request)
-    try:
-        async with asyncio.timeout(settings.http_body_timeout_s):
-            return await _read_bounded(request, settings.body_bytes_max, held)
-    except TimeoutError:
-        message = f"The body did not come within {settings.http_body_timeout_s:g} seconds."
-        raise ClientError(408, message, "request_timeout", headers=_CLOSE) from None
-    except BodiesFull:
-        message = "This node has too many large requests in hand. Try again."
-        raise ClientError(503, message, "service_unavailable", headers=_CLOSE | RETRY_AFTER) from None
-
-
-def _check_encodings(request: Request) -> None:
-    """Raises ClientError for a body that is compressed, by either header, in however many lines."""
-    for name, usual in (("Content-Encoding", "identity"), ("Transfer-Encoding", "chunked")):
-        for encoding in request.headers.getlist(name):
-            if encoding.lower() != usual:
-                message = f"{name} '{shorten(encoding)}' is not supported: send the body uncompressed."
-                raise ClientError(415, message, "unsupported_content_encoding", headers=_CLOSE)
-
-
-async def _read_bounded(request: Request, bytes_max: int, held: HeldBody) -> bytes:
-    """Reads the body, counting its bytes as they arrive, since the length in its header is only a hint."""
-    stated = request.headers.get("content-length", "")
-    if stated.isdecimal():
-        if int(stated) > bytes_max:
-            raise _too_large(bytes_max)
-        held.expect(int(stated))
-    chunks: list[bytes] = []
-    async for chunk in request.stream():
-        if held.size_bytes + len(chunk) > bytes_max:
-            raise _too_large(bytes_max)
-        held.grow_to(held.size_bytes + len(chunk))
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def _too_large(bytes_max: int) -> ClientError:
-    message = f"The body is too large: at most {bytes_max} bytes are accepted."
-    return ClientError(413, message, "request_too_large", headers=_CLOSE)
+        return await work(await read_body(request, settings, held))

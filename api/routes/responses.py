@@ -11,7 +11,7 @@ from api.answer import wire_of
 from api.bodies.compact import read_compact
 from api.bodies.includes import read_include
 from api.errors import invalid_value
-from api.listing import read_wanted
+from api.listing import PLACE_HEADER, PLACES_HEADER, read_place, read_wanted
 from api.paging import read_page
 from api.rates import rate_headers
 from api.read import FROM_THE_START, Cursor, Frames
@@ -76,7 +76,12 @@ async def _answer_creation(
 async def list_responses(request: Request, tenant: TenantDep, services: ServicesDep) -> Response:
     """Lists the tenant's stored responses, a page at a time; a WebSocket has the same path."""
     wanted, page = read_wanted(request.query_params.multi_items())
-    return json_of(await services.read.list_responses(tenant, wanted, page))
+    place = request.headers.get(PLACE_HEADER)
+    listed = await services.read.list_responses(tenant, wanted, page, read_place(place))
+    answer = json_of(listed.body)
+    if place is not None:
+        answer.headers[PLACES_HEADER] = listed.places
+    return answer
 
 
 @router.post("/compact")

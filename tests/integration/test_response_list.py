@@ -92,6 +92,36 @@ async def test_the_newest_come_first_a_page_at_a_time(client: Client) -> None:
     assert await listed(client, after=made[0]) == []
 
 
+async def places_of(client: Client, place: str, **query: Any) -> tuple[list[str], list[int]]:
+    answer = await client.get("/responses", params=query, headers={"Antiphon-Place": place})
+    assert answer.status_code == 200, answer.text
+    after, *created = answer.headers["Antiphon-Places"].split()
+    return [each["id"] for each in answer.json()["data"]], [
+        0 if after == "-" else int(after),
+        *map(int, created),
+    ]
+
+
+async def test_a_page_begins_after_a_response_of_another_cell_by_its_time(client: Client) -> None:
+    made = [await create(client) for _ in range(3)]
+    ids, (after, *times) = await places_of(client, "?")
+    assert (ids, after, times) == (made[::-1], 0, sorted(times, reverse=True))
+    oldest, middle, newest = times[::-1]
+    assert newest > middle > oldest, "times of their own"
+    ids, (after, *_) = await places_of(client, "?", after=made[1])
+    assert (ids, after) == ([made[0]], middle)
+    low, high = (f"resp_b_{digit * 32}" for digit in "0f")  # `b` sorts behind `0`, so they are the higher ids
+    for order, rest in (("desc", [made[1], made[0]]), ("asc", [made[2]])):
+        for foreign in (low, high):
+            ids, (after, *_) = await places_of(client, str(middle), after=foreign, order=order)
+            assert (ids, after) == (rest, middle)
+    before = f"resp_+_{'0' * 32}"  # one that sorts before them all
+    assert (await places_of(client, str(middle), after=before))[0] == [made[0]]
+    assert (await client.get("/responses", params={"after": low})).status_code == 404
+    wrong = await client.get("/responses", headers={"Antiphon-Place": "x"})
+    assert error_of(wrong) == (400, "Antiphon-Place", "invalid_value")
+
+
 async def test_a_filter_finds_a_status_a_member_of_metadata_and_both(
     client: Client, redis: RedisClient, settings: Settings
 ) -> None:

@@ -44,16 +44,30 @@ class Wanted:
 class ResponsePage:
     heads: Sequence[ResponseHead]
     has_more: bool
+    created_ms: Sequence[int] = ()
+    """When each was created, by which they are ordered; two of the same millisecond, by their ids."""
+    after_ms: int | None = None
+    """The same of the response after which the page begins."""
 
 
 async def list_page(
-    redis: RedisClient, tenant: str, wanted: Wanted, after: str, limit: int, *, is_newest_first: bool
+    redis: RedisClient,
+    tenant: str,
+    wanted: Wanted,
+    after: str,
+    limit: int,
+    *,
+    is_newest_first: bool,
+    after_ms: int | None = None,
 ) -> ResponsePage | Literal["unknown"]:
     """Returns at most `limit` responses after the one with the id `after`, or from the beginning ('').
 
-    `unknown`: the tenant has no such response.
+    `after_ms`: when that one was created, if it may be of another cell. `unknown`: the tenant has no such
+    response.
     """
     heads: list[ResponseHead] = []
+    created_ms: list[int] = []
+    began_after, began_ms = after, after_ms
     while True:
         reply = await redis.run(
             _LIST(
@@ -65,6 +79,7 @@ async def list_page(
                 member=name_member(*wanted.member) if wanted.member else "",
                 wanted=wanted.status or "" if wanted.is_open else "",
                 after=after,
+                after_ms="" if after_ms is None else after_ms,
                 limit=limit - len(heads),
                 scan_max=_SCAN_MAX,
                 newest_first=int(is_newest_first),
@@ -73,13 +88,18 @@ async def list_page(
         match reply:
             case [b"unknown"]:
                 return "unknown"
-            case [b"ok", has_more, resume, *found]:
-                heads += [_head_of(*found[i + 1 : i + 3]) for i in range(0, len(found), 3)]
+            case [b"ok", has_more, resume, after_created, *found]:
+                heads += [_head_of(*found[i + 1 : i + 3]) for i in range(0, len(found), 4)]
+                created_ms += [int(float(each)) for each in found[3::4]]
+                if after == began_after and after_created:
+                    began_ms = int(float(after_created))
                 after = resume.decode()
+                if after != began_after:
+                    after_ms = None
             case _:
                 raise RuntimeError(f"list answered {reply!r}")
         if len(heads) == limit or not has_more:
-            return ResponsePage(heads, bool(has_more))
+            return ResponsePage(heads, bool(has_more), created_ms, began_ms)
 
 
 def _head_of(raw: bytes, is_waiting: int) -> ResponseHead:
