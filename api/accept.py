@@ -30,7 +30,7 @@ from api.rates import rate_limited
 from api.read import Follower
 from api.tenants import Tenants
 from api.unlisted import read_listings, unlisted_servers
-from shared import ids, lifecycle
+from shared import ids, lifecycle, logs
 from shared.compaction import DEFAULT_PROMPT
 from shared.frames import encode
 from shared.lifecycle import begin, fold
@@ -241,6 +241,7 @@ class Acceptance:
         self, settings: Settings, new: NewResponse, is_streamed: bool
     ) -> tuple[Admitted, Arrival | None]:
         """Writes a response; returns the one that answers the call, and what follows it if it is new."""
+        logs.note_subject(*new.key)
         if (new.is_background and not is_streamed) or not new.is_queued:
             return await response_store.create(self._redis, settings, new), None
         reader = "" if new.is_background else name_reader()

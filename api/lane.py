@@ -24,6 +24,7 @@ from api.socket_messages import error_message, event_messages, headers_message, 
 from api.socket_protocol import SocketProtocol
 from api.sockets import Latest, Remembered
 from api.sse import EventStreams
+from shared import logs
 from shared.responses import Dialect
 from shared.store.keys import ResponseKey
 from shared.store.records.response_store import Stored
@@ -164,6 +165,7 @@ class Lane:
 
     async def _serve(self, asked: SocketCall) -> None:
         """Creates one response and follows it to its end; its failure must not end the others."""
+        logs.forget_subject()
         try:
             try:
                 created = await self._accept(asked)

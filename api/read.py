@@ -27,7 +27,7 @@ from api.included import add_included
 from api.listing import Listed
 from api.offload import Offload
 from api.paging import PageRequest, join_list
-from shared import ids
+from shared import ids, logs
 from shared.compaction import as_shown
 from shared.context_length import TOO_LONG
 from shared.frames import encode
@@ -329,6 +329,7 @@ class Reading:
 def _key_of(tenant: str, response_id: str) -> ResponseKey:
     if not ids.is_response_id(response_id):
         raise response_not_found(response_id)
+    logs.note_subject(tenant, response_id)
     return ResponseKey(tenant, response_id)
 
 

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from starlette.datastructures import Headers
 
 from api.errors import invalid_value
+from shared.logs import JsonLines
 
 CLIENT_HEADER = "X-Client-Request-Id"
 _VALID = re.compile(r"[\x20-\x7e]{1,512}")
@@ -34,17 +35,25 @@ def begin_request(request_id: str, headers: Headers) -> bool:
 
 
 class WithRequest(logging.Filter):
-    """Adds the request's name to what is logged while it is served, once for however many handlers."""
+    """Adds the request's name to what is logged while it is served, once for however many handlers.
+
+    `is_said`: the message names it too; a line of JSON has a field for it.
+    """
+
+    def __init__(self, *, is_said: bool = True) -> None:
+        super().__init__()
+        self._is_said = is_said
 
     def filter(self, record: logging.LogRecord) -> bool:
         name = _name.get()
         if name and "request" not in vars(record):
             record.request = name
-            record.msg, record.args = f"{record.getMessage()} [{name}]", ()
+            if self._is_said:
+                record.msg, record.args = f"{record.getMessage()} [{name}]", ()
         return True
 
 
 def name_requests_in_log() -> None:
     """Adds the filter to the handlers of the process's log."""
     for handler in logging.getLogger().handlers:
-        handler.addFilter(WithRequest())
+        handler.addFilter(WithRequest(is_said=not isinstance(handler.formatter, JsonLines)))

@@ -5,7 +5,6 @@ Owns what is the same for every role; the role owns what it does in between.
 
 import asyncio
 import gc
-import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -13,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from shared import logs
 from shared.settings import Settings
 
 FAILED, MISUSED = 1, 2
@@ -42,7 +42,7 @@ def start(
         settings = read_settings()
     except ValidationError as error:
         return _refuse(role, error, MISUSED)
-    _log_to_stderr(settings.log_level)
+    logs.log_to_stderr(role, settings.log_level, settings.log_format)
     try:
         main(settings)
     except failures as error:
@@ -81,11 +81,6 @@ async def _with_signals(run: Callable[[asyncio.Event], Coroutine[Any, Any, None]
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     await run(stopped)
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("arq").setLevel(logging.WARNING)
 
 
 def _refuse(role: str, error: Exception, code: int) -> int:

@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from shared import hosted_tools
 from shared.api_settings import ApiSettings
+from shared.logs import LogFormat
 from shared.redis_url import read_sentinel_url
 from shared.setting_types import check_key
 from shared.tool_settings import ToolSettings
@@ -55,6 +56,8 @@ class Settings(ApiSettings, ToolSettings, BaseSettings):
     place: str = Field("", pattern=r"^[A-Za-z0-9.-]{0,253}$")
     """Where the process runs, such as a pod; part of the name under which the process announces itself."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: LogFormat = "text"
+    """Lines of text, or a JSON object on each line (docs/deploy.md)."""
 
     # Log
     response_retention_s: int = Field(30 * 86_400, gt=0)

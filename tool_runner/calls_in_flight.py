@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import anyio
 
+from shared import logs
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.records import server_secrets
@@ -157,7 +158,8 @@ class CallsInFlight:
         try:
             await self.start(key, index)
         except REDIS_AWAY as away:  # its worker will have it made
-            _log.warning("%s call %d: not taken over, Redis is unavailable (%s)", key, index, away)
+            with logs.about(*ResponseKey.parse(key)):
+                _log.warning("%s call %d: not taken over, Redis is unavailable (%s)", key, index, away)
 
     def on_cancel(self, name: bytes) -> None:
         """Cancels the calls of the response of that name, which was cancelled, before their next renewal."""
@@ -177,7 +179,8 @@ class CallsInFlight:
         stopped = list(self._calls.values())
         for call in stopped:
             if not call.has_answer:
-                _log.warning("%s: cancelled and given back, this tool runner is shutting down", call)
+                with logs.about(*call.key):
+                    _log.warning("%s: cancelled and given back, this tool runner is shutting down", call)
                 call.scope.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_UNWIND_S)
@@ -208,6 +211,7 @@ class CallsInFlight:
 
     async def _serve(self, call: _CallInFlight, intent: ToolIntent) -> None:
         claim = Claim(call.key, call.index, self._runner, intent)
+        logs.note_subject(*call.key, intent.fencing_token)
         self._beat.add(claim)
         try:
             with call.scope:
@@ -277,5 +281,6 @@ class CallsInFlight:
             # claim until journaling the result is confirmed or refused.
             self._beat.add(claim)
         elif call is not None:
-            _log.info("%s: cancelled, its response is closed or the claim is lost", call)
+            with logs.about(*call.key):
+                _log.info("%s: cancelled, its response is closed or the claim is lost", call)
             call.scope.cancel()

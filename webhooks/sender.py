@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from shared import logs
 from shared.settings import Settings
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.insisting import insist
@@ -139,6 +140,7 @@ class Sender:
         self._freed.set()
 
     async def _deliver(self, claim: DeliveryClaim) -> None:
+        logs.note_subject(claim.tenant, claim.entry.response_id)
         try:
             outcome = await self._send(claim)
         except Exception:  # noqa: BLE001  the top of one delivery: a bug must not end the others

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 
+from shared import logs
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import archiving
@@ -39,9 +40,14 @@ async def _archive_claimed(redis: RedisClient, claimed: list[ResponseKey]) -> No
     for key in claimed:
         if clock() > ends_at_s:
             return
-        try:
-            await archiving.archive_log(redis, key)
-        except REDIS_AWAY as away:
-            _log.warning("%s: not archived, Redis is unavailable (%s)", key, away)
-        except Exception:  # noqa: BLE001  the top of one log: its failure must not stop the others
-            _log.exception("%s: could not be archived, left as it is", key)
+        with logs.about(*key):
+            await _archive(redis, key)
+
+
+async def _archive(redis: RedisClient, key: ResponseKey) -> None:
+    try:
+        await archiving.archive_log(redis, key)
+    except REDIS_AWAY as away:
+        _log.warning("%s: not archived, Redis is unavailable (%s)", key, away)
+    except Exception:  # noqa: BLE001  the top of one log: its failure must not stop the others
+        _log.exception("%s: could not be archived, left as it is", key)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from shared import lifecycle
+from shared import lifecycle, logs
 from shared.events import ResponseFailed, StreamEvent
 from shared.frames import decode, frame
 from shared.ids import new_owner
@@ -116,7 +116,8 @@ class Ownership:
         try:
             await self._take(key)
         except REDIS_AWAY as away:
-            _log.warning("%s: not acquired again, Redis is unavailable: %s", key, away)
+            with logs.about(*key):
+                _log.warning("%s: not acquired again, Redis is unavailable: %s", key, away)
 
     async def _take(self, key: ResponseKey) -> None:
         acquired = await self._acquire(key)
@@ -168,6 +169,7 @@ class Ownership:
     async def _own(self, acquired: Acquired) -> None:
         """The top of an attempt: however it ends, the response is closed or its lease is given up."""
         held = acquired.lease
+        logs.note_subject(*held.key, held.fencing_token)
         try:
             await self._drive(acquired)
         except LeaseLost as lost:
@@ -276,7 +278,8 @@ class Ownership:
         task = self._tasks.get(lost)
         if task is None:
             return
-        _log.info("%s: %s, stopping", lost.key, loss)
+        with logs.about(*lost.key, lost.fencing_token):
+            _log.info("%s: %s, stopping", lost.key, loss)
         task.cancel()
         if loss == "abandoned":
             self._follow_up(self._cancel_abandoned(lost.key))

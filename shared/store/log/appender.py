@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from shared import logs
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log.response_log import LogLimits, ResponseLog, Write
@@ -67,7 +68,8 @@ class Appender:
                     try:
                         on_outcome(write.failure(reply))
                     except Exception:  # noqa: BLE001  a bug in one response's writer must not end all others
-                        _log.exception("%s: handling the outcome of a write failed", write.key)
+                        with logs.about(*write.key):
+                            _log.exception("%s: handling the outcome of a write failed", write.key)
         finally:
             await self._pipe.close()
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 
+from shared import logs
 from shared.settings import Settings
 from shared.store.job_queue import ring_again
 from shared.store.owning.lease import lapsed
@@ -31,7 +32,8 @@ async def sweep(redis: RedisClient, settings: Settings, interval_s: float) -> No
         try:
             for key in await lapsed(redis, settings, _AT_ONCE_MAX):
                 if await ring_again(redis, settings, key) == "rung":
-                    _log.info("%s: no owner, queued again", key)
+                    with logs.about(*key):
+                        _log.info("%s: no owner, queued again", key)
         except REDIS_AWAY as away:
             _log.warning("sweeper: Redis is unavailable (%s)", away)
             await asyncio.sleep(0.5)

@@ -1,0 +1,116 @@
+"""Writes the log of a process, as text or as JSON lines, and says in each line which response it is about.
+
+Owns the form of a line, and which response a task works for; whoever logs owns the message. Content of
+responses belongs into no message.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+LogFormat = Literal["text", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a task works for. `attempt`: the fencing token of its owner, 0 if it is not the owner's work."""
+
+    tenant: str
+    response_id: str
+    attempt: int = 0
+
+
+_subject: ContextVar[Subject | None] = ContextVar("subject", default=None)
+
+
+def note_subject(tenant: str, response_id: str, attempt: int = 0) -> None:
+    """Says what the current task works for, and the tasks that it starts from now on."""
+    _subject.set(Subject(tenant, response_id, attempt))
+
+
+def forget_subject() -> None:
+    """Says that the current task has not yet come to know what it works for."""
+    _subject.set(None)
+
+
+@contextmanager
+def about(tenant: str, response_id: str, attempt: int = 0) -> Iterator[None]:
+    """Says what the block is about, within a task that serves many responses."""
+    before = _subject.set(Subject(tenant, response_id, attempt))
+    try:
+        yield
+    finally:
+        _subject.reset(before)
+
+
+def _no_trace() -> str:
+    return ""
+
+
+class WithSubject(logging.Filter):
+    """Adds to each record what its task works for: the fields that `FIELDS` names, if there are any."""
+
+    read_trace_id: Callable[[], str] = staticmethod(_no_trace)
+    """Returns the id of the trace that the current task works in; set if there are traces."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        subject = _subject.get()
+        if subject is not None:
+            record.response_id, record.tenant = subject.response_id, subject.tenant
+            if subject.attempt:
+                record.attempt = subject.attempt
+        if trace_id := type(self).read_trace_id():
+            record.trace_id = trace_id
+        return True
+
+
+FIELDS = ("response_id", "tenant", "attempt", "trace_id", "request")
+"""What a line says besides its message, where it is known. `request`: the name of a request of the API."""
+
+
+class TextLines(logging.Formatter):
+    """A line of text; what is known besides the message follows it as `name=value`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  named by logging
+        known = [f"{name}={vars(record)[name]}" for name in FIELDS[:-1] if name in vars(record)]
+        return " ".join([super().formatMessage(record), *known])
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object on one line. `error`: the traceback, if there is one."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {
+            "time": at.replace("+00:00", "Z"),
+            "level": record.levelname,
+            "role": self._role,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: vars(record)[name] for name in FIELDS if name in vars(record)}
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_to_stderr(role: str, level: str, form: LogFormat) -> None:
+    """Writes what is logged from `level` on to stderr, unless the process's log has a place already."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(role) if form == "json" else TextLines())
+    handler.addFilter(WithSubject())
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("arq").setLevel(logging.WARNING)
