@@ -98,8 +98,9 @@ _FAILOVERS = (
     Strike(20.0, "stop", "valkey", 0, 6.0),
     Strike(25.0, "failover", "valkey", 0),
 )
-"""One server at a time: one that was killed or stood still has everything again some twelve seconds after it
-goes on. Two that are lost together are beyond what `durable_writes` promises."""
+"""One server at a time: each strike waits until all follow the primary, which a killed server and a former
+primary do some twelve seconds later on an idle machine. Two that are lost together are beyond what
+`durable_writes` promises."""
 _DELIVERIES = Odds("webhooks", {"kill": 4, "stop": 2, "drain": 2, "hold": 1, "cut": 1}, (0.5, 4.0))
 _GRACE = {"ANTIPHON_DISCONNECT_GRACE_S": "20"}
 NAMES = ("all", "redis", "cuts", "restarts", "tools", "away", "failover", "upgrade")

@@ -23,6 +23,7 @@ _SIGNALS: Mapping[Action, signal.Signals] = {
 ALL = -1
 """In place of a number: every process of the role."""
 _SLOW_S = 0.1
+_WHOLE_AFTER_MAX_S = 120.0
 """One way; a round trip takes twice as long."""
 
 
@@ -51,6 +52,10 @@ class Watch(Protocol):
     """The Sentinels."""
 
     def fail_over(self) -> None: ...
+
+    def is_whole(self) -> bool:
+        """Returns True if all servers follow the primary."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,8 @@ class Nemesis:
     async def _strike(self, strike: Strike, number: int) -> None:
         """Makes one strike; a strike on a process that is not running, or stopped, misses."""
         name = f"{strike.role}-{number}"
+        if strike.role == "valkey" and self._watch is not None:
+            await _until_whole(self._watch)
         pid = self._target.pids.get(name, 0)
         if strike.action in _SIGNALS:
             has_hit = pid != 0 and pid not in self._stopped and _send(pid, _SIGNALS[strike.action])
@@ -168,6 +175,13 @@ class Nemesis:
     async def _continue_later(self, pid: int, after_s: float) -> None:
         await asyncio.sleep(after_s)
         _send(pid, signal.SIGCONT)
+
+
+async def _until_whole(watch: Watch) -> None:
+    """Returns once all servers follow the primary. Raises TimeoutError."""
+    async with asyncio.timeout(_WHOLE_AFTER_MAX_S):
+        while not await asyncio.to_thread(watch.is_whole):
+            await asyncio.sleep(0.2)
 
 
 def _send(pid: int, number: signal.Signals) -> bool:

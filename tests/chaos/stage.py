@@ -148,6 +148,12 @@ class Watched:
                 sentinel.execute_command("SENTINEL", "FAILOVER", MASTER_NAME)
                 return
 
+    def is_whole(self) -> bool:
+        try:
+            return self._valkeys.is_watched()
+        except AssertionError:  # no Sentinel answers
+            return False
+
     def repair(self) -> None:
         for port in self._valkeys.ended():
             self._valkeys.start(port)

@@ -75,3 +75,27 @@ async def test_what_was_stopped_goes_on_when_the_nemesis_ends(target: OneProcess
     assert struck[:1] == ["stop"]
     assert "kill" not in struck, "one that stands still is not struck again"
     assert target.process.poll() is None
+
+
+class Servers:
+    """Sentinels whose servers follow the primary from the third question on."""
+
+    asked = 0
+
+    def fail_over(self) -> None:
+        assert self.asked == 3
+
+    def is_whole(self) -> bool:
+        self.asked += 1
+        return self.asked >= 3
+
+
+async def test_a_strike_on_a_server_waits_until_the_others_follow_it(
+    target: OneProcess, tmp_path: Path
+) -> None:
+    with Recorder(tmp_path / "history.jsonl") as recorder:
+        servers = Servers()
+        nemesis = Nemesis(target, recorder, watch=servers)
+        await nemesis.run(iter([Strike(0, "failover", "valkey", 0)]))
+        (struck,) = [seen.action for seen in recorder.read() if isinstance(seen, Struck)]
+    assert (struck, servers.asked) == ("failover", 3)
