@@ -1,0 +1,535 @@
+"""What the files for Kubernetes promise. Reads them as they stand and merged; calls no cluster."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from shared.egress import is_public
+from shared.redis_url import read_sentinel_url
+from shared.settings import Settings
+from shared.store import keys
+from tests.patience import PATIENCE_S
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deploy/kubernetes"
+ROLES = ["api", "worker", "tool-runner", "webhooks"]
+OVERLAYS = {
+    "try": ["base", "components/valkey"],
+    "gpu": ["base", "components/gpu", "components/sentinel", "components/keda"],
+    "external": ["base", "components/gpu", "components/external-redis", "components/keda"],
+}
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+NAME = "app.kubernetes.io/name"
+COMPONENT = "app.kubernetes.io/component"
+KEDA = "keda.sh/v1alpha1"
+KUBERNETES = "1.37"
+UNITS = {"m": 2**20, "g": 2**30, "Mi": 2**20, "Gi": 2**30}
+
+
+@cache
+def load(path: Path) -> list[Any]:
+    return list(YAML(typ="safe", pure=True).load_all(path.read_text()))
+
+
+def read(folder: str) -> Iterator[dict[str, Any]]:
+    """The resources and patches in a folder, without those that say how it is merged."""
+    for path in sorted((FOLDER / folder).glob("*.yaml")):
+        if path.name != "kustomization.yaml":
+            yield from load(path)
+
+
+def resources(*folders: str, kind: str = "") -> list[dict[str, Any]]:
+    found = [each for folder in folders for each in read(folder) if kind in ("", each["kind"])]
+    assert found
+    return found
+
+
+def every_folder() -> list[str]:
+    return sorted({folder for folders in OVERLAYS.values() for folder in folders} | {"overlays/external"})
+
+
+def resource(folder: str, kind: str, name: str) -> dict[str, Any]:
+    (found,) = (each for each in resources(folder, kind=kind) if each["metadata"]["name"] == name)
+    return found
+
+
+def templates(*folders: str) -> dict[str, dict[str, Any]]:
+    """Component -> the template of its pods; patches are left out, they have no labels."""
+    found = [each["spec"]["template"] for each in resources(*folders) if "template" in each.get("spec", {})]
+    return {each["metadata"]["labels"][COMPONENT]: each for each in found if "metadata" in each}
+
+
+def container(pod: dict[str, Any]) -> dict[str, Any]:
+    (found,) = pod["spec"]["containers"]
+    return dict(found)
+
+
+def service(name: str, file: str = "compose.yaml") -> dict[str, Any]:
+    text = (ROOT / file).read_text().replace("!reset []", "[]")
+    found: dict[str, Any] = YAML(typ="safe", pure=True).load(text)["services"][name]
+    return found
+
+
+def amount(text: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)(\D+)", re.sub(r"\$\{\w+:-(\w+)\}", r"\1", text)).groups()  # type: ignore[union-attr]
+    return int(number) * UNITS[unit]
+
+
+def check(each: dict[str, Any]) -> None:
+    """Fails if a resource does not keep to the schema of its kind, or has a field that is not in it."""
+    schemas = pytest.importorskip("kubernetes_validate", reason="`make env` installs it")
+    try:
+        schemas.validate(each, KUBERNETES, strict=True)
+    except schemas.ValidationError as wrong:
+        pytest.fail(f"{each['kind']} {each['metadata']['name']}: {list(wrong.path)}: {wrong.message}")
+
+
+def settings_file(folder: str) -> dict[str, str]:
+    lines = (FOLDER / folder / "settings.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+EVERY_POD = templates(*every_folder())
+"""Of a component that is in two folders (redis), the one behind Sentinels."""
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_an_overlay_joins_is_there(overlay: str) -> None:
+    (plan,) = load(FOLDER / f"overlays/{overlay}/kustomization.yaml")
+    folder = FOLDER / "overlays" / overlay
+    joined = [(folder / name).resolve() for name in [*plan["resources"], *plan["components"]]]
+    assert joined == [(FOLDER / name).resolve() for name in OVERLAYS[overlay]]
+    for each in [*joined, folder]:
+        (part,) = load(each / "kustomization.yaml")
+        generated = [
+            part for one in part.get("configMapGenerator", []) for part in one.get("envs", one.get("files"))
+        ]
+        named = [
+            *part.get("resources", []),
+            *(p["path"] for p in part.get("patches", []) if "path" in p),
+            *generated,
+        ]
+        assert [name for name in named if not (each / name).exists()] == []
+        files = {path.name for path in each.iterdir()} - {"kustomization.yaml"}
+        assert files <= set(named), f"{each.name}: not used"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_image_of_ours_has_the_projects_version(overlay: str) -> None:
+    (plan,) = load(FOLDER / f"overlays/{overlay}/kustomization.yaml")
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert {image["newTag"] for image in plan["images"]} == {version}
+    pods = templates(*OVERLAYS[overlay])
+    worker = "antiphon-worker-gpu" if overlay != "try" else "antiphon-worker-scripted"
+    ours = {container(pod)["image"] for name, pod in pods.items() if name != "worker"} | {worker}
+    assert {image["name"] for image in plan["images"]} == {image for image in ours if "/" not in image}
+
+
+@pytest.mark.parametrize("folder", every_folder())
+def test_what_is_in_a_folder_keeps_to_kubernetess_schema(folder: str) -> None:
+    for each in read(folder):
+        if each["apiVersion"] != KEDA:
+            is_patch = each["kind"] == "Deployment" and "selector" not in each["spec"]
+            check({**each, "spec": {**each["spec"], "selector": {}}} if is_patch else each)
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_is_merged_into_what_keeps_to_the_schema(overlay: str) -> None:
+    command = ["kubectl", "kustomize", str(FOLDER / "overlays" / overlay)]
+    merged = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
+    found = list(YAML(typ="safe", pure=True).load_all(merged))
+    for each in found:
+        if each["apiVersion"] != KEDA:
+            check(each)
+    (worker,) = (
+        each for each in found if (each["kind"], each["metadata"]["name"]) == ("Deployment", "worker")
+    )
+    images = [one["image"] for one in worker["spec"]["template"]["spec"]["containers"]]
+    assert images == [
+        "antiphon-worker-scripted:0.1.0" if overlay == "try" else "registry.example/antiphon-worker-gpu:0.1.0"
+    ]
+    assert ("replicas" in worker["spec"]) == (overlay == "try")
+    if overlay != "try":
+        env = {
+            one["name"]: one["value"] for one in worker["spec"]["template"]["spec"]["containers"][0]["env"]
+        }
+        assert env == {"ANTIPHON_ENGINE": "vllm"}
+
+
+@pytest.mark.parametrize("name", EVERY_POD)
+def test_a_pod_runs_with_least_rights(name: str) -> None:
+    spec = EVERY_POD[name]["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    context = spec["securityContext"]
+    assert context["runAsNonRoot"] is True
+    assert context["runAsUser"] > 0
+    assert context["runAsGroup"] > 0
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container(EVERY_POD[name])["securityContext"] == RESTRICTED
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & spec.keys()
+    kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
+    assert kinds <= {"emptyDir", "projected", "secret", "configMap", "persistentVolumeClaim"}
+
+
+@pytest.mark.parametrize("name", EVERY_POD)
+def test_a_container_has_requests_a_limit_of_memory_and_files_of_a_bounded_size(name: str) -> None:
+    described = container(EVERY_POD[name])
+    assert described["resources"]["requests"].keys() >= {"cpu", "memory"}
+    assert "memory" in described["resources"]["limits"]
+    assert (
+        "cpu" not in described["resources"]["limits"]
+    )  # a throttled process delays every stream that it has
+    for volume in EVERY_POD[name]["spec"]["volumes"]:
+        assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"]
+    mounted = {mount["name"] for mount in described["volumeMounts"]}
+    claimed = {"data"} if name in ("redis", "sentinel") else set()
+    assert mounted == {volume["name"] for volume in EVERY_POD[name]["spec"]["volumes"]} | claimed
+
+
+def test_the_namespace_refuses_pods_with_more_rights() -> None:
+    labels = resource("base", "Namespace", "antiphon")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_a_role_is_what_compose_runs(name: str) -> None:
+    pod = templates("base")[name]
+    described = container(pod)
+    composed = service(name, "deploy/compose.cpu.yaml" if name == "worker" else "compose.yaml")
+    assert described["image"] == composed["image"]
+    assert not {"command", "args"} & described.keys(), "the image says what runs, as in compose"
+    assert {one["name"]: one["value"] for one in described.get("env", [])} == composed.get("environment", {})
+    user = service(name)["user"]
+    assert (
+        f"{pod['spec']['securityContext']['runAsUser']}:{pod['spec']['securityContext']['runAsGroup']}"
+        == user
+    )
+    (secrets,) = (volume["projected"] for volume in pod["spec"]["volumes"] if volume["name"] == "secrets")
+    mounted = [item["path"] for source in secrets["sources"] for item in source["secret"]["items"]]
+    assert sorted(mounted) == sorted(service(name)["secrets"])
+    assert described["envFrom"] == [{"configMapRef": {"name": "settings"}}]
+    if name != "worker":
+        limit = service(name)["deploy"]["resources"]["limits"]["memory"]
+        assert amount(described["resources"]["limits"]["memory"]) == amount(limit)
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_a_role_has_longer_to_end_than_in_compose_and_a_drain(name: str) -> None:
+    spec = templates("base")[name]["spec"]
+    hook = (
+        container(templates("base")[name])
+        .get("lifecycle", {})
+        .get("preStop", {})
+        .get("sleep", {})
+        .get("seconds", 0)
+    )
+    least = int(service(name)["stop_grace_period"].removesuffix("s"))
+    assert spec["terminationGracePeriodSeconds"] >= hook + least
+    assert least > Settings().drain_grace_s
+
+
+def test_the_gpu_workers_are_those_of_compose() -> None:
+    (patch,) = (each for each in read("components/gpu") if each["kind"] == "Deployment")
+    spec = patch["spec"]["template"]["spec"]
+    described, composed = container(patch["spec"]["template"]), service("worker")
+    assert described["image"] == composed["image"]
+    assert described["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert amount(described["resources"]["limits"]["memory"]) == amount(
+        composed["deploy"]["resources"]["limits"]["memory"]
+    )
+    sizes = {volume["name"]: volume.get("emptyDir", {}).get("sizeLimit") for volume in spec["volumes"]}
+    assert amount(sizes["shm"]) == amount(composed["shm_size"].removesuffix("b"))
+    assert f"/tmp:size={sizes['tmp'].lower().removesuffix('i')},mode=1777,exec" in composed["tmpfs"]
+    mounted = {f"{mount['name']}:{mount['mountPath']}" for mount in described["volumeMounts"]}
+    assert mounted == {*composed["volumes"], "shm:/dev/shm"}
+    assert spec["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+
+
+def test_the_job_downloads_what_compose_downloads_and_what_the_workers_run() -> None:
+    job, composed = container(templates("components/gpu")["model"]), service("model")
+    assert job["image"] == composed["image"]
+    command = [re.sub(r"\$\{\w+:-(.+)\}", r"\1", word) for word in composed["command"]]
+    assert job["args"] == command
+    assert {one["name"]: one["value"] for one in job["env"]} == composed["environment"]
+    model = command[2]
+    settings = settings_file("components/gpu")
+    assert f"--model {model} " in settings["ANTIPHON_ENGINE_ARGS"]
+    assert json.loads(settings["ANTIPHON_MODELS"]) == [model.partition("/")[2]]
+
+
+def test_every_setting_exists_and_every_value_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {f"ANTIPHON_{name.upper()}" for name in Settings.model_fields}
+    for folder in ("base", "components/gpu", "components/sentinel"):
+        for name, value in settings_file(folder).items():
+            assert name in fields, f"{folder}: {name}"
+            monkeypatch.setenv(name, value)
+    Settings()
+    for name, pod in EVERY_POD.items():
+        named = {one["name"] for one in container(pod).get("env", []) if one["name"].startswith("ANTIPHON")}
+        assert named <= fields, name
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_a_role_has_probes_that_ask_about_the_process_itself(name: str) -> None:
+    described = container(templates("base")[name])
+    if name == "api":
+        (port,) = described["ports"]
+        assert port["containerPort"] == 8000
+        for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert described[kind]["httpGet"] == {"path": "/health", "port": port["name"]}
+        return
+    command = described["readinessProbe"]["exec"]["command"]
+    assert command == service(name)["healthcheck"]["test"][1:] or name == "worker"
+    assert command[-2:] == ["role", name.replace("-", "_")]
+    assert "livenessProbe" not in described, "an outage of Redis must not end it"
+
+
+def test_the_api_is_reached_at_the_port_that_its_image_listens_on() -> None:
+    listening = re.search(r'"--port", "(\d+)"', (ROOT / "deploy/api.Dockerfile").read_text())
+    assert listening
+    (port,) = resource("base", "Service", "api")["spec"]["ports"]
+    (named,) = container(templates("base")["api"])["ports"]
+    assert (port["port"], port["targetPort"]) == (int(listening[1]), named["name"])
+    assert named["containerPort"] == int(listening[1])
+
+
+def test_budgets_selectors_and_services_select_pods_that_exist() -> None:
+    labelled = [
+        template["metadata"]["labels"] for folder in every_folder() for template in _templates_in(folder)
+    ]
+    budgets = resources(*every_folder(), kind="PodDisruptionBudget")
+    assert {each["spec"]["selector"]["matchLabels"][COMPONENT] for each in budgets} == {
+        *ROLES,
+        "redis",
+        "sentinel",
+    }
+    assert {each["spec"]["maxUnavailable"] for each in budgets} == {1}
+    selectors = [each["spec"]["selector"]["matchLabels"] for each in budgets]
+    selectors += [each["spec"]["selector"] for each in resources(*every_folder(), kind="Service")]
+    for each in resources(*every_folder()):
+        if each["kind"] in ("Deployment", "StatefulSet") and "selector" in each["spec"]:
+            assert each["spec"]["selector"]["matchLabels"] == each["spec"]["template"]["metadata"]["labels"]
+    assert [each for each in selectors if each not in labelled] == []
+
+
+def _templates_in(folder: str) -> list[dict[str, Any]]:
+    try:
+        return list(templates(folder).values())
+    except AssertionError:
+        return []
+
+
+# Networks
+
+
+def admitted(policy: dict[str, Any], side: str) -> set[tuple[str, int]]:
+    """(component, port) of the pods that a policy lets in, or out to."""
+    rules = policy["spec"].get({"from": "ingress", "to": "egress"}[side], [])
+    return {
+        (name, port["port"])
+        for rule in rules
+        for peer in rule[side]
+        if "podSelector" in peer and "namespaceSelector" not in peer
+        for name in peer["podSelector"]["matchExpressions"][0]["values"]
+        for port in rule["ports"]
+    }
+
+
+def test_what_no_policy_allows_is_refused() -> None:
+    spec = resource("base", "NetworkPolicy", "refuse-all")["spec"]
+    assert spec == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+def test_redis_is_reached_by_the_roles_and_its_like_only() -> None:
+    alone = resource("components/valkey", "NetworkPolicy", "roles-into-redis")
+    assert admitted(alone, "from") == {(name, 6379) for name in ROLES}
+    out = resource("components/valkey", "NetworkPolicy", "roles-to-redis")
+    assert admitted(out, "to") == {("redis", 6379)}
+    watched = {name: resource("components/sentinel", "NetworkPolicy", name) for name in ("redis", "sentinel")}
+    for name, port in (("redis", 6379), ("sentinel", 26379)):
+        assert watched[name]["spec"]["podSelector"]["matchLabels"][COMPONENT] == name
+        assert admitted(watched[name], "from") == {(each, port) for each in [*ROLES, "redis", "sentinel"]}
+        assert admitted(watched[name], "to") == {("redis", 6379), ("sentinel", 26379)}
+
+
+def test_only_who_calls_servers_outside_may_leave_the_cluster() -> None:
+    leaving = {
+        each["spec"]["podSelector"]["matchLabels"][COMPONENT]
+        for each in resources("base", "components/gpu", kind="NetworkPolicy")
+        for rule in each["spec"].get("egress", [])
+        for peer in rule["to"]
+        if "ipBlock" in peer
+    }
+    assert leaving == {"tool-runner", "webhooks", "model"}
+
+
+@pytest.mark.parametrize("name", ["tool-runner", "webhooks"])
+def test_the_way_out_is_the_one_that_the_settings_allow(name: str) -> None:
+    (rule,) = resource("base", "NetworkPolicy", f"{name}-to-outside")["spec"]["egress"]
+    ports = [
+        str(port["port"]) + (f"-{port['endPort']}" if "endPort" in port else "") for port in rule["ports"]
+    ]
+    assert ports == Settings().egress_ports
+    blocks = [peer["ipBlock"] for peer in rule["to"]]
+    for block in blocks:
+        for edge in [block["cidr"], *block["except"]]:
+            network = ip_network(edge)
+            for number in (int(network[0]) - 1, int(network[0]), int(network[-1]), int(network[-1]) + 1):
+                if not 0 <= number < 2**network.max_prefixlen:
+                    continue
+                address = ip_address(number) if network.version == 4 else type(network[0])(number)
+                inside = any(
+                    address in ip_network(one["cidr"])
+                    and not any(address in ip_network(e) for e in one["except"])
+                    for one in blocks
+                )
+                assert inside == is_public(address), address
+
+
+# Scaling
+
+
+def scaled(folder: str) -> dict[str, dict[str, Any]]:
+    return {each["metadata"]["name"]: each["spec"] for each in resources(folder, kind="ScaledObject")}
+
+
+@pytest.mark.parametrize("folder", ["components/keda", "overlays/external"])
+def test_the_triggers_count_the_keys_that_the_store_writes(folder: str) -> None:
+    counted = {
+        name: {each["name"]: each["metadata"]["listName"] for each in spec["triggers"]}
+        for name, spec in scaled(folder).items()
+    }
+    assert counted == {
+        "worker": {"waiting": keys.RESPONSES_QUEUE, "open": keys.ACTIVE},
+        "tool-runner": {"waiting": keys.TOOLS_QUEUE},
+    }
+    for spec in scaled(folder).values():
+        for trigger in spec["triggers"]:
+            assert trigger["authenticationRef"] == {"name": "redis"}
+            assert int(trigger["metadata"]["listLength"]) > 0
+
+
+def test_workers_are_added_before_they_are_full() -> None:
+    in_flight_max = int(settings_file("components/gpu")["ANTIPHON_RESPONSES_IN_FLIGHT_MAX"])
+    for folder in ("components/keda", "overlays/external"):
+        (target,) = (
+            int(e["metadata"]["listLength"])
+            for e in scaled(folder)["worker"]["triggers"]
+            if e["name"] == "open"
+        )
+        assert target == in_flight_max * 4 // 5
+
+
+def test_pods_are_taken_away_one_at_a_time_and_never_for_an_outage_of_redis() -> None:
+    for spec in scaled("components/keda").values():
+        down = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
+        assert [(policy["type"], policy["value"]) for policy in down["policies"]] == [("Pods", 1)]
+        assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
+        assert spec["minReplicaCount"] >= 1
+
+
+def test_who_is_scaled_has_no_number_of_its_own() -> None:
+    (plan,) = load(FOLDER / "components/keda/kustomization.yaml")
+    (patch,) = plan["patches"]
+    targets = {
+        each["spec"]["scaleTargetRef"]["name"]
+        for each in resources("components/keda")
+        if "scaleTargetRef" in each["spec"]
+    }
+    assert set(patch["target"]["name"].split("|")) == targets
+    assert YAML(typ="safe").load(patch["patch"]) == [{"op": "remove", "path": "/spec/replicas"}]
+
+
+# Redis and secrets
+
+
+@pytest.mark.parametrize("folder", ["components/valkey", "components/sentinel"])
+def test_redis_is_configured_as_in_compose(folder: str) -> None:
+    assert (FOLDER / folder / "valkey.conf").read_text() == (ROOT / "deploy/valkey.conf").read_text()
+    described, composed = container(templates(folder)["redis"]), service("redis")
+    assert described["image"] == composed["image"]
+    assert amount(described["resources"]["limits"]["memory"]) == amount(
+        composed["deploy"]["resources"]["limits"]["memory"]
+    )
+    if folder == "components/valkey":
+        assert described["args"] == composed["command"]
+    check = composed["healthcheck"]["test"][1].replace("$$", "$")
+    assert described["readinessProbe"]["exec"]["command"] == ["sh", "-c", check]
+    mounted = {mount["name"]: mount["mountPath"] for mount in described["volumeMounts"]}
+    assert (mounted["configuration"], mounted["secrets"], mounted["data"]) == (
+        "/etc/valkey",
+        "/run/secrets",
+        "/data",
+    )
+
+
+@pytest.mark.parametrize("is_watched", [False, True])
+def test_the_secrets_are_those_that_the_pods_mount(is_watched: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    subprocess.run(
+        ["sh", ROOT / "deploy/make_secrets.sh", folder], check=True, capture_output=True, timeout=PATIENCE_S
+    )
+    command = ["sh", str(FOLDER / "secrets.sh"), *(["--sentinels"] if is_watched else []), str(folder)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout
+    made = {each["metadata"]["name"]: each["data"] for each in YAML(typ="safe").load_all(printed) if each}
+    mounted = {
+        (source["name"] if "name" in source else source["secretName"], item["key"])
+        for pod in EVERY_POD.values()
+        for volume in pod["spec"]["volumes"]
+        for source in [
+            volume.get("secret"),
+            *(s["secret"] for s in volume.get("projected", {}).get("sources", [])),
+        ]
+        if source
+        for item in source["items"]
+    }
+    mounted.add(("redis", "password"))  # KEDA's
+    assert {(name, key) for name, data in made.items() for key in data} == mounted
+    content = {key: base64.b64decode(value).decode() for data in made.values() for key, value in data.items()}
+    for name in ("secrets_key", "seal_keys", "api_keys.json", "mcp_servers.json", "redis_password.conf"):
+        assert content[name] == (folder / name).read_text()
+    assert content["password"] == content["redis_password.conf"].removeprefix("requirepass ").strip()
+    sentinels = read_sentinel_url(content["redis_url"])
+    assert (sentinels is not None) == is_watched
+    if sentinels is None:
+        assert content["redis_url"] == (folder / "redis_url").read_text()
+        (port,) = resource("components/valkey", "Service", "redis")["spec"]["ports"]
+        assert f"@redis:{port['port']}/" in content["redis_url"]
+
+
+def test_secrets_are_printed_only_from_a_folder_that_has_them(tmp_path: Path) -> None:
+    refused = subprocess.run(
+        ["sh", FOLDER / "secrets.sh", tmp_path],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert str(tmp_path) in refused.stderr
+
+
+def test_no_file_contains_a_secret() -> None:
+    for path in FOLDER.rglob("*.*"):
+        text = path.read_text()
+        assert not re.search(r"\bsk-[0-9a-zA-Z]|[0-9a-f]{32}|kind: Secret$", text) or path.suffix == ".sh", (
+            path
+        )
