@@ -6,7 +6,7 @@ before it; one that `POST /v1/responses/compact` returns follows the messages th
 the rest. The worker makes them, the API opens them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Self
 
 import msgspec
@@ -52,6 +52,15 @@ class Compacted(msgspec.Struct, frozen=True, omit_defaults=True):
             return self
         kept = [*before[:count], *self.kept[self.instructions :]]
         return msgspec.structs.replace(self, kept=kept, instructions=count)
+
+    def answered_by(self, answers: Iterable[InputItem]) -> Self:
+        """Returns it with the answers to calls that waited."""
+        return msgspec.structs.replace(self, waiting=[*self.waiting, *answers])
+
+    def without_waiting(self, places: Container[int]) -> Self:
+        """Returns it without the calls at these places of `waiting`."""
+        waiting = [item for place, item in enumerate(self.waiting) if place not in places]
+        return msgspec.structs.replace(self, waiting=waiting)
 
     def in_place_of(self, item: InputCompaction) -> list[InputItem]:
         """Returns the items that a model reads in place of the sealed one."""

@@ -5,6 +5,7 @@ Pure. Owns the rules between items; `input_items.py` owns those for a single ite
 API, whose wording clients match.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -153,11 +154,15 @@ def open_compactions(
     stands for everything before it, so that nothing earlier is read or opened, except that instructions which
     the items begin with take the place of those that it kept.
 
+    A call that waited when the compaction was made may be answered before it, by clients that put an output
+    next to its call: the output is read with the call.
+
     `unseal` returns a sealed text's content, or None; `param` names the item at a place. Raises ClientError
     for a compaction that cannot be opened.
     """
     opened: list[list[InputItem]] = []
     """Newest first."""
+    places = _places_of_calls(items)
     is_whole = has_opened = False
     for place in range(len(items) - 1, -1, -1):
         item = items[place]
@@ -166,13 +171,62 @@ def open_compactions(
             continue
         compacted = _open_compaction(item, unseal, param(place))
         has_opened, is_whole = True, compacted.is_whole
+        answers = _answers_before(place, compacted.waiting, items, places)
         if is_whole:
-            compacted = compacted.instructed_by(items[:place])
+            compacted = compacted.instructed_by(items[:place]).answered_by(answers.values())
+        else:  # what is before it is read where it stands
+            compacted = compacted.without_waiting(answers)
         opened.append(compacted.in_place_of(item))
         if is_whole:
             break
     whole = list(chain.from_iterable(reversed(opened)))
     return (_without_repeated(whole) if has_opened else whole), is_whole
+
+
+_Pairing = tuple[type[InputItem], str]
+"""What a call and its answer have in common."""
+
+
+def _call_key(item: InputItem) -> _Pairing | None:
+    if isinstance(item, ClientsCall):
+        return type(item), item.call_id
+    if isinstance(item, CallOutput):
+        answered = answered_by(item)
+        return None if answered is None else (CALLS[type(item)], answered)
+    if isinstance(item, InputMcpApprovalRequest):
+        return type(item), item.id or ""
+    if isinstance(item, McpApprovalResponse):
+        return InputMcpApprovalRequest, item.approval_request_id
+    return None
+
+
+def _places_of_calls(items: Sequence[InputItem]) -> dict[_Pairing, list[int]]:
+    places: dict[_Pairing, list[int]] = {}
+    for place, item in enumerate(items):
+        key = _call_key(item)
+        if key is not None:
+            places.setdefault(key, []).append(place)
+    return places
+
+
+def _answers_before(
+    place: int, waiting: Sequence[InputItem], items: Sequence[InputItem], places: dict[_Pairing, list[int]]
+) -> dict[int, InputItem]:
+    """Returns the answers before a place to calls that waited, by the places of those in `waiting`: an answer
+    that is followed by no other call with the same id."""
+    asked = {key: at for at, item in enumerate(waiting) if (key := _call_key(item)) is not None}
+    found: dict[int, InputItem] = {}
+    for key, at in asked.items():
+        before = places.get(key, [])
+        last = bisect_left(before, place) - 1
+        is_open = isinstance(waiting[at], ClientsCall | InputMcpApprovalRequest)
+        if (
+            is_open
+            and last >= 0
+            and isinstance(answer := items[before[last]], CallOutput | McpApprovalResponse)
+        ):
+            found[at] = answer
+    return found
 
 
 def check_compactions(items: Sequence[InputItem], unseal: Callable[[str], str | None], field: str) -> None:

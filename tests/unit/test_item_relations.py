@@ -1,5 +1,6 @@
 """The relations among items: no duplicates, outputs with their calls, nothing unreadable."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -208,9 +209,10 @@ OLD_RULES: Item = {"type": "message", "id": "msg_o", "role": "system", "content"
 KEPT: Item = {"type": "message", "id": "msg_k", "role": "developer", "content": "kept"}
 
 
-def sealed(id_: str, *kept: Item, is_whole: bool = True) -> Item:
+def sealed(id_: str, *kept: Item, is_whole: bool = True, waiting: Sequence[Item] = ()) -> Item:
     """A compaction whose seal is no secret."""
-    made = Compacted("A summary.", items_of(kept), is_whole=is_whole, instructions=min(len(kept), 1))
+    instructions = min(len(kept), 1)
+    made = Compacted("A summary.", items_of(kept), items_of(waiting), is_whole, instructions)
     return {"type": "compaction", "id": id_, "encrypted_content": made.encode()}
 
 
@@ -250,3 +252,27 @@ def test_the_last_whole_compaction_stands_for_all_before_it_but_the_instructions
 def test_a_compaction_that_is_read_must_be_readable(items: list[Item], param: str) -> None:
     _, code, named, _ = complaint(read_of, *items)
     assert (code, named) == ("invalid_encrypted_content", param)
+
+
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [(CALL | {"id": "fc_1"}, OUTPUT | {"id": "fco_1"}), (QUESTION, YES | {"id": "mcpa_1"})],
+    ids=["call", "question"],
+)
+def test_a_call_that_a_compaction_holds_may_be_answered_before_it(call: Item, answer: Item) -> None:
+    """By clients that put an output next to its call, wherever the compaction was."""
+    whole = sealed("cmp_w", waiting=[call])
+    part = sealed("cmp_p", is_whole=False, waiting=[call])
+    ids = [call["id"], answer["id"]]
+    assert read_of(ASKED, call, answer, whole) == (["cmp_w", *ids], True)
+    assert read_of(ASKED, call, whole, answer) == (["cmp_w", *ids], True)
+    assert read_of(ASKED, call, answer, part) == (["msg_1", *ids, "cmp_p"], False)
+    assert read_of(ASKED, call, part, answer) == (["msg_1", "cmp_p", *ids], False)
+    held = sealed("cmp_w", waiting=[call, answer])
+    assert read_of(ASKED, call, answer, held) == (["cmp_w", *ids], True)
+
+
+def test_an_earlier_answer_does_not_answer_a_later_call_with_the_same_id() -> None:
+    again = CALL | {"id": "fc_2"}
+    items = [CALL | {"id": "fc_1"}, OUTPUT | {"id": "fco_1"}, again, sealed("cmp_w", waiting=[again])]
+    assert read_of(*items) == (["cmp_w", "fc_2"], True)
