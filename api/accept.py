@@ -190,7 +190,7 @@ class Acceptance:
         if idempotency_key is not None:
             is_alone = context.is_compaction_alone(creation.request)
             digest = await self._offload.run(len(raw), lambda: _digest(raw, dialect, compacts=is_alone))
-            repetition = Repetition(idempotency_key, digest)
+            repetition = Repetition(idempotency_key, digest, renews=is_alone)
             async with self._redis_bound():  # up to three round trips
                 known = await response_store.find_repeated(self._redis, tenant, repetition)
             if known is not None:

@@ -16,6 +16,7 @@ from shared.sealing import COMPACTION, REASONING, Seal
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
+from shared.store.log.closing import cancel
 from shared.store.records import admission, response_store
 from shared.store.redis.client import RedisClient
 from tests.integration.test_sealed_reasoning import NEW, OLD, node
@@ -162,6 +163,32 @@ async def test_a_key_that_created_a_response_compacts_nothing(redis: RedisClient
         refused = await client.post("/v1/responses/compact", content=raw, headers=headers)
         error = refused.json()["error"]
         assert (refused.status_code, error["code"]) == (409, "idempotency_key_reused")
+
+
+async def test_a_repeated_call_makes_the_compaction_whose_client_had_left(
+    redis: RedisClient, settings: Settings
+) -> None:
+    sealing = settings.model_copy(update={"seal_keys": [NEW]})
+    body, named = {"model": "default", "input": "Hello"}, {"idempotency-key": "k"}
+
+    async def begun() -> ResponseKey:
+        await until(lambda: redis.command("ZCARD", keys.ACTIVE))
+        (name,) = await redis.command("ZRANGE", keys.ACTIVE, 0, -1)
+        return ResponseKey.parse(name.decode())
+
+    async with node(settings, [NEW]) as client, working(redis, sealing, SAYS_NOTHING) as worker:
+
+        def ask() -> asyncio.Task[httpx.Response]:
+            return asyncio.create_task(client.post("/v1/responses/compact", json=body, headers=named))
+
+        first = ask()
+        await cancel(redis, settings, await begun(), "the worker, once nobody reads")
+        assert (await first).json()["error"]["code"] == "response_cancelled"
+        second = ask()
+        key = await begun()
+        await finish(redis, worker, key)
+        again = await ask()
+        assert [(await second).json()["id"], again.json()["id"]] == [key.response_id] * 2
 
 
 @pytest.mark.parametrize(

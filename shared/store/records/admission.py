@@ -97,6 +97,8 @@ class Repetition:
     idempotency_key: str
     body_digest: str
     """Hex digest of the body."""
+    renews: bool = False
+    """True for a call that creates a new response if the earlier one was cancelled, as its client had left."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@
 -- KEYS state log secrets tools active queue doorbell job_key open idempotency parent_tools
 --      held held_bytes conversation readers rate listed
 -- ARGV member response_id job_id job ttl_ms# queue_depth_max# open_max# ring_again_ms#
---      request store background sealed_secrets body_digest idempotency_ttl_ms# bytes# bytes_max# format place
+--      request store background sealed_secrets body_digest renews idempotency_ttl_ms# bytes# bytes_max# format place
 --      reader reader_ttl_ms# tokens# requests_per_minute# tokens_per_minute# webhooks channel
 --      head members listed_ttl_ms# listed_max# flow turn_cost# frame…
 -- -> {'ok', listeners, requests_left, requests_whole_in_ms, tokens_left, tokens_whole_in_ms} | {'exists'} | {'full', depth} | {'busy', open} | {'heavy', bytes}
@@ -26,9 +26,10 @@ if body_digest ~= '' then
   if known then
     local id, digest = string.match(known, '^(%S+) (%S+)$')
     if digest ~= body_digest then return {'conflict'} end
-    -- If that response was deleted or has expired, the call creates a new one.
+    -- If that response was deleted or has expired, the call creates a new one; with `renews`, also if it was cancelled.
     local known_state = string.gsub(state, response_id, id)
-    if redis.call('EXISTS', known_state) == 1 then return {'known', id} end
+    local closed = redis.call('HGET', known_state, 'closed')
+    if closed and not (renews == '1' and closed == 'cancelled') then return {'known', id} end
   end
 end
 if place ~= '' then

@@ -142,7 +142,8 @@ async def find_repeated(redis: RedisClient, tenant: str, repetition: Repetition)
         raise KeyReused
     key = ResponseKey(tenant, response_id)
     await redis.confirm()  # the earlier call may have failed because it could not be confirmed
-    return key if await redis.command("EXISTS", keys.state(key)) else None
+    closed = await redis.command("HGET", keys.state(key), "closed")
+    return None if closed is None or (repetition.renews and closed == b"cancelled") else key
 
 
 def _job_id(key: ResponseKey) -> str:
@@ -185,6 +186,7 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
         background=int(new.is_background),
         sealed_secrets=seal_secrets(settings, new.secrets),
         body_digest=new.repetition.body_digest if new.repetition else "",
+        renews=int(new.repetition is not None and new.repetition.renews),
         idempotency_ttl_ms=settings.idempotency_retention_s * 1000,
         bytes=new.kept_bytes,
         bytes_max=settings.tenant_bytes_max,
