@@ -1,12 +1,9 @@
 """Compacted contexts with the public client: the endpoint, its item on any node, and `context_management`."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from openai import BadRequestError, OpenAI
-
-from tests.running import RunningCluster
 
 SAID: Any = [
     {"role": "system", "content": "Be brief."},
@@ -18,14 +15,6 @@ CALL: Any = {"type": "function_call", "call_id": "call_1", "name": "get_weather"
 OUTPUT: Any = {"type": "function_call_output", "call_id": "call_1", "output": "-31 degrees"}
 SUMMARY = "user: We launch on Tuesday.\nassistant: Understood: Tuesday.\nuser: Tell support first."
 SHOWN: Any = {"enable_response_messages": True}
-
-
-@pytest.fixture
-def nodes(cluster: RunningCluster) -> Iterator[list[OpenAI]]:
-    clients = [OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) for url in cluster.urls]
-    yield clients
-    for client in clients:
-        client.close()
 
 
 def read_by_model(response: Any, role: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Conversations as users of the public client hold them, on two nodes of one cluster."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,14 +15,6 @@ WEATHER: Any = {
 }
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter", "server_url": "IGNORED"}
 NOTED: Any = {"role": "user", "content": "My name is Ada."}
-
-
-@pytest.fixture
-def nodes(cluster: RunningCluster) -> Iterator[list[OpenAI]]:
-    clients = [OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) for url in cluster.urls]
-    yield clients
-    for client in clients:
-        client.close()
 
 
 def texts(client: OpenAI, conversation: str) -> list[str]:
