@@ -98,7 +98,7 @@ class Repetition:
     body_digest: str
     """Hex digest of the body."""
     renews: bool = False
-    """True for a call that creates a new response if the earlier one was cancelled, as its client had left."""
+    """True for a call that creates a new response if its client had left the earlier one."""
 
 
 @dataclass(frozen=True, slots=True)
