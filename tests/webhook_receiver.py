@@ -48,6 +48,7 @@ class Receiver:
     answer: Answer = take
     arrivals: list[Arrival] = field(default_factory=list)
     port: int = 0
+    connections: int = 0
     _handlers: set["asyncio.Task[None]"] = field(default_factory=set)
 
     def url(self, path: str = "/hook") -> str:
@@ -57,6 +58,7 @@ class Receiver:
         return [arrival.response_id for arrival in self.arrivals]
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         task = asyncio.create_task(self._serve(reader, writer))
         self._handlers.add(task)
         task.add_done_callback(self._handlers.discard)

@@ -1,7 +1,7 @@
 """Makes one delivery: a POST to the address that a tenant's webhook names, within limits.
 
 Owns the HTTP client and its bounds; where it may connect to is decided by `shared/egress.py`. Follows no
-redirect, keeps no cookie, and reads of an answer no more than its connection needs to be used again.
+redirect, keeps no cookie, reads little of an answer, and uses no connection twice.
 """
 
 import asyncio
@@ -19,9 +19,12 @@ from webhooks.message import body_of, headers_of
 from webhooks.verdict import Delivered, Undelivered, read_status
 
 _ANSWER_BYTES_MAX = 64 * 1024
+_ANSWER_TIMEOUT_S = 1.0
+"""A receiver that has answered with a status, which is all that counts, may finish its answer meanwhile."""
 _CONNECT_TIMEOUT_S = 5.0
-_IDLE_S = 4.0
-"""Most servers close an idle connection after 5 s, and a delivery that crosses such a close fails."""
+_NOTHING_KEPT = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+"""The client knows a connection by its address. Two receivers may share one, and TLS has proved the name of only
+one of them."""
 
 
 class Post:
@@ -29,13 +32,8 @@ class Post:
         """`clock`: seconds since the epoch."""
         self._clock = clock
         self._timeout_s = settings.webhook_timeout_s
-        limits = httpx2.Limits(
-            max_connections=None,
-            max_keepalive_connections=settings.webhooks_in_flight_max,
-            keepalive_expiry=_IDLE_S,
-        )
         way_out = httpx2.AsyncHTTPTransport(
-            verify=httpx2.create_ssl_context(), trust_env=False, limits=limits
+            verify=httpx2.create_ssl_context(), trust_env=False, limits=_NOTHING_KEPT
         )
         connect_s = min(_CONNECT_TIMEOUT_S, self._timeout_s)
         self._client = httpx2.AsyncClient(
@@ -72,8 +70,10 @@ class Post:
 
 
 async def _read_some(answer: httpx2.Response) -> None:
+    """Reads an answer within limits, because one that is cut off looks like a fault to its receiver."""
     left = _ANSWER_BYTES_MAX
-    async for chunk in answer.aiter_raw():
-        left -= len(chunk)
-        if left < 0:
-            return
+    async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+        async for chunk in answer.aiter_raw():
+            left -= len(chunk)
+            if left < 0:
+                return
