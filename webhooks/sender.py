@@ -192,7 +192,7 @@ class Sender:
         await asyncio.gather(*left, return_exceptions=True)
         try:
             async with asyncio.timeout(self._settings.drain_grace_s):
-                for claim in left.values():
+                for claim in (*left.values(), *await self._outbox.claim_unanswered()):
                     await self._outbox.try_again(claim, claim.entry, 0.0)
         except (TimeoutError, *REDIS_AWAY):
             pass  # their claims lapse

@@ -29,6 +29,7 @@ from shared.store.records import response_store
 from shared.store.records.admission import NewResponse
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.joint_scripts import StoreCall
 from shared.store.webhooks import outbox
 from shared.store.webhooks.outbox import Outbox, OutboxEntry
 from shared.tenants_file import Roster, Webhook
@@ -41,6 +42,7 @@ from webhooks.__main__ import main
 from webhooks.dead_letters import list_lines
 from webhooks.post import Post
 from webhooks.sender import Sender
+from webhooks.verdict import Delivered
 
 OTHER_SECRET = "whsec_" + "b3RoZXJvdGhlcm90aGVyb3RoZXJvdGhlcm8="
 LOOPBACK = [ip_network("127.0.0.0/8")]
@@ -103,6 +105,30 @@ async def until_settled(redis: RedisClient, tenant: str = "acme", failures: int 
         return not found if failures is None else [entry.failures for entry in found] == [failures]
 
     await until(is_so)
+
+
+class Lossy(RedisClient):
+    """Claims, and loses the reply."""
+
+    is_losing = False
+    lost: asyncio.Event
+
+    async def run(self, call: StoreCall) -> Any:
+        reply = await super().run(call)
+        if self.is_losing and call.script.name == "webhooks/claim":
+            self.lost.set()
+            raise ConnectionError("the reply was lost")
+        return reply
+
+
+@asynccontextmanager
+async def losing(settings: Settings) -> AsyncIterator[Lossy]:
+    lossy = Lossy.connect(settings.redis_url, timeout_s=PATIENCE_S)
+    lossy.lost = asyncio.Event()
+    try:
+        yield lossy
+    finally:
+        await lossy.close()
 
 
 # --- who writes an entry ----------------------------------------------------------------------------
@@ -349,6 +375,37 @@ async def test_an_answer_without_end_is_not_read_and_the_event_counts_as_taken(
         assert receiver.ids() == [response_id]
 
 
+async def test_an_answer_that_does_not_end_is_not_waited_for(redis: RedisClient, settings: Settings) -> None:
+    settings = settings.model_copy(update={"webhook_timeout_s": 3 * PATIENCE_S})
+
+    async def answer(_: Arrival) -> bytes:
+        return b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n"
+
+    response_id = await end(redis, settings)
+    async with receiving(answer) as receiver, sending(redis, settings, roster_of(receiver.url())):
+        await until_settled(redis)
+        assert receiver.ids() == [response_id]
+
+
+async def test_two_receivers_at_one_address_do_not_share_a_connection(settings: Settings) -> None:
+    """TLS has proved to a connection the name of one of them, and the other may belong to somebody else."""
+
+    async def resolve(_host: str, _port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    settings = settings.model_copy(update={"egress_networks": LOOPBACK})
+    post = Post(settings, Egress.of(settings, resolve))
+    entry = OutboxEntry("resp_0_" + "a" * 32, "completed", 1)
+    try:
+        async with receiving() as receiver:
+            for name in ("one.example", "two.example"):
+                hook = Webhook(f"http://{name}:{receiver.port}/hook", (SECRET,))
+                assert await post.deliver(hook, entry) == Delivered()
+            assert receiver.connections == 2
+    finally:
+        await post.close()
+
+
 async def test_a_receiver_that_hangs_holds_up_nobody_else(redis: RedisClient, settings: Settings) -> None:
     """It has its part of the places, whatever waits for it; the others' events arrive meanwhile."""
     settings = settings.model_copy(
@@ -420,15 +477,47 @@ async def test_a_sender_that_is_told_to_stop_gives_back_what_it_could_not_finish
 async def test_a_claim_that_is_sent_twice_gets_the_same_entries(
     redis: RedisClient, settings: Settings
 ) -> None:
-    """Its reply was lost, or could not be confirmed."""
+    """Its reply was lost, or could not be confirmed. Nothing else has to be due for that."""
     ids = {await end(redis, settings) for _ in range(3)}
+    async with losing(settings) as lossy:
+        sender = Outbox(lossy, settings, "sender")
+        for count in (2, 1):
+            lossy.is_losing = True
+            with pytest.raises(ConnectionError):
+                await sender.claim(count, 8, {})
+            lossy.is_losing = False
+            claims = await sender.claim(count, 8, {})
+            assert len(claims) == count
+            ids -= {claim.entry.response_id for claim in claims}
+        assert not ids
+        assert await sender.claim(8, 8, {}) == []
+
+
+async def test_a_sender_that_stops_gives_back_a_claim_whose_reply_it_did_not_get(
+    redis: RedisClient, settings: Settings
+) -> None:
+    response_id = await end(redis, settings)
+    async with losing(settings) as lossy, receiving() as receiver:
+        lossy.is_losing = True
+        async with sending(lossy, settings, roster_of(NOWHERE)):
+            await lossy.lost.wait()
+            lossy.is_losing = False
+        async with sending(redis, settings, roster_of(receiver.url())):
+            await until(lambda: receiver.ids() == [response_id], settings.webhook_claim_s / 2)
+
+
+async def test_a_claim_gets_no_more_than_lua_can_return(redis: RedisClient, settings: Settings) -> None:
+    entries = [str(OutboxEntry(f"resp_0_{number:032x}", "completed", 1)) for number in range(4_100)]
+    pairs: list[str | int] = [word for entry in entries for word in (0, entry)]
+    await redis.command("ZADD", keys.outbox("acme", "main"), *pairs)
+    await redis.command("ZADD", keys.OUTBOXES, 0, "acme/main")
+    for key in (keys.OUTBOXES, keys.outbox("acme", "main")):
+        await redis.command("EXPIRE", key, 60)
     sender = Outbox(redis, settings, "sender")
-    first = await sender.claim(2, 8, {})
-    sender._claims -= 1  # as if it had never been answered
-    again = await sender.claim(2, 8, {})
-    assert [claim.entry for claim in again] == [claim.entry for claim in first]
-    rest = await sender.claim(2, 8, {})
-    assert {claim.entry.response_id for claim in (*first, *rest)} == ids
+    found: list[str] = []
+    while claims := await sender.claim(10_000, 10_000, {}):
+        found += [str(claim.entry) for claim in claims]
+    assert sorted(found) == sorted(entries)
 
 
 async def test_what_could_be_taken_back_is_not_delivered(redis: RedisClient, settings: Settings) -> None:

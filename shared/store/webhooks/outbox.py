@@ -22,6 +22,8 @@ _SETTLE = LuaScript("webhooks/settle", allows_full=True)
 _OUTLIVES_S = 86_400
 """How much longer an outbox is kept than its entries are tried."""
 _LISTED_MAX = 1_000
+_CLAIMED_MAX = 256
+"""Entries of one claim: Lua returns no more than a few thousand values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +106,21 @@ class Outbox:
         self._limits = OutboxLimits.of(settings)
         self._claim_ms = int(settings.webhook_claim_s * 1000)
         self._claims = 0
+        self._is_unanswered = False
+        """Whether a claim was sent whose reply never came: what it got is not due any more."""
 
     async def claim(self, count_max: int, room_max: int, rooms: Mapping[str, int]) -> Sequence[DeliveryClaim]:
-        """Claims at most `count_max` entries that are due.
+        """Claims entries that are due, at most `count_max`; if it gets any, more may be due.
 
         At most `room_max` are of one tenant; `rooms`: a tenant, or `tenant/name` -> fewer. What is returned
         no failover takes back, with `durable_writes`. Raises REDIS_AWAY; what was claimed then is returned by
         the next call, or due again when the claim lapses.
         """
-        if count_max <= 0 or await self._redis.run(_DUE(outboxes=keys.OUTBOXES)) == 0:
+        if count_max <= 0:
             return []
+        if not self._is_unanswered and await self._redis.run(_DUE(outboxes=keys.OUTBOXES)) == 0:
+            return []
+        self._is_unanswered = True
         restricted: list[Argument] = [part for pair in rooms.items() for part in pair]
         now_ms, *taken = await self._redis.run(
             _CLAIM(
@@ -122,15 +129,20 @@ class Outbox:
                 claimed=keys.delivering(self._sender),
                 claim=self._claims,
                 claim_ms=self._claim_ms,
-                count_max=count_max,
+                count_max=min(count_max, _CLAIMED_MAX),
                 room_max=room_max,
             )
         )
         self._claims += 1
+        self._is_unanswered = False
         return [
             DeliveryClaim.of(name.decode(), OutboxEntry.parse(entry.decode()), now_ms)
             for name, entry in zip(taken[::2], taken[1::2], strict=True)
         ]
+
+    async def claim_unanswered(self) -> Sequence[DeliveryClaim]:
+        """Returns what the last claim got, if its reply never came. Raises REDIS_AWAY."""
+        return await self.claim(1, 1, {}) if self._is_unanswered else []
 
     async def note_delivered(self, claim: DeliveryClaim) -> None:
         await self._settle(claim)
