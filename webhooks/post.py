@@ -23,8 +23,8 @@ _ANSWER_TIMEOUT_S = 1.0
 """A receiver that has answered with a status, which is all that counts, may finish its answer meanwhile."""
 _CONNECT_TIMEOUT_S = 5.0
 _NOTHING_KEPT = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
-"""The client knows a connection by its address. Two receivers may share one, and TLS has proved the name of only
-one of them."""
+"""The client knows a connection by its address. Two receivers may share one, and TLS has proved the name of
+only one of them."""
 
 
 class Post:
