@@ -18,7 +18,7 @@ from shared import lifecycle
 from shared.hosted_tools import AnyHostedToolCall, HostedToolCall
 from shared.input_items import AskedItem, InputCompaction, InputItem, ItemReference
 from shared.json_values import count_values
-from shared.responses import Dialect, Item, Response, ResponseRequest, ServerCall
+from shared.responses import Dialect, Response, ResponseRequest
 from shared.sealing import COMPACTION, REASONING, Seal
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
@@ -297,10 +297,10 @@ def _items_before(sources: Sources) -> list[InputItem]:
         return [msgspec.json.decode(item, type=InputItem) for item in sources.conversation]
     record = sources.parent.open()
     response = msgspec.json.decode(record.snapshot, type=Response)
-    unshown = msgspec.json.decode(record.unshown, type=list[ServerCall]) if record.unshown else []
-    whole: dict[str, Item] = {item.id: item for item in unshown}
-    output = [whole.get(item.id, item) for item in response.output]
-    return [*record.request.context, *record.request.input, *lifecycle.as_input(lifecycle.lasting(output))]
+    kept = msgspec.json.decode(record.unshown, type=list[InputItem]) if record.unshown else []
+    whole = {item.id: item for item in kept}
+    output = lifecycle.as_input(lifecycle.lasting(response.output))
+    return [*record.request.context, *record.request.input, *(whole.get(item.id, item) for item in output)]
 
 
 def _complete(item: InputItem, kept: Mapping[str, bytes]) -> InputItem:

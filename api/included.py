@@ -10,6 +10,8 @@ import msgspec
 from shared.containers import with_outputs
 from shared.frames import encode
 from shared.hosted_tools import AnyHostedToolCall, CodeInterpreterCall, WebSearchCall
+from shared.in_turn import without_turn
+from shared.input_items import InputItem
 from shared.responses import SEALED_REASONING, Item, Reasoning, Response
 from shared.store.log.archive import ArchivedRecord
 
@@ -19,8 +21,12 @@ def add_included(record: ArchivedRecord, included: Collection[str], seal: Callab
 
     `seal`: seals the text of a reasoning item, as the worker does for the include of a create call.
     """
-    kept = msgspec.json.decode(record.unshown, type=list[AnyHostedToolCall]) if record.unshown else []
-    whole: dict[str, Item] = {item.id: shown for item in kept if (shown := _show(item, included)) is not None}
+    kept = msgspec.json.decode(record.unshown, type=list[InputItem]) if record.unshown else []
+    whole: dict[str, Item] = {
+        item.id: shown
+        for item in map(without_turn, kept)
+        if isinstance(item, AnyHostedToolCall) and (shown := _show(item, included)) is not None
+    }
     if not whole and SEALED_REASONING not in included:
         return record.snapshot
     response = msgspec.json.decode(record.snapshot, type=Response)

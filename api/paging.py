@@ -13,6 +13,7 @@ import msgspec
 
 from api.errors import after_not_found, invalid_value
 from shared.hosted_tools import AnyHostedToolCall, HostedToolCall
+from shared.in_turn import MEMBER, without_turn
 from shared.input_items import InputItem
 
 LIMIT_MAX = 100
@@ -76,18 +77,27 @@ _KEPT_BESIDES = tuple(
 """How stored items begin that may hold more than clients see."""
 
 
+_NOTED = f'"{MEMBER}":'.encode()
+"""What an item with a note contains; in a text, the quotes would be escaped."""
+
+
 def unlisted_bytes(items: Sequence[bytes]) -> int:
     """Returns the size of the stored items that `list_stored` must decode."""
-    return sum(len(item) for item in items if item.startswith(_KEPT_BESIDES))
+    return sum(len(item) for item in items if _may_hold_more(item))
 
 
 def list_stored(items: Sequence[bytes]) -> list[bytes]:
     """Returns stored items, which are JSON, as clients see them. Decodes only those that may hold more."""
-    return [_as_listed(item) if item.startswith(_KEPT_BESIDES) else item for item in items]
+    return [_as_listed(item) if _may_hold_more(item) else item for item in items]
 
 
-def _as_listed(item: bytes) -> bytes:
-    return msgspec.json.encode(msgspec.json.decode(item, type=AnyHostedToolCall).listed())
+def _may_hold_more(item: bytes) -> bool:
+    return item.startswith(_KEPT_BESIDES) or _NOTED in item
+
+
+def _as_listed(stored: bytes) -> bytes:
+    item = without_turn(msgspec.json.decode(stored, type=InputItem))
+    return msgspec.json.encode(item.listed() if isinstance(item, HostedToolCall) else item)
 
 
 def list_of(items: Sequence[InputItem], *, has_more: bool = False) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from shared.hosted_tools import CallItem, Text
+from shared.in_turn import Noted
 
 NAMESPACE = "namespace"
 """The API's type of a group of client-run tools."""
@@ -46,6 +47,7 @@ class ClientCall(CallItem, frozen=True, kw_only=True, omit_defaults=True):
     status: Text = UNSET
     call_id: str
     caller: Any = UNSET
+    in_turn: Noted = UNSET
 
     @property
     def arguments(self) -> str:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from shared.hosted_tools import Text
+from shared.in_turn import without_turn
 from shared.input_items import InputCompaction, InputItem, InputMessage
 from shared.responses import CompactionRules
 
@@ -78,7 +79,7 @@ def as_shown(items: Iterable[InputItem]) -> list[InputItem]:
     return [
         msgspec.structs.replace(item, summary=UNSET, container_id=UNSET)
         if isinstance(item, InputCompaction)
-        else item
+        else without_turn(item)
         for item in items
     ]
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from shared import web_search
+from shared.in_turn import Noted
 from shared.web_search import Display
 
 Text = str | None | UnsetType
@@ -67,6 +68,7 @@ class HostedToolCall(CallItem, frozen=True, kw_only=True):
     """Clients must give it with such an item (`api/bodies/input_items.py`)."""
     approval_request_id: Text = UNSET
     """Set on a call that a client has approved, so that it is not run again."""
+    in_turn: Noted = UNSET
 
     def render(self) -> RenderedCall:
         """Returns the call as the model reads it. A failed call is answered by its failure. What a client has

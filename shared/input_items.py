@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from shared.client_tools import AnyClientAnswer, AnyClientCall
 from shared.hosted_tools import AnyHostedToolCall, Text
+from shared.in_turn import Noted
 
 
 class InputText(msgspec.Struct, frozen=True, tag="input_text"):
@@ -64,6 +65,8 @@ class _InputItem(msgspec.Struct, frozen=True, kw_only=True):
     id: Text = UNSET
     """Always present once a response or a conversation has adopted the item."""
     status: Text = UNSET
+    in_turn: Noted = UNSET
+    """Only in records, never shown to clients; so in every item that is a call."""
 
 
 class InputMessage(_InputItem, frozen=True, kw_only=True, tag="message"):

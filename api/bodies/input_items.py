@@ -45,6 +45,7 @@ from shared.client_tools import (
 )
 from shared.hosted_tools import AnyHostedToolCall, WebSearchCall
 from shared.ids import item_id
+from shared.in_turn import MEMBER
 from shared.input_items import (
     AnyCallElsewhere,
     AskedItem,
@@ -165,6 +166,8 @@ def _read_item(value: object, path: Path) -> AskedItem:
     kind = check_type(_TYPES, fields, path)
     if kind in _CALL_TYPES and fields.get("id", "") is None:  # it is given one, as if the field were absent
         fields = {name: field for name, field in fields.items() if name != "id"}
+    if MEMBER in fields:  # what our own records keep besides is not a client's to say
+        fields = {name: field for name, field in fields.items() if name != MEMBER}
     refusals = [
         *_refuse_parts(fields, path),
         *_refuse_missing(_KINDS[kind], fields, path),
@@ -178,7 +181,7 @@ def _read_item(value: object, path: Path) -> AskedItem:
     if refusals:
         raise first_of(refusals, fields, path)
     _check_files(item, path)
-    match item:  # what our own records keep besides is not a client's to say
+    match item:  # nor is this
         case WebSearchCall():
             return item.shown(with_sources=True)
         case InputCompaction(encrypted_content=sealed):

@@ -1,13 +1,22 @@
 """Several calls in one turn of the model: which are made, together or in turn, and what is read and shown."""
 
 import asyncio
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
+from api.bodies.input_items import adopt_items, read_items
+from api.context import Sources, compose
+from api.included import add_included
+from api.paging import list_stored
 from shared import events as ev
+from shared.compaction import as_shown
+from shared.frames import encode as encode_json
+from shared.in_turn import MEMBER, turn_of
 from shared.lifecycle import abandon, fold
 from shared.record_format import RECORD_FORMAT
 from shared.responses import (
@@ -19,7 +28,9 @@ from shared.responses import (
     Response,
     ResponseRequest,
 )
+from shared.settings import Settings
 from shared.store.owning.lease import Lease, LeaseLost
+from shared.store.records.response_store import State, Stored
 from shared.tool_calls import (
     ToolCall,
     ToolFailure,
@@ -29,12 +40,14 @@ from shared.tool_calls import (
     ToolsListed,
     ToolTask,
 )
-from tests.items import items_of
+from tests.items import asked_of, items_of
 from tests.memory import MemoryLog, MemoryTools, attempt
 from tests.requests import make_request
 from worker.asking.conversation import build_conversation
 from worker.asking.offer import make_offer
 from worker.asking.routing import McpTarget
+from worker.engines.scripted.engine import ScriptedEngine
+from worker.engines.scripted.script import Script
 from worker.harmony.tokens import CHANNEL, END, MESSAGE, START, decode, encode, render
 from worker.response.hopeless import Hopeless
 from worker.response.translator import Translation
@@ -454,6 +467,7 @@ async def test_every_prefix_of_a_log_is_continued_to_the_same_bytes(
         again = Tools(failing=failing)
         log = await attempt(request, script=text, tools=again, log=MemoryLog(entries[:length]))
         assert log.frames == whole.frames, length
+        assert log.closing == whole.closing
         assert [t for e in log.entries for t in e.tokens] == [t for e in whole.entries for t in e.tokens]
         assert len(again.asked) <= len(first.asked)
 
@@ -484,3 +498,175 @@ def test_calls_of_one_turn_are_read_again_as_the_model_wrote_them(record_format:
         f'<|start|>assistant{header}{{"of": "a"}}{between}<|start|>assistant{header}{{"of": "b"}}<|call|>'
         f"{answered}sun in a<|end|>{answered}sun in b<|end|><|start|>assistant"
     )
+
+
+# --- read again by a later response ---------------------------------------------------------------
+
+
+class Listening(ScriptedEngine):
+    """Notes the prompts that it is given, and the tokens that it answers with."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(Script.parse(text))
+        self.heard: list[list[int]] = []
+
+    async def generate(self, prompt: Sequence[int], *arguments: Any, **more: Any) -> None:
+        self.heard.append(list(prompt))
+        await super().generate(prompt, *arguments, **more)
+
+
+async def live(request: ResponseRequest, *turns: str) -> tuple[MemoryLog, list[str]]:
+    """Returns the log of a response, and the prompts of its turns, with a mark between any two tokens."""
+    engine = Listening(script(*turns, DONE))
+    log = await attempt(request, engine=engine, tools=Tools())
+    return log, [in_tokens(prompt) for prompt in engine.heard]
+
+
+def in_tokens(tokens: Sequence[int]) -> str:
+    return "\0".join(decode([token]) for token in tokens)
+
+
+def as_text(prompt: str) -> str:
+    return prompt.replace("\0", "")
+
+
+def stored(request: ResponseRequest, log: MemoryLog) -> Stored:
+    assert log.closing is not None
+    record = encode_json(request), log.closing.snapshot, b"", log.closing.unshown
+    return Stored(cast("State", None), *record)
+
+
+def going_on(parent: ResponseRequest, log: MemoryLog, *items: Any) -> ResponseRequest:
+    """Returns a request that continues a response."""
+    request = make_request(tools=parent.tools)
+    asked = adopt_items(asked_of(items), request.response.id)
+    return compose(request, asked, Sources(stored(parent, log)), Settings(), "default")
+
+
+async def prompt_after(parent: ResponseRequest, log: MemoryLog, *items: Any) -> str:
+    _, heard = await live(going_on(parent, log, *items), DONE)
+    return heard[0]
+
+
+def outputs(log: MemoryLog) -> list[dict[str, Any]]:
+    """Returns an answer to each of the client's calls in an output."""
+    calls = [item for item in final_of(log).output if isinstance(item, FunctionCall)]
+    return [
+        {"type": "function_call_output", "call_id": each.call_id, "output": f"sun {place}"}
+        for place, each in enumerate(calls)
+    ]
+
+
+USER: Any = {"type": "message", "role": "user", "content": "And now?"}
+WEATHER_CALL = call("functions.get_weather")
+THOUGHT = said("And now the other.", "analysis")
+
+
+@pytest.mark.parametrize("tool", [PYTHON, CODE], ids=["shown", "not shown"])
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [call("wiki.ask", '{"n":1}'), call("wiki.ask", '{"n":2}')],
+        [call("wiki.ask"), call("python", "1+1"), call("wiki.look")],
+        [call("python", "1+1"), call("wiki.ask")],
+    ],
+)
+async def test_a_later_response_reads_the_calls_of_a_turn_as_their_own_response_did(
+    calls: list[str], tool: Any
+) -> None:
+    request = make_request(tools=[WIKI, tool])
+    log, heard = await live(request, turn(*calls), DONE)
+    prompt = await prompt_after(request, log, USER)
+    assert prompt.startswith(heard[1])
+    assert as_text(prompt).startswith(as_text(heard[1]) + "<|channel|>final<|message|>Done.<|end|>")
+
+
+async def test_calls_of_two_turns_are_not_read_as_one() -> None:
+    request = make_request(tools=[WIKI, BOOK])
+    turns = turn(call("wiki.ask")), turn(call("book.ask"), call("wiki.ask")), turn(call("book.ask"))
+    log, heard = await live(request, *turns, DONE)
+    assert len(heard) > 2
+    assert (await prompt_after(request, log, USER)).startswith(heard[-1])
+
+
+async def test_a_thought_after_a_call_belongs_to_its_turn_until_there_is_an_answer() -> None:
+    request = make_request(tools=[WIKI, WEATHER])
+    first = turn(call("wiki.ask"), THOUGHT, said("So.", "analysis"), end="<|end|>")
+    log, heard = await live(request, first, turn(WEATHER_CALL))
+    assert (await prompt_after(request, log, *outputs(log))).startswith(heard[1])
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_what_is_made_beside_a_call_of_the_client_is_read_as_the_model_wrote_it(place: int) -> None:
+    calls = [call("wiki.ask"), call("book.ask")]
+    calls.insert(place, WEATHER_CALL)
+    request = make_request(tools=[WIKI, BOOK, WEATHER])
+    log, heard = await live(request, turn(*calls))
+    prompt = await prompt_after(request, log, *outputs(log))
+    assert prompt.startswith(heard[0])
+    assert as_text(prompt).startswith(as_text(heard[0]) + turn(*calls))
+    assert re.findall(r"<\|start\|>([^ ]*) to=assistant", as_text(prompt)) == [
+        "wiki.ask",
+        "book.ask",
+        "functions.get_weather",
+    ]
+
+
+async def test_approved_calls_are_read_again_as_they_were_made() -> None:
+    request = approved(4)
+    log, heard = await live(request, DONE)
+    prompt = await prompt_after(request, log, USER)
+    assert prompt.startswith(heard[0])
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("bad", "limit", "answer"),
+    [
+        (call("nowhere.ask", '{"of": "bad"}'), None, "There is no tool"),
+        (call("wiki.ask", '{"of": "bad"}'), 1, "no more than 1 tool calls"),
+        (call("functions.shell", '{"of": "bad"}'), None, "cannot be read"),
+        (call("functions.shell", ""), None, "cannot be read"),
+    ],
+)
+async def test_a_call_that_is_not_made_beside_one_of_the_client_is_read_later(
+    bad: str, limit: int | None, answer: str, first: bool
+) -> None:
+    """Else the model would take it for made, or make it again."""
+    request = make_request(tools=[WIKI, WEATHER, {"type": "shell"}], max_tool_calls=limit)
+    calls = [call("wiki.ask"), bad, WEATHER_CALL]
+    if first:
+        calls = calls[1:] if limit is None else [WEATHER_CALL, call("wiki.ask"), bad]
+    log, heard = await live(request, turn(*calls))
+    assert answer.encode() not in b"".join(log.frames)
+    prompt = as_text(await prompt_after(request, log, *outputs(log)))
+    assert prompt.startswith(as_text(heard[0]) + turn(*calls))
+    assert prompt.count(answer) == 1
+    assert prompt.index(answer) < prompt.index("sun 0")
+
+
+async def test_a_call_that_names_no_tool_is_read_later() -> None:
+    bad = '<|channel|>commentary<|message|>{"of": "bad"}<|call|>'
+    request = make_request(tools=[WIKI, WEATHER])
+    log, heard = await live(request, bad, turn(WEATHER_CALL))
+    assert len(heard) == 2
+    prompt = as_text(await prompt_after(request, log, *outputs(log)))
+    assert prompt.count("This call names no tool") == prompt.count('{"of": "bad"}') == 1
+
+
+async def test_no_client_sees_or_sets_how_a_call_stood_in_its_turn() -> None:
+    request = make_request(tools=[WIKI, CODE, WEATHER], max_tool_calls=2)
+    calls = turn(call("wiki.ask"), call("python", "1"), call("wiki.ask"), WEATHER_CALL)
+    log, _ = await live(request, calls)
+    assert log.closing is not None
+    assert MEMBER.encode() in log.closing.unshown
+    assert MEMBER.encode() not in log.closing.snapshot
+    later = going_on(request, log, *outputs(log))
+    assert any(turn_of(item) for item in later.context)
+    kept: Any = [msgspec.json.encode(item) for item in later.context]
+    assert MEMBER.encode() not in b"".join([*list_stored(kept), msgspec.json.encode(as_shown(later.context))])
+    included = add_included(stored(request, log).unpack(), ["code_interpreter_call.outputs"], str)
+    assert MEMBER.encode() not in included
+    sent = {**msgspec.to_builtins(later.context[1]), MEMBER: {"last": "mcp_1"}}
+    (read,) = read_items([sent], "input", 10)
+    assert turn_of(read) is None

@@ -55,6 +55,7 @@ from worker.asking.joined_calls import FORMAT_OF_JOINED_CALLS, join_calls
 from worker.asking.offer import Offer, recipient_of
 from worker.asking.outcomes import tell_outcomes
 from worker.asking.tool_names import one_line
+from worker.asking.turn_order import in_order
 from worker.harmony.signatures import FUNCTIONS, Namespaces
 from worker.harmony.tokens import ChatMessage, DeveloperPart, HarmonyMessage, SystemPart
 
@@ -232,12 +233,12 @@ def _render_items(items: Sequence[InputItem]) -> list[ChatMessage]:
     called: dict[str, str] = {}
     refused = _refused_in(items)
     answers = set(answers_in(items))
-    messages: list[ChatMessage] = []
+    rendered: list[Sequence[ChatMessage]] = []
     for index, item in enumerate(items):
         if isinstance(item, InputFunctionCall | ClientCall):
             called[item.call_id] = _recipient_of(item)
-        messages += _render_item(item, called, refused.get(index), is_answer=index in answers)
-    return messages
+        rendered.append(_render_item(item, called, refused.get(index), is_answer=index in answers))
+    return in_order(items, rendered, _call_and_answer)
 
 
 def _with_heading(message: ChatMessage) -> ChatMessage:
@@ -339,7 +340,7 @@ def _render_message(item: InputMessage, *, is_answer: bool) -> Sequence[ChatMess
             assert_never(never)
 
 
-def _call_and_answer(recipient: str, arguments: str, answer: str) -> Sequence[ChatMessage]:
+def _call_and_answer(recipient: str, arguments: str, answer: str) -> list[ChatMessage]:
     return [call_message(recipient, arguments), tool_message(recipient, answer)]
 
 

@@ -62,6 +62,7 @@ def _tell(item: InputItem, untold: Mapping[str, str]) -> InputItem:
                 name=item.name,
                 arguments=item.arguments,
                 output=untold[id_],
+                in_turn=item.in_turn,
             )
         case CodeInterpreterCall():
             return msgspec.structs.replace(item, outputs=_outputs_of(item))

@@ -6,7 +6,7 @@ the turn reader items and events, and `generation.py` a single turn.
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import msgspec
 
 from shared import events as ev
 from shared import lifecycle
+from shared.in_turn import UnmadeCall
 from shared.lifecycle import TerminalEvent
 from shared.responses import Response
 from shared.store.log.closing import closing_of
@@ -40,6 +41,7 @@ from worker.response.sealed_reasoning import compaction_sealer_of, sealer_of
 from worker.response.segments import CallApproved, ToolReturned
 from worker.response.tool_results import ToolResults
 from worker.response.translator import Translation
+from worker.response.turn_notes import TurnNotes, Unmade
 from worker.response.turn_reader import (
     Awaited,
     CallTool,
@@ -134,6 +136,7 @@ class Attempt:
     tally: Tally
     compactor: Compactor | None
     """None if the context is never compacted."""
+    notes: TurnNotes = field(default_factory=TurnNotes)
 
     async def run(self) -> None:
         if self.compactor is not None and self.compactor.rules.threshold is None:
@@ -148,7 +151,9 @@ class Attempt:
                 return await self._close(is_cut=True)
             turn = Turn(len(prompt), tool_output=len(answer))
             self.reader.begin_turn(turn, calls_left=self._calls_left)
+            begin = self.reader.translation.output_index
             generated, is_cut = await self.generation.run_turn(prompt, budget)
+            self._note_turn(begin, self.reader.awaited)
             awaited, is_over = self.reader.awaited, is_cut or self._awaits_client
             if is_over:  # the calls that are written are made all the same
                 awaited = [each for each in awaited if isinstance(each.answer, CallTool)]
@@ -159,6 +164,18 @@ class Attempt:
             prompt = await self._compact_if_due(prompt + generated + answer, goes_on=goes_on)
             if not goes_on:
                 return await self._close(is_cut=is_cut)
+
+    def _note_turn(self, begin: int, awaited: Sequence[Awaited]) -> None:
+        """Notes how the calls of a turn stand, whose first item has the output_index `begin`."""
+        made, unmade = list[int](), list[Unmade]()
+        for each in awaited:
+            if isinstance(each.answer, CallTool):
+                made.append(each.answer.call.index)
+            else:
+                recipient = "" if each.answer == ReportUnknown("") else each.recipient
+                call = UnmadeCall(recipient, each.written, self._describe(each.answer))
+                unmade.append(Unmade(each.place, each.has_item, call))
+        self.notes.add(begin, self.reader.translation.output_index, made, unmade)
 
     async def _compact_if_due(self, prompt: list[int], *, goes_on: bool) -> list[int]:
         """Compacts the context, if it has grown beyond the request's threshold; returns what the model reads
@@ -223,6 +240,7 @@ class Attempt:
     async def _run_together(self, approved: Sequence[CallApproved]) -> list[int]:
         said = join_calls([call_message(each.target.recipient, each.written) for each in approved])
         awaited, tokens, left = list[Awaited](), list[int](), self._calls_left
+        begin = self.reader.translation.output_index
         for call, message in zip(approved, said, strict=True):
             self.reader.messages.append(message)
             tokens += await self._encode(message)
@@ -232,6 +250,8 @@ class Attempt:
                 answer = CallTool(self.reader.translation.running[-1])
                 left -= isinstance(self._decide(answer.call, self.tally), Run)
             awaited.append(Awaited(answer, message.channel))
+        end = self.reader.translation.output_index
+        self.notes.add(begin, end, range(begin, end))
         # The prompt already ends with the start of an assistant message.
         return tokens[len(NEXT_TURN) :] + await self._answer(awaited)
 
@@ -327,8 +347,8 @@ class Attempt:
             else lifecycle.complete(response, usage, self.resources.now_s())
         )
         settings, tenant = self.resources.settings, self.lease.key.tenant
-        unshown = self.reader.translation.unshown
-        closing = await self._call(lambda: closing_of(event, tenant, settings, request.input, unshown))
+        unshown, turns = self.reader.translation.unshown, self.notes.of(self.reader.items)
+        closing = await self._call(lambda: closing_of(event, tenant, settings, request.input, unshown, turns))
         await self.writer.close(event, closing)
 
     def _final_response(self) -> Response:

@@ -85,10 +85,15 @@ Report = ReportSpent | ReportUnknown | ReportUnreadable
 
 @dataclass(frozen=True, slots=True)
 class Awaited:
-    """One answer that the model waits for. `channel`: of its call, as the model wrote it."""
+    """One answer that the model waits for. `channel`: of its call, as the model wrote it; `written`: its
+    text."""
 
     answer: CallTool | Report
     channel: str | None
+    written: str = ""
+    place: int = 0
+    """The output_index of its item or, if it has none (`has_item`), of the item that comes next."""
+    has_item: bool = True
 
     @property
     def recipient(self) -> str:
@@ -224,12 +229,12 @@ class TurnReader:
                 self._open_text = open_text(self.translation)
                 return events
             case MessageClosed() | MessageCut():
-                item, opened = self.translation.open_item, self._opened
+                item, opened, place = self.translation.open_item, self._opened, self.translation.output_index
                 self.turns[-1].is_reasoning, self._open_text = False, None
                 events = self._step(self._with_logprobs(segment))
                 if opened is not None:
                     self._end_message(opened)
-                    self._note_call(opened, item, segment)
+                    self._note_call(opened, item, segment, place)
                 return events
 
     @property
@@ -273,13 +278,14 @@ class TurnReader:
         )
 
     def _note_call(
-        self, opened: MessageOpened, item: OpenItem | None, end: MessageClosed | MessageCut
+        self, opened: MessageOpened, item: OpenItem | None, end: MessageClosed | MessageCut, place: int
     ) -> None:
         """Notes what the model waits for after a message, if it was a call. `item`: the item that the message
-        had open."""
+        had open; `place`: the output_index then."""
         answer = self._answer_to(opened, item, end)
         if answer is not None:
-            self.awaited.append(Awaited(answer, opened.channel))
+            written, has_item = self.messages[-1].text, self.translation.output_index > place
+            self.awaited.append(Awaited(answer, opened.channel, written, place, has_item))
         match item, end:
             case OpenClientCall(form=form), _ if form.complaint is None:
                 self.is_turn_over = not self.parallel_calls

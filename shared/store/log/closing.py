@@ -16,9 +16,10 @@ from shared.compaction import as_shown
 from shared.events import ResponseCreated
 from shared.frames import decode, encode, frame
 from shared.heads import ResponseHead
+from shared.in_turn import MEMBER, InTurn
 from shared.input_items import InputItem
 from shared.lifecycle import TerminalEvent
-from shared.responses import ConversationReference, McpApprovalRequest, Response, ServerCall
+from shared.responses import ConversationReference, Item, McpApprovalRequest, Response, ServerCall
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ConversationKey, ResponseKey
@@ -35,26 +36,33 @@ def closing_of(
     settings: Settings,
     input_items: Sequence[InputItem] = (),
     unshown: Mapping[int, ServerCall] = MappingProxyType({}),
+    turns: Mapping[int, InTurn] = MappingProxyType({}),
 ) -> Closing:
     """Returns what closes a log besides its terminal event.
 
     Input and output join the conversation, unless the response is cancelled, failed or not stored. What the
     model asked to be approved is kept of any response, as digests, since its client may send it back.
-    `unshown`: output_index -> a call of which the output shows less than later responses read.
+    `unshown`: output_index -> a call of which the output shows less than later responses read; `turns`: how
+    it stood in its turn.
     """
     response = event.response
     whole = [unshown.get(index, item) for index, item in enumerate(response.output)]
+    kept: dict[int, Item | InputItem] = dict(unshown)
+    kept |= {index: _noted(whole[index], turn) for index, turn in turns.items()}
+    noted = {item.id: item for item in kept.values()}
     conversation, items = None, []
     has_answer = response.status in ("completed", "incomplete")
     if isinstance(response.conversation, ConversationReference) and response.store and has_answer:
         conversation = ConversationKey(tenant, response.conversation.id)
         items = [(item.id or "", msgspec.json.encode(item)) for item in as_shown(input_items)]
-        items += [(item.id, msgspec.json.encode(item)) for item in lifecycle.lasting(whole)]
+        items += [
+            (item.id, msgspec.json.encode(noted.get(item.id, item))) for item in lifecycle.lasting(whole)
+        ]
     return Closing(
         response.status,
         encode(response),
         _retention_s(response, tenant, settings),
-        msgspec.json.encode(list(unshown.values())) if unshown else b"",
+        msgspec.json.encode(list(kept.values())) if kept else b"",
         conversation,
         items,
         response.usage.total_tokens if response.usage is not None else 0,
@@ -67,6 +75,11 @@ def closing_of(
         encode(ResponseHead.of(response)) if response.store else b"",
         listed_s(tenant, settings),
     )
+
+
+def _noted(item: Item, turn: InTurn) -> InputItem:
+    (read,) = lifecycle.as_input(lifecycle.lasting([item]))
+    return msgspec.structs.replace(read, **{MEMBER: turn})
 
 
 def _retention_s(response: Response, tenant: str, settings: Settings) -> float:
