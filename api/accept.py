@@ -19,7 +19,7 @@ from api.bodies.context_management import check_compaction
 from api.bodies.includes import check_sealing
 from api.bodies.messages import read_call
 from api.bodies.requests import Birth, Creation, RequestLimits, read_create
-from api.bodies.tools import ApprovalDefaults
+from api.catalogue import Catalogue
 from api.context import Sources, compose
 from api.conversations import Conversations
 from api.errors import invalid_value, unsupported_parameter
@@ -28,14 +28,13 @@ from api.offload import Offload
 from api.prompt_length import check_prompt_length
 from api.rates import rate_limited
 from api.read import Follower
+from api.request_limits import limits_of
 from api.tenants import Tenants
 from api.unlisted import read_listings, unlisted_servers
 from shared import ids, lifecycle, logs
-from shared.compaction import DEFAULT_PROMPT
 from shared.frames import encode
 from shared.lifecycle import begin, fold
 from shared.responses import (
-    CompactionRules,
     ConversationReference,
     Dialect,
     InputTokensDetails,
@@ -70,9 +69,6 @@ _READINGS_MAX = 3
 
 Recall = Callable[[str], Awaitable[Stored | None]]
 """Returns a response that may be continued although it is not stored, by its id, or None."""
-
-_THRESHOLD_SHARE = 0.75
-"""The part of the model's context beyond which it is compacted, if the request names no threshold."""
 
 T = TypeVar("T")
 
@@ -119,10 +115,12 @@ class Acceptance:
         self._redis = redis
         self._follower = follower
         self._offload = offload
+        self.catalogue = Catalogue(redis, settings)
         self._conversations = conversations
         self._settings = settings
         self._clock = clock
         self._tenants = tenants
+        self._limits = limits_of(settings)
         self._asking = asyncio.Semaphore(token_count.ASKING_MAX)
         self._name = ids.new_owner("api")
 
@@ -277,28 +275,15 @@ class Acceptance:
         is_answer = response.background and not creation.is_streamed
         accepted = encode(fold(begin(response))) if is_answer else b""
         new = NewResponse.of(key, request, creation.secrets, parent, repetition)
-        return replace(new, webhooks=self._tenants.webhooks_for(tenant, response, self._settings)), accepted
+        webhooks = self._tenants.webhooks_for(tenant, response, self._settings)
+        return replace(new, webhooks=webhooks, queue=self.catalogue.queue_of(response.model)), accepted
 
     async def _read(self, raw: bytes, dialect: Dialect | None = None, read: Reader = read_create) -> Creation:
         settings = self._settings
-        limits = RequestLimits(
-            settings.items_max,
-            settings.tools_max,
-            settings.json_values_max,
-            settings.refused_parameters,
-            ApprovalDefaults(settings.approval_default, settings.approval_default_for_urls),
-            settings.unsupported_tools,
-            settings.web_search != "refused",
-            CompactionRules(
-                settings.compaction_prompt or DEFAULT_PROMPT,
-                settings.compaction_share_max,
-                settings.compaction_tokens_min,
-                int(settings.context_tokens_max * _THRESHOLD_SHARE),
-            ),
-        )
         birth = Birth(ids.new_response_id(settings.cell), int(self._clock()), dialect or settings.dialect)
-        models = settings.models
-        return await self._offload.run(len(raw), lambda: read(raw, birth, models, limits))
+        return await self.catalogue.read(
+            lambda models: self._offload.run(len(raw), lambda: read(raw, birth, models, self._limits))
+        )
 
     async def _compose(
         self,
@@ -378,7 +363,8 @@ class Acceptance:
                 self._redis, settings, tenant, unlisted, creation.secrets, self._asking
             )
             listed = read_listings(unlisted, results)
-        tokens = await token_count.ask(self._redis, settings, tenant, record, self._asking, listed)
+        queue = self.catalogue.queue_of(creation.request.response.model)
+        tokens = await token_count.ask(self._redis, settings, tenant, record, self._asking, listed, queue)
         return Count(tokens, creation.ignored_tools)
 
     def _redis_bound(self) -> asyncio.Timeout:

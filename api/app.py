@@ -146,6 +146,7 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
             asyncio.create_task(hub.run(), name="hub"),
             asyncio.create_task(app.state.streams.run(), name="keep-alives"),
             asyncio.create_task(services.read.watchers.run(), name="watchers"),
+            asyncio.create_task(services.catalogue.run(), name="catalogue"),
             # Workers sweep too; this one keeps waiting responses alive while there is no worker, and keeps
             # Redis's pulse.
             asyncio.create_task(sweep(redis, settings, settings.sweep_interval_s), name="sweeper"),

@@ -37,6 +37,9 @@ _KINDS = {
 """The names of the JSON types in the hosted API's messages."""
 
 
+MODEL_NOT_FOUND = "model_not_found"
+
+
 class ClientError(Exception):
     """A request is refused. The message says why; `param` names the field, as in `input[0].content`."""
 
@@ -212,7 +215,7 @@ def cannot_delete() -> ClientError:
 
 
 def model_not_found(model: str) -> ClientError:
-    return ClientError(404, f"The model '{shorten(model)}' does not exist.", "model_not_found", "model")
+    return ClientError(404, f"The model '{shorten(model)}' does not exist.", MODEL_NOT_FOUND, "model")
 
 
 def envelope(

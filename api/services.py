@@ -1,4 +1,4 @@
-"""The services that routes call, created once: accepting, reading, conversations, readiness."""
+"""The services that routes call, created once: accepting, reading, conversations, models, readiness."""
 
 from collections.abc import Callable
 
@@ -27,6 +27,7 @@ class Services:
         offload = self.offload = Offload()
         self.conversations = Conversations(redis, offload, settings, clock)
         self.accept = Acceptance(redis, offload, self.conversations, settings, clock, tenants, follower)
+        self.catalogue = self.accept.catalogue
         self.read = Reading(redis, offload, follower, settings)
 
     async def check_readiness(self) -> Readiness:

@@ -64,6 +64,8 @@ class ClockEngine:
     """An engine as `worker/engines/protocol.py` describes it, without limits."""
 
     context_tokens_max = 2**31 - 1
+    names: Sequence[str] = ()
+    adapters: Sequence[str] = ()
 
     def __init__(self) -> None:
         self._beats: dict[tuple[int, int], _Beat] = {}

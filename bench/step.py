@@ -42,6 +42,8 @@ class HandEngine:
     """An engine whose steps the measurement makes."""
 
     context_tokens_max = 2**31 - 1
+    names: Sequence[str] = ()
+    adapters: Sequence[str] = ()
 
     def __init__(self) -> None:
         self.sinks: list[Sink] = []

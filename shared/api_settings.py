@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from shared.responses import Dialect
-from shared.setting_types import KeepAliveForm
+from shared.setting_types import KeepAliveForm, ModelName
 
 
 class ApiSettings(BaseModel):
@@ -19,7 +19,11 @@ class ApiSettings(BaseModel):
     cors_origins: list[str] = []
     """Origins whose pages may call this node, as browsers write them: `https://app.example`."""
     models: list[str] = Field(["default"], min_length=1)
-    """Model names that requests may use; `default` stands for the first."""
+    """Names of the default model that requests may use, besides those that workers announce; `default` stands
+    for the first."""
+    pinned_models: list[ModelName] = []
+    """Names of other models, and of adapters, that requests may use even while no worker serves them: their
+    responses wait for one."""
     dialect: Dialect = "openai"
     """How the events of a response are named if its create call has no `Antiphon-Dialect` header."""
     compaction_prompt: str | None = Field(None, min_length=1, max_length=16_384)

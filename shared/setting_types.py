@@ -15,6 +15,9 @@ def _check_range(text: str) -> str:
 
 KeepAliveForm = Literal["comment", "event"]
 
+ModelName = Annotated[str, Field(pattern=r"^[^\s@{}]{1,256}$")]
+"""A name that requests may use for a model; it is part of a key."""
+
 PortRange = Annotated[str, Field(pattern=r"^[0-9]{1,5}(-[0-9]{1,5})?$"), AfterValidator(_check_range)]
 """A port, or the first and the last of a range: `443`, `1024-65535`."""
 

@@ -21,7 +21,7 @@ from shared import hosted_tools
 from shared.api_settings import ApiSettings
 from shared.logs import LogFormat
 from shared.redis_url import read_sentinel_url
-from shared.setting_types import check_key
+from shared.setting_types import ModelName, check_key
 from shared.tool_settings import ToolSettings
 
 _log = logging.getLogger(__name__)
@@ -94,8 +94,13 @@ class Settings(ApiSettings, ToolSettings, BaseSettings):
     """How long a worker may hold a token, so that it leaves together with its response's next one; 0: every
     token leaves at once. The whole budget is used from 32 generations on, and none of it by a single one."""
     drain_grace_s: float = Field(1.0, gt=0)
+    served_models: list[ModelName] = []
+    """The names of this worker's model, if it is not the default one. Its responses have a queue of their
+    own, named after the first."""
     engine: Literal["scripted", "vllm"] = "scripted"
     script: Path | None = None
+    script_adapters: list[ModelName] = []
+    """The adapters that the engine `scripted` says it has."""
     engine_silence_max_s: float = Field(120.0, gt=0)
     """An engine that has requests but produces no token for this long counts as dead; its worker exits."""
     engine_args: str = ""

@@ -4,7 +4,7 @@ Owns the worker's services, and a tool runner that calculates; tests own the req
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +68,7 @@ async def working(
     script: Script | None = None,
     engine: Engine | None = None,
     answer: Callable[[ToolCall | ToolListing], Answer] | None = calculate,
+    queues: Sequence[str] = (keys.RESPONSES_QUEUE,),
 ) -> AsyncIterator[Worker]:
     """Yields a worker with everything except a queue, and runs a tool runner that takes results from
     `answer`; None: it runs none."""
@@ -75,7 +76,8 @@ async def working(
     await engine.start()
     appender, tools = Appender(redis, settings), RemoteTools(redis, settings)
     stepper = Stepper()
-    ownership = Ownership(Resources(settings, redis, appender, engine, tools, lambda: 1_763_769_700, stepper))
+    resources = Resources(settings, redis, appender, engine, tools, lambda: 1_763_769_700, stepper)
+    ownership = Ownership(resources, queues=queues)
     ownership.start()
     listener = RedisClient.connect_listener(settings.redis_url)
 

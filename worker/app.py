@@ -16,7 +16,7 @@ from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.job_queue import BytesRoom
 from shared.store.log.appender import Appender
-from shared.store.owning import draining, presence
+from shared.store.owning import draining, fleet, presence
 from shared.store.owning.sweeper import sweep
 from shared.store.redis.client import RedisClient
 from shared.store.redis.subscription import Subscription
@@ -30,6 +30,7 @@ from worker.response.gathering import Gathering
 from worker.response.remote_tools import RemoteTools
 from worker.response.resources import Resources
 from worker.response.stepper import Stepper
+from worker.serving import describe_served
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 def make_engine(settings: Settings) -> Engine:
     """Returns the engine that the settings name, not yet started. Raises EngineUnavailable, ScriptError."""
     if settings.engine == "scripted":
-        return ScriptedEngine(Script.load(settings.script))
+        return ScriptedEngine(Script.load(settings.script), adapters=settings.script_adapters)
     try:
         from worker.engines.vllm.engine import VllmEngine, read_engine_args
     except ModuleNotFoundError as missing:
@@ -63,12 +64,14 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
     listener = RedisClient.connect_listener(settings.redis_url)
     appender = Appender(redis, settings)
     tools = RemoteTools(redis, settings)
+    served = describe_served(settings, engine)
+    queues = list(dict.fromkeys(each.queue for each in served))
     gathering = Gathering(settings.flush_budget_ms / 1000)
     resources = Resources(
         settings, redis, appender, engine, tools, lambda: int(time.time()), Stepper(), gathering
     )
     ownership, counter = (
-        Ownership(resources, owner),
+        Ownership(resources, owner, queues),
         TokenCounter(redis, resources.stepper, settings.python_tool),
     )
     ownership.start()
@@ -79,11 +82,12 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
         sweep(redis, settings, settings.sweep_interval_s),
         archive_due(redis, settings),
         presence.maintain(redis, "worker", owner),
+        fleet.maintain(redis, owner, lambda: ownership.announce(served)),
         draining.watch(redis, owner, drained),
     ]
     taking = job_queue.serve(
         settings.redis_url,
-        keys.RESPONSES_QUEUE,
+        queues[0],
         {
             "start_response": ownership.start_response,
             "count_input_tokens": counter.count_input_tokens,

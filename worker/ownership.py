@@ -19,6 +19,7 @@ from shared.ids import new_owner
 from shared.lifecycle import abandon, fold
 from shared.record_format import RECORD_FORMAT_OLDEST
 from shared.responses import Response, ResponseError, Usage
+from shared.store import keys
 from shared.store.job_queue import Room, Taken, bytes_of_large, ring_again
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
@@ -26,6 +27,7 @@ from shared.store.log.closing import cancel, closing_of, end_at_once
 from shared.store.log.response_log import NewEntry, TailLost
 from shared.store.owning import lease
 from shared.store.owning.claiming import Claimant
+from shared.store.owning.fleet import AboutWorker, Served
 from shared.store.owning.lease import Acquired, Lease, LeaseLost, Loss
 from shared.store.records import response_store
 from shared.store.redis.connections import REDIS_AWAY
@@ -47,7 +49,13 @@ _T = TypeVar("_T")
 
 
 class Ownership:
-    def __init__(self, resources: Resources, owner: str | None = None) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        owner: str | None = None,
+        queues: Sequence[str] = (keys.RESPONSES_QUEUE,),
+    ) -> None:
+        """`queues`: those of the models that it serves."""
         self.owner = owner or new_owner("worker")
         self.engine_died = asyncio.Event()
         self._resources = resources
@@ -64,7 +72,7 @@ class Ownership:
         self._taking: set[asyncio.Task[Any]] = set()
         self._endings: set[asyncio.Task[None]] = set()
         self._is_draining = False
-        self._claimant = Claimant(resources.redis, self._settings, self.owner)
+        self._claimant = Claimant(resources.redis, self._settings, self.owner, queues)
         self._loop = asyncio.get_running_loop()
         self._beat = LeaseBeat(self._settings, self._on_loss)
 
@@ -75,6 +83,18 @@ class Ownership:
         if self._is_draining:
             return 0
         return self._settings.responses_in_flight_max - len(self._tasks)
+
+    def announce(self, served: Sequence[Served]) -> AboutWorker:
+        """Returns what this worker announces, with what it is doing now."""
+        settings, running = self._settings, len(self._tasks)
+        return AboutWorker(
+            served,
+            settings.engine,
+            capacity=settings.responses_in_flight_max,
+            responses=running,
+            is_draining=self._is_draining,
+            place=settings.place,
+        )
 
     async def claim(self, room: Room) -> Taken:
         """Claims waiting work (`claim.lua`); attempts at new responses begin at once.

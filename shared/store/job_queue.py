@@ -88,7 +88,6 @@ async def ring_again(redis: RedisClient, settings: Settings, key: ResponseKey) -
             secrets=keys.secrets(key),
             active=keys.ACTIVE,
             queue=keys.RESPONSES_QUEUE,
-            doorbell=keys.doorbell(keys.RESPONSES_QUEUE),
             open=keys.open_responses(key.tenant),
             member=str(key),
             response_id=key.response_id,
@@ -131,12 +130,13 @@ class Job(NamedTuple):
     score: int
     large_bytes: int
     """Its bytes if it is large, else 0."""
+    queue: str
 
     @classmethod
-    def read(cls, reply: Sequence[Any]) -> "list[Job]":
-        """Returns the jobs in a script's reply: id, score and bytes of each in turn."""
+    def read(cls, reply: Sequence[Any], queue: str) -> "list[Job]":
+        """Returns the jobs of a queue in a script's reply: id, score and bytes of each in turn."""
         columns = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
-        return [cls(job_id, int(score), large_bytes) for job_id, score, large_bytes in columns]
+        return [cls(job_id, int(score), large_bytes, queue) for job_id, score, large_bytes in columns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +176,8 @@ class _DoorbellWorker(Worker):
     ) -> None:
         self._starting: dict[str, int] = {}
         """Jobs whose handlers have not returned yet -> their bytes if large, else 0."""
+        self._queues: dict[str, str] = {}
+        """The queue of each job that is being handled."""
         super().__init__(
             functions=[func(self._make_coroutine(handler), name=name) for name, handler in handlers.items()],
             queue_name=queue,
@@ -209,14 +211,24 @@ class _DoorbellWorker(Worker):
             await super().run_job(job_id, score)
         finally:
             self._starting.pop(job_id, None)
+            self._queues.pop(job_id, None)
 
-    async def finish_job(self, *args: Any) -> None:
+    async def finish_job(self, job_id: str, finish: bool, *args: Any) -> None:
         self._note_finishing()
-        await super().finish_job(*args)
+        if finish:
+            await self._leave_queue(job_id)
+        await super().finish_job(job_id, finish, *args)
 
-    async def finish_failed_job(self, *args: Any) -> None:
+    async def finish_failed_job(self, job_id: str, *args: Any) -> None:
         self._note_finishing()
-        await super().finish_failed_job(*args)
+        await self._leave_queue(job_id)
+        await super().finish_failed_job(job_id, *args)
+
+    async def _leave_queue(self, job_id: str) -> None:
+        """arq takes a job out of the one queue that it knows."""
+        queue = self._queues.get(job_id, self.queue_name)
+        if queue != self.queue_name:
+            await self.pool.zrem(queue, job_id)
 
     def _note_finishing(self) -> None:
         """Keeps the current task, which removes a job: arq shields it from the cancellation of `run_job`."""
@@ -282,7 +294,7 @@ class _DoorbellWorker(Worker):
             name = job.id.decode()
             if name in self.tasks and not self.tasks[name].done():
                 continue  # its lock had lapsed and was taken by us again
-            self._starting[name] = job.large_bytes
+            self._starting[name], self._queues[name] = job.large_bytes, job.queue
             self.tasks[name] = self.loop.create_task(self.run_job(name, job.score))
         self._is_crowded = taken.is_left
         if taken.is_left and not (taken.jobs or taken.has_begun):
@@ -305,7 +317,7 @@ class _DoorbellWorker(Worker):
                 rings_on=int(room.rings_on),
             )
         )
-        return Taken(Job.read(taken), has_begun=False, is_left=bool(is_left))
+        return Taken(Job.read(taken, self.queue_name), has_begun=False, is_left=bool(is_left))
 
 
 async def serve(
@@ -316,7 +328,7 @@ async def serve(
     bytes_room: BytesRoom | None = None,
     claim: Take | None = None,
 ) -> None:
-    """Serves a queue until cancelled, across any number of Redis restarts.
+    """Serves a queue until cancelled, across any number of Redis restarts; `claim` may take from others too.
 
     `room()` is called before every check; at 0, no token and no job is taken. `bytes_room`: the limit on
     large jobs, for the queue of responses; None means no limit. `claim`: waits for the doorbell and takes

@@ -8,6 +8,7 @@ import hashlib
 from typing import NamedTuple
 
 RESPONSES_QUEUE = "antiphon:{queue}:responses"
+"""That of the default model (docs/adr/0056-a-queue-for-each-model.md)."""
 TOOLS_QUEUE = "antiphon:{queue}:tools"
 ACTIVE = "antiphon:{queue}:active"
 """Sorted set: `tenant/response_id` of every open response, by when (Redis, ms) it lapses."""
@@ -21,6 +22,9 @@ OUTBOXES = "antiphon:{queue}:outbox"
 due: never later than it is."""
 CONFIRMED = "antiphon:{confirmed}"
 """String without meaning, written before a confirmation is requested (`durable_writes`)."""
+MODELS = "antiphon:{presence}:models"
+"""Sorted set: JSON of what workers serve (`owning/fleet.py`, `Served`), by until when (Redis, ms) some worker
+counts as serving it."""
 CANCELLED = "antiphon:cancelled"
 """Channel: the names of responses as they are cancelled, so that their workers stop early."""
 
@@ -58,9 +62,9 @@ STATE_PATTERN, LOG_PATTERN, READERS_PATTERN = (
 
 def state(key: ResponseKey) -> str:
     """Hash. From the start: store, background, created_ms, attempt, owner, lease_until_ms, alone_since_ms,
-    rings, job, closed, format; if its tenant has a limit of tokens a minute, tokens (what counts against it
-    until the end) and tokens_per_minute (the limit); if its end is to be delivered, webhooks (their names).
-    Once it had an owner: deaths, format_needed. While open: usage up to some entry of the log
+    rings, job, queue, closed, format; if its tenant has a limit of tokens a minute, tokens (what counts
+    against it until the end) and tokens_per_minute (the limit); if its end is to be delivered, webhooks
+    (their names). Once it had an owner: deaths, format_needed. While open: usage up to some entry of the log
     (`shared/usage.py`). If it is stored: head (JSON of its ResponseHead) and members (of metadata, as its
     index names them). Until it is archived: request, and once closed,
     snapshot and, if there are such calls, unshown (those of which it shows less); afterwards: compacted."""
@@ -219,6 +223,11 @@ def counts(name: str) -> str:
     return f"antiphon:{{count/{name}}}:answer"
 
 
+def queue_of(model: str) -> str:
+    """The queue of responses for a model, or an adapter, other than the default model."""
+    return f"{RESPONSES_QUEUE}@{model}"
+
+
 def takers(queue: str) -> str:
     """The presence key of the role that serves a queue."""
     return presence("tool_runner" if queue == TOOLS_QUEUE else "worker")
@@ -276,3 +285,8 @@ PRESENCE_TTL_S = 3.0
 def presence(role: str) -> str:
     """Sorted set: process names of a role, by the time (Redis, ms) at which they count as gone."""
     return f"antiphon:{{presence}}:{role}"
+
+
+def announcement(worker: str) -> str:
+    """String, JSON: what a worker serves and what it is doing (`owning/fleet.py`)."""
+    return f"antiphon:{{presence}}:about:{worker}"

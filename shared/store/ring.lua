@@ -1,10 +1,11 @@
 -- Queues an open response again whose lease has lapsed, before all turns; forgets one that needs no owner.
 -- If its job is still queued, only the doorbell is rung again, since its token may have been lost.
 -- USES redis/clock queue
--- KEYS state log tools secrets active queue doorbell open
+-- `queue`: where the first records wait, which do not name theirs.
+-- KEYS state log tools secrets active queue open
 -- ARGV member response_id ring_again_ms# live_ttl_ms# job lease_ttl_max_ms#
 -- -> 'rung' | 'waiting' | 'held' | 'gone'
-local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'job')
+local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'job', 'queue')
 if fields[1] ~= '' then
   redis.call('ZREM', active, member)
   redis.call('SREM', open, response_id)
@@ -18,6 +19,8 @@ if lease_until > now and lease_until <= now + lease_ttl_max_ms then
 end
 for _, key in ipairs({state, log, tools, secrets, active, open}) do redis.call('PEXPIRE', key, live_ttl_ms) end
 redis.call('ZADD', active, now + ring_again_ms, member)
+queue = fields[4] or queue
+local doorbell = queue .. ':doorbell'
 if redis.call('ZSCORE', queue, fields[3]) then
   redis.call('DEL', 'arq:in-progress:' .. fields[3])  -- left by a worker that was interrupted while taking the job
   keep_waiting(queue, doorbell, fields[3], live_ttl_ms)

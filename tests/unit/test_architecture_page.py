@@ -25,6 +25,7 @@ ARGUMENTS = {
     "name": "…",
     "queue": "antiphon:{queue}:…",
     "flow": "TENANT/TIER",
+    "model": "MODEL",
     "idempotency_key": "KEY",
     "approval_request_id": "KEY",
 }

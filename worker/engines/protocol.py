@@ -132,6 +132,9 @@ class Unsupported(Exception):
 class Engine(Protocol):
     context_tokens_max: int
     """The limit on prompt and generated tokens together, for one request; known after `start`."""
+    names: Sequence[str]
+    """What the model is called, if the engine knows; `adapters`: those that `generate` may name."""
+    adapters: Sequence[str]
 
     async def start(self) -> None:
         """Loads what is needed; afterwards any number of `generate` calls may run at once.

@@ -31,8 +31,8 @@ local asked_at = REST + 4 * entry_count
 local items_at = asked_at + 2 * asked_count
 local frames = write_entries(log, REST, asked_at - 1)
 local fields = redis.call(
-  'HMGET', state, 'store', 'job', 'tokens', 'tokens_per_minute', 'webhooks', 'members', 'created_ms')
-local store, job, counted, tokens_per_minute, webhooks, members, created_ms = unpack(fields)
+  'HMGET', state, 'store', 'job', 'tokens', 'tokens_per_minute', 'webhooks', 'members', 'created_ms', 'queue')
+local store, job, counted, tokens_per_minute, webhooks, members, created_ms, own_queue = unpack(fields)
 redis.call('HSET', state, 'closed', status, 'snapshot', snapshot, 'lease_until_ms', 0)
 if unshown ~= '' then redis.call('HSET', state, 'unshown', unshown) end
 redis.call('HDEL', state, 'usage')
@@ -45,7 +45,7 @@ if members and head ~= '' then
 end
 for _, key in ipairs({state, log, tools}) do redis.call('PEXPIRE', key, retention_ms) end
 redis.call('DEL', secrets, 'arq:job:' .. job, 'arq:retry:' .. job)
-redis.call('ZREM', queue, job)  -- in case it is closed before a worker took it
+redis.call('ZREM', own_queue or queue, job)  -- in case it is closed before a worker took it
 redis.call('ZREM', active, member)
 redis.call('SREM', open, response_id)
 if counted then use(rate, 'tokens', tokens - tonumber(counted), tonumber(tokens_per_minute), now_ms()) end

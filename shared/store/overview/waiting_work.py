@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from shared.store import keys
 from shared.store.keys import ResponseKey
+from shared.store.owning import fleet
 from shared.store.owning.lease import now_ms
 from shared.store.redis.client import RedisClient
 
-QUEUES = {"responses": keys.RESPONSES_QUEUE, "tools": keys.TOOLS_QUEUE}
+_QUEUES = {"responses": keys.RESPONSES_QUEUE, "tools": keys.TOOLS_QUEUE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ class QueueView:
 
 async def read_queues(redis: RedisClient, flows_max: int) -> list[QueueView]:
     """Returns each queue with at most `flows_max` of its flows."""
-    return [await _read_queue(redis, name, queue, flows_max) for name, queue in QUEUES.items()]
+    models = {served.queue for served, _ in await fleet.read_models(redis)} - {keys.RESPONSES_QUEUE}
+    queues = _QUEUES | {f"responses@{queue.partition('@')[2]}": queue for queue in sorted(models)}
+    return [await _read_queue(redis, name, queue, flows_max) for name, queue in queues.items()]
 
 
 async def _read_queue(redis: RedisClient, name: str, queue: str, flows_max: int) -> QueueView:

@@ -7,22 +7,24 @@
 -- `hush`: exists once the owner takes nothing more.
 -- `crowd_max`: how many responses a tenant may have at the owner while others wait; `tenant responses`: what those have
 -- that could reach it in this run.
+-- `queues`: those of the models that the taker serves, each with a space behind it. The first that is not empty has the
+-- larger part of the room; the taker begins with another one each time. Turns and shares are each queue's own.
 -- USES redis/clock queue taking owning/granting
--- KEYS queue doorbell takers active granted hush
+-- KEYS takers active granted hush
 -- ARGV lock_ms# scan_max# bytes_max# large_bytes# state_pattern log_pattern owner lease_ttl_ms# known_format#
---      granted_ttl_ms crowd_max# count_max# bytes_left# rings_on has_heard (tenant responses)…
--- -> {is_left_for_bytes, {unheard_member, …}, {job_id, score, bytes, …},
+--      granted_ttl_ms crowd_max# queues count_max# bytes_left# rings_on has_heard (tenant responses)…
+-- -> {is_left_for_bytes, {unheard_member, …}, {{queue, job_id, score, bytes, …}, …},
 --     {member, fencing_token, next_sequence_number, deaths, format, request, …}}
 local unheard = {}
 if has_heard == '1' then redis.call('DEL', granted) else unheard = redis.call('SMEMBERS', granted) end
 if redis.call('EXISTS', hush) == 1 then  -- it stops; a token that has woken it is for another taker
-  after_taking(queue, doorbell, 0, true)
+  for queue in string.gmatch(queues, '%S+') do after_taking(queue, queue .. ':doorbell', 0, true) end
   return {0, unheard, {}, {}}
 end
 local now = now_ms()
 
 -- Returns what the first owner begins with, or nil for any other job.
-local function claim(job_id, bytes)
+local function claim(queue, job_id, bytes)
   local member = string.match(job_id, '^(.*):%d+$')
   if not member or bytes > 0 then return nil end
   local state = string.format(state_pattern, member)
@@ -38,17 +40,26 @@ end
 
 local held = {}
 for i = REST, #ARGV, 2 do held[ARGV[i]] = tonumber(ARGV[i + 1]) end
-local chosen, left_for_bytes = choose_jobs(queue, takers, now, {
-  count_max = count_max, scan_max = scan_max, bytes_max = bytes_max, bytes_left = bytes_left,
-  large_bytes = large_bytes, state_pattern = state_pattern, crowd_max = crowd_max, held = held,
-})
-local taken, begun = {}, {}
-for _, job in ipairs(chosen) do
-  local job_id, bytes = unpack(job)
-  local own = claim(job_id, bytes)
-  local list = own and begun or taken
-  for _, value in ipairs(own or {job_id, lock_job(queue, job_id, now, lock_ms), bytes}) do list[#list + 1] = value end
+local waiting, is_left, taken, begun, count = {}, 0, {}, {}, 0
+for queue in string.gmatch(queues, '%S+') do
+  if redis.call('EXISTS', queue) == 1 then waiting[#waiting + 1] = queue end
+end
+for place, queue in ipairs(waiting) do
+  local chosen, left_for_bytes = choose_jobs(queue, takers, now, {
+    count_max = math.ceil((count_max - count) / (#waiting - place + 1)), scan_max = scan_max, bytes_max = bytes_max,
+    bytes_left = bytes_left, large_bytes = large_bytes, state_pattern = state_pattern, crowd_max = crowd_max, held = held,
+  })
+  local locked = {queue}
+  for _, job in ipairs(chosen) do
+    local job_id, bytes = unpack(job)
+    local own = claim(queue, job_id, bytes)
+    local list = own and begun or locked
+    for _, value in ipairs(own or {job_id, lock_job(queue, job_id, now, lock_ms), bytes}) do list[#list + 1] = value end
+    count, bytes_left = count + 1, bytes_left - bytes
+  end
+  if #locked > 1 then taken[#taken + 1] = locked end
+  is_left = math.max(is_left, left_for_bytes)
+  after_taking(queue, queue .. ':doorbell', #chosen, left_for_bytes == 1 and rings_on == '1')
 end
 if #begun > 0 then redis.call('PEXPIRE', granted, granted_ttl_ms) end
-after_taking(queue, doorbell, #chosen, left_for_bytes == 1 and rings_on == '1')
-return {left_for_bytes, unheard, taken, begun}
+return {is_left, unheard, taken, begun}

@@ -4,7 +4,8 @@ Owns the exchange with Redis, and what becomes of a claim whose reply was lost. 
 is claimed, `worker/ownership.py` what is done with it (docs/adr/0034-one-script-claims.md).
 """
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -36,7 +37,15 @@ class Claimed:
 class Claimant:
     """Claims for one worker, over a connection of its own; one claim at a time."""
 
-    def __init__(self, redis: RedisClient, settings: Settings, owner: str) -> None:
+    def __init__(
+        self,
+        redis: RedisClient,
+        settings: Settings,
+        owner: str,
+        queues: Sequence[str] = (keys.RESPONSES_QUEUE,),
+    ) -> None:
+        """`queues`: those of the models that it serves."""
+        self._queues = deque(queues)
         self._redis = redis
         self._pipe = redis.open_pipe()
         self._settings = settings
@@ -58,11 +67,15 @@ class Claimant:
         crowd = [
             word for pair in held.items() if pair[1] + room.count_max >= self._crowd_max for word in pair
         ]
-        call = self._bind(room)(room.count_max, room.bytes_left, int(room.rings_on), int(has_heard), *crowd)
+        self._queues.rotate()  # so that none comes first for ever
+        queues = " ".join(self._queues)
+        call = self._bind(room)(
+            queues, room.count_max, room.bytes_left, int(room.rings_on), int(has_heard), *crowd
+        )
         if room.wait_s:
             wait_s = min(room.wait_s, self._pipe.wait_max_s)
-            doorbell = keys.doorbell(keys.RESPONSES_QUEUE)
-            reply = await self._pipe.run_after(("BLPOP", doorbell, keys.hush(self._owner), wait_s), call)
+            bells = map(keys.doorbell, self._queues)
+            reply = await self._pipe.run_after(("BLPOP", *bells, keys.hush(self._owner), wait_s), call)
         else:
             reply = await self._pipe.run(call)
         is_left, unheard, taken, begun = reply
@@ -70,7 +83,11 @@ class Claimant:
         return Claimed(
             [self._read_grant(*begun[place : place + 6]) for place in range(0, len(begun), 6)],
             [ResponseKey.parse(member.decode()) for member in unheard],
-            Taken(Job.read(taken), has_begun=bool(begun), is_left=bool(is_left)),
+            Taken(
+                [job for queue, *jobs in taken for job in Job.read(jobs, queue.decode())],
+                has_begun=bool(begun),
+                is_left=bool(is_left),
+            ),
         )
 
     def _bind(self, room: Room) -> BoundScript:
@@ -80,8 +97,6 @@ class Claimant:
             self._rules, self._bound = (
                 rules,
                 _CLAIM.bind(
-                    queue=keys.RESPONSES_QUEUE,
-                    doorbell=keys.doorbell(keys.RESPONSES_QUEUE),
                     takers=keys.takers(keys.RESPONSES_QUEUE),
                     active=keys.ACTIVE,
                     granted=keys.granted(self._owner),

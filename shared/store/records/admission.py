@@ -16,7 +16,7 @@ from shared.lifecycle import begin
 from shared.responses import ResponseRequest, ServerSecrets
 from shared.service_tiers import Tier, served_tier
 from shared.settings import Settings
-from shared.store.keys import ConversationKey, ResponseKey
+from shared.store.keys import RESPONSES_QUEUE, ConversationKey, ResponseKey
 
 _TOKEN_BYTES = 4
 """About how many bytes of JSON a token of the prompt has. What a response has used is known at its end."""
@@ -128,6 +128,8 @@ class NewResponse:
     webhooks: Sequence[str] = ()
     """The names of its tenant's webhooks that deliver its end."""
     tier: Tier = "default"
+    queue: str = RESPONSES_QUEUE
+    """Where it waits for a worker that serves its model."""
     head: bytes = b""
     """JSON of what a list shows of it; b"" if it is not stored."""
     members: str = ""

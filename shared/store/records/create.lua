@@ -54,7 +54,7 @@ if wait_ms > 0 then return {'limited', wait_ms, left_of(rate, requests_per_minut
 
 redis.call('HSET', state, 'request', request, 'store', store, 'background', background,
   'created_ms', now, 'attempt', 0, 'owner', '', 'lease_until_ms', 0, 'alone_since_ms', reader == '' and now or '',
-  'rings', 0, 'job', job_id, 'closed', '', 'format', format)
+  'rings', 0, 'job', job_id, 'queue', queue, 'closed', '', 'format', format)
 if tokens_per_minute > 0 then redis.call('HSET', state, 'tokens', tokens, 'tokens_per_minute', tokens_per_minute) end
 if webhooks ~= '' then redis.call('HSET', state, 'webhooks', webhooks) end
 if head ~= '' then

@@ -79,21 +79,20 @@ async def ask(
     record: bytes,
     turns: asyncio.Semaphore,
     listed: Mapping[str, Sequence[McpTool]] = MappingProxyType({}),
+    queue: str = keys.RESPONSES_QUEUE,
 ) -> int:
     """Returns the number of tokens in the rendered input of a ResponseRequest, given as JSON.
 
     `turns`: shared by all callers on this node, with `ASKING_MAX` places. `listed`: the tools of servers that
-    its context has no listing of. Raises CountUnanswered; QueueFull or TenantBusy, having written nothing;
-    REDIS_AWAY.
+    its context has no listing of. `queue`: that of its model. Raises CountUnanswered; QueueFull
+    or TenantBusy, having written nothing; REDIS_AWAY.
     """
     tools = msgspec.json.encode(listed).decode() if listed else None
 
     def make_job(name: str) -> bytes:
         return job_queue.count_job(name, record.decode(), tools)
 
-    answer = await _exchange(
-        redis, settings, tenant, (keys.RESPONSES_QUEUE, make_job, ANSWER_WITHIN_S), turns
-    )
+    answer = await _exchange(redis, settings, tenant, (queue, make_job, ANSWER_WITHIN_S), turns)
     return int(answer)
 
 

@@ -30,12 +30,13 @@ _NOTHING_YET = TokenChunk(())
 
 
 class ScriptedEngine:
-    """Plays `script`. `pace` overrides the pace of every scene."""
+    """Plays `script`. `pace` overrides the pace of every scene; `adapters` all say the same."""
 
     context_tokens_max = 2**31 - 1
+    names: Sequence[str] = ()
 
-    def __init__(self, script: Script, *, pace: Pace | None = None) -> None:
-        self._script, self._pace = script, pace
+    def __init__(self, script: Script, *, pace: Pace | None = None, adapters: Sequence[str] = ()) -> None:
+        self._script, self._pace, self.adapters = script, pace, adapters
         self._metronome = _Metronome()
         self._is_started = False
         self._stopped = asyncio.Event()

@@ -90,6 +90,8 @@ class VllmEngine:
             module.name: LoRARequest(module.name, number, module.path, module.base_model_name)
             for number, module in enumerate(options.lora_modules, 1)
         }
+        self.names: Sequence[str] = args.served_model_name or _names_of(args.model)
+        self.adapters: Sequence[str] = list(self._adapters)
         self._engine: AsyncLLM | None = None
         self._outputs: StepOutputs | None = None
         """None: outputs come by vLLM's public way."""
@@ -196,6 +198,14 @@ class VllmEngine:
             if not engine.errored:
                 await engine.abort(list(self._under_way))
             await asyncio.to_thread(engine.shutdown)
+
+
+def _names_of(model: str) -> list[str]:
+    """`openai/gpt-oss-20b` is also called `gpt-oss-20b`; a folder has its own name."""
+    name = Path(model).name
+    return (
+        [name] if Path(model).is_absolute() or model.startswith(".") else list(dict.fromkeys([name, model]))
+    )
 
 
 async def _load(make: Callable[[], _Loaded]) -> _Loaded:

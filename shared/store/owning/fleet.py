@@ -1,0 +1,97 @@
+"""What workers serve and are doing, as they announce it: for routing, the list of models, and operators.
+
+Owns the announcements and their lifetime. They are hints: which queue a response waits in is in its state,
+and what a worker takes is decided by the worker.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from shared.store import keys
+from shared.store.owning.lease import now_ms
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
+
+_REMEMBERED_MS = 86_400_000
+"""How long a model that no living worker serves is still known: its responses wait for one."""
+
+
+class Served(msgspec.Struct, frozen=True, array_like=True):
+    """One name that requests may use for a model or an adapter."""
+
+    name: str
+    queue: str
+    """Where its responses wait; names of one model share one."""
+    context_tokens_max: int
+    is_adapter: bool = False
+
+
+class AboutWorker(msgspec.Struct, frozen=True):
+    """One worker. `capacity`: how many responses it may have; `responses`: how many it has."""
+
+    served: Sequence[Served]
+    engine: str
+    capacity: int
+    responses: int = 0
+    is_draining: bool = False
+    place: str = ""
+
+    @property
+    def queues(self) -> list[str]:
+        """Those that the worker takes from."""
+        return list(dict.fromkeys(each.queue for each in self.served))
+
+
+_decode = msgspec.json.Decoder(AboutWorker).decode
+_decode_served = msgspec.json.Decoder(Served).decode
+
+
+async def announce(redis: RedisClient, worker: str, about: AboutWorker) -> None:
+    """Announces a worker for `PRESENCE_TTL_S`, and its models for a day longer."""
+    now = await now_ms(redis)
+    ttl_ms = int(keys.PRESENCE_TTL_S * 1000)
+    members = [word for each in about.served for word in (now + ttl_ms, msgspec.json.encode(each))]
+    await redis.transaction(
+        ("SET", keys.announcement(worker), msgspec.json.encode(about), "PX", ttl_ms),
+        ("ZADD", keys.MODELS, *members),
+        ("ZREMRANGEBYSCORE", keys.MODELS, "-inf", now - _REMEMBERED_MS),
+        ("PEXPIRE", keys.MODELS, _REMEMBERED_MS + ttl_ms),
+    )
+
+
+async def maintain(redis: RedisClient, worker: str, describe: Callable[[], AboutWorker]) -> None:
+    """Announces a worker until cancelled, then withdraws it; its models are remembered."""
+    try:
+        while True:
+            try:
+                await announce(redis, worker, describe())
+            except REDIS_AWAY:
+                pass  # readiness reports it
+            await asyncio.sleep(keys.PRESENCE_TTL_S / 3)
+    finally:
+        try:
+            await redis.command("DEL", keys.announcement(worker))
+        except REDIS_AWAY:
+            pass  # the announcement expires
+
+
+async def read_models(redis: RedisClient) -> list[tuple[Served, bool]]:
+    """Returns what is served, or was lately, and whether a living worker serves it; those first."""
+    now = await now_ms(redis)
+    found: list[bytes] = await redis.command("ZRANGE", keys.MODELS, 0, -1, "REV", "WITHSCORES")
+    members = zip(found[::2], found[1::2], strict=True)
+    return [(_decode_served(member), float(until) > now) for member, until in members]
+
+
+async def read_workers(redis: RedisClient) -> Mapping[str, AboutWorker]:
+    """Returns the living workers of this version by their names."""
+    now = await now_ms(redis)
+    names: list[bytes] = await redis.command("ZRANGEBYSCORE", keys.presence("worker"), now, "+inf")
+    if not names:
+        return {}
+    found = await redis.command("MGET", *(keys.announcement(name.decode()) for name in names))
+    return {
+        name.decode(): _decode(about) for name, about in zip(names, found, strict=True) if about is not None
+    }

@@ -1,0 +1,20 @@
+"""What this worker serves: the names of its model and adapters, and where their responses wait. Pure."""
+
+from shared.settings import Settings
+from shared.store import keys
+from shared.store.owning.fleet import Served
+from worker.engines.protocol import Engine
+
+
+def describe_served(settings: Settings, engine: Engine) -> list[Served]:
+    """Returns the names of the model, and then its adapters. `engine` has been started.
+
+    The default model's responses wait where those of versions before do, whatever its names.
+    """
+    context = min(settings.context_tokens_max, engine.context_tokens_max)
+    if settings.served_models:
+        names, queue = settings.served_models, keys.queue_of(settings.served_models[0])
+    else:
+        names, queue = list(engine.names) or settings.models, keys.RESPONSES_QUEUE
+    adapters = (Served(name, keys.queue_of(name), context, is_adapter=True) for name in engine.adapters)
+    return [*(Served(name, queue, context) for name in names), *adapters]
