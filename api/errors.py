@@ -135,9 +135,9 @@ def unsupported_tool(param: str, kind: str, reason: str) -> ClientError:
     return ClientError(400, message, "unsupported_tool", param)
 
 
-def response_not_found(response_id: str) -> ClientError:
+def response_not_found(response_id: str, param: str = "response_id") -> ClientError:
     message = f"Response with id '{shorten(response_id)}' not found."
-    return ClientError(404, message, "response_not_found", "response_id")
+    return ClientError(404, message, "response_not_found", param)
 
 
 def conversation_not_found(conversation_id: str, param: str) -> ClientError:

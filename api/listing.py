@@ -11,13 +11,12 @@ from typing import get_args
 
 from api.bodies.validation import one_of
 from api.errors import ClientError, invalid_value, unknown_parameter
-from api.paging import PageRequest, read_page
+from api.paging import PAGE_PARAMETERS, PageRequest, given_twice, read_page
 from shared.responses import ResponseStatus
 from shared.store.records.listing import Wanted
 
 _STATUSES: dict[str, ResponseStatus] = {status: status for status in get_args(ResponseStatus)}
 _MEMBER = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
-_OF_PAGES = frozenset({"after", "limit", "order"})
 
 PLACE_HEADER = "Antiphon-Place"
 """Asks for the places of the entries. Its value is `?`; or when the response of `after`, which another cell
@@ -63,12 +62,14 @@ def read_wanted(query: Sequence[tuple[str, str]]) -> tuple[Wanted, PageRequest]:
                 raise _ambiguous(name)
             member = found[1], value
         elif name == "status":
+            if status is not None:
+                raise given_twice(name)
             if value not in _STATUSES:
                 raise invalid_value("status", one_of(_STATUSES))
             status = _STATUSES[value]
-        elif name not in _OF_PAGES:
+        elif name not in PAGE_PARAMETERS:
             raise unknown_parameter(name)
-    return Wanted(status, member), read_page(dict(query))
+    return Wanted(status, member), read_page(query)
 
 
 def _ambiguous(name: str) -> ClientError:

@@ -11,11 +11,12 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from api.errors import after_not_found, invalid_value
+from api.errors import ClientError, after_not_found, invalid_value
 from shared.hosted_tools import AnyHostedToolCall, HostedToolCall
 from shared.in_turn import MEMBER, without_turn
 from shared.input_items import InputItem
 
+PAGE_PARAMETERS = frozenset({"after", "limit", "order"})
 LIMIT_MAX = 100
 _LIMIT_DEFAULT = 20
 _LIMIT = re.compile(r"[0-9]{1,9}")
@@ -47,9 +48,18 @@ class PageRequest:
         return list_of(listed[start:end], has_more=end < len(listed))
 
 
-def read_page(query: Mapping[str, str]) -> PageRequest:
-    """Parses a query. Raises ClientError naming the invalid parameter."""
-    return PageRequest(query.get("after") or None, _read_limit(query), _read_order(query))
+def read_page(query: Sequence[tuple[str, str]]) -> PageRequest:
+    """Parses a query. Raises ClientError naming the parameter that is invalid, or is given twice."""
+    given: dict[str, str] = {}
+    for name, value in query:
+        if name in given and name in PAGE_PARAMETERS:
+            raise given_twice(name)
+        given[name] = value
+    return PageRequest(given.get("after") or None, _read_limit(given), _read_order(given))
+
+
+def given_twice(name: str) -> ClientError:
+    return invalid_value(name, "it may be given once")
 
 
 def _read_limit(query: Mapping[str, str]) -> int:

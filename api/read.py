@@ -179,7 +179,7 @@ class Reading:
                 after_ms=after_ms,
             )
         if found == "unknown":
-            raise response_not_found(page.after or "")
+            raise response_not_found(page.after or "", "after")
         heads = found.heads
         first, last = (heads[place].id if heads else None for place in (0, -1))
         body = join_list([encode(head) for head in heads], first, last, has_more=found.has_more)

@@ -58,7 +58,7 @@ async def list_items(
     request: Request, conversation_id: str, tenant: TenantDep, services: ServicesDep
 ) -> Response:
     read_include(request.query_params.multi_items())
-    page = read_page(request.query_params)
+    page = read_page(request.query_params.multi_items())
     return json_of(await services.conversations.list_items(tenant, conversation_id, page))
 
 

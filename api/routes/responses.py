@@ -159,7 +159,7 @@ async def list_input_items(
 ) -> Response:
     """Lists the response's context and input, a page at a time."""
     read_include(request.query_params.multi_items())
-    page = read_page(request.query_params)
+    page = read_page(request.query_params.multi_items())
     return json_of(await services.read.list_input_items(tenant, response_id, page))
 
 

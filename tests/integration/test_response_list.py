@@ -184,7 +184,17 @@ async def test_what_is_not_stored_is_deleted_expired_or_another_tenants_is_not_l
     headers = {"authorization": "Bearer other"}
     assert (await client.get("/responses", headers=headers)).json()["data"] == []
     foreign = await client.get("/responses", headers=headers, params={"after": kept})
-    assert foreign.status_code == 404
+    assert error_of(foreign) == (404, "after", "response_not_found")
+
+
+async def test_what_an_earlier_version_has_ended_is_listed_as_ended(
+    client: Client, redis: RedisClient
+) -> None:
+    """Its scripts know no index: the response stays where it was when it was open."""
+    made = await create(client)
+    await redis.command("HSET", keys.state(ResponseKey("one", made)), "closed", "cancelled")
+    assert await listed(client, status="in_progress") == []
+    assert [each["status"] for each in (await page_of(client))["data"]] == ["cancelled"]
 
 
 async def test_the_oldest_give_way_when_there_are_too_many(
@@ -207,7 +217,9 @@ async def test_the_oldest_give_way_when_there_are_too_many(
         ({"before": "resp_1"}, "before", "unknown_parameter"),
         ({"metadata": "a"}, "metadata", "unknown_parameter"),
         ({"metadata[a]": "1", "metadata[b]": "2"}, "metadata[b]", "invalid_value"),
+        ({"status": ["completed", "failed"]}, "status", "invalid_value"),
         ({"limit": "101"}, "limit", "invalid_value"),
+        ({"limit": ["1", "2"]}, "limit", "invalid_value"),
         ({"order": "up"}, "order", "invalid_value"),
     ],
 )

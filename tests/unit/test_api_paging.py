@@ -20,14 +20,14 @@ def ids_of(listed: dict[str, Any]) -> list[str]:
 
 
 def test_a_query_that_says_nothing_asks_for_the_twenty_newest() -> None:
-    listed = read_page({}).cut(items_of(*range(30)))
+    listed = read_page([]).cut(items_of(*range(30)))
     assert ids_of(listed) == [str(number) for number in range(29, 9, -1)]
     assert (listed["object"], listed["first_id"], listed["last_id"]) == ("list", "29", "10")
     assert listed["has_more"] is True
 
 
 def test_an_empty_list_has_neither_a_first_nor_a_last() -> None:
-    assert read_page({}).cut([]) == {
+    assert read_page([]).cut([]) == {
         "object": "list",
         "data": [],
         "first_id": None,
@@ -43,7 +43,7 @@ def test_a_list_is_returned_in_the_order_given() -> None:
 
 
 def test_an_empty_cursor_is_none() -> None:
-    assert read_page({"after": ""}) == PageRequest()
+    assert read_page([("after", "")]) == PageRequest()
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,21 @@ def test_an_empty_cursor_is_none() -> None:
 )
 def test_a_bad_query_is_refused_by_name(query: dict[str, str], param: str) -> None:
     with pytest.raises(ClientError) as refused:
-        read_page(query)
+        read_page(list(query.items()))
     assert (refused.value.status, refused.value.code, refused.value.param) == (400, "invalid_value", param)
     assert param in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["after", "limit", "order"])
+def test_a_query_that_says_something_twice_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ClientError) as refused:
+        read_page([(name, "1"), (name, "1"), ("include", "a"), ("include", "b")])
+    assert (refused.value.status, refused.value.param) == (400, name)
+
+
 @pytest.mark.parametrize("limit", [1, LIMIT_MAX])
 def test_the_bounds_of_the_limit_are_within(limit: int) -> None:
-    assert read_page({"limit": str(limit)}).limit == limit
+    assert read_page([("limit", str(limit))]).limit == limit
 
 
 def test_a_cursor_that_the_list_does_not_hold_is_refused() -> None:
@@ -84,7 +91,7 @@ def test_who_pages_sees_every_item_once_and_in_order(numbers: list[int], limit: 
     items, seen, after = items_of(*numbers), list[str](), ""
     for _ in range(len(items) + 1):
         query = {"limit": str(limit), "order": order, "after": after}
-        listed = read_page(query).cut(items)
+        listed = read_page(list(query.items())).cut(items)
         assert len(listed["data"]) <= limit
         seen += ids_of(listed)
         after = listed["last_id"]

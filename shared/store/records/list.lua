@@ -6,7 +6,7 @@
 -- USES records/listed
 -- KEYS listed
 -- ARGV state_pattern log_pattern tenant group member wanted after after_ms limit# scan_max# newest_first
--- -> {'unknown'} | {'ok', has_more, resume, created_ms, (id head is_waiting created_ms)…}
+-- -> {'unknown'} | {'ok', has_more, resume, created_ms, (id head status created_ms)…}
 local FIRST_ENTRIES = 2  -- of the log of a response in the background; a worker appends the third
 
 local name = index_of(listed, group, member)
@@ -30,10 +30,15 @@ local function place_after(id, created_ms)
   return place
 end
 
-local function is_waiting(key, fields)
-  if fields[2] ~= '' or fields[3] ~= '1' then return false end
-  return redis.call('XLEN', string.format(log_pattern, key)) <= FIRST_ENTRIES
+local function status_of(key, closed, background)
+  if closed ~= '' then return closed end
+  if background ~= '1' then return 'in_progress' end
+  return redis.call('XLEN', string.format(log_pattern, key)) <= FIRST_ENTRIES and 'queued' or 'in_progress'
 end
+
+-- Whether a response does not belong to this index, because it is gone, or because a version that knows no index has
+-- ended it.
+local function is_misplaced(fields) return not fields[1] or (group == 'open' and fields[2] ~= '') end
 
 local place, scanned, reply = 0, 0, {'ok', 0, after, ''}
 if after ~= '' then
@@ -50,17 +55,17 @@ while scanned < scan_max do
     local key = tenant .. '/' .. id
     local fields = redis.call('HMGET', string.format(state_pattern, key), 'head', 'closed', 'background')
     scanned = scanned + 1
-    if not fields[1] then
+    if is_misplaced(fields) then
       redis.call('ZREM', name, id)
     else
       place = place + 1
-      local waits = is_waiting(key, fields)
-      if wanted == '' or waits == (wanted == 'queued') then
+      local status = status_of(key, fields[2], fields[3])
+      if wanted == '' or wanted == status then
         if #reply == 4 + 4 * limit then
           reply[2] = 1
           return reply
         end
-        for _, value in ipairs({id, fields[1], waits and 1 or 0, found[i + 1]}) do reply[#reply + 1] = value end
+        for _, value in ipairs({id, fields[1], status, found[i + 1]}) do reply[#reply + 1] = value end
       end
       reply[3] = id
     end

@@ -102,9 +102,6 @@ async def list_page(
             return ResponsePage(heads, bool(has_more), created_ms, began_ms)
 
 
-def _head_of(raw: bytes, is_waiting: int) -> ResponseHead:
+def _head_of(raw: bytes, status: bytes) -> ResponseHead:
     """Returns the head as it is now: it is written when a response is created, and when it has ended."""
-    head = _read_head(raw)
-    if head.status == "queued" and not is_waiting:
-        return msgspec.structs.replace(head, status="in_progress")
-    return head
+    return msgspec.structs.replace(_read_head(raw), status=status.decode())
