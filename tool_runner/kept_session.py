@@ -30,6 +30,8 @@ class McpSession(msgspec.Struct, frozen=True):
     opened_s: float
     has_calls: bool = False
     """A tool was called in it, so that it may have a state."""
+    is_anew: bool = False
+    """It stands in place of one in which tools had been called, and the model has not read that yet."""
     cookies: tuple[KeptCookie, ...] = ()
     """Over Streamable HTTP; elsewhere the connection has them."""
 

@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from typing import Generic, Literal, TypeVar
@@ -54,7 +54,7 @@ Ask = Callable[[Connection], Awaitable[T]]
 class Asked(Generic[T]):
     answer: T
     is_anew: bool = False
-    """The session of earlier calls is gone, and with it what they had set up."""
+    """The session of earlier calls is gone, and with it what they had set up; the model is to read that."""
 
 
 @dataclass(slots=True)
@@ -82,6 +82,8 @@ class _Asking(Generic[T]):
     status: LastStatus
     ask: Ask[T]
     is_call: bool
+    is_anew: bool = False
+    """A session begun for it takes the place of one in which tools had been called."""
 
 
 class Sessions:
@@ -124,13 +126,13 @@ class Sessions:
                 kept = await self._mark(question, kept, session)
                 try:
                     answer = await self._continue(question, session)
-                    self._note_cookies(question, kept, session)
-                    return Asked(answer, is_anew)
+                    self._note_changes(question, kept, session)
+                    return Asked(answer, is_anew or session.is_anew)
                 except _Gone:
                     _log.info("a server has ended a session")
-                    is_anew = is_anew or (is_call and session.has_calls)
+                    is_anew = is_anew or session.has_calls or session.is_anew
                     self.held.pop((session.server, session.name), None)
-            begun = await self._begin(question, kept)
+            begun = await self._begin(replace(question, is_anew=is_anew), kept)
             if isinstance(begun, Asked):
                 return Asked(begun.answer, is_anew)
             kept = begun
@@ -163,9 +165,12 @@ class Sessions:
         called = self._seal(msgspec.structs.replace(session, has_calls=True))
         return await question.store.keep(kept, called) or kept
 
-    def _note_cookies(self, question: _Asking[T], kept: bytes, session: McpSession) -> None:
-        """Keeps the cookies that the server has changed with its answer, which does not wait for that."""
+    def _note_changes(self, question: _Asking[T], kept: bytes, session: McpSession) -> None:
+        """Keeps the cookies that the server has changed with its answer, which does not wait for that; and
+        that the answer to a call says that the session is new, if it is."""
         changed = with_cookies(session, question.status)
+        if question.is_call and session.is_anew:
+            changed = msgspec.structs.replace(changed, is_anew=False)
         if question.store is None or changed == session:
             return
         has_calls = session.has_calls or (question.is_call and bool(session.name))
@@ -256,7 +261,9 @@ class Sessions:
     ) -> McpSession:
         opened_by = str(question.store.response) if question.store else ""
         digest, now_s = question.server.digest, self._clock()
-        begun = McpSession(digest, transport, version, name, opened_by, now_s, has_calls=question.is_call)
+        begun = McpSession(
+            digest, transport, version, name, opened_by, now_s, question.is_call, question.is_anew
+        )
         return with_cookies(begun, question.status)
 
     async def _ask_in_new(
@@ -274,7 +281,7 @@ class Sessions:
             return now_kept
         self._hold(question, session)
         answer = await question.ask(connection)
-        self._note_cookies(question, sealed, session)
+        self._note_changes(question, sealed, session)
         return Asked(answer)
 
     def _hold(self, question: _Asking[T], session: McpSession) -> None:

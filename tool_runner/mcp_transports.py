@@ -27,6 +27,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSI
 from shared.egress import NotAllowed
 from shared.responses import HttpError, McpProtocolError
 from tool_runner.answers import INTERNAL_ERROR, INVALID_PARAMS
+from tool_runner.bounded_answers import ANSWER_BYTES_MAX, BoundedBody, JudgedBody, bound
 from tool_runner.endpoint_event import Listening
 from tool_runner.http_pool import HttpPools
 from tool_runner.mcp_client import (
@@ -41,17 +42,18 @@ from tool_runner.mcp_client import (
 from tool_runner.passages import IncomingPassage, JoinedPassage
 from tool_runner.servers import HttpServer, StdioServer
 from tool_runner.unjudged import Unjudged
-from tool_runner.value_count import ANSWER_VALUES_MAX, ValueCount
 
-ANSWER_BYTES_MAX = 16 * 2**20
-"""The most that is read of one HTTP answer; a longer one is refused, not cut."""
 _CONNECT_TIMEOUT_S = 10.0
 """For connecting to one address of a server that a request names."""
 SSE_VERSION = HANDSHAKE_PROTOCOL_VERSIONS[0]
 """The version of MCP that has HTTP with SSE; what is negotiated over it concerns the connection alone."""
 UNSUPPORTED_VERSION = types.UNSUPPORTED_PROTOCOL_VERSION
-_SESSION_ENDS = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
-"""The answers to a message by which servers over HTTP with SSE say that they have no such session."""
+_SESSION_ENDS = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+"""The answers to a message by which servers over HTTP with SSE say that they have no such session. Others say
+it in the text of a 400."""
+_REFUSAL_S = 5.0
+_REFUSAL_CHARS_MAX = 200
+"""How long the text of a refusal is waited for, and what is told of it."""
 _VERSION_HEADER = "mcp-protocol-version"
 _SESSION_ID = re.compile(r"[\x21-\x7e]{0,1024}")
 _ID_MAX = 2**52
@@ -259,7 +261,7 @@ class _BoundedWay(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET" and "last-event-id" not in request.headers:
             return httpx2.Response(405, request=request)
-        return _bound(await self._way.handle_async_request(request))
+        return bound(await self._way.handle_async_request(request))
 
     async def aclose(self) -> None:
         await self._way.aclose()
@@ -272,7 +274,7 @@ class _LiveWay(httpx2.AsyncBaseTransport):
     def __init__(self, way: httpx2.AsyncBaseTransport, listening: Listening, incoming: "_Received") -> None:
         self._way = way
         self._listening, self._incoming = listening, incoming
-        self._stream: _BoundedBody | None = None
+        self._stream: BoundedBody | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
@@ -280,27 +282,42 @@ class _LiveWay(httpx2.AsyncBaseTransport):
         if self._stream is not None:
             self._stream.renew()
         try:
-            response = _bound(await self._way.handle_async_request(request))
+            response = bound(await self._way.handle_async_request(request))
         except (httpx2.HTTPError, OSError):
             self._incoming.refuse(request.content, NO_ANSWER, is_end=True)
             return httpx2.Response(HTTPStatus.ACCEPTED, request=request)
         if response.status_code < HTTPStatus.MULTIPLE_CHOICES:
             return response
-        is_end = response.status_code in _SESSION_ENDS
-        self._incoming.refuse(request.content, read_refusal(response), is_end=is_end)
+        refusal, is_end = read_refusal(response), response.status_code in _SESSION_ENDS
+        if response.status_code == HTTPStatus.BAD_REQUEST:
+            said = await _text_of_refusal(response)
+            is_end = said is None or "session" in said.lower()
+            refusal = HttpError(refusal.code, f"{refusal.message}: {said}") if said else refusal
+        self._incoming.refuse(request.content, refusal, is_end=is_end)
         await response.aclose()
         return httpx2.Response(HTTPStatus.ACCEPTED, request=request)
 
     async def _listen(self, request: httpx2.Request) -> httpx2.Response:
-        response = _bound(await self._listening.begin(self._way, request))
-        assert isinstance(response.stream, _BoundedBody)
+        response = bound(await self._listening.begin(self._way, request))
+        assert isinstance(response.stream, BoundedBody)
         self._stream = response.stream
         if self._listening.is_open:
-            response.stream = _JudgedBody(self._listening.read(self._stream), self._stream)
+            response.stream = JudgedBody(self._listening.read(self._stream), self._stream)
         return response
 
     async def aclose(self) -> None:
         await self._way.aclose()
+
+
+async def _text_of_refusal(response: httpx2.Response) -> str | None:
+    """Returns the beginning of what a 400 says, which may be that there is no such session; None if it does
+    not come in time."""
+    try:
+        async with asyncio.timeout(_REFUSAL_S):
+            said = (await response.aread())[:_REFUSAL_CHARS_MAX].decode("utf-8", "replace")
+    except (TimeoutError, httpx2.HTTPError, httpx2.StreamError, OSError):
+        return None
+    return "".join(character if character.isprintable() else " " for character in said).strip()
 
 
 class _Received:
@@ -324,55 +341,6 @@ class _Received:
             self._joined.add(SessionMessage(types.JSONRPCError(jsonrpc="2.0", id=sent["id"], error=told)))
         if is_end:
             self._joined.end()
-
-
-class _JudgedBody(httpx2.AsyncByteStream):
-    """Chunks made of another body, which is closed with this one."""
-
-    def __init__(self, chunks: AsyncIterator[bytes], body: httpx2.AsyncByteStream) -> None:
-        self._chunks, self._body = chunks, body
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._chunks
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
-
-
-class _TooLarge(httpx2.SSEError, httpx2.StreamError):
-    """Has two bases because the SDK catches one in event streams, the other in JSON bodies."""
-
-    def __init__(self, reason: str) -> None:
-        Exception.__init__(self, reason)
-
-
-class _BoundedBody(httpx2.AsyncByteStream):
-    def __init__(self, body: httpx2.AsyncByteStream) -> None:
-        self._body = body
-        self.renew()
-
-    def renew(self) -> None:
-        """Begins to count again: the next answer in a stream of many may be as large as the first."""
-        self._left, self._values = ANSWER_BYTES_MAX, ValueCount()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._body:
-            self._left -= len(chunk)
-            if self._left < 0:
-                raise _TooLarge(f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
-            if self._values.add(chunk) > ANSWER_VALUES_MAX:
-                raise _TooLarge(f"the answer has more than {ANSWER_VALUES_MAX} values")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
-
-
-def _bound(response: httpx2.Response) -> httpx2.Response:
-    assert isinstance(response.stream, httpx2.AsyncByteStream)
-    response.stream = _BoundedBody(response.stream)
-    response.headers.pop("content-encoding", None)
-    return response
 
 
 @asynccontextmanager

@@ -158,6 +158,26 @@ async def test_a_session_that_vanishes_begins_anew_and_the_model_reads_that_it_d
     assert server.visits == 1
 
 
+@pytest.mark.parametrize("is_listed", [False, True])
+async def test_that_a_session_begins_anew_is_read_of_the_first_call_that_has_an_answer(
+    tmp_path: Path, is_listed: bool
+) -> None:
+    server, journal = PagesServer(), Journal()
+    async with serving(server) as url, running(tmp_path, tool_listing_ttl_s=0.001) as one:
+        await one.ask(url, "visit", journal, page="a")
+        server.forget()
+        if is_listed:
+            await one.list(url, journal)
+        server.intercept = lambda received: (
+            JSONResponse({}, 503) if received.what == "tools/call" and server.sessions else None
+        )
+        for _ in range(2):
+            assert isinstance(error_of(await one.ask(url, "look", journal)), HttpError)
+        server.intercept = lambda _received: None
+        assert text_of(await one.ask(url, "look", journal)).startswith(ANEW)
+        assert text_of(await one.ask(url, "look", journal)) == "about:blank"
+
+
 async def test_a_session_that_vanishes_before_its_first_call_is_not_worth_a_word(tmp_path: Path) -> None:
     server, journal = PagesServer(), Journal()
     async with serving(server) as url, running(tmp_path) as one:
@@ -477,6 +497,36 @@ async def test_a_message_that_is_refused_over_http_with_sse_is_answered_at_once_
         refuses = False
         text = text_of(await one.ask(f"{url}/sse", "step", journal))
         assert text.splitlines()[-1] == ("2" if method == "tools/call" and status != 404 else "1")
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "is_gone"),
+    [
+        (404, b"Could not find it", True),
+        (400, b"Invalid Session ID", True),
+        (400, b"Could not parse it", False),
+    ],
+)
+async def test_a_session_over_http_with_sse_begins_anew_if_the_server_says_that_it_is_gone(
+    tmp_path: Path, status: int, said: bytes, is_gone: bool
+) -> None:
+    app, journal = make_sdk_server().sse_app(), Journal()
+    to_refuse: list[Response] = []
+
+    async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
+        is_asked = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] != "/sse"
+        await (to_refuse.pop() if is_asked and to_refuse else app)(scope, receive, send)
+
+    async with serving(refusing) as url, running(tmp_path) as one:
+        assert text_of(await one.ask(f"{url}/sse", "step", journal)) == "1"
+        to_refuse.append(Response(said, status))
+        outcome = await one.ask(f"{url}/sse", "step", journal)
+        if is_gone:
+            assert text_of(outcome).startswith(ANEW)
+            return
+        told = f"the server answered 400 Bad Request: {said.decode()}"
+        assert error_of(outcome) == HttpError(400, told)
+        assert text_of(await one.ask(f"{url}/sse", "step", journal)) == "2"
 
 
 async def test_a_session_over_http_with_sse_that_is_gone_begins_anew(tmp_path: Path) -> None:

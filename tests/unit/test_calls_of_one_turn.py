@@ -373,6 +373,28 @@ async def test_a_call_that_reaches_no_tool_is_answered_in_its_place() -> None:
     assert "There is no tool" in read_by_model(response)[1][1]
 
 
+async def test_a_choice_of_tools_that_no_server_lists_fails_and_says_so() -> None:
+    class Down(Tools):
+        async def call(self, lease: Lease, index: int, task: ToolTask, *, is_repeatable: bool) -> ToolResult:
+            if isinstance(task, ToolListing):
+                return ToolFailure(McpProtocolError(-32002, "it is down"))
+            return await super().call(lease, index, task, is_repeatable=is_repeatable)
+
+    def choice(name: str) -> Any:
+        named = {"type": "mcp", "server_label": "wiki", "name": name}
+        return {"type": "allowed_tools", "mode": "auto", "tools": [named]}
+
+    with pytest.raises(Hopeless, match=r"allows only tools, such as wiki\.fly, that their servers do not"):
+        await run(DONE, tools=[WIKI], tool_choice=choice("fly"))
+    response, _ = await run(DONE, tools=[WIKI], tool_choice=choice("ask"))
+    assert response.status == "completed"
+    response, _ = await run(DONE, tools=[WIKI], tool_choice=choice("fly"), made=Down())
+    assert response.status == "completed"  # the model reads that the server is down, and says so
+    nothing = {"type": "allowed_tools", "mode": "auto", "tools": []}
+    response, _ = await run(DONE, tools=[WIKI], tool_choice=nothing)
+    assert response.status == "completed"
+
+
 # --- how a turn goes on and ends ------------------------------------------------------------------
 
 

@@ -171,6 +171,20 @@ def pair(kind: str, id_: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return call | {"type": kind}, said | {"type": kind.replace("_call", "_call_output", 1)}
 
 
+def test_a_function_and_a_custom_tool_may_give_their_calls_the_same_id() -> None:
+    calls = [
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "custom_tool_call", "call_id": "c", "name": "g", "input": "x"},
+        {"type": "function_call_output", "call_id": "c", "output": "of f"},
+        {"type": "custom_tool_call_output", "call_id": "c", "output": "of g"},
+    ]
+    messages = render_items(items_of(calls))
+    assert [(each.name, each.text) for each in messages[2:]] == [
+        ("functions.f", "of f"),
+        ("functions.g", "of g"),
+    ]
+
+
 def answers_told(items: list[dict[str, Any]], record_format: int = RECORD_FORMAT) -> list[str]:
     request = with_input(items)
     messages = build_conversation(request, make_offer(request, {}), record_format=record_format)

@@ -5,7 +5,7 @@ Pure. Owns which constraint a request calls for; the engine owns how tokens are 
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from shared import hosted_tools
@@ -17,6 +17,9 @@ from worker.asking.offer import Offer
 from worker.engines.protocol import Body, Call, Constraint, Unfulfillable
 from worker.harmony.signatures import FUNCTIONS
 from worker.harmony.tokens import MESSAGE, NEXT_TURN, render_message
+
+_NAMED_MAX = 5
+"""The number of missing tools that an error names."""
 
 
 def constraint_of(
@@ -41,6 +44,27 @@ def constraint_of(
     is_answer_demanded = is_forced or final.is_json
     free_tokens_max = budget - min(reserved, budget // 2) if is_answer_demanded else None
     return Constraint(calls, None if is_forced else final, free_tokens_max)
+
+
+def find_missing(request: ResponseRequest, offer: Offer, unavailable: Collection[str]) -> str | None:
+    """Returns what to say of a `tool_choice` that allows certain tools of which none is offered, or None.
+
+    The API has compared it with the tools of the request, so those of a server are not in its listing.
+    `unavailable`: the labels of the servers that could not be listed, of which the model reads.
+    """
+    match request.response.tool_choice:
+        case {"type": "allowed_tools", "tools": [_, *_] as tools} if not offer.routing:
+            labels = {tool.get("server_label") for tool in tools}
+            return _describe_none_of(tools) if labels.isdisjoint(unavailable) else None
+        case _:
+            return None
+
+
+def _describe_none_of(tools: Sequence[Mapping[str, Any]]) -> str:
+    named = (f"{tool.get('server_label')}.{tool['name']}" for tool in tools if tool.get("name"))
+    names = ", ".join(list(dict.fromkeys(named))[:_NAMED_MAX])
+    what = f", such as {names}," if names else ""
+    return f"tool_choice allows only tools{what} that their servers do not list or `allowed_tools` excludes"
 
 
 def _demands_call(choice: Any) -> bool:

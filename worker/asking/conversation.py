@@ -46,6 +46,7 @@ from shared.responses import (
     ResponseRequest,
 )
 from shared.turns import answers_in
+from shared.waiting_calls import CALLS
 from worker.asking.answer_order import answers_in_order
 from worker.asking.arguments import read_written
 from worker.asking.earlier import as_before, items_as_before
@@ -230,13 +231,13 @@ def _render_items(items: Sequence[InputItem]) -> list[ChatMessage]:
 
     An output belongs to the last call before it with its id, since clients repeat ids in later turns.
     """
-    called: dict[str, str] = {}
+    called: dict[tuple[type[InputItem], str], str] = {}
     refused = _refused_in(items)
     answers = set(answers_in(items))
     rendered: list[Sequence[ChatMessage]] = []
     for index, item in enumerate(items):
         if isinstance(item, InputFunctionCall | ClientCall):
-            called[item.call_id] = _recipient_of(item)
+            called[type(item), item.call_id] = _recipient_of(item)
         rendered.append(_render_item(item, called, refused.get(index), is_answer=index in answers))
     return in_order(items, rendered, _call_and_answer)
 
@@ -270,12 +271,12 @@ def _refused_in(items: Sequence[InputItem]) -> dict[int, InputMcpApprovalRequest
 
 def _render_item(
     item: InputItem,
-    called: Mapping[str, str],
+    called: Mapping[tuple[type[InputItem], str], str],
     refused: InputMcpApprovalRequest | None,
     *,
     is_answer: bool,
 ) -> Sequence[ChatMessage]:
-    """Renders one item. `called`: call_id -> the recipient of that call; `refused`: the call that the item
+    """Renders one item. `called`: the recipients of the calls before it; `refused`: the call that the item
     refuses, or None."""
     match item:
         case InputMessage():
@@ -288,7 +289,7 @@ def _render_item(
         case InputFunctionCall() | ClientCall():
             return [call_message(_recipient_of(item), item.arguments)]
         case FunctionCallOutput() | CustomToolCallOutput():
-            recipient = called.get(item.call_id or "") or _named_by(item)
+            recipient = called.get((CALLS[type(item)], item.call_id or "")) or _named_by(item)
             return [tool_message(recipient, _text_of(item.output))]
         case ClientAnswer():
             recipient = f"{FUNCTIONS}.{client_tools.answered_by(item).type}"

@@ -16,10 +16,11 @@ from shared import events as ev
 from shared import lifecycle
 from shared.in_turn import UnmadeCall
 from shared.lifecycle import TerminalEvent
-from shared.responses import Response
+from shared.responses import Response, ResponseError
 from shared.store.log.closing import closing_of
 from shared.store.owning.lease import Lease
 from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
+from worker.asking.constraint import find_missing
 from worker.asking.conversation import call_message, tool_message
 from worker.asking.joined_calls import FORMAT_OF_JOINED_CALLS, join_calls
 from worker.harmony.tokens import NEXT_TURN, ChatMessage, to_wire
@@ -143,6 +144,7 @@ class Attempt:
             await self.compactor.compact()
             return await self._close(is_cut=False)
         prompt = self.prepared.prompt.tokens + await self._run_approved_calls()
+        self._check_choice()
         answer: list[int] = []
         while True:
             prompt = await self._keep_within_context(prompt)
@@ -164,6 +166,13 @@ class Attempt:
             prompt = await self._compact_if_due(prompt + generated + answer, goes_on=goes_on)
             if not goes_on:
                 return await self._close(is_cut=is_cut)
+
+    def _check_choice(self) -> None:
+        """Raises Hopeless before the first token if none of the tools that the model may call is there."""
+        prepared = self.prepared
+        missing = find_missing(self.record.request, prepared.offer, prepared.unavailable.keys())
+        if missing is not None and not self.generation.logged:
+            raise Hopeless(ResponseError("invalid_prompt", missing))
 
     def _note_turn(self, begin: int, awaited: Sequence[Awaited]) -> None:
         """Notes how the calls of a turn stand, whose first item has the output_index `begin`."""
