@@ -5,8 +5,6 @@ Owns the lifespan and the headers of every answer; contains no route and no rule
 
 import asyncio
 import logging
-import os
-import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -23,6 +21,7 @@ from api.held_bodies import Bodies
 from api.hub import Hub
 from api.request_names import begin_request
 from api.routes import chat, conversations, health, models, responses, sockets
+from api.server import end_with
 from api.services import Services
 from api.sockets import Sockets
 from api.sse import EventStreams
@@ -157,7 +156,7 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
         if tenants.is_in_file:
             running.append(asyncio.create_task(tenants.run(), name="reader of the tenants file"))
         for task in running:
-            task.add_done_callback(_end_with)
+            task.add_done_callback(end_with)
         try:
             yield
         finally:
@@ -168,11 +167,3 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
             await redis.close()
 
     return build(settings, tenants, lifespan)
-
-
-def _end_with(task: "asyncio.Task[None]") -> None:
-    """Ends the process, which without this task would leave its readers waiting; a supervisor restarts it."""
-    if task.cancelled():
-        return
-    _log.critical("the %s has stopped", task.get_name(), exc_info=task.exception())
-    os.kill(os.getpid(), signal.SIGTERM)

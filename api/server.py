@@ -6,7 +6,9 @@ streams, are the caller's.
 
 import asyncio
 import logging
+import os
 import resource
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -122,3 +124,11 @@ def configure(
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
         **of_sockets,
     )
+
+
+def end_with(task: "asyncio.Task[None]") -> None:
+    """Ends the process, which without this task would leave its readers waiting; a supervisor restarts it."""
+    if task.cancelled():
+        return
+    _log.critical("the %s has stopped", task.get_name(), exc_info=task.exception())
+    os.kill(os.getpid(), signal.SIGTERM)

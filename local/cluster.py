@@ -4,9 +4,10 @@ Owns the order of startup and shutdown, and the data folder; `supervisor.py` run
 """
 
 import asyncio
+import json
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, NoReturn, Self
@@ -48,6 +49,8 @@ class Cluster:
     redis_url: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     root: Path = ROOT
+    cells: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Cell -> the base URLs of its API nodes. If there are any, only a router in front of them runs."""
     redis_urls: Mapping[str, str] = field(default_factory=dict)
     """Process (`worker-0`) -> its own URL of Redis, if it differs from `redis_url`."""
     ready_timeout_s: float | None = None
@@ -61,7 +64,7 @@ class Cluster:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._lock: IO[str] | None = None
         self._warden: Warden | None = None
-        self._owns_valkey = not self.redis_url
+        self._owns_valkey = not self.redis_url and not self.cells
 
     async def __aenter__(self) -> Self:
         limit_s = self.ready_timeout_s
@@ -86,8 +89,8 @@ class Cluster:
 
     @property
     def urls(self) -> list[str]:
-        """The base URLs of the API nodes, without a path."""
-        return [f"http://{ports.HOST}:{keeper.role.port}" for keeper in self._of("api")]
+        """The base URLs of the API nodes or of the router, without a path."""
+        return [f"http://{ports.HOST}:{keeper.role.port}" for keeper in self._of("router", "api")]
 
     @property
     def logs(self) -> Path:
@@ -124,6 +127,10 @@ class Cluster:
         self._warden = Warden()
         if self._owns_valkey:
             await self._start_valkey()
+        if self.cells:
+            named = json.dumps({name: {"nodes": list(urls)} for name, urls in self.cells.items()})
+            self._keep(self._make_site({"ANTIPHON_CELLS": named}).plan_router(api_ports[0]))
+            return
         site = self._make_site({"ANTIPHON_REDIS_URL": self.redis_url})
         for number, port in enumerate(api_ports):
             self._keep(self._with_own_redis(site.plan_api(number, port)))
@@ -246,6 +253,10 @@ class Cluster:
         return ClusterRecord(identify(os.getpid()), self.redis_url, tuple(roles))
 
     async def _is_ready(self) -> bool:
+        for keeper in self._of("router"):
+            self.missing = await readiness.find_missing_cells(keeper.role.port or 0) or ""
+            if self.missing:
+                return False
         for keeper in self._of("api"):
             assert keeper.role.port is not None
             missing = await readiness.find_missing(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from local import record, status
+from local.cells import Cells
 from local.cluster import Cluster, PortTaken
 from local.models import join_engine_args, name_models
 from local.record import FolderInUse
@@ -20,6 +21,7 @@ from local.up import run_until_signalled
 from local.valkey import ValkeyError
 
 _PROCESSES_MAX = 64
+_CELLS_MAX = 8
 _EXPECTED = (DeadOnArrival, DependencyMissing, FolderInUse, PortTaken, ValkeyError, TimeoutError, OSError)
 
 
@@ -56,6 +58,8 @@ def run_up(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     check_dependencies(
         chosen_or_set.get("ANTIPHON_ENGINE", "scripted"), chosen_or_set.get("ANTIPHON_PYTHON_TOOL", "monty")
     )
+    if chosen.cells > 1 and chosen.redis_url:
+        parser.error("argument --cells: each cell has a Valkey of its own, so there can be no --redis-url")
     cluster = Cluster(
         data=chosen.data,
         apis=chosen.apis,
@@ -65,7 +69,8 @@ def run_up(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
         redis_url=chosen.redis_url,
         settings=settings,
     )
-    asyncio.run(run_until_signalled(cluster, ends_with_parent=chosen.end_with_parent))
+    running = Cells(cluster, chosen.cells) if chosen.cells > 1 else cluster
+    asyncio.run(run_until_signalled(running, ends_with_parent=chosen.end_with_parent))
     return 0
 
 
@@ -113,6 +118,13 @@ def _add_up(up: argparse.ArgumentParser) -> None:
         help="API nodes listen on 127.0.0.1:P, P+1, …; 0 takes any free ports (default: %(default)s)",
     )
     up.add_argument("--apis", type=count, default=1, metavar="N", help="API nodes (default: 1)")
+    up.add_argument(
+        "--cells",
+        type=_make_range(1, _CELLS_MAX),
+        default=1,
+        metavar="N",
+        help="whole clusters, each a cell, with a router on port P in front (default: 1, without one)",
+    )
     up.add_argument("--workers", type=count, default=1, metavar="N", help="workers (default: 1)")
     up.add_argument("--tool-runners", type=count, default=1, metavar="N", help="tool runners (default: 1)")
     up.add_argument(

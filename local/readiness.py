@@ -21,6 +21,17 @@ async def find_missing(port: int, *, workers: int, tool_runners: int) -> str | N
     return describe_missing(status, body, workers=workers, tool_runners=tool_runners)
 
 
+async def find_missing_cells(port: int) -> str | None:
+    """Describes what the router on this port lacks; returns None if every node of its cells is ready."""
+    try:
+        _, body = await asyncio.to_thread(_get_ready, port)
+        cells = json.loads(body)["cells"]
+        waiting = [name for name, seen in cells.items() if seen["ready"] < seen["nodes"]]
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return "the router does not answer yet"
+    return f"the router waits for the nodes of the cells {', '.join(waiting)}" if waiting else None
+
+
 def describe_missing(status: int, body: bytes, *, workers: int, tool_runners: int) -> str | None:
     """Describes what is missing according to an answer to GET /ready; returns None if nothing is.
 

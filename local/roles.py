@@ -17,7 +17,7 @@ from local.models import name_models
 from local.ports import HOST
 from local.supervisor import Role
 
-STOP_ORDER = (("api",), ("worker", "tool_runner", "webhooks"), ("valkey",))
+STOP_ORDER = (("router",), ("api",), ("worker", "tool_runner", "webhooks"), ("valkey",))
 """The roles that accept work end first, the one that holds the log last."""
 
 LOOPBACK = '["127.0.0.0/8","::1"]'
@@ -54,6 +54,10 @@ class Site:
     def plan_api(self, number: int, port: int) -> Role:
         command = (sys.executable, "-m", "api", "--host", HOST, "--port", str(port))
         return self.plan("api", number, command, port)
+
+    def plan_router(self, port: int) -> Role:
+        command = (sys.executable, "-m", "api.cells", "--host", HOST, "--port", str(port))
+        return self.plan("router", 0, command, port)
 
     def plan_module(self, kind: str, number: int) -> Role:
         return self.plan(kind, number, (sys.executable, "-m", kind))

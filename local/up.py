@@ -9,13 +9,14 @@ import signal
 import sys
 from contextlib import suppress
 
+from local.cells import Cells
 from local.cluster import Cluster
 from local.seed import make_curl
 
 _REPORT_INTERVAL_S = 10.0
 
 
-async def run_until_signalled(cluster: Cluster, *, ends_with_parent: bool) -> None:
+async def run_until_signalled(cluster: Cluster | Cells, *, ends_with_parent: bool) -> None:
     """Starts the cluster, reports when it is ready, and ends it on SIGINT, SIGTERM or SIGHUP.
 
     Raises what Cluster does.
@@ -55,7 +56,7 @@ def cancel_on_signal(task: "asyncio.Task[None]", *, ends_with_parent: bool) -> N
         loop.add_reader(parent, end_with_parent)
 
 
-async def _run(cluster: Cluster) -> None:
+async def _run(cluster: Cluster | Cells) -> None:
     await cluster.start()
     while True:
         try:
@@ -70,7 +71,7 @@ async def _run(cluster: Cluster) -> None:
     await cluster.until_broken()
 
 
-def _announce(cluster: Cluster) -> None:
+def _announce(cluster: Cluster | Cells) -> None:
     print(f"ready {cluster.urls[0]}", flush=True)
     report("here a request's server_url may lead to this machine; elsewhere ANTIPHON_EGRESS_NETWORKS decides")
     report(f"logs are in {cluster.logs}; Ctrl-C ends everything; try:\n\n{make_curl(cluster.urls[0])}\n")

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from shared.responses import Dialect
-from shared.setting_types import KeepAliveForm, ModelName
+from shared.setting_types import CellName, CellNodes, KeepAliveForm, ModelName
 
 
 class ApiSettings(BaseModel):
@@ -122,6 +122,16 @@ class ApiSettings(BaseModel):
     continue them."""
     redis_timeout_s: float = Field(2.0, gt=0)
     """How long one command may wait for Redis; after that, a request gets 503."""
+
+    # Routers
+    cells: dict[CellName, CellNodes] = {}
+    """The cells in front of which a router stands, by their names (`cell` of all of their processes)."""
+    cell_probe_s: float = Field(1.0, gt=0)
+    """How often a router asks each API node whether it is ready."""
+    cell_probe_timeout_s: float = Field(3.0, gt=0)
+    """A node that has not answered by then is away."""
+    cell_connect_timeout_s: float = Field(1.0, gt=0)
+    """How long a router tries to connect to a node before it tries another."""
 
     @field_validator("cors_origins")
     @classmethod

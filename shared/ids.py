@@ -13,6 +13,17 @@ _CONTAINER_ID = re.compile(r"cntr_([a-z0-9]{1,8})_([0-9a-f]{32})\Z")
 _CONVERSATION_ID = re.compile(r"conv_([a-z0-9]{1,8})_([0-9a-f]{32})\Z")
 
 
+_OF_A_CELL = re.compile(r"[a-z]{2,8}_([a-z0-9]{1,8})_[0-9a-f]{32}(?:_.{1,64})?\Z", re.DOTALL)
+
+
+def cell_of(text: str) -> str | None:
+    """Returns the cell that an id of ours names: of a response, a conversation, an item, a call, a container.
+
+    None if it has another form, as ids have that clients make."""
+    found = _OF_A_CELL.match(text)
+    return found[1] if found else None
+
+
 def new_response_id(cell: str) -> str:
     """Returns `resp_<cell>_<32 hex>`; the cell names the Redis primary that holds the response."""
     return f"resp_{cell}_{secrets.token_hex(16)}"

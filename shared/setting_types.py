@@ -3,7 +3,7 @@
 import base64
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 
 def _check_range(text: str) -> str:
@@ -20,6 +20,19 @@ ModelName = Annotated[str, Field(pattern=r"^[^\s@{}]{1,256}$")]
 
 PortRange = Annotated[str, Field(pattern=r"^[0-9]{1,5}(-[0-9]{1,5})?$"), AfterValidator(_check_range)]
 """A port, or the first and the last of a range: `443`, `1024-65535`."""
+
+
+NodeUrl = Annotated[str, Field(pattern=r"^https?://([A-Za-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?$")]
+CellName = Annotated[str, Field(pattern=r"^[a-z0-9]{1,8}$")]
+
+
+class CellNodes(BaseModel, frozen=True, extra="forbid"):
+    """A cell as a router sees it."""
+
+    nodes: tuple[NodeUrl, ...] = Field(min_length=1)
+    """Where its API nodes answer, or a proxy in front of them."""
+    weight: float = Field(1.0, ge=0, le=1_000)
+    """Its share of what names no cell; 0: it takes no new responses."""
 
 
 def check_key(key: SecretStr) -> None:

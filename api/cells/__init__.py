@@ -1,0 +1,1 @@
+"""The router in front of several cells: sends each request to the cell that has what it names."""

@@ -1,0 +1,122 @@
+"""Knows the API nodes of each cell, and which of them can be used now.
+
+Owns probing, and what a failed connection says about a node; which cell a request goes to, others decide.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from api.cells.upstream import Broken, Sent, Unreached, Upstream
+from shared.settings import Settings
+
+_READY = Sent(b"GET", b"/ready", ((b"host", b"127.0.0.1"),))
+_READY_BYTES_MAX = 64 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+class Health(IntEnum):
+    """The better ones are the lower ones."""
+
+    READY = 0
+    """It can be given anything. Before it was probed, a node counts as ready."""
+    ANSWERING = 1
+    """It answers, but cannot take new responses: its Redis is away, it has no worker, or it ends."""
+    AWAY = 2
+
+
+@dataclass
+class Node:
+    url: str
+    upstream: Upstream
+    health: Health = Health.READY
+
+
+@dataclass(frozen=True, slots=True)
+class CellState:
+    """What is known of a cell."""
+
+    weight: float
+    nodes: tuple[Node, ...]
+
+    @property
+    def health(self) -> Health:
+        return min(node.health for node in self.nodes)
+
+    def usable(self, chance: Callable[[], float] = random.random) -> list[Node]:
+        """Returns the nodes that answer, the ready ones first, and else in a random order."""
+        nodes = [node for node in self.nodes if node.health is not Health.AWAY]
+        return sorted(nodes, key=lambda node: (node.health, chance()))
+
+
+class Fleet:
+    """All cells. `run` keeps what is known of them up to date."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._interval_s = settings.cell_probe_s
+        self._timeout_s = settings.cell_probe_timeout_s
+        self.cells = {
+            name: CellState(
+                cell.weight,
+                tuple(
+                    Node(url, Upstream(url, settings.cell_connect_timeout_s, settings.http_send_timeout_s))
+                    for url in cell.nodes
+                ),
+            )
+            for name, cell in settings.cells.items()
+        }
+
+    def weights(self, worst: Health) -> dict[str, float]:
+        """Returns the weights of the cells whose health is `worst` or better."""
+        return {name: cell.weight for name, cell in self.cells.items() if cell.health <= worst}
+
+    def note_away(self, node: Node, why: Exception) -> None:
+        """Takes a node out until it is probed with success."""
+        self._set(node, Health.AWAY, str(why))
+
+    async def run(self) -> None:
+        """Probes every node again and again, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for node in self._nodes():
+                group.create_task(self._watch(node), name=f"probe of {node.url}")
+
+    async def probe_all(self) -> None:
+        """Probes every node once."""
+        await asyncio.gather(*map(self._probe, self._nodes()))
+
+    def close(self) -> None:
+        for node in self._nodes():
+            node.upstream.close()
+
+    def _nodes(self) -> Iterable[Node]:
+        return [node for cell in self.cells.values() for node in cell.nodes]
+
+    async def _watch(self, node: Node) -> None:
+        while True:
+            await self._probe(node)
+            await asyncio.sleep(self._interval_s)
+
+    async def _probe(self, node: Node) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await node.upstream.send(_READY)
+                try:
+                    await answer.read_head()
+                    await answer.read_whole(_READY_BYTES_MAX)
+                finally:
+                    answer.close()
+        except (Unreached, Broken, TimeoutError) as error:
+            self._set(node, Health.AWAY, str(error) or "no answer in time")
+        else:
+            is_ready = answer.status == 200
+            self._set(node, Health.READY if is_ready else Health.ANSWERING, f"it answers {answer.status}")
+
+    def _set(self, node: Node, health: Health, why: str) -> None:
+        if node.health is not health:
+            level = logging.INFO if health is Health.READY else logging.WARNING
+            _log.log(level, "node %s is %s now: %s", node.url, health.name.lower(), why)
+            node.health = health

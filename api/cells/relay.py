@@ -1,0 +1,111 @@
+"""Passes one request on to a cell, and its answer back, piece by piece as it comes.
+
+Owns the order in which nodes are tried, and that no request is sent twice which may have been accepted; which
+cells may answer, the caller decides.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from api.cells.fleet import CellState, Fleet
+from api.cells.upstream import Answer, Broken, Headers, Sent, Unreached
+from api.errors import RETRY_AFTER, ClientError, StreamCut
+
+_OF_ONE_CONNECTION = frozenset(
+    {
+        *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"te", b"trailer"),
+        *(b"transfer-encoding", b"upgrade", b"http2-settings", b"expect"),
+    }
+)
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing."""
+_NODES_MAX = 3
+"""How many nodes of one cell are tried for one request."""
+
+_log = logging.getLogger(__name__)
+
+
+def sent_of(request: Request, body: bytes) -> Sent:
+    """Returns a request as it is passed on: the same line, headers and body."""
+    scope = request.scope
+    query = scope["query_string"]
+    target = scope["raw_path"] + (b"?" + query if query else b"")
+    headers = [(key, value) for key, value in passed_on(scope["headers"]) if key != b"content-length"]
+    return Sent(scope["method"].encode(), target, headers, body)
+
+
+def passed_on(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Returns the headers of a request or an answer without those that concern one connection only."""
+    named = {
+        name.strip().lower() for key, value in headers if key == b"connection" for name in value.split(b",")
+    }
+    return [(key, value) for key, value in headers if key not in _OF_ONE_CONNECTION and key not in named]
+
+
+class Relay:
+    """Asks the nodes of cells."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def ask(self, cells: Sequence[CellState], sent: Sent, *, is_repeatable: bool) -> Answer:
+        """Returns the answer of the first of the cells that can be reached.
+
+        `is_repeatable`: whether nothing is done twice if two nodes of these cells are asked; only then a
+        request is sent again that may have been read. Raises ClientError: a 502 if a node may have read it
+        and none has answered, a 503 if none has read it.
+        """
+        is_sent = False
+        for cell in cells:
+            for node in cell.usable()[:_NODES_MAX]:
+                try:
+                    answer = await node.upstream.send(sent)
+                    if not is_repeatable:
+                        sent.let_go()
+                    await answer.read_head()
+                    return answer
+                except Unreached as error:
+                    self._fleet.note_away(node, error)
+                except Broken as error:
+                    _log.warning("node %s has not answered a request: %s", node.url, error)
+                    is_sent = True
+                    if not is_repeatable:
+                        raise _unanswered() from error
+        raise _unanswered() if is_sent else away()
+
+
+def away() -> ClientError:
+    message = "The part of this service that has to answer cannot be reached. Try again later."
+    return ClientError(503, message, "service_unavailable", headers=RETRY_AFTER)
+
+
+def _unanswered() -> ClientError:
+    message = (
+        "The part of this service that was asked has ended its connection without an answer. What was asked "
+        "may have been done."
+    )
+    return ClientError(502, message, "server_error")
+
+
+class Passed(Response):
+    """An answer of a node, passed on as it comes. If it breaks off, so does this one."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [field for field in passed_on(self._answer.headers) if field[0] != b"date"]
+        start = {"type": "http.response.start", "status": self._answer.status, "headers": headers}
+        try:
+            await send(start)
+            async for chunk in self._answer.chunks():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except Broken as error:
+            raise StreamCut(f"its node has broken off: {error}") from None
+        finally:
+            self._answer.close()

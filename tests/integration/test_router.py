@@ -1,0 +1,303 @@
+"""A router in front of stand-ins for API nodes: who is asked, what is never asked twice, how streams pass."""
+
+import asyncio
+import hashlib
+from typing import Any
+
+import httpx
+import pytest
+
+from api.tenants import Tenants
+from shared.ids import item_id, new_conversation_id, new_response_id
+from shared.tenants_file import Roster
+from tests.cells import NOT_READY, Asked, FakeNode, answer_of, routing
+from tests.patience import until
+
+A, B, UNKNOWN = (new_response_id(cell) for cell in ("a", "b", "zz"))
+CREATE = {"model": "m", "input": "hi"}
+
+
+def two() -> tuple[FakeNode, FakeNode, dict[str, list[FakeNode]]]:
+    a, b = FakeNode("a"), FakeNode("b")
+    return a, b, {"a": [a], "b": [b]}
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str | None, str | None]:
+    error = answer.json()["error"]
+    return answer.status_code, error["param"], error["code"]
+
+
+async def test_an_id_in_the_path_or_the_body_leads_to_its_cell_with_all_that_was_sent() -> None:
+    a, b, cells = two()
+    async with routing(cells) as (_, client):
+        headers = {"authorization": "Bearer k", "x-own": "1", "accept": "text/event-stream"}
+        await client.get(f"/v1/responses/{B}?stream=true&starting_after=3", headers=headers)
+        await client.post(f"/v1/responses/{B}/cancel")
+        await client.delete(f"/v1/conversations/{new_conversation_id('b')}/items/x%2Fy")
+        body = {**CREATE, "input": [{"type": "item_reference", "id": item_id("msg", B, 0)}]}
+        await client.post("/v1/responses", json=body, headers=headers)
+    assert a.asked == []
+    read, cancel, removal, create = b.asked
+    assert read.target == f"/v1/responses/{B}?stream=true&starting_after=3"
+    assert headers.items() <= read.headers.items()
+    assert read.headers["host"].startswith("127.0.0.1:")
+    assert (cancel.method, removal.method) == ("POST", "DELETE")
+    assert removal.target.endswith("/items/x%2Fy")
+    assert create.json == body
+    assert headers.items() <= create.headers.items()
+
+
+async def test_what_names_no_cell_goes_by_weight_and_a_key_stays_with_its_cell() -> None:
+    _, _, cells = two()
+    async with routing(cells, weights={"b": 0}) as (_, client):
+        for _ in range(5):
+            assert (await client.post("/v1/responses", json=CREATE)).json() == {"cell": "a"}
+    async with routing(cells) as (_, client):
+        by_key = {}
+        for key in map(str, range(12)):
+            answers = [
+                await client.post("/v1/responses", json=CREATE, headers={"idempotency-key": key})
+                for _ in "123"
+            ]
+            (by_key[key],) = {answer.json()["cell"] for answer in answers}
+        assert set(by_key.values()) == {"a", "b"}
+        assert (await client.get(f"/v1/responses/{UNKNOWN}")).json()["cell"] in "ab"
+
+
+async def test_ids_of_two_cells_are_refused_before_any_cell_is_asked() -> None:
+    a, b, cells = two()
+    async with routing(cells) as (_, client):
+        body = {**CREATE, "previous_response_id": A, "conversation": new_conversation_id("b")}
+        answer = await client.post("/v1/responses", json=body)
+    assert error_of(answer) == (400, "conversation", "invalid_value")
+    assert answer.headers["x-request-id"].startswith("req_")
+    assert (a.asked, b.asked) == ([], [])
+
+
+async def test_creates_leave_a_dead_cell_but_ids_and_keys_do_not() -> None:
+    a, b, cells = two()
+    async with routing(cells) as (router, client):
+        headers = {"idempotency-key": ""}
+        for key in map(str, range(100)):
+            headers = {"idempotency-key": key}
+            if (await client.post("/v1/responses", json=CREATE, headers=headers)).json() == {"cell": "a"}:
+                break
+        await a.stop()
+        b.asked.clear()
+        for _ in range(8):  # also those that meet it before it is probed
+            assert (await client.post("/v1/responses", json=CREATE)).json() == {"cell": "b"}
+        refused = [
+            await client.post("/v1/responses", json=CREATE, headers=headers),
+            await client.get(f"/v1/responses/{A}"),
+            await client.post("/v1/responses", json={**CREATE, "previous_response_id": A}),
+        ]
+        assert [error_of(each) for each in refused] == [(503, None, "service_unavailable")] * 3
+        assert all(each.headers["retry-after"] == "1" for each in refused)
+        assert len(b.asked) == 8
+        await a.start()
+        await router.fleet.probe_all()
+        assert (await client.get(f"/v1/responses/{A}")).json() == {"cell": "a"}
+
+
+async def test_a_cell_that_is_not_ready_takes_no_creates_but_is_still_read() -> None:
+    a, b, cells = two()
+    async with routing(cells) as (router, client):
+        a.readiness = NOT_READY
+        await router.fleet.probe_all()
+        for _ in range(5):
+            assert (await client.post("/v1/responses", json=CREATE)).json() == {"cell": "b"}
+        assert (await client.get(f"/v1/responses/{A}")).json() == {"cell": "a"}
+        assert (await client.get("/ready")).json()["cells"]["a"] == {"ready": 0, "nodes": 1}
+        b.readiness = NOT_READY
+        await router.fleet.probe_all()
+        assert (await client.get("/ready")).status_code == 503
+        assert (await client.post("/v1/responses", json=CREATE)).json()["cell"] in "ab"
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+async def test_a_create_that_may_have_been_accepted_is_repeated_in_its_cell_only_and_only_with_a_key(
+    keyed: bool,
+) -> None:
+    first, second, other = FakeNode("a"), FakeNode("a"), FakeNode("b")
+
+    async def break_off(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    for node in (first, second):
+        node.answering = break_off
+    async with routing({"a": [first, second], "b": [other]}, weights={"b": 0}) as (_, client):
+        headers = {"idempotency-key": "k"} if keyed else {}
+        answer = await client.post("/v1/responses", json=CREATE, headers=headers)
+    assert error_of(answer) == (502, None, "server_error")
+    assert len(first.asked) + len(second.asked) == (2 if keyed else 1)
+    assert other.asked == []
+
+
+async def test_a_reading_is_repeated_on_another_node_of_its_cell() -> None:
+    broken, sound = FakeNode("a"), FakeNode("a")
+
+    async def break_off(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    broken.answering = break_off
+    async with routing({"a": [broken, sound]}) as (_, client):
+        for _ in range(6):
+            assert (await client.get(f"/v1/responses/{A}")).status_code == 200
+    assert len(sound.asked) == 6
+
+
+async def test_events_pass_as_they_come_and_a_broken_stream_ends_broken() -> None:
+    a, _, cells = two()
+    go_on = asyncio.Event()
+
+    async def stream(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        writer.write(head + b"9\r\ndata: 1\n\n\r\n")
+        await go_on.wait()
+        writer.write(b"9\r\ndata: 2\n\n\r\n")
+        await writer.drain()
+        if "whole" in asked.target:
+            writer.write(b"0\r\n\r\n")
+        else:
+            writer.close()
+
+    a.answering = stream
+    async with routing(cells) as (_, client):
+        async with client.stream("GET", f"/v1/responses/{A}?whole") as answer:
+            chunks = answer.aiter_raw()
+            assert await anext(chunks) == b"data: 1\n\n"  # the second is not sent before this
+            go_on.set()
+            assert b"".join([chunk async for chunk in chunks]) == b"data: 2\n\n"
+        async with client.stream("GET", f"/v1/responses/{A}") as answer:
+            received: list[bytes] = []
+            with pytest.raises(httpx.RemoteProtocolError):
+                await collect(answer, received)
+            assert b"".join(received) == b"data: 1\n\ndata: 2\n\n"
+
+
+async def collect(answer: httpx.Response, received: list[bytes]) -> None:
+    async for chunk in answer.aiter_raw():
+        received.append(chunk)
+
+
+@pytest.mark.parametrize("has_head", [True, False])
+async def test_a_client_that_leaves_ends_its_request_to_the_cell(has_head: bool) -> None:
+    a, _, cells = two()
+    has_come, has_left = asyncio.Event(), asyncio.Event()
+
+    async def wait(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        if has_head:
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n")
+        has_come.set()
+        await until(asked.has_been_left)
+        has_left.set()
+
+    a.answering = wait
+    async with routing(cells) as (_, client):
+        reading = asyncio.create_task(
+            client.post("/v1/responses", json={**CREATE, "previous_response_id": A})
+        )
+        await has_come.wait()
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await until(has_left.is_set)
+
+
+def list_of(*entries: tuple[str, int], has_more: bool = False, after: str = "-") -> bytes:
+    data = [{"id": id_, "status": "completed"} for id_, _ in entries]
+    places = " ".join([after, *(str(created_ms) for _, created_ms in entries)])
+    return answer_of({"object": "list", "data": data, "has_more": has_more}, Antiphon_Places=places)
+
+
+async def test_a_list_is_of_all_cells_in_order_a_page_at_a_time() -> None:
+    """The stand-ins list as API nodes do (`test_response_list.py`)."""
+    ids = {cell: [new_response_id(cell) for _ in range(3)] for cell in "ab"}
+    made = {
+        "a": list(zip(ids["a"], (60, 40, 20), strict=True)),
+        "b": list(zip(ids["b"], (50, 40, 10), strict=True)),
+    }
+    a, b, cells = two()
+
+    def listing(name: str) -> Any:
+        async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            query = httpx.URL(asked.target).params
+            place, after = asked.headers["antiphon-place"], query.get("after", "")
+            known = dict(made[name])
+            after_ms = known.get(after) or (int(place) if place != "?" else None)
+            if after and after_ms is None:
+                writer.write(answer_of({"error": {"param": "response_id", "code": "x"}}, 404))
+                return
+            rest = sorted(((ms, id_) for id_, ms in made[name]), reverse=True)
+            if after_ms is not None:
+                rest = [each for each in rest if each < (after_ms, after)]
+            limit = int(query["limit"])
+            page = [(id_, ms) for ms, id_ in rest[:limit]]
+            writer.write(list_of(*page, has_more=len(rest) > limit, after=str(after_ms or "-")))
+
+        return answer
+
+    a.answering, b.answering = listing("a"), listing("b")
+    wanted = [id_ for _, id_ in sorted(((ms, id_) for cell in "ab" for id_, ms in made[cell]), reverse=True)]
+    async with routing(cells) as (_, client):
+        for limit in (1, 2, 4, 100):
+            seen: list[str] = []
+            has_more, query = True, {"limit": str(limit)}
+            while has_more:
+                page = (await client.get("/v1/responses", params=query)).json()
+                seen += [each["id"] for each in page["data"]]
+                assert (page["first_id"], page["last_id"]) == (page["data"][0]["id"], seen[-1])
+                has_more, query["after"] = page["has_more"], seen[-1]
+            assert seen == wanted, limit
+        query = {"limit": "9", "after": new_response_id("a")}
+        assert error_of(await client.get("/v1/responses", params=query))[0] == 404
+        query["after"] = UNKNOWN
+        assert error_of(await client.get("/v1/responses", params=query))[0] == 404
+        assert error_of(await client.get("/v1/responses?limit=0")) == (400, "limit", "invalid_value")
+        await b.stop()
+        answer = await client.get("/v1/responses?limit=9")
+        assert [each["id"] for each in answer.json()["data"]] == ids["a"]
+        assert answer.headers["antiphon-cells-missing"] == "b"
+        gone = await client.get(f"/v1/responses?limit=9&after={ids['b'][0]}")
+        assert error_of(gone) == (503, None, "service_unavailable")
+
+
+async def test_the_router_refuses_by_itself_what_no_cell_needs_to_see() -> None:
+    a, b, cells = two()
+    tenants = Tenants(Roster({hashlib.sha256(b"k").hexdigest(): "t"}))
+    async with routing(cells, tenants, body_bytes_max=1_000, bodies_bytes_max=2_000) as (_, client):
+        assert (await client.get("/health")).json() == {"status": "ok"}
+        assert error_of(await client.post("/v1/responses", json=CREATE)) == (401, None, "invalid_api_key")
+        headers = {"authorization": "Bearer k"}
+        large = await client.post("/v1/responses", content=b"x" * 1_001, headers=headers)
+        assert error_of(large) == (413, None, "request_too_large")
+        upgrade = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+        upgrade["sec-websocket-key"] = "AAAAAAAAAAAAAAAAAAAAAA=="
+        socket = await client.get("/v1/responses", headers=headers | upgrade)
+        assert error_of(socket) == (426, None, "websocket_not_supported")
+        assert (a.asked, b.asked) == ([], [])
+        assert (await client.post("/v1/responses", json=CREATE, headers=headers)).status_code == 200
+
+
+async def test_a_router_that_ends_cuts_its_streams_and_refuses_who_still_waits() -> None:
+    a, _, cells = two()
+    come: list[str] = []
+
+    async def wait(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        come.append(asked.target)
+        if asked.method == "GET":
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n")
+        await until(asked.has_been_left)
+
+    a.answering = wait
+    async with routing(cells) as (router, client):
+        body = {**CREATE, "previous_response_id": A}
+        waiting = asyncio.create_task(client.post("/v1/responses", json=body))
+        async with client.stream("GET", f"/v1/responses/{A}?stream=true") as answer:
+            chunks = answer.aiter_raw()
+            assert await anext(chunks) == b"x"
+            await until(lambda: len(come) == 2)
+            router.is_draining = True
+            router.end_streams()
+            with pytest.raises(httpx.RemoteProtocolError):
+                await anext(chunks)
+        assert error_of(await waiting) == (503, None, "service_unavailable")
