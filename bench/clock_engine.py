@@ -7,6 +7,7 @@ as those of a batch do. `words.py` owns the words.
 import asyncio
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -66,6 +67,9 @@ class ClockEngine:
     context_tokens_max = 2**31 - 1
     names: Sequence[str] = ()
     adapters: Sequence[str] = ()
+
+    def sequences_max(self) -> int:
+        return sys.maxsize
 
     def __init__(self) -> None:
         self._beats: dict[tuple[int, int], _Beat] = {}

@@ -5,6 +5,7 @@ Owns what stands for the engine and for the connection to Redis; between them ev
 
 import asyncio
 import gc
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -44,6 +45,9 @@ class HandEngine:
     context_tokens_max = 2**31 - 1
     names: Sequence[str] = ()
     adapters: Sequence[str] = ()
+
+    def sequences_max(self) -> int:
+        return sys.maxsize
 
     def __init__(self) -> None:
         self.sinks: list[Sink] = []

@@ -101,6 +101,8 @@ class Settings(ApiSettings, ToolSettings, BaseSettings):
     script: Path | None = None
     script_adapters: list[ModelName] = []
     """The adapters that the engine `scripted` says it has."""
+    script_sequences_max: int = Field(0, ge=0)
+    """The generations that the engine `scripted` says it can run at once; 0: any number."""
     engine_silence_max_s: float = Field(120.0, gt=0)
     """An engine that has requests but produces no token for this long counts as dead; its worker exits."""
     engine_args: str = ""

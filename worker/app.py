@@ -17,6 +17,7 @@ from shared.store import job_queue, keys
 from shared.store.job_queue import BytesRoom
 from shared.store.log.appender import Appender
 from shared.store.owning import draining, fleet, presence
+from shared.store.owning.fleet import AboutWorker
 from shared.store.owning.sweeper import sweep
 from shared.store.redis.client import RedisClient
 from shared.store.redis.subscription import Subscription
@@ -30,7 +31,7 @@ from worker.response.gathering import Gathering
 from worker.response.remote_tools import RemoteTools
 from worker.response.resources import Resources
 from worker.response.stepper import Stepper
-from worker.serving import describe_served
+from worker.serving import capacity_of, describe_served, engine_room
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,11 @@ _log = logging.getLogger(__name__)
 def make_engine(settings: Settings) -> Engine:
     """Returns the engine that the settings name, not yet started. Raises EngineUnavailable, ScriptError."""
     if settings.engine == "scripted":
-        return ScriptedEngine(Script.load(settings.script), adapters=settings.script_adapters)
+        return ScriptedEngine(
+            Script.load(settings.script),
+            adapters=settings.script_adapters,
+            sequences_max=settings.script_sequences_max,
+        )
     try:
         from worker.engines.vllm.engine import VllmEngine, read_engine_args
     except ModuleNotFoundError as missing:
@@ -74,6 +79,17 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
         Ownership(resources, owner, queues),
         TokenCounter(redis, resources.stepper, settings.python_tool),
     )
+
+    def about() -> AboutWorker:
+        capacity = capacity_of(settings, engine)
+        return AboutWorker(
+            served, settings.engine, capacity, ownership.running, tools.responses, settings.place
+        )
+
+    def room() -> int:
+        free = engine_room(engine, ownership.running, tools.responses)
+        return min(ownership.room(), free) - counter.pending
+
     ownership.start()
     drained = asyncio.Event()
     services: list[Coroutine[Any, Any, None]] = [
@@ -82,7 +98,7 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
         sweep(redis, settings, settings.sweep_interval_s),
         archive_due(redis, settings),
         presence.maintain(redis, "worker", owner),
-        fleet.maintain(redis, owner, lambda: ownership.announce(served)),
+        fleet.maintain(redis, owner, about),
         draining.watch(redis, owner, drained),
     ]
     taking = job_queue.serve(
@@ -92,7 +108,7 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
             "start_response": ownership.start_response,
             "count_input_tokens": counter.count_input_tokens,
         },
-        lambda: ownership.room() - counter.pending,
+        room,
         BytesRoom(
             settings.records_bytes_max,
             lambda: settings.records_bytes_max - ownership.large_bytes - counter.large_bytes,

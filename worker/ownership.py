@@ -27,7 +27,6 @@ from shared.store.log.closing import cancel, closing_of, end_at_once
 from shared.store.log.response_log import NewEntry, TailLost
 from shared.store.owning import lease
 from shared.store.owning.claiming import Claimant
-from shared.store.owning.fleet import AboutWorker, Served
 from shared.store.owning.lease import Acquired, Lease, LeaseLost, Loss
 from shared.store.records import response_store
 from shared.store.redis.connections import REDIS_AWAY
@@ -79,22 +78,15 @@ class Ownership:
     # --- taking work ----------------------------------------------------------------------------
 
     def room(self) -> int:
-        """Returns the number of further responses that this worker may take now."""
+        """Returns the number of further responses that this worker may have now."""
         if self._is_draining:
             return 0
         return self._settings.responses_in_flight_max - len(self._tasks)
 
-    def announce(self, served: Sequence[Served]) -> AboutWorker:
-        """Returns what this worker announces, with what it is doing now."""
-        settings, running = self._settings, len(self._tasks)
-        return AboutWorker(
-            served,
-            settings.engine,
-            capacity=settings.responses_in_flight_max,
-            responses=running,
-            is_draining=self._is_draining,
-            place=settings.place,
-        )
+    @property
+    def running(self) -> int:
+        """The number of responses that it has."""
+        return len(self._tasks)
 
     async def claim(self, room: Room) -> Taken:
         """Claims waiting work (`claim.lua`); attempts at new responses begin at once.

@@ -142,6 +142,10 @@ class Engine(Protocol):
         Raises EngineUnavailable.
         """
 
+    def sequences_max(self) -> int:
+        """Returns how many generations it could run at once, as long as those under way are; a further one
+        would wait in the engine, where no other worker can take it."""
+
     async def generate(
         self,
         prompt: Sequence[int],

@@ -58,6 +58,11 @@ class RemoteTools:
         if waiting := self._waiting.get(name.decode()):
             waiting.notified.set()
 
+    @property
+    def responses(self) -> int:
+        """The number of responses that wait for a call."""
+        return len({call.lease.key for call in self._waiting.values()})
+
     async def call(self, lease: Lease, call_index: int, task: ToolTask, *, is_repeatable: bool) -> ToolResult:
         """Journals the task and waits for its result; a failure is a ToolFailure.
 

@@ -29,13 +29,14 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AboutWorker(msgspec.Struct, frozen=True):
-    """One worker. `capacity`: how many responses it may have; `responses`: how many it has."""
+    """One worker. `capacity`: how many responses it can run at once; `responses`: how many it has, `waiting`
+    of which wait for tools."""
 
     served: Sequence[Served]
     engine: str
     capacity: int
     responses: int = 0
-    is_draining: bool = False
+    waiting: int = 0
     place: str = ""
 
     @property

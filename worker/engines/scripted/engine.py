@@ -6,6 +6,7 @@ model, and sees nothing but the prompt's tokens.
 
 import asyncio
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from msgspec.structs import replace
@@ -30,12 +31,21 @@ _NOTHING_YET = TokenChunk(())
 
 
 class ScriptedEngine:
-    """Plays `script`. `pace` overrides the pace of every scene; `adapters` all say the same."""
+    """Plays `script`. `pace` overrides the pace of every scene; `adapters` all say the same; `sequences_max`:
+    how many generations it says it can run, 0 for any number."""
 
     context_tokens_max = 2**31 - 1
     names: Sequence[str] = ()
 
-    def __init__(self, script: Script, *, pace: Pace | None = None, adapters: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        script: Script,
+        *,
+        pace: Pace | None = None,
+        adapters: Sequence[str] = (),
+        sequences_max: int = 0,
+    ) -> None:
+        self._sequences_max = sequences_max or sys.maxsize
         self._script, self._pace, self.adapters = script, pace, adapters
         self._metronome = _Metronome()
         self._is_started = False
@@ -49,6 +59,9 @@ class ScriptedEngine:
     @property
     def requests_under_way(self) -> int:
         return len(self._under_way)
+
+    def sequences_max(self) -> int:
+        return self._sequences_max
 
     async def generate(
         self,

@@ -35,6 +35,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from worker.engines.feed import Feed
 from worker.engines.protocol import EngineDead, EngineUnavailable, Sampling, Sink, Unsupported
+from worker.engines.vllm.capacity import Contexts
 from worker.engines.vllm.constraints import REFUSAL, scheduler_name, to_extra_args
 from worker.engines.vllm.outputs import StepOutputs, read_output
 from worker.engines.vllm.pulse import Pulse
@@ -96,6 +97,7 @@ class VllmEngine:
         self._outputs: StepOutputs | None = None
         """None: outputs come by vLLM's public way."""
         self._under_way: set[str] = set()
+        self._contexts = Contexts()
         self._pulse = Pulse(silence_max_s)
         self.context_tokens_max = 0
 
@@ -126,6 +128,16 @@ class VllmEngine:
     def requests_under_way(self) -> int:
         return 0 if self._engine is None else self._engine.get_num_unfinished_requests()
 
+    def sequences_max(self) -> int:
+        """As `max_num_seqs` and the blocks of the KV cache allow. Layers with a window need fewer blocks, so
+        the cache holds more than this reckons."""
+        if self._engine is None:
+            return 0
+        config = self._engine.vllm_config
+        cache = config.cache_config
+        tokens = (cache.num_gpu_blocks or 0) * cache.block_size
+        return self._contexts.sequences_max(config.scheduler_config.max_num_seqs, tokens)
+
     async def generate(
         self,
         prompt: Sequence[int],
@@ -143,6 +155,7 @@ class VllmEngine:
             raise ValueError(f"request_id {request_id!r} is in use")
         params = _make_params(sampling)
         self._under_way.add(request_id)
+        self._contexts.add(request_id, len(prompt))
         try:
             self._pulse.begin(request_id)
             adapter, tokens = self._adapters.get(model), tokens_input(list(prompt))
@@ -165,6 +178,7 @@ class VllmEngine:
         finally:
             self._pulse.end(request_id)
             self._under_way.discard(request_id)
+            self._contexts.discard(request_id)
 
     async def _pass_on(
         self, outputs: AsyncGenerator[RequestOutput, None], sink: Sink, top_logprobs: int | None
