@@ -9,7 +9,8 @@ docs/adr/0020-where-a-server-url-may-lead.md.
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -30,6 +31,9 @@ _LOOKUPS_MAX = 256
 _lookups = ThreadPoolExecutor(_LOOKUPS_MAX, thread_name_prefix="lookup")
 """Threads apart from all others: a name whose servers are silent occupies a thread until the system gives up,
 and the default pool has few, which the operator's own names need."""
+_in_progress: dict[tuple[str, int], Future[list[str]]] = {}
+"""The lookups in progress. A silent name occupies its thread for longer than a connection waits for it, so
+all who ask for it share one."""
 
 _NOT_PUBLIC_4 = tuple(
     IPv4Network(network)
@@ -168,6 +172,35 @@ def _read_range(text: str) -> tuple[int, int]:
 
 async def _resolve(host: str, port: int) -> list[str]:
     """Resolves names, and spellings such as `127.1`, `0x7f000001` and `2130706433`, as the system does."""
-    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    found = await asyncio.get_running_loop().run_in_executor(_lookups, look_up)
+    asked = host, port
+    lookup = _in_progress.get(asked)
+    if lookup is None:
+        lookup = _in_progress[asked] = _lookups.submit(_look_up, host, port)
+        lookup.add_done_callback(lambda _: _in_progress.pop(asked, None))
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[str]] = loop.create_future()
+    lookup.add_done_callback(partial(_report, loop, found))
+    return await found
+
+
+def _look_up(host: str, port: int) -> list[str]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[0]).partition("%")[0] for *_, address in found]
+
+
+def _report(
+    loop: asyncio.AbstractEventLoop, found: "asyncio.Future[list[str]]", lookup: Future[list[str]]
+) -> None:
+    """Tells one who waits in an event loop, from the lookup's thread, what it has found."""
+
+    def tell() -> None:
+        error = lookup.exception()
+        if found.done():  # it waits no longer
+            return
+        if error is None:
+            found.set_result(lookup.result())
+        else:
+            found.set_exception(error)
+
+    with suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(tell)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from shared.egress import Egress, GuardedTransport, NotAllowed, RefusedByRule, Resolve, is_public
 from shared.settings import Settings
+from tests.patience import PATIENCE_S
 
 PUBLIC = "93.184.215.14"
 PUBLIC_6 = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
@@ -182,3 +184,38 @@ async def test_a_redirect_is_checked_like_any_address() -> None:
         with contextlib.suppress(httpx2.ConnectError):
             await http.get("https://tools.example/mcp", follow_redirects=True)
     assert [sent.url.host for sent in way_out.requests] == [PUBLIC]
+
+
+async def test_all_who_ask_for_a_silent_name_share_one_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lasts for longer than they wait; a thread for each would leave none for the names of others."""
+    released, asked = threading.Event(), list[str]()
+
+    def be_silent(host: str, port: int, **_: object) -> list[Any]:
+        asked.append(host)
+        assert released.wait(PATIENCE_S)
+        return [(None, None, None, None, (PUBLIC, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", be_silent)
+    rule, url = Egress.of(Settings()), httpx2.URL("https://silent.example/")
+    try:
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await rule.find(url)
+        others = asyncio.gather(*(rule.find(url) for _ in range(3)))
+        await asyncio.sleep(0)
+    finally:
+        released.set()
+    assert await others == [[PUBLIC]] * 3
+    assert asked == ["silent.example"]
+    assert await rule.find(url) == [PUBLIC]
+    assert len(asked) == 2, "nothing is remembered"
+
+
+async def test_a_name_that_is_not_found_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_host: str, _port: int, **_: object) -> list[Any]:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(socket.gaierror):
+        await Egress.of(Settings()).find(httpx2.URL("https://unknown.example/"))
