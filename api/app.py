@@ -8,12 +8,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.cluster_metrics import refresh
 from api.compression import Compression
 from api.door import Door
 from api.errors import install_handlers, shorten
@@ -26,6 +28,7 @@ from api.services import Services
 from api.sockets import Sockets
 from api.sse import EventStreams
 from api.tenants import Tenants
+from shared import metrics, metrics_listener
 from shared.ids import new_owner, new_request_id
 from shared.settings import Settings
 from shared.store.owning import presence
@@ -64,6 +67,8 @@ class AnswerHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] in _STARTS:
+                route = getattr(scope.get("route"), "path", metrics.OTHER)
+                metrics.HTTP_REQUESTS.labels(route, message.get("status", 101)).inc()
                 message.setdefault("headers", [])
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
@@ -130,8 +135,11 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
             replicas=settings.durable_replicas,
         )
         listener = RedisClient.connect_listener(settings.redis_url)
-        hub = Hub(redis, listener, settings)
+        hub, name = Hub(redis, listener, settings), new_owner("api", settings.place)
         services = app.state.services = Services(redis, hub, settings, clock, tenants)
+
+        async def count_sockets() -> None:
+            metrics.SOCKETS.set(len(app.state.sockets))
 
         def end_streams() -> None:
             app.state.has_ended = True
@@ -149,9 +157,13 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
             # Workers sweep too; this one keeps waiting responses alive while there is no worker, and keeps
             # Redis's pulse.
             asyncio.create_task(sweep(redis, settings, settings.sweep_interval_s), name="sweeper"),
-            asyncio.create_task(
-                presence.maintain(redis, "api", new_owner("api", settings.place)), name="presence"
-            ),
+            asyncio.create_task(presence.maintain(redis, "api", name), name="presence"),
+        ]
+        running += [
+            asyncio.create_task(service, name="metrics")
+            for service in metrics_listener.services(
+                settings, "api", name, [partial(refresh, redis), hub.refresh_metrics, count_sockets]
+            )
         ]
         if tenants.is_in_file:
             running.append(asyncio.create_task(tenants.run(), name="reader of the tenants file"))

@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Protocol
 
 from api.errors import NodeEnding
+from shared import metrics
 from shared.race import race
 from shared.rota import Rota
 from shared.settings import Settings
@@ -37,6 +38,8 @@ _WOKEN_MAX = 32
 _READS_MAX = 16
 """The number of pages read at once: a quarter of the connections to Redis, so that a thousand readers that
 arrive together wait for each other, and other calls do not wait for them."""
+_MEASURED_MAX = 1_000
+"""The number of readers that are measured at once."""
 _SLICE_BYTES = 64 * 1024
 """How much is joined and passed on at once, unless a single frame or message is larger."""
 
@@ -109,6 +112,10 @@ class _Reader:
         self._messages.clear()
         self._messages_bytes = 0
         self._woken.set()
+
+    @property
+    def buffered_bytes(self) -> int:
+        return self._frames_bytes + self._messages_bytes
 
     def hold(self, entries: list[Entry]) -> None:
         """Buffers a page's frames, to be taken one slice at a time."""
@@ -212,8 +219,21 @@ class Hub:
         for reader in self._readers.get(channel, ()):
             reader.take(published)
 
+    async def refresh_metrics(self) -> None:
+        readers = [*chain.from_iterable(self._readers.values())]
+        behind = buffered_bytes = 0
+        for first in range(0, len(readers), _MEASURED_MAX):
+            for reader in readers[first : first + _MEASURED_MAX]:
+                behind += not reader.is_waiting
+                buffered_bytes += reader.buffered_bytes
+            await asyncio.sleep(0)
+        metrics.HUB_READERS.set(len(readers))
+        metrics.HUB_BEHIND.set(behind)
+        metrics.HUB_BUFFERED.set(buffered_bytes)
+
     def _on_gap(self) -> None:
         """Makes every reader read its log, as messages may have been missed."""
+        metrics.HUB_GAPS.inc()
         waking = asyncio.create_task(self._wake([*chain.from_iterable(self._readers.values())]))
         self._waking.add(waking)
         waking.add_done_callback(self._waking.discard)

@@ -13,6 +13,7 @@ import msgspec
 
 from api.bodies.includes import check_sealing
 from api.compacted import answer_of
+from api.delivery import delivery
 from api.errors import (
     ResponseLost,
     cannot_cancel,
@@ -204,9 +205,12 @@ class Reading:
         frames = self._follower.follow(key, after, sink, arrival)
         announced = arrival.announced if arrival else ""
         watch = self.watchers.present(key, announced) if is_watched else nullcontext()
-        async with watch, aclosing(frames):
-            async for some in frames:
-                yield some
+        with delivery() as told:
+            async with watch, aclosing(frames):
+                async for some in frames:
+                    told.latest = some
+                    yield some
+            told.is_whole = True
 
     async def resume(
         self, key: ResponseKey, state: State, cursor: Cursor, sink: LiveSink | None = None

@@ -56,6 +56,9 @@ class Sockets:
         self._open: set[SocketProtocol] = set()
         self.remembered = Remembered(settings.sockets_kept_bytes_max)
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     def check_room(self) -> None:
         """Raises ClientError if no connection can be upgraded: one of HTTP does as well."""
         if self._settings.sockets_max == 0:

@@ -14,7 +14,7 @@ from typing import Self
 
 from bench import words
 from worker.engines.feed import Feed
-from worker.engines.protocol import Sampling, Sink, TokenChunk
+from worker.engines.protocol import EngineFigures, Sampling, Sink, TokenChunk
 from worker.engines.scripted.prompt import read_prompt
 from worker.harmony.tokens import CHANNEL, MESSAGE, RETURN, encode
 
@@ -102,6 +102,9 @@ class ClockEngine:
             timer.cancel()
             ending.cancel()
             feed.close()
+
+    def figures(self) -> EngineFigures:
+        return EngineFigures()
 
     async def wait_until_dead(self) -> None:
         await self._stopped.wait()

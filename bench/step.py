@@ -27,7 +27,7 @@ from shared.store.redis.connections import pack_command
 from shared.store.redis.joint_scripts import Gathered, StoreCall
 from tests.memory import NOW_S, MemoryTools, lease_of
 from tests.requests import make_request
-from worker.engines.protocol import Sampling, Sink, TokenChunk
+from worker.engines.protocol import EngineFigures, Sampling, Sink, TokenChunk
 from worker.harmony.tokens import CHANNEL, MESSAGE, encode
 from worker.response.attempt import run_attempt
 from worker.response.gathering import Gathering
@@ -67,6 +67,9 @@ class HandEngine:
         self.sinks.append(sink)
         await asyncio.get_running_loop().create_future()
 
+    def figures(self) -> EngineFigures:
+        return EngineFigures()
+
     async def wait_until_dead(self) -> None:
         await asyncio.get_running_loop().create_future()
 
@@ -83,6 +86,7 @@ class PackingPipe:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.sent_bytes = 0
 
     async def run_many(self, calls: Sequence[StoreCall]) -> list[Any]:
         b"".join([pack_command(command) for command in Gathered(calls).commands])

@@ -46,6 +46,8 @@ class Cluster:
     webhooks: int = 1
     """Runs none if the tenants file registers no webhook when it starts."""
     port: int = 0
+    metrics_port: int = 0
+    """Where the first process serves its metrics, the next one by one further; 0: none does."""
     redis_url: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     root: Path = ROOT
@@ -65,6 +67,8 @@ class Cluster:
         self._lock: IO[str] | None = None
         self._warden: Warden | None = None
         self._owns_valkey = not self.redis_url and not self.cells
+        self._measured = 0
+        """The number of processes that have a port for their metrics."""
 
     async def __aenter__(self) -> Self:
         limit_s = self.ready_timeout_s
@@ -133,12 +137,12 @@ class Cluster:
             return
         site = self._make_site({"ANTIPHON_REDIS_URL": self.redis_url})
         for number, port in enumerate(api_ports):
-            self._keep(self._with_own_redis(site.plan_api(number, port)))
+            self._keep(self._with_own(site.plan_api(number, port)))
         webhooks = self.webhooks if has_webhooks(site.environment) else 0
         modules = {"worker": self.workers, "tool_runner": self.tool_runners, "webhooks": webhooks}
         for kind, count in modules.items():
             for number in range(count):
-                self._keep(self._with_own_redis(site.plan_module(kind, number)))
+                self._keep(self._with_own(site.plan_module(kind, number)))
 
     async def until_ready(self) -> None:
         """Returns when every API node sees enough workers and tool runners. Raises DeadOnArrival."""
@@ -206,12 +210,15 @@ class Cluster:
         environment = make_environment(os.environ, settings, keep_seal_key(self.data))
         return Site(self.root, environment, self.logs)
 
-    def _with_own_redis(self, role: Role) -> Role:
-        if role.name not in self.redis_urls:
-            return role
-        return replace(
-            role, environment={**role.environment, "ANTIPHON_REDIS_URL": self.redis_urls[role.name]}
-        )
+    def _with_own(self, role: Role) -> Role:
+        """Returns the role with the settings that it does not share with others."""
+        own: dict[str, str] = {}
+        if role.name in self.redis_urls:
+            own["ANTIPHON_REDIS_URL"] = self.redis_urls[role.name]
+        if self.metrics_port:
+            own["ANTIPHON_METRICS_PORT"] = str(self.metrics_port + self._measured)
+            self._measured += 1
+        return replace(role, environment={**role.environment, **own}) if own else role
 
     async def _start_valkey(self) -> None:
         port = ports.find_free(1)[0]
@@ -248,8 +255,11 @@ class Cluster:
         for keeper in self._keepers:
             role = keeper.role
             pid, started = keeper.identity or (None, None)
+            metrics = int(role.environment.get("ANTIPHON_METRICS_PORT", 0)) or None
             log = str(role.log)
-            roles.append(RoleRecord(role.kind, role.number, pid, started, role.port, log, keeper.restarts))
+            roles.append(
+                RoleRecord(role.kind, role.number, pid, started, role.port, log, keeper.restarts, metrics)
+            )
         return ClusterRecord(identify(os.getpid()), self.redis_url, tuple(roles))
 
     async def _is_ready(self) -> bool:

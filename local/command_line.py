@@ -66,6 +66,7 @@ def run_up(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
         workers=chosen.workers,
         tool_runners=chosen.tool_runners,
         port=chosen.port,
+        metrics_port=chosen.metrics_port,
         redis_url=chosen.redis_url,
         settings=settings,
     )
@@ -116,6 +117,14 @@ def _add_up(up: argparse.ArgumentParser) -> None:
         default=8000,
         metavar="P",
         help="API nodes listen on 127.0.0.1:P, P+1, …; 0 takes any free ports (default: %(default)s)",
+    )
+    up.add_argument(
+        "--metrics-port",
+        type=_make_range(0, 65_535),
+        default=0,
+        metavar="P",
+        help="each process serves its metrics for Prometheus, on 127.0.0.1:P, P+1, …; `python -m local "
+        "status` shows which where (default: none does)",
     )
     up.add_argument("--apis", type=count, default=1, metavar="N", help="API nodes (default: 1)")
     up.add_argument(

@@ -31,6 +31,7 @@ class RoleRecord:
     port: int | None
     log: str
     restarts: int
+    metrics_port: int | None = None
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from local.record import ClusterRecord, RoleRecord
 from shared.redis_url import redact
 from shared.table import lay_out
 
-_HEAD = ("role", "pid", "port", "alive", "restarts", "log")
+_HEAD = ("role", "pid", "port", "metrics", "alive", "restarts", "log")
 
 
 def show(data: Path) -> int:
@@ -41,5 +41,5 @@ def _judge(found: ClusterRecord) -> int:
 
 def _make_row(role: RoleRecord) -> tuple[str, ...]:
     is_alive = role.identity is not None and is_running(role.identity)
-    columns = (role.pid, role.port, "yes" if is_alive else "no", role.restarts, role.log)
+    columns = (role.pid, role.port, role.metrics_port, "yes" if is_alive else "no", role.restarts, role.log)
     return (role.name, *("-" if column is None else str(column) for column in columns))

@@ -51,6 +51,27 @@ def is_queued(stored: bytes) -> bool:
     return stored.startswith(b"event: response.queued\n")
 
 
+class _Status(msgspec.Struct):
+    status: str
+
+
+class _EndOfLog(msgspec.Struct):
+    response: _Status
+
+
+_ENDINGS = {b"response.completed": "completed", b"response.incomplete": "incomplete"}
+_read_ending = msgspec.json.Decoder(_EndOfLog).decode
+
+
+def status_at_end(frames: bytes) -> str | None:
+    """Returns the status that the last of these frames reports, or None if it does not end a response."""
+    start = frames.rfind(b"\n\nevent: ", 0, -2) + 2 if b"\n\nevent: " in frames else 0
+    name = frames[start + 7 : frames.find(b"\n", start)]
+    if name == b"response.failed":  # also of a response that was cancelled
+        return _read_ending(data_of(frames[start:])).response.status
+    return _ENDINGS.get(name)
+
+
 def data_of(stored: bytes) -> bytes:
     """Returns the JSON within a stored frame, for folding a log; a relay never calls it."""
     start = stored.index(b"\ndata: ") + 7

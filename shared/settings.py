@@ -58,6 +58,11 @@ class Settings(ApiSettings, ToolSettings, BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: LogFormat = "text"
     """Lines of text, or a JSON object on each line (docs/deploy.md)."""
+    metrics_port: int = Field(0, ge=0, le=65_535)
+    """Where the process answers GET /metrics, without a key; 0: nowhere. Each process of a machine needs its
+    own."""
+    metrics_host: str = "127.0.0.1"
+    """The address to listen on for that."""
 
     # Log
     response_retention_s: int = Field(30 * 86_400, gt=0)

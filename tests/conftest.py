@@ -16,7 +16,7 @@ from shared.settings import Settings
 from shared.store.log.appender import Appender
 from shared.store.redis.client import RedisClient
 from tests.patience import PATIENCE_S
-from tests.running import PATIENT, RunningCluster, start_cluster
+from tests.running import PATIENT, RunningCluster, find_free_row, start_cluster
 from tests.stalls import STALLS, TABLE_HEAD
 
 hypothesis.settings.register_profile(
@@ -92,6 +92,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     """Yields a cluster of two API nodes, a worker and a tool runner, shared by all tests that only call
     it."""
-    running = start_cluster(tmp_path_factory.mktemp("cluster") / "data", "--apis", "2", **PATIENT)
+    metrics = ("--metrics-port", str(find_free_row(4)))
+    running = start_cluster(tmp_path_factory.mktemp("cluster") / "data", "--apis", "2", *metrics, **PATIENT)
     yield running
     running.stop()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from local import ports
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +50,13 @@ class RunningCluster:
     def stop(self) -> None:
         self.launcher.terminate()
         self.launcher.communicate(timeout=PATIENCE_S)
+
+
+def find_free_row(count: int) -> int:
+    """Returns the first of `count` free ports in a row, below those that clusters and outgoing connections
+    take, and others than any other process of the tests finds."""
+    rows = range(10_000 + os.getpid() % 90 * 100, 19_000, count)
+    return next(first for first in rows if all(ports.is_free(port) for port in range(first, first + count)))
 
 
 def start_cluster(data: Path, *options: str, **environment: str) -> RunningCluster:

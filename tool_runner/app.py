@@ -6,7 +6,7 @@ Owns the wiring and the order of startup and shutdown; contains no rule about ca
 import asyncio
 import logging
 
-from shared import ids
+from shared import ids, metrics_listener
 from shared.race import race
 from shared.settings import Settings
 from shared.store import job_queue, keys
@@ -58,6 +58,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             presence.maintain(redis, ROLE, name),
             _relay_notifications(Subscription(listener), name, calls),
             keeper.run(),
+            *metrics_listener.services(settings, ROLE, name, [calls.refresh_metrics]),
             stop.wait(),
             asyncio.shield(beating),
         )

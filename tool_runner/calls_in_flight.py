@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import anyio
 
-from shared import logs
+from shared import logs, metrics
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.records import server_secrets
@@ -110,6 +110,11 @@ class CallsInFlight:
         return min(
             self._settings.tool_calls_in_flight_max - calling, self._settings.tool_calls_waiting_max - waiting
         )
+
+    async def refresh_metrics(self) -> None:
+        waiting = self._calling.waiting + self._sandboxes.waiting
+        metrics.TOOL_CALLS_IN_FLIGHT.labels("waiting").set(waiting)
+        metrics.TOOL_CALLS_IN_FLIGHT.labels("running").set(len(self._calls) - waiting)
 
     async def run(self) -> None:
         """Renews the claims until cancelled, also while calls are drained."""

@@ -28,7 +28,7 @@ from shared.tool_calls import (
     ToolTask,
 )
 from shared.web_search import SEARCH_META_KEY
-from tool_runner import answers, mcp_client, servers
+from tool_runner import answers, call_metrics, mcp_client, servers
 from tool_runner.answers import Answer
 from tool_runner.http_pool import HttpPools
 from tool_runner.kept_session import SessionStore
@@ -95,6 +95,24 @@ class Tools:
         `secrets`, `session`: those of the task's server_label. `store`: keeps the MCP session with that
         server between calls; without it, the session ends with the task. Raises only for a bug of ours.
         """
+        now_s, is_configured = asyncio.get_running_loop().time, task.server_label in self._configured
+        begun_s, outcome = now_s(), None
+        try:
+            outcome = await self._run_in_time(task, secrets, session, store, tenant, call)
+        finally:
+            result = None if outcome is None else outcome.result
+            call_metrics.count(task, result, now_s() - begun_s, is_configured=is_configured)
+        return outcome
+
+    async def _run_in_time(
+        self,
+        task: ToolTask,
+        secrets: ServerSecrets | None,
+        session: str | None,
+        store: SessionStore | None,
+        tenant: str,
+        call: str,
+    ) -> Outcome:
         run = _Run(store, Patience.of(self._settings), call)
         running = asyncio.create_task(self._run_within(run, task, secrets, session, tenant))
         try:

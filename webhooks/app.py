@@ -7,7 +7,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from shared import ids, tenants_file
+from shared import ids, metrics_listener, tenants_file
 from shared.egress import Egress
 from shared.process import Misuse
 from shared.race import race
@@ -36,6 +36,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         await race(
             sender.run(),
             presence.maintain(redis, ROLE, name),
+            *metrics_listener.services(settings, ROLE, name, [sender.refresh_metrics]),
             tenants_file.follow(path, roster, sender.take),
             stop.wait(),
         )

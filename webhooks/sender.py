@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from shared import logs
+from shared import logs, metrics
 from shared.settings import Settings
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.insisting import insist
@@ -97,6 +97,9 @@ class Sender:
     def take(self, roster: Roster) -> None:
         self._roster = roster
 
+    async def refresh_metrics(self) -> None:
+        metrics.WEBHOOKS_IN_FLIGHT.set(len(self._tasks))
+
     async def run(self) -> None:
         """Delivers what is due, until cancelled."""
         while True:
@@ -166,10 +169,12 @@ class Sender:
         response_id = claim.entry.response_id
         match outcome:
             case Delivered():
+                metrics.WEBHOOK_DELIVERIES.labels("delivered").inc()
                 await self._outbox.note_delivered(claim)
             case Undelivered():
                 match judge(claim, outcome, self._settings, random.uniform):
                     case TryAgain(entry, in_s):
+                        metrics.WEBHOOK_DELIVERIES.labels("failed").inc()
                         _log.info(
                             "%s: %s, %s is tried again in %.0f s",
                             claim.name,
@@ -179,6 +184,7 @@ class Sender:
                         )
                         await self._outbox.try_again(claim, entry, in_s)
                     case GivenUp(reason):
+                        metrics.WEBHOOK_DELIVERIES.labels("given_up").inc()
                         _log.warning("%s: %s is given up: %s", claim.name, response_id, reason)
                         await self._outbox.give_up(claim, reason)
 

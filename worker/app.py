@@ -7,9 +7,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
+from math import nan
 from typing import Any
 
-from shared import process
+from shared import metrics, metrics_listener, process
 from shared.ids import new_owner
 from shared.race import race
 from shared.settings import Settings
@@ -100,6 +102,10 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
         presence.maintain(redis, "worker", owner),
         fleet.maintain(redis, owner, about),
         draining.watch(redis, owner, drained),
+        resources.meter.run(),
+        *metrics_listener.services(
+            settings, "worker", owner, [partial(refresh_metrics, resources, ownership)]
+        ),
     ]
     taking = job_queue.serve(
         settings.redis_url,
@@ -144,6 +150,17 @@ async def _stay_drained(redis: RedisClient, owner: str, stopped: asyncio.Event) 
     """Waits to be stopped, without taking anything: a process that ended would be started again."""
     _log.info("worker %s is drained", owner)
     await race(stopped.wait(), presence.maintain(redis, draining.DRAINED, owner))
+
+
+async def refresh_metrics(resources: Resources, ownership: Ownership) -> None:
+    """Reads what the worker has, and what its engine says of itself."""
+    figures, meter = resources.engine.figures(), resources.meter
+    metrics.IN_FLIGHT.set(ownership.in_flight)
+    metrics.GENERATIONS.set(meter.generations)
+    metrics.STALLED.set(meter.stalled)
+    metrics.ENGINE_REQUESTS.labels("running").set(figures.running)
+    metrics.ENGINE_REQUESTS.labels("waiting").set(figures.waiting)
+    metrics.ENGINE_CACHE_USAGE.set(nan if figures.cache_usage is None else figures.cache_usage)
 
 
 async def relay_notifications(

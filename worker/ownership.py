@@ -8,17 +8,18 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from shared import lifecycle, logs
+from shared import lifecycle, logs, metrics
 from shared.events import ResponseFailed, StreamEvent
 from shared.frames import decode, frame
 from shared.ids import new_owner
 from shared.lifecycle import abandon, fold
 from shared.record_format import RECORD_FORMAT_OLDEST
 from shared.responses import Response, ResponseError, Usage
+from shared.service_tiers import served_tier
 from shared.store import keys
 from shared.store.job_queue import Room, Taken, bytes_of_large, ring_again
 from shared.store.keys import ResponseKey
@@ -37,6 +38,7 @@ from worker.lease_beat import LeaseBeat
 from worker.response.attempt import run_attempt
 from worker.response.history import Diverged, Unloadable, history_before, load_record
 from worker.response.hopeless import Hopeless
+from worker.response.meter import count_end
 from worker.response.resources import Resources
 from worker.response.unshown import read_unshown, unshown_records
 
@@ -86,6 +88,10 @@ class Ownership:
     @property
     def running(self) -> int:
         """The number of responses that it has."""
+        return len(self._tasks)
+
+    @property
+    def in_flight(self) -> int:
         return len(self._tasks)
 
     async def claim(self, room: Room) -> Taken:
@@ -185,16 +191,20 @@ class Ownership:
         try:
             await self._drive(acquired)
         except LeaseLost as lost:
+            metrics.LEASE_LOSSES.labels("fenced").inc()
             _log.info("%s: stopped, %s", held.key, lost)
         except REDIS_AWAY as away:
+            metrics.ATTEMPT_FAILURES.labels("redis_away").inc()
             _log.warning("%s: given up, Redis is unavailable: %s", held.key, away)
             self._follow_up(self._hand_over_when_possible(held))
         except EngineDead as dead:
+            metrics.ATTEMPT_FAILURES.labels("engine_died").inc()
             _log.error("%s: %s", held.key, dead)
             self.engine_died.set()
         except asyncio.CancelledError:
             raise
         except Exception:  # noqa: BLE001  a bug: it ends this attempt and no other
+            metrics.ATTEMPT_FAILURES.labels("crashed").inc()
             _log.exception("%s: the attempt crashed", held.key)
             await self._fail_if_possible(held, "The server had an error while generating the response.")
         finally:
@@ -207,29 +217,43 @@ class Ownership:
 
     async def _drive(self, acquired: Acquired) -> None:
         held = acquired.lease
+        if held.fencing_token > 1:
+            metrics.TAKEOVERS.labels("lapsed" if acquired.has_lapsed else "handed_over").inc()
         if acquired.format < RECORD_FORMAT_OLDEST:
+            metrics.ATTEMPT_FAILURES.labels("too_old").inc()
             reason = "The response was started by a version too old to be continued by this one."
             return await self._fail(held, ResponseError("server_error", reason))
         if acquired.deaths >= self._settings.owners_lost_max:
+            metrics.ATTEMPT_FAILURES.labels("owners_lost").inc()
             lost = f"{acquired.deaths} workers were lost while they had it, or could not load it"
             reason = f"The response was given up: {lost}."
             return await self._fail(held, ResponseError("server_error", reason))
         try:
             record = await load_record(self._resources.redis, self._resources.stepper, acquired)
         except Unloadable as unloadable:
+            metrics.ATTEMPT_FAILURES.labels("unloadable").inc()
             return await self._lose(held, unloadable)
+        if held.fencing_token == 1:
+            response = record.request.response
+            waited = metrics.QUEUE_WAIT.labels(
+                metrics.model_label(response.model), served_tier(response.service_tier)
+            )
+            waited.observe(acquired.age_ms / 1000)
         history = await history_before(self._resources.redis, acquired)
         if history.frames:
             _log.info("%s: continues after %d events", held.key, history.first + len(history.frames))
         try:
             await run_attempt(self._resources, held, record, history)
         except Hopeless as hopeless:
+            metrics.ATTEMPT_FAILURES.labels("refused").inc()
             await self._fail(held, hopeless.error)
         except TailLost as lost:
+            metrics.ATTEMPT_FAILURES.labels("tail_lost").inc()
             _log.error("%s: %s", held.key, lost)
             reason = "The end of the response was lost with the server that held it."
             await self._fail(held, ResponseError("server_error", reason))
         except Diverged as diverged:
+            metrics.ATTEMPT_FAILURES.labels("diverged").inc()
             _log.error("%s: %s", held.key, diverged)
             reason = "The response could not be continued exactly after its worker was lost."
             await self._fail(held, ResponseError("server_error", reason))
@@ -260,6 +284,7 @@ class Ownership:
         closing = closing_of(failed, held.key.tenant, self._settings, unshown=read_unshown(unshown))
         log = self._resources.appender.log_of(held.key)
         await self._resources.appender.write(log.close(held.proof, len(frames), entries, closing))
+        count_end(failed.response)
 
     async def _fail_if_possible(self, held: Lease, reason: str) -> None:
         error = ResponseError("server_error", reason)
@@ -286,10 +311,11 @@ class Ownership:
         """Called in the beat's thread; continues on the event loop."""
         self._loop.call_soon_threadsafe(self._give_up, lost, loss)
 
-    def _give_up(self, lost: Lease, loss: Loss) -> None:
+    def _give_up(self, lost: Lease, loss: Loss | Literal["cancelled"]) -> None:
         task = self._tasks.get(lost)
         if task is None:
             return
+        metrics.LEASE_LOSSES.labels(loss).inc()
         with logs.about(*lost.key, lost.fencing_token):
             _log.info("%s: %s, stopping", lost.key, loss)
         task.cancel()
@@ -311,7 +337,7 @@ class Ownership:
     def on_cancel(self, name: bytes) -> None:
         """Stops the attempt at the response of that name, which was cancelled; sooner than the beat would."""
         for held in self._leases.get(ResponseKey.parse(name.decode()), ()):
-            self._give_up(held, "lost")
+            self._give_up(held, "cancelled")
 
     async def drain(self) -> None:
         """Takes nothing more and hands over the running responses, so that other workers continue at once."""

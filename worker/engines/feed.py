@@ -16,6 +16,8 @@ class Feed:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
+        self.has_begun = False
+        """It was given something."""
         self.is_over = False
         """Nothing more is taken."""
         self.is_waiting = False
@@ -27,6 +29,7 @@ class Feed:
     def give(self, chunk: TokenChunk) -> None:
         if self.is_over:
             return
+        self.has_begun = True
         if self.is_waiting:
             self._kept.append(chunk)
             return

@@ -117,6 +117,18 @@ class Sink(Protocol):
         """Returns when more can be taken."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineFigures:
+    """What an engine says of itself, for metrics; None: it does not know."""
+
+    running: int = 0
+    """Requests that it generates."""
+    waiting: int = 0
+    """Requests that it has, and does not generate yet."""
+    cache_usage: float | None = None
+    """The part of its KV cache that is in use, 0 to 1."""
+
+
 class EngineUnavailable(Exception):
     """The engine cannot be created or started as configured; the message is for the operator."""
 
@@ -161,6 +173,9 @@ class Engine(Protocol):
         call after the other. `model` may name an adapter; any other name means the model itself. Cancelling
         frees the request. Raises EngineDead, Unsupported, and whatever the sink raises.
         """
+
+    def figures(self) -> EngineFigures:
+        """Returns what it knows now, at once."""
 
     async def wait_until_dead(self) -> None:
         """Returns when the engine has died by itself, even if nothing is being generated."""

@@ -33,6 +33,7 @@ from worker.response.generation import Generation
 from worker.response.history import History, LoadedRecord
 from worker.response.hopeless import Hopeless
 from worker.response.log_writer import LogWriter
+from worker.response.meter import count_end
 from worker.response.preparation import Preparation, Prepared, fit_into_context
 from worker.response.prompt import encode_message
 from worker.response.reasoning_items import EVENTS, TEXT_ALONE, ReasoningStyle
@@ -359,6 +360,7 @@ class Attempt:
         unshown, turns = self.reader.translation.unshown, self.notes.of(self.reader.items)
         closing = await self._call(lambda: closing_of(event, tenant, settings, request.input, unshown, turns))
         await self.writer.close(event, closing)
+        count_end(event.response, self.record.accepted_s)
 
     def _final_response(self) -> Response:
         request, wanted = self.record.request, dict[str, Any]()

@@ -31,6 +31,7 @@ from worker.harmony.tokens import STOP_TOKENS
 from worker.response.history import LoadedRecord
 from worker.response.hopeless import Hopeless
 from worker.response.log_writer import LogWriter
+from worker.response.meter import TurnPace
 from worker.response.resources import Resources
 from worker.response.token_record import LoggedToken, UnloggedTokens
 from worker.response.usage import Turn
@@ -77,6 +78,7 @@ class Generation:
     _finish: FinishReason | None = None
     """How the turn has ended, once it has."""
     _unlogged: UnloggedTokens = field(default_factory=UnloggedTokens)
+    _pace: TurnPace = field(default_factory=lambda: TurnPace(0, ()))
 
     async def run_turn(self, prompt: list[int], budget: int) -> tuple[list[int], bool]:
         """Runs a turn that the reader has begun.
@@ -127,13 +129,17 @@ class Generation:
     async def _continue(self, prompt: list[int], budget: int) -> FinishReason:
         """Generates the rest of the turn with the engine; returns how it ended."""
         sampling = await self._sampling(budget, len(self._generated))
-        with self.resources.gathering.stream():
-            await self.resources.engine.generate(
+        model, resources = self.record.request.response.model, self.resources
+        is_first = len(self.reader.turns) == 1 and not self._generated
+        accepted_s = self.record.accepted_s if is_first else None
+        measured = resources.meter.turn(model, len(prompt), self._generated, accepted_s)
+        with resources.gathering.stream(), measured as self._pace:
+            await resources.engine.generate(
                 prompt + self._generated,
                 sampling,
                 self,
                 request_id=f"{self.lease.key}:{self.lease.fencing_token}:{len(self.reader.turns)}",
-                model=self.record.request.response.model,
+                model=model,
             )
         if self._finish is None or self._finish == "abort":
             raise EngineDead("the engine ended a generation without finishing it")
@@ -149,6 +155,7 @@ class Generation:
         reader, writer, unlogged, generated = self.reader, self.writer, self._unlogged, self._generated
         if not generated:
             self._note_cached(chunk.cached_tokens)
+            self._pace.begin(chunk.cached_tokens)
         logprobs, is_ahead = chunk.logprobs, False
         for place, token in enumerate(chunk.token_ids):
             generated.append(token)

@@ -4,6 +4,7 @@ Owns the reading. A replay is an ordinary attempt that takes tokens and results 
 writer compares the events it makes with those in the log.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -43,11 +44,13 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class LoadedRecord:
-    """A request as it was accepted. `size`: bytes of its JSON; `format`: the record format of its log."""
+    """A request as it was accepted. `size`: bytes of its JSON; `format`: the record format of its log;
+    `accepted_s`: when it was (loop time), if that is known."""
 
     request: ResponseRequest
     size: int
     format: int
+    accepted_s: float | None = field(default=None, compare=False)
 
 
 class Unloadable(Exception):
@@ -59,12 +62,13 @@ async def load_record(redis: RedisClient, stepper: Stepper, acquired: Acquired) 
 
     Raises Unloadable, LeaseLost if the record is gone, REDIS_AWAY if Redis does not answer at all.
     """
+    accepted_s = asyncio.get_running_loop().time() - acquired.age_ms / 1000
     stored = acquired.request or await _read_request(redis, acquired.lease.key)
     try:
         request = await stepper.call(lambda: decode_request(stored), len(stored))
     except msgspec.DecodeError as error:
         raise Unloadable(f"it cannot be decoded: {error}") from error
-    return LoadedRecord(request, len(stored), acquired.format)
+    return LoadedRecord(request, len(stored), acquired.format, accepted_s)
 
 
 async def _read_request(redis: RedisClient, key: ResponseKey) -> bytes:

@@ -8,6 +8,7 @@ from shared.store.log.appender import Appender
 from shared.store.redis.client import RedisClient
 from worker.engines.protocol import Engine
 from worker.response.gathering import Gathering
+from worker.response.meter import Meter
 from worker.response.stepper import Stepper
 from worker.response.tool_results import ToolCaller
 
@@ -23,6 +24,7 @@ class Resources:
     """Whole seconds since the epoch, for `completed_at` only."""
     stepper: Stepper = field(default_factory=Stepper)
     gathering: Gathering = field(default_factory=lambda: Gathering(0.0))
+    meter: Meter = field(default_factory=Meter)
 
     @property
     def context_tokens_max(self) -> int:

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from shared import logs
+from shared import logs, metrics
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log.response_log import LogLimits, ResponseLog, Write
@@ -64,6 +64,10 @@ class Appender:
                 self._wake.clear()
                 batch = self._take_waiting()
                 replies = await self._send_all([write for write, _ in batch])
+                metrics.APPEND_BATCHES.value += 1
+                metrics.APPENDS.value += len(batch)
+                metrics.ENTRIES.value += sum([write.count for write, _ in batch])
+                metrics.APPENDED_BYTES.value = self._pipe.sent_bytes
                 for (write, on_outcome), reply in zip(batch, replies, strict=True):
                     try:
                         on_outcome(write.failure(reply))

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from shared import lifecycle
+from shared import lifecycle, metrics
 from shared.approvals import fingerprint
 from shared.compaction import as_shown
 from shared.events import ResponseCreated
@@ -161,6 +161,7 @@ async def _close(
     closing = closing_of(event, held.key.tenant, settings)
     log = ResponseLog(LogLimits.of(settings), held.key)
     await write_now(redis, log.close(held.proof, first, [NewEntry(frame(event, first))], closing))
+    metrics.RESPONSES.labels(metrics.model_label(event.response.model), closing.status).inc()
     return closing.snapshot
 
 

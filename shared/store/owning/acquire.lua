@@ -18,7 +18,7 @@
 -- the lease is taken by force. There are few such entries: the log writer sees to that.
 -- `record_bytes`: the size of the request, for an owner that must find room for it.
 -- -> {'acquired', fencing_token, next_sequence_number, deaths, format, usage, first_frame, record_bytes,
---    uncounted_tokens} | {'held'} | {'newer'} | {'closed'} | {'missing'}
+--    uncounted_tokens, age_ms, has_lapsed} | {'held'} | {'newer'} | {'closed'} | {'missing'}
 
 local function count_tokens_after(usage)
   local entries = string.match(usage, '"entries":(%d+)')
@@ -30,7 +30,7 @@ local function count_tokens_after(usage)
 end
 
 local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'owner', 'format', 'format_needed', 'usage',
-  'store', 'background')
+  'store', 'background', 'created_ms')
 if not fields[1] or fields[1] ~= '' then
   if force ~= 'kept' then redis.call('ZREM', active, member) end
   return {fields[1] and 'closed' or 'missing'}
@@ -54,4 +54,4 @@ if force ~= 'no' then
   first, uncounted_tokens = redis.call('XRANGE', log, '1-0', '1-0')[1], count_tokens_after(usage)
 end
 return {'acquired', token, redis.call('XLEN', log), deaths, format, usage, first and first[2][2] or '',
-  redis.call('HSTRLEN', state, 'request'), uncounted_tokens}
+  redis.call('HSTRLEN', state, 'request'), uncounted_tokens, now - tonumber(fields[9] or now), has_lapsed and 1 or 0}

@@ -14,7 +14,7 @@
 -- ARGV lock_ms# scan_max# bytes_max# large_bytes# state_pattern log_pattern owner lease_ttl_ms# known_format#
 --      granted_ttl_ms crowd_max# queues count_max# bytes_left# rings_on has_heard (tenant responses)…
 -- -> {is_left_for_bytes, {unheard_member, …}, {{queue, job_id, score, bytes, …}, …},
---     {member, fencing_token, next_sequence_number, deaths, format, request, …}}
+--     {member, fencing_token, next_sequence_number, deaths, format, request, age_ms, …}}
 local unheard = {}
 if has_heard == '1' then redis.call('DEL', granted) else unheard = redis.call('SMEMBERS', granted) end
 if redis.call('EXISTS', hush) == 1 then  -- it stops; a token that has woken it is for another taker
@@ -28,14 +28,15 @@ local function claim(queue, job_id, bytes)
   local member = string.match(job_id, '^(.*):%d+$')
   if not member or bytes > 0 then return nil end
   local state = string.format(state_pattern, member)
-  local fields = redis.call('HMGET', state, 'attempt', 'closed', 'lease_until_ms', 'format', 'request')
+  local fields = redis.call('HMGET', state, 'attempt', 'closed', 'lease_until_ms', 'format', 'request', 'created_ms')
   local format = tonumber(fields[4] or 1)  -- the first records had no number
   if fields[1] ~= '0' or fields[2] ~= '' or fields[3] ~= '0' or format > known_format then return nil end
   local deaths = grant(state, active, member, owner, 1, now + lease_ttl_ms, known_format, 0)
   redis.call('ZREM', queue, job_id)
   redis.call('DEL', 'arq:job:' .. job_id, 'arq:retry:' .. job_id)
   redis.call('SADD', granted, member)
-  return {member, 1, redis.call('XLEN', string.format(log_pattern, member)), deaths, format, fields[5]}
+  return {member, 1, redis.call('XLEN', string.format(log_pattern, member)), deaths, format, fields[5],
+    now - tonumber(fields[6] or now)}
 end
 
 local held = {}

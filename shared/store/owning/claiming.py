@@ -81,7 +81,7 @@ class Claimant:
         is_left, unheard, taken, begun = reply
         self._has_heard = True
         return Claimed(
-            [self._read_grant(*begun[place : place + 6]) for place in range(0, len(begun), 6)],
+            [self._read_grant(*begun[place : place + 7]) for place in range(0, len(begun), 7)],
             [ResponseKey.parse(member.decode()) for member in unheard],
             Taken(
                 [job for queue, *jobs in taken for job in Job.read(jobs, queue.decode())],
@@ -117,10 +117,19 @@ class Claimant:
         return self._bound
 
     def _read_grant(
-        self, member: bytes, token: int, entries: int, deaths: int, record_format: int, request: bytes
+        self,
+        member: bytes,
+        token: int,
+        entries: int,
+        deaths: int,
+        record_format: int,
+        request: bytes,
+        age_ms: int,
     ) -> Acquired:
         held = Lease(ResponseKey.parse(member.decode()), self._owner, token)
-        return Acquired(held, entries, deaths, record_format, record_bytes=len(request), request=request)
+        return Acquired(
+            held, entries, deaths, record_format, record_bytes=len(request), request=request, age_ms=age_ms
+        )
 
     async def hush(self) -> None:
         """Ends a wait for the doorbell. Nothing more is claimed then, and the claim that is under way answers

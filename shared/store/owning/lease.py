@@ -62,6 +62,10 @@ class Acquired:
     """The size of the request's JSON."""
     uncounted_tokens: int = 0
     """The number of tokens in the entries that `usage` does not cover, if the lease was seized."""
+    age_ms: int = 0
+    """How long ago the response was accepted."""
+    has_lapsed: int = 0
+    """1 if the owner before was lost, as its lease has lapsed."""
     request: bytes = b""
     """That JSON, if it came with the lease."""
 

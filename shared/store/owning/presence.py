@@ -6,6 +6,7 @@ node.
 
 import asyncio
 
+from shared import metrics
 from shared.ids import is_owner_at
 from shared.store import keys
 from shared.store.owning.lease import now_ms
@@ -15,18 +16,38 @@ from shared.store.redis.connections import REDIS_AWAY
 
 async def maintain(redis: RedisClient, role: str, name: str) -> None:
     """Announces a process until cancelled, then withdraws it."""
+    outage = _Outage()
     try:
         while True:
             try:
                 await announce(redis, role, name)
             except REDIS_AWAY:
-                pass  # readiness reports it
+                outage.note(is_away=True)  # readiness reports it
+            else:
+                outage.note(is_away=False)
             await asyncio.sleep(keys.PRESENCE_TTL_S / 3)
     finally:
         try:
             await redis.command("ZREM", keys.presence(role), name)
         except REDIS_AWAY:
             pass  # the announcement expires
+
+
+class _Outage:
+    """Counts the outages of Redis, as far as announcements notice them."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+        """When the outage began, or was counted last (loop time); None: there is none."""
+
+    def note(self, *, is_away: bool) -> None:
+        now_s = asyncio.get_running_loop().time()
+        metrics.REDIS_UP.set(not is_away)
+        if self._since_s is not None:
+            metrics.REDIS_AWAY_SECONDS.inc(now_s - self._since_s)
+        elif is_away:
+            metrics.REDIS_OUTAGES.inc()
+        self._since_s = now_s if is_away else None
 
 
 async def announce(redis: RedisClient, role: str, name: str) -> None:

@@ -223,6 +223,11 @@ class ScriptPipe:
         return await self.run(call) if isinstance(reply, NoScriptError) else _only([reply])
 
     @property
+    def sent_bytes(self) -> int:
+        """All that was sent."""
+        return self._pipe.sent_bytes
+
+    @property
     def wait_max_s(self) -> float:
         """How long a command that blocks may wait."""
         return self._pipe.wait_max_s

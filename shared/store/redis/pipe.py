@@ -33,6 +33,7 @@ class Pipe:
         self._timeout_s = timeout_s
         self._connection: Any = None
         self._wire: _Wire | None = None
+        self.sent_bytes = 0
 
     @property
     def wait_max_s(self) -> float:
@@ -45,6 +46,7 @@ class Pipe:
         Must not be called while another call runs. Raises REDIS_AWAY.
         """
         data = b"".join([pack_command(command) for command in commands])
+        self.sent_bytes += len(data)
         try:
             async with asyncio.timeout(self._timeout_s):
                 wire = await self._ready()

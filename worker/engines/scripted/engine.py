@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from msgspec.structs import replace
 
 from worker.engines.feed import Feed
-from worker.engines.protocol import EngineDead, Sampling, Sink, TokenChunk, TokenLogprob
+from worker.engines.protocol import EngineDead, EngineFigures, Sampling, Sink, TokenChunk, TokenLogprob
 from worker.engines.scripted.prompt import read_prompt
 from worker.engines.scripted.scene import Pace, find_cue
 from worker.engines.scripted.script import Script
@@ -91,6 +91,10 @@ class ScriptedEngine:
         finally:
             feed.close()
             del self._under_way[request_id]
+
+    def figures(self) -> EngineFigures:
+        running = sum(feed.has_begun for feed in self._under_way.values())
+        return EngineFigures(running, len(self._under_way) - running)
 
     async def wait_until_dead(self) -> None:
         """Returns after `stop`; this engine never dies by itself."""

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import takewhile
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import torch
@@ -19,6 +19,7 @@ from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
@@ -35,6 +36,7 @@ _BODIES_MAX = 128
 _AT_ONCE_MAX = 16
 """Grammars requested at once, so that a request with many takes turns with the others."""
 _COMPILING_MAX_S = 120.0
+_TELL_EVERY_S = 0.25
 _ANY_OBJECT = Body(True)
 _NOTHING = Only(frozenset())
 _DEAD_END = "The output cannot continue in a way that the response's format or tools allow."
@@ -62,7 +64,8 @@ def scheduler_name(*, is_async: bool) -> str:
 
 
 class _Constraining:
-    """Gives each request that has a constraint its automaton; the rest of a scheduler is vLLM's."""
+    """Gives each request that has a constraint its automaton, and tells now and then how full the engine is;
+    the rest of a scheduler is vLLM's."""
 
     def __init__(
         self, vllm_config: VllmConfig, *, structured_output_manager: StructuredOutputManager, **options: Any
@@ -74,6 +77,19 @@ class _Constraining:
         structured_output_manager.backend = MaskMemory(size)
         self._grammars = grammars_of(size)
         self._drafts_max = vllm_config.num_speculative_tokens
+        self._told_s = 0.0
+        """When it was told how full the engine is."""
+
+    def make_stats(self, *args: Any, **options: Any) -> SchedulerStats | None:
+        """Returns vLLM's statistics of a step, or, if it makes none, now and then those that cost nothing."""
+        stats: SchedulerStats | None = super().make_stats(*args, **options)  # type: ignore[misc]
+        now_s = time.monotonic()
+        if stats is not None or now_s < self._told_s + _TELL_EVERY_S:
+            return stats
+        self._told_s, scheduler = now_s, cast(Scheduler, self)
+        running, waiting = scheduler.get_request_counts()
+        usage = scheduler.kv_cache_manager.usage
+        return SchedulerStats(num_running_reqs=running, num_waiting_reqs=waiting, kv_cache_usage=usage)
 
     def add_request(self, request: Request) -> None:
         constrain(request, self._grammars, self._drafts_max)

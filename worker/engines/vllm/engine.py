@@ -34,7 +34,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from worker.engines.feed import Feed
-from worker.engines.protocol import EngineDead, EngineUnavailable, Sampling, Sink, Unsupported
+from worker.engines.protocol import EngineDead, EngineFigures, EngineUnavailable, Sampling, Sink, Unsupported
 from worker.engines.vllm.capacity import Contexts
 from worker.engines.vllm.constraints import REFUSAL, scheduler_name, to_extra_args
 from worker.engines.vllm.outputs import StepOutputs, read_output
@@ -60,7 +60,7 @@ def read_engine_args(text: str) -> Namespace:
     """
     parser = AsyncEngineArgs.add_cli_args(_Parser(prog="--engine-args"))
     parser.add_argument("--lora-modules", nargs="+", default=[], action=LoRAParserAction)
-    parser.set_defaults(model=_MODEL, disable_log_stats=True)  # nothing here reads its statistics
+    parser.set_defaults(model=_MODEL, disable_log_stats=True)  # they cost a call for each token
     try:
         options = ["--config", text] if Path(text).suffix in (".yaml", ".yml") else shlex.split(text)
         parsed: Namespace = parser.parse_args(options)
@@ -193,6 +193,16 @@ class VllmEngine:
                     return
                 if verdict == "wait":
                     await sink.catch_up()
+
+    def figures(self) -> EngineFigures:
+        """Returns what its scheduler told last, at most a quarter of a second ago if it has requests."""
+        has = self.requests_under_way
+        stats = self._outputs.stats if self._outputs is not None else None
+        if not has:
+            return EngineFigures(cache_usage=0.0)
+        if stats is None:
+            return EngineFigures(running=has)
+        return EngineFigures(stats.num_running_reqs, stats.num_waiting_reqs, stats.kv_cache_usage)
 
     @property
     def _is_dead(self) -> bool:

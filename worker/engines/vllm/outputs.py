@@ -21,6 +21,7 @@ from worker.engines.protocol import FinishReason, TokenChunk, TokenLogprob, Unsu
 
 if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreOutputs
+    from vllm.v1.metrics.stats import SchedulerStats
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
 
@@ -66,6 +67,8 @@ class StepOutputs:
         self._engine, self._on_step = engine, on_step
         self._processor = engine.output_processor
         engine.engine_core.outputs_queue = _Steps(self._take)
+        self.stats: SchedulerStats | None = None
+        """How full the engine was when it told so last."""
         self._plain: dict[str, tuple[Feed, int]] = {}
         """vLLM's id of a request whose next outputs are token ids alone -> its feed, its cached tokens."""
 
@@ -114,6 +117,10 @@ class StepOutputs:
         Returns True if vLLM has to sort what is left.
         """
         self._on_step()
+        if step.scheduler_stats is not None:
+            self.stats = step.scheduler_stats
+            if not self._engine.log_stats:
+                step.scheduler_stats = None  # nothing of vLLM's reads it
         if not is_direct or self._engine.log_stats:  # vLLM counts tokens itself then
             return True
         rest, plain = [], self._plain

@@ -1,0 +1,36 @@
+"""Brings what the whole cluster has into a node's metrics, when Prometheus asks for them.
+
+Every node tells the same, as Redis has it; rules take the greatest of their answers.
+"""
+
+from shared import metrics
+from shared.service_tiers import COUNT, served_tier
+from shared.store.overview import figures
+from shared.store.overview.figures import ClusterFigures
+from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
+
+_TIERS = ("priority", served_tier(""), "flex", COUNT, figures.REST)
+_GAUGES = (metrics.QUEUE_DEPTH, metrics.QUEUE_AGE, metrics.PRESENT)
+
+
+async def refresh(redis: RedisClient) -> None:
+    """Sets the gauges of the cluster; while Redis is unavailable, there are none."""
+    try:
+        found = await figures.read_figures(redis)
+    except REDIS_AWAY:
+        for gauge in _GAUGES:
+            gauge.clear()
+        metrics.OPEN_RESPONSES.set(float("nan"))
+        return
+    show(found)
+
+
+def show(found: ClusterFigures) -> None:
+    metrics.OPEN_RESPONSES.set(found.open_responses)
+    for role, count in found.present.items():
+        metrics.PRESENT.labels(role).set(count)
+    for tier in _TIERS:
+        waiting = found.waiting.get(tier)
+        metrics.QUEUE_DEPTH.labels(tier).set(0 if waiting is None else waiting.jobs)
+        metrics.QUEUE_AGE.labels(tier).set(0 if waiting is None else waiting.oldest_s)
