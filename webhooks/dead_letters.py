@@ -19,11 +19,11 @@ async def list_lines(settings: Settings, tenants: Sequence[str]) -> AsyncIterato
     roster = tenants_file.read(path_of(settings))
     redis = connect(settings)
     try:
+        waiting = await outbox.count_waiting(redis)
         for tenant in tenants or roster.webhooks:
-            for webhook in roster.webhooks.get(tenant, {}):
-                waiting = await outbox.count_waiting(redis, tenant, webhook)
-                if waiting:
-                    yield f"{tenant}/{webhook}: {waiting} waiting"
+            for webhook, count in sorted(waiting.get(tenant, {}).items()):
+                is_known = webhook in roster.webhooks.get(tenant, {})
+                yield f"{tenant}/{webhook}: {count} waiting{'' if is_known else ', not in the tenants file'}"
             for letter in await outbox.read_dead_letters(redis, tenant):
                 yield _describe(letter)
     finally:

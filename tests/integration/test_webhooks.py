@@ -340,6 +340,22 @@ async def test_what_cannot_be_delivered_becomes_a_dead_letter_that_the_operator_
     assert lines[1].endswith(f"acme/main {gone} response.cancelled: HTTP 410; tried once")
     assert len(lines) == 3
     assert waits not in "".join(lines)
+    path.write_text(json.dumps({"tenants": {"acme": {"webhooks": {"other": HOOK}}}}))
+    lines = [line async for line in list_lines(settings.model_copy(update={"api_keys": path}), ["acme"])]
+    assert lines[0] == "acme/main: 1 waiting, not in the tenants file"
+    assert len(lines) == 3
+
+
+async def test_all_dead_letters_that_are_kept_are_listed(redis: RedisClient, settings: Settings) -> None:
+    entry = OutboxEntry("resp_0_" + "a" * 32, "completed", 1)
+    key, count = keys.dead_letters("acme"), 2_001
+    fields = "webhook", "acme/main", "entry", str(entry), "reason"
+    await redis.transaction(
+        *(("XADD", key, f"{number}-0", *fields, str(number)) for number in range(1, count + 1))
+    )
+    await redis.command("EXPIRE", key, 60)
+    letters = await outbox.read_dead_letters(redis, "acme")
+    assert [letter.reason for letter in letters] == [str(number) for number in range(1, count + 1)]
 
 
 HOOK = {"url": "https://app.example/", "secrets": [SECRET]}

@@ -21,7 +21,7 @@ _SETTLE = LuaScript("webhooks/settle", allows_full=True)
 
 _OUTLIVES_S = 86_400
 """How much longer an outbox is kept than its entries are tried."""
-_LISTED_MAX = 1_000
+_PAGE = 1_000
 _CLAIMED_MAX = 256
 """Entries of one claim: Lua returns no more than a few thousand values."""
 
@@ -177,16 +177,26 @@ class Outbox:
 
 
 async def read_dead_letters(redis: RedisClient, tenant: str) -> Sequence[DeadLetter]:
-    """Returns the last dead letters of a tenant, the oldest first."""
-    found = await redis.command("XREVRANGE", keys.dead_letters(tenant), "+", "-", "COUNT", _LISTED_MAX)
-    letters = []
-    for entry_id, fields in reversed(found):
-        webhook, entry, reason = (fields[name].decode() for name in (b"webhook", b"entry", b"reason"))
-        given_up_ms = int(entry_id.partition(b"-")[0])
-        letters.append(DeadLetter(given_up_ms, webhook, OutboxEntry.parse(entry), reason))
-    return letters
+    """Returns the dead letters of a tenant, the oldest first."""
+    letters: list[DeadLetter] = []
+    after = "-"
+    while True:
+        found = await redis.command("XRANGE", keys.dead_letters(tenant), after, "+", "COUNT", _PAGE)
+        for entry_id, fields in found:
+            webhook, entry, reason = (fields[name].decode() for name in (b"webhook", b"entry", b"reason"))
+            given_up_ms = int(entry_id.partition(b"-")[0])
+            letters.append(DeadLetter(given_up_ms, webhook, OutboxEntry.parse(entry), reason))
+        if len(found) < _PAGE:
+            return letters
+        after = f"({found[-1][0].decode()}"
 
 
-async def count_waiting(redis: RedisClient, tenant: str, webhook: str) -> int:
-    """Returns how many entries a webhook has to deliver."""
-    return int(await redis.command("ZCARD", keys.outbox(tenant, webhook)))
+async def count_waiting(redis: RedisClient) -> Mapping[str, Mapping[str, int]]:
+    """Returns how many entries wait: tenant -> webhook -> number, also of those that are in no file any
+    more."""
+    waiting: dict[str, dict[str, int]] = {}
+    for name in await redis.command("ZRANGE", keys.OUTBOXES, 0, -1):
+        tenant, _, webhook = name.decode().partition("/")
+        if count := int(await redis.command("ZCARD", keys.outbox(tenant, webhook))):
+            waiting.setdefault(tenant, {})[webhook] = count
+    return waiting
