@@ -119,6 +119,7 @@ lock: $(STAMP)  ## pin the dependency groups of pyproject.toml again, with hashe
 	$(LOCK) pyproject.toml --group worker -c requirements/dev.txt -o requirements/worker.txt
 	$(LOCK) pyproject.toml --group tool_runner -c requirements/dev.txt -o requirements/tool_runner.txt
 	$(LOCK) pyproject.toml --group webhooks -c requirements/dev.txt -o requirements/webhooks.txt
+	$(LOCK) pyproject.toml --group traces -c requirements/dev.txt -o requirements/traces.txt
 	$(LOCK) pyproject.toml --group clients -o requirements/clients.txt
 	$(LOCK) pyproject.toml --group chat_clients -o requirements/chat-clients.txt
 	$(LOCK) pyproject.toml --group notebook -o requirements/notebook.txt

@@ -31,7 +31,7 @@ from api.read import Follower
 from api.request_limits import limits_of
 from api.tenants import Tenants
 from api.unlisted import read_listings, unlisted_servers
-from shared import ids, lifecycle, logs
+from shared import ids, lifecycle, logs, traces
 from shared.frames import encode
 from shared.lifecycle import begin, fold
 from shared.responses import (
@@ -281,9 +281,12 @@ class Acceptance:
     async def _read(self, raw: bytes, dialect: Dialect | None = None, read: Reader = read_create) -> Creation:
         settings = self._settings
         birth = Birth(ids.new_response_id(settings.cell), int(self._clock()), dialect or settings.dialect)
-        return await self.catalogue.read(
+        creation = await self.catalogue.read(
             lambda models: self._offload.run(len(raw), lambda: read(raw, birth, models, self._limits))
         )
+        if (origin := traces.origin(self._clock())) is None:
+            return creation
+        return replace(creation, request=msgspec.structs.replace(creation.request, trace=origin))
 
     async def _compose(
         self,

@@ -28,7 +28,8 @@ from api.services import Services
 from api.sockets import Sockets
 from api.sse import EventStreams
 from api.tenants import Tenants
-from shared import metrics, metrics_listener
+from api.traced import Traced
+from shared import metrics, metrics_listener, traces
 from shared.ids import new_owner, new_request_id
 from shared.settings import Settings
 from shared.store.owning import presence
@@ -91,7 +92,8 @@ class Edge(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         settings = self.state.settings
         routes = Compression(super().build_middleware_stack(), settings.gzip_bytes_min)
-        return AnswerHeaders(Door(routes, settings, is_open=self.state.tenants.is_open))
+        answers = AnswerHeaders(Door(routes, settings, is_open=self.state.tenants.is_open))
+        return Traced(answers) if traces.is_on() else answers
 
 
 def build(settings: Settings, tenants: Tenants, lifespan: Lifespan | None = None) -> Edge:

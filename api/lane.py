@@ -24,7 +24,8 @@ from api.socket_messages import error_message, event_messages, headers_message, 
 from api.socket_protocol import SocketProtocol
 from api.sockets import Latest, Remembered
 from api.sse import EventStreams
-from shared import logs
+from api.traced import note_subject
+from shared import logs, traces
 from shared.responses import Dialect
 from shared.store.keys import ResponseKey
 from shared.store.records.response_store import Stored
@@ -66,6 +67,8 @@ class LaneContext:
     """Returns what HTTP would answer."""
     on_rest: Callable[[], None]
     """Called when a lane has nothing more to do."""
+    traceparent: str = ""
+    """The client's, which each response of the connection continues."""
 
 
 class LaneWire:
@@ -167,11 +170,14 @@ class Lane:
         """Creates one response and follows it to its end; its failure must not end the others."""
         logs.forget_subject()
         try:
-            try:
-                created = await self._accept(asked)
-            finally:
-                asked.release()
-            await self._follow(created, is_watched=asked.generates)
+            parent = self._connection.traceparent
+            with traces.span("WS response.create", kind="server", parent=parent) as span:
+                try:
+                    created = await self._accept(asked)
+                finally:
+                    asked.release()
+                note_subject(span)
+                await self._follow(created, is_watched=asked.generates)
             await self._remember(created, asked)
         except (ClientDisconnected, NodeEnding):
             raise

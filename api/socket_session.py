@@ -24,6 +24,7 @@ from api.socket_protocol import GOING_AWAY, socket_of
 from api.sockets import Sockets
 from api.sse import EventStreams, keep_alive_line
 from api.tenants import Tenants
+from shared import traces
 from shared.responses import Dialect
 from shared.setting_types import KeepAliveForm
 from shared.settings import Settings
@@ -59,6 +60,7 @@ class Session:
             self._recall,
             self._answer,
             self._end_if_aged,
+            websocket.headers.get(traces.HEADER, ""),
         )
         self._lanes: dict[str | None, Lane] = {}
         self._is_aged = False

@@ -34,6 +34,11 @@ def note_subject(tenant: str, response_id: str, attempt: int = 0) -> None:
     _subject.set(Subject(tenant, response_id, attempt))
 
 
+def current_subject() -> Subject | None:
+    """Returns what the current task works for, if that is known."""
+    return _subject.get()
+
+
 def forget_subject() -> None:
     """Says that the current task has not yet come to know what it works for."""
     _subject.set(None)

@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from shared import logs
+from shared import logs, traces
 from shared.settings import Settings
+from shared.traces import TracesMissing
 
 FAILED, MISUSED = 1, 2
 """Exit codes: something outside the process failed; a setting, or a file that a setting names, is invalid."""
@@ -37,18 +38,21 @@ def start(
     Misuse or one of `misuses`. Each of these errors is printed to stderr as one message that begins with the
     role.
     """
-    misuses = (Misuse, *misuses)
+    misuses = (Misuse, TracesMissing, *misuses)
     try:
         settings = read_settings()
     except ValidationError as error:
         return _refuse(role, error, MISUSED)
     logs.log_to_stderr(role, settings.log_level, settings.log_format)
     try:
+        traces.start(settings, role)
         main(settings)
     except failures as error:
         return _refuse(role, error, FAILED)
     except misuses as error:
         return _refuse(role, error, MISUSED)
+    finally:
+        traces.stop()
     return 0
 
 

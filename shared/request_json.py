@@ -7,9 +7,11 @@ more than one item or one tool. Their sizes were limited when the request was ac
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from shared.input_items import InputItem
 from shared.responses import CompactionRules, Dialect, Response, ResponseRequest, SamplingOptions
+from shared.trace_origin import TraceOrigin
 
 
 class InPieces(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +28,7 @@ class InPieces(msgspec.Struct, frozen=True, kw_only=True):
     approved: list[str] | None = None
     compaction: CompactionRules | None = None
     sent: list[msgspec.Raw] = []
+    trace: TraceOrigin | UnsetType = UNSET
 
 
 _pieces = msgspec.json.Decoder(InPieces)

@@ -7,10 +7,12 @@ public OpenAI types, where `created_at` is in seconds.
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from shared.client_tools import AnyClientCall
 from shared.hosted_tools import AnyHostedToolCall, CallItem
 from shared.input_items import InputItem, SummaryText
+from shared.trace_origin import TraceOrigin
 
 ItemStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -366,6 +368,8 @@ class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
     sent: list[InputItem] = []
     """The items of this call as they were sent, if there are compactions among them, which `input` holds
     opened; otherwise empty."""
+    trace: TraceOrigin | UnsetType = UNSET
+    """Unset without traces (`shared/traces.py`)."""
 
 
 class ServerSecrets(msgspec.Struct, frozen=True):

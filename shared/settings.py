@@ -57,12 +57,16 @@ class Settings(ApiSettings, ToolSettings, BaseSettings):
     """Where the process runs, such as a pod; part of the name under which the process announces itself."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: LogFormat = "text"
-    """Lines of text, or a JSON object on each line (docs/deploy.md)."""
+    """Lines of text, or a JSON object on each line (docs/admin.md)."""
     metrics_port: int = Field(0, ge=0, le=65_535)
     """Where the process answers GET /metrics, without a key; 0: nowhere. Each process of a machine needs its
     own."""
     metrics_host: str = "127.0.0.1"
     """The address to listen on for that."""
+    traces: Literal["off", "otlp"] = "off"
+    """Whether spans are sent, by OTLP, to where OpenTelemetry's own variables say (docs/traces.md)."""
+    traces_content: bool = False
+    """Spans of tool calls also have the arguments and the results of the calls."""
 
     # Log
     response_retention_s: int = Field(30 * 86_400, gt=0)

@@ -55,11 +55,13 @@ class ToolListing(msgspec.Struct, frozen=True, tag_field="kind", tag="list"):
 ToolTask = ToolCall | ToolListing
 
 
-class ToolIntent(msgspec.Struct, frozen=True):
+class ToolIntent(msgspec.Struct, frozen=True, omit_defaults=True):
     """A task's first entry in the journal, with the fencing token of the attempt that submitted it."""
 
     task: ToolTask
     fencing_token: int
+    trace: str = ""
+    """The traceparent that the runner continues, if there are traces."""
 
 
 class ToolOutput(msgspec.Struct, frozen=True, tag_field="kind", tag="output", omit_defaults=True):

@@ -8,12 +8,13 @@ claims.
 import asyncio
 import hashlib
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import anyio
 
-from shared import logs, metrics
+from shared import logs, metrics, traces
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.records import server_secrets
@@ -22,7 +23,8 @@ from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.insisting import insist
 from shared.store.tools import tool_journal, tool_sessions
 from shared.store.tools.tool_journal import Claim, Claiming
-from shared.tool_calls import ToolIntent
+from shared.tool_calls import ToolCall, ToolIntent
+from shared.traces import Span
 from tool_runner import answers, servers
 from tool_runner.claim_beat import ClaimBeat
 from tool_runner.run_tool import Outcome, Tools
@@ -80,6 +82,17 @@ class _JournaledSession:
         except REDIS_AWAY as away:
             _log.warning("%s: a session is not kept, Redis is unavailable (%s)", self.response, away)
             return b""
+
+
+def _traced(intent: ToolIntent) -> AbstractContextManager[Span]:
+    """Makes a span of a call, in the trace of its response."""
+    task = intent.task
+    name = f"run_tool {task.name}" if isinstance(task, ToolCall) else "run_tool (list)"
+    about: dict[str, str | int] = {
+        "antiphon.server": task.server_label,
+        "antiphon.attempt": intent.fencing_token,
+    }
+    return traces.span(name, about, kind="consumer", parent=intent.trace)
 
 
 class CallsInFlight:
@@ -219,7 +232,7 @@ class CallsInFlight:
         logs.note_subject(*call.key, intent.fencing_token)
         self._beat.add(claim)
         try:
-            with call.scope:
+            with _traced(intent), call.scope:
                 outcome = await self._run(call, claim)
                 if outcome is not None:
                     call.has_answer = True

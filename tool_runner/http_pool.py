@@ -17,6 +17,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx2
 
+from shared import traces
 from shared.egress import Egress, GuardedTransport
 from shared.settings import Settings
 from tool_runner.servers import HttpServer
@@ -123,6 +124,12 @@ class HttpPools:
         way_out = httpx2.AsyncHTTPTransport(verify=_tls(), trust_env=False, limits=limits)
         guarded = GuardedTransport(self._egress, way_out)
         return httpx2.AsyncClient(transport=guarded, trust_env=False, cookies=no_cookies)
+
+
+async def pass_on_trace(request: httpx2.Request) -> None:
+    """Tells the server which span a message belongs to, unless the client of the response says so itself."""
+    if (here := traces.current()) and traces.HEADER not in request.headers:
+        request.headers[traces.HEADER] = here
 
 
 async def _close(pool: _ServerPool) -> None:

@@ -29,7 +29,7 @@ from shared.responses import HttpError, McpProtocolError
 from tool_runner.answers import INTERNAL_ERROR, INVALID_PARAMS
 from tool_runner.bounded_answers import ANSWER_BYTES_MAX, BoundedBody, JudgedBody, bound
 from tool_runner.endpoint_event import Listening
-from tool_runner.http_pool import HttpPools
+from tool_runner.http_pool import HttpPools, pass_on_trace
 from tool_runner.mcp_client import (
     NO_ANSWER,
     SESSION_HEADER,
@@ -247,7 +247,7 @@ async def _open_client(
         cookies=status.cookies,
         trust_env=False,
         max_redirects=0,  # the way follows them
-        event_hooks={"response": [status.note]},
+        event_hooks={"request": [] if live else [pass_on_trace], "response": [status.note]},
     ) as client:
         yield client
 

@@ -40,6 +40,7 @@ from worker.response.history import Diverged, Unloadable, history_before, load_r
 from worker.response.hopeless import Hopeless
 from worker.response.meter import count_end
 from worker.response.resources import Resources
+from worker.response.spans import traced_attempt
 from worker.response.unshown import read_unshown, unshown_records
 
 _log = logging.getLogger(__name__)
@@ -243,7 +244,8 @@ class Ownership:
         if history.frames:
             _log.info("%s: continues after %d events", held.key, history.first + len(history.frames))
         try:
-            await run_attempt(self._resources, held, record, history)
+            with traced_attempt(acquired, record):
+                await run_attempt(self._resources, held, record, history)
         except Hopeless as hopeless:
             metrics.ATTEMPT_FAILURES.labels("refused").inc()
             await self._fail(held, hopeless.error)

@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from local.ports import HOST
+from shared import traces
 from shared.egress import Resolve
+from shared.open_telemetry import OtlpTracer
 from shared.responses import HttpError, LeftOutTool, McpProtocolError, McpToolExecutionError, ServerSecrets
 from shared.settings import Settings
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
@@ -386,6 +390,23 @@ async def test_headers_and_authorization_of_the_request_are_sent_with_the_call(
     for name, value in (("x-tenant", "t-1"), ("authorization", "Bearer token")):
         outcome = await caller.call("show_header", {"name": name}, url, secrets=secrets)
         assert outcome.result == ToolOutput(value)
+
+
+async def test_a_server_over_http_is_told_which_trace_its_call_belongs_to(caller: Caller, url: str) -> None:
+    exporter = InMemorySpanExporter()
+    traces.use(OtlpTracer.through(SimpleSpanProcessor(exporter), "tool_runner"))
+    try:
+        with traces.span("run_tool"):
+            here = traces.current()
+            outcome = await caller.call("show_header", {"name": "traceparent"}, url)
+            own = ServerSecrets({"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01"})
+            clients = await caller.call("show_header", {"name": "traceparent"}, url, secrets=own)
+    finally:
+        traces.stop()
+    assert outcome.result == ToolOutput(here)
+    assert clients.result == ToolOutput(own.headers["traceparent"])
+    untraced = await caller.call("show_header", {"name": "traceparent"}, url)
+    assert untraced.result == ToolOutput("(none)")
 
 
 async def test_a_server_that_wants_a_header_refuses_with_401_and_serves_with_it(caller: Caller) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from shared import events as ev
-from shared import lifecycle
+from shared import lifecycle, traces
 from shared.in_turn import UnmadeCall
 from shared.lifecycle import TerminalEvent
 from shared.responses import Response, ResponseError
@@ -77,7 +77,8 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
     begun = msgspec.structs.replace(request.response, status="in_progress")
     try:
         await writer.put([ev.ResponseInProgress(begun)])
-        prepared = await Preparation(resources, record, writer, results).run()
+        with traces.span("prompt"):
+            prepared = await Preparation(resources, record, writer, results).run()
         style = CallStyle.of(request, record.format)
         reader = TurnReader(
             Translation(

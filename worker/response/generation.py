@@ -14,6 +14,7 @@ from shared import events as ev
 from shared.events import StreamEvent
 from shared.responses import ResponseError
 from shared.store.owning.lease import Lease
+from shared.traces import NOTHING, Span
 from worker.asking.constraint import constraint_of
 from worker.asking.offer import Offer
 from worker.asking.sampling import make_sampling
@@ -33,6 +34,7 @@ from worker.response.hopeless import Hopeless
 from worker.response.log_writer import LogWriter
 from worker.response.meter import TurnPace
 from worker.response.resources import Resources
+from worker.response.spans import FIRST_TOKEN, traced_turn
 from worker.response.token_record import LoggedToken, UnloggedTokens
 from worker.response.usage import Turn
 
@@ -79,6 +81,8 @@ class Generation:
     """How the turn has ended, once it has."""
     _unlogged: UnloggedTokens = field(default_factory=UnloggedTokens)
     _pace: TurnPace = field(default_factory=lambda: TurnPace(0, ()))
+    _span: Span = NOTHING
+    """That of the turn."""
 
     async def run_turn(self, prompt: list[int], budget: int) -> tuple[list[int], bool]:
         """Runs a turn that the reader has begun.
@@ -86,6 +90,10 @@ class Generation:
         Returns its tokens, at most `budget`, and whether that limit cut it off. Raises EngineDead, Hopeless,
         and whatever `LogWriter.put` raises.
         """
+        with traced_turn(self.record.request.response.model, self.reader.turns[-1]) as self._span:
+            return await self._run_turn(prompt, budget)
+
+    async def _run_turn(self, prompt: list[int], budget: int) -> tuple[list[int], bool]:
         self._generated, self._finish = [], None
         await self._replay(budget)
         finish = self._finish_of_replay(budget)
@@ -156,6 +164,7 @@ class Generation:
         if not generated:
             self._note_cached(chunk.cached_tokens)
             self._pace.begin(chunk.cached_tokens)
+            self._span.happen(FIRST_TOKEN)
         logprobs, is_ahead = chunk.logprobs, False
         for place, token in enumerate(chunk.token_ids):
             generated.append(token)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from shared import traces
 from shared.responses import McpProtocolError
 from shared.settings import Settings
 from shared.store.owning.lease import Lease
@@ -20,6 +21,7 @@ from shared.store.tools.tool_journal import CallState
 from shared.tool_calls import ToolCall, ToolFailure, ToolResult, ToolTask
 from worker.response.call_patience import Answered, CallPatience, GiveUp, KeepWaiting, MakeAgain
 from worker.response.call_watch import CallWatch
+from worker.response.spans import note_result, traced_call
 
 _ANSWER_S = 0.1
 """A round trip that takes longer counts as an outage of Redis."""
@@ -72,6 +74,12 @@ class RemoteTools:
         is a failure. Raises LeaseLost, REDIS_AWAY after a long outage.
         """
         call = _Call(lease, call_index, task, is_repeatable)
+        with traced_call(task) as span:
+            result = await self._call(call)
+            note_result(span, result)
+            return result
+
+    async def _call(self, call: _Call) -> ToolResult:
         self._waiting[call.name] = call
         try:
             if not await self._may_use_approval(call):
@@ -140,7 +148,9 @@ class RemoteTools:
 
     async def _submit(self, call: _Call) -> None:
         await self._insist(
-            lambda: tool_journal.submit(self._redis, self._settings, call.lease, call.index, call.task)
+            lambda: tool_journal.submit(
+                self._redis, self._settings, call.lease, call.index, call.task, traces.base()
+            )
         )
 
     async def _make_again(self, call: _Call, state: CallState, lost_after_s: float) -> None:

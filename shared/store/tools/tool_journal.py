@@ -39,11 +39,16 @@ _decode_result: msgspec.json.Decoder[ToolResult] = msgspec.json.Decoder(ToolResu
 
 
 async def submit(
-    redis: RedisClient, settings: Settings, lease: Lease, call_index: int, task: ToolTask
+    redis: RedisClient,
+    settings: Settings,
+    lease: Lease,
+    call_index: int,
+    task: ToolTask,
+    trace: str = "",
 ) -> None:
     """Journals the intent and queues the call, in one step, unless that was done before. Raises LeaseLost."""
     job_id = f"{lease.key}:tool:{call_index}"
-    intent = ToolIntent(task, lease.fencing_token)
+    intent = ToolIntent(task, lease.fencing_token, trace)
     reply = await redis.run(
         _SUBMIT(
             state=keys.state(lease.key),

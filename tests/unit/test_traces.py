@@ -1,0 +1,115 @@
+"""Spans say what is done and nothing of its content, and a trace goes on from process to process."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from shared import traces
+from shared.logs import WithSubject
+from shared.open_telemetry import OtlpTracer
+from shared.process import start
+from shared.trace_origin import TraceOrigin
+
+CLIENTS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def exported() -> Iterator[InMemorySpanExporter]:
+    exporter = InMemorySpanExporter()
+    traces.use(OtlpTracer.through(SimpleSpanProcessor(exporter), "test"))
+    yield exporter
+    traces.stop()
+
+
+def ids(span: ReadableSpan) -> tuple[int, int]:
+    assert span.context is not None
+    return span.context.trace_id, span.context.span_id
+
+
+def parent_of(span: ReadableSpan) -> int | None:
+    return span.parent.span_id if span.parent else None
+
+
+def test_without_traces_nothing_of_opentelemetry_is_imported() -> None:
+    program = """
+import sys
+import api.app, worker.app, webhooks.app, shared.process
+assert not [name for name in sys.modules if name.startswith("opentelemetry")]
+import tool_runner.app  # MCP's client imports the interface, which does nothing by itself
+assert not [name for name in sys.modules if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter"))]
+from shared import process, traces
+assert process.start("role", lambda settings: None) == 0
+assert not traces.is_on() and traces.current() == traces.base() == ""
+assert not [name for name in sys.modules if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter"))]
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_a_clients_trace_is_continued_and_what_is_inside_hangs_on_it(exported: InMemorySpanExporter) -> None:
+    with traces.span("POST", kind="server", parent=CLIENTS):
+        assert traces.current().split("-")[1] == CLIENTS.split("-")[1] == WithSubject.read_trace_id()
+        with traces.span("inside", {"count": 2}) as inside:
+            inside.happen("first token")
+    inner, outer = exported.get_finished_spans()
+    assert ids(outer)[0] == ids(inner)[0] == TRACE_ID
+    assert parent_of(outer) == 0xB7AD6B7169203331
+    assert parent_of(inner) == ids(outer)[1]
+    assert [event.name for event in inner.events] == ["first token"]
+
+
+@pytest.mark.parametrize("parent", ["", "nonsense", "00-" + "0" * 32 + "-b7ad6b7169203331-01"])
+def test_what_is_no_trace_begins_a_new_one(exported: InMemorySpanExporter, parent: str) -> None:
+    with traces.span("POST", parent=parent):
+        pass
+    (span,) = exported.get_finished_spans()
+    assert span.parent is None
+
+
+def test_an_unsampled_trace_stays_so(exported: InMemorySpanExporter) -> None:
+    with traces.span("POST", parent=CLIENTS[:-2] + "00"):
+        assert traces.current().endswith("-00")
+    assert exported.get_finished_spans() == ()
+
+
+def test_an_error_gives_its_class_and_not_its_message(exported: InMemorySpanExporter) -> None:
+    with pytest.raises(ValueError, match="a secret"), traces.span("works"):
+        raise ValueError("a secret")
+    (span,) = exported.get_finished_spans()
+    assert "secret" not in span.to_json()
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == "ValueError"
+
+
+def test_a_takeover_is_linked_with_what_was_sent_before_the_owner_was_lost(
+    exported: InMemorySpanExporter,
+) -> None:
+    origin = TraceOrigin(CLIENTS, 1_763_769_600_000)
+    for attempt in (1, 2):  # each in a process of its own
+        with traces.taken(origin, "resp_1", attempt, {}):
+            assert traces.base() == traces.current()
+            with traces.span("prompt"):
+                assert traces.base() != traces.current()
+    queue, first_prompt, takeover, second_prompt = exported.get_finished_spans()
+    assert {ids(span)[0] for span in (queue, takeover)} == {TRACE_ID}
+    assert queue.start_time == 1_763_769_600_000_000_000
+    assert [link.context.span_id for link in takeover.links] == [ids(queue)[1]]
+    assert (parent_of(first_prompt), parent_of(second_prompt)) == (ids(queue)[1], ids(takeover)[1])
+    assert traces.base() == traces.current() == ""
+
+
+def test_what_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ANTIPHON_TRACES", "otlp")
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    monkeypatch.delitem(sys.modules, "shared.open_telemetry")
+    assert start("worker", lambda _: None) == 2
+    assert "pip install -r requirements/traces.txt" in capsys.readouterr().err
