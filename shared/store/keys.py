@@ -223,6 +223,15 @@ def counts(name: str) -> str:
     return f"antiphon:{{count/{name}}}:answer"
 
 
+BELL_PATTERN = "antiphon:{queue}:bell:%s"
+"""For scripts that find the worker's name themselves."""
+
+
+def bell(worker: str) -> str:
+    """List of wake-up tokens for one worker: something is kept for it. As a doorbell otherwise."""
+    return BELL_PATTERN % worker
+
+
 def queue_of(model: str) -> str:
     """The queue of responses for a model, or an adapter, other than the default model."""
     return f"{RESPONSES_QUEUE}@{model}"
@@ -261,6 +270,21 @@ def costs(queue: str) -> str:
 def flows(queue: str) -> str:
     """Hash: the flow of each job that waits in one."""
     return f"{queue}:flows"
+
+
+def homes(queue: str) -> str:
+    """Hash: of jobs that are kept for a worker, `worker until_ms` (`homes.lua`)."""
+    return f"{queue}:homes"
+
+
+def home(queue: str, worker: str, flow: str) -> str:
+    """List: the jobs of a flow that are kept for a worker, by arrival, and some that have gone."""
+    return f"{queue}:home:{worker}/{flow}"
+
+
+def loads(queue: str) -> str:
+    """Sorted set: the workers of a queue, by how full each is, of 1,000."""
+    return f"{queue}:loads"
 
 
 def front(queue: str) -> str:

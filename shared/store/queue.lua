@@ -7,6 +7,8 @@
 --   :flows        the flow of each of these jobs
 --   :front        what is taken before all turns, takeovers, and locked jobs, in case nobody handles them
 --   :large        a job that had its turn and was too large for the taker
+--   :homes        of jobs that are kept for the worker that has their prefix: its name, and until when (homes.lua)
+--   :home:WORKER/FLOW  those jobs, by arrival; each is in its flow, too
 -- No machine's clock decides what is due (arq takes scores up to its own `now`).
 
 local DOORBELL_LENGTH_MAX = 1024
@@ -28,8 +30,17 @@ local function put_to_front(queue, job_id, ttl_ms)
   keep(queue .. ':front', ttl_ms)
 end
 
--- `flow`: '' for a job that is taken before all turns.
-local function enqueue(queue, doorbell, job_key, job_id, job, ttl_ms, flow, cost)
+-- Keeps a job for a worker, which alone is woken.
+local function keep_for(home, queue, job_id, ttl_ms, flow)
+  local own = queue .. ':home:' .. home.worker .. '/' .. flow
+  redis.call('HSET', queue .. ':homes', job_id, home.worker .. ' ' .. home.until_ms)
+  redis.call('RPUSH', own, job_id)
+  for _, key in ipairs({queue .. ':homes', own}) do keep(key, ttl_ms) end
+end
+
+-- `flow`: '' for a job that is taken before all turns. `home`: the worker for which it is kept for a while (`homes.lua`),
+-- until when, and its bell; nil if anybody may take it.
+local function enqueue(queue, doorbell, job_key, job_id, job, ttl_ms, flow, cost, home)
   local last = redis.call('ZREVRANGE', queue, 0, 0, 'WITHSCORES')
   redis.call('SET', job_key, job, 'PX', ttl_ms)
   redis.call('ZADD', queue, last[2] and tonumber(last[2]) + 1 or 1, job_id)
@@ -42,6 +53,10 @@ local function enqueue(queue, doorbell, job_key, job_id, job, ttl_ms, flow, cost
     redis.call('HSET', queue .. ':flows', job_id, flow)
     redis.call('HSET', queue .. ':costs', flow, cost)
     redis.call('ZADD', queue .. ':turns', 'NX', last_turn + cost, flow)  -- a flow that waits already keeps its turn
+    if home then
+      keep_for(home, queue, job_id, ttl_ms, flow)
+      doorbell = home.bell
+    end
   end
   ring(queue, doorbell, ttl_ms)
 end
@@ -60,7 +75,7 @@ local function keep_waiting(queue, doorbell, job_id, ttl_ms)
   ring(queue, doorbell, ttl_ms)
 end
 
--- Called with the number of jobs that were taken. One token has woken the taker; those of the other jobs would wake
+-- Called with the number of jobs that were taken, other than those of which the taker's own bell told. One token has woken the taker; those of the other jobs would wake
 -- others for nothing. `rings_on`: if none was taken, another taker is woken.
 local function after_taking(queue, doorbell, count, rings_on)
   if count > 1 then redis.call('LPOP', doorbell, count - 1) end

@@ -5,7 +5,11 @@
 -- A large job is chosen if its bytes fit beside the taker's other large ones, or if the taker has none, however large it
 -- is. The first that does not fit keeps its place before all other large ones, so that none waits for ever; smaller ones
 -- may overtake it.
+-- When a flow has its turn, one of its jobs that is kept for the taker is chosen first, unless that overtakes too many; one
+-- that is kept for another worker is left to it for a while (`homes.lua`).
 
+local OVERTAKEN_MAX = 8  -- by how many that came later, for each taker, a job may be overtaken within its flow
+local RESERVED_MAX = 16  -- how many jobs that are kept for others a claim leaves; those beyond it are taken
 local LOOKED_AT = 16  -- how far behind large jobs a smaller one of the same flow is looked for
 local COST = 10000  -- of a flow whose cost is lost; that of the default tier (`shared/service_tiers.py`)
 
@@ -43,23 +47,33 @@ end
 local function leave_flow(queue, flow, job_id)
   redis.call('LREM', queue .. ':waiting:' .. flow, 1, job_id)
   redis.call('HDEL', queue .. ':flows', job_id)
+  redis.call('HDEL', queue .. ':homes', job_id)
   if redis.call('EXISTS', queue .. ':waiting:' .. flow) == 0 then forget_flow(queue, flow) end
 end
 
--- One of its jobs has had the flow's turn. What a flow that was passed over has missed is not made up for.
-local function end_turn(queue, flow, turn, job_id)
+-- One of its jobs has had the flow's turn. What a flow that was passed over has missed is not made up for. A job from
+-- further behind stays in the list until it comes to its head.
+local function end_turn(queue, flow, turn, job_id, is_behind)
   local costs = queue .. ':costs'
   local now = math.max(turn, tonumber(redis.call('HGET', costs, '') or 0))
   redis.call('HSET', costs, '', now)  -- first, because Redis refuses it if it is out of memory
   redis.call('ZADD', queue .. ':turns', now + tonumber(redis.call('HGET', costs, flow) or COST), flow)
-  leave_flow(queue, flow, job_id)
+  if is_behind then
+    redis.call('HDEL', queue .. ':flows', job_id)
+    redis.call('HDEL', queue .. ':homes', job_id)
+  else
+    leave_flow(queue, flow, job_id)
+  end
 end
 
--- Returns the jobs as {id, bytes} (0 if it is not large), and 1 if one is left because of its bytes, or else 0.
+-- Returns the jobs as {id, bytes} (0 if it is not large), and 1 if one is left because of its bytes, or else 0; and how
+-- many were kept for the taker.
 local function choose_jobs(queue, takers, now, room)
   local front, locked = look_at_front(queue, room.scan_max)
   local waiting = redis.call('ZCARD', queue) - locked
-  local share = math.ceil(waiting / math.max(1, redis.call('ZCOUNT', takers, now, '+inf')))
+  local present = math.max(1, redis.call('ZCOUNT', takers, now, '+inf'))
+  local share, homes, kept, reserved = math.ceil(waiting / present), queue .. ':homes', 0, 0
+  local has_homes = redis.call('EXISTS', homes) == 1
   local limit, looks = math.min(share, room.count_max), room.scan_max
   local chosen, is_chosen, left_for_bytes, bytes_left = {}, {}, 0, room.bytes_left
 
@@ -95,9 +109,42 @@ local function choose_jobs(queue, takers, now, room)
     end
   end
 
+  -- Returns true if a job is kept for another worker, for now.
+  local function is_reserved(job_id)
+    if not has_homes or reserved == RESERVED_MAX then return false end
+    local worker, until_ms = string.match(redis.call('HGET', homes, job_id) or '', '^(%S+) (%d+)$')
+    if not worker or worker == room.owner or tonumber(until_ms) <= now then return false end
+    reserved = reserved + 1
+    return true
+  end
+
+  -- Takes a turn of the flow for a job that is kept for this taker; returns true if there is one.
+  local function take_own(flow, turn)
+    local own, first = queue .. ':home:' .. room.owner .. '/' .. flow, queue .. ':waiting:' .. flow
+    while looks > 0 do
+      looks = looks - 1
+      local job_id = redis.call('LINDEX', own, 0)
+      if not job_id then return false end
+      if is_gone(job_id) then
+        redis.call('LPOP', own)
+      else
+        local head = redis.call('LINDEX', first, 0)
+        local place = redis.call('ZSCORE', queue, job_id)
+        local overtaken = head and place - (redis.call('ZSCORE', queue, head) or place) or 0
+        if overtaken > OVERTAKEN_MAX * present or not choose(job_id) then return false end
+        redis.call('LPOP', own)
+        end_turn(queue, flow, turn, job_id, head ~= job_id)
+        kept = kept + 1
+        return true
+      end
+    end
+    return false
+  end
+
   -- Returns 'next' if the flow has had its turn or has changed, 'pass' if it has nothing for this taker, 'full'.
   local function take_turn(flow, turn)
     local place = 0
+    if has_homes and room.owner and #chosen < limit and take_own(flow, turn) then return 'next' end
     while place < LOOKED_AT and looks > 0 do
       looks = looks - 1
       local job_id = redis.call('LINDEX', queue .. ':waiting:' .. flow, place)
@@ -110,6 +157,8 @@ local function choose_jobs(queue, takers, now, room)
         if place == 0 then return 'next' end
       elseif #chosen == limit then
         return 'full'
+      elseif is_reserved(job_id) then
+        place = place + 1
       elseif choose(job_id) then
         end_turn(queue, flow, turn, job_id)
         return 'next'
@@ -153,7 +202,7 @@ local function choose_jobs(queue, takers, now, room)
   take_large()
   take_unplaced()
   if take_turns(room.crowd_max) and #chosen < limit then take_turns(0) end
-  return chosen, left_for_bytes
+  return chosen, left_for_bytes, kept
 end
 
 -- Keeps a job from other takers until its handler has returned; returns its place in the queue. If nobody handles it, it

@@ -10,7 +10,7 @@
 -- `queues`: those of the models that the taker serves, each with a space behind it. The first that is not empty has the
 -- larger part of the room; the taker begins with another one each time. Turns and shares are each queue's own.
 -- USES redis/clock queue taking owning/granting
--- KEYS takers active granted hush
+-- KEYS takers active granted hush bell
 -- ARGV lock_ms# scan_max# bytes_max# large_bytes# state_pattern log_pattern owner lease_ttl_ms# known_format#
 --      granted_ttl_ms crowd_max# queues count_max# bytes_left# rings_on has_heard (tenant responses)…
 -- -> {is_left_for_bytes, {unheard_member, …}, {{queue, job_id, score, bytes, …}, …},
@@ -46,7 +46,8 @@ for queue in string.gmatch(queues, '%S+') do
   if redis.call('EXISTS', queue) == 1 then waiting[#waiting + 1] = queue end
 end
 for place, queue in ipairs(waiting) do
-  local chosen, left_for_bytes = choose_jobs(queue, takers, now, {
+  local chosen, left_for_bytes, kept = choose_jobs(queue, takers, now, {
+    owner = owner,
     count_max = math.ceil((count_max - count) / (#waiting - place + 1)), scan_max = scan_max, bytes_max = bytes_max,
     bytes_left = bytes_left, large_bytes = large_bytes, state_pattern = state_pattern, crowd_max = crowd_max, held = held,
   })
@@ -60,7 +61,8 @@ for place, queue in ipairs(waiting) do
   end
   if #locked > 1 then taken[#taken + 1] = locked end
   is_left = math.max(is_left, left_for_bytes)
-  after_taking(queue, queue .. ':doorbell', #chosen, left_for_bytes == 1 and rings_on == '1')
+  if kept > 1 then redis.call('LPOP', bell, kept - 1) end
+  after_taking(queue, queue .. ':doorbell', #chosen - kept, left_for_bytes == 1 and rings_on == '1')
 end
 if #begun > 0 then redis.call('PEXPIRE', granted, granted_ttl_ms) end
 return {is_left, unheard, taken, begun}

@@ -74,7 +74,7 @@ class Claimant:
         )
         if room.wait_s:
             wait_s = min(room.wait_s, self._pipe.wait_max_s)
-            bells = map(keys.doorbell, self._queues)
+            bells = (keys.bell(self._owner), *map(keys.doorbell, self._queues))
             reply = await self._pipe.run_after(("BLPOP", *bells, keys.hush(self._owner), wait_s), call)
         else:
             reply = await self._pipe.run(call)
@@ -101,6 +101,7 @@ class Claimant:
                     active=keys.ACTIVE,
                     granted=keys.granted(self._owner),
                     hush=keys.hush(self._owner),
+                    bell=keys.bell(self._owner),
                     lock_ms=room.lock_ms,
                     scan_max=room.scan_max,
                     bytes_max=room.bytes_max,

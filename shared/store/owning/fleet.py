@@ -13,6 +13,7 @@ from shared.store import keys
 from shared.store.owning.lease import now_ms
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.scripts import Command
 
 _REMEMBERED_MS = 86_400_000
 """How long a model that no living worker serves is still known: its responses wait for one."""
@@ -40,6 +41,11 @@ class AboutWorker(msgspec.Struct, frozen=True):
     place: str = ""
 
     @property
+    def load(self) -> int:
+        """How full it is, of 1,000."""
+        return min(1_000, 1_000 * (self.responses - self.waiting) // max(1, self.capacity))
+
+    @property
     def queues(self) -> list[str]:
         """Those that the worker takes from."""
         return list(dict.fromkeys(each.queue for each in self.served))
@@ -52,14 +58,23 @@ _decode_served = msgspec.json.Decoder(Served).decode
 async def announce(redis: RedisClient, worker: str, about: AboutWorker) -> None:
     """Announces a worker for `PRESENCE_TTL_S`, and its models for a day longer."""
     now = await now_ms(redis)
+    gone = await redis.command("ZRANGEBYSCORE", keys.presence("worker"), "-inf", now)
     ttl_ms = int(keys.PRESENCE_TTL_S * 1000)
+    loads = [command for queue in about.queues for command in _load_commands(queue, worker, about, gone)]
     members = [word for each in about.served for word in (now + ttl_ms, msgspec.json.encode(each))]
     await redis.transaction(
         ("SET", keys.announcement(worker), msgspec.json.encode(about), "PX", ttl_ms),
         ("ZADD", keys.MODELS, *members),
         ("ZREMRANGEBYSCORE", keys.MODELS, "-inf", now - _REMEMBERED_MS),
         ("PEXPIRE", keys.MODELS, _REMEMBERED_MS + ttl_ms),
+        *loads,
     )
+
+
+def _load_commands(queue: str, worker: str, about: AboutWorker, gone: Sequence[bytes]) -> list[Command]:
+    loads = keys.loads(queue)
+    forget: list[Command] = [("ZREM", loads, *gone)] if gone else []
+    return [*forget, ("ZADD", loads, about.load, worker), ("PEXPIRE", loads, 60_000)]
 
 
 async def maintain(redis: RedisClient, worker: str, describe: Callable[[], AboutWorker]) -> None:
@@ -73,7 +88,10 @@ async def maintain(redis: RedisClient, worker: str, describe: Callable[[], About
             await asyncio.sleep(keys.PRESENCE_TTL_S / 3)
     finally:
         try:
-            await redis.command("DEL", keys.announcement(worker))
+            queues = describe().queues
+            await redis.transaction(
+                ("DEL", keys.announcement(worker)), *(("ZREM", keys.loads(queue), worker) for queue in queues)
+            )
         except REDIS_AWAY:
             pass  # the announcement expires
 

@@ -10,13 +10,15 @@
 -- `tokens`: what is counted against the limit a minute until the response has ended; the limits are 0 if there are none.
 -- `webhooks`: the names of those that deliver the end of the response; '' if none does.
 -- `head`: what a list shows of it; '' if it is not stored. `members`: of its metadata, as `listed.lua` has them.
--- USES redis/clock queue records/held records/rate records/listed
--- KEYS state log secrets tools active queue doorbell job_key open idempotency parent_tools
+-- `affinity_ms`: how long it may be kept for the worker that has the response that it continues; 0: not at all.
+-- USES redis/clock queue homes records/held records/rate records/listed
+-- KEYS state log secrets tools active queue doorbell job_key open idempotency parent_tools parent_state takers
 --      held held_bytes conversation readers rate listed
 -- ARGV member response_id job_id job ttl_ms# queue_depth_max# open_max# ring_again_ms#
 --      request store background sealed_secrets body_digest renews idempotency_ttl_ms# bytes# bytes_max# format place
 --      reader reader_ttl_ms# tokens# requests_per_minute# tokens_per_minute# webhooks channel
---      head members listed_ttl_ms# listed_max# flow turn_cost# frame…
+--      head members listed_ttl_ms# listed_max# flow turn_cost#
+--      affinity_ms# affinity_margin# bell_pattern frame…
 -- -> {'ok', listeners, requests_left, requests_whole_in_ms, tokens_left, tokens_whole_in_ms} | {'exists'} | {'full', depth} | {'busy', open} | {'heavy', bytes}
 --    | {'known', response_id} | {'conflict'} | {'locked'} | {'moved'}
 --    | {'limited', wait_ms, requests_left, requests_whole_in_ms, tokens_left, tokens_whole_in_ms}
@@ -39,6 +41,7 @@ if place ~= '' then
     if redis.call('HGET', holder_state, 'closed') == '' then return {'locked'} end
   end
   if fields[2] ~= place then return {'moved'} end
+  if fields[1] then parent_state = string.gsub(state, response_id, fields[1]) end
   if fields[3] then parent_tools = string.gsub(tools, response_id, fields[3]) end
 end
 local depth = redis.call('ZCARD', queue)
@@ -95,7 +98,11 @@ if body_digest ~= '' then
 end
 redis.call('ZADD', active, now + ring_again_ms, member)
 redis.call('PEXPIRE', active, ttl_ms)
-if job ~= '' then enqueue(queue, doorbell, job_key, job_id, job, ttl_ms, flow, turn_cost) end
+if job ~= '' then
+  local last = affinity_ms > 0 and parent_state ~= state and redis.call('HGET', parent_state, 'owner')
+  local home = last and find_home(queue, takers, last, bell_pattern, now, affinity_ms, affinity_margin)
+  enqueue(queue, doorbell, job_key, job_id, job, ttl_ms, flow, turn_cost, home)
+end
 local listeners = 0
 if channel ~= '' then
   local header = string.format('0 %d 0\n', #ARGV - REST + 1)

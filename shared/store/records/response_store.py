@@ -167,6 +167,8 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
         open=keys.open_responses(key.tenant),
         idempotency=keys.idempotency(key.tenant, repeated),
         parent_tools=keys.tools(new.parent or key),
+        parent_state=keys.state(new.parent or key),
+        takers=keys.takers(new.queue),
         held=keys.held(key.tenant),
         held_bytes=keys.held_bytes(key.tenant),
         conversation=keys.conversation(conversation),
@@ -205,6 +207,9 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
         listed_max=settings.tenant_listed_max,
         flow=keys.flow(key.tenant, new.tier),
         turn_cost=turn_cost(new.tier, settings.tenant_weight),
+        affinity_ms=int(settings.affinity_s * 1000),
+        affinity_margin=int(settings.affinity_margin * 1000),
+        bell_pattern=keys.BELL_PATTERN,
     )
 
 

@@ -1,0 +1,174 @@
+"""Continuations go to the worker that has their prefix: for a while, and while it is not much fuller."""
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from shared.settings import Settings
+from shared.store import keys
+from shared.store.job_queue import Room
+from shared.store.keys import RESPONSES_QUEUE, ResponseKey
+from shared.store.owning import fleet, lease, presence
+from shared.store.owning.claiming import Claimant
+from shared.store.owning.fleet import AboutWorker, Served
+from shared.store.records import response_store
+from shared.store.records.admission import NewResponse
+from shared.store.redis.client import RedisClient
+from tests.patience import until
+from tests.requests import accept, make_request
+
+ROOM, ONE = (Room(count, 2**20, 2**20, rings_on=False) for count in (64, 1))
+SERVED = [Served("default", RESPONSES_QUEUE, 9_000)]
+LONG = {"affinity_s": 60.0}
+
+
+async def come(redis: RedisClient, worker: str, responses: int = 0, *, is_present: bool = True) -> None:
+    """Announces a worker that has so many responses, of eight that it could run."""
+    if is_present:
+        await presence.announce(redis, "worker", worker)
+    await fleet.announce(redis, worker, AboutWorker(SERVED, "scripted", 8, responses))
+
+
+async def had_by(redis: RedisClient, settings: Settings, worker: str) -> ResponseKey:
+    key = await accept(redis, settings)
+    acquired = await lease.acquire(redis, settings, key, worker)
+    assert not isinstance(acquired, str)
+    await redis.command("ZREM", RESPONSES_QUEUE, f"{key}:0")
+    await redis.command("DEL", keys.doorbell(RESPONSES_QUEUE))
+    return key
+
+
+async def go_on(redis: RedisClient, settings: Settings, parent: ResponseKey, tenant: str = "a") -> str:
+    request = make_request()
+    key = ResponseKey(tenant, request.response.id)
+    new = NewResponse.of(key, request, {}, parent)
+    await response_store.create(redis, settings, new)
+    return str(key)
+
+
+async def take(redis: RedisClient, settings: Settings, worker: str, room: Room = ROOM) -> list[str]:
+    claimant = Claimant(redis, settings, worker)
+    claimed = await claimant.claim(room)
+    await claimant.close()
+    return [str(acquired.lease.key) for acquired in claimed.begun]
+
+
+async def tokens(redis: RedisClient, worker: str) -> tuple[int, int]:
+    """Those in the doorbell, and those in the worker's own bell."""
+    doorbell, own = keys.doorbell(RESPONSES_QUEUE), keys.bell(worker)
+    return await redis.command("LLEN", doorbell), await redis.command("LLEN", own)
+
+
+async def test_a_continuation_is_left_to_the_worker_that_has_its_prefix(
+    redis: RedisClient, settings: Settings
+) -> None:
+    patient = settings.model_copy(update=LONG)
+    for worker in ("w1", "w2"):
+        await come(redis, worker)
+    parent = await had_by(redis, patient, "w1")
+    child = await go_on(redis, patient, parent)
+    assert await tokens(redis, "w1") == (0, 1), "it alone is woken"
+    assert await take(redis, patient, "w2") == []
+    other = str(await accept(redis, patient, tenant="a"))
+    assert await take(redis, patient, "w2") == [other], "what comes after it does not wait"
+    assert await take(redis, patient, "w1") == [child]
+    assert await redis.command("EXISTS", RESPONSES_QUEUE, keys.homes(RESPONSES_QUEUE)) == 0
+
+
+async def test_it_is_left_to_it_for_a_while_only(redis: RedisClient, settings: Settings) -> None:
+    hasty = settings.model_copy(update={"affinity_s": 0.05})
+    for worker in ("w1", "w2"):
+        await come(redis, worker)
+    child = await go_on(redis, hasty, await had_by(redis, hasty, "w1"))
+
+    async def is_taken() -> bool:
+        return await take(redis, hasty, "w2") == [child]
+
+    await until(is_taken)
+
+
+@pytest.mark.parametrize(
+    ("reason", "w1", "w2"),
+    [("it is full", 8, 8), ("it is much fuller", 5, 1), ("it is gone", 0, 0), ("affinity is off", 0, 0)],
+)
+async def test_it_is_for_anybody_if_that_worker(
+    redis: RedisClient, settings: Settings, reason: str, w1: int, w2: int
+) -> None:
+    wait_s = 0.0 if reason == "affinity is off" else 60.0
+    patient = settings.model_copy(update={"affinity_s": wait_s})
+    await come(redis, "w1", w1, is_present=reason != "it is gone")
+    await come(redis, "w2", w2)
+    child = await go_on(redis, patient, await had_by(redis, patient, "w1"))
+    assert await tokens(redis, "w1") == (1, 0)
+    assert await take(redis, patient, "w2") == [child]
+
+
+async def test_one_that_does_not_come_to_what_is_kept_for_it_gets_no_more(
+    redis: RedisClient, settings: Settings
+) -> None:
+    patient = settings.model_copy(update=LONG)
+    await come(redis, "w1")
+    parent = await had_by(redis, patient, "w1")
+    for _ in range(7):
+        await go_on(redis, patient, parent)
+    assert await tokens(redis, "w1") == (2, 5)
+
+
+@pytest.mark.parametrize(("before", "overtakes"), [(16, True), (17, False)])
+async def test_a_worker_takes_what_is_kept_for_it_first_but_overtakes_few(
+    redis: RedisClient, settings: Settings, before: int, overtakes: bool
+) -> None:
+    patient = settings.model_copy(update=LONG)
+    for worker in ("w1", "w2"):
+        await come(redis, worker)
+    parent = await had_by(redis, patient, "w1")
+    waiting = [str(await accept(redis, patient, tenant="a")) for _ in range(before)]
+    child = await go_on(redis, patient, parent)
+    assert await take(redis, patient, "w1", ONE) == [child if overtakes else waiting[0]]
+
+
+async def test_another_tenants_turn_comes_before_what_is_kept(redis: RedisClient, settings: Settings) -> None:
+    patient = settings.model_copy(update=LONG)
+    await come(redis, "w1")
+    parent = await had_by(redis, patient, "w1")
+    kept = [await go_on(redis, patient, parent) for _ in range(3)]
+    other = str(await accept(redis, patient, tenant="b"))
+    taken = [(await take(redis, patient, "w1", ONE))[0] for _ in range(4)]
+    assert taken.index(other) <= 1
+    assert [each for each in taken if each != other] == kept
+
+
+@hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.sampled_from(["w1", "w2", "nobody"]),
+            st.tuples(st.sampled_from(["w1", "w2"]), st.integers(1, 3)),
+        ),
+        max_size=25,
+    )
+)
+async def test_every_response_is_taken_once_whoever_it_is_kept_for(
+    redis: RedisClient, settings: Settings, steps: list[str | tuple[str, int]]
+) -> None:
+    await redis.command("FLUSHALL")
+    patient = settings.model_copy(update=LONG)
+    parents = dict[str, ResponseKey]()
+    for worker in ("w1", "w2"):
+        await come(redis, worker)
+        parents[worker] = await had_by(redis, patient, worker)
+    made, taken = list[str](), list[str]()
+    for step in [*steps, ("w1", 64), ("w2", 64), ("w1", 64)]:
+        if isinstance(step, tuple):
+            room = Room(step[1], 2**20, 2**20, rings_on=False)
+            while found := await take(redis, patient, step[0], room):
+                taken += found
+                if step[1] < 64:
+                    break
+        elif step == "nobody":
+            made.append(str(await accept(redis, patient, tenant="a")))
+        else:
+            made.append(await go_on(redis, patient, parents[step]))
+    assert sorted(taken) == sorted(made)
+    assert await redis.command("EXISTS", RESPONSES_QUEUE) == 0
