@@ -25,6 +25,8 @@ COMPOSE_FILES = ["compose.yaml", "deploy/compose.cpu.yaml"]
 ROLES = ["api", "worker", "tool_runner", "webhooks"]
 IMAGES = {role: role for role in ROLES} | {"worker_gpu": "worker"}
 """Dockerfile -> its role. A worker has two: with the scripted engine, and with vLLM."""
+ROUTER = "router"
+"""In front of several cells."""
 SERVICES = ["proxy", "api", "worker", "tool-runner", "webhooks", "redis"]
 PYTHON_TOOL = "python"
 """The CPython sandbox, which runs only with its profile."""
@@ -118,9 +120,26 @@ def test_hadolint_has_nothing_to_say_about_a_dockerfile(image: str) -> None:
 
 def test_the_services_are_the_roles_with_redis_and_a_proxy() -> None:
     services = load("compose.yaml")["services"]
-    assert sorted(services) == sorted([*SERVICES, PYTHON_TOOL, ERRAND])
+    assert sorted(services) == sorted([*SERVICES, PYTHON_TOOL, ERRAND, ROUTER])
     profiles = {name: services[name]["profiles"] for name in services if "profiles" in services[name]}
-    assert profiles == {ERRAND: [ERRAND], PYTHON_TOOL: ["cpython"]}
+    assert profiles == {ERRAND: [ERRAND], PYTHON_TOOL: ["cpython"], ROUTER: ["cells"]}
+
+
+def test_the_router_meets_the_api_but_no_redis_and_runs_the_apis_image() -> None:
+    router, api = service(ROUTER), service("api")
+    assert (router["image"], router["build"]) == (api["image"], api["build"])
+    assert router["command"][:3] == ["python", "-m", "api.cells"]
+    assert not set(router["networks"]) & set(service("redis")["networks"])
+    assert set(router["networks"]) & set(api["networks"])
+    assert router["secrets"] == ["api_keys"]
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", "deploy/compose.cpu.yaml"])
+def test_every_image_of_ours_has_the_projects_version(file: str) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    images = re.findall(r"image: (antiphon-\S+)", (ROOT / file).read_text())
+    assert images
+    assert {image.partition(":")[2] for image in images} == {f"${{ANTIPHON_TAG:-{version}}}"}
 
 
 def test_the_model_is_fetched_by_a_service_that_meets_no_other_and_holds_no_secret() -> None:
@@ -134,7 +153,7 @@ def test_the_model_is_fetched_by_a_service_that_meets_no_other_and_holds_no_secr
     assert {"memory", "pids"} <= errand["deploy"]["resources"]["limits"].keys()
 
 
-@pytest.mark.parametrize("name", [*SERVICES, ERRAND])
+@pytest.mark.parametrize("name", [*SERVICES, ERRAND, ROUTER])
 def test_a_service_runs_with_least_rights(name: str) -> None:
     described = service(name)
     assert described["cap_drop"] == ["ALL"]
