@@ -44,6 +44,7 @@ class ChatStream:
         error = failure_of(answer, ended)
         if error is not None:
             return b"data: %b\n\n%b" % (bytes(refuse(error).body), _DONE)
+        self._head["service_tier"] = ended.service_tier  # that served, after the one that was asked for
         last = [self._with([_choice("delta", {}, [], finish_reason_of(answer, ended))])]
         if self._has_usage:
             last.append({**self._head, "choices": [], "usage": _usage_of(ended.usage)})

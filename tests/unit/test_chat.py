@@ -434,7 +434,7 @@ def told_of(
     thinking: type[ev.ReasoningTextDelta] = ev.ReasoningTextDelta,
 ) -> list[ev.StreamEvent]:
     """Reasoning, then messages of these texts, a character at a time; then two calls."""
-    told: list[ev.StreamEvent] = [ev.ResponseCreated(response("in_progress"))]
+    told: list[ev.StreamEvent] = [ev.ResponseCreated(response("in_progress", service_tier="auto"))]
     told += [ev.OutputItemAdded(0, Reasoning("rs", "in_progress"))]
     thoughts = [thinking(0, 0, "rs", piece) for piece in ("Let me ", "think.")]
     told += [
@@ -500,6 +500,7 @@ def test_a_stream_and_a_whole_answer_say_the_same(
     whole, streamed, _ = answers(told, response(usage=USAGE, service_tier="default"), form, slice_of)
     for chunk in streamed:
         ChatCompletionChunk.model_validate(chunk, strict=True) if "custom" not in str(chunk) else None
+    assert streamed[-1]["service_tier"] == whole["service_tier"] == "default"
     (choice,) = whole["choices"]
     assert choice["message"] == {
         "role": "assistant",
