@@ -61,6 +61,7 @@ def detail_answer(found: ResponseDetail) -> Answer:
         f"tenant    {view.tenant}",
         f"state     {view.status or view.standing}, accepted {_seconds(view.age_ms)} ago",
         f"model     {found.model or '-'}",
+        f"queue     {found.queue or '-'}",
         f"owner     {view.owner or '-'}",
         f"attempts  {view.attempt}, owners lost {view.owners_lost}, rung again {view.rings}",
         f"log       {log}, record format {found.record_format}",
@@ -87,16 +88,21 @@ def detail_answer(found: ResponseDetail) -> Answer:
 
 def processes_answer(found: Sequence[ProcessView]) -> Answer:
     """Lists processes."""
-    rows = [
-        (
-            each.role,
-            each.name,
-            "yes" if each.is_present else "no",
-            "-" if each.responses is None else str(each.responses),
-        )
-        for each in found
-    ]
-    return Answer(found, _table(("role", "name", "present", "responses"), rows))
+    head = ("role", "name", "present", "responses", "of", "wait for tools", "engine", "serves")
+    return Answer(found, _table(head, [_process_row(each) for each in found]))
+
+
+def _process_row(view: ProcessView) -> tuple[str, ...]:
+    known = (
+        view.role,
+        view.name,
+        "yes" if view.is_present else "no",
+        "-" if view.responses is None else str(view.responses),
+    )
+    if (about := view.about) is None:
+        return (*known, "-", "-", "-", "-")
+    served = ", ".join(each.name for each in about.served)
+    return (*known, str(about.capacity), str(about.waiting), about.engine, served)
 
 
 def queues_answer(found: Sequence[QueueView]) -> Answer:

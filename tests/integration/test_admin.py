@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from admin.__main__ import main
 from shared.frames import data_of
 from shared.settings import Settings
 from shared.store import keys
+from shared.store.keys import ResponseKey
 from shared.store.log import event_log
-from shared.store.owning import lease, presence
+from shared.store.owning import fleet, lease, presence
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.records import response_store
+from shared.store.records.admission import NewResponse
 from shared.store.redis.client import RedisClient
 from shared.store.tools import tool_journal
 from shared.tool_calls import ToolCall
@@ -90,7 +93,8 @@ async def test_open_responses_are_listed_with_who_has_them(
     assert "1 of 3 open responses" in (await run("ps", "--limit", "1")).out
     await presence.announce(redis, "worker", "worker-a")
     processes = (await run("workers", "--json")).value
-    assert processes == [{"role": "worker", "name": "worker-a", "is_present": True, "responses": 1}]
+    about = {"role": "worker", "name": "worker-a", "is_present": True}
+    assert processes == [{**about, "responses": 1, "about": None}]
 
 
 async def test_a_response_is_shown_with_its_journal_and_none_of_its_content(
@@ -109,6 +113,24 @@ async def test_a_response_is_shown_with_its_journal_and_none_of_its_content(
     queues = (await run("queue", "--json")).value
     assert {queue["name"]: queue["waiting"] for queue in queues} == {"responses": 1, "tools": 1}
     assert queues[1]["flows"][0]["tier"] == "default"
+
+
+async def test_the_queue_of_each_model_is_shown(redis: RedisClient, settings: Settings, run: Run) -> None:
+    served = fleet.Served("small", keys.queue_of("small"), 1_000)
+    await fleet.announce(redis, "worker-a", fleet.AboutWorker([served], "scripted", 8))
+    key = await accept(redis, settings, tenant="acme")
+    draft = NewResponse.of(ResponseKey("acme", (other := make_request()).response.id), other, {})
+    await response_store.create(redis, settings, replace(draft, queue=served.queue))
+    queues = (await run("queue", "--json")).value
+    assert {queue["name"]: queue["waiting"] for queue in queues} == {
+        "responses": 1,
+        "responses@small": 1,
+        "tools": 0,
+    }
+    assert (await run("tenants", "--json")).value[0]["waiting"] == 2
+    assert served.queue in (await run("show", f"acme/{other.response.id}")).out
+    shown = await run("show", str(key), "--json")
+    assert shown.value["queue"] == keys.RESPONSES_QUEUE
 
 
 async def test_tenants_are_those_that_wait_those_that_run_and_those_of_the_file(
@@ -233,6 +255,9 @@ async def test_a_drained_worker_hands_over_and_takes_nothing_more(
             roles = {each["name"]: each["role"] for each in processes if each["is_present"]}
             assert roles.pop(first) == "drained"
             assert list(roles.values()) == ["worker"]
+            (second,) = [each for each in processes if each["role"] == "worker" and each["is_present"]]
+            assert second["about"]["capacity"] > 0
+            assert second["about"]["engine"] == "scripted"
 
 
 async def _is_closed(redis: RedisClient, key: keys.ResponseKey) -> bool:

@@ -46,6 +46,8 @@ class ResponseDetail:
     response: ResponseView
     model: str
     """Empty if the response is not stored."""
+    queue: str
+    """Where it waits, or waited last; empty if an earlier version has accepted it."""
     is_archived: bool
     log_entries: int
     """0 once it is archived."""
@@ -65,18 +67,19 @@ async def read_detail(redis: RedisClient, settings: Settings, key: ResponseKey) 
     if view is None:
         return None
     fields, request_bytes, entries, is_archived, readers, ttl_ms = await redis.transaction(
-        ("HMGET", keys.state(key), "head", "format"),
+        ("HMGET", keys.state(key), "head", "format", "queue"),
         ("HSTRLEN", keys.state(key), "request"),
         ("XLEN", keys.log(key)),
         ("EXISTS", keys.archive(key)),
         ("ZCARD", keys.readers(key)),
         ("PTTL", keys.state(key)),
     )
-    head, record_format = fields
+    head, record_format, queue = fields
     total, calls = await _read_calls(redis, settings, key)
     return ResponseDetail(
         view,
         _read_head(head).model if head else "",
+        (queue or b"").decode(),
         bool(is_archived),
         entries,
         request_bytes,

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from shared.store import keys
 from shared.store.overview.open_responses import ResponseView
+from shared.store.owning import fleet
 from shared.store.owning.draining import DRAINED
+from shared.store.owning.fleet import AboutWorker
 from shared.store.owning.lease import now_ms
 from shared.store.redis.client import RedisClient
 
@@ -23,7 +25,10 @@ class ProcessView:
     is_present: bool
     """False if it has announced itself within a minute, but not in the last seconds, and did not withdraw."""
     responses: int | None
-    """Those that a worker owns, of the open responses that were looked at; None for other roles."""
+    """Those that a worker has, as it says, or else owns of the open responses that were looked at; None for
+    other roles."""
+    about: AboutWorker | None = None
+    """What a worker announces; None for other roles, and for a worker of an earlier version."""
 
 
 async def read_processes(redis: RedisClient, open_responses: Sequence[ResponseView]) -> list[ProcessView]:
@@ -33,11 +38,15 @@ async def read_processes(redis: RedisClient, open_responses: Sequence[ResponseVi
     replies = await redis.transaction(
         *(("ZRANGE", keys.presence(role), 0, _PROCESSES_MAX - 1, "WITHSCORES") for role in ROLES)
     )
-    return [
-        ProcessView(role, name, until >= now, owned[name] if role in ("worker", DRAINED) else None)
-        for role, reply in zip(ROLES, replies, strict=True)
-        for name, until in _pairs(reply)
-    ]
+    told = await fleet.read_workers(redis)
+    views = []
+    for role, reply in zip(ROLES, replies, strict=True):
+        for name, until in _pairs(reply):
+            about = told.get(name) if role == "worker" else None
+            counted = owned[name] if role in ("worker", DRAINED) else None
+            responses = about.responses if about else counted
+            views.append(ProcessView(role, name, until >= now, responses, about))
+    return views
 
 
 def _pairs(reply: Sequence[bytes]) -> list[tuple[str, float]]:

@@ -12,7 +12,8 @@ from shared.store.owning import fleet
 from shared.store.owning.lease import now_ms
 from shared.store.redis.client import RedisClient
 
-_QUEUES = {"responses": keys.RESPONSES_QUEUE, "tools": keys.TOOLS_QUEUE}
+_COMMON = "antiphon:{queue}:"
+"""What the names of all queues begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class FlowView:
 @dataclass(frozen=True, slots=True)
 class QueueView:
     name: str
+    """`responses`, that of the default model; `responses@MODEL`; or `tools`."""
     waiting: int
     """All jobs, including those that are just being taken."""
     first: int
@@ -43,12 +45,18 @@ class QueueView:
 
 async def read_queues(redis: RedisClient, flows_max: int) -> list[QueueView]:
     """Returns each queue with at most `flows_max` of its flows."""
-    models = {served.queue for served, _ in await fleet.read_models(redis)} - {keys.RESPONSES_QUEUE}
-    queues = _QUEUES | {f"responses@{queue.partition('@')[2]}": queue for queue in sorted(models)}
-    return [await _read_queue(redis, name, queue, flows_max) for name, queue in queues.items()]
+    queues = [*await _response_queues(redis), keys.TOOLS_QUEUE]
+    return [await _read_queue(redis, queue, flows_max) for queue in queues]
 
 
-async def _read_queue(redis: RedisClient, name: str, queue: str, flows_max: int) -> QueueView:
+async def _response_queues(redis: RedisClient) -> list[str]:
+    """Returns the queues of all models that are served, or were in the last day; that of the default model
+    first."""
+    served = await fleet.read_models(redis)
+    return list(dict.fromkeys([keys.RESPONSES_QUEUE, *sorted(each.queue for each, _ in served)]))
+
+
+async def _read_queue(redis: RedisClient, queue: str, flows_max: int) -> QueueView:
     waiting, first, large, flows_total, flows = await redis.transaction(
         ("ZCARD", queue),
         ("ZCARD", keys.front(queue)),
@@ -57,6 +65,7 @@ async def _read_queue(redis: RedisClient, name: str, queue: str, flows_max: int)
         ("ZRANGE", keys.turns(queue), 0, flows_max - 1),
     )
     names = [flow.decode() for flow in flows]
+    name = queue.removeprefix(_COMMON)
     return QueueView(name, waiting, first, large, flows_total, await _read_flows(redis, queue, names))
 
 
@@ -99,22 +108,25 @@ class TenantView:
 async def read_tenants(redis: RedisClient, named: Sequence[str], count_max: int) -> list[TenantView]:
     """Returns the tenants that are named, and those with something waiting or open among the first
     `count_max` flows and responses; at most `count_max`."""
-    queue = keys.RESPONSES_QUEUE
-    flows, members = await redis.transaction(
-        ("ZRANGE", keys.turns(queue), 0, count_max - 1), ("ZRANGE", keys.ACTIVE, 0, count_max - 1)
+    queues = await _response_queues(redis)
+    members, *flows = await redis.transaction(
+        ("ZRANGE", keys.ACTIVE, 0, count_max - 1),
+        *(("ZRANGE", keys.turns(queue), 0, count_max - 1) for queue in queues),
     )
-    tiers: dict[str, list[str]] = {name: [] for name in named}
-    for flow in flows:
-        tiers.setdefault(flow.decode().rpartition("/")[0], []).append(flow.decode())
+    lists: dict[str, list[str]] = {name: [] for name in named}
+    for queue, waiting in zip(queues, flows, strict=True):
+        for flow in waiting:
+            tenant, _ = _parts(flow.decode())
+            lists.setdefault(tenant, []).append(keys.waiting(queue, flow.decode()))
     for member in members:
-        tiers.setdefault(ResponseKey.parse(member.decode()).tenant, [])
-    return [await _read_tenant(redis, name, tiers[name]) for name in sorted(tiers)[:count_max]]
+        lists.setdefault(ResponseKey.parse(member.decode()).tenant, [])
+    return [await _read_tenant(redis, name, lists[name]) for name in sorted(lists)[:count_max]]
 
 
-async def _read_tenant(redis: RedisClient, tenant: str, flows: Sequence[str]) -> TenantView:
+async def _read_tenant(redis: RedisClient, tenant: str, lists: Sequence[str]) -> TenantView:
     opened, held_bytes, *lengths = await redis.transaction(
         ("SCARD", keys.open_responses(tenant)),
         ("HGET", keys.held_bytes(tenant), "total"),
-        *(("LLEN", keys.waiting(keys.RESPONSES_QUEUE, flow)) for flow in flows),
+        *(("LLEN", waiting) for waiting in lists),
     )
     return TenantView(tenant, opened, sum(lengths), int(held_bytes or 0))
