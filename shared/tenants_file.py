@@ -152,6 +152,8 @@ def _check_webhooks(tenant: str, webhooks: Mapping[str, Webhook]) -> None:
             raise ValueError(f"a webhook's name is {_WEBHOOK.pattern}, not {name[:80]!r}")
         if not _is_url(webhook.url):
             raise ValueError(f"{tenant}/{name}: the url is not https://host/… or http://host/…")
+        if not webhook.event_types:
+            raise ValueError(f"{tenant}/{name}: event_types is empty; without it, all events are delivered")
         if not 0 < len(webhook.secrets) <= _SECRETS_MAX or not all(map(_is_secret, webhook.secrets)):
             lengths = f"{_SECRET_BYTES.start} to {_SECRET_BYTES.stop - 1}"
             form = f"{_SECRET_PREFIX} and the base64 of {lengths} bytes"

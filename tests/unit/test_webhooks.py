@@ -172,6 +172,7 @@ def test_the_tenants_file_names_webhooks(tmp_path: Any) -> None:
         {"secrets": ["whsec_s3cret-s3cret"]},
         {"secrets": ["whsec_czNjcmV0"]},
         {"event_types": ["response.s3cret-s3cret"]},
+        {"event_types": []},
         {"events": []},
     ],
 )
