@@ -15,22 +15,30 @@ _GAUGES = (metrics.QUEUE_DEPTH, metrics.QUEUE_AGE, metrics.PRESENT)
 
 
 async def refresh(redis: RedisClient) -> None:
-    """Sets the gauges of the cluster; while Redis is unavailable, there are none."""
+    """Sets the gauges of the cluster; while Redis is unavailable, there are none. A model that is forgotten
+    has none any more."""
     try:
         found = await figures.read_figures(redis)
     except REDIS_AWAY:
-        for gauge in _GAUGES:
-            gauge.clear()
+        _clear()
         metrics.OPEN_RESPONSES.set(float("nan"))
         return
-    show(found)
+    _clear()
+    _show(found)
 
 
-def show(found: ClusterFigures) -> None:
+def _clear() -> None:
+    for gauge in _GAUGES:
+        gauge.clear()
+
+
+def _show(found: ClusterFigures) -> None:
     metrics.OPEN_RESPONSES.set(found.open_responses)
     for role, count in found.present.items():
         metrics.PRESENT.labels(role).set(count)
-    for tier in _TIERS:
-        waiting = found.waiting.get(tier)
-        metrics.QUEUE_DEPTH.labels(tier).set(0 if waiting is None else waiting.jobs)
-        metrics.QUEUE_AGE.labels(tier).set(0 if waiting is None else waiting.oldest_s)
+    for model, tiers in found.waiting.items():
+        label = metrics.model_label(model)
+        for tier in _TIERS:
+            waiting = tiers.get(tier)
+            metrics.QUEUE_DEPTH.labels(label, tier).set(0 if waiting is None else waiting.jobs)
+            metrics.QUEUE_AGE.labels(label, tier).set(0 if waiting is None else waiting.oldest_s)

@@ -123,8 +123,8 @@ REDIS_AWAY_SECONDS = _count(
 
 # --- the cluster, as an API node sees it when it is asked ---------------------------------------------
 
-QUEUE_DEPTH = _gauge(_API, "antiphon_queue_depth", "Responses and counts that wait.", "tier")
-QUEUE_AGE = _gauge(_API, "antiphon_queue_oldest_age_seconds", "How long the oldest has waited.", "tier")
+QUEUE_DEPTH = _gauge(_API, "antiphon_queue_depth", "Responses and counts that wait.", MODEL, "tier")
+QUEUE_AGE = _gauge(_API, "antiphon_queue_oldest_age_seconds", "How long the oldest waits.", MODEL, "tier")
 OPEN_RESPONSES = _gauge(_API, "antiphon_open_responses", "Responses that have not ended, waiting or owned.")
 PRESENT = _gauge(_API, "antiphon_processes", "Processes that are present.", "role")
 

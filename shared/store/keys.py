@@ -237,6 +237,11 @@ def queue_of(model: str) -> str:
     return f"{RESPONSES_QUEUE}@{model}"
 
 
+def model_of(queue: str) -> str:
+    """The model, or adapter, whose responses wait in a queue; empty for the default model."""
+    return queue.partition("@")[2]
+
+
 def takers(queue: str) -> str:
     """The presence key of the role that serves a queue."""
     return presence("tool_runner" if queue == TOOLS_QUEUE else "worker")

@@ -14,6 +14,8 @@ from shared.service_tiers import TURN_COST
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.overview.figures import REST, read_figures
+from shared.store.owning import fleet
+from shared.store.owning.fleet import AboutWorker, Served
 from shared.store.redis.client import RedisClient
 from tests.patience import PATIENCE_S, until
 from tests.requests import accept, make_request
@@ -84,26 +86,28 @@ async def test_a_response_with_a_tool_is_counted_by_every_role(cluster: RunningC
         await until(has_grown)
 
 
-async def test_the_queue_is_told_by_tier_whatever_waits(redis: RedisClient, settings: Settings) -> None:
+async def test_the_queue_is_told_by_model_and_tier_whatever_waits(
+    redis: RedisClient, settings: Settings
+) -> None:
     await accept(redis, settings, tenant="acme")
     await accept(redis, settings, make_request("Hello", service_tier="flex"), tenant="other")
+    adapter = Served("pirate", keys.queue_of("pirate"), 8_192, is_adapter=True)
+    await fleet.announce(redis, "worker-a", AboutWorker([adapter], "scripted", capacity=1))
     for number in range(3):
-        await redis.command("ZADD", keys.RESPONSES_QUEUE, 100 + number, f"unplaced-{number}")
-    await redis.command("PEXPIRE", keys.RESPONSES_QUEUE, 60_000)
+        await redis.command("ZADD", adapter.queue, 100 + number, f"unplaced-{number}")
+    await redis.command("PEXPIRE", adapter.queue, 60_000)
     found = await read_figures(redis)
-    assert {tier: waiting.jobs for tier, waiting in found.waiting.items()} == {
-        "default": 1,
-        "flex": 1,
-        REST: 3,
-    }
-    assert all(0 <= waiting.oldest_s < PATIENCE_S for waiting in found.waiting.values())
+    jobs = {model: {tier: of.jobs for tier, of in tiers.items()} for model, tiers in found.waiting.items()}
+    assert jobs == {"default": {"default": 1, "flex": 1, REST: 0}, "pirate": {REST: 3}}
+    assert all(0 <= of.oldest_s < PATIENCE_S for tiers in found.waiting.values() for of in tiers.values())
     assert found.open_responses == 2
     await cluster_metrics.refresh(redis)
-    assert value("antiphon_queue_depth", tier="flex") == 1
+    assert value("antiphon_queue_depth", gen_ai_request_model="default", tier="flex") == 1
+    assert value("antiphon_queue_depth", gen_ai_request_model="pirate", tier=REST) == 3
     assert value("antiphon_queue_depth", tier="priority") == 0
 
 
-async def test_figures_read_a_bounded_number_of_flows(redis: RedisClient, settings: Settings) -> None:
+async def test_figures_read_a_bounded_number_of_flows(redis: RedisClient) -> None:
     queue = keys.RESPONSES_QUEUE
     for number in range(300):
         flow = keys.flow(f"tenant-{number}", "default")
@@ -115,8 +119,8 @@ async def test_figures_read_a_bounded_number_of_flows(redis: RedisClient, settin
         )
     await redis.transaction(("PEXPIRE", queue, 60_000), ("PEXPIRE", keys.turns(queue), 60_000))
     await redis.command("CONFIG", "RESETSTAT")
-    found = await read_figures(redis)
-    assert {tier: waiting.jobs for tier, waiting in found.waiting.items()} == {"default": 200, REST: 100}
+    (found,) = (await read_figures(redis)).waiting.values()
+    assert {tier: waiting.jobs for tier, waiting in found.items()} == {"default": 200, REST: 100}
     stats = await redis.command("INFO", "commandstats")
     assert stats["cmdstat_llen"]["calls"] == 200
 

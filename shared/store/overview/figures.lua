@@ -1,12 +1,14 @@
--- The cluster in a few numbers: what is open, the present processes of each role, and what waits, by tier. At most
--- `flows_max` flows are looked at, those with the next turns; whatever else waits is `rest`: further flows, what is before
--- all turns, and what waits for a taker with room for its bytes. Only reads; the cost depends on `flows_max` alone.
+-- The cluster in a few numbers: what is open, the present processes of each role, and what waits, by queue and tier. Looked
+-- at are the queues of at most `queues_max` names that are served or were lately, and of each at most `flows_max` flows, those
+-- with the next turns; whatever else waits in a queue is its `rest`: further flows, what is before all turns, and what waits
+-- for a taker with room for its bytes. Only reads; the cost depends on these two numbers alone.
+-- `queue`: that of the default model, which is there whatever is served.
 -- USES redis/clock
--- KEYS queue turns active
--- ARGV flows_max# state_pattern presence_pattern role…
--- -> {open, {processes, …}, rest, {tier, jobs, oldest_ms, …}}; oldest_ms: how long ago the oldest of them was accepted
-local now, rest = now_ms(), redis.call('ZCARD', queue)
-local tiers, names = {}, {}
+-- KEYS queue models active
+-- ARGV queues_max# flows_max# state_pattern presence_pattern role…
+-- -> {open, {processes, …}, {{queue, rest, tier, jobs, oldest_ms, …}, …}}; oldest_ms: how long ago the oldest of them was
+--     accepted
+local now = now_ms()
 
 local function age_of(job_id)
   local member = string.match(job_id or '', '^(.*):%d+$')
@@ -14,22 +16,35 @@ local function age_of(job_id)
   return created and math.max(0, now - tonumber(created)) or 0
 end
 
-for _, flow in ipairs(redis.call('ZRANGE', turns, 0, flows_max - 1)) do
-  local waiting, name = queue .. ':waiting:' .. flow, string.match(flow, '([^/]*)$')
-  local jobs = redis.call('LLEN', waiting)
-  local tier = tiers[name]
-  if not tier then
-    tier = {0, 0}
-    tiers[name], names[#names + 1] = tier, name
+local function look_at(waits)
+  local rest, tiers, names = redis.call('ZCARD', waits), {}, {}
+  for _, flow in ipairs(redis.call('ZRANGE', waits .. ':turns', 0, flows_max - 1)) do
+    local waiting, name = waits .. ':waiting:' .. flow, string.match(flow, '([^/]*)$')
+    local jobs = redis.call('LLEN', waiting)
+    local tier = tiers[name]
+    if not tier then
+      tier = {0, 0}
+      tiers[name], names[#names + 1] = tier, name
+    end
+    tier[1], tier[2] = tier[1] + jobs, math.max(tier[2], age_of(redis.call('LINDEX', waiting, 0)))
+    rest = rest - jobs
   end
-  tier[1], tier[2] = tier[1] + jobs, math.max(tier[2], age_of(redis.call('LINDEX', waiting, 0)))
-  rest = rest - jobs
+  local found = {waits, math.max(0, rest)}
+  for _, name in ipairs(names) do
+    for _, value in ipairs({name, tiers[name][1], tiers[name][2]}) do found[#found + 1] = value end
+  end
+  return found
 end
-local waits, present = {}, {}
-for _, name in ipairs(names) do
-  for _, value in ipairs({name, tiers[name][1], tiers[name][2]}) do waits[#waits + 1] = value end
+
+local queues, is_seen = {look_at(queue)}, {[queue] = true}
+for _, served in ipairs(redis.call('ZRANGE', models, 0, queues_max - 1, 'REV')) do
+  local waits = cjson.decode(served)[2]
+  if not is_seen[waits] then
+    queues[#queues + 1], is_seen[waits] = look_at(waits), true
+  end
 end
+local present = {}
 for i = REST, #ARGV do
   present[#present + 1] = redis.call('ZCOUNT', string.format(presence_pattern, ARGV[i]), now, '+inf')
 end
-return {redis.call('ZCARD', active), present, math.max(0, rest), waits}
+return {redis.call('ZCARD', active), present, queues}

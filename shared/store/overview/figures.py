@@ -3,8 +3,9 @@
 Only reads, in one round trip whose cost does not depend on how much there is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from shared.store import keys
 from shared.store.overview.processes import ROLES
@@ -12,9 +13,11 @@ from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
 
 _FIGURES = LuaScript("overview/figures")
-_FLOWS_MAX = 200
+_QUEUES_MAX, _FLOWS_MAX = 64, 200
 REST = "other"
 """Stands for the tiers of what is not looked at one by one."""
+DEFAULT = "default"
+"""The name of the default model's queue, whatever that model is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +29,8 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFigures:
-    waiting: Mapping[str, Waiting]
-    """By tier."""
+    waiting: Mapping[str, Mapping[str, Waiting]]
+    """Model -> tier -> what waits."""
     open_responses: int
     present: Mapping[str, int]
     """Role -> processes."""
@@ -35,22 +38,26 @@ class ClusterFigures:
 
 async def read_figures(redis: RedisClient) -> ClusterFigures:
     """Raises REDIS_AWAY."""
-    queue = keys.RESPONSES_QUEUE
-    opened, present, rest, waits = await redis.run(
+    opened, present, queues = await redis.run(
         _FIGURES(
             *ROLES,
-            queue=queue,
-            turns=keys.turns(queue),
+            queue=keys.RESPONSES_QUEUE,
+            models=keys.MODELS,
             active=keys.ACTIVE,
+            queues_max=_QUEUES_MAX,
             flows_max=_FLOWS_MAX,
             state_pattern=keys.STATE_PATTERN,
             presence_pattern=keys.presence("%s"),
         )
     )
-    waiting = {
-        tier.decode(): Waiting(jobs, oldest_ms / 1000)
-        for tier, jobs, oldest_ms in zip(waits[::3], waits[1::3], waits[2::3], strict=True)
-    }
-    return ClusterFigures(
-        waiting | {REST: Waiting(rest, 0.0)}, opened, dict(zip(ROLES, present, strict=True))
-    )
+    waiting = dict(_read_queue(*queue) for queue in queues)
+    return ClusterFigures(waiting, opened, dict(zip(ROLES, present, strict=True)))
+
+
+def _read_queue(queue: bytes, rest: int, *tiers: Any) -> tuple[str, Mapping[str, Waiting]]:
+    return keys.model_of(queue.decode()) or DEFAULT, _read_tiers(tiers) | {REST: Waiting(rest, 0.0)}
+
+
+def _read_tiers(tiers: Sequence[Any]) -> dict[str, Waiting]:
+    columns = zip(tiers[::3], tiers[1::3], tiers[2::3], strict=True)
+    return {tier.decode(): Waiting(jobs, oldest_ms / 1000) for tier, jobs, oldest_ms in columns}
