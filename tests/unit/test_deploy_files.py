@@ -262,7 +262,12 @@ def test_the_cpu_override_takes_the_gpu_away_and_plays_scripts() -> None:
 
 def test_no_service_fixes_a_setting_that_the_settings_file_may_change() -> None:
     fixed = {key for name in SERVICES for key in service(name).get("environment", {}) if "ANTIPHON" in key}
-    assert fixed == {"ANTIPHON_API_KEYS", "ANTIPHON_MCP_SERVERS"}
+    assert fixed == {
+        "ANTIPHON_API_KEYS",
+        "ANTIPHON_MCP_SERVERS",
+        "ANTIPHON_METRICS_PORT",
+        "ANTIPHON_METRICS_HOST",
+    }
 
 
 def test_the_gpu_workers_image_has_the_vllm_that_is_pinned() -> None:

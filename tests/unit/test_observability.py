@@ -1,0 +1,102 @@
+"""The dashboard and the rules in deploy/observability ask for what the code tells; Prometheus reads them."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from shared import metrics
+from tests.patience import PATIENCE_S
+
+FOLDER = Path(__file__).parents[2] / "deploy/observability"
+DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text())
+RULES = [
+    rule
+    for group in YAML(typ="safe", pure=True).load(FOLDER / "alerts.yml")["groups"]
+    for rule in group["rules"]
+]
+ASKED = [(rule["alert"], rule["expr"]) for rule in RULES] + [
+    (panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel.get("targets", ())
+]
+OF_PROCESSES = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
+OF_PROMETHEUS = {"instance", "job", "le"}
+NAME = re.compile(r"\b((?:antiphon|gen_ai|mcp|process)_[a-z_]+)")
+SELECTED = re.compile(r"(\w+)\{([^}]*)\}")
+GROUPED = re.compile(r"by \(([^)]*)\)")
+
+
+def base_of(name: str) -> str:
+    """The metric that a series belongs to."""
+    return next(
+        (base for end in ("_bucket", "_count", "_sum") if (base := name.removesuffix(end)) in metrics.OURS),
+        name,
+    )
+
+
+def names_in(expression: str) -> set[str]:
+    """The metrics that an expression asks for: words that are no labels."""
+    labels = {label for entry in metrics.OURS.values() for label in entry.labels}
+    return {base_of(name) for name in NAME.findall(expression)} - labels - OF_PROCESSES
+
+
+@pytest.mark.parametrize(("what", "expression"), ASKED, ids=[f"{what}" for what, _ in ASKED])
+def test_what_is_asked_for_is_told_with_these_labels(what: str, expression: str) -> None:
+    names = names_in(expression)
+    assert names or any(name in expression for name in OF_PROCESSES), what
+    assert names - metrics.OURS.keys() == set()
+    labels = {label for name in names for label in metrics.OURS[name].labels} | OF_PROMETHEUS
+    for _, matchers in SELECTED.findall(expression):
+        assert {re.split(r"[=!]", matcher)[0] for matcher in re.split(r",\s*", matchers)} <= labels
+    for grouped in GROUPED.findall(expression):
+        assert set(re.split(r",\s*", grouped)) <= labels
+
+
+def test_prometheus_asks_the_services_of_compose_on_the_ports_that_they_open() -> None:
+    (job,) = YAML(typ="safe", pure=True).load(FOLDER / "prometheus.yml")["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    services = YAML(typ="safe", pure=True).load(FOLDER.parents[1] / "compose.yaml")["services"]
+    opened = {
+        name: service["environment"]["ANTIPHON_METRICS_PORT"]
+        for name, service in services.items()
+        if "ANTIPHON_METRICS_PORT" in service.get("environment", {})
+    }
+    assert opened == dict.fromkeys(found["names"], str(found["port"]))
+    assert {services[name]["environment"]["ANTIPHON_METRICS_HOST"] for name in opened} == {"0.0.0.0"}
+    assert f'job="{job["job_name"]}"' == 'job="$job"'.replace(
+        "$job", DASHBOARD["templating"]["list"][1]["query"]
+    )
+
+
+def test_the_dashboard_shows_every_metric() -> None:
+    shown = {name for what, expression in ASKED[len(RULES) :] for name in names_in(expression)}
+    assert metrics.OURS.keys() - shown == set()
+
+
+def test_panels_have_ids_and_places_of_their_own() -> None:
+    panels = DASHBOARD["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
+    assert len(places) == len(panels)
+
+
+def test_an_alert_says_what_is_wrong_and_how_bad_it_is() -> None:
+    for rule in RULES:
+        assert rule["alert"].startswith("Antiphon")
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert {"summary", "description"} == rule["annotations"].keys()
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool, of Debian's prometheus, is not installed"
+)
+@pytest.mark.parametrize("check", [("rules", "alerts.yml"), ("config", "prometheus.yml")])
+def test_prometheus_can_read_it(check: tuple[str, str]) -> None:
+    kind, name = check
+    command = ["promtool", "check", kind, str(FOLDER / name)]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
