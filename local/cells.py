@@ -18,17 +18,20 @@ class Cells:
     """Has what a Cluster has, for `local/up.py`. The router's data folder holds those of the cells."""
 
     def __init__(self, pattern: Cluster, count: int) -> None:
-        """`pattern`: a cluster that is not started, which each cell is like; the router gets its port."""
+        """`pattern`: a cluster that is not started, which each cell is like. The router gets its port, and
+        the first of the ports for metrics."""
         self._pattern = pattern
         self._router: Cluster | None = None
+        of_a_cell = pattern.apis + pattern.workers + pattern.tool_runners + pattern.webhooks
         self._clusters = {
-            name: replace(
+            str(number): replace(
                 pattern,
-                data=pattern.data / f"cell-{name}",
+                data=pattern.data / f"cell-{number}",
                 port=0,
-                settings={**pattern.settings, "ANTIPHON_CELL": name},
+                settings={**pattern.settings, "ANTIPHON_CELL": str(number)},
+                metrics_port=pattern.metrics_port and pattern.metrics_port + 1 + number * of_a_cell,
             )
-            for name in map(str, range(count))
+            for number in range(count)
         }
 
     @property

@@ -133,7 +133,8 @@ class Cluster:
             await self._start_valkey()
         if self.cells:
             named = json.dumps({name: {"nodes": list(urls)} for name, urls in self.cells.items()})
-            self._keep(self._make_site({"ANTIPHON_CELLS": named}).plan_router(api_ports[0]))
+            site = self._make_site({"ANTIPHON_CELLS": named})
+            self._keep(self._with_own(site.plan_router(api_ports[0])))
             return
         site = self._make_site({"ANTIPHON_REDIS_URL": self.redis_url})
         for number, port in enumerate(api_ports):

@@ -30,6 +30,7 @@ _DELAY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 EVERY = ("api", "worker", "tool_runner", "webhooks")
 _Roles = tuple[str, ...]
+_WITH_ROUTER: _Roles = (*EVERY, "router")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +101,18 @@ def _histogram(roles: _Roles, name: str, says: str, bounds: tuple[float, ...], *
 
 
 _API, _WORKER, _TOOL_RUNNER, _WEBHOOKS = ((role,) for role in EVERY)
+_ROUTER: _Roles = ("router",)
 _ENDING = ("api", "worker")
 MODEL = "gen_ai_request_model"
 """The label that has a model's name, as OpenTelemetry calls it."""
 
 # --- every role -----------------------------------------------------------------------------------
 
-PROCESS = _gauge(EVERY, "antiphon_process_info", "1, for the process of this role and name.", "role", "name")
+PROCESS = _gauge(
+    _WITH_ROUTER, "antiphon_process_info", "1, for the process of this role and name.", "role", "name"
+)
 LOOP_DELAY = _histogram(
-    EVERY,
+    _WITH_ROUTER,
     "antiphon_loop_delay_seconds",
     "How late the event loop ran a timer, four times a second.",
     _DELAY_S,
@@ -222,6 +226,10 @@ WEBHOOK_DELIVERIES = _count(_WEBHOOKS, "antiphon_webhook_deliveries", "Attempts 
 WEBHOOKS_IN_FLIGHT = _gauge(
     _WEBHOOKS, "antiphon_webhook_deliveries_in_flight", "Deliveries that are being made."
 )
+
+
+ROUTED = _count(_ROUTER, "antiphon_routed_requests", "Requests that cells were asked.", "cell", "outcome")
+CELL_NODES = _gauge(_ROUTER, "antiphon_cell_nodes", "API nodes of a cell, by their state.", "cell", "state")
 
 
 async def render(role: str) -> bytes:

@@ -29,7 +29,8 @@ from api.offload import Offload
 from api.request_body import read_body
 from api.server import end_with
 from api.tenants import Tenants
-from shared.ids import new_request_id
+from shared import metrics_listener
+from shared.ids import new_owner, new_request_id
 from shared.settings import Settings
 
 PROBED = ("/health", "/ready")
@@ -173,7 +174,7 @@ class Router:
 
     def _readiness(self) -> Response:
         cells = {
-            name: {"ready": sum(node.health is Health.READY for node in cell.nodes), "nodes": len(cell.nodes)}
+            name: {"ready": cell.count(Health.READY), "nodes": len(cell.nodes)}
             for name, cell in self.fleet.cells.items()
         }
         is_ready = bool(self.fleet.weights(Health.READY)) and not self.is_draining
@@ -186,6 +187,7 @@ class Edge:
 
     def __init__(self, router: Router, settings: Settings, tenants: Tenants) -> None:
         self._router = router
+        self._settings = settings
         self._tenants = tenants
         self._door: ASGIApp = Door(router, settings, is_open=tenants.is_open)
 
@@ -211,6 +213,12 @@ class Edge:
         await receive()
         await self._router.fleet.probe_all()
         running = [asyncio.create_task(self._router.fleet.run(), name="prober")]
+        running += [
+            asyncio.create_task(service, name="metrics")
+            for service in metrics_listener.services(
+                self._settings, "router", new_owner("router", self._settings.place)
+            )
+        ]
         if self._tenants.is_in_file:
             running.append(asyncio.create_task(self._tenants.run(), name="reader of the tenants file"))
         for task in running:

@@ -9,8 +9,10 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 
 from api.cells.upstream import Broken, Sent, Unreached, Upstream
+from shared import metrics
 from shared.settings import Settings
 
 _READY = Sent(b"GET", b"/ready", ((b"host", b"127.0.0.1"),))
@@ -40,12 +42,17 @@ class Node:
 class CellState:
     """What is known of a cell."""
 
+    name: str
     weight: float
     nodes: tuple[Node, ...]
 
     @property
     def health(self) -> Health:
         return min(node.health for node in self.nodes)
+
+    def count(self, health: Health) -> int:
+        """Returns the number of nodes of this health."""
+        return sum(node.health is health for node in self.nodes)
 
     def usable(self, chance: Callable[[], float] = random.random) -> list[Node]:
         """Returns the nodes that answer, the ready ones first, and else in a random order."""
@@ -61,6 +68,7 @@ class Fleet:
         self._timeout_s = settings.cell_probe_timeout_s
         self.cells = {
             name: CellState(
+                name,
                 cell.weight,
                 tuple(
                     Node(url, Upstream(url, settings.cell_connect_timeout_s, settings.http_send_timeout_s))
@@ -69,6 +77,11 @@ class Fleet:
             )
             for name, cell in settings.cells.items()
         }
+
+        for cell in self.cells.values():
+            for health in Health:
+                read = partial(cell.count, health)
+                metrics.follow(metrics.CELL_NODES, read, cell.name, health.name.lower())
 
     def weights(self, worst: Health) -> dict[str, float]:
         """Returns the weights of the cells whose health is `worst` or better."""

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from api.cells.fleet import CellState, Fleet
 from api.cells.upstream import Answer, Broken, Headers, Sent, Unreached
 from api.errors import RETRY_AFTER, ClientError, StreamCut
+from shared import metrics
 
 _OF_ONE_CONNECTION = frozenset(
     {
@@ -67,11 +68,14 @@ class Relay:
                     if not is_repeatable:
                         sent.let_go()
                     await answer.read_head()
+                    metrics.ROUTED.labels(cell.name, "answered").inc()
                     return answer
                 except Unreached as error:
+                    metrics.ROUTED.labels(cell.name, "unreached").inc()
                     self._fleet.note_away(node, error)
                 except Broken as error:
                     _log.warning("node %s has not answered a request: %s", node.url, error)
+                    metrics.ROUTED.labels(cell.name, "unanswered").inc()
                     is_sent = True
                     if not is_repeatable:
                         raise _unanswered() from error

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from api.tenants import Tenants
+from shared import metrics
 from shared.ids import item_id, new_conversation_id, new_response_id
 from shared.tenants_file import Roster
 from tests.cells import NOT_READY, Asked, FakeNode, answer_of, routing
@@ -25,6 +26,12 @@ def two() -> tuple[FakeNode, FakeNode, dict[str, list[FakeNode]]]:
 def error_of(answer: httpx.Response) -> tuple[int, str | None, str | None]:
     error = answer.json()["error"]
     return answer.status_code, error["param"], error["code"]
+
+
+def counted(name: str, **labels: str) -> float:
+    collector = metrics.OURS[name].collector
+    samples = [sample for family in collector.collect() for sample in family.samples]
+    return sum(each.value for each in samples if labels.items() <= each.labels.items())
 
 
 async def test_an_id_in_the_path_or_the_body_leads_to_its_cell_with_all_that_was_sent() -> None:
@@ -84,6 +91,8 @@ async def test_creates_leave_a_dead_cell_but_ids_and_keys_do_not() -> None:
                 break
         await a.stop()
         b.asked.clear()
+        unreached = counted("antiphon_routed_requests_total", cell="a", outcome="unreached")
+        assert counted("antiphon_cell_nodes", cell="a", state="ready") == 1
         for _ in range(8):  # also those that meet it before it is probed
             assert (await client.post("/v1/responses", json=CREATE)).json() == {"cell": "b"}
         refused = [
@@ -94,6 +103,8 @@ async def test_creates_leave_a_dead_cell_but_ids_and_keys_do_not() -> None:
         assert [error_of(each) for each in refused] == [(503, None, "service_unavailable")] * 3
         assert all(each.headers["retry-after"] == "1" for each in refused)
         assert len(b.asked) == 8
+        assert counted("antiphon_cell_nodes", cell="a", state="away") == 1
+        assert counted("antiphon_routed_requests_total", cell="a", outcome="unreached") > unreached
         await a.start()
         await router.fleet.probe_all()
         assert (await client.get(f"/v1/responses/{A}")).json() == {"cell": "a"}

@@ -56,6 +56,7 @@ def test_no_label_names_whom_it_is_about() -> None:
             "cause",
             "state",
             "server",
+            "cell",
         ),
         *("gen_ai_request_model", "mcp_method_name"),
     }
