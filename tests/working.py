@@ -69,6 +69,8 @@ async def working(
     engine: Engine | None = None,
     answer: Callable[[ToolCall | ToolListing], Answer] | None = calculate,
     queues: Sequence[str] = (keys.RESPONSES_QUEUE,),
+    *,
+    is_full: bool = False,
 ) -> AsyncIterator[Worker]:
     """Yields a worker with everything except a queue, and runs a tool runner that takes results from
     `answer`; None: it runs none."""
@@ -76,7 +78,9 @@ async def working(
     await engine.start()
     appender, tools = Appender(redis, settings), RemoteTools(redis, settings)
     stepper = Stepper()
-    resources = Resources(settings, redis, appender, engine, tools, lambda: 1_763_769_700, stepper)
+    resources = Resources(
+        settings, redis, appender, engine, tools, lambda: 1_763_769_700, stepper, is_full=lambda: is_full
+    )
     ownership = Ownership(resources, queues=queues)
     ownership.start()
     listener = RedisClient.connect_listener(settings.redis_url)

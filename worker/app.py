@@ -73,9 +73,22 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
     tools = RemoteTools(redis, settings)
     served = describe_served(settings, engine)
     queues = list(dict.fromkeys(each.queue for each in served))
+
+    def room() -> int:
+        free = engine_room(engine, ownership.running, tools.responses)
+        return min(ownership.room(), free) - counter.pending
+
     gathering = Gathering(settings.flush_budget_ms / 1000)
     resources = Resources(
-        settings, redis, appender, engine, tools, lambda: int(time.time()), Stepper(), gathering
+        settings,
+        redis,
+        appender,
+        engine,
+        tools,
+        lambda: int(time.time()),
+        Stepper(),
+        gathering,
+        is_full=lambda: room() <= 0,
     )
     ownership, counter = (
         Ownership(resources, owner, queues),
@@ -87,10 +100,6 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
         return AboutWorker(
             served, settings.engine, capacity, ownership.running, tools.responses, settings.place
         )
-
-    def room() -> int:
-        free = engine_room(engine, ownership.running, tools.responses)
-        return min(ownership.room(), free) - counter.pending
 
     ownership.start()
     drained = asyncio.Event()

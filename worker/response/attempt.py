@@ -17,7 +17,9 @@ from shared import lifecycle, traces
 from shared.in_turn import UnmadeCall
 from shared.lifecycle import TerminalEvent
 from shared.responses import Response, ResponseError
+from shared.service_tiers import served_tier
 from shared.store.log.closing import closing_of
+from shared.store.owning.giving_way import give_way
 from shared.store.owning.lease import Lease
 from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
 from worker.asking.constraint import find_missing
@@ -168,6 +170,8 @@ class Attempt:
             prompt = await self._compact_if_due(prompt + generated + answer, goes_on=goes_on)
             if not goes_on:
                 return await self._close(is_cut=is_cut)
+            if any(isinstance(each.answer, CallTool) for each in awaited):  # the turn is in the log
+                await self._give_way()
 
     def _check_choice(self) -> None:
         """Raises Hopeless before the first token if none of the tools that the model may call is there."""
@@ -175,6 +179,15 @@ class Attempt:
         missing = find_missing(self.record.request, prepared.offer, prepared.unavailable.keys())
         if missing is not None and not self.generation.logged:
             raise Hopeless(ResponseError("invalid_prompt", missing))
+
+    async def _give_way(self) -> None:
+        """Hands a `flex` response over while others wait for its place. An attempt that has made no turn yet
+        keeps it, so that each makes one. Raises LeaseLost."""
+        tier = self.record.request.response.service_tier
+        if served_tier(tier) != "flex" or not self.generation.has_generated or not self.resources.is_full():
+            return
+        await self.writer.flush()
+        await give_way(self.resources.redis, self.resources.settings, self.lease, tier)
 
     def _note_turn(self, begin: int, awaited: Sequence[Awaited]) -> None:
         """Notes how the calls of a turn stand, whose first item has the output_index `begin`."""

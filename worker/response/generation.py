@@ -81,6 +81,8 @@ class Generation:
     """How the turn has ended, once it has."""
     _unlogged: UnloggedTokens = field(default_factory=UnloggedTokens)
     _pace: TurnPace = field(default_factory=lambda: TurnPace(0, ()))
+    has_generated: bool = False
+    """Part of a turn has come from the engine, not from the log."""
     _span: Span = NOTHING
     """That of the turn."""
 
@@ -137,6 +139,7 @@ class Generation:
     async def _continue(self, prompt: list[int], budget: int) -> FinishReason:
         """Generates the rest of the turn with the engine; returns how it ended."""
         sampling = await self._sampling(budget, len(self._generated))
+        self.has_generated = True
         model, resources = self.record.request.response.model, self.resources
         is_first = len(self.reader.turns) == 1 and not self._generated
         accepted_s = self.record.accepted_s if is_first else None

@@ -25,6 +25,8 @@ class Resources:
     stepper: Stepper = field(default_factory=Stepper)
     gathering: Gathering = field(default_factory=lambda: Gathering(0.0))
     meter: Meter = field(default_factory=Meter)
+    is_full: Callable[[], bool] = lambda: False
+    """The worker can take nothing more."""
 
     @property
     def context_tokens_max(self) -> int:

@@ -1,0 +1,28 @@
+-- Releases the lease of a response between two turns of the model, and queues it in its flow, if others wait that are
+-- not `flex`. It counts as handed over.
+-- USES redis/clock queue
+-- KEYS state active queue
+-- ARGV member proof job flow turn_cost# ring_again_ms# live_ttl_ms#
+-- -> 'given' | 'kept' (nobody else waits) | 'lost'
+local LOOKED_AT = 8  -- `flex` flows have their next turns last
+local fields = redis.call('HMGET', state, 'attempt', 'owner', 'closed', 'lease_until_ms', 'queue')
+if not fields[1] or fields[1] .. ' ' .. fields[2] ~= proof or fields[3] ~= '' then return 'lost' end
+if fields[4] == '0' then return 'given' end  -- sent twice
+queue = fields[5] or queue
+
+local function does_wait(other)
+  local tier = string.match(other, '/([^/]*)$')
+  local head = redis.call('LINDEX', queue .. ':waiting:' .. other, 0)
+  return tier ~= 'flex' and tier ~= 'count' and head and redis.call('ZSCORE', queue, head)
+end
+
+for _, other in ipairs(redis.call('ZRANGE', queue .. ':turns', 0, LOOKED_AT - 1)) do
+  if does_wait(other) then
+    local now, job_id = now_ms(), member .. ':' .. redis.call('HINCRBY', state, 'rings', 1)
+    redis.call('HSET', state, 'lease_until_ms', 0, 'job', job_id)
+    redis.call('ZADD', active, now + ring_again_ms, member)
+    enqueue(queue, queue .. ':doorbell', 'arq:job:' .. job_id, job_id, job, live_ttl_ms, flow, turn_cost)
+    return 'given'
+  end
+end
+return 'kept'

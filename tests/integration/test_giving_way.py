@@ -1,0 +1,77 @@
+"""A `flex` response gives way between its turns: to others that wait, by hand-over, and exactly."""
+
+import pytest
+
+from shared.events import ResponseCompleted
+from shared.frames import decode
+from shared.settings import Settings
+from shared.store import keys
+from shared.store.keys import RESPONSES_QUEUE, ResponseKey
+from shared.store.redis.client import RedisClient
+from tests.patience import until
+from tests.requests import accept, make_request
+from tests.scripted import SEED
+from tests.working import Worker, finish, working
+
+PYTHON = [{"type": "mcp", "server_label": "code_interpreter", "require_approval": "never"}]
+
+
+async def begin(redis: RedisClient, settings: Settings, worker: Worker, tier: str) -> ResponseKey:
+    """Has a worker begin a response of two turns; returns when it has left it again."""
+    key = await accept(redis, settings, make_request(SEED, tools=PYTHON, service_tier=tier), tenant="slow")
+    await redis.command("ZREM", RESPONSES_QUEUE, f"{key}:0")
+    await worker.ownership.start_response(str(key))
+
+    async def is_left() -> bool:
+        return worker.ownership.running == 0
+
+    await until(is_left)
+    return key
+
+
+async def state(redis: RedisClient, key: ResponseKey, *names: str) -> list[bytes]:
+    found: list[bytes] = await redis.command("HMGET", keys.state(key), *names)
+    return found
+
+
+async def test_a_flex_response_gives_way_between_its_turns_and_goes_on_exactly(
+    redis: RedisClient, settings: Settings
+) -> None:
+    async with working(redis, settings, is_full=True) as worker:
+        other = await accept(redis, settings, tenant="other")
+        key = await begin(redis, settings, worker, "flex")
+        closed, lease_until, deaths, job = await state(
+            redis, key, "closed", "lease_until_ms", "deaths", "job"
+        )
+        assert (closed, lease_until, deaths) == (b"", b"0", b"0")
+        assert await redis.command("LRANGE", keys.waiting(RESPONSES_QUEUE, "slow/flex"), -1, -1) == [job]
+        assert await redis.command("ZSCORE", keys.front(RESPONSES_QUEUE), job) is None, "not before all turns"
+        before = await redis.command("XRANGE", keys.log(key), "-", "+")
+        assert any(b"mcp_call.completed" in fields[1] for _, fields in before), "after the tool"
+        await redis.command("ZREM", RESPONSES_QUEUE, f"{other}:0")
+        entries = await finish(redis, worker, key)
+    assert isinstance(decode(entries[-1].frame), ResponseCompleted)
+    assert [entry.frame for entry in entries[: len(before)]] == [fields[1] for _, fields in before]
+    assert await state(redis, key, "deaths") == [b"0"], "it was handed over, not lost"
+
+
+async def test_it_ends_though_others_wait_all_the_time(redis: RedisClient, settings: Settings) -> None:
+    async with working(redis, settings, is_full=True) as worker:
+        await accept(redis, settings, tenant="other")
+        key = await begin(redis, settings, worker, "flex")
+        entries = await finish(redis, worker, key)
+    assert isinstance(decode(entries[-1].frame), ResponseCompleted)
+
+
+@pytest.mark.parametrize(
+    ("tier", "is_full", "waits"), [("default", True, "other"), ("flex", False, "other"), ("flex", True, "")]
+)
+async def test_it_keeps_its_place_otherwise(
+    redis: RedisClient, settings: Settings, tier: str, is_full: bool, waits: str
+) -> None:
+    async with working(redis, settings, is_full=is_full) as worker:
+        if waits:
+            await accept(redis, settings, tenant=waits)
+        await accept(redis, settings, make_request(service_tier="flex"), tenant="also flex")
+        key = await begin(redis, settings, worker, tier)
+    assert await state(redis, key, "closed") == [b"completed"]
