@@ -47,11 +47,11 @@ async def test_a_flex_response_gives_way_between_its_turns_and_goes_on_exactly(
         assert await redis.command("LRANGE", keys.waiting(RESPONSES_QUEUE, "slow/flex"), -1, -1) == [job]
         assert await redis.command("ZSCORE", keys.front(RESPONSES_QUEUE), job) is None, "not before all turns"
         before = await redis.command("XRANGE", keys.log(key), "-", "+")
-        assert any(b"mcp_call.completed" in fields[1] for _, fields in before), "after the tool"
+        assert any(b"mcp_call.completed" in fields[b"e"] for _, fields in before), "after the tool"
         await redis.command("ZREM", RESPONSES_QUEUE, f"{other}:0")
         entries = await finish(redis, worker, key)
     assert isinstance(decode(entries[-1].frame), ResponseCompleted)
-    assert [entry.frame for entry in entries[: len(before)]] == [fields[1] for _, fields in before]
+    assert [entry.frame for entry in entries[: len(before)]] == [fields[b"e"] for _, fields in before]
     assert await state(redis, key, "deaths") == [b"0"], "it was handed over, not lost"
 
 
