@@ -157,8 +157,10 @@ class Router:
         return Passed(await self._relay.ask(asked, sent, is_repeatable=key is not None))
 
     async def _read(self, sent: Sent, cell: str | None = None, origin: str = "") -> Named:
-        body = sent.body
-        return await self._offload.run(len(body), lambda: read_named(body, self.fleet.cells, cell, origin))
+        body, values_max = sent.body, self._settings.json_values_max
+        return await self._offload.run(
+            len(body), lambda: read_named(body, self.fleet.cells, values_max, cell, origin)
+        )
 
     def _takers(self, hint: str | None) -> list[CellState]:
         """Returns the cells that take new responses, in the order in which they are asked."""

@@ -14,6 +14,7 @@ import msgspec
 from api.bodies.validation import Path, spell
 from api.errors import ClientError, invalid_value
 from shared.ids import cell_of
+from shared.json_values import count_values
 
 _IN_PATH = re.compile(r"/v1/(?:responses|conversations)/([^/]+)")
 _MODELS_OWN = frozenset({"reasoning", "compaction"})
@@ -54,14 +55,19 @@ def cell_of_path(path: str, cells: Collection[str]) -> str | None:
     return cell if cell in cells else None
 
 
-def read_named(raw: bytes, cells: Collection[str], cell: str | None = None, origin: str = "") -> Named:
+def read_named(
+    raw: bytes, cells: Collection[str], values_max: int, cell: str | None = None, origin: str = ""
+) -> Named:
     """Returns what the ids in the body of a call say.
 
     `cells`: those that exist; an id of another is as unknown as one that nobody made. `cell`: the one that
     `origin` demands already. Raises ClientError if two ids are of two cells.
 
-    Of a body that cannot be read nothing is said: the cell that is given it says what is wrong.
+    Of a body that cannot be read, or has more than `values_max` JSON values, nothing is said: the cell that
+    is given it says what is wrong.
     """
+    if count_values(raw, values_max) > values_max:
+        return Named()
     try:
         body = _read_body(raw)
         inputs, items = _items_in(body.input), _items_in(body.items)

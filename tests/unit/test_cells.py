@@ -15,6 +15,7 @@ from api.errors import ClientError
 from shared.ids import call_id, cell_of, container_id, item_id, new_conversation_id, new_response_id
 
 CELLS = {"a", "b", "0"}
+VALUES_MAX = 1_000
 A, B, UNKNOWN = (new_response_id(cell) for cell in ("a", "b", "zz"))
 CONVERSATION_B = new_conversation_id("b")
 MESSAGE_A, QUESTION_A, CODE_B = item_id("msg", A, 0), item_id("mcpr", A, 1), item_id("ci", B, 0)
@@ -22,7 +23,7 @@ APPROVAL_A = {"type": "mcp_approval_response", "approval_request_id": QUESTION_A
 
 
 def named(body: Any) -> Named:
-    return read_named(json.dumps(body).encode(), CELLS)
+    return read_named(json.dumps(body).encode(), CELLS, VALUES_MAX)
 
 
 def test_an_id_names_its_cell() -> None:
@@ -105,15 +106,21 @@ def test_ids_of_two_cells_are_refused_by_name(body: Any, param: str | None) -> N
 
 def test_a_body_may_not_contradict_its_path() -> None:
     body = json.dumps({"items": [{"id": MESSAGE_A}]}).encode()
-    assert read_named(body, CELLS, "a", "conversation_id").cell == "a"
+    assert read_named(body, CELLS, VALUES_MAX, "a", "conversation_id").cell == "a"
     with pytest.raises(ClientError, match="conversation_id"):
-        read_named(body, CELLS, "b", "conversation_id")
+        read_named(body, CELLS, VALUES_MAX, "b", "conversation_id")
+
+
+def test_a_body_of_too_many_values_is_not_decoded() -> None:
+    body = json.dumps({"previous_response_id": B, "input": [{}] * VALUES_MAX}).encode()
+    assert read_named(body, CELLS, VALUES_MAX) == Named()
+    assert read_named(body, CELLS, 3 * VALUES_MAX).cell == "b"
 
 
 @given(st.binary(max_size=200))
 def test_a_body_that_is_no_request_names_nothing(raw: bytes) -> None:
-    assert read_named(raw, CELLS).cell in {None, *CELLS}
-    assert read_named(b'{"input":' + b"[" * 100_000, CELLS) == Named()
+    assert read_named(raw, CELLS, VALUES_MAX).cell in {None, *CELLS}
+    assert read_named(b'{"input":' + b"[" * 100_000, CELLS, 200_000) == Named()
 
 
 def test_cells_come_first_as_often_as_their_weights_say() -> None:
