@@ -44,7 +44,7 @@ TOOL_ARGS = $(if $(PYTHON_TOOL),--python-tool $(PYTHON_TOOL))
 export ENGINE_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help env up demo test node test-slow test-clients test-model chaos failover rolling sockets bench bench-vllm check lock clean
+.PHONY: help env up demo test node test-slow test-clients test-browser test-model chaos failover rolling sockets bench bench-vllm check lock clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -83,6 +83,9 @@ node:
 	@node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' 2>/dev/null || { echo \
 		"make test-clients needs Node 20 or newer; here is $$(node --version 2>/dev/null || echo none)" >&2; exit 1; }
 	@command -v npm >/dev/null || { echo "make test-clients needs npm, which is not installed" >&2; exit 1; }
+
+test-browser: $(STAMP)  ## run the console in a real Chromium, which must be installed: [ARGS="-k dark"]
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 test-model: .venv-vllm/cpu.stamp  ## run the tests of the real engine, vLLM, with a tiny model and without a GPU
 	$(VLLM_BIN)/python -m pytest -m model $(ARGS)

@@ -82,6 +82,9 @@ def detail_answer(found: ResponseDetail) -> Answer:
         for call in found.calls
     ]
     head = ("call", "server", "tool", "standing", "runner", "attempt", "result")
+    lines += [
+        f"owner {each.attempt}   {each.owner}, after {_seconds(each.after_ms)}" for each in found.grants
+    ]
     lines.append(f"journal   {found.calls_total} calls")
     return Answer(found, [*lines, *(_table(head, rows) if rows else ())])
 

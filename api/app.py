@@ -22,7 +22,7 @@ from api.errors import install_handlers, shorten
 from api.held_bodies import Bodies
 from api.hub import Hub
 from api.request_names import begin_request
-from api.routes import chat, conversations, health, models, responses, sockets
+from api.routes import chat, console, conversations, health, models, responses, sockets
 from api.server import end_with
 from api.services import Services
 from api.sockets import Sockets
@@ -116,7 +116,7 @@ def build(settings: Settings, tenants: Tenants, lifespan: Lifespan | None = None
     app.state.is_draining = app.state.has_ended = False
     install_handlers(app)
     app.state.sockets = Sockets(settings)
-    routes = (responses, sockets, chat, conversations, models, health)
+    routes = (responses, sockets, chat, conversations, models, health, console)
     for router in (module.router for module in routes):
         app.include_router(router)
     for route in app.routes:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from api.accept import Acceptance
+from api.console.readings import Console
 from api.conversations import Conversations
 from api.offload import Offload
 from api.read import Follower, Reading
@@ -29,6 +30,7 @@ class Services:
         self.accept = Acceptance(redis, offload, self.conversations, settings, clock, tenants, follower)
         self.catalogue = self.accept.catalogue
         self.read = Reading(redis, offload, follower, settings)
+        self.console = Console(redis, settings)
 
     async def check_readiness(self) -> Readiness:
         return await check_readiness(self._redis, self._settings.redis_timeout_s)

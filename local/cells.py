@@ -54,6 +54,11 @@ class Cells:
         return self._router.urls
 
     @property
+    def consoles(self) -> list[str]:
+        """The addresses of the cells' consoles, with their keys."""
+        return [address for cluster in self._clusters.values() for address in cluster.consoles]
+
+    @property
     def logs(self) -> Path:
         """Where the router's logs are; each cell has its own in its folder."""
         return self._pattern.logs

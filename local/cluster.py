@@ -62,6 +62,7 @@ class Cluster:
         self.data = self.data.resolve()
         self.missing = "nothing was started"
         """A description of what the cluster waits for while it is not ready."""
+        self._console_key = ""
         self._keepers: list[Keeper] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._lock: IO[str] | None = None
@@ -95,6 +96,11 @@ class Cluster:
     def urls(self) -> list[str]:
         """The base URLs of the API nodes or of the router, without a path."""
         return [f"http://{ports.HOST}:{keeper.role.port}" for keeper in self._of("router", "api")]
+
+    @property
+    def consoles(self) -> list[str]:
+        """The address of the console, with its key."""
+        return [f"{self.urls[0]}/console#{self._console_key}"]
 
     @property
     def logs(self) -> Path:
@@ -207,8 +213,11 @@ class Cluster:
         return wanted
 
     def _make_site(self, settings: Mapping[str, str]) -> Site:
-        settings = {**self.settings, **settings}
-        environment = make_environment(os.environ, settings, keep_seal_key(self.data))
+        own = {"ANTIPHON_CONSOLE_CLUSTER": str(record.path_in(self.data))}
+        environment = make_environment(
+            os.environ, {**self.settings, **settings, **own}, keep_seal_key(self.data)
+        )
+        self._console_key = environment["ANTIPHON_CONSOLE_KEY"]
         return Site(self.root, environment, self.logs)
 
     def _with_own(self, role: Role) -> Role:

@@ -51,6 +51,11 @@ class ClusterRecord:
     roles: tuple[RoleRecord, ...]
 
 
+def path_in(data: Path) -> Path:
+    """Returns where a launcher keeps its list of processes."""
+    return data / "cluster.json"
+
+
 def hold(data: Path) -> IO[str]:
     """Locks the folder until the returned file is closed or the process ends. Raises FolderInUse."""
     file = (data / "lock").open("a+")
@@ -74,7 +79,7 @@ def write(data: Path, record: ClusterRecord) -> None:
         "redis_url": record.redis_url,
         "roles": [{"name": role.name, **asdict(role)} for role in record.roles],
     }
-    path = data / "cluster.json"
+    path = path_in(data)
     beside = data / f".cluster.json.{os.getpid()}"
     with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(shown, file, indent=2)
@@ -85,7 +90,7 @@ def write(data: Path, record: ClusterRecord) -> None:
 def read(data: Path) -> ClusterRecord | None:
     """Reads cluster.json; returns None if there is none. Raises ValueError if it is malformed."""
     try:
-        found = json.loads((data / "cluster.json").read_text())
+        found = json.loads(path_in(data).read_text())
     except FileNotFoundError:
         return None
     try:
@@ -99,7 +104,7 @@ def read(data: Path) -> ClusterRecord | None:
 
 
 def erase(data: Path) -> None:
-    (data / "cluster.json").unlink(missing_ok=True)
+    path_in(data).unlink(missing_ok=True)
 
 
 def running_stages(record: ClusterRecord, order: Sequence[Sequence[str]]) -> list[list[Identity]]:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_urlsafe
 
 from local.models import name_models
 from local.ports import HOST
@@ -49,7 +50,8 @@ class Site:
 
     def plan(self, kind: str, number: int, command: Sequence[str], port: int | None = None) -> Role:
         log = self.logs / f"{kind}-{number}.log"
-        return Role(kind, number, tuple(command), self.root, self.environment, log, port)
+        environment = {**self.environment, "ANTIPHON_PLACE": str(number)}
+        return Role(kind, number, tuple(command), self.root, environment, log, port)
 
     def plan_api(self, number: int, port: int) -> Role:
         command = (sys.executable, "-m", "api", "--host", HOST, "--port", str(port))
@@ -94,6 +96,7 @@ def make_environment(
     environment.setdefault("ANTIPHON_SECRETS_KEY", base64.urlsafe_b64encode(os.urandom(32)).decode())
     if seal_key is not None:
         environment.setdefault("ANTIPHON_SEAL_KEYS", json.dumps([seal_key]))
+    environment.setdefault("ANTIPHON_CONSOLE_KEY", token_urlsafe(24))
     environment.setdefault("ANTIPHON_EGRESS_NETWORKS", LOOPBACK)
     environment.setdefault("ANTIPHON_WEB_SEARCH", "local")
     if environment["ANTIPHON_ENGINE"] == "scripted":

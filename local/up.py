@@ -74,6 +74,8 @@ async def _run(cluster: Cluster | Cells) -> None:
 def _announce(cluster: Cluster | Cells) -> None:
     print(f"ready {cluster.urls[0]}", flush=True)
     report("here a request's server_url may lead to this machine; elsewhere ANTIPHON_EGRESS_NETWORKS decides")
+    for address in cluster.consoles:
+        report(f"the console is {address}")
     report(f"logs are in {cluster.logs}; Ctrl-C ends everything; try:\n\n{make_curl(cluster.urls[0])}\n")
 
 

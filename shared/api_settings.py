@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 
 from shared.responses import Dialect
 from shared.setting_types import CellName, CellNodes, KeepAliveForm, ModelName
@@ -14,6 +14,11 @@ class ApiSettings(BaseModel):
     api_keys: Path | None = None
     """A JSON file of tenants, with their keys, limits and webhooks (`shared/tenants_file.py`). If None, any
     key is accepted, including no key; all clients are one tenant, and the API binds to loopback only."""
+    console_key: SecretStr | None = Field(None, min_length=16)
+    """Who has it sees all tenants' responses in the console, under `/console`. None: there is no console."""
+    console_cluster: Path | None = None
+    """The local launcher's list of processes, which only the launcher sets: the console may then kill workers
+    and has a playground."""
     open_hosts: list[str] = []
     """Without `api_keys`: names and addresses, in addition to loopback, by which this node may be called."""
     cors_origins: list[str] = []

@@ -27,6 +27,7 @@ hypothesis.settings.load_profile("antiphon")
 
 _MODEL_RING = Path(__file__).parent / "model"
 _CLIENTS_RING = Path(__file__).parent / "clients"
+_BROWSER_RING = Path(__file__).parent / "browser"
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
@@ -37,6 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.model)
         if item.path.is_relative_to(_CLIENTS_RING):
             item.add_marker(pytest.mark.clients)
+        if item.path.is_relative_to(_BROWSER_RING):
+            item.add_marker(pytest.mark.browser)
         if item.get_closest_marker("model"):
             item.add_marker(pytest.mark.timeout(900))
             item.add_marker(pytest.mark.filterwarnings("ignore"))

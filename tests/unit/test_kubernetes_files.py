@@ -23,6 +23,7 @@ from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/kubernetes"
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 ROLES = ["api", "worker", "tool-runner", "webhooks"]
 OVERLAYS = {
     "try": ["base", "components/valkey"],
@@ -38,6 +39,7 @@ NAME = "app.kubernetes.io/name"
 COMPONENT = "app.kubernetes.io/component"
 KEDA = "keda.sh/v1alpha1"
 KUBERNETES = "1.37"
+METRICS = ("ANTIPHON_METRICS_PORT", "ANTIPHON_METRICS_HOST")
 UNITS = {"m": 2**20, "g": 2**30, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -83,6 +85,13 @@ def service(name: str, file: str = "compose.yaml") -> dict[str, Any]:
     text = (ROOT / file).read_text().replace("!reset []", "[]")
     found: dict[str, Any] = YAML(typ="safe", pure=True).load(text)["services"][name]
     return found
+
+
+def image_of(composed: dict[str, Any]) -> str:
+    """The image's name; its tag here is the overlays'."""
+    name, _, tag = composed["image"].partition(":")
+    assert tag == f"${{ANTIPHON_TAG:-{VERSION}}}"
+    return str(name)
 
 
 def amount(text: str) -> int:
@@ -132,8 +141,7 @@ def test_what_an_overlay_joins_is_there(overlay: str) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_image_of_ours_has_the_projects_version(overlay: str) -> None:
     (plan,) = load(FOLDER / f"overlays/{overlay}/kustomization.yaml")
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert {image["newTag"] for image in plan["images"]} == {version}
+    assert {image["newTag"] for image in plan["images"]} == {VERSION}
     pods = templates(*OVERLAYS[overlay])
     worker = "antiphon-worker-gpu" if overlay != "try" else "antiphon-worker-scripted"
     ours = {container(pod)["image"] for name, pod in pods.items() if name != "worker"} | {worker}
@@ -162,7 +170,9 @@ def test_an_overlay_is_merged_into_what_keeps_to_the_schema(overlay: str) -> Non
     )
     images = [one["image"] for one in worker["spec"]["template"]["spec"]["containers"]]
     assert images == [
-        "antiphon-worker-scripted:0.1.0" if overlay == "try" else "registry.example/antiphon-worker-gpu:0.1.0"
+        f"antiphon-worker-scripted:{VERSION}"
+        if overlay == "try"
+        else f"registry.example/antiphon-worker-gpu:{VERSION}"
     ]
     assert ("replicas" in worker["spec"]) == (overlay == "try")
     if overlay != "try":
@@ -213,9 +223,11 @@ def test_a_role_is_what_compose_runs(name: str) -> None:
     pod = templates("base")[name]
     described = container(pod)
     composed = service(name, "deploy/compose.cpu.yaml" if name == "worker" else "compose.yaml")
-    assert described["image"] == composed["image"]
+    environment = service(name).get("environment", {}) | composed.get("environment", {})
+    assert described["image"] == image_of(composed)
     assert not {"command", "args"} & described.keys(), "the image says what runs, as in compose"
-    assert {one["name"]: one["value"] for one in described.get("env", [])} == composed.get("environment", {})
+    own = {one["name"]: one["value"] for one in described.get("env", [])}
+    assert own | {name: settings_file("base")[name] for name in METRICS} == environment
     user = service(name)["user"]
     assert (
         f"{pod['spec']['securityContext']['runAsUser']}:{pod['spec']['securityContext']['runAsGroup']}"
@@ -249,7 +261,7 @@ def test_the_gpu_workers_are_those_of_compose() -> None:
     (patch,) = (each for each in read("components/gpu") if each["kind"] == "Deployment")
     spec = patch["spec"]["template"]["spec"]
     described, composed = container(patch["spec"]["template"]), service("worker")
-    assert described["image"] == composed["image"]
+    assert described["image"] == image_of(composed)
     assert described["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert amount(described["resources"]["limits"]["memory"]) == amount(
         composed["deploy"]["resources"]["limits"]["memory"]
@@ -265,7 +277,7 @@ def test_the_gpu_workers_are_those_of_compose() -> None:
 
 def test_the_job_downloads_what_compose_downloads_and_what_the_workers_run() -> None:
     job, composed = container(templates("components/gpu")["model"]), service("model")
-    assert job["image"] == composed["image"]
+    assert job["image"] == image_of(composed)
     command = [re.sub(r"\$\{\w+:-(.+)\}", r"\1", word) for word in composed["command"]]
     assert job["args"] == command
     assert {one["name"]: one["value"] for one in job["env"]} == composed["environment"]
@@ -291,7 +303,7 @@ def test_every_setting_exists_and_every_value_is_one(monkeypatch: pytest.MonkeyP
 def test_a_role_has_probes_that_ask_about_the_process_itself(name: str) -> None:
     described = container(templates("base")[name])
     if name == "api":
-        (port,) = described["ports"]
+        port = described["ports"][0]
         assert port["containerPort"] == 8000
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert described[kind]["httpGet"] == {"path": "/health", "port": port["name"]}
@@ -306,7 +318,7 @@ def test_the_api_is_reached_at_the_port_that_its_image_listens_on() -> None:
     listening = re.search(r'"--port", "(\d+)"', (ROOT / "deploy/api.Dockerfile").read_text())
     assert listening
     (port,) = resource("base", "Service", "api")["spec"]["ports"]
-    (named,) = container(templates("base")["api"])["ports"]
+    named = container(templates("base")["api"])["ports"][0]
     assert (port["port"], port["targetPort"]) == (int(listening[1]), named["name"])
     assert named["containerPort"] == int(listening[1])
 
@@ -381,6 +393,16 @@ def test_only_who_calls_servers_outside_may_leave_the_cluster() -> None:
     assert leaving == {"tool-runner", "webhooks", "model"}
 
 
+def test_metrics_are_read_at_the_port_that_the_roles_serve_them_on() -> None:
+    spec = resource("base", "NetworkPolicy", "metrics-from-roles")["spec"]
+    (rule,) = spec["ingress"]
+    number = int(settings_file("base")["ANTIPHON_METRICS_PORT"])
+    assert [port["port"] for port in rule["ports"]] == [number]
+    assert spec["podSelector"]["matchExpressions"][0]["values"] == ROLES
+    for name in ROLES:
+        assert {"name": "metrics", "containerPort": number} in container(templates("base")[name])["ports"]
+
+
 @pytest.mark.parametrize("name", ["tool-runner", "webhooks"])
 def test_the_way_out_is_the_one_that_the_settings_allow(name: str) -> None:
     (rule,) = resource("base", "NetworkPolicy", f"{name}-to-outside")["spec"]["egress"]
@@ -425,6 +447,12 @@ def test_the_triggers_count_the_keys_that_the_store_writes(folder: str) -> None:
         for trigger in spec["triggers"]:
             assert trigger["authenticationRef"] == {"name": "redis"}
             assert int(trigger["metadata"]["listLength"]) > 0
+
+
+def test_the_page_names_the_queue_of_another_model() -> None:
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    (name,) = re.findall(r'`ANTIPHON_SERVED_MODELS=\["(.+?)"\]`', page)
+    assert f"`{keys.queue_of(name)}`" in page
 
 
 def test_workers_are_added_before_they_are_full() -> None:

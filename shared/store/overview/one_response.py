@@ -20,6 +20,8 @@ from shared.store.tools import tool_journal
 from shared.tool_calls import ToolCall, ToolIntent
 
 CALLS_MAX = 200
+GRANTS_MAX = 64
+"""Those that `granting.lua` keeps."""
 _INTENT = re.compile(rb"(\d+):intent")
 _read_head = msgspec.json.Decoder(ResponseHead).decode
 _read_intent = msgspec.json.Decoder(ToolIntent).decode
@@ -42,6 +44,17 @@ class JournaledCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """How the response came to one of its owners."""
+
+    attempt: int
+    """The fencing token; the highest that is kept is 64."""
+    owner: str
+    after_ms: int
+    """Since the response was accepted."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseDetail:
     response: ResponseView
     model: str
@@ -57,6 +70,8 @@ class ResponseDetail:
     record_format: int
     ttl_ms: int
     """After which Redis forgets it, unless something renews it."""
+    grants: list[Grant]
+    """The first owners, in order."""
     calls_total: int
     calls: list[JournaledCall]
 
@@ -66,15 +81,30 @@ async def read_detail(redis: RedisClient, settings: Settings, key: ResponseKey) 
     (view,) = await read_views(redis, [key])
     if view is None:
         return None
+    attempts = range(1, min(view.attempt, GRANTS_MAX) + 1)
     fields, request_bytes, entries, is_archived, readers, ttl_ms = await redis.transaction(
-        ("HMGET", keys.state(key), "head", "format", "queue"),
+        (
+            "HMGET",
+            keys.state(key),
+            "head",
+            "format",
+            "queue",
+            "created_ms",
+            *(f"grant:{i}" for i in attempts),
+        ),
         ("HSTRLEN", keys.state(key), "request"),
         ("XLEN", keys.log(key)),
         ("EXISTS", keys.archive(key)),
         ("ZCARD", keys.readers(key)),
         ("PTTL", keys.state(key)),
     )
-    head, record_format, queue = fields
+    head, record_format, queue, created_ms, *granted = fields
+    lease_ttl_ms = int(settings.lease_ttl_s * 1000)
+    grants = [
+        _grant(attempt, grant, int(created_ms or 0) + lease_ttl_ms)
+        for attempt, grant in zip(attempts, granted, strict=True)
+        if grant is not None
+    ]
     total, calls = await _read_calls(redis, settings, key)
     return ResponseDetail(
         view,
@@ -86,9 +116,16 @@ async def read_detail(redis: RedisClient, settings: Settings, key: ResponseKey) 
         readers,
         int(record_format or 1),
         ttl_ms,
+        grants,
         total,
         calls,
     )
+
+
+def _grant(attempt: int, grant: bytes, first_end_ms: int) -> Grant:
+    """`first_end_ms`: when a lease that was given as the response was accepted would have ended."""
+    until_ms, _, owner = grant.decode().partition(" ")
+    return Grant(attempt, owner, max(0, int(until_ms) - first_end_ms))
 
 
 async def _read_calls(

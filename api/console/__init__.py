@@ -1,0 +1,1 @@
+"""The console: what operators see in a browser."""

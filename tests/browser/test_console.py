@@ -1,0 +1,166 @@
+"""The console in a real browser, against a cluster of the launcher's. `make test-browser`."""
+
+import json
+import os
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.browser.chromium import Browser, Page
+from tests.running import PATIENT, RunningCluster, start_cluster
+
+KEY = "key-of-the-console-in-tests"
+PICTURES = os.environ.get("ANTIPHON_PICTURES")
+"""A folder for the pictures of the documentation; unset: none are kept."""
+PROMPT = "Count slowly to 200"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+    running = start_cluster(
+        tmp_path_factory.mktemp("console") / "data", "--workers", "2", ANTIPHON_CONSOLE_KEY=KEY, **PATIENT
+    )
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Page]:
+    with Browser(tmp_path / "profile") as browser:
+        yield browser.page
+        assert browser.page.complaints == []
+
+
+def keep(page: Page, name: str, selector: str = "body") -> None:
+    if PICTURES:
+        (Path(PICTURES) / f"console-{name}.png").write_bytes(page.picture(selector))
+
+
+def enter(page: Page, cluster: RunningCluster) -> str:
+    address = f"{cluster.urls[0]}/console"
+    page.open(f"{address}#{KEY}")
+    page.wait(
+        "!document.getElementById('inside')?.hidden && document.querySelector('#processes tbody tr td + td')"
+    )
+    return address
+
+
+def test_the_line_is_cut_and_the_worker_killed_and_nothing_is_lost(
+    page: Page, cluster: RunningCluster
+) -> None:
+    address = enter(page, cluster)
+    assert page.ask("location.href") == address, "the key stays in the address"
+    assert page.ask("!document.getElementById('playground').hidden")
+    page.write("#prompt", PROMPT)
+    page.click("#send")
+    page.wait("document.getElementById('said').textContent.includes('10')")
+    page.wait("!document.getElementById('one').hidden")
+    page.click("#cut")
+    page.wait("document.getElementById('notes').textContent.includes('resumed after event')")
+    page.wait("document.getElementById('said').textContent.includes(' 40')")
+    before = page.text("#facts")
+    page.click("#kill")
+    page.wait("document.getElementById('notes').textContent.includes('killed worker-')")
+    page.wait("document.querySelector('#picture .takeover')")
+    assert "taken over by worker-" in page.text("#picture-text")
+    assert page.text("#facts") != before
+    page.wait("document.querySelector('#picture .own-b + *')")
+    page.wait("document.getElementById('said').textContent.includes(' 80')")
+    keep(page, "takeover")
+    page.wait("document.getElementById('notes').textContent.includes('completed')")
+    said = page.text("#said")
+    assert [word for word in said.replace(",", " ").split() if word.isdigit()] == [
+        str(n) for n in range(1, 201)
+    ]
+    notes = page.text("#notes")
+    assert "each of them once and in order" in notes
+    assert " came after " not in notes
+    page.wait("document.getElementById('facts').textContent.includes('completed')")
+    page.emulate("dark")
+    keep(page, "dark", "#one")
+
+    # The picture of a response that has ended before the page looks.
+    tenant_and_id = "default/" + page.text("#one-title").removeprefix("Response ")
+    page.ask("document.getElementById('one-title').textContent = ''")
+    page.write("#wanted", tenant_and_id)
+    page.click("#find-form button")
+    page.wait("document.getElementById('picture-text').textContent.includes('completed after')")
+    assert "taken over by worker-" in page.text("#picture-text")
+    assert page.ask("document.querySelectorAll('#picture .estimated').length") > 0
+
+    own = cluster.urls[0]
+    assert [one for one in page.requested if not one.startswith((own, "data:", "about:"))] == []
+
+
+def test_the_page_shows_processes_queues_and_tool_calls_and_is_left_without_its_key(
+    page: Page, cluster: RunningCluster
+) -> None:
+    address = enter(page, cluster)
+    roles = page.ask(
+        "[...document.querySelectorAll('#processes tbody tr')].map((row) => row.cells[0].textContent)"
+    )
+    assert {"api", "worker", "tool_runner"} <= set(roles)
+    page.write("#prompt", "Multiply 123*456 using the python tool.")
+    page.click("#python")
+    page.click("#send")
+    page.wait("document.getElementById('notes').textContent.includes('completed')")
+    page.wait("document.querySelector('#picture .tool')")
+    assert "56088" in page.text("#said").replace(",", "")
+
+    page.ask("sessionStorage.clear()")
+    page.open(address)
+    page.wait("document.getElementById('entrance')?.hidden === false")
+    page.write("#key", "not-the-key-of-the-console")
+    page.click("#key-form button")
+    page.wait("document.getElementById('state').textContent.includes('Incorrect console key')")
+    assert page.ask("document.getElementById('inside').hidden")
+    page.write("#key", KEY)
+    page.click("#key-form button")
+    page.wait("document.querySelector('#processes tbody tr td + td')")
+
+
+def test_everything_has_a_name_and_is_reached_by_the_keyboard(page: Page, cluster: RunningCluster) -> None:
+    enter(page, cluster)
+    tree = page.call("Accessibility.getFullAXTree")["nodes"]
+    acting = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in tree
+        if not node["ignored"]
+        and node["role"]["value"] in ("button", "textbox", "checkbox", "table", "image", "log")
+    ]
+    assert [role for role, name in acting if not name.strip()] == []
+    assert {"Send", "Cut the line", "Kill the worker"} <= {name for role, name in acting if role == "button"}
+    levels = page.ask(
+        "[...document.querySelectorAll('h1,h2,h3')].filter((h) => h.checkVisibility())"
+        ".map((h) => +h.tagName[1])"
+    )
+    assert levels[0] == 1
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
+    assert page.ask("document.documentElement.lang") == "en"
+    for scheme in ("light", "dark"):
+        page.emulate(scheme)
+        assert json.loads(page.ask(CONTRAST)) == [], scheme
+
+
+CONTRAST = """JSON.stringify((() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const light = (color) => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => v / 255)
+      .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const style = getComputedStyle(document.documentElement);
+  const pairs = [];
+  for (const front of ['ink', 'faint', 'accent', 'bad']) {
+    for (const back of ['paper', 'card']) pairs.push([front, back]);
+  }
+  for (const back of ['own-a', 'own-b', 'model', 'tool']) pairs.push(['card', back]);
+  return pairs.filter(([front, back]) => {
+    const [a, b] = [front, back].map((name) => light(style.getPropertyValue(`--${name}`).trim()));
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5;
+  });
+})())"""
+"""The pairs of colours that are too alike for small text (WCAG 2.2, 1.4.3)."""
