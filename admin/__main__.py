@@ -14,9 +14,9 @@ from contextlib import aclosing
 from pydantic import ValidationError
 
 from admin import events
-from admin.answers import Answer
+from admin.answers import AdminAnswer
 from admin.command_line import make_parser
-from admin.commands import Admin, Refused, read_tenants
+from admin.commands import Admin, CannotBeDone, read_tenants
 from shared.frames import data_of
 from shared.process import FAILED, MISUSED
 from shared.redis_url import redact
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         return _refuse(f"ANTIPHON_{'.'.join(map(str, first['loc'])).upper()}: {first['msg']}", MISUSED)
     except FileInvalid as error:
         return _refuse(str(error), MISUSED)
-    except Refused as error:
+    except CannotBeDone as error:
         return _refuse(str(error), FAILED)
     except REDIS_AWAY as away:
         where = redact(settings.redis_url)
@@ -68,7 +68,7 @@ async def _run(chosen: argparse.Namespace, settings: Settings, tenants: Sequence
         await redis.close()
 
 
-async def _ask(admin: Admin, chosen: argparse.Namespace) -> Answer:
+async def _ask(admin: Admin, chosen: argparse.Namespace) -> AdminAnswer:
     match chosen.command:
         case "ps":
             return await admin.ps(chosen.tenant, chosen.limit)

@@ -17,7 +17,7 @@ from shared.table import lay_out
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AdminAnswer:
     """What a command answers. `value`: for JSON. `is_fine`: False makes the exit code 1."""
 
     value: Any
@@ -28,13 +28,13 @@ class Answer:
         return msgspec.json.encode(self.value).decode()
 
 
-def responses_answer(found: OpenResponses) -> Answer:
+def responses_answer(found: OpenResponses) -> AdminAnswer:
     """Lists open responses."""
     rows = [_response_row(view) for view in found.responses]
     head = ("tenant", "response", "standing", "age", "owner", "attempt", "owners lost", "rings", "kind")
     shown = len(found.responses)
     rest = f"{shown} of {found.total} open responses" if shown < found.total else f"{shown} open responses"
-    return Answer(found, [*_table(head, rows), rest])
+    return AdminAnswer(found, [*_table(head, rows), rest])
 
 
 def _response_row(view: ResponseView) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ def _response_row(view: ResponseView) -> tuple[str, ...]:
     )
 
 
-def detail_answer(found: ResponseDetail) -> Answer:
+def detail_answer(found: ResponseDetail) -> AdminAnswer:
     """Describes one response."""
     view = found.response
     log = "archived" if found.is_archived else f"{found.log_entries} events"
@@ -86,13 +86,13 @@ def detail_answer(found: ResponseDetail) -> Answer:
         f"owner {each.attempt}   {each.owner}, after {_seconds(each.after_ms)}" for each in found.grants
     ]
     lines.append(f"journal   {found.calls_total} calls")
-    return Answer(found, [*lines, *(_table(head, rows) if rows else ())])
+    return AdminAnswer(found, [*lines, *(_table(head, rows) if rows else ())])
 
 
-def processes_answer(found: Sequence[ProcessView]) -> Answer:
+def processes_answer(found: Sequence[ProcessView]) -> AdminAnswer:
     """Lists processes."""
     head = ("role", "name", "present", "responses", "of", "wait for tools", "engine", "serves")
-    return Answer(found, _table(head, [_process_row(each) for each in found]))
+    return AdminAnswer(found, _table(head, [_process_row(each) for each in found]))
 
 
 def _process_row(view: ProcessView) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ def _process_row(view: ProcessView) -> tuple[str, ...]:
     return (*known, str(about.capacity), str(about.waiting), about.engine, served)
 
 
-def queues_answer(found: Sequence[QueueView]) -> Answer:
+def queues_answer(found: Sequence[QueueView]) -> AdminAnswer:
     """Lists queues and what waits in them."""
     queues = [
         (queue.name, str(queue.waiting), str(queue.first), str(queue.large), str(queue.flows_total))
@@ -129,13 +129,13 @@ def queues_answer(found: Sequence[QueueView]) -> Answer:
     lines = _table(("queue", "waiting", "first", "large", "flows"), queues)
     if flows:
         lines += ["", *_table(("queue", "tenant", "tier", "waiting", "turn cost", "oldest"), flows)]
-    return Answer(found, lines)
+    return AdminAnswer(found, lines)
 
 
-def tenants_answer(found: Sequence[TenantView]) -> Answer:
+def tenants_answer(found: Sequence[TenantView]) -> AdminAnswer:
     """Lists tenants."""
     rows = [(each.tenant, str(each.open), str(each.waiting), str(each.held_bytes)) for each in found]
-    return Answer(found, _table(("tenant", "open", "waiting", "held bytes"), rows))
+    return AdminAnswer(found, _table(("tenant", "open", "waiting", "held bytes"), rows))
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from admin.answers import Answer
+from admin.answers import AdminAnswer
 from shared.settings import Settings
 from shared.store.overview.processes import ProcessView
 from shared.store.overview.server import KeysView, ServerView
@@ -18,20 +18,20 @@ _CLOCK_MS = 1_000
 certificates and `created_at` come from each machine's own clock."""
 _LAG_BYTES = 16 * 2**20
 _FULL_SHARE = 0.8
-Verdict = Literal["ok", "warning", "bad"]
+Severity = Literal["ok", "warning", "bad"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    verdict: Verdict
+    verdict: Severity
     subject: str
     said: str
 
 
-def findings_answer(found: Sequence[Finding]) -> Answer:
+def findings_answer(found: Sequence[Finding]) -> AdminAnswer:
     """Lists findings; it is fine unless one is bad."""
     rows = [(each.verdict, each.subject, each.said) for each in found]
-    return Answer(found, lay_out(rows), is_fine=all(each.verdict != "bad" for each in found))
+    return AdminAnswer(found, lay_out(rows), is_fine=all(each.verdict != "bad" for each in found))
 
 
 def judge(
@@ -80,7 +80,7 @@ def _judge_persistence(settings: Settings, server: ServerView) -> Iterator[Findi
     if server.is_cluster:
         yield Finding("bad", "server", "it is a Redis Cluster, which is not supported (ADR 1)")
     if not server.is_append_only:
-        verdict: Verdict = "bad" if settings.durable_writes == "aof" else "warning"
+        verdict: Severity = "bad" if settings.durable_writes == "aof" else "warning"
         yield Finding(verdict, subject, "no append-only file: a restart of Redis loses everything")
     elif server.last_append_failed:
         yield Finding("bad", subject, "the last write to the append-only file failed")
@@ -145,6 +145,6 @@ def _judge_processes(processes: Sequence[ProcessView]) -> Iterator[Finding]:
 
 
 def _choose(
-    is_good: bool, subject: str, good: str, otherwise_said: str, *, otherwise: Verdict = "warning"
+    is_good: bool, subject: str, good: str, otherwise_said: str, *, otherwise: Severity = "warning"
 ) -> Finding:
     return Finding("ok", subject, good) if is_good else Finding(otherwise, subject, otherwise_said)

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from admin import answers, checks
-from admin.answers import Answer
+from admin.answers import AdminAnswer
 from shared import ids, tenants_file
 from shared.settings import Settings
 from shared.store import keys
@@ -26,7 +26,7 @@ _OWNED_MAX = 1_000
 """The number of open responses whose owners are counted for the list of workers."""
 
 
-class Refused(Exception):
+class CannotBeDone(Exception):
     """The command cannot be done; the message says why, for the operator."""
 
 
@@ -38,56 +38,56 @@ class Admin:
     settings: Settings
     tenants: Sequence[str]
 
-    async def ps(self, tenant: str, count_max: int) -> Answer:
+    async def ps(self, tenant: str, count_max: int) -> AdminAnswer:
         return answers.responses_answer(await open_responses.read_open(self.redis, count_max, tenant))
 
-    async def show(self, name: str, tenant: str) -> Answer:
+    async def show(self, name: str, tenant: str) -> AdminAnswer:
         key = await self._find(name, tenant)
         detail = await one_response.read_detail(self.redis, self.settings, key)
         if detail is None:
             raise _unknown(key.response_id, [key.tenant])
         return answers.detail_answer(detail)
 
-    async def cancel(self, name: str, tenant: str) -> Answer:
+    async def cancel(self, name: str, tenant: str) -> AdminAnswer:
         key = await self._find(name, tenant)
         owner = ids.new_owner("admin")
         match await closing.cancel(self.redis, self.settings, key, owner):
             case "ended":
                 value = {"tenant": key.tenant, "response_id": key.response_id, "status": "cancelled"}
-                return Answer(value, [f"{key} is cancelled"])
+                return AdminAnswer(value, [f"{key} is cancelled"])
             case "closed":
-                raise Refused(f"{key} has ended already")
+                raise CannotBeDone(f"{key} has ended already")
             case "missing":
                 raise _unknown(key.response_id, [key.tenant])
 
-    async def drain(self, worker: str) -> Answer:
+    async def drain(self, worker: str) -> AdminAnswer:
         """Asks a worker to drain; waits until it has."""
         if not await processes.is_present(self.redis, draining.DRAINED, worker):
             if not await processes.is_present(self.redis, "worker", worker):
-                raise Refused(f"no worker {worker} is present; `workers` lists those that are")
+                raise CannotBeDone(f"no worker {worker} is present; `workers` lists those that are")
             await draining.ask(self.redis, worker)
         for _ in range(_POLLS):
             if await processes.is_present(self.redis, draining.DRAINED, worker):
                 break
             await asyncio.sleep(_POLL_S)
         else:
-            raise Refused(f"{worker} was asked, but has not handed over within {_POLLS * _POLL_S:g} s")
+            raise CannotBeDone(f"{worker} was asked, but has not handed over within {_POLLS * _POLL_S:g} s")
         value = {"worker": worker, "state": "drained"}
-        return Answer(value, [f"{worker} has handed over, and takes nothing more; it can be stopped"])
+        return AdminAnswer(value, [f"{worker} has handed over, and takes nothing more; it can be stopped"])
 
-    async def workers(self) -> Answer:
+    async def workers(self) -> AdminAnswer:
         found = await open_responses.read_open(self.redis, _OWNED_MAX)
         return answers.processes_answer(await processes.read_processes(self.redis, found.responses))
 
-    async def queue(self, count_max: int) -> Answer:
+    async def queue(self, count_max: int) -> AdminAnswer:
         return answers.queues_answer(await waiting_work.read_queues(self.redis, count_max))
 
-    async def list_tenants(self, count_max: int) -> Answer:
+    async def list_tenants(self, count_max: int) -> AdminAnswer:
         return answers.tenants_answer(
             await waiting_work.read_tenants(self.redis, self.tenants[:count_max], count_max)
         )
 
-    async def check(self, keys_max: int) -> Answer:
+    async def check(self, keys_max: int) -> AdminAnswer:
         return checks.findings_answer(
             checks.judge(
                 self.settings,
@@ -110,7 +110,7 @@ class Admin:
                 news.clear()
                 async for page in event_log.pages(self.redis, key, after):
                     if page.is_missing:
-                        raise Refused(f"{key} is gone")
+                        raise CannotBeDone(f"{key} is gone")
                     for entry in page.entries:
                         yield entry.frame
                     after += len(page.entries)
@@ -123,11 +123,11 @@ class Admin:
             await listener.close()
 
     async def _find(self, name: str, tenant: str) -> ResponseKey:
-        """Returns the response that is meant. `name`: its id, or `tenant/id`. Raises Refused."""
+        """Returns the response that is meant. `name`: its id, or `tenant/id`. Raises CannotBeDone."""
         if "/" in name:
             tenant, name = ResponseKey.parse(name)
         if not ids.is_response_id(name):
-            raise Refused(f"{name} is no id of a response")
+            raise CannotBeDone(f"{name} is no id of a response")
         tenants = [tenant] if tenant else self.tenants
         key = await open_responses.find(self.redis, name, tenants)
         if key is None:
@@ -144,9 +144,9 @@ async def _wait(news: asyncio.Event) -> None:
         pass
 
 
-def _unknown(response_id: str, tenants: Sequence[str]) -> Refused:
+def _unknown(response_id: str, tenants: Sequence[str]) -> CannotBeDone:
     owner = f"tenant {tenants[0]}" if len(tenants) == 1 else f"{len(tenants)} tenants"
-    return Refused(f"there is no response {response_id} of {owner}; --tenant names another")
+    return CannotBeDone(f"there is no response {response_id} of {owner}; --tenant names another")
 
 
 def read_tenants(settings: Settings) -> Sequence[str]:

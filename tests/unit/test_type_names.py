@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PRODUCT = ["api", "worker", "tool_runner", "webhooks", "shared", "local"]
+PRODUCT = ["api", "worker", "tool_runner", "webhooks", "admin", "shared", "local"]
 
 
 def types_of(tree: ast.Module) -> Iterator[str]:
