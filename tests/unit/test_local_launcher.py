@@ -215,9 +215,10 @@ def test_what_takes_work_ends_first_and_the_log_last() -> None:
         make_role("api", 0, 3),
         make_role("api", 1, None),
         make_role("tool_runner", 0, 5),
+        make_role("router", 0, 6),
     )
     stages = running_stages(ClusterRecord(Identity(9, "nine"), "redis://h", roles), STOP_ORDER)
-    assert [[process.pid for process in stage] for stage in stages] == [[3], [2, 5], [1]]
+    assert [[process.pid for process in stage] for stage in stages] == [[6], [3], [2, 5], [1]]
 
 
 def test_the_warden_reads_what_the_launcher_writes() -> None:
