@@ -300,6 +300,8 @@ def _items_before(sources: Sources) -> list[InputItem]:
     kept = msgspec.json.decode(record.unshown, type=list[InputItem]) if record.unshown else []
     whole = {item.id: item for item in kept}
     output = lifecycle.as_input(lifecycle.lasting(response.output))
+    if response.status == "cancelled":  # whose output is not shown
+        output = kept
     return [*record.request.context, *record.request.input, *(whole.get(item.id, item) for item in output)]
 
 

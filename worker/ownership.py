@@ -26,6 +26,7 @@ from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.closing import cancel, closing_of, end_at_once
 from shared.store.log.response_log import NewEntry, TailLost
+from shared.store.log.unshown import read_unshown, unshown_records
 from shared.store.owning import lease
 from shared.store.owning.claiming import Claimant
 from shared.store.owning.lease import Acquired, Lease, LeaseLost, Loss
@@ -41,7 +42,6 @@ from worker.response.hopeless import Hopeless
 from worker.response.meter import count_end
 from worker.response.resources import Resources
 from worker.response.spans import traced_attempt
-from worker.response.unshown import read_unshown, unshown_records
 
 _log = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """What a call's item does not show is read all the same: by the next response, in every way to continue."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -28,6 +29,15 @@ match = 'run (?P<code>[a-z]+)$'
 call = { tool = "python", code = "{code}" }
 [[scene.turn]]
 final = "Done."
+
+[[scene]]
+name = "a slow answer"
+match = 'run (?P<code>[a-z]+) and think$'
+pace = { tokens_per_s = 20 }
+[[scene.turn]]
+call = { tool = "python", code = "{code}" }
+[[scene.turn]]
+final = "It goes on. It goes on. It goes on. It goes on. It goes on. It goes on. It goes on. It goes on. "
 
 [[scene]]
 name = "a thought"
@@ -103,6 +113,26 @@ async def test_a_response_that_continues_another_reads_what_its_code_printed(
         (call,) = [item for item in first["output"] if item["type"] == "code_interpreter_call"]
         reference = [{"type": "item_reference", "id": call["id"]}, {"role": "user", "content": "hello"}]
         assert answers_read(await ask(client, redis, worker, "", input=reference)) == [SAID[code]]
+
+
+@pytest.mark.parametrize("tool", [TOOL, {"type": "mcp", "server_label": "code_interpreter"}])
+async def test_what_a_cancelled_response_has_done_is_read_by_one_that_continues_it(
+    redis: RedisClient, settings: Settings, tool: dict[str, Any]
+) -> None:
+    """Its output is empty, as the hosted API's is; a model that reads of no call makes it again."""
+    async with serving(settings) as client, working(redis, settings, SCRIPT, answer=answer) as worker:
+        asked = {"input": "run loud and think", "tools": [tool], "background": True}
+        created = (await client.post("/v1/responses", json=asked)).json()
+        path, key = f"/v1/responses/{created['id']}", ResponseKey("default", created["id"])
+        running = asyncio.create_task(finish(redis, worker, key))
+        while not any(item["type"] == "message" for item in (await client.get(path)).json()["output"]):
+            assert not running.done()
+        cancelled = (await client.post(f"{path}/cancel")).json()
+        assert (cancelled["status"], cancelled["output"]) == ("cancelled", [])
+        await running
+        second = await ask(client, redis, worker, "hello", tools=[tool], previous_response_id=created["id"])
+        assert answers_read(second) == ["a secret of the tool\n"]
+        assert (await client.get(path)).json() == cancelled
 
 
 @pytest.mark.parametrize("is_archived", [False, True], ids=["log", "archive"])

@@ -19,6 +19,7 @@ from shared.lifecycle import TerminalEvent
 from shared.responses import Response, ResponseError
 from shared.service_tiers import served_tier
 from shared.store.log.closing import closing_of
+from shared.store.log.unshown import pack_unshown
 from shared.store.owning.giving_way import give_way
 from shared.store.owning.lease import Lease
 from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
@@ -55,7 +56,6 @@ from worker.response.turn_reader import (
     ReportUnreadable,
     TurnReader,
 )
-from worker.response.unshown import pack_unshown
 from worker.response.usage import Turn, usage_of, usage_so_far
 
 _T = TypeVar("_T")

@@ -17,13 +17,13 @@ from shared.responses import ResponseRequest, ServerCall
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.event_log import Entry
+from shared.store.log.unshown import holds_unshown, read_unshown
 from shared.store.owning.lease import Acquired, LeaseLost, now_ms
 from shared.store.records import response_store
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from worker.response.stepper import Stepper
 from worker.response.token_record import LoggedToken, read_logged
-from worker.response.unshown import holds_unshown, read_unshown
 
 
 class Diverged(Exception):

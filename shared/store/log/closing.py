@@ -23,6 +23,7 @@ from shared.responses import ConversationReference, Item, McpApprovalRequest, Re
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ConversationKey, ResponseKey
+from shared.store.log.made_calls import MadeCalls, may_have_calls
 from shared.store.log.response_log import Closing, LogLimits, NewEntry, ResponseLog, write_now
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, LeaseLost
@@ -37,13 +38,14 @@ def closing_of(
     input_items: Sequence[InputItem] = (),
     unshown: Mapping[int, ServerCall] = MappingProxyType({}),
     turns: Mapping[int, InTurn] = MappingProxyType({}),
+    made: Sequence[InputItem] = (),
 ) -> Closing:
     """Returns what closes a log besides its terminal event.
 
     Input and output join the conversation, unless the response is cancelled, failed or not stored. What the
     model asked to be approved is kept of any response, as digests, since its client may send it back.
     `unshown`: output_index -> a call of which the output shows less than later responses read; `turns`: how
-    it stood in its turn.
+    it stood in its turn; `made`: calls that the output does not have at all.
     """
     response = event.response
     whole = [unshown.get(index, item) for index, item in enumerate(response.output)]
@@ -62,7 +64,7 @@ def closing_of(
         response.status,
         encode(response),
         _retention_s(response, tenant, settings),
-        msgspec.json.encode(list(kept.values())) if kept else b"",
+        msgspec.json.encode([*kept.values(), *made]) if kept or made else b"",
         conversation,
         items,
         response.usage.total_tokens if response.usage is not None else 0,
@@ -102,21 +104,23 @@ async def cancel(
     redis: RedisClient, settings: Settings, key: ResponseKey, owner: str
 ) -> Literal["ended", "closed", "missing"]:
     """Closes a response as cancelled. Returns the same as `end_at_once`."""
-    return await end_at_once(redis, settings, key, owner, lifecycle.cancel)
+    return await end_at_once(redis, settings, key, owner, lifecycle.cancel, MadeCalls(redis, key))
 
 
 async def cancel_kept(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str) -> bytes | None:
-    """Closes a response as cancelled, if the API may report it. Takes two round trips.
+    """Closes a response as cancelled, if the API may report it. Takes two round trips, and as many
+    more as its log has pages if its calls are kept.
 
     Returns JSON of the final response; or None, having done nothing, if it had ended already, does not exist,
     or may not be reported (`response_store.State.is_kept`).
     """
+    made = MadeCalls(redis, key)
     while True:
         acquired = await lease.seize(redis, settings, key, owner, only_kept=True)
         if not isinstance(acquired, Acquired):
             return None
         try:
-            return await _close(redis, settings, acquired, lifecycle.cancel)
+            return await _close(redis, settings, acquired, lifecycle.cancel, made)
         except LeaseLost:
             continue  # another process closed it meanwhile
 
@@ -127,8 +131,10 @@ async def end_at_once(
     key: ResponseKey,
     owner: str,
     make_event: Callable[[Response], TerminalEvent],
+    made: MadeCalls | None = None,
 ) -> Literal["ended", "closed", "missing"]:
-    """Closes a response without reading its log.
+    """Closes a response without folding its log. `made`: finds the calls that later responses are to
+    read of.
 
     `make_event` takes the response as accepted, with its usage so far, and returns the terminal event.
     `owner`: the name of this process. Returns `ended`; `closed` if it had ended already; or `missing`.
@@ -138,7 +144,7 @@ async def end_at_once(
         match acquired:
             case Acquired():
                 try:
-                    await _close(redis, settings, acquired, make_event)
+                    await _close(redis, settings, acquired, make_event, made)
                 except LeaseLost:
                     continue  # another process closed it meanwhile
                 return "ended"
@@ -153,12 +159,15 @@ async def _close(
     settings: Settings,
     acquired: Acquired,
     make_event: Callable[[Response], TerminalEvent],
+    made: MadeCalls | None,
 ) -> bytes:
     """Appends the terminal event and closes the log; returns the snapshot. Raises LeaseLost."""
     usage = complete_usage(acquired.usage, acquired.uncounted_tokens)
-    event = make_event(msgspec.structs.replace(_accepted(acquired), usage=usage))
+    accepted = _accepted(acquired)
+    event = make_event(msgspec.structs.replace(accepted, usage=usage))
     held, first = acquired.lease, acquired.next_sequence_number
-    closing = closing_of(event, held.key.tenant, settings)
+    calls = await made.read_on() if made is not None and may_have_calls(accepted) else ()
+    closing = closing_of(event, held.key.tenant, settings, made=calls)
     log = ResponseLog(LogLimits.of(settings), held.key)
     await write_now(redis, log.close(held.proof, first, [NewEntry(frame(event, first))], closing))
     metrics.RESPONSES.labels(metrics.model_label(event.response.model), closing.status).inc()

@@ -39,7 +39,7 @@ class NewEntry(msgspec.Struct, frozen=True, gc=False):
     tokens: tuple[int, ...] = ()
     token_record: bytes = b""
     """What the engine reported about the tokens, packed (`worker/response/token_record.py`), or an item of
-    which the frame shows less (`worker/response/unshown.py`)."""
+    which the frame shows less (`shared/store/log/unshown.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
