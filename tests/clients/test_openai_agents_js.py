@@ -2,7 +2,18 @@
 
 import pytest
 
-from tests.clients.answers import ADDED, AWKWARD, AWKWARD_ANSWERS, CLIENT_TOOLS, MULTIPLIED, WEATHER, counted
+from tests.clients.answers import (
+    ACTIONS,
+    ADDED,
+    AWKWARD,
+    AWKWARD_ANSWERS,
+    CLIENT_TOOLS,
+    MULTIPLIED,
+    SEARCH,
+    SEARCHED,
+    WEATHER,
+    counted,
+)
 from tests.clients.conftest import Ask
 
 
@@ -35,3 +46,9 @@ def test_a_tool_that_it_runs_itself(node: Ask, kind: str, question: str, answer:
     """It has no custom tools."""
     reports = node.both("openai_agents", "client_tool", kind=kind, question=question)
     assert reports == [[answer, counted(3)]] * 2
+
+
+def test_a_web_search_and_what_follows(node: Ask) -> None:
+    for report in node.both("openai_agents", "web_search", question=SEARCH):
+        assert report["texts"] == [SEARCHED, counted(3)]
+        assert report["actions"] == ACTIONS

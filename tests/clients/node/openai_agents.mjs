@@ -1,6 +1,6 @@
 // Runs of `@openai/agents`, which validates every usage, and its state when that is serialized.
 
-import { Agent, RunState, applyPatchTool, codeInterpreterTool, hostedMcpTool, run, setDefaultOpenAIClient, setTracingDisabled, shellTool, tool } from '@openai/agents';
+import { Agent, RunState, applyPatchTool, codeInterpreterTool, hostedMcpTool, run, setDefaultOpenAIClient, setTracingDisabled, shellTool, tool, webSearchTool } from '@openai/agents';
 import OpenAI from 'openai';
 import { z } from 'zod';
 
@@ -79,6 +79,18 @@ export async function code_interpreter(known) {
   return {
     texts: [first.finalOutput, second.finalOutput],
     calls: calls.map(({ name, status, providerData }) => [name, status, providerData.code, providerData.outputs]),
+  };
+}
+
+export async function web_search(known) {
+  connect(known);
+  const agent = new Agent({ name: 'Searcher', model: 'default', tools: [webSearchTool()] });
+  const first = await (known.stream ? runStreamed : run)(agent, known.question);
+  const second = await run(agent, [...first.history, { role: 'user', content: 'Count from 1 to 3' }]);
+  const calls = first.newItems.filter(({ rawItem }) => rawItem.type === 'hosted_tool_call').map(({ rawItem }) => rawItem);
+  return {
+    texts: [first.finalOutput, second.finalOutput],
+    actions: calls.map(({ providerData: { action: { queries: _queries, ...action } } }) => action),
   };
 }
 
