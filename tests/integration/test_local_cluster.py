@@ -352,7 +352,8 @@ def test_status_shows_each_role_that_runs(launch: Callable[..., Launcher], data:
     assert returncode == 0
     for role in read_cluster(data)["roles"]:
         line = next(line for line in out.splitlines() if line.startswith(role["name"]))
-        cells = [role["name"], str(role["pid"]), str(role["port"] or "-"), "yes", "0", role["log"]]
+        ports = [str(role[name] or "-") for name in ("port", "metrics_port")]
+        cells = [role["name"], str(role["pid"]), *ports, "yes", "0", role["log"]]
         assert line.replace(role["log"], "").split() == cells[:-1]
         assert line.endswith(role["log"])
 
