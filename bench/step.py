@@ -97,7 +97,7 @@ class PackingPipe:
         """Nothing is open."""
 
 
-class _PackingClient:
+class PackingClient:
     def __init__(self) -> None:
         self.pipe = PackingPipe()
 
@@ -136,7 +136,7 @@ def time_steps(sequences: int, tokens: int, steps: int) -> float:
 
 
 async def _time_steps(sequences: int, tokens: int, steps: int) -> float:
-    client, engine = _PackingClient(), HandEngine()
+    client, engine = PackingClient(), HandEngine()
     settings = Settings(flush_budget_ms=0)
     appender = Appender(cast("RedisClient", client), settings)
     gathering = Gathering(0.0)
