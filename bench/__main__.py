@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from bench import (
     append,
     first_token,
+    fleet,
     gpu,
     growth,
     idle,
@@ -46,6 +47,7 @@ MEASUREMENTS: Mapping[str, Callable[[Scale], Awaitable[Result]]] = {
     "replay": replay.measure,
     "background": first_token.measure_background,
     "queue": queue.measure,
+    "simulate": fleet.measure,
 }
 MORE = ("doorbell", "memory", "stuck-reader", "node-killed", "takeover")
 """Left out of the quick form."""

@@ -28,6 +28,8 @@ class Scale:
     """Responses that wait in the queue while others are accepted and taken."""
     requests: int
     """Requests of each kind that wait for their first token."""
+    simulated_s: float
+    """Virtual seconds of a simulated fleet."""
 
 
 FULL = Scale(
@@ -43,6 +45,7 @@ FULL = Scale(
     steps=100,
     waiting=(10, 1_000, 100_000),
     requests=200,
+    simulated_s=60.0,
 )
 QUICK = Scale(
     rounds=1,
@@ -57,4 +60,5 @@ QUICK = Scale(
     steps=20,
     waiting=(10, 1_000),
     requests=20,
+    simulated_s=3.0,
 )

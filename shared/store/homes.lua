@@ -2,13 +2,13 @@
 
 local UNHEARD_MAX = 4  -- a worker with more tokens in its own bell does not keep up
 
--- Returns the home of a job, or nil: if that worker has gone, does not serve the queue, is full, or is fuller than half of
--- the others by more than `margin` (of 1,000). `:loads` is how full each worker of a queue is, as it has announced.
+-- Returns the home of a job, or nil: if that worker has gone, does not serve the queue, or is fuller than half of the
+-- others by more than `margin` (of 1,000). `:loads` is how full each worker of a queue is, as it has announced.
 local function find_home(queue, takers, worker, bell_pattern, now, wait_ms, margin)
   if wait_ms == 0 or not worker or worker == '' then return nil end
   local loads = queue .. ':loads'
   local load = tonumber(redis.call('ZSCORE', loads, worker))
-  if not load or load >= 1000 then return nil end
+  if not load then return nil end
   if tonumber(redis.call('ZSCORE', takers, worker) or 0) < now then return nil end
   local middle = math.floor((redis.call('ZCARD', loads) - 1) / 2)
   if load - tonumber(redis.call('ZRANGE', loads, middle, middle, 'WITHSCORES')[2]) > margin then return nil end

@@ -12,6 +12,7 @@
 -- No machine's clock decides what is due (arq takes scores up to its own `now`).
 
 local DOORBELL_LENGTH_MAX = 1024
+local HOME_MS = 120000  -- longer than a job is kept for a worker
 
 local function keep(key, ttl_ms)
   if redis.call('PTTL', key) < ttl_ms then redis.call('PEXPIRE', key, ttl_ms) end
@@ -35,7 +36,7 @@ local function keep_for(home, queue, job_id, ttl_ms, flow)
   local own = queue .. ':home:' .. home.worker .. '/' .. flow
   redis.call('HSET', queue .. ':homes', job_id, home.worker .. ' ' .. home.until_ms)
   redis.call('RPUSH', own, job_id)
-  for _, key in ipairs({queue .. ':homes', own}) do keep(key, ttl_ms) end
+  for _, key in ipairs({queue .. ':homes', own}) do keep(key, math.min(ttl_ms, HOME_MS)) end
 end
 
 -- `flow`: '' for a job that is taken before all turns. `home`: the worker for which it is kept for a while (`homes.lua`),

@@ -20,9 +20,9 @@ _OF_RESPONSE = re.compile(r"antiphon:\{([^}]+)/(resp_[^}/]+)\}:(\w+)\Z")
 _KEPT = frozenset({"state", "log", "tools", "archive", "readers"})
 """The keys that a closed response may have."""
 _HINTS = re.compile(
-    r"antiphon:\{queue\}:(closed|pulse|\w+:doorbell|\w+:health-check|held:\w+|held_bytes:\w+)\Z"
+    r"antiphon:\{queue\}:(closed|pulse|\w+:doorbell|\w+:loads|\w+:home:\S+|bell:[\w-]+|\w+:health-check|held:\w+|held_bytes:\w+)\Z"
     r"|antiphon:\{[^}]+\}:(conversation|items|order)\Z"
-    r"|antiphon:\{presence\}:\w+\Z|antiphon:\{[^}]+\}:(idempotency|packing:\w+)\Z"
+    r"|antiphon:\{presence\}:[\w:-]+\Z|antiphon:\{[^}]+\}:(idempotency|packing:\w+)\Z"
     r"|antiphon:\{queue\}:(delivering:webhooks-\w+|listed:\S+)\Z"
     r"|antiphon:\{confirmed\}\Z|antiphon:\{session/[0-9a-f]+\}:user\Z"
 )

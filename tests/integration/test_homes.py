@@ -90,7 +90,7 @@ async def test_it_is_left_to_it_for_a_while_only(redis: RedisClient, settings: S
 
 @pytest.mark.parametrize(
     ("reason", "w1", "w2"),
-    [("it is full", 8, 8), ("it is much fuller", 5, 1), ("it is gone", 0, 0), ("affinity is off", 0, 0)],
+    [("it is full", 8, 4), ("it is much fuller", 5, 1), ("it is gone", 0, 0), ("affinity is off", 0, 0)],
 )
 async def test_it_is_for_anybody_if_that_worker(
     redis: RedisClient, settings: Settings, reason: str, w1: int, w2: int
