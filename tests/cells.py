@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from api.cells.app import PROBED, Edge, Router
+from api.cells.app import PROBED, Router, RouterEdge
 from api.http_protocol import make_protocol
 from api.server import configure
 from api.tenants import Tenants
@@ -126,7 +126,12 @@ async def routing(
     tenants = tenants or Tenants()
     router = Router(chosen, tenants)
     config = configure(
-        Edge(router, chosen, tenants), chosen, "127.0.0.1", 0, make_protocol(chosen, PROBED, ()), ws="none"
+        RouterEdge(router, chosen, tenants),
+        chosen,
+        "127.0.0.1",
+        0,
+        make_protocol(chosen, PROBED, ()),
+        ws="none",
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from api.cells.app import PROBED, Edge, Router
+from api.cells.app import PROBED, Router, RouterEdge
 from api.http_protocol import make_protocol
 from api.request_names import name_requests_in_log
 from api.server import DrainingServer, check_host, configure, fit_connections
@@ -44,7 +44,12 @@ def _run(settings: Settings, host: str, port: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     router = Router(settings, tenants)
     config = configure(
-        Edge(router, settings, tenants), settings, host, port, make_protocol(settings, PROBED, ()), ws="none"
+        RouterEdge(router, settings, tenants),
+        settings,
+        host,
+        port,
+        make_protocol(settings, PROBED, ()),
+        ws="none",
     )
     DrainingServer(config, router, settings.drain_grace_s).run()
 

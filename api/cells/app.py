@@ -184,7 +184,7 @@ class Router:
         return JSONResponse(body) if is_ready else JSONResponse(body, 503, RETRY_AFTER)
 
 
-class Edge:
+class RouterEdge:
     """The router behind the door, with its lifespan, and with a name for each answer that has none."""
 
     def __init__(self, router: Router, settings: Settings, tenants: Tenants) -> None:

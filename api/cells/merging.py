@@ -32,12 +32,12 @@ class _Entry(msgspec.Struct):
     id: str
 
 
-class _List(msgspec.Struct):
+class _CellList(msgspec.Struct):
     data: list[msgspec.Raw]
     has_more: bool
 
 
-_read_list = msgspec.json.Decoder(_List).decode
+_read_list = msgspec.json.Decoder(_CellList).decode
 _read_entry = msgspec.json.Decoder(_Entry).decode
 
 

@@ -37,14 +37,14 @@ class _Item(msgspec.Struct):
     approval_request_id: Any = None
 
 
-class _Body(msgspec.Struct):
+class _NamingBody(msgspec.Struct):
     previous_response_id: Any = None
     conversation: Any = None
     input: msgspec.Raw = msgspec.Raw()
     items: msgspec.Raw = msgspec.Raw()
 
 
-_read_body = msgspec.json.Decoder(_Body).decode
+_read_body = msgspec.json.Decoder(_NamingBody).decode
 _read_items = msgspec.json.Decoder(list[_Item]).decode
 
 
@@ -87,7 +87,7 @@ def _items_in(raw: msgspec.Raw) -> list[_Item]:
     return _read_items(raw) if bytes(memoryview(raw)[:1]) == b"[" else []
 
 
-def _references(body: _Body, inputs: list[_Item], items: list[_Item]) -> Iterator[tuple[Path, str]]:
+def _references(body: _NamingBody, inputs: list[_Item], items: list[_Item]) -> Iterator[tuple[Path, str]]:
     """Yields the ids that the cell must know, with their places in the body."""
     is_object = isinstance(body.conversation, dict)
     conversation = body.conversation.get("id") if is_object else body.conversation

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.cells.fleet import CellState, Fleet
-from api.cells.upstream import Answer, Broken, Headers, Sent, Unreached
+from api.cells.upstream import Broken, CellAnswer, Headers, Sent, Unreached
 from api.errors import RETRY_AFTER, ClientError, StreamCut
 from shared import metrics
 
@@ -53,7 +53,7 @@ class Relay:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    async def ask(self, cells: Sequence[CellState], sent: Sent, *, is_repeatable: bool) -> Answer:
+    async def ask(self, cells: Sequence[CellState], sent: Sent, *, is_repeatable: bool) -> CellAnswer:
         """Returns the answer of the first of the cells that can be reached.
 
         `is_repeatable`: whether nothing is done twice if two nodes of these cells are asked; only then a
@@ -98,7 +98,7 @@ def _unanswered() -> ClientError:
 class Passed(Response):
     """An answer of a node, passed on as it comes. If it breaks off, so does this one."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: CellAnswer) -> None:
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -77,7 +77,7 @@ class _Parsed:
         self.is_complete = True
 
 
-class Connection:
+class CellConnection:
     """One connection to a node, which has one answer at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -99,10 +99,10 @@ class Connection:
         self._writer.transport.abort()
 
 
-class Answer:
+class CellAnswer:
     """The answer of a node: its head, and its body as it comes. Must be closed."""
 
-    def __init__(self, connection: Connection, upstream: "Upstream", *, is_head: bool) -> None:
+    def __init__(self, connection: CellConnection, upstream: "Upstream", *, is_head: bool) -> None:
         self._connection = connection
         self._upstream = upstream
         self._is_head = is_head
@@ -191,9 +191,9 @@ class Upstream:
         self._port = parts.port or (443 if self._tls else 80)
         self._connect_timeout_s = connect_timeout_s
         self._send_timeout_s = send_timeout_s
-        self._idle: deque[Connection] = deque()
+        self._idle: deque[CellConnection] = deque()
 
-    async def send(self, sent: Sent) -> Answer:
+    async def send(self, sent: Sent) -> CellAnswer:
         """Sends a request; returns its answer, whose head is yet to be read. Raises Unreached, Broken."""
         connection = self._take() or await self._connect()
         try:
@@ -205,9 +205,9 @@ class Upstream:
         except BaseException:
             connection.close()
             raise
-        return Answer(connection, self, is_head=sent.method == b"HEAD")
+        return CellAnswer(connection, self, is_head=sent.method == b"HEAD")
 
-    def _take(self) -> Connection | None:
+    def _take(self) -> CellConnection | None:
         """Returns the connection that was used last, if there is one that can be used."""
         while self._idle:
             connection = self._idle.pop()
@@ -216,15 +216,15 @@ class Upstream:
             connection.close()
         return None
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> CellConnection:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 opening = asyncio.open_connection(self._host, self._port, ssl=self._tls, limit=_READ_BYTES)
-                return Connection(*await opening)
+                return CellConnection(*await opening)
         except (OSError, TimeoutError) as error:
             raise Unreached(f"{self._host}:{self._port}: {error or type(error).__name__}") from error
 
-    def keep(self, connection: Connection) -> None:
+    def keep(self, connection: CellConnection) -> None:
         connection.idle_since_s = time.monotonic()
         self._idle.append(connection)
         if len(self._idle) > _IDLE_MAX:
