@@ -201,6 +201,7 @@ class Fleet:
     async def _claim(self, worker: str) -> None:
         running = self._running[worker]
         room = Room(PLACES - len(running), 2**26, 2**26, rings_on=False)
+        await self._redis.command("DEL", keys.bell(worker))  # it has come
         claimed = await self._claimants[worker].claim(room)
         for acquired in claimed.begun:
             self._begin(worker, str(acquired.lease.key))

@@ -45,7 +45,7 @@ FULL = Scale(
     steps=100,
     waiting=(10, 1_000, 100_000),
     requests=200,
-    simulated_s=60.0,
+    simulated_s=30.0,
 )
 QUICK = Scale(
     rounds=1,
