@@ -263,10 +263,11 @@ class Acceptance:
     ) -> tuple[NewResponse, bytes]:
         """Returns the response to be written, and the JSON that answers a background call, or b"".
 
-        Raises ClientError for a prompt that is too long, unless the call streams and its
-        events may report that.
+        Raises ClientError for a prompt that is too long, unless it will be compacted, or the call streams and
+        its events may report that.
         """
-        if not creation.is_streamed or creation.is_refused_if_long:
+        may_be_long = creation.is_streamed and not creation.is_refused_if_long
+        if not may_be_long and request.compaction is None:
             check_prompt_length(request, self._settings.context_tokens_max)
         response = request.response
         previous = response.previous_response_id

@@ -24,5 +24,6 @@ def limits_of(settings: Settings) -> RequestLimits:
             settings.compaction_share_max,
             settings.compaction_tokens_min,
             int(settings.context_tokens_max * _THRESHOLD_SHARE),
+            growth_share=settings.compaction_share_max,
         ),
     )

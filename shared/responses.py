@@ -340,6 +340,9 @@ class CompactionRules(msgspec.Struct, frozen=True, omit_defaults=True):
     threshold: int | None = None
     """The number of tokens beyond which the context is compacted after a turn; None: the request is for
     nothing but a compaction."""
+    growth_share: float | None = None
+    """By which part of the threshold a context must have grown beyond what the last compaction left, if that
+    has more, to be compacted again; None, as in earlier records: it must have doubled."""
 
 
 class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):

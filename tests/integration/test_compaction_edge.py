@@ -191,6 +191,17 @@ async def test_a_repeated_call_makes_the_compaction_whose_client_had_left(
         assert [(await second).json()["id"], again.json()["id"]] == [key.response_id] * 2
 
 
+async def test_what_will_be_compacted_is_not_refused_for_its_length(
+    redis: RedisClient, settings: Settings
+) -> None:
+    narrow = settings.model_copy(update={"context_tokens_max": 100})
+    async with node(narrow, [NEW]) as client:
+        for fields, status in ((MANAGED, 200), ({}, 400)):
+            body = {"input": "Hello " * 3_000, "background": True, **fields}
+            answer = await client.post("/v1/responses", json=body)
+            assert answer.status_code == status, answer.text
+
+
 @pytest.mark.parametrize(
     ("value", "param", "code"),
     [

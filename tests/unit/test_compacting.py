@@ -3,7 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from shared import events as ev
 from shared.compaction import DEFAULT_PROMPT, Compacted, as_shown, read_compacted
 from shared.containers import continued_container
+from shared.context_length import TOO_LONG
 from shared.input_items import InputCompaction, InputItem, InputMessage
 from shared.lifecycle import fold
 from shared.responses import Compaction, CompactionRules, FunctionCall, Message, Response, ResponseRequest
@@ -25,8 +26,10 @@ from tests.requests import make_request
 from worker.asking.conversation import render_items
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
-from worker.harmony.tokens import render_message
+from worker.harmony.tokens import ChatMessage, render_message
 from worker.response.hopeless import Hopeless
+from worker.response.stepper import Stepper
+from worker.response.summary_pieces import cut
 
 KEYS = [SecretStr(base64.urlsafe_b64encode(bytes([n] * 32)).decode()) for n in (1, 2)]
 SETTINGS = Settings(seal_keys=KEYS[:1])
@@ -53,6 +56,15 @@ when = { trained_tool = "python" }
 call = { tool = "python", code = "'found ' * 600" }
 [[scene.turn]]
 final = "Never said: the context is compacted first."
+
+[[scene]]
+name = "much"
+match = 'Much'
+when = { trained_tool = "python" }
+[[scene.turn]]
+call = { tool = "python", code = "'found ' * 1300" }
+[[scene.turn]]
+final = "Never said: it does not fit."
 
 [[scene]]
 name = "any"
@@ -318,31 +330,125 @@ async def test_without_room_for_a_summary_a_context_stays_as_it_is() -> None:
     assert response_of(log).status == "completed"
 
 
+NARROW = SETTINGS.model_copy(update={"context_tokens_max": 1_200})
+
+
+def outgrown(*texts: str, **fields: Any) -> ResponseRequest:
+    rules = msgspec.structs.replace(RULES, threshold=900)
+    request = asking(said(*texts), rules, **fields)
+    return msgspec.structs.replace(request, enable_response_messages=True)
+
+
+LONG_CHAIN = ["old " * 600, "answer " * 900, "older " * 300, "noted " * 300, "Please go on."]
+
+
+@pytest.mark.parametrize("texts", [LONG_CHAIN, ["word " * 5_000, "noted", "Go."]], ids=["many", "one"])
+async def test_a_context_that_has_outgrown_the_model_is_compacted_before_the_answer(texts: list[str]) -> None:
+    """In pieces, of which each is read once, with the summary of those before it."""
+    request = outgrown(*texts)
+    log = await attempt(request, script=SCRIPT, settings=NARROW)
+    response = response_of(log)
+    assert [item.__struct_config__.tag for item in response.output] == ["compaction", "message"]
+    assert isinstance(response.output[-1], Message)
+    assert response.output[-1].content[0].text == "I go on."
+    (made,) = opened(log)
+    assert [each.id for each in made.kept][-1:] == [request.input[-1].id]
+    assert response.usage is not None
+    *read, answered = cast(tuple[int, ...], response.usage.input_tokens_details.input_tokens_per_turn)
+    assert len(read) > 2
+    assert max(read) < 1_200
+    assert answered < 600
+    assert sum(read) < 3 * tokens_of(request.input), "the cost is linear"
+    shown = response.input_messages
+    assert shown is not None
+    assert "# Summary" in str(shown[-1])
+
+
+async def test_what_must_be_kept_and_is_too_long_is_refused_before_anything_is_summarised() -> None:
+    log = MemoryLog()
+    with pytest.raises(Hopeless) as hopeless:
+        await attempt(outgrown("Old. " * 900, "x", "new " * 1_200), log=log, script=SCRIPT, settings=NARROW)
+    assert hopeless.value.error == TOO_LONG
+    assert kinds(log) == ["in_progress"]
+
+
+async def test_a_context_that_a_tool_makes_too_long_is_compacted_before_the_model_goes_on() -> None:
+    log = await attempt(managed("Much", 500), script=SCRIPT, settings=NARROW)
+    tags = [item.__struct_config__.tag for item in response_of(log).output]
+    assert tags == ["mcp_call", "compaction", "message"]
+
+
+async def test_the_endpoint_compacts_what_is_too_long_for_the_model() -> None:
+    log = await attempt(asking(said(*LONG_CHAIN)), script=SCRIPT, settings=NARROW)
+    (made,) = opened(log)
+    assert made.summary.startswith("All in all")
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=200), max_size=8), st.integers(12, 80))
+@settings(max_examples=25, deadline=None)
+def test_pieces_have_all_that_was_said_and_are_no_longer_than_allowed(
+    texts: list[str], tokens_max: int
+) -> None:
+    messages = [ChatMessage("user", text) for text in texts]
+    steps = cut(messages, tokens_max)
+    pieces = asyncio.run(Stepper().run(steps, 0))
+    assert all(sum(len(render_message(part)) for part in piece) <= tokens_max for piece in pieces)
+    assert "".join(part.text for piece in pieces for part in piece) == "".join(texts)
+
+
+@pytest.mark.parametrize(("growth_share", "count"), [(None, 0), (0.25, 1)])
+async def test_a_long_message_that_was_kept_does_not_put_off_the_next_compaction(
+    growth_share: float | None, count: int
+) -> None:
+    """None is what earlier records have."""
+    rules = msgspec.structs.replace(RULES, threshold=900, growth_share=growth_share)
+    kept, summary = said("word " * 700)[0], {"type": "compaction", "encrypted_content": "-", "summary": "So."}
+    request = asking([kept, {**summary, "id": "cmp_1"}, {**said("more " * 400)[0], "id": "msg_n"}], rules)
+    log = await attempt(request, script=SCRIPT, settings=SETTINGS)
+    assert len(opened(log)) == count
+
+
 # --- takeovers ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "request_",
+    ("request_", "own"),
     [
-        asking(said(*["word " * 100] * 9)),
-        managed("Search", 500),
-        managed("Hello " * 100, 150),
-        msgspec.structs.replace(managed("Hello " * 100, 150), dialect="open-responses"),
-        managed("Hello " * 100, 120, max_output_tokens=2),
-        managed("Hello " * 100, 120, max_output_tokens=10),
+        (asking(said(*["word " * 100] * 9)), SETTINGS),
+        (managed("Search", 500), SETTINGS),
+        (managed("Hello " * 100, 150), SETTINGS),
+        (msgspec.structs.replace(managed("Hello " * 100, 150), dialect="open-responses"), SETTINGS),
+        (managed("Hello " * 100, 120, max_output_tokens=2), SETTINGS),
+        (managed("Hello " * 100, 120, max_output_tokens=10), SETTINGS),
+        (outgrown(*LONG_CHAIN), NARROW),
+        (msgspec.structs.replace(outgrown(*LONG_CHAIN), dialect="open-responses"), NARROW),
+        (managed("Much", 500), NARROW),
     ],
-    ids=["alone", "between two turns", "at the end", "without reports", "cut off in a header", "cut off"],
+    ids=[
+        "alone",
+        "between two turns",
+        "at the end",
+        "without reports",
+        "cut off in a header",
+        "cut off",
+        "in pieces",
+        "in pieces without reports",
+        "what a tool made too long",
+    ],
 )
-async def test_the_next_owner_goes_on_from_every_event_byte_for_byte(request_: ResponseRequest) -> None:
+async def test_the_next_owner_goes_on_from_every_event_byte_for_byte(
+    request_: ResponseRequest, own: Settings
+) -> None:
     """Once a text is sealed, also with another key, and with settings of its own."""
-    whole = await attempt(request_, script=SCRIPT, settings=SETTINGS)
+    whole = await attempt(request_, script=SCRIPT, settings=own)
     assert opened(whole)
     assert request_.dialect == "openai" or "compaction.compacting" not in kinds(whole)
-    later = Settings(seal_keys=KEYS[::-1], compaction_prompt="Other.", compaction_share_max=0.9)
+    changed = {"seal_keys": KEYS[::-1], "compaction_prompt": "Other.", "compaction_share_max": 0.9}
+    later = own.model_copy(update=changed)
     for length in range(len(whole.entries)):
         log = MemoryLog(whole.read()[:length])
         is_sealed = any(b'"encrypted_content":"antiphon1' in frame for frame in log.frames)
-        again = await attempt(request_, log=log, script=SCRIPT, settings=later if is_sealed else SETTINGS)
+        again = await attempt(request_, log=log, script=SCRIPT, settings=later if is_sealed else own)
         assert again.frames == whole.frames, length
 
 

@@ -6,7 +6,7 @@ the turn reader items and events, and `generation.py` a single turn.
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import msgspec
 
 from shared import events as ev
 from shared import lifecycle, traces
+from shared.context_length import TOO_LONG
 from shared.in_turn import UnmadeCall
 from shared.lifecycle import TerminalEvent
 from shared.responses import Response, ResponseError
@@ -147,6 +148,7 @@ class Attempt:
         if self.compactor is not None and self.compactor.rules.threshold is None:
             await self.compactor.compact()
             return await self._close(is_cut=False)
+        await self._make_room_if_needed()
         prompt = self.prepared.prompt.tokens + await self._run_approved_calls()
         self._check_choice()
         answer: list[int] = []
@@ -208,13 +210,21 @@ class Attempt:
         if compactor is None or not await compactor.is_due(len(prompt)):
             return prompt
         has_compacted = await compactor.compact_if_possible()
-        return await compactor.prompt() if has_compacted and goes_on else prompt
+        return (await compactor.prompt()).tokens if has_compacted and goes_on else prompt
+
+    async def _make_room_if_needed(self) -> None:
+        """Compacts what is too long to be read at all. Raises Hopeless if it stays so."""
+        if not self.prepared.is_too_long:
+            return
+        if self.compactor is None:
+            raise Hopeless(TOO_LONG)
+        self.prepared = replace(self.prepared, prompt=await self.compactor.make_room())
 
     async def _keep_within_context(self, prompt: list[int]) -> list[int]:
         """Returns the prompt, fitted again if tools' answers have made it too long for the context.
 
-        The new prompt leaves room for an answer. A record of an earlier format is not fitted again: it is cut
-        off there. Raises Hopeless.
+        The new prompt leaves room for an answer; if the request asks for compactions, it is made of one. A
+        record of an earlier format is not fitted again: it is cut off there. Raises Hopeless.
         """
         is_spent = self._tokens_left <= 0  # then the response ends in any case
         tokens_max = self.resources.context_tokens_max
@@ -228,7 +238,12 @@ class Attempt:
         if self.record.format >= FORMAT_OF_JOINED_CALLS:
             said = join_calls(said)
         messages = [*before, *said]
-        return (await fit_into_context(self.resources, self.record, messages, reserved)).tokens
+        try:
+            return (await fit_into_context(self.resources, self.record, messages, reserved)).tokens
+        except Hopeless:
+            if self.compactor is None:
+                raise
+            return (await self.compactor.make_room()).tokens
 
     @property
     def _tokens_left(self) -> int:

@@ -14,6 +14,7 @@ from msgspec import UNSET
 from shared import events as ev
 from shared.compaction import Compacted, count_instructions
 from shared.containers import last_container
+from shared.context_length import TOO_LONG
 from shared.ids import item_id
 from shared.input_items import InputCompaction, InputItem, InputMessage
 from shared.lifecycle import as_input, lasting
@@ -29,8 +30,8 @@ from worker.response.preparation import Prepared, fit_into_context
 from worker.response.prompt import Prompt, count
 from worker.response.resources import Resources
 from worker.response.summarising import SummaryReader, cut_text, excerpt
+from worker.response.summary_pieces import cut
 from worker.response.turn_reader import TurnReader
-from worker.response.usage import Turn
 
 _T = TypeVar("_T")
 
@@ -39,6 +40,8 @@ _SUMMARY_TOKENS_MIN = 64
 _THOUGHT_TOKENS_MAX = 2_048
 """How long the model may think about a summary."""
 _HEADER_TOKENS_MAX = 16
+_PIECES_PER_CONTEXT_MAX = 8
+"""How much longer than its parts the reading of a conversation in pieces may get."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,11 @@ class _ToSummarise:
 
     items: Sequence[InputItem]
     said: Sequence[ChatMessage]
+    asking: ChatMessage
     prompt: Prompt
+    """Has all that was said; or its first piece, if that is too long."""
+    later: Sequence[Sequence[ChatMessage]]
+    """The other pieces; each is read with the summary of those before it."""
     waiting: list[InputItem]
     room: int
     """The tokens that may be left for the text of the summary and the messages that are kept."""
@@ -80,15 +87,17 @@ class Compactor:
         """Returns True if a context of so many tokens is to be compacted: it is beyond the threshold, and so
         much of it can be compacted that this is worth a turn.
 
-        That is more than a compaction may leave of a context at the threshold, and more than twice what the
-        last one has left.
+        That is more than a compaction may leave of a context at the threshold, and there is as much more than
+        the last one has left, which may be a long message of the user's, or if that is less, twice as much.
         """
         threshold = self.rules.threshold
         if threshold is None or tokens <= threshold:
             return False
         head = [each for each in self.prepared.prompt.messages if not isinstance(each, ChatMessage)]
-        said = tokens - await self._count(head)
-        return said > self.rules.share_max * threshold and said > 2 * await self._count_left()
+        said, left = tokens - await self._count(head), await self._count_left()
+        growth = self.rules.growth_share
+        growth_min = left if growth is None else min(left, growth * threshold)
+        return said > self.rules.share_max * threshold and said > left + growth_min
 
     async def _count_left(self) -> int:
         """Returns the tokens that the last compaction has left, which may be an earlier response's."""
@@ -106,15 +115,25 @@ class Compactor:
         await self._compact(question)
         return True
 
-    async def prompt(self) -> list[int]:
+    async def prompt(self) -> Prompt:
         """Returns the prompt that goes on from a compaction. Raises Hopeless if it is too long."""
         prompt = await fit_into_context(self.resources, self.record, await self._conversation())
         self.messages, self.messages_since = prompt.messages, len(self.reader.messages)
-        return prompt.tokens
+        return prompt
+
+    async def make_room(self) -> Prompt:
+        """Compacts a context that is too long for the model; returns the prompt that goes on from it. Raises
+        Hopeless, having done nothing, if what is always kept is too long by itself."""
+        await self._compact(await self._ask_in_pieces())
+        return await self.prompt()
 
     async def compact(self) -> None:
-        """Compacts the context. Raises Hopeless if it leaves no room for a summary."""
-        await self._compact(await self._ask())
+        """Compacts the context, however long it is. Raises Hopeless as `make_room` does."""
+        try:
+            question = await self._ask()
+        except Hopeless:
+            question = await self._ask_in_pieces()
+        await self._compact(question)
 
     async def _conversation(self) -> list[HarmonyMessage]:
         items = self._items()
@@ -138,12 +157,41 @@ class Compactor:
         tokens_max = max(int(self.rules.share_max * await self._count(said)), self.rules.tokens_min)
         room = tokens_max - await self._tokens_of([*waiting, _standing_in("")])
         last = await self._tokens_of(_last_of_user(items))
-        summary_room = room - last if room - last >= _SUMMARY_TOKENS_MIN else room
-        summary_max = max(min(tokens_max // 2, summary_room), _SUMMARY_TOKENS_MIN)
-        asking = ChatMessage("user", self.rules.prompt.replace("{tokens}", str(summary_max)))
-        reserved = min(summary_max, _SUMMARY_TOKENS_MIN) + _HEADER_TOKENS_MAX
+        summary_max = _summary_max(tokens_max, room, last)
+        asking = self._asking(summary_max)
+        reserved = _SUMMARY_TOKENS_MIN + _HEADER_TOKENS_MAX
         prompt = await fit_into_context(self.resources, self.record, [*messages, asking], reserved)
-        return _ToSummarise(items, said, prompt, waiting, room, summary_max)
+        return _ToSummarise(items, said, asking, prompt, (), waiting, room, summary_max)
+
+    async def _ask_in_pieces(self) -> _ToSummarise:
+        """As `_ask`, for a context that is too long to be summarised at once: what is left of it has a share
+        of the model's context, and leaves room for an answer. Raises Hopeless if nothing could."""
+        items, messages = self._items(), await self._conversation()
+        head = [message for message in messages if not isinstance(message, ChatMessage)]
+        said = [message for message in messages if isinstance(message, ChatMessage)]
+        waiting, context = waiting_in(items), self.resources.context_tokens_max
+        standing, last = (
+            await self._tokens_of([_standing_in("")]),
+            await self._tokens_of(_last_of_user(items)),
+        )
+        begun = await self._count(head)
+        held = await self._tokens_of(waiting) + standing
+        free = context - begun - held
+        tokens_max = max(int(self.rules.share_max * context), self.rules.tokens_min)
+        room = min(tokens_max - held, free // 2)
+        summary_max = min(_summary_max(tokens_max, room, last), (free - last) // 2)
+        asking = self._asking(summary_max)
+        answered = min(_THOUGHT_TOKENS_MAX + summary_max + _HEADER_TOKENS_MAX, context // 4)
+        overhead = begun + standing + 2 * summary_max + await self._count([asking])
+        size = context - overhead - answered
+        if not said or summary_max < _SUMMARY_TOKENS_MIN or size < context // _PIECES_PER_CONTEXT_MAX:
+            raise Hopeless(TOO_LONG)
+        first, *later = await self.resources.stepper.run(cut(said, size), self.record.size)
+        prompt = await fit_into_context(self.resources, self.record, [*head, *first, asking], answered)
+        return _ToSummarise(items, first, asking, prompt, later, waiting, room, summary_max)
+
+    def _asking(self, summary_max: int) -> ChatMessage:
+        return ChatMessage("user", self.rules.prompt.replace("{tokens}", str(summary_max)))
 
     async def _compact(self, question: _ToSummarise) -> None:
         index = self.reader.translation.output_index
@@ -164,12 +212,8 @@ class Compactor:
         self._items_since = len(self.reader.items)
 
     async def _summarise(self, question: _ToSummarise, index: int, id_: str) -> tuple[Generation, str]:
-        prompt, summary_max = question.prompt.tokens, question.summary_max
-        left = self.resources.context_tokens_max - len(prompt)
-        budget = min(left, _THOUGHT_TOKENS_MAX + summary_max + _HEADER_TOKENS_MAX)
-        self.reader.turns.append(Turn(len(prompt), is_compaction=True))
         reports = self.record.request.dialect != "open-responses"  # which has no such event
-        summarising = SummaryReader((index, id_), self.reader.turns, summary_max, reports)
+        summarising = SummaryReader((index, id_), self.reader.turns, question.summary_max, reports)
         generation = Generation(
             self.resources,
             self.lease,
@@ -178,11 +222,30 @@ class Compactor:
             summarising,
             self.answering.writer,
             self.answering.logged,
-            free_tokens_max=max(1, budget - summary_max - _HEADER_TOKENS_MAX),
         )
-        await generation.run_turn(prompt, budget)
-        text = summarising.text or excerpt(question.said, summary_max)
-        return generation, await self._call(lambda: cut_text(text, summary_max))
+        prompt, said = question.prompt, question.said
+        head = [message for message in prompt.messages if not isinstance(message, ChatMessage)]
+        summary = await self._run_turn(generation, summarising, prompt, said)
+        for piece in question.later:
+            if reports:  # what the turn has made must be in the log before the next one begins
+                await generation.put([ev.CompactionCompacting(index, id_)])
+            said = [*render_items([_standing_in(summary)]), *piece]
+            prompt = await fit_into_context(self.resources, self.record, [*head, *said, question.asking])
+            summary = await self._run_turn(generation, summarising, prompt, said)
+        return generation, summary
+
+    async def _run_turn(
+        self, generation: Generation, summarising: SummaryReader, prompt: Prompt, said: Sequence[ChatMessage]
+    ) -> str:
+        """Has the model write a summary; returns it. `said`: what it is of."""
+        read, summary_max = len(prompt.tokens), summarising.tokens_max
+        left = self.resources.context_tokens_max - read
+        budget = min(left, _THOUGHT_TOKENS_MAX + summary_max + _HEADER_TOKENS_MAX)
+        generation.free_tokens_max = max(1, budget - summary_max - _HEADER_TOKENS_MAX)
+        summarising.begin(read)
+        await generation.run_turn(prompt.tokens, budget)
+        text = summarising.text or excerpt(said, summary_max)
+        return await self._call(lambda: cut_text(text, summary_max))
 
     async def _kept(self, question: _ToSummarise, summary: str) -> list[InputItem]:
         """Returns the instructions that the context begins with, the user's last message, and the newest
@@ -216,6 +279,12 @@ class Compactor:
 
 def _standing_in(summary: str) -> InputCompaction:
     return InputCompaction(encrypted_content="", summary=summary)
+
+
+def _summary_max(tokens_max: int, room: int, last: int) -> int:
+    """Returns how many tokens a summary may have. `last`: those of the user's last message."""
+    summary_room = room - last if room - last >= _SUMMARY_TOKENS_MIN else room
+    return max(min(tokens_max // 2, summary_room), _SUMMARY_TOKENS_MIN)
 
 
 def _last_of_user(items: Sequence[InputItem]) -> list[InputItem]:

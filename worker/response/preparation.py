@@ -51,6 +51,9 @@ class Prepared:
     """What the browser has shown in the context."""
     unavailable: Mapping[str, str]
     """Why the tools of a server, by its label, could not be listed."""
+    is_too_long: bool = False
+    """The conversation does not fit into the model's context, and is to be compacted first: the prompt has
+    all its messages, and no tokens."""
 
 
 @dataclass(slots=True)
@@ -61,7 +64,8 @@ class Preparation:
     results: ToolResults
 
     async def run(self) -> Prepared:
-        """Raises Hopeless if the prompt is too long, and whatever the log writer and a tool call raise."""
+        """Raises Hopeless if the prompt is too long and may not be compacted, and whatever the log writer and
+        a tool call raise."""
         request = self.record.request
         items = [*request.context, *request.input]
         known = await self._call(lambda: listings_in(items))
@@ -74,10 +78,16 @@ class Preparation:
             lambda: make_offer(request, listed, settings.idempotent_tools, begun_as, settings.python_tool)
         )
         messages = await self._call(lambda: build_conversation(request, offer, unavailable, begun_as))
-        prompt = await fit_into_context(self.resources, self.record, messages)
+        is_too_long = False
+        try:
+            prompt = await fit_into_context(self.resources, self.record, messages)
+        except Hopeless:
+            if request.compaction is None:
+                raise
+            prompt, is_too_long = Prompt([], messages), True
         approved = await self._call(lambda: _approved_in(request, offer.routing))
         displays = await self._call(lambda: displays_in(items))
-        return Prepared(offer, prompt, tuple(listings), approved, displays, unavailable)
+        return Prepared(offer, prompt, tuple(listings), approved, displays, unavailable, is_too_long)
 
     async def _list_tools(self, known: Mapping[str, tuple[McpTool, ...]]) -> list[McpListTools]:
         """Lists the tools of each server that are not yet in the context: some at a time, in their order.

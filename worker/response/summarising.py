@@ -23,7 +23,7 @@ _TOKEN_CHARS = 3
 
 @dataclass(slots=True)
 class SummaryReader:
-    """Reads the tokens of one turn (`generation.TokenReader`).
+    """Reads the tokens of a turn (`generation.TokenReader`), or of several, one after the other.
 
     `place`: the output_index and the id of the compaction's item; `tokens_max`: those of the summary, after
     which the turn is over.
@@ -47,6 +47,12 @@ class SummaryReader:
     @property
     def is_turn_over(self) -> bool:
         return self._tokens >= self.tokens_max
+
+    def begin(self, prompt_tokens: int) -> None:
+        """Begins a turn, of which alone the summary is then made."""
+        self.turns.append(Turn(prompt_tokens, is_compaction=True))
+        self._parser, self._open, self._tokens = SegmentParser(), None, 0
+        self._said, self._thought = [], []
 
     @property
     def text(self) -> str:

@@ -11,8 +11,20 @@ import msgspec
 
 from worker.engines.protocol import TokenLogprob
 
-_Packed = tuple[int, int, tuple[tuple[float, tuple[tuple[int, float], ...]], ...]]
-"""The place of a turn's first token, the turn's cached tokens, and a logprob for each token or none."""
+_Turn = tuple[int, int]
+"""The place of a turn's first token, and the turn's cached tokens."""
+
+
+class _Packed(msgspec.Struct, array_like=True, frozen=True):
+    begun: int
+    cached: int
+    """Of the last turn that begins in the entry."""
+    logprobs: tuple[tuple[float, tuple[tuple[int, float], ...]], ...]
+    """One for each token, or none."""
+    earlier: tuple[_Turn, ...] = ()
+    """The turns that begin before that."""
+
+
 _encoder = msgspec.msgpack.Encoder()  # floats are kept exactly, so that a replay makes the same JSON
 _decoder = msgspec.msgpack.Decoder(_Packed)
 
@@ -32,10 +44,13 @@ class UnloggedTokens:
 
     ids: list[int] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
-    _begun: tuple[int, int] = (0, 0)
+    _begun: _Turn = (0, 0)
+    _earlier: list[_Turn] = field(default_factory=list)
 
     def begin_turn(self, cached_tokens: int) -> None:
         """Marks the next token as a turn's first."""
+        if self._begun[1]:
+            self._earlier.append(self._begun)
         self._begun = len(self.ids), cached_tokens
 
     def add(self, token: int, logprob: TokenLogprob | None) -> None:
@@ -46,11 +61,13 @@ class UnloggedTokens:
     def take(self, *, with_logprobs: bool) -> tuple[tuple[int, ...], bytes]:
         """Removes and returns the ids of all tokens, with their packed record, which may be empty."""
         ids, token_record = tuple(self.ids), b""
-        if ids and (self._begun[1] or (with_logprobs and self._logprobs)):
+        if ids and (self._begun[1] or self._earlier or (with_logprobs and self._logprobs)):
             logprobs = [(each.logprob, each.top) for each in self._logprobs] if with_logprobs else ()
-            token_record = _encoder.encode((*self._begun, logprobs))
+            more = (self._earlier,) if self._earlier else ()
+            token_record = _encoder.encode((*self._begun, logprobs, *more))
         if ids:
             self._begun = 0, 0
+            self._earlier.clear()
         self.ids.clear()
         self._logprobs.clear()
         return ids, token_record
@@ -58,7 +75,10 @@ class UnloggedTokens:
 
 def read_logged(ids: Sequence[int], token_record: bytes) -> Iterator[LoggedToken]:
     """Yields the tokens of a log entry."""
-    begun, cached, packed = _decoder.decode(token_record) if token_record else (0, 0, ())
-    logprobs = (TokenLogprob(*each) for each in packed) if packed else repeat(None, len(ids))
+    record = _decoder.decode(token_record) if token_record else _Packed(0, 0, ())
+    cached_at = dict([*record.earlier, (record.begun, record.cached)])
+    logprobs = (
+        (TokenLogprob(*each) for each in record.logprobs) if record.logprobs else repeat(None, len(ids))
+    )
     for place, (token, logprob) in enumerate(zip(ids, logprobs, strict=True)):
-        yield LoggedToken(token, logprob, cached if place == begun else 0)
+        yield LoggedToken(token, logprob, cached_at.get(place, 0))
