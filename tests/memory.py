@@ -53,6 +53,8 @@ class MemoryLog:
     def __init__(self, entries: Sequence[Entry] = ()) -> None:
         self.entries = [NewEntry(entry.frame, entry.tokens, entry.token_record) for entry in entries]
         self.closing: Closing | None = None
+        self.answered = b""
+        """What closes the log if somebody else ends the response."""
         self.usages: list[bytes] = []
         """The usage passed with each append."""
         self.ends: list[int] = []
@@ -72,6 +74,12 @@ class MemoryLog:
 
     def close(self, token: str, first: int, entries: Sequence[NewEntry], closing: Closing) -> MemoryWrite:
         return MemoryWrite(self._key, first, entries, closing)
+
+    def answer(self, token: str, answered: bytes) -> bytes:
+        return answered
+
+    async def write(self, answered: bytes) -> None:
+        self.answered = answered
 
     def send(self, make: Callable[[], MemoryWrite], on_outcome: Callable[[Exception | None], None]) -> None:
         def take(write: MemoryWrite) -> None:

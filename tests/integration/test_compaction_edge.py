@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from shared.sealing import COMPACTION, REASONING, Seal
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
+from shared.store.log import event_log
 from shared.store.log.closing import cancel
 from shared.store.records import admission, response_store
 from shared.store.redis.client import RedisClient
@@ -24,7 +26,10 @@ from tests.items import items_of
 from tests.patience import until
 from tests.requests import make_request
 from tests.working import finish, working
+from worker.engines.protocol import Sampling, Sink
+from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
+from worker.harmony.tokens import decode
 
 USER: Any = {"type": "message", "role": "user", "content": "Hello", "id": "msg_1"}
 CALL: Any = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "id": "fc_1"}
@@ -189,6 +194,56 @@ async def test_a_repeated_call_makes_the_compaction_whose_client_had_left(
         await finish(redis, worker, key)
         again = await ask()
         assert [(await second).json()["id"], again.json()["id"]] == [key.response_id] * 2
+
+
+class Stuck(ScriptedEngine):
+    """Never writes a summary."""
+
+    async def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        sink: Sink,
+        *,
+        request_id: str,
+        model: str = "default",
+    ) -> None:
+        if "Summarise this conversation" in decode(prompt):
+            await asyncio.Event().wait()
+        await super().generate(prompt, sampling, sink, request_id=request_id, model=model)
+
+
+async def test_an_answer_outlives_the_compaction_after_it_that_is_cancelled(
+    redis: RedisClient, settings: Settings
+) -> None:
+    sealing = settings.model_copy(update={"seal_keys": [NEW], "disconnect_grace_s": 0.0})
+    managed = {"context_management": [{"type": "compaction", "compact_threshold": 1}]}
+    async with (
+        node(sealing, [NEW]) as client,
+        working(redis, sealing, engine=Stuck(SAYS_NOTHING)) as worker,
+    ):
+        conversation = (await client.post("/v1/conversations", json={})).json()["id"]
+        body = {"input": [USER], "conversation": conversation, "background": True, **managed}
+        made = (await client.post("/v1/responses", json=body)).json()
+        key = ResponseKey("acme", made["id"])
+        await worker.ownership.start_response(str(key))
+
+        async def compacts() -> bool:
+            page = await event_log.read(redis, key, -1, 100)
+            return any(b'"type":"compaction"' in entry.frame for entry in page.entries)
+
+        await until(compacts)
+        ended = (await client.post(f"/v1/responses/{made['id']}/cancel")).json()
+        assert ended["status"] == "completed"
+        assert [item["type"] for item in ended["output"]] == ["message"]
+        assert ended["output"][0]["content"][0]["text"] == "All of it."
+        assert ended["usage"]["output_tokens"] > 0
+        again = (await client.get(f"/v1/responses/{made['id']}")).json()
+        assert again == ended
+        last = (await event_log.read(redis, key, -1, 100)).entries[-1]
+        assert last.frame.startswith(b"event: response.completed\n")
+        items = (await client.get(f"/v1/conversations/{conversation}/items")).json()["data"]
+        assert [item["role"] for item in items] == ["assistant", "user"]
 
 
 async def test_what_will_be_compacted_is_not_refused_for_its_length(

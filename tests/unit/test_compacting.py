@@ -20,6 +20,7 @@ from shared.lifecycle import fold
 from shared.responses import Compaction, CompactionRules, FunctionCall, Message, Response, ResponseRequest
 from shared.sealing import COMPACTION, Seal
 from shared.settings import Settings
+from shared.store.log.closing import WholeAnswer
 from tests.items import items_of
 from tests.memory import MemoryLog, attempt
 from tests.requests import make_request
@@ -258,6 +259,18 @@ async def test_a_context_beyond_the_threshold_is_compacted_after_the_answer() ->
     assert response.usage.output_tokens > alone.output_tokens, "the summary counts"
 
 
+async def test_whoever_ends_a_response_while_it_is_compacted_has_its_whole_answer() -> None:
+    """And nothing of it before that."""
+    request = managed("Hello " * 100, 150)
+    log = await attempt(request, script=SCRIPT, settings=SETTINGS)
+    answered = msgspec.json.decode(log.answered, type=WholeAnswer)
+    *answer, _ = response_of(log).output
+    assert list(answered.response.output) == answer
+    assert answered.response.status == "completed"
+    assert kinds(log)[answered.entries - 1 :][:2] == ["output_item.added", "compaction.compacting"]
+    assert (await attempt(managed("Hello", 5_000), script=SCRIPT, settings=SETTINGS)).answered == b""
+
+
 async def test_below_the_threshold_nothing_is_different() -> None:
     request = managed("Hello", 5_000)
     plain = msgspec.structs.replace(request, compaction=None)
@@ -360,7 +373,7 @@ async def test_a_context_that_has_outgrown_the_model_is_compacted_before_the_ans
     assert answered < 600
     assert sum(read) < 3 * tokens_of(request.input), "the cost is linear"
     shown = response.input_messages
-    assert shown is not None
+    assert isinstance(shown, list)
     assert "# Summary" in str(shown[-1])
 
 

@@ -6,20 +6,18 @@ the turn reader items and events, and `generation.py` a single turn.
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from shared import events as ev
-from shared import lifecycle, traces
+from shared import traces
 from shared.context_length import TOO_LONG
 from shared.in_turn import UnmadeCall
-from shared.lifecycle import TerminalEvent
-from shared.responses import Response, ResponseError
+from shared.responses import ResponseError
 from shared.service_tiers import served_tier
-from shared.store.log.closing import closing_of
 from shared.store.log.unshown import pack_unshown
 from shared.store.owning.giving_way import give_way
 from shared.store.owning.lease import Lease
@@ -27,17 +25,17 @@ from shared.tool_calls import ToolFailure, ToolOutput, ToolsListed, describe
 from worker.asking.constraint import find_missing
 from worker.asking.conversation import call_message, tool_message
 from worker.asking.joined_calls import FORMAT_OF_JOINED_CALLS, join_calls
-from worker.harmony.tokens import NEXT_TURN, ChatMessage, to_wire
+from worker.harmony.tokens import NEXT_TURN, ChatMessage
 from worker.response import calls
 from worker.response.call_items import CallStyle
 from worker.response.calls import Refuse, Run, Tally
 from worker.response.calls_together import under_way
 from worker.response.compacting import Compactor
+from worker.response.ending import Ending
 from worker.response.generation import Generation
 from worker.response.history import History, LoadedRecord
 from worker.response.hopeless import Hopeless
 from worker.response.log_writer import LogWriter
-from worker.response.meter import count_end
 from worker.response.preparation import Preparation, Prepared, fit_into_context
 from worker.response.prompt import encode_message
 from worker.response.reasoning_items import EVENTS, TEXT_ALONE, ReasoningStyle
@@ -47,7 +45,7 @@ from worker.response.sealed_reasoning import compaction_sealer_of, sealer_of
 from worker.response.segments import CallApproved, ToolReturned
 from worker.response.tool_results import ToolResults
 from worker.response.translator import Translation
-from worker.response.turn_notes import TurnNotes, Unmade
+from worker.response.turn_notes import Unmade
 from worker.response.turn_reader import (
     Awaited,
     CallTool,
@@ -57,7 +55,7 @@ from worker.response.turn_reader import (
     ReportUnreadable,
     TurnReader,
 )
-from worker.response.usage import Turn, usage_of, usage_so_far
+from worker.response.usage import Turn, usage_so_far
 
 _T = TypeVar("_T")
 
@@ -110,8 +108,9 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
                 generation,
                 seal_compaction,
             )
+        ending = Ending(resources, lease, record, reader, writer, prepared.prompt.messages)
         attempt = Attempt(
-            resources, lease, record, prepared, reader, generation, writer, results, tally, compactor
+            resources, lease, record, prepared, reader, generation, writer, results, tally, compactor, ending
         )
         await attempt.run()
     except Hopeless:
@@ -142,12 +141,12 @@ class Attempt:
     tally: Tally
     compactor: Compactor | None
     """None if the context is never compacted."""
-    notes: TurnNotes = field(default_factory=TurnNotes)
+    ending: Ending
 
     async def run(self) -> None:
         if self.compactor is not None and self.compactor.rules.threshold is None:
             await self.compactor.compact()
-            return await self._close(is_cut=False)
+            return await self.ending.close(is_cut=False)
         await self._make_room_if_needed()
         prompt = self.prepared.prompt.tokens + await self._run_approved_calls()
         self._check_choice()
@@ -156,7 +155,7 @@ class Attempt:
             prompt = await self._keep_within_context(prompt)
             budget = min(self.resources.context_tokens_max - len(prompt), self._tokens_left)
             if budget <= 0:
-                return await self._close(is_cut=True)
+                return await self.ending.close(is_cut=True)
             turn = Turn(len(prompt), tool_output=len(answer))
             self.reader.begin_turn(turn, calls_left=self._calls_left)
             begin = self.reader.translation.output_index
@@ -168,10 +167,11 @@ class Attempt:
             if self.reader.translation.running or self.reader.is_turn_over:  # it goes on after the results
                 del generated[self.reader.tokens_said :]
             answer = await self._answer(awaited)
-            goes_on = bool(awaited) and not is_over
-            prompt = await self._compact_if_due(prompt + generated + answer, goes_on=goes_on)
-            if not goes_on:
-                return await self._close(is_cut=is_cut)
+            prompt = prompt + generated + answer
+            if is_over or not awaited:
+                await self._compact_at_end(prompt, is_cut=is_cut)
+                return await self.ending.close(is_cut=is_cut)
+            prompt = await self._compact_if_due(prompt)
             if any(isinstance(each.answer, CallTool) for each in awaited):  # the turn is in the log
                 await self._give_way()
 
@@ -201,16 +201,24 @@ class Attempt:
                 recipient = "" if each.answer == ReportUnknown("") else each.recipient
                 call = UnmadeCall(recipient, each.written, self._describe(each.answer))
                 unmade.append(Unmade(each.place, each.has_item, call))
-        self.notes.add(begin, self.reader.translation.output_index, made, unmade)
+        self.ending.notes.add(begin, self.reader.translation.output_index, made, unmade)
 
-    async def _compact_if_due(self, prompt: list[int], *, goes_on: bool) -> list[int]:
+    async def _compact_if_due(self, prompt: list[int]) -> list[int]:
         """Compacts the context, if it has grown beyond the request's threshold; returns what the model reads
         then."""
         compactor = self.compactor
         if compactor is None or not await compactor.is_due(len(prompt)):
             return prompt
         has_compacted = await compactor.compact_if_possible()
-        return (await compactor.prompt()).tokens if has_compacted and goes_on else prompt
+        return (await compactor.prompt()).tokens if has_compacted else prompt
+
+    async def _compact_at_end(self, prompt: list[int], *, is_cut: bool) -> None:
+        """The same after the last turn. Whoever ends the response meanwhile leaves it its answer."""
+        compactor = self.compactor
+        if compactor is None or not await compactor.is_due(len(prompt)):
+            return
+        await self.ending.note_answer(is_cut=is_cut)
+        await compactor.compact_if_possible()
 
     async def _make_room_if_needed(self) -> None:
         """Compacts what is too long to be read at all. Raises Hopeless if it stays so."""
@@ -218,7 +226,8 @@ class Attempt:
             return
         if self.compactor is None:
             raise Hopeless(TOO_LONG)
-        self.prepared = replace(self.prepared, prompt=await self.compactor.make_room())
+        prompt = await self.compactor.make_room()
+        self.prepared, self.ending.read = replace(self.prepared, prompt=prompt), prompt.messages
 
     async def _keep_within_context(self, prompt: list[int]) -> list[int]:
         """Returns the prompt, fitted again if tools' answers have made it too long for the context.
@@ -290,7 +299,7 @@ class Attempt:
                 left -= isinstance(self._decide(answer.call, self.tally), Run)
             awaited.append(Awaited(answer, message.channel))
         end = self.reader.translation.output_index
-        self.notes.add(begin, end, range(begin, end))
+        self.ending.notes.add(begin, end, range(begin, end))
         # The prompt already ends with the start of an assistant message.
         return tokens[len(NEXT_TURN) :] + await self._answer(awaited)
 
@@ -373,31 +382,6 @@ class Attempt:
 
     async def _encode(self, message: ChatMessage) -> list[int]:
         return await self.resources.stepper.run(encode_message(message), len(message.text))
-
-    # --- the end --------------------------------------------------------------------------------
-
-    async def _close(self, *, is_cut: bool) -> None:
-        request = self.record.request
-        response = await self._call(self._final_response)
-        usage = usage_of(self.reader.turns, with_turns=request.enable_response_messages)
-        event: TerminalEvent = (
-            lifecycle.cut_short(response, usage, "max_output_tokens")
-            if is_cut
-            else lifecycle.complete(response, usage, self.resources.now_s())
-        )
-        settings, tenant = self.resources.settings, self.lease.key.tenant
-        unshown, turns = self.reader.translation.unshown, self.notes.of(self.reader.items)
-        closing = await self._call(lambda: closing_of(event, tenant, settings, request.input, unshown, turns))
-        await self.writer.close(event, closing)
-        count_end(event.response, self.record.accepted_s)
-
-    def _final_response(self) -> Response:
-        request, wanted = self.record.request, dict[str, Any]()
-        if request.enable_response_messages:
-            read, is_exact = self.prepared.prompt.messages, self.record.format > 4
-            wanted["input_messages"] = [to_wire(message, has_formats_last=is_exact) for message in read]
-            wanted["output_messages"] = [to_wire(message) for message in self.reader.messages]
-        return msgspec.structs.replace(request.response, output=tuple(self.reader.items), **wanted)
 
     async def _call(self, work: Callable[[], _T]) -> _T:
         """Runs work whose duration grows with the request's size."""

@@ -163,6 +163,11 @@ class LogWriter:
         if self._failure is not None:
             raise self._failure
 
+    async def note_answer(self, answered: bytes) -> None:
+        """Stores, once all before it is in the log, what closes that if somebody else ends the response."""
+        await self.flush()
+        await self._appender.write(self._log.answer(self._token, answered))
+
     async def close(self, event: StreamEvent, closing: Closing) -> None:
         """Appends the terminal event as the last entry and closes the log in the same script."""
         await self.flush()

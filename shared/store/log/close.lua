@@ -35,7 +35,7 @@ local fields = redis.call(
 local store, job, counted, tokens_per_minute, webhooks, members, created_ms, own_queue = unpack(fields)
 redis.call('HSET', state, 'closed', status, 'snapshot', snapshot, 'lease_until_ms', 0)
 if unshown ~= '' then redis.call('HSET', state, 'unshown', unshown) end
-redis.call('HDEL', state, 'usage')
+redis.call('HDEL', state, 'usage', 'answered')
 if members and head ~= '' then
   redis.call('HSET', state, 'head', head)
   delist(listed, 'open', members, response_id)

@@ -1,7 +1,8 @@
 """How a response ends: what is set together with its terminal event, and how a cancel closes it.
 
 Owns retention, what joins the conversation, and the order of a cancel: it seizes the lease first, so that no
-owner's append can follow. Whichever closes the log first, a completion or a cancel, stands.
+owner's append can follow. Whichever closes the log first, a completion or a cancel, stands. A cancel that
+comes after the answer, while the context is compacted, ends that alone, and the response completes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +14,20 @@ import msgspec
 from shared import lifecycle, metrics
 from shared.approvals import fingerprint
 from shared.compaction import as_shown
-from shared.events import ResponseCreated
+from shared.events import OutputItemDone, ResponseCompleted, ResponseCreated, ResponseIncomplete
 from shared.frames import decode, encode, frame
 from shared.heads import ResponseHead
 from shared.in_turn import MEMBER, InTurn
 from shared.input_items import InputItem
 from shared.lifecycle import TerminalEvent
-from shared.responses import ConversationReference, Item, McpApprovalRequest, Response, ServerCall
+from shared.responses import (
+    ConversationReference,
+    Item,
+    McpApprovalRequest,
+    Response,
+    ServerCall,
+    Usage,
+)
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ConversationKey, ResponseKey
@@ -29,6 +37,22 @@ from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, LeaseLost
 from shared.store.redis.client import RedisClient
 from shared.usage import complete_usage
+
+
+class WholeAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A response whose answer is whole, while its owner does what may be left out: compacts the context."""
+
+    response: Response
+    """As it would end."""
+    entries: int
+    """The number of entries in its log so far."""
+    input: Sequence[InputItem] = ()
+    """What joins its conversation, if it has one."""
+    unshown: Mapping[int, ServerCall] = {}
+    turns: Mapping[int, InTurn] = {}
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
 
 
 def closing_of(
@@ -163,15 +187,33 @@ async def _close(
 ) -> bytes:
     """Appends the terminal event and closes the log; returns the snapshot. Raises LeaseLost."""
     usage = complete_usage(acquired.usage, acquired.uncounted_tokens)
-    accepted = _accepted(acquired)
-    event = make_event(msgspec.structs.replace(accepted, usage=usage))
     held, first = acquired.lease, acquired.next_sequence_number
-    calls = await made.read_on() if made is not None and may_have_calls(accepted) else ()
-    closing = closing_of(event, held.key.tenant, settings, made=calls)
+    if acquired.answered:
+        event, closing = await _as_answered(redis, settings, acquired, usage)
+    else:
+        accepted = _accepted(acquired)
+        event = make_event(msgspec.structs.replace(accepted, usage=usage))
+        calls = await made.read_on() if made is not None and may_have_calls(accepted) else ()
+        closing = closing_of(event, held.key.tenant, settings, made=calls)
     log = ResponseLog(LogLimits.of(settings), held.key)
     await write_now(redis, log.close(held.proof, first, [NewEntry(frame(event, first))], closing))
     metrics.RESPONSES.labels(metrics.model_label(event.response.model), closing.status).inc()
     return closing.snapshot
+
+
+async def _as_answered(
+    redis: RedisClient, settings: Settings, acquired: Acquired, usage: Usage | None
+) -> tuple[TerminalEvent, Closing]:
+    """Returns how a response ends that had its answer before it was ended: with that, and with what has been
+    compacted since, if that is whole."""
+    answered, key = msgspec.json.decode(acquired.answered, type=WholeAnswer), acquired.lease.key
+    later = await redis.command("XRANGE", keys.log(key), f"{answered.entries + 1}-0", "+")
+    events = [decode(fields[b"e"]) for _, fields in later]
+    done = [event.item for event in events if isinstance(event, OutputItemDone)]
+    output = (*answered.response.output, *done)
+    response = msgspec.structs.replace(answered.response, output=output, usage=usage)
+    event = ResponseIncomplete(response) if response.status == "incomplete" else ResponseCompleted(response)
+    return event, closing_of(event, key.tenant, settings, answered.input, answered.unshown, answered.turns)
 
 
 def _accepted(acquired: Acquired) -> Response:

@@ -24,6 +24,7 @@ from shared.store.redis.scripts import Argument, LuaScript
 from shared.store.webhooks.outbox import OutboxLimits
 
 _APPEND, _CLOSE = JointScript("log/append", is_confirmed=True), LuaScript("log/close", is_confirmed=True)
+_ANSWER = LuaScript("log/answer", is_confirmed=True)
 _ONE_TOKEN = struct.Struct("<I")
 _ENTRY = WORD * 3  # its frame, tokens and token record
 _NOTHING = pack(b"")
@@ -161,6 +162,13 @@ class ResponseLog:
     def _bind(self, token: str) -> BoundJoint:
         key = self._key
         return _APPEND.bind(state=keys.state(key), log=keys.log(key), channel=keys.live(key), proof=token)
+
+    def answer(self, token: str, answered: bytes) -> Write:
+        """Returns a write that appends nothing, and stores what closes the log if somebody ends the response
+        in its owner's place from now on (`closing.py`)."""
+        key = self._key
+        call = _ANSWER(state=keys.state(key), log=keys.log(key), proof=token, answered=answered)
+        return Write(key, token, 0, 0, call)
 
     def close(self, token: str, first: int, entries: Sequence[NewEntry], closing: Closing) -> Write:
         """Returns a write that appends the last entries and closes the log; nothing can follow them."""

@@ -16,9 +16,11 @@
 -- `first_frame`: entry 0, if the lease is taken by force; the request, which may be long, is read separately.
 -- `usage`: as it was stored last (`shared/usage.py`); `uncounted_tokens`: those in the entries that it does not cover, if
 -- the lease is taken by force. There are few such entries: the log writer sees to that.
+-- `answered`: what the owner has stored for whoever ends the response now (`log/answer.lua`), if the lease is taken by
+-- force; '' for nothing.
 -- `record_bytes`: the size of the request, for an owner that must find room for it.
 -- -> {'acquired', fencing_token, next_sequence_number, deaths, format, usage, first_frame, record_bytes,
---    uncounted_tokens, age_ms, has_lapsed} | {'held'} | {'newer'} | {'closed'} | {'missing'}
+--    uncounted_tokens, age_ms, has_lapsed, answered} | {'held'} | {'newer'} | {'closed'} | {'missing'}
 
 local function count_tokens_after(usage)
   local entries = string.match(usage, '"entries":(%d+)')
@@ -49,9 +51,11 @@ local token = math.max(tonumber(redis.call('HGET', state, 'attempt')), token_use
 local has_lapsed = force == 'no' and lease_until > 0 and fields[3] ~= owner
 local deaths = grant(state, active, member, owner, token, now + lease_ttl_ms, math.max(needed, known_format),
   has_lapsed and 1 or 0)
-local usage, first, uncounted_tokens = fields[6] or '', nil, 0
+local usage, first, uncounted_tokens, answered = fields[6] or '', nil, 0, false
 if force ~= 'no' then
   first, uncounted_tokens = redis.call('XRANGE', log, '1-0', '1-0')[1], count_tokens_after(usage)
+  answered = redis.call('HGET', state, 'answered')
 end
 return {'acquired', token, redis.call('XLEN', log), deaths, format, usage, first and first[2][2] or '',
-  redis.call('HSTRLEN', state, 'request'), uncounted_tokens, now - tonumber(fields[9] or now), has_lapsed and 1 or 0}
+  redis.call('HSTRLEN', state, 'request'), uncounted_tokens, now - tonumber(fields[9] or now), has_lapsed and 1 or 0,
+  answered or ''}

@@ -66,6 +66,8 @@ class Acquired:
     """How long ago the response was accepted."""
     has_lapsed: int = 0
     """1 if the owner before was lost, as its lease has lapsed."""
+    answered: bytes = b""
+    """What its owner stored for whoever ends the response (`log/closing.py`), if the lease was seized."""
     request: bytes = b""
     """That JSON, if it came with the lease."""
 
