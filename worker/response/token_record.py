@@ -11,7 +11,7 @@ import msgspec
 
 from worker.engines.protocol import TokenLogprob
 
-_Turn = tuple[int, int]
+_TurnBegun = tuple[int, int]
 """The place of a turn's first token, and the turn's cached tokens."""
 
 
@@ -21,7 +21,7 @@ class _Packed(msgspec.Struct, array_like=True, frozen=True):
     """Of the last turn that begins in the entry."""
     logprobs: tuple[tuple[float, tuple[tuple[int, float], ...]], ...]
     """One for each token, or none."""
-    earlier: tuple[_Turn, ...] = ()
+    earlier: tuple[_TurnBegun, ...] = ()
     """The turns that begin before that."""
 
 
@@ -44,8 +44,8 @@ class UnloggedTokens:
 
     ids: list[int] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
-    _begun: _Turn = (0, 0)
-    _earlier: list[_Turn] = field(default_factory=list)
+    _begun: _TurnBegun = (0, 0)
+    _earlier: list[_TurnBegun] = field(default_factory=list)
 
     def begin_turn(self, cached_tokens: int) -> None:
         """Marks the next token as a turn's first."""
