@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 import msgspec
 
@@ -56,8 +55,6 @@ from worker.response.turn_reader import (
     TurnReader,
 )
 from worker.response.usage import Turn, usage_so_far
-
-_T = TypeVar("_T")
 
 
 async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, history: History) -> None:
@@ -382,7 +379,3 @@ class Attempt:
 
     async def _encode(self, message: ChatMessage) -> list[int]:
         return await self.resources.stepper.run(encode_message(message), len(message.text))
-
-    async def _call(self, work: Callable[[], _T]) -> _T:
-        """Runs work whose duration grows with the request's size."""
-        return await self.resources.stepper.call(work, self.record.size)
