@@ -33,6 +33,7 @@ _leaf = st.none() | st.booleans() | _numbers | _line
 _json = st.recursive(
     _leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_line, inner, max_size=3), max_leaves=5
 )
+_literal = _line.filter(lambda text: "null" not in text)  # the library takes that for the type null
 _described = {"description": _line, "nullable": st.booleans()}
 _titled = {"title": _line, "default": _json, "examples": st.lists(_line, max_size=3)}
 """What the library says of properties only."""
@@ -46,7 +47,7 @@ def _plain(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
     simple = st.fixed_dictionaries({"type": kinds | lists}, optional=more)
     literals = st.fixed_dictionaries(
-        {"type": st.just("string")}, optional={"enum": st.lists(_line, max_size=4), **more}
+        {"type": st.just("string")}, optional={"enum": st.lists(_literal, max_size=4), **more}
     )
     return simple | literals
 
