@@ -146,6 +146,15 @@ async def test_closing_the_generator_frees_the_request(subject: Subject) -> None
     assert (await generate(subject, LONG_ANSWER)).finish_reason == "stop"  # the id is free again
 
 
+async def test_an_engine_says_what_it_runs(subject: Subject) -> None:
+    chunks = read_chunks(subject.engine, LONG_ANSWER, sampling())
+    await anext(chunks)
+    await until(lambda: subject.engine.figures().running == 1)
+    assert subject.engine.figures().waiting == 0
+    await chunks.aclose()
+    await until(lambda: subject.engine.figures().running == 0)
+
+
 async def test_cancelling_the_reader_frees_the_request(subject: Subject) -> None:
     has_begun = asyncio.Event()
 
