@@ -56,6 +56,9 @@ CALLS: dict[tuple[str, str], list[Any]] = {
     ("GET", "/v1/conversations/{conversation_id}/items"): [None],
     ("GET", "/v1/conversations/{conversation_id}/items/{item_id:path}"): [None],
     ("DELETE", "/v1/conversations/{conversation_id}/items/{item_id:path}"): [None],
+    ("GET", "/console/cluster"): [None],
+    ("GET", "/console/responses/{response_id}"): [None],
+    ("GET", "/console/responses/{response_id}/events"): [None],
     ("GET", "/ready"): [None],
 }
 """Every route that asks Redis -> the bodies it is called with."""
@@ -63,7 +66,15 @@ SEAL_KEY = SecretStr(base64.b64encode(bytes(32)).decode())
 """Compaction needs one."""
 REPEATED = ("POST", "/v1/responses", {"input": "Again"})
 """Called with an Idempotency-Key."""
-ASKING_NOTHING = {("GET", "/health"), ("GET", "/v1/models"), ("GET", "/v1/models/{model:path}")}
+CONSOLE_KEY = SecretStr("the-key-of-the-console")
+ASKING_NOTHING = {
+    ("GET", "/health"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model:path}"),
+    ("GET", "/console"),
+    ("GET", "/console/files/{name}"),
+    ("POST", "/console/workers/{owner}/kill"),
+}
 
 
 def test_every_route_is_called_here() -> None:
@@ -83,7 +94,7 @@ async def test_every_route_defers_its_caller_in_time(
     calls.append(REPEATED)
     async with proxying(valkey.port) as proxy:
         changed = {"redis_url": proxy.url, "redis_timeout_s": TIMEOUT_S, "durable_writes": durable}
-        through = settings.model_copy(update={**changed, "seal_keys": [SEAL_KEY]})
+        through = settings.model_copy(update={**changed, "seal_keys": [SEAL_KEY], "console_key": CONSOLE_KEY})
         async with serving(through) as client:
             assert (await client.get("/v1/responses/" + UNKNOWN_ID)).status_code == 404
             proxy.cut()
@@ -99,6 +110,9 @@ async def test_every_route_defers_its_caller_in_time(
 
 async def _call(client: httpx.AsyncClient, method: str, path: str, body: Any) -> httpx.Response:
     headers = {"idempotency-key": "k"} if body is REPEATED[2] else {}
+    if path.startswith("/console"):
+        headers["authorization"] = f"Bearer {CONSOLE_KEY.get_secret_value()}"
+        path += "?tenant=default"
     return await client.request(method, path, json=body, headers=headers)
 
 
