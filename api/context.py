@@ -299,10 +299,12 @@ def _items_before(sources: Sources) -> list[InputItem]:
     response = msgspec.json.decode(record.snapshot, type=Response)
     kept = msgspec.json.decode(record.unshown, type=list[InputItem]) if record.unshown else []
     whole = {item.id: item for item in kept}
-    output = lifecycle.as_input(lifecycle.lasting(response.output))
     if response.status == "cancelled":  # whose output is not shown
         output = kept
-    return [*record.request.context, *record.request.input, *(whole.get(item.id, item) for item in output)]
+    else:
+        read = [item for item in response.output if item.id in whole or lifecycle.lasting([item])]
+        output = [whole.get(item.id, item) for item in lifecycle.as_input(lifecycle.without_unread(read))]
+    return [*record.request.context, *record.request.input, *output]
 
 
 def _complete(item: InputItem, kept: Mapping[str, bytes]) -> InputItem:

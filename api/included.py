@@ -39,7 +39,9 @@ def add_included(record: ArchivedRecord, included: Collection[str], seal: Callab
 
 
 def _show(item: AnyHostedToolCall, included: Collection[str]) -> AnyHostedToolCall | None:
-    """Returns the item with what was asked for, or None if nothing was of this one."""
+    """Returns the item with what was asked for, or None if nothing was of this one, or it has no result."""
+    if item.status not in ("completed", "failed"):
+        return None
     match item:
         case CodeInterpreterCall():
             return with_outputs(item) if "code_interpreter_call.outputs" in included else None

@@ -251,12 +251,14 @@ def _interrupt(item: Item) -> Item:
 
 def lasting(output: Sequence[Item]) -> list[Item]:
     """Returns what later responses read of an output: all items except calls and compactions that were cut
-    off.
+    off, `without_unread`."""
+    return without_unread([item for item in output if not _is_cut_off(item)])
 
-    Omits what no model reads: logprobs, which are many times as long as their text, and sealed reasoning,
-    which says what `content` does.
-    """
-    return [_without_unread(item) for item in output if not _is_cut_off(item)]
+
+def without_unread(output: Sequence[Item]) -> list[Item]:
+    """Omits what no model reads: logprobs, which are many times as long as their text, and sealed reasoning,
+    which says what `content` does."""
+    return list(map(_without_unread, output))
 
 
 def as_input(output: Sequence[Item]) -> list[InputItem]:

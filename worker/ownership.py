@@ -25,6 +25,7 @@ from shared.store.job_queue import Room, Taken, bytes_of_large, ring_again
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.closing import cancel, closing_of, end_at_once
+from shared.store.log.made_calls import calls_cut_off
 from shared.store.log.response_log import NewEntry, TailLost
 from shared.store.log.unshown import read_unshown, unshown_records
 from shared.store.owning import lease
@@ -283,7 +284,10 @@ class Ownership:
         entries, failed = await self._resources.stepper.call(
             lambda: _fail_after(frames, usage, error), sum(map(len, frames))
         )
-        closing = closing_of(failed, held.key.tenant, self._settings, unshown=read_unshown(unshown))
+        made = await calls_cut_off(self._resources.redis, held.key, failed.response.output)
+        closing = closing_of(
+            failed, held.key.tenant, self._settings, unshown=read_unshown(unshown), made=made
+        )
         log = self._resources.appender.log_of(held.key)
         await self._resources.appender.write(log.close(held.proof, len(frames), entries, closing))
         count_end(failed.response)

@@ -14,6 +14,7 @@ from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import archiving
 from shared.store.redis.client import RedisClient
+from shared.store.tools import tool_journal
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput
 from tests.edges import serving
 from tests.working import Answer, Worker, finish, working
@@ -133,6 +134,33 @@ async def test_what_a_cancelled_response_has_done_is_read_by_one_that_continues_
         second = await ask(client, redis, worker, "hello", tools=[tool], previous_response_id=created["id"])
         assert answers_read(second) == ["a secret of the tool\n"]
         assert (await client.get(path)).json() == cancelled
+
+
+@pytest.mark.parametrize("tool", [TOOL, {"type": "mcp", "server_label": "code_interpreter"}])
+@pytest.mark.parametrize("is_begun", [True, False], ids=["begun", "waiting"])
+async def test_what_a_failed_response_had_begun_is_read_by_one_that_continues_it(
+    redis: RedisClient, settings: Settings, tool: dict[str, Any], is_begun: bool
+) -> None:
+    async with serving(settings) as client:
+        async with working(redis, settings, SCRIPT, answer=None) as worker:
+            asked = {"input": "run loud", "tools": [tool], "background": True}
+            created = (await client.post("/v1/responses", json=asked)).json()
+            path, key = f"/v1/responses/{created['id']}", ResponseKey("default", created["id"])
+            await worker.ownership.start_response(str(key))
+            while not await redis.command("HLEN", keys.tools(key)):
+                await asyncio.sleep(0.01)
+            if is_begun:
+                assert await tool_journal.claim(redis, settings, key, 0, "runner") is not None
+        await redis.command("HSET", keys.state(key), "deaths", settings.owners_lost_max)
+        async with working(redis, settings, SCRIPT, answer=answer) as worker:
+            await finish(redis, worker, key)
+            failed = (await client.get(f"{path}?include[]={INCLUDE[0]}")).json()
+            assert (failed["status"], failed["output"][0]["status"]) == ("failed", "incomplete")
+            second = await ask(
+                client, redis, worker, "hello", tools=[tool], previous_response_id=created["id"]
+            )
+            assert answers_read(second) == ["[This call was not completed.]"] * is_begun
+            assert (await client.get(path)).json()["output"] == failed["output"]
 
 
 @pytest.mark.parametrize("is_archived", [False, True], ids=["log", "archive"])

@@ -1,10 +1,11 @@
-"""Finds in the log of a response that is cancelled which calls were made, for the responses that continue it.
+"""Finds which calls were made by a response that was cancelled or has failed, for those that continue it.
 
-Owns what counts as made. The output of a cancelled response is empty, as the hosted API's is, but what its
-calls did has happened, and a model that does not read of them makes them again.
+Owns what counts as made; a call that was cut off while it ran may have been. The output of a cancelled
+response is empty, as the hosted API's is, but what its calls did has happened, and a model that does not read
+of them makes them again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import get_args
 
 import msgspec
@@ -15,7 +16,7 @@ from shared.frames import decode
 from shared.hosted_tools import KINDS
 from shared.input_items import InputItem
 from shared.lifecycle import as_input
-from shared.responses import Response, ServerCall
+from shared.responses import Item, Response, ServerCall
 from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
@@ -59,14 +60,30 @@ class MadeCalls:
             if not page.has_more:
                 break
         calls = calls_in(self._told)
-        if any(call.status not in _ENDED for call in calls.values()):
-            journal = set(await self._redis.command("HKEYS", keys.tools(self._key)))
-            calls = {
-                index: call
-                for index, call in calls.items()
-                if call.status in _ENDED or not journal.isdisjoint(_signs_of_run(index))
-            }
-        return as_input([calls[index] for index in sorted(calls)])
+        open_calls = {index: call for index, call in calls.items() if call.status not in _ENDED}
+        begun = await _begun(self._redis, self._key, open_calls)
+        return as_input(
+            [calls[index] for index in sorted(calls) if index in begun or index not in open_calls]
+        )
+
+
+async def calls_cut_off(redis: RedisClient, key: ResponseKey, output: Sequence[Item]) -> list[InputItem]:
+    """Returns the calls of a failed response that a tool runner had begun when they were cut off, as later
+    responses read them."""
+    cut_off = {
+        index: item
+        for index, item in enumerate(output)
+        if isinstance(item, ServerCall) and item.status not in _ENDED
+    }
+    begun = await _begun(redis, key, cut_off)
+    return as_input([item for index, item in cut_off.items() if index in begun])
+
+
+async def _begun(redis: RedisClient, key: ResponseKey, indices: Collection[int]) -> set[int]:
+    if not indices:
+        return set()
+    journal = set(await redis.command("HKEYS", keys.tools(key)))
+    return {index for index in indices if not journal.isdisjoint(_signs_of_run(index))}
 
 
 def _signs_of_run(index: int) -> tuple[bytes, ...]:
