@@ -287,3 +287,17 @@ async def test_what_a_worker_of_the_version_before_has_locked_keeps_a_place(
     assert await redis.command("ZSCORE", keys.front(RESPONSES_QUEUE), "count/1") is not None
     await redis.command("DEL", "arq:in-progress:count/1")  # its worker has died
     assert await take(redis, 1) == ["count/1"]
+
+
+async def test_a_claim_forgets_what_has_left_a_queue_in_which_nothing_waits(
+    redis: RedisClient, settings: Settings
+) -> None:
+    claimant = Claimant(redis, settings, "a")
+    await add(redis, "a/default", "count/1")
+    await claimant.claim(ROOM)
+    await add(redis, "a/default", "count/2")
+    await redis.command("ZREM", RESPONSES_QUEUE, "count/1", "count/2")  # one has ended, one was cancelled
+    await claimant.claim(ROOM)
+    await claimant.close()
+    kept = (keys.front, keys.turns, keys.flows)
+    assert [await redis.command("EXISTS", key(RESPONSES_QUEUE)) for key in kept] == [0, 0, 0]

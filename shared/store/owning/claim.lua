@@ -42,15 +42,24 @@ end
 local held = {}
 for i = REST, #ARGV, 2 do held[ARGV[i]] = tonumber(ARGV[i + 1]) end
 local waiting, is_left, taken, begun, count = {}, 0, {}, {}, 0
+
+local function room_of(places)
+  return {
+    owner = owner, count_max = places, scan_max = scan_max, bytes_max = bytes_max, bytes_left = bytes_left,
+    large_bytes = large_bytes, state_pattern = state_pattern, crowd_max = crowd_max, held = held,
+  }
+end
+
 for queue in string.gmatch(queues, '%S+') do
-  if redis.call('EXISTS', queue) == 1 then waiting[#waiting + 1] = queue end
+  if redis.call('EXISTS', queue) == 1 then
+    waiting[#waiting + 1] = queue
+  elseif redis.call('EXISTS', queue .. ':front', queue .. ':turns', queue .. ':large') > 0 then
+    choose_jobs(queue, takers, now, room_of(0))  -- forgets what has gone
+  end
 end
 for place, queue in ipairs(waiting) do
-  local chosen, left_for_bytes, kept = choose_jobs(queue, takers, now, {
-    owner = owner,
-    count_max = math.ceil((count_max - count) / (#waiting - place + 1)), scan_max = scan_max, bytes_max = bytes_max,
-    bytes_left = bytes_left, large_bytes = large_bytes, state_pattern = state_pattern, crowd_max = crowd_max, held = held,
-  })
+  local room = room_of(math.ceil((count_max - count) / (#waiting - place + 1)))
+  local chosen, left_for_bytes, kept = choose_jobs(queue, takers, now, room)
   local locked = {queue}
   for _, job in ipairs(chosen) do
     local job_id, bytes = unpack(job)
