@@ -216,7 +216,10 @@ class Stuck(ScriptedEngine):
 async def test_an_answer_outlives_the_compaction_after_it_that_is_cancelled(
     redis: RedisClient, settings: Settings
 ) -> None:
-    sealing = settings.model_copy(update={"seal_keys": [NEW], "disconnect_grace_s": 0.0})
+    """And its owner, who would not notice for the third part of a lease, stops at once."""
+    sealing = settings.model_copy(
+        update={"seal_keys": [NEW], "disconnect_grace_s": 0.0, "lease_ttl_s": 10_000.0}
+    )
     managed = {"context_management": [{"type": "compaction", "compact_threshold": 1}]}
     async with (
         node(sealing, [NEW]) as client,
@@ -235,6 +238,7 @@ async def test_an_answer_outlives_the_compaction_after_it_that_is_cancelled(
         await until(compacts)
         ended = (await client.post(f"/v1/responses/{made['id']}/cancel")).json()
         assert ended["status"] == "completed"
+        await until(lambda: worker.ownership.running == 0)
         assert [item["type"] for item in ended["output"]] == ["message"]
         assert ended["output"][0]["content"][0]["text"] == "All of it."
         assert ended["usage"]["output_tokens"] > 0

@@ -352,6 +352,15 @@ def outgrown(*texts: str, **fields: Any) -> ResponseRequest:
     return msgspec.structs.replace(request, enable_response_messages=True)
 
 
+FULL = SETTINGS.model_copy(update={"context_tokens_max": 1_540})
+
+
+def filling(growth_share: float | None = 0.25) -> ResponseRequest:
+    """Leaves a few tokens of FULL."""
+    rules = msgspec.structs.replace(RULES, threshold=500, growth_share=growth_share)
+    return msgspec.structs.replace(managed("Much", 500), compaction=rules)
+
+
 LONG_CHAIN = ["old " * 600, "answer " * 900, "older " * 300, "noted " * 300, "Please go on."]
 
 
@@ -389,6 +398,24 @@ async def test_a_context_that_a_tool_makes_too_long_is_compacted_before_the_mode
     log = await attempt(managed("Much", 500), script=SCRIPT, settings=NARROW)
     tags = [item.__struct_config__.tag for item in response_of(log).output]
     assert tags == ["mcp_call", "compaction", "message"]
+
+
+@pytest.mark.parametrize(("growth_share", "count"), [(None, 0), (0.25, 1)])
+async def test_a_context_in_which_a_tool_leaves_no_room_for_a_summary_is_compacted_in_pieces(
+    growth_share: float | None, count: int
+) -> None:
+    """None is what earlier records have: the model goes on with what room there is."""
+    log = await attempt(filling(growth_share), script=SCRIPT, settings=FULL)
+    assert len(opened(log)) == count
+    assert kinds(log)[-1] == ("completed" if count else "incomplete")
+
+
+async def test_pieces_have_room_beside_the_summary_however_much_may_be_left() -> None:
+    rules = msgspec.structs.replace(RULES, threshold=900, share_max=1.0)
+    request = msgspec.structs.replace(outgrown(*LONG_CHAIN), compaction=rules)
+    log = await attempt(request, script=SCRIPT, settings=NARROW)
+    assert len(opened(log)) == 1
+    assert response_of(log).status == "completed"
 
 
 async def test_the_endpoint_compacts_what_is_too_long_for_the_model() -> None:
@@ -436,6 +463,7 @@ async def test_a_long_message_that_was_kept_does_not_put_off_the_next_compaction
         (outgrown(*LONG_CHAIN), NARROW),
         (msgspec.structs.replace(outgrown(*LONG_CHAIN), dialect="open-responses"), NARROW),
         (managed("Much", 500), NARROW),
+        (filling(), FULL),
     ],
     ids=[
         "alone",
@@ -447,6 +475,7 @@ async def test_a_long_message_that_was_kept_does_not_put_off_the_next_compaction
         "in pieces",
         "in pieces without reports",
         "what a tool made too long",
+        "what a tool made too long for a summary",
     ],
 )
 async def test_the_next_owner_goes_on_from_every_event_byte_for_byte(

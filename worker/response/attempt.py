@@ -206,7 +206,8 @@ class Attempt:
         compactor = self.compactor
         if compactor is None or not await compactor.is_due(len(prompt)):
             return prompt
-        has_compacted = await compactor.compact_if_possible()
+        is_earlier = compactor.rules.growth_share is None  # a record of then goes on with what room there is
+        has_compacted = await compactor.compact_if_possible(in_pieces=not is_earlier)
         return (await compactor.prompt()).tokens if has_compacted else prompt
 
     async def _compact_at_end(self, prompt: list[int], *, is_cut: bool) -> None:

@@ -106,10 +106,11 @@ class Compactor:
         items = self._left if self._left is not None else before
         return await self._tokens_of(items[count_instructions(items) :])
 
-    async def compact_if_possible(self) -> bool:
-        """Compacts the context; returns False, having done nothing, if it leaves no room for a summary."""
+    async def compact_if_possible(self, *, in_pieces: bool = False) -> bool:
+        """Compacts the context; returns False, having done nothing, if it leaves no room for a summary.
+        `in_pieces`: it is then summarised in pieces, unless what is always kept is too long by itself."""
         try:
-            question = await self._ask()
+            question = await (self._ask_somehow() if in_pieces else self._ask())
         except Hopeless:
             return False
         await self._compact(question)
@@ -129,11 +130,7 @@ class Compactor:
 
     async def compact(self) -> None:
         """Compacts the context, however long it is. Raises Hopeless as `make_room` does."""
-        try:
-            question = await self._ask()
-        except Hopeless:
-            question = await self._ask_in_pieces()
-        await self._compact(question)
+        await self._compact(await self._ask_somehow())
 
     async def _conversation(self) -> list[HarmonyMessage]:
         items = self._items()
@@ -163,6 +160,12 @@ class Compactor:
         prompt = await fit_into_context(self.resources, self.record, [*messages, asking], reserved)
         return _ToSummarise(items, said, asking, prompt, (), waiting, room, summary_max)
 
+    async def _ask_somehow(self) -> _ToSummarise:
+        try:
+            return await self._ask()
+        except Hopeless:
+            return await self._ask_in_pieces()
+
     async def _ask_in_pieces(self) -> _ToSummarise:
         """As `_ask`, for a context that is too long to be summarised at once: what is left of it has a share
         of the model's context, and leaves room for an answer. Raises Hopeless if nothing could."""
@@ -179,7 +182,9 @@ class Compactor:
         free = context - begun - held
         tokens_max = max(int(self.rules.share_max * context), self.rules.tokens_min)
         room = min(tokens_max - held, free // 2)
-        summary_max = min(_summary_max(tokens_max, room, last), (free - last) // 2)
+        # Each piece is read with a summary, whatever share the last one may have: a longer one left no room.
+        limits = (free - last) // 2, context // _PIECES_PER_CONTEXT_MAX
+        summary_max = min(_summary_max(tokens_max, room, last), *limits)
         asking = self._asking(summary_max)
         answered = min(_THOUGHT_TOKENS_MAX + summary_max + _HEADER_TOKENS_MAX, context // 4)
         overhead = begun + standing + 2 * summary_max + await self._count([asking])

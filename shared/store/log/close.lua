@@ -1,6 +1,7 @@
 -- Appends the last entries under a fencing token, closes the log with a status, and publishes both.
 -- All or nothing, like `append.lua`.
 -- `tokens`: what the response has used. Its tenant's limit a minute has counted another number since the response began.
+-- `cancelled_channel`: where workers hear that the owner is to stop; '' if the owner closes it.
 -- `head`: what a list shows of the response from now on.
 -- USES redis/clock log/entries records/rate webhooks/outbox records/listed
 -- KEYS state log secrets active tools open closed_logs conversation items order queue held rate
@@ -67,6 +68,6 @@ if webhooks then
     ttl_ms = outbox_ttl_ms, waiting_max = outbox_max, dead_max = dead_letters_max, dead_ttl_ms = dead_letter_ttl_ms,
   })
 end
-if status == 'cancelled' then redis.call('PUBLISH', cancelled_channel, member) end
+if cancelled_channel ~= '' then redis.call('PUBLISH', cancelled_channel, member) end
 redis.call('PUBLISH', channel, header .. frames)
 return first + entry_count

@@ -6,6 +6,7 @@ comes after the answer, while the context is compacted, ends that alone, and the
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -195,6 +196,8 @@ async def _close(
         event = make_event(msgspec.structs.replace(accepted, usage=usage))
         calls = await made.read_on() if made is not None and may_have_calls(accepted) else ()
         closing = closing_of(event, held.key.tenant, settings, made=calls)
+    if acquired.answered or closing.status == "cancelled":  # its owner may be alive, and is generating
+        closing = replace(closing, tells_owner=True)
     log = ResponseLog(LogLimits.of(settings), held.key)
     await write_now(redis, log.close(held.proof, first, [NewEntry(frame(event, first))], closing))
     metrics.RESPONSES.labels(metrics.model_label(event.response.model), closing.status).inc()

@@ -66,6 +66,8 @@ class Closing:
     """JSON of what a list shows of the response, if it is stored."""
     listed_s: float = 0
     """How long a list may show it."""
+    tells_owner: bool = False
+    """Another than the owner closes it, and workers are told, so that the owner stops at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +205,7 @@ class ResponseLog:
             response_id=key.response_id,
             archive_after_ms=int(self._limits.archive_after_s * 1000),
             conversation_ttl_ms=int(self._limits.conversation_retention_s * 1000),
-            cancelled_channel=keys.CANCELLED,
+            cancelled_channel=keys.CANCELLED if closing.tells_owner else "",
             outbox_ttl_ms=self._limits.outbox.ttl_ms,
             outbox_max=self._limits.outbox.waiting_max,
             dead_letters_max=self._limits.outbox.dead_max,
