@@ -1,7 +1,8 @@
 """The arguments of `python -m admin`. Owns their names and bounds, not what the commands do."""
 
 import argparse
-from collections.abc import Callable
+
+from shared.arguments import make_range
 
 _LISTED_MAX, _KEYS_MAX = 10_000, 10_000_000
 
@@ -26,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
     follow = add("follow", "print the events of a response until it ends")
     _add_response(follow)
     follow.add_argument(
-        "--after", type=_range(-1, 2**53), default=-1, metavar="N", help="begin after event number N"
+        "--after", type=make_range(-1, 2**53), default=-1, metavar="N", help="begin after event number N"
     )
     _add_response(add("cancel", "cancel a response"))
     drain = add("drain", "have a worker hand over what it runs and take nothing more")
@@ -37,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     check = add("check", "look for what is wrong: settings, Redis, its clock, keys without a TTL, processes")
     check.add_argument(
         "--keys-max",
-        type=_range(0, _KEYS_MAX),
+        type=make_range(0, _KEYS_MAX),
         default=10_000,
         metavar="N",
         help="how many keys to look at, in small steps (default: %(default)s)",
@@ -53,19 +54,8 @@ def _add_response(command: argparse.ArgumentParser) -> None:
 def _add_limit(command: argparse.ArgumentParser, default: int, what: str) -> None:
     command.add_argument(
         "--limit",
-        type=_range(1, _LISTED_MAX),
+        type=make_range(1, _LISTED_MAX),
         default=default,
         metavar="N",
         help=f"the number of {what} shown (default: %(default)s)",
     )
-
-
-def _range(lowest: int, highest: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        number = int(text)
-        if not lowest <= number <= highest:
-            raise argparse.ArgumentTypeError(f"{number} is not between {lowest} and {highest}")
-        return number
-
-    read.__name__ = "number"
-    return read

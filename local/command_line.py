@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from local import record, status
@@ -19,6 +18,7 @@ from local.roles import DependencyMissing, check_dependencies
 from local.supervisor import DeadOnArrival
 from local.up import run_until_signalled
 from local.valkey import ValkeyError
+from shared.arguments import make_range
 
 _PROCESSES_MAX = 64
 _CELLS_MAX = 8
@@ -110,17 +110,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_up(up: argparse.ArgumentParser) -> None:
-    count = _make_range(1, _PROCESSES_MAX)
+    count = make_range(1, _PROCESSES_MAX)
     up.add_argument(
         "--port",
-        type=_make_range(0, 65_535),
+        type=make_range(0, 65_535),
         default=8000,
         metavar="P",
         help="API nodes listen on 127.0.0.1:P, P+1, …; 0 takes any free ports (default: %(default)s)",
     )
     up.add_argument(
         "--metrics-port",
-        type=_make_range(0, 65_535),
+        type=make_range(0, 65_535),
         default=0,
         metavar="P",
         help="each process serves its metrics for Prometheus, on 127.0.0.1:P, P+1, …; `python -m local "
@@ -129,7 +129,7 @@ def _add_up(up: argparse.ArgumentParser) -> None:
     up.add_argument("--apis", type=count, default=1, metavar="N", help="API nodes (default: 1)")
     up.add_argument(
         "--cells",
-        type=_make_range(1, _CELLS_MAX),
+        type=make_range(1, _CELLS_MAX),
         default=1,
         metavar="N",
         help="whole clusters, each a cell, with a router on port P in front (default: 1, without one)",
@@ -178,14 +178,3 @@ def _add_up(up: argparse.ArgumentParser) -> None:
         "(default: $ANTIPHON_PYTHON_TOOL, else monty)",
     )
     up.add_argument("--end-with-parent", action="store_true", help=argparse.SUPPRESS)
-
-
-def _make_range(lowest: int, highest: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        number = int(text)
-        if not lowest <= number <= highest:
-            raise argparse.ArgumentTypeError(f"{number} is not between {lowest} and {highest}")
-        return number
-
-    read.__name__ = "number"
-    return read

@@ -76,8 +76,8 @@ local function keep_waiting(queue, doorbell, job_id, ttl_ms)
   ring(queue, doorbell, ttl_ms)
 end
 
--- Called with the number of jobs that were taken, other than those of which the taker's own bell told. One token has woken the taker; those of the other jobs would wake
--- others for nothing. `rings_on`: if none was taken, another taker is woken.
+-- Called with the number of jobs that were taken, other than those of which the taker's own bell told. One token has woken
+-- the taker; those of the other jobs would wake others for nothing. `rings_on`: if none was taken, another taker is woken.
 local function after_taking(queue, doorbell, count, rings_on)
   if count > 1 then redis.call('LPOP', doorbell, count - 1) end
   if count > 0 or not rings_on then return end
