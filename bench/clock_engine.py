@@ -7,14 +7,14 @@ as those of a batch do. `words.py` owns the words.
 import asyncio
 import math
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from bench import words
+from bench.unlimited_engine import UnlimitedEngine
 from worker.engines.feed import Feed
-from worker.engines.protocol import EngineFigures, Sampling, Sink, TokenChunk
+from worker.engines.protocol import Sampling, Sink, TokenChunk
 from worker.engines.scripted.prompt import read_prompt
 from worker.harmony.tokens import CHANNEL, MESSAGE, RETURN, encode
 
@@ -61,19 +61,11 @@ def next_step_ms(order: Order, now_ms: float) -> int:
     return (begun + 1) * order.every_ms + order.offset_ms
 
 
-class ClockEngine:
-    """An engine as `worker/engines/protocol.py` describes it, without limits."""
-
-    context_tokens_max = 2**31 - 1
-    names: Sequence[str] = ()
-    adapters: Sequence[str] = ()
-
-    def sequences_max(self) -> int:
-        return sys.maxsize
+class ClockEngine(UnlimitedEngine):
+    """Says what the orders of its prompts ask for."""
 
     def __init__(self) -> None:
         self._beats: dict[tuple[int, int], _Beat] = {}
-        self._stopped = asyncio.Event()
         self._opening = (CHANNEL, *encode("final"), MESSAGE)
 
     async def start(self) -> None:
@@ -103,14 +95,7 @@ class ClockEngine:
             ending.cancel()
             feed.close()
 
-    def figures(self) -> EngineFigures:
-        return EngineFigures()
-
-    async def wait_until_dead(self) -> None:
-        await self._stopped.wait()
-
     async def stop(self) -> None:
-        self._stopped.set()
         for beat in self._beats.values():
             beat.stop()
 

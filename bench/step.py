@@ -5,7 +5,6 @@ Owns what stands for the engine and for the connection to Redis; between them ev
 
 import asyncio
 import gc
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import uvloop
 from bench import tables, words
 from bench.page import Result
 from bench.scale import Scale
+from bench.unlimited_engine import UnlimitedEngine
 from shared import process
 from shared.settings import Settings
 from shared.store.log.appender import Appender
@@ -27,7 +27,7 @@ from shared.store.redis.connections import pack_command
 from shared.store.redis.joint_scripts import Gathered, StoreCall
 from tests.memory import NOW_S, MemoryTools, lease_of
 from tests.requests import make_request
-from worker.engines.protocol import EngineFigures, Sampling, Sink, TokenChunk
+from worker.engines.protocol import Sampling, Sink, TokenChunk
 from worker.harmony.tokens import CHANNEL, MESSAGE, encode
 from worker.response.attempt import run_attempt
 from worker.response.gathering import Gathering
@@ -39,21 +39,11 @@ _TURNS = 4
 """Turns of the loop in which a step's appends are packed and answered."""
 
 
-class HandEngine:
+class HandEngine(UnlimitedEngine):
     """An engine whose steps the measurement makes."""
-
-    context_tokens_max = 2**31 - 1
-    names: Sequence[str] = ()
-    adapters: Sequence[str] = ()
-
-    def sequences_max(self) -> int:
-        return sys.maxsize
 
     def __init__(self) -> None:
         self.sinks: list[Sink] = []
-
-    async def start(self) -> None:
-        """Nothing is loaded."""
 
     async def generate(
         self,
@@ -66,15 +56,6 @@ class HandEngine:
     ) -> None:
         self.sinks.append(sink)
         await asyncio.get_running_loop().create_future()
-
-    def figures(self) -> EngineFigures:
-        return EngineFigures()
-
-    async def wait_until_dead(self) -> None:
-        await asyncio.get_running_loop().create_future()
-
-    async def stop(self) -> None:
-        """Generations end when their tasks are cancelled."""
 
     def step(self, chunk: TokenChunk) -> None:
         for sink in self.sinks:

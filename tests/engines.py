@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from worker.engines.protocol import Engine, Sampling, Sink, TokenChunk, Verdict
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
@@ -74,6 +76,54 @@ def make_vllm_of(checkpoint: Path, engine_args: str = "", *, is_public: bool = F
     options = read_engine_args(f"--model {checkpoint} {CPU_ENGINE_ARGS} {engine_args}")
     engine = PublicVllm(options) if is_public else VllmEngine(options)
     return Subject(engine, lambda: engine.requests_under_way)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an engine was asked for."""
+
+    prompt: list[int]
+    sampling: Sampling
+    model: str
+
+
+class ListeningEngine(ScriptedEngine):
+    """Keeps what it was asked for."""
+
+    def __init__(self, script: Script | None = None) -> None:
+        super().__init__(script or Script.load(None))
+        self.asked: list[Asked] = []
+
+    async def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        sink: Sink,
+        *,
+        request_id: str,
+        model: str = "default",
+    ) -> None:
+        self.asked.append(Asked(list(prompt), sampling, model))
+        await super().generate(prompt, sampling, sink, request_id=request_id, model=model)
+
+
+class CachingEngine(ScriptedEngine):
+    """Says that a third of each prompt was cached."""
+
+    def __init__(self) -> None:
+        super().__init__(Script.load(None))
+
+    async def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        sink: Sink,
+        *,
+        request_id: str,
+        model: str = "default",
+    ) -> None:
+        changed = Changed(sink, lambda chunk: msgspec.structs.replace(chunk, cached_tokens=len(prompt) // 3))
+        await super().generate(prompt, sampling, changed, request_id=request_id, model=model)
 
 
 class Reader:

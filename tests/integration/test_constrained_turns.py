@@ -11,42 +11,23 @@ from shared.frames import decode
 from shared.responses import ResponseRequest
 from shared.settings import Settings
 from shared.store.redis.client import RedisClient
-from tests.engines import Changed
+from tests.engines import Changed, ListeningEngine
 from tests.requests import accept, make_request
 from tests.working import finish, leave_behind, working
 from worker.engines.protocol import Body, Sampling, Sink, TokenChunk, Unsupported
-from worker.engines.scripted.engine import ScriptedEngine
-from worker.engines.scripted.script import Script
 
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
 FORMAT: Any = {"format": {"type": "json_schema", "name": "any", "schema": {"type": "object"}, "strict": True}}
 
 
-class ListeningEngine(ScriptedEngine):
-    """Keeps what it was asked for."""
+class RefusingEngine(ListeningEngine):
+    """Finds out late, in mid-turn, that it cannot do what it was asked for."""
 
-    def __init__(self, refusal: str | None = None) -> None:
-        super().__init__(Script.load(None))
-        self.asked: list[Sampling] = []
-        self._refusal = refusal
-
-    async def generate(
-        self,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        sink: Sink,
-        *,
-        request_id: str,
-        model: str = "default",
-    ) -> None:
-        self.asked.append(sampling)
-        said = Changed(sink, self._refuse)
-        await super().generate(prompt, sampling, said, request_id=request_id, model=model)
+    async def generate(self, prompt: Sequence[int], sampling: Sampling, sink: Sink, **more: Any) -> None:
+        await super().generate(prompt, sampling, Changed(sink, self._refuse), **more)
 
     def _refuse(self, chunk: TokenChunk) -> TokenChunk:
-        if self._refusal is not None:
-            raise Unsupported(self._refusal)
-        return chunk
+        raise Unsupported("the engine's own reason")
 
 
 def asking(question: str, **response: Any) -> ResponseRequest:
@@ -59,7 +40,7 @@ async def test_a_demanded_call_is_demanded_until_it_was_made(redis: RedisClient,
     request = asking("Call python 2 times", tool_choice="required", max_output_tokens=5_000)
     async with working(redis, settings, engine=engine) as worker:
         whole = await finish(redis, worker, await accept(redis, settings, request))
-        first, *others = [sampling.constraint for sampling in engine.asked]
+        first, *others = [asked.sampling.constraint for asked in engine.asked]
         assert first is not None
         assert [call.recipient for call in first.calls] == ["python"]
         assert first.final is None
@@ -71,18 +52,21 @@ async def test_a_demanded_call_is_demanded_until_it_was_made(redis: RedisClient,
             key = await leave_behind(redis, settings, worker, request, whole[:length])
             assert [e.frame for e in await finish(redis, worker, key)] == [e.frame for e in whole]
             logged = sum(len(entry.tokens) for entry in whole[:length])
-            asked = [sampling.constraint for sampling in engine.asked]
-            assert asked == [first, None, None][3 - len(asked) :], "the same as without a takeover"
-            if len(asked) == 3:
-                assert engine.asked[0].turn_tokens == logged
-                assert engine.asked[0].max_tokens == 5_000 - logged
+            constraints = [asked.sampling.constraint for asked in engine.asked]
+            assert constraints == [first, None, None][3 - len(constraints) :], (
+                "the same as without a takeover"
+            )
+            if len(constraints) == 3:
+                sampling = engine.asked[0].sampling
+                assert sampling.turn_tokens == logged
+                assert sampling.max_tokens == 5_000 - logged
 
 
 async def test_a_format_holds_in_every_turn(redis: RedisClient, settings: Settings) -> None:
     engine = ListeningEngine()
     async with working(redis, settings, engine=engine) as worker:
         await finish(redis, worker, await accept(redis, settings, asking("Multiply 3*4", text=FORMAT)))
-    constraints = [sampling.constraint for sampling in engine.asked]
+    constraints = [asked.sampling.constraint for asked in engine.asked]
     assert [c and c.final for c in constraints] == [Body(True, '{"type": "object"}')] * 2
 
 
@@ -90,10 +74,10 @@ async def test_a_format_holds_in_every_turn(redis: RedisClient, settings: Settin
 async def test_what_no_turn_can_be_ends_the_response_with_a_reason(
     redis: RedisClient, settings: Settings, is_begun: bool
 ) -> None:
-    """Before anything is said, or (an engine that finds out late) in mid-turn."""
+    """Before anything is said, or in mid-turn."""
     choice = "auto" if is_begun else {"type": "mcp", "server_label": "code_interpreter", "name": "unknown"}
     reason = "the engine's own reason" if is_begun else "tool_choice"
-    engine = ListeningEngine("the engine's own reason")
+    engine = RefusingEngine()
     async with working(redis, settings, engine=engine) as worker:
         request = asking("Multiply 3*4", tool_choice=choice)
         entries = await finish(redis, worker, await accept(redis, settings, request))

@@ -1,6 +1,5 @@
 """A request's sampling parameters reach the engine in every turn, also after a takeover."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,34 +9,14 @@ from shared.frames import decode
 from shared.responses import ResponseRequest, SamplingOptions
 from shared.settings import Settings
 from shared.store.redis.client import RedisClient
+from tests.engines import ListeningEngine
 from tests.requests import accept, make_request
 from tests.working import finish, leave_behind, working
 from worker.asking.sampling import seed_after
-from worker.engines.protocol import Sampling, Sink
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
 
 PYTHON: Any = {"type": "mcp", "server_label": "code_interpreter"}
-
-
-class ListeningEngine(ScriptedEngine):
-    """Keeps what it was asked for."""
-
-    def __init__(self) -> None:
-        super().__init__(Script.load(None))
-        self.asked: list[tuple[str, Sampling]] = []
-
-    async def generate(
-        self,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        sink: Sink,
-        *,
-        request_id: str,
-        model: str = "default",
-    ) -> None:
-        self.asked.append((model, sampling))
-        await super().generate(prompt, sampling, sink, request_id=request_id, model=model)
 
 
 def sampled(request: ResponseRequest, **options: Any) -> ResponseRequest:
@@ -62,14 +41,14 @@ async def test_every_field_reaches_the_engine(redis: RedisClient, settings: Sett
     engine = ListeningEngine()
     async with working(redis, settings, engine=engine) as worker:
         await finish(redis, worker, await accept(redis, settings, request))
-        ((model, sampling),) = engine.asked
-        assert model == "an-adapter"
-        assert {name: getattr(sampling, name) for name in fields | options} == fields | options
-        assert sampling.top_logprobs is None
+        (asked,) = engine.asked
+        assert asked.model == "an-adapter"
+        assert {name: getattr(asked.sampling, name) for name in fields | options} == fields | options
+        assert asked.sampling.top_logprobs is None
         asking = msgspec.structs.replace(request, include=["message.output_text.logprobs"])
         await redis.command("FLUSHALL")
         await finish(redis, worker, await accept(redis, settings, asking))
-        assert engine.asked[1][1].top_logprobs == 4
+        assert engine.asked[1].sampling.top_logprobs == 4
 
 
 async def test_no_turn_and_no_takeover_draws_the_same_numbers_again(
@@ -85,7 +64,7 @@ async def test_no_turn_and_no_takeover_draws_the_same_numbers_again(
         turns = usage.output_tokens_details.output_tokens_per_turn
         assert isinstance(turns, tuple)
         first, second, _ = turns
-        undisturbed = [sampling.seed for _, sampling in engine.asked]
+        undisturbed = [asked.sampling.seed for asked in engine.asked]
         assert undisturbed == [7, seed_after(7, first), seed_after(7, first + second)]
         await redis.command("FLUSHALL")
         engine.asked.clear()
@@ -93,7 +72,7 @@ async def test_no_turn_and_no_takeover_draws_the_same_numbers_again(
         logged = sum(len(entry.tokens) for entry in whole[:8])
         assert logged > 0
         assert [entry.frame for entry in await finish(redis, worker, key)] == [e.frame for e in whole]
-        assert [sampling.seed for _, sampling in engine.asked] == [seed_after(7, logged), *undisturbed[1:]]
+        assert [asked.sampling.seed for asked in engine.asked] == [seed_after(7, logged), *undisturbed[1:]]
 
 
 @pytest.mark.parametrize("limits", [(400, 10_000), (10_000, 400)])

@@ -16,7 +16,7 @@ from shared.store.keys import ResponseKey
 from shared.store.log.archiving import archive_log
 from shared.store.log.event_log import Entry, read
 from shared.store.redis.client import RedisClient
-from tests.engines import Changed
+from tests.engines import CachingEngine, Changed
 from tests.requests import accept, make_request
 from tests.working import finish, keep_journal, leave_behind, restore_journal, working
 from worker.engines.protocol import Sampling, Sink, TokenChunk, TokenLogprob
@@ -139,25 +139,6 @@ def deltas_in(entries: list[Entry]) -> list[Entry]:
 def logprobs_in(entry: Entry) -> list[dict[str, Any]]:
     logprobs: list[dict[str, Any]] = msgspec.json.decode(data_of(entry.frame))["logprobs"]
     return logprobs
-
-
-class CachingEngine(ScriptedEngine):
-    """Says that a third of each prompt was cached."""
-
-    def __init__(self) -> None:
-        super().__init__(Script.load(None))
-
-    async def generate(
-        self,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        sink: Sink,
-        *,
-        request_id: str,
-        model: str = "default",
-    ) -> None:
-        changed = Changed(sink, lambda chunk: replace(chunk, cached_tokens=len(prompt) // 3))
-        await super().generate(prompt, sampling, changed, request_id=request_id)
 
 
 async def test_what_was_cached_is_counted_as_the_first_owner_found_it(

@@ -1,7 +1,6 @@
 """What an attempt promises, without Redis: what it logs, which calls it makes, how a response ends."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -35,11 +34,11 @@ from shared.tool_calls import (
     ToolsListed,
     ToolTask,
 )
-from tests.engines import Changed
+from tests.engines import CachingEngine
 from tests.items import items_of
 from tests.memory import NOW_S, MemoryLog, MemoryTools, attempt, calculate
 from tests.requests import make_request
-from worker.engines.protocol import EngineDead, Sampling, Sink
+from worker.engines.protocol import EngineDead
 from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
 from worker.response.history import Diverged
@@ -144,25 +143,9 @@ async def test_a_later_attempt_makes_the_same_log_and_asks_only_for_what_is_not_
         assert tools.asked == first.asked[answered:]
 
 
-class Caching(ScriptedEngine):
-    """Says that a third of each prompt was cached."""
-
-    async def generate(
-        self,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        sink: Sink,
-        *,
-        request_id: str,
-        model: str = "default",
-    ) -> None:
-        changed = Changed(sink, lambda chunk: msgspec.structs.replace(chunk, cached_tokens=len(prompt) // 3))
-        await super().generate(prompt, sampling, changed, request_id=request_id, model=model)
-
-
 async def test_a_replay_knows_what_was_cached_for_the_first_owner() -> None:
     request = with_messages(REQUESTS["several tool calls"])
-    undisturbed = await attempt(request, engine=Caching(Script.load(None)))
+    undisturbed = await attempt(request, engine=CachingEngine())
     usage = final_of(undisturbed).usage
     assert usage is not None
     details: Any = usage.input_tokens_details

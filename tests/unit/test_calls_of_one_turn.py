@@ -40,13 +40,13 @@ from shared.tool_calls import (
     ToolsListed,
     ToolTask,
 )
+from tests.engines import ListeningEngine
 from tests.items import asked_of, items_of
 from tests.memory import MemoryLog, MemoryTools, attempt
 from tests.requests import make_request
 from worker.asking.conversation import build_conversation
 from worker.asking.offer import make_offer
 from worker.asking.routing import McpTarget
-from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
 from worker.harmony.tokens import CHANNEL, END, MESSAGE, START, decode, encode, render
 from worker.response.hopeless import Hopeless
@@ -525,23 +525,11 @@ def test_calls_of_one_turn_are_read_again_as_the_model_wrote_them(record_format:
 # --- read again by a later response ---------------------------------------------------------------
 
 
-class Listening(ScriptedEngine):
-    """Notes the prompts that it is given, and the tokens that it answers with."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(Script.parse(text))
-        self.heard: list[list[int]] = []
-
-    async def generate(self, prompt: Sequence[int], *arguments: Any, **more: Any) -> None:
-        self.heard.append(list(prompt))
-        await super().generate(prompt, *arguments, **more)
-
-
 async def live(request: ResponseRequest, *turns: str) -> tuple[MemoryLog, list[str]]:
     """Returns the log of a response, and the prompts of its turns, with a mark between any two tokens."""
-    engine = Listening(script(*turns, DONE))
+    engine = ListeningEngine(Script.parse(script(*turns, DONE)))
     log = await attempt(request, engine=engine, tools=Tools())
-    return log, [in_tokens(prompt) for prompt in engine.heard]
+    return log, [in_tokens(asked.prompt) for asked in engine.asked]
 
 
 def in_tokens(tokens: Sequence[int]) -> str:
