@@ -4,8 +4,9 @@ Owns which response or worker is meant, and what is asked; `answers.py` and `che
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from admin import answers, checks
 from admin.answers import AdminAnswer
@@ -24,6 +25,8 @@ _POLL_S, _POLLS = 0.2, 150
 """How often, and how many times, it is looked whether a worker has handed over what it ran."""
 _OWNED_MAX = 1_000
 """The number of open responses whose owners are counted for the list of workers."""
+
+_T = TypeVar("_T")
 
 
 class CannotBeDone(Exception):
@@ -51,7 +54,7 @@ class Admin:
     async def cancel(self, name: str, tenant: str) -> AdminAnswer:
         key = await self._find(name, tenant)
         owner = ids.new_owner("admin")
-        match await closing.cancel(self.redis, self.settings, key, owner):
+        match await closing.cancel(self.redis, self.settings, key, owner, _at_once):
             case "ended":
                 value = {"tenant": key.tenant, "response_id": key.response_id, "status": "cancelled"}
                 return AdminAnswer(value, [f"{key} is cancelled"])
@@ -155,3 +158,8 @@ def read_tenants(settings: Settings) -> Sequence[str]:
         return [OPEN_TENANT]
     roster = tenants_file.read(settings.api_keys)
     return sorted({*roster.keys.values(), *roster.limits})
+
+
+async def _at_once(_size_bytes: int, work: Callable[[], _T]) -> _T:
+    """Runs work on the loop, since a command has nothing else to do meanwhile."""
+    return work()

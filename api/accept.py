@@ -168,7 +168,9 @@ class Acceptance:
             return lifecycle.complete(response, _NO_USAGE, int(self._clock()))
 
         async with self._redis_bound():
-            await closing.end_at_once(self._redis, self._settings, key, self._name, complete)
+            await closing.end_at_once(
+                self._redis, self._settings, key, self._name, complete, self._offload.run
+            )
 
     def _check(self, creation: Creation) -> None:
         response = creation.request.response

@@ -234,7 +234,7 @@ class Reading:
     async def _on_last_left(self, key: ResponseKey) -> None:
         """Cancels the response if there is no grace period; otherwise the owner's beat does, at its end."""
         if self._settings.disconnect_grace_s == 0:
-            await closing.cancel(self._redis, self._settings, key, self._name)
+            await closing.cancel(self._redis, self._settings, key, self._name, self._offload.run)
 
     async def finish(self, key: ResponseKey, arrival: Arrival | None = None) -> bytes:
         """Waits until a response ends; returns its JSON.
@@ -285,7 +285,7 @@ class Reading:
     async def cancel_own(self, key: ResponseKey) -> None:
         """Cancels a response for the client that follows it, kept or not. Nothing happens if it has ended."""
         async with self._redis_bound():
-            await closing.cancel(self._redis, self._settings, key, self._name)
+            await closing.cancel(self._redis, self._settings, key, self._name, self._offload.run)
 
     async def cancel(self, tenant: str, response_id: str) -> bytes:
         """Cancels a response; returns its JSON.
@@ -294,7 +294,9 @@ class Reading:
         """
         key = _key_of(tenant, response_id)
         async with self._redis_bound():
-            snapshot = await closing.cancel_kept(self._redis, self._settings, key, self._name)
+            snapshot = await closing.cancel_kept(
+                self._redis, self._settings, key, self._name, self._offload.run
+            )
         if snapshot is not None:
             self._folds.forget(key)
             return snapshot
@@ -307,7 +309,7 @@ class Reading:
         """Cancels a response that its only reader has read as far as it wants to, unless it has ended
         already; returns it, kept or not. Raises ResponseLost."""
         async with self._redis_bound():
-            await closing.cancel(self._redis, self._settings, key, self._name)
+            await closing.cancel(self._redis, self._settings, key, self._name, self._offload.run)
             stored = await response_store.read_ended(self._redis, key)
         if stored is None or not stored.state.closed:
             raise ResponseLost(key.response_id)

@@ -10,37 +10,26 @@ from collections import Counter
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, Literal, TypeVar
 
-import msgspec
-
-from shared import lifecycle, logs, metrics
-from shared.events import ResponseFailed, StreamEvent
-from shared.frames import decode, frame
+from shared import logs, metrics
 from shared.ids import new_owner
-from shared.lifecycle import abandon, fold
 from shared.record_format import RECORD_FORMAT_OLDEST
-from shared.responses import Response, ResponseError, Usage
+from shared.responses import ResponseError
 from shared.service_tiers import served_tier
 from shared.store import keys
 from shared.store.job_queue import Room, Taken, bytes_of_large, ring_again
 from shared.store.keys import ResponseKey
-from shared.store.log import event_log
-from shared.store.log.closing import cancel, closing_of, end_at_once
-from shared.store.log.made_calls import calls_cut_off
-from shared.store.log.response_log import NewEntry, TailLost
-from shared.store.log.unshown import read_unshown, unshown_records
+from shared.store.log.response_log import TailLost
 from shared.store.owning import lease
 from shared.store.owning.claiming import Claimant
 from shared.store.owning.lease import Acquired, Lease, LeaseLost, Loss
-from shared.store.records import response_store
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.insisting import insist
-from shared.usage import complete_usage, counted_entries
 from worker.engines.protocol import EngineDead
+from worker.failing import Failing
 from worker.lease_beat import LeaseBeat
 from worker.response.attempt import run_attempt
 from worker.response.history import Diverged, Unloadable, history_before, load_record
 from worker.response.hopeless import Hopeless
-from worker.response.meter import count_end
 from worker.response.resources import Resources
 from worker.response.spans import traced_attempt
 
@@ -75,6 +64,7 @@ class Ownership:
         self._taking: set[asyncio.Task[Any]] = set()
         self._endings: set[asyncio.Task[None]] = set()
         self._is_draining = False
+        self._failing = Failing(resources, self.owner)
         self._claimant = Claimant(resources.redis, self._settings, self.owner, queues)
         self._loop = asyncio.get_running_loop()
         self._beat = LeaseBeat(self._settings, self._on_loss)
@@ -208,7 +198,9 @@ class Ownership:
         except Exception:  # noqa: BLE001  a bug: it ends this attempt and no other
             metrics.ATTEMPT_FAILURES.labels("crashed").inc()
             _log.exception("%s: the attempt crashed", held.key)
-            await self._fail_if_possible(held, "The server had an error while generating the response.")
+            await self._failing.fail_if_possible(
+                held, "The server had an error while generating the response."
+            )
         finally:
             self._beat.discard(held)
             self._loop.call_later(2 * self._settings.redis_outage_max_s, self._forget_token, held)
@@ -224,12 +216,12 @@ class Ownership:
         if acquired.format < RECORD_FORMAT_OLDEST:
             metrics.ATTEMPT_FAILURES.labels("too_old").inc()
             reason = "The response was started by a version too old to be continued by this one."
-            return await self._fail(held, ResponseError("server_error", reason))
+            return await self._failing.fail(held, ResponseError("server_error", reason))
         if acquired.deaths >= self._settings.owners_lost_max:
             metrics.ATTEMPT_FAILURES.labels("owners_lost").inc()
             lost = f"{acquired.deaths} workers were lost while they had it, or could not load it"
             reason = f"The response was given up: {lost}."
-            return await self._fail(held, ResponseError("server_error", reason))
+            return await self._failing.fail(held, ResponseError("server_error", reason))
         try:
             record = await load_record(self._resources.redis, self._resources.stepper, acquired)
         except Unloadable as unloadable:
@@ -249,67 +241,23 @@ class Ownership:
                 await run_attempt(self._resources, held, record, history)
         except Hopeless as hopeless:
             metrics.ATTEMPT_FAILURES.labels("refused").inc()
-            await self._fail(held, hopeless.error)
+            await self._failing.fail(held, hopeless.error)
         except TailLost as lost:
             metrics.ATTEMPT_FAILURES.labels("tail_lost").inc()
             _log.error("%s: %s", held.key, lost)
             reason = "The end of the response was lost with the server that held it."
-            await self._fail(held, ResponseError("server_error", reason))
+            await self._failing.fail(held, ResponseError("server_error", reason))
         except Diverged as diverged:
             metrics.ATTEMPT_FAILURES.labels("diverged").inc()
             _log.error("%s: %s", held.key, diverged)
             reason = "The response could not be continued exactly after its worker was lost."
-            await self._fail(held, ResponseError("server_error", reason))
+            await self._failing.fail(held, ResponseError("server_error", reason))
 
     async def _lose(self, held: Lease, reason: Unloadable) -> None:
         """Gives the lease back, counted as a lost owner, so that another worker tries to load the record."""
         _log.error("%s: the record could not be loaded: %s", held.key, reason)
         await lease.lose(self._resources.redis, held)
         await ring_again(self._resources.redis, self._settings, held.key)
-
-    async def _fail(self, held: Lease, error: ResponseError) -> None:
-        """Closes a response as failed, continuing its log as it stands.
-
-        Raises LeaseLost if the log is closed or gone, REDIS_AWAY.
-        """
-        frames, tokens, unshown = list[bytes](), list[int](), list[bytes]()
-        async for page in event_log.pages(self._resources.redis, held.key, with_token_records=True):
-            if page.is_closed or page.is_missing:
-                raise LeaseLost(f"{held}: closed already")
-            frames += [entry.frame for entry in page.entries]
-            tokens += [len(entry.tokens) for entry in page.entries]
-            unshown += unshown_records(page.entries)
-        stored = await response_store.read_usage(self._resources.redis, held.key)
-        usage = complete_usage(stored, sum(tokens[counted_entries(stored) :]))
-        entries, failed = await self._resources.stepper.call(
-            lambda: _fail_after(frames, usage, error), sum(map(len, frames))
-        )
-        made = await calls_cut_off(self._resources.redis, held.key, failed.response.output)
-        closing = closing_of(
-            failed, held.key.tenant, self._settings, unshown=read_unshown(unshown), made=made
-        )
-        log = self._resources.appender.log_of(held.key)
-        await self._resources.appender.write(log.close(held.proof, len(frames), entries, closing))
-        count_end(failed.response)
-
-    async def _fail_if_possible(self, held: Lease, reason: str) -> None:
-        error = ResponseError("server_error", reason)
-        try:
-            await self._fail(held, error)
-        except (LeaseLost, *REDIS_AWAY) as lost:
-            _log.warning("%s: could not be closed as failed: %s", held.key, lost)
-        except Exception:  # noqa: BLE001  its log cannot be read: close it without, or it is retried for ever
-            _log.exception("%s: the log cannot be folded", held.key)
-            await self._end_bluntly(held.key, error)
-
-    async def _end_bluntly(self, key: ResponseKey, error: ResponseError) -> None:
-        def make_event(response: Response) -> ResponseFailed:
-            return lifecycle.fail(response, error)
-
-        try:
-            await end_at_once(self._resources.redis, self._settings, key, self.owner, make_event)
-        except REDIS_AWAY as away:
-            _log.warning("%s: could not be closed: %s", key, away)
 
     # --- losing leases, ending ------------------------------------------------------------------
 
@@ -326,19 +274,12 @@ class Ownership:
             _log.info("%s: %s, stopping", lost.key, loss)
         task.cancel()
         if loss == "abandoned":
-            self._follow_up(self._cancel_abandoned(lost.key))
+            self._follow_up(self._failing.cancel_abandoned(lost.key))
 
     def _follow_up(self, ending: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(ending)
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
-
-    async def _cancel_abandoned(self, key: ResponseKey) -> None:
-        """Cancels a foreground response whose client disconnected and did not come back."""
-        try:
-            await cancel(self._resources.redis, self._settings, key, self.owner)
-        except REDIS_AWAY as away:
-            _log.warning("%s: not cancelled, Redis is unavailable: %s", key, away)
 
     def on_cancel(self, name: bytes) -> None:
         """Stops the attempt at the response of that name, which was cancelled; sooner than the beat would."""
@@ -377,17 +318,3 @@ class Ownership:
             _log.warning("%d leases not handed over, Redis is unavailable (%s)", len(leases), away)
             return False
         return True
-
-
-def _fail_after(
-    frames: Sequence[bytes], usage: Usage | None, error: ResponseError
-) -> tuple[list[NewEntry], ResponseFailed]:
-    """Returns the entries that close a log of these frames as failed, and the terminal event, their last."""
-    events: list[StreamEvent] = [decode(stored) for stored in frames]
-    response = msgspec.structs.replace(fold(events), usage=usage)
-    ending = abandon(events)
-    for event in ending:
-        response = lifecycle.apply(response, event)
-    failed = lifecycle.fail(response, error)
-    added = [*ending, *lifecycle.error_events(error), failed]
-    return [NewEntry(frame(event, len(events) + i)) for i, event in enumerate(added)], failed

@@ -305,7 +305,7 @@ async def test_an_unstored_response_counts_no_longer_than_its_log_is_kept(
     redis: RedisClient, settings: Settings
 ) -> None:
     key = await accept(redis, settings, make_request(store=False), "one")
-    assert await closing.cancel(redis, settings, key, "api") == "ended"
+    assert await closing.cancel(redis, settings, key, "api", Offload().run) == "ended"
     lapses_ms = float(await redis.command("ZSCORE", keys.held("one"), key.response_id))
     seconds, _ = await redis.command("TIME")
     assert lapses_ms / 1000 - int(seconds) <= settings.unstored_grace_s + 1
@@ -314,7 +314,9 @@ async def test_an_unstored_response_counts_no_longer_than_its_log_is_kept(
 async def test_a_failed_response_is_due_to_be_packed_at_once(redis: RedisClient, settings: Settings) -> None:
     key = await accept(redis, settings, tenant="one")
     error = ResponseError("server_error", "no")
-    await closing.end_at_once(redis, settings, key, "api", lambda born: lifecycle.fail(born, error))
+    await closing.end_at_once(
+        redis, settings, key, "api", lambda born: lifecycle.fail(born, error), Offload().run
+    )
     assert await archiving.claim_due(redis, 10) == [key]
 
 

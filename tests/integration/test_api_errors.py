@@ -10,6 +10,7 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
 from api.app import create_app
+from api.offload import Offload
 from api.tenants import Tenants
 from shared import lifecycle
 from shared.responses import ResponseError
@@ -87,10 +88,10 @@ async def test_a_cancel_that_has_nothing_to_end_is_answered_while_redis_refuses_
     redis: RedisClient, settings: Settings, refusing: str
 ) -> None:
     cancelled, failed = [await accept(redis, settings, make_request(store=True)) for _ in range(2)]
-    assert await closing.cancel(redis, settings, cancelled, "another") == "ended"
+    assert await closing.cancel(redis, settings, cancelled, "another", Offload().run) == "ended"
     reason = ResponseError("server_error", "…")
     make_event = partial(lifecycle.fail, error=reason)
-    assert await closing.end_at_once(redis, settings, failed, "another", make_event) == "ended"
+    assert await closing.end_at_once(redis, settings, failed, "another", make_event, Offload().run) == "ended"
     async with serving(settings) as client:
         await redis.command("CONFIG", "SET", refusing, 1)
         try:
@@ -139,7 +140,7 @@ async def test_a_count_whose_tools_no_runner_lists_says_so_and_leaves_no_secret(
 
 async def test_a_delete_does_not_read_what_it_deletes(redis: RedisClient, settings: Settings) -> None:
     key = await accept(redis, settings, make_request(store=True, instructions="x" * 1_000_000))
-    assert await closing.cancel(redis, settings, key, "another") == "ended"
+    assert await closing.cancel(redis, settings, key, "another", Offload().run) == "ended"
     async with serving(settings) as client:
         before = await _bytes_sent(redis)
         answer = await client.delete(f"/v1/responses/{key.response_id}")

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from openai.types.responses import CompactedResponse, ResponseCompactionItem, ResponseUsage
 
+from api.offload import Offload
 from shared.compaction import Compacted
 from shared.input_items import InputCompaction
 from shared.request_json import decode_request
@@ -187,7 +188,7 @@ async def test_a_repeated_call_makes_the_compaction_whose_client_had_left(
             return asyncio.create_task(client.post("/v1/responses/compact", json=body, headers=named))
 
         first = ask()
-        await cancel(redis, settings, await begun(), "the worker, once nobody reads")
+        await cancel(redis, settings, await begun(), "the worker, once nobody reads", Offload().run)
         assert (await first).json()["error"]["code"] == "response_cancelled"
         second = ask()
         key = await begun()

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from api.offload import Offload
 from shared import lifecycle
 from shared.frames import frame
 from shared.lifecycle import TerminalEvent
@@ -166,7 +167,7 @@ async def test_a_second_response_of_a_conversation_waits_for_the_end_of_the_firs
         case "cancel":
             assert (await client.post(f"/responses/{first}/cancel")).status_code == 200
         case "abandon":
-            assert await closing.cancel(redis, settings, key, "another worker") == "ended"
+            assert await closing.cancel(redis, settings, key, "another worker", Offload().run) == "ended"
         case "lose":  # a failover that takes back its acceptance, or an outage longer than it is kept
             await redis.command("DEL", keys.state(key), keys.log(key))
         case _:

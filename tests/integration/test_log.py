@@ -10,6 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from api.offload import Offload
 from shared.events import ResponseFailed
 from shared.frames import decode
 from shared.responses import ServerSecrets
@@ -448,10 +449,10 @@ async def test_cancel_wins_over_an_owner_who_goes_on_and_stays_won(
     key = await accept(redis, settings)
     held = await acquire(redis, settings, key)
     await append_through(appender, held, 1, [draft("a")])
-    assert await cancel(redis, settings, key, "api") == "ended"
+    assert await cancel(redis, settings, key, "api", Offload().run) == "ended"
     with pytest.raises(LeaseLost):
         await append_through(appender, held, 2, [draft("b")], CLOSING)
-    assert await cancel(redis, settings, key, "api") == "closed"
+    assert await cancel(redis, settings, key, "api", Offload().run) == "closed"
     (state,) = await response_store.read_states(redis, [key])
     assert state is not None
     assert state.closed == "cancelled"
@@ -464,7 +465,7 @@ async def test_a_completion_that_comes_first_stays(
     redis: RedisClient, settings: Settings, appender: Appender
 ) -> None:
     key = await write_log(redis, settings, appender, 1)
-    assert await cancel(redis, settings, key, "api") == "closed"
+    assert await cancel(redis, settings, key, "api", Offload().run) == "closed"
     assert len(await frames_of(redis, key)) == 2
 
 
@@ -472,7 +473,9 @@ async def test_twenty_cancels_at_once_write_one_terminal_event(
     redis: RedisClient, settings: Settings
 ) -> None:
     key = await accept(redis, settings)
-    outcomes = await asyncio.gather(*(cancel(redis, settings, key, f"api-{i}") for i in range(20)))
+    outcomes = await asyncio.gather(
+        *(cancel(redis, settings, key, f"api-{i}", Offload().run) for i in range(20))
+    )
     assert outcomes.count("ended") == 1
     assert len(await frames_of(redis, key)) == 2
 
@@ -486,7 +489,7 @@ async def test_a_tenants_open_responses_are_limited(redis: RedisClient, settings
         await accept(redis, narrow)
     assert sorted(await redis.command("KEYS", "*")) == before
     await accept(redis, narrow, tenant="another")
-    await cancel(redis, narrow, first, "api")
+    await cancel(redis, narrow, first, "api", Offload().run)
     await accept(redis, narrow)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from api.offload import Offload
 from shared.events import Error, ResponseFailed
 from shared.frames import decode
 from shared.settings import Settings
@@ -43,7 +44,7 @@ class Encoder:
 
 
 async def stop_by_cancel(redis: RedisClient, settings: Settings, key: ResponseKey) -> None:
-    assert await closing.cancel(redis, settings, key, "api-test") == "ended"
+    assert await closing.cancel(redis, settings, key, "api-test", Offload().run) == "ended"
 
 
 async def stop_by_loss(redis: RedisClient, settings: Settings, key: ResponseKey) -> None:

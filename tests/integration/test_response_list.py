@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from api.offload import Offload
 from shared import lifecycle
 from shared.responses import InputTokensDetails, OutputTokensDetails, Response, ResponseError, Usage
 from shared.settings import Settings
@@ -45,7 +46,7 @@ async def end(redis: RedisClient, settings: Settings, response_id: str, *, fails
         return lifecycle.complete(response, USAGE, CREATED_AT_S + 1)
 
     key = ResponseKey("one", response_id)
-    assert await closing.end_at_once(redis, settings, key, "test", event) == "ended"
+    assert await closing.end_at_once(redis, settings, key, "test", event, Offload().run) == "ended"
 
 
 async def listed(client: Client, **query: Any) -> list[str]:

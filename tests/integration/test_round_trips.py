@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from api.app import build
 from api.hub import Hub
+from api.offload import Offload
 from api.services import Services
 from api.tenants import Tenants
 from shared.settings import Settings
@@ -77,7 +78,7 @@ async def test_a_poll_of_a_closed_response_is_one_before_and_after_it_is_archive
     edge: Edge, redis: RedisClient, settings: Settings
 ) -> None:
     key = await accept(redis, settings, make_request(store=True))
-    assert await closing.cancel(redis, settings, key, "another") == "ended"
+    assert await closing.cancel(redis, settings, key, "another", Offload().run) == "ended"
     kept = await edge.ask("GET", f"/v1/responses/{key.response_id}")
     assert (kept[0], kept[1]["status"], kept[2]) == (200, "cancelled", 1)
     assert await archiving.archive_log(redis, key) == "archived"

@@ -15,6 +15,7 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from api.offload import Offload
 from api.tenants import Tenants
 from shared.settings import Settings
 from shared.store import keys
@@ -238,7 +239,7 @@ async def test_a_node_that_stops_closes_its_connections_and_leaves_their_readers
             )
             async with resumed as answer:
                 assert answer.status_code == 200
-                assert await closing.cancel(redis, settings, key, "another") == "ended"
+                assert await closing.cancel(redis, settings, key, "another", Offload().run) == "ended"
                 assert b"event: response.failed\nid: 1\n" in await answer.aread()
 
 

@@ -5,6 +5,7 @@ import msgspec
 import pytest
 from msgspec.structs import asdict
 
+from api.offload import Offload
 from shared import lifecycle
 from shared.responses import InputTokensDetails, OutputTokensDetails, Response, ResponseError, Usage
 from shared.settings import Settings
@@ -65,7 +66,7 @@ async def test_a_response_that_the_api_cancels_says_what_it_has_used(
     async with working(redis, settings) as worker:
         key = await accept(redis, settings, request)
         await run_to_the_middle(redis, worker, key)
-        assert await closing.cancel(redis, settings, key, "api") == "ended"
+        assert await closing.cancel(redis, settings, key, "api", Offload().run) == "ended"
         ended = await snapshot_of(redis, key)
         assert (ended.status, ended.output) == ("cancelled", ())
         made = await tokens_of(redis, key)
@@ -79,7 +80,7 @@ async def test_usage_is_exact_in_the_middle_of_a_long_text(redis: RedisClient, s
         key = await accept(redis, settings, make_request("Count slowly to 1000"))
         await worker.ownership.start_response(str(key))
         await until_more_than(redis, key, 300)
-        await closing.cancel(redis, settings, key, "api")
+        await closing.cancel(redis, settings, key, "api", Offload().run)
         usage = (await snapshot_of(redis, key)).usage
         assert usage is not None
         assert usage.output_tokens == await tokens_of(redis, key)
@@ -96,7 +97,7 @@ async def test_usage_is_completed_from_the_log(redis: RedisClient, settings: Set
     entries = [NewEntry(b"event: x\ndata: {}\n\n", tokens) for tokens in ((1, 2, 3, 4), (5,), (6, 7))]
     log = ResponseLog(LogLimits.of(settings), key)
     await write_now(redis, log.append(acquired.lease.proof, 1, entries, stored))
-    await closing.cancel(redis, settings, key, "api")
+    await closing.cancel(redis, settings, key, "api", Offload().run)
     more = 0 if covers.startswith("everything") else 3
     expected = Usage(9, InputTokensDetails(), 4 + more, OutputTokensDetails(3 + more), 13 + more)
     assert (await snapshot_of(redis, key)).usage == expected
@@ -114,7 +115,7 @@ async def test_what_a_dead_owner_has_made_is_counted_once_and_not_left_out(
         before = await tokens_of(redis, key)
         await worker.ownership.start_response(str(key))
         await until_more_than(redis, key, before)
-        await closing.cancel(redis, settings, key, "api")
+        await closing.cancel(redis, settings, key, "api", Offload().run)
         made = await tokens_of(redis, key)
         assert made > before
         check((await snapshot_of(redis, key)).usage, made, made)
@@ -141,9 +142,11 @@ async def test_a_response_for_which_nothing_was_made_has_no_usage(
 ) -> None:
     key = await accept(redis, settings)
     if end == "cancelled":
-        await closing.cancel(redis, settings, key, "api")
+        await closing.cancel(redis, settings, key, "api", Offload().run)
     else:
         error = ResponseError("server_error", "no")
-        await closing.end_at_once(redis, settings, key, "api", lambda born: lifecycle.fail(born, error))
+        await closing.end_at_once(
+            redis, settings, key, "api", lambda born: lifecycle.fail(born, error), Offload().run
+        )
     ended = await snapshot_of(redis, key)
     assert (ended.status, ended.usage) == (end, None)

@@ -15,6 +15,7 @@ import pytest
 from openai import OpenAI
 from openai.types.webhooks import ResponseCancelledWebhookEvent
 
+from api.offload import Offload
 from api.tenants import Tenants
 from local.ports import find_free
 from local.valkey import Valkey
@@ -59,7 +60,7 @@ async def create(redis: RedisClient, settings: Settings, tenant: str = "acme", *
 async def end(redis: RedisClient, settings: Settings, tenant: str = "acme") -> str:
     """Makes a response, and cancels it; returns its id."""
     key = await create(redis, settings, tenant)
-    assert await closing.cancel(redis, settings, key, "api") == "ended"
+    assert await closing.cancel(redis, settings, key, "api", Offload().run) == "ended"
     return key.response_id
 
 
@@ -151,13 +152,13 @@ async def test_every_way_to_end_a_response_leaves_an_entry_for_its_webhook(
         await finish(redis, worker, lost)
         ended[lost.response_id] = "failed"
     left = await create(redis, settings)
-    await closing.cancel(redis, settings, left, "worker")
+    await closing.cancel(redis, settings, left, "worker", Offload().run)
     ended[left.response_id] = "cancelled"
     kept = await create(redis, settings)
-    assert await closing.cancel_kept(redis, settings, kept, "api")
+    assert await closing.cancel_kept(redis, settings, kept, "api", Offload().run)
     ended[kept.response_id] = "cancelled"
     assert {entry.response_id: entry.status for entry in await waiting(redis)} == ended
-    assert await closing.cancel(redis, settings, kept, "api") == "closed"
+    assert await closing.cancel(redis, settings, kept, "api", Offload().run) == "closed"
     assert len(await waiting(redis)) == len(ended)
 
 
@@ -193,7 +194,7 @@ async def test_the_ends_of_stored_background_responses_are_delivered_and_no_othe
             asking = asyncio.create_task(client.post("/v1/responses", json=body, headers=headers))
             key = await until_accepted(redis)
             assert await redis.command("HGET", keys.state(key), "webhooks") == names
-            assert await closing.cancel(redis, settings, key, "test") == "ended"
+            assert await closing.cancel(redis, settings, key, "test", Offload().run) == "ended"
             assert (await asking).status_code == 200
     entries = [entry for name in ("main", "audit") for entry in await waiting(redis, name=name)]
     assert [entry.response_id for entry in entries] == [key.response_id] * 2
@@ -235,7 +236,7 @@ async def test_a_tenant_without_webhooks_pays_nothing_for_those_of_others(
         await redis.command("DEL", keys.OUTBOXES, keys.outbox("acme", "main"))
         await redis.command("CONFIG", "RESETSTAT")
         await response_store.create(redis, settings, new)
-        await closing.cancel(redis, settings, key, "api")
+        await closing.cancel(redis, settings, key, "api", Offload().run)
         found = await redis.command("INFO", "commandstats")
         calls = {name.removeprefix("cmdstat_"): stats["calls"] for name, stats in found.items()}
         return Counter({name: count for name, count in calls.items() if name not in ("ping", "info")})

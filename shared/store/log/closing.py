@@ -32,7 +32,7 @@ from shared.responses import (
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ConversationKey, ResponseKey
-from shared.store.log.made_calls import MadeCalls, may_have_calls
+from shared.store.log.made_calls import MadeCalls, OffLoop, may_have_calls
 from shared.store.log.response_log import Closing, LogLimits, NewEntry, ResponseLog, write_now
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, LeaseLost
@@ -63,7 +63,7 @@ def closing_of(
     input_items: Sequence[InputItem] = (),
     unshown: Mapping[int, ServerCall] = MappingProxyType({}),
     turns: Mapping[int, InTurn] = MappingProxyType({}),
-    made: Sequence[InputItem] = (),
+    made: Sequence[InputItem | msgspec.Raw] = (),
 ) -> Closing:
     """Returns what closes a log besides its terminal event.
 
@@ -126,26 +126,29 @@ def listed_s(tenant: str, settings: Settings) -> float:
 
 
 async def cancel(
-    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str
+    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str, off_loop: OffLoop
 ) -> Literal["ended", "closed", "missing"]:
     """Closes a response as cancelled. Returns the same as `end_at_once`."""
-    return await end_at_once(redis, settings, key, owner, lifecycle.cancel, MadeCalls(redis, key))
+    made = MadeCalls(redis, settings, key, off_loop)
+    return await end_at_once(redis, settings, key, owner, lifecycle.cancel, off_loop, made)
 
 
-async def cancel_kept(redis: RedisClient, settings: Settings, key: ResponseKey, owner: str) -> bytes | None:
+async def cancel_kept(
+    redis: RedisClient, settings: Settings, key: ResponseKey, owner: str, off_loop: OffLoop
+) -> bytes | None:
     """Closes a response as cancelled, if the API may report it. Takes two round trips, and as many
-    more as its log has pages if its calls are kept.
+    more as its log has pages if its calls are kept, for at most half of `redis_timeout_s`.
 
     Returns JSON of the final response; or None, having done nothing, if it had ended already, does not exist,
     or may not be reported (`response_store.State.is_kept`).
     """
-    made = MadeCalls(redis, key)
+    made = MadeCalls(redis, settings, key, off_loop)
     while True:
         acquired = await lease.seize(redis, settings, key, owner, only_kept=True)
         if not isinstance(acquired, Acquired):
             return None
         try:
-            return await _close(redis, settings, acquired, lifecycle.cancel, made)
+            return await _close(redis, settings, acquired, lifecycle.cancel, off_loop, made)
         except LeaseLost:
             continue  # another process closed it meanwhile
 
@@ -156,6 +159,7 @@ async def end_at_once(
     key: ResponseKey,
     owner: str,
     make_event: Callable[[Response], TerminalEvent],
+    off_loop: OffLoop,
     made: MadeCalls | None = None,
 ) -> Literal["ended", "closed", "missing"]:
     """Closes a response without folding its log. `made`: finds the calls that later responses are to
@@ -169,7 +173,7 @@ async def end_at_once(
         match acquired:
             case Acquired():
                 try:
-                    await _close(redis, settings, acquired, make_event, made)
+                    await _close(redis, settings, acquired, make_event, off_loop, made)
                 except LeaseLost:
                     continue  # another process closed it meanwhile
                 return "ended"
@@ -184,39 +188,70 @@ async def _close(
     settings: Settings,
     acquired: Acquired,
     make_event: Callable[[Response], TerminalEvent],
+    off_loop: OffLoop,
     made: MadeCalls | None,
 ) -> bytes:
     """Appends the terminal event and closes the log; returns the snapshot. Raises LeaseLost."""
     usage = complete_usage(acquired.usage, acquired.uncounted_tokens)
     held, first = acquired.lease, acquired.next_sequence_number
     if acquired.answered:
-        event, closing = await _as_answered(redis, settings, acquired, usage)
+        event, last, closing = await _as_answered(redis, settings, acquired, usage, off_loop)
     else:
-        accepted = _accepted(acquired)
-        event = make_event(msgspec.structs.replace(accepted, usage=usage))
-        calls = await made.read_on() if made is not None and may_have_calls(accepted) else ()
-        closing = closing_of(event, held.key.tenant, settings, made=calls)
+        event, last, closing = await _as_made(settings, acquired, usage, make_event, off_loop, made)
     if acquired.answered or closing.status == "cancelled":  # its owner may be alive, and is generating
         closing = replace(closing, tells_owner=True)
     log = ResponseLog(LogLimits.of(settings), held.key)
-    await write_now(redis, log.close(held.proof, first, [NewEntry(frame(event, first))], closing))
+    await write_now(redis, log.close(held.proof, first, [NewEntry(last)], closing))
     metrics.RESPONSES.labels(metrics.model_label(event.response.model), closing.status).inc()
     return closing.snapshot
 
 
+_Closed = tuple[TerminalEvent, bytes, Closing]
+"""A terminal event, its frame, and what is set with it."""
+
+
 async def _as_answered(
-    redis: RedisClient, settings: Settings, acquired: Acquired, usage: Usage | None
-) -> tuple[TerminalEvent, Closing]:
+    redis: RedisClient, settings: Settings, acquired: Acquired, usage: Usage | None, off_loop: OffLoop
+) -> _Closed:
     """Returns how a response ends that had its answer before it was ended: with that, and with what has been
     compacted since, if that is whole."""
-    answered, key = msgspec.json.decode(acquired.answered, type=WholeAnswer), acquired.lease.key
+    stored, key = acquired.answered, acquired.lease.key
+    answered = await off_loop(len(stored), lambda: msgspec.json.decode(stored, type=WholeAnswer))
     later = await redis.command("XRANGE", keys.log(key), f"{answered.entries + 1}-0", "+")
-    events = [decode(fields[b"e"]) for _, fields in later]
-    done = [event.item for event in events if isinstance(event, OutputItemDone)]
-    output = (*answered.response.output, *done)
-    response = msgspec.structs.replace(answered.response, output=output, usage=usage)
-    event = ResponseIncomplete(response) if response.status == "incomplete" else ResponseCompleted(response)
-    return event, closing_of(event, key.tenant, settings, answered.input, answered.unshown, answered.turns)
+    frames = [fields[b"e"] for _, fields in later]
+
+    def end() -> _Closed:
+        done = [event.item for event in map(decode, frames) if isinstance(event, OutputItemDone)]
+        output = (*answered.response.output, *done)
+        response = msgspec.structs.replace(answered.response, output=output, usage=usage)
+        is_cut = response.status == "incomplete"
+        event = ResponseIncomplete(response) if is_cut else ResponseCompleted(response)
+        last = frame(event, acquired.next_sequence_number)
+        joining, unshown, turns = answered.input, answered.unshown, answered.turns
+        return event, last, closing_of(event, key.tenant, settings, joining, unshown, turns)
+
+    return await off_loop(len(stored) + sum(map(len, frames)), end)
+
+
+async def _as_made(
+    settings: Settings,
+    acquired: Acquired,
+    usage: Usage | None,
+    make_event: Callable[[Response], TerminalEvent],
+    off_loop: OffLoop,
+    made: MadeCalls | None,
+) -> _Closed:
+    """Returns how a response ends of which nothing but the calls is kept."""
+    size_bytes = len(acquired.first_frame)
+    accepted = await off_loop(size_bytes, lambda: _accepted(acquired))
+    calls = await made.read_on() if made is not None and may_have_calls(accepted) else ()
+
+    def end() -> _Closed:
+        event = make_event(msgspec.structs.replace(accepted, usage=usage))
+        last = frame(event, acquired.next_sequence_number)
+        return event, last, closing_of(event, acquired.lease.key.tenant, settings, made=calls)
+
+    return await off_loop(size_bytes + sum(map(len, calls)), end)
 
 
 def _accepted(acquired: Acquired) -> Response:
