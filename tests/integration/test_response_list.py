@@ -2,7 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from api.offload import Offload
+from local.valkey import Valkey
 from shared import lifecycle
 from shared.responses import InputTokensDetails, OutputTokensDetails, Response, ResponseError, Usage
 from shared.settings import Settings
@@ -19,6 +22,7 @@ from shared.store.log import closing
 from shared.store.records.listing import Wanted, list_page
 from shared.store.redis.client import RedisClient
 from tests.conversing import CREATED_AT_S, Client, error_of, serving
+from tests.patience import PATIENCE_S
 from tests.requests import accept, make_request
 
 USAGE = Usage(1, InputTokensDetails(), 1, OutputTokensDetails(), 2)
@@ -121,6 +125,46 @@ async def test_a_page_begins_after_a_response_of_another_cell_by_its_time(client
     assert (await client.get("/responses", params={"after": low})).status_code == 404
     wrong = await client.get("/responses", headers={"Antiphon-Place": "x"})
     assert error_of(wrong) == (400, "Antiphon-Place", "invalid_value")
+
+
+@pytest.fixture
+def danish_valkey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Valkey]:
+    """Runs a server in whose locale `aa` comes after `ab`."""
+    localedef = shutil.which("localedef") or pytest.skip("this machine makes no locales")
+    made = [localedef, "-i", "da_DK", "-f", "UTF-8", str(tmp_path / "da_DK.UTF-8")]
+    if subprocess.run(made, check=False, capture_output=True).returncode:
+        pytest.skip("this machine has no Danish locale")
+    monkeypatch.setenv("LOCPATH", str(tmp_path))
+    monkeypatch.setenv("LC_ALL", "da_DK.UTF-8")
+    with Valkey(tmp_path / "data") as valkey:
+        yield valkey
+
+
+async def test_responses_of_one_millisecond_have_one_order_whatever_the_locale_of_redis(
+    danish_valkey: Valkey,
+) -> None:
+    """It asks for what comes after each of some responses of one millisecond, in both orders."""
+    redis = RedisClient.connect(danish_valkey.url, timeout_s=PATIENCE_S)
+    try:
+        await check_order(redis)
+    finally:
+        await redis.close()
+
+
+async def check_order(redis: RedisClient) -> None:
+    ids = [f"resp_0_{'f' * 29}{end}" for end in ("0aa", "1aa", "1ab", "1b0", "aa0", "ab0")]
+    index = f"{keys.listed('one')}//"
+    for id_ in ids:
+        state = keys.state(ResponseKey("one", id_))
+        await redis.command("HSET", state, "head", HEAD.replace("ID", id_), "closed", "completed")
+        await redis.command("ZADD", index, 1, id_)
+    for newest, order in ((False, ids), (True, ids[::-1])):
+        for place, seen in enumerate(order):
+            await redis.command("ZREM", index, seen)  # so its place is found by comparing
+            page = await list_page(redis, "one", Wanted(), seen, 10, is_newest_first=newest, after_ms=1)
+            await redis.command("ZADD", index, 1, seen)
+            assert page != "unknown"
+            assert [head.id for head in page.heads] == order[place + 1 :]
 
 
 async def test_a_filter_finds_a_status_a_member_of_metadata_and_both(

@@ -18,6 +18,16 @@ local function created_ms_of(id)
   return known or (after_ms ~= '' and after_ms) or nil
 end
 
+-- Whether an id comes after another one of the same millisecond: by bytes, as in Redis's own order. `>` compares as the
+-- server's locale does.
+local function comes_after(id, other)
+  for place = 1, math.min(#id, #other) do
+    local difference = string.byte(id, place) - string.byte(other, place)
+    if difference ~= 0 then return difference > 0 end
+  end
+  return #id > #other
+end
+
 -- The place in this index of what comes after a response, whether it is in it or not.
 local function place_after(id, created_ms)
   local rank = redis.call(is_newest_first and 'ZREVRANK' or 'ZRANK', name, id)
@@ -25,7 +35,7 @@ local function place_after(id, created_ms)
   local place = is_newest_first and redis.call('ZCOUNT', name, '(' .. created_ms, '+inf')
     or redis.call('ZCOUNT', name, '-inf', '(' .. created_ms)
   for _, other in ipairs(redis.call('ZRANGEBYSCORE', name, created_ms, created_ms)) do
-    if (other > id) == is_newest_first then place = place + 1 end
+    if comes_after(other, id) == is_newest_first then place = place + 1 end
   end
   return place
 end
