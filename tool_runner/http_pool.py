@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
@@ -19,6 +18,7 @@ import httpx2
 
 from shared import traces
 from shared.egress import Egress, GuardedTransport
+from shared.retry_after import read_retry_after_s
 from shared.settings import Settings
 from tool_runner.servers import HttpServer
 
@@ -271,14 +271,6 @@ def is_same_place(url: httpx2.URL, other: httpx2.URL) -> bool:
 
 def read_wait_s(response: httpx2.Response, now: datetime) -> float | None:
     """Returns for how long a busy server (429) asks to be left alone, or None if it does not."""
-    text = response.headers.get("retry-after", "").strip()
-    if response.status_code != HTTPStatus.TOO_MANY_REQUESTS or not text:
+    if response.status_code != HTTPStatus.TOO_MANY_REQUESTS:
         return None
-    if text.isascii() and text.isdecimal() and len(text) < 10:
-        return float(text)
-    try:
-        then = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    then = then if then.tzinfo else then.replace(tzinfo=UTC)
-    return max(0.0, (then - now).total_seconds())
+    return read_retry_after_s(response.headers.get("retry-after", ""), now)

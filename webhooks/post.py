@@ -7,6 +7,7 @@ redirect, keeps no cookie, reads little of an answer, and uses no connection twi
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx2
@@ -16,7 +17,7 @@ from shared.settings import Settings
 from shared.store.webhooks.outbox import OutboxEntry
 from shared.tenants_file import Webhook
 from webhooks.message import body_of, headers_of
-from webhooks.verdict import Delivered, Undelivered, read_status
+from webhooks.verdict import Delivered, Undelivered, read_answer
 
 _ANSWER_BYTES_MAX = 64 * 1024
 _ANSWER_TIMEOUT_S = 1.0
@@ -48,13 +49,14 @@ class Post:
         """Sends an event once. Never raises for what the receiver does; a reason names no address."""
         body = body_of(entry)
         headers = headers_of(entry, body, webhook.secrets, int(self._clock()))
-        status: int | None = None
+        outcome: Delivered | Undelivered | None = None
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
                 self._client.stream("POST", webhook.url, content=body, headers=headers) as answer,
             ):
-                status = answer.status_code
+                now = datetime.fromtimestamp(self._clock(), UTC)
+                outcome = read_answer(answer.status_code, answer.headers.get("retry-after", ""), now)
                 await _read_some(answer)
         except (TimeoutError, httpx2.TimeoutException):
             failure = Undelivered(f"no answer within {self._timeout_s:g} s")
@@ -63,7 +65,7 @@ class Post:
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
             failure = Undelivered(f"no answer ({type(error).__name__})")
         # A receiver that has taken the event need not finish its answer.
-        return failure if status is None else read_status(status)
+        return failure if outcome is None else outcome
 
     async def close(self) -> None:
         await self._client.aclose()

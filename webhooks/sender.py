@@ -1,14 +1,13 @@
 """Delivers what webhooks have to deliver: claims it, sends it, and ends the claim.
 
-Owns how many deliveries are in flight, and that no webhook holds up another. Any number of processes may do
-this side by side. docs/adr/0052-an-outbox-written-by-the-close.md.
+`places.py` owns how many deliveries of whom are in flight. Any number of processes may do this side by
+side. docs/adr/0052-an-outbox-written-by-the-close.md.
 """
 
 import asyncio
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from shared import logs, metrics
@@ -18,6 +17,7 @@ from shared.store.redis.insisting import insist
 from shared.store.webhooks.outbox import DeliveryClaim, Outbox
 from shared.tenants_file import Roster
 from webhooks.message import event_type
+from webhooks.places import SWIFT_S, Places
 from webhooks.post import Post
 from webhooks.verdict import Delivered, GivenUp, TryAgain, Undelivered, judge
 
@@ -26,50 +26,6 @@ _log = logging.getLogger(__name__)
 _POLL_INTERVAL_S = 0.25
 _SKEW_MAX_S = 60.0
 """Receivers allow for five minutes."""
-_AILING_SHARE = 2
-"""Webhooks whose last delivery failed have at most one part in this many of the places."""
-
-
-class Places:
-    """Who has a place among the deliveries in flight. Pure.
-
-    A tenant has a part of them. A webhook whose last delivery failed has one place, and all such webhooks
-    together have half of them, so that those that answer always find a place.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._places_max = settings.webhooks_in_flight_max
-        self.tenant_max = settings.tenant_webhooks_in_flight_max
-        self._in_flight: Counter[str] = Counter()
-        """`tenant/name` -> deliveries."""
-        self._ailing: set[str] = set()
-
-    @property
-    def free(self) -> int:
-        return self._places_max - self._in_flight.total()
-
-    def rooms(self) -> dict[str, int]:
-        """Returns what has room for fewer than `tenant_max` further deliveries: a tenant, or `tenant/name` ->
-        for how many."""
-        rooms: dict[str, int] = {}
-        for name, count in self._in_flight.items():
-            tenant = name.partition("/")[0]
-            rooms[tenant] = max(0, rooms.get(tenant, self.tenant_max) - count)
-        ailing = sum(self._in_flight[name] for name in self._ailing)
-        is_full = ailing >= max(1, self._places_max // _AILING_SHARE)
-        return rooms | {name: int(not is_full and not self._in_flight[name]) for name in self._ailing}
-
-    def take(self, name: str) -> None:
-        self._in_flight[name] += 1
-
-    def leave(self, name: str) -> None:
-        self._in_flight[name] -= 1
-        if not self._in_flight[name]:
-            del self._in_flight[name]
-
-    def note(self, name: str, *, is_well: bool) -> None:
-        """Notes whether a webhook's last delivery arrived."""
-        self._ailing.discard(name) if is_well else self._ailing.add(name)
 
 
 class Sender:
@@ -95,7 +51,9 @@ class Sender:
         self._freed = asyncio.Event()
 
     def take(self, roster: Roster) -> None:
+        """Takes a new version of the tenants file. Who wanted to be left alone may be somebody else now."""
         self._roster = roster
+        self._places.forget_waits()
 
     async def refresh_metrics(self) -> None:
         metrics.WEBHOOKS_IN_FLIGHT.set(len(self._tasks))
@@ -107,7 +65,7 @@ class Sender:
             claims: Sequence[DeliveryClaim] = []
             try:
                 places = self._places
-                claims = await self._outbox.claim(places.free, places.tenant_max, places.rooms())
+                claims = await self._outbox.claim(places.free, places.rooms(self._roster.webhooks))
             except REDIS_AWAY as away:
                 _log.warning("nothing delivered, Redis is unavailable (%s)", away)
             for claim in claims:
@@ -157,13 +115,27 @@ class Sender:
     async def _send(self, claim: DeliveryClaim) -> Delivered | Undelivered:
         webhook = self._roster.webhooks.get(claim.tenant, {}).get(claim.webhook)
         if webhook is None:  # its entries wait, in case it comes back
-            self._places.note(claim.name, is_well=True)
+            self._places.note(claim.name, "swift")
             return Undelivered("not in the tenants file")
         if event_type(claim.entry) not in webhook.event_types:
             return Delivered()
-        outcome = await self._post.deliver(webhook, claim.entry)
-        self._places.note(claim.name, is_well=isinstance(outcome, Delivered))
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        waiting = loop.call_later(SWIFT_S, self._places.note_waiting, claim.name)
+        try:
+            outcome = await self._post.deliver(webhook, claim.entry)
+        finally:
+            waiting.cancel()
+        self._note(claim.name, outcome, loop.time() - began_s)
         return outcome
+
+    def _note(self, name: str, outcome: Delivered | Undelivered, took_s: float) -> None:
+        match outcome:
+            case Delivered():
+                self._places.note(name, "swift" if took_s <= SWIFT_S else "slow")
+            case Undelivered(wait_s=wait_s):
+                self._places.note(name, "failing")
+                self._places.leave_alone(name, wait_s)
 
     async def _settle(self, claim: DeliveryClaim, outcome: Delivered | Undelivered) -> None:
         response_id = claim.entry.response_id

@@ -1,7 +1,8 @@
 """The chaos cluster's receiver of webhooks: an unreliable server of a tenant's.
 
-Owns the tenants file that registers it, and records every delivery. It represents the outside world, and is
-never killed; now and then it refuses a delivery, loses its answer, or answers too late.
+Owns the tenants file that registers it, and records every delivery, with what an API node says meanwhile of
+the response. It represents the outside world, and is never killed; now and then it refuses a delivery, also
+for a time that it names, loses its answer, or answers too late.
 """
 
 import asyncio
@@ -9,10 +10,12 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import httpx
+import msgspec
 from openai import InvalidWebhookSignatureError, OpenAI
 
 from tests.chaos.history import Delivered, Recorder
@@ -25,13 +28,35 @@ SETTINGS = {
     "ANTIPHON_WEBHOOK_TIMEOUT_S": str(TIMEOUT_S),
     "ANTIPHON_WEBHOOK_RETRY_FIRST_S": "0.2",
 }
-_REFUSED, _LOST, _LATE = 0.15, 0.1, 0.03
+_BUSY, _REFUSED, _LOST, _LATE = 0.03, 0.12, 0.1, 0.03
+_ASKING_S = 1.0
 _TRIES_MAX = 3
 """From this one on, an event is taken."""
 
 
+class StatusReader:
+    """Reads the status of responses from API nodes, once there are any."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+        self.urls: Sequence[str] = ()
+
+    async def read(self, response_id: str) -> str:
+        """Returns it as any node reports it, or '' if none does soon, or the response is deleted."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ASKING_S):
+                for url in self.urls:
+                    with suppress(httpx.HTTPError):
+                        answer = await self._http.get(f"{url}/v1/responses/{response_id}")
+                        if answer.status_code == 200:
+                            return str(answer.json()["status"])
+        return ""
+
+
 @asynccontextmanager
-async def receiving_deliveries(recorder: Recorder, folder: Path, seed: int) -> AsyncIterator[None]:
+async def receiving_deliveries(
+    recorder: Recorder, folder: Path, seed: int, read_status: Callable[[str], Awaitable[str]]
+) -> AsyncIterator[None]:
     """Runs the receiver, and writes the tenants file into `folder`."""
     rng, tries = random.Random(f"{seed} webhooks"), Counter[str]()
     with OpenAI(api_key="any", base_url="http://127.0.0.1:1", webhook_secret=SECRET) as client:
@@ -39,13 +64,17 @@ async def receiving_deliveries(recorder: Recorder, folder: Path, seed: int) -> A
         async def answer(arrival: Arrival) -> bytes:
             tries[arrival.response_id] += 1
             fate = rng.random() if tries[arrival.response_id] < _TRIES_MAX else 1.0
-            is_taken = fate >= _REFUSED
-            _record(recorder, client, arrival, is_taken=is_taken)
+            is_taken = fate >= _BUSY + _REFUSED
+            seen = _read(client, arrival, recorder.now_s(), is_taken=is_taken)
+            status_then = await read_status(seen.response_id)
+            recorder.note(msgspec.structs.replace(seen, status_then=status_then))
+            if fate < _BUSY:
+                return status(503, "retry-after: 1")
             if not is_taken:
                 return status(500)
-            if fate < _REFUSED + _LOST:
+            if fate < _BUSY + _REFUSED + _LOST:
                 return b""
-            if fate < _REFUSED + _LOST + _LATE:
+            if fate < _BUSY + _REFUSED + _LOST + _LATE:
                 await asyncio.sleep(1.5 * TIMEOUT_S)
             return status(200)
 
@@ -56,13 +85,11 @@ async def receiving_deliveries(recorder: Recorder, folder: Path, seed: int) -> A
             yield
 
 
-def _record(recorder: Recorder, client: OpenAI, arrival: Arrival, *, is_taken: bool) -> None:
+def _read(client: OpenAI, arrival: Arrival, at_s: float, *, is_taken: bool) -> Delivered:
     try:
         client.webhooks.verify_signature(arrival.body, dict(arrival.headers))
         is_signed = arrival.event["id"] == arrival.headers["webhook-id"]
     except InvalidWebhookSignatureError:
         is_signed = False
     event = arrival.event
-    recorder.note(
-        Delivered(recorder.now_s(), event["data"]["id"], event["type"], event["id"], is_signed, is_taken)
-    )
+    return Delivered(at_s, event["data"]["id"], event["type"], event["id"], is_signed, is_taken)

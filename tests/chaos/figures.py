@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from shared.responses import TERMINAL
 from tests.chaos.history import (
     Delivered,
     EventSeen,
@@ -42,6 +43,8 @@ class Figures:
     delivered: int
     """The number of responses whose ends webhooks have delivered."""
     deliveries: int
+    delivered_when_ended: int
+    """Of the deliveries, those during which an API node said how the response had ended."""
     stalls_s: Sequence[float]
     """For every streamed response, in order of size: the longest wait for an event, beyond the plan's own."""
     stalls_taken_over_s: Sequence[float]
@@ -83,6 +86,7 @@ def measure(observations: Sequence[Observation], store: Store) -> Figures:
         ),
         delivered=len({seen.response_id for seen in told if seen.is_taken}),
         deliveries=len(told),
+        delivered_when_ended=sum(seen.status_then in TERMINAL for seen in told),
         stalls_s=sorted(stalls),
         stalls_taken_over_s=sorted(stalls_taken_over),
     )
@@ -121,7 +125,8 @@ def describe(figures: Figures) -> str:
         f"{figures.broken_views} views broken by faults",
         f"{figures.taken_over} responses were taken over, {figures.takeovers} times in all; "
         f"{figures.deaths} deaths of owners; {figures.failed_calls} tool calls with unknown outcome",
-        f"{figures.delivered} ends were delivered to webhooks, in {figures.deliveries} attempts",
+        f"{figures.delivered} ends were delivered to webhooks, in {figures.deliveries} attempts; "
+        f"during {figures.delivered_when_ended} of these a node said that the response had ended",
     ]
     for role, actions in sorted(figures.strikes.items()):
         lines.append(

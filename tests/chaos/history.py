@@ -148,6 +148,8 @@ class Delivered(_Observation, frozen=True, tag="delivered"):
     event_id: str
     is_signed: bool
     is_taken: bool
+    status_then: str = ""
+    """The status of the response as an API node reported it meanwhile; empty if none did."""
 
 
 OfCall = (

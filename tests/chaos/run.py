@@ -16,7 +16,7 @@ from tests.chaos import clients, dump, figures, lives
 from tests.chaos.checker import check
 from tests.chaos.clients import World
 from tests.chaos.courses import Course
-from tests.chaos.deliveries import receiving_deliveries
+from tests.chaos.deliveries import StatusReader, receiving_deliveries
 from tests.chaos.figures import Figures
 from tests.chaos.history import Asked, Ended, Observation, Recorder, Store
 from tests.chaos.judging import Violation
@@ -46,9 +46,11 @@ async def run(course: Course, folder: Path) -> Judgement:
         paths = {LABEL: "/mcp", KEPT: "/kept/mcp", HELD: "/sse"}
         entries = {label: {"url": f"{url}{path}"} for label, path in paths.items()}
         (folder / "servers.json").write_text(json.dumps(entries))
-        await stack.enter_async_context(receiving_deliveries(recorder, folder, course.seed))
-        stage = await stack.enter_async_context(set_up(course, folder))
         http = await stack.enter_async_context(clients.open_http())
+        asking = StatusReader(http)
+        await stack.enter_async_context(receiving_deliveries(recorder, folder, course.seed, asking.read))
+        stage = await stack.enter_async_context(set_up(course, folder))
+        asking.urls = stage.cluster.urls
         world = World(stage.cluster.urls, recorder, http, str(course.seed), course.plans, course.ways)
         journals = dump.Journals(stage.redis_url)
         await _run_undisturbed(world)

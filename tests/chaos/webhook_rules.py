@@ -47,6 +47,8 @@ def _find_fault(attempts: Sequence[Delivered], log: Log | None, *, is_deleted: b
         return "a delivery was not signed"
     if len({(seen.event_type, seen.event_id) for seen in attempts}) != 1:
         return f"its deliveries differ: {sorted({seen.event_type for seen in attempts})}"
+    if open_then := {seen.status_then for seen in attempts} - {"", attempts[0].event_type.partition(".")[2]}:
+        return f"{attempts[0].event_type} was delivered, and the response was {sorted(open_then)}"
     if log is None:
         return None if is_deleted else "it does not exist"
     event_type = attempts[0].event_type

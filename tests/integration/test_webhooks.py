@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_network
@@ -32,7 +32,7 @@ from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.joint_scripts import StoreCall
 from shared.store.webhooks import outbox
-from shared.store.webhooks.outbox import Outbox, OutboxEntry
+from shared.store.webhooks.outbox import Outbox, OutboxEntry, Rooms
 from shared.tenants_file import Roster, Webhook
 from tests.edges import NOWHERE, serving
 from tests.patience import PATIENCE_S, until
@@ -46,20 +46,29 @@ from webhooks.sender import Sender
 from webhooks.verdict import Delivered
 
 OTHER_SECRET = "whsec_" + "b3RoZXJvdGhlcm90aGVyb3RoZXJvdGhlcm8="
+EACH = Rooms(8, 8)
 LOOPBACK = [ip_network("127.0.0.0/8")]
 
 
-async def create(redis: RedisClient, settings: Settings, tenant: str = "acme", **fields: Any) -> ResponseKey:
-    """Accepts a response whose end the webhook `main` of its tenant delivers."""
+async def create(
+    redis: RedisClient,
+    settings: Settings,
+    tenant: str = "acme",
+    webhooks: Sequence[str] = ("main",),
+    **fields: Any,
+) -> ResponseKey:
+    """Accepts a response whose end the webhooks of its tenant with these names deliver."""
     request = make_request("Hello", background=True, **fields)
     key = ResponseKey(tenant, request.response.id)
-    await response_store.create(redis, settings, replace(NewResponse.of(key, request, {}), webhooks=["main"]))
+    await response_store.create(redis, settings, replace(NewResponse.of(key, request, {}), webhooks=webhooks))
     return key
 
 
-async def end(redis: RedisClient, settings: Settings, tenant: str = "acme") -> str:
+async def end(
+    redis: RedisClient, settings: Settings, tenant: str = "acme", webhooks: Sequence[str] = ("main",)
+) -> str:
     """Makes a response, and cancels it; returns its id."""
-    key = await create(redis, settings, tenant)
+    key = await create(redis, settings, tenant, webhooks)
     assert await closing.cancel(redis, settings, key, "api", Offload().run) == "ended"
     return key.response_id
 
@@ -98,11 +107,13 @@ async def sending(redis: RedisClient, settings: Settings, roster: Roster) -> Asy
         await post.close()
 
 
-async def until_settled(redis: RedisClient, tenant: str = "acme", failures: int | None = None) -> None:
+async def until_settled(
+    redis: RedisClient, tenant: str = "acme", failures: int | None = None, name: str = "main"
+) -> None:
     """Waits until nothing is left in an outbox, or each entry has failed that often."""
 
     async def is_so() -> bool:
-        found = await waiting(redis, tenant)
+        found = await waiting(redis, tenant, name)
         return not found if failures is None else [entry.failures for entry in found] == [failures]
 
     await until(is_so)
@@ -446,6 +457,88 @@ async def test_a_receiver_that_hangs_holds_up_nobody_else(redis: RedisClient, se
         assert (sorted(slow.ids()), sorted(fast.ids())) == (sorted(hung), sorted(swift))
 
 
+async def test_a_slow_webhook_holds_up_no_other_one_of_its_tenant(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """It takes what it gets, but late: at its best it has its part of its tenant's places, and no more."""
+    settings = settings.model_copy(update={"tenant_webhooks_in_flight_max": 4, "webhook_timeout_s": 120.0})
+    released = asyncio.Event()
+    answered = Counter[str]()
+
+    async def hang(arrival: Arrival) -> bytes:
+        answered[arrival.path] += 1
+        if answered["/slow"] > 1:  # it has answered once, so it counts as sound
+            await released.wait()
+        return await take(arrival)
+
+    async with receiving(hang) as slow, receiving() as fast:
+        hooks = {"slow": Webhook(slow.url("/slow"), (SECRET,)), "fast": Webhook(fast.url(), (SECRET,))}
+        async with sending(redis, settings, Roster({}, webhooks={"acme": hooks})):
+            ended = [await end(redis, settings, webhooks=list(hooks)) for _ in range(12)]
+            await until(lambda: len(fast.arrivals) == len(ended))
+            assert len(slow.arrivals) <= 1 + 2
+            released.set()
+            for name in hooks:
+                await until_settled(redis, name=name)
+        assert sorted(slow.ids()) == sorted(fast.ids()) == sorted(ended)
+
+
+async def test_many_webhooks_that_hang_hold_up_no_other_tenant(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """They fail together, once they have been known to: half of the places are for those that answer."""
+    settings = settings.model_copy(
+        update={"webhooks_in_flight_max": 4, "webhook_timeout_s": 120.0, "webhook_retry_first_s": 0.01}
+    )
+    names = [f"t{number}" for number in range(8)]
+    failed, released = Counter[str](), asyncio.Event()
+
+    async def fail_and_hang(arrival: Arrival) -> bytes:
+        failed[arrival.response_id] += 1
+        if failed[arrival.response_id] > 1:
+            await released.wait()
+        return status(500)
+
+    async with receiving(fail_and_hang) as dead, receiving() as well:
+        roster = roster_of(*[dead.url()] * len(names), well.url())
+        async with sending(redis, settings, roster):
+            for name in names:
+                await end(redis, settings, name)
+            await until(lambda: failed.total() >= len(names) + 2)
+            last = await end(redis, settings, f"t{len(names)}")
+            await until(lambda: well.ids() == [last])
+            assert failed.total() == len(names) + 2
+            released.set()
+
+
+async def test_a_receiver_that_is_busy_is_left_alone_for_as_long_as_it_asks(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """With all that waits for it; another webhook is not."""
+    settings = settings.model_copy(update={"webhook_retry_first_s": 0.01})
+
+    async def refuse(_: Arrival) -> bytes:
+        return status(429, "retry-after: 3600")
+
+    first = await end(redis, settings)
+    async with (
+        receiving(refuse) as busy,
+        receiving() as other,
+        sending(redis, settings, roster_of(busy.url(), other.url())) as sender,
+    ):
+        await until_settled(redis, failures=1)
+        second = await end(redis, settings)
+        third = await end(redis, settings, "t1")
+        await until(lambda: other.ids() == [third])
+        assert busy.ids() == [first]
+        due_ms = await redis.command("ZSCORE", keys.outbox("acme", "main"), str((await waiting(redis))[1]))
+        now_s, _ = await redis.command("TIME")
+        assert 3_500 < float(due_ms) / 1000 - int(now_s) <= 3_601
+        sender.take(roster_of(busy.url("/new"), other.url()))  # somebody else, who may have time
+        await until(lambda: len(busy.ids()) == 2)
+        assert busy.ids() == [first, second]
+
+
 async def test_many_senders_share_an_outbox_and_deliver_each_end_once(
     redis: RedisClient, settings: Settings
 ) -> None:
@@ -462,10 +555,10 @@ async def test_what_a_dead_sender_had_claimed_is_delivered_by_another(
 ) -> None:
     response_id = await end(redis, settings)
     dead = Outbox(redis, settings, "dead")
-    (claim,) = await dead.claim(8, 8, {})
+    (claim,) = await dead.claim(8, EACH)
     assert claim.entry.response_id == response_id
     async with receiving() as receiver, sending(redis, settings, roster_of(receiver.url())):
-        assert await Outbox(redis, settings, "probe").claim(8, 8, {}) == []  # it is claimed
+        assert await Outbox(redis, settings, "probe").claim(8, EACH) == []  # it is claimed
         await make_due(redis)
         await until_settled(redis)
         assert receiver.ids() == [response_id]
@@ -501,13 +594,13 @@ async def test_a_claim_that_is_sent_twice_gets_the_same_entries(
         for count in (2, 1):
             lossy.is_losing = True
             with pytest.raises(ConnectionError):
-                await sender.claim(count, 8, {})
+                await sender.claim(count, EACH)
             lossy.is_losing = False
-            claims = await sender.claim(count, 8, {})
+            claims = await sender.claim(count, EACH)
             assert len(claims) == count
             ids -= {claim.entry.response_id for claim in claims}
         assert not ids
-        assert await sender.claim(8, 8, {}) == []
+        assert await sender.claim(8, EACH) == []
 
 
 async def test_a_sender_that_stops_gives_back_a_claim_whose_reply_it_did_not_get(
@@ -532,7 +625,7 @@ async def test_a_claim_gets_no_more_than_lua_can_return(redis: RedisClient, sett
         await redis.command("EXPIRE", key, 60)
     sender = Outbox(redis, settings, "sender")
     found: list[str] = []
-    while claims := await sender.claim(10_000, 10_000, {}):
+    while claims := await sender.claim(10_000, Rooms(10_000, 10_000)):
         found += [str(claim.entry) for claim in claims]
     assert sorted(found) == sorted(entries)
 
@@ -543,8 +636,8 @@ async def test_what_could_be_taken_back_is_not_delivered(redis: RedisClient, set
     careful = RedisClient.connect(settings.redis_url, timeout_s=0.2, durability="replica")  # there is none
     sender = Outbox(careful, settings, "sender")
     with pytest.raises(REDIS_AWAY):
-        await sender.claim(8, 8, {})
-    assert len(await sender.claim(0, 8, {})) == 0
+        await sender.claim(8, EACH)
+    assert len(await sender.claim(0, EACH)) == 0
     await careful.close()
     assert len(await waiting(redis)) == 1
 
@@ -556,9 +649,9 @@ async def test_webhooks_take_turns_when_more_is_due_than_a_claim_takes(
         for _ in range(4):
             await end(redis, settings, tenant)
     sender = Outbox(redis, settings, "sender")
-    turns = [[claim.tenant for claim in await sender.claim(2, 2, {})] for _ in range(4)]
+    turns = [[claim.tenant for claim in await sender.claim(2, Rooms(2, 2))] for _ in range(4)]
     assert turns == [["t0"] * 2, ["t1"] * 2, ["t0"] * 2, ["t1"] * 2]
-    assert await sender.claim(2, 2, {}) == []
+    assert await sender.claim(2, Rooms(2, 2)) == []
 
 
 # --- the tenants file changes -----------------------------------------------------------------------
@@ -632,7 +725,7 @@ def test_the_command_lists_what_was_given_up_and_says_if_redis_is_away(
         await redis.command("FLUSHALL")
         await end(redis, settings)
         sender = Outbox(redis, settings, "sender")
-        for claim in await sender.claim(8, 8, {}):
+        for claim in await sender.claim(8, EACH):
             await sender.give_up(claim, "no answer")
         await redis.close()
 

@@ -781,9 +781,11 @@ def delivering_run(**fields: Any) -> tuple[Run, Delivered]:
 
 def test_ends_may_be_delivered_more_than_once_and_those_of_the_foreground_are_not() -> None:
     run, told = delivering_run()
-    run.more = [msgspec.structs.replace(told, is_taken=False), told, told]
+    asked = msgspec.structs.replace(told, status_then="completed")
+    run.more = [msgspec.structs.replace(told, is_taken=False), told, asked]
     assert run.check() == []
-    assert figures.measure(run.history, run.store).delivered == 1
+    measured = figures.measure(run.history, run.store)
+    assert (measured.delivered, measured.deliveries, measured.delivered_when_ended) == (1, 3, 1)
 
 
 def test_an_end_that_was_not_delivered_is_found() -> None:
@@ -797,7 +799,12 @@ def test_an_end_that_was_not_delivered_is_found() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"event_type": "response.failed"}, {"is_signed": False}, {"response_id": "resp_0_none"}],
+    [
+        {"event_type": "response.failed"},
+        {"is_signed": False},
+        {"response_id": "resp_0_none"},
+        {"status_then": "in_progress"},
+    ],
     ids=str,
 )
 def test_a_delivery_of_an_end_that_was_none_is_found(fields: dict[str, Any]) -> None:

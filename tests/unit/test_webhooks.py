@@ -1,6 +1,10 @@
 import itertools
 import json
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import openai
@@ -17,12 +21,13 @@ from shared.tenants_file import EVENT_TYPES as TYPES
 from shared.tenants_file import FileInvalid, Roster, Webhook, read
 from tests.webhook_receiver import SECRET
 from webhooks.message import body_of, headers_of
-from webhooks.sender import Places
-from webhooks.verdict import Delivered, GivenUp, TryAgain, Undelivered, judge, read_status
+from webhooks.places import Places
+from webhooks.verdict import Delivered, GivenUp, TryAgain, Undelivered, judge, read_answer
 
 OTHER = "whsec_" + "b3RoZXJvdGhlcm90aGVyb3RoZXJvdGhlcm8="
 RESPONSE_ID = new_response_id("0")
 CLOSED_MS = 1_763_769_600_750
+NOW = datetime.fromtimestamp(CLOSED_MS / 1000, UTC)
 
 
 def entry_of(kind: str, failures: int = 0) -> OutboxEntry:
@@ -63,20 +68,20 @@ def test_an_event_is_the_same_however_often_it_is_sent_and_has_a_name_of_its_own
 
 @pytest.mark.parametrize("code", [200, 201, 204, 299])
 def test_a_receiver_takes_an_event_with_2xx(code: int) -> None:
-    assert read_status(code) == Delivered()
+    assert read_answer(code, "60", NOW) == Delivered()
 
 
 @pytest.mark.parametrize("code", [301, 302, 307, 308, 400, 401, 404, 429, 500, 503])
 def test_anything_else_is_tried_again(code: int) -> None:
     claim = DeliveryClaim("acme", "main", entry_of(TYPES[0]), CLOSED_MS)
-    failure = read_status(code)
+    failure = read_answer(code, "", NOW)
     assert isinstance(failure, Undelivered)
     assert isinstance(judge(claim, failure, Settings(), lambda low, _: low), TryAgain)
 
 
 def test_a_receiver_that_is_gone_for_good_is_asked_once() -> None:
     claim = DeliveryClaim("acme", "main", entry_of(TYPES[0]), CLOSED_MS)
-    failure = read_status(410)
+    failure = read_answer(410, "60", NOW)
     assert isinstance(failure, Undelivered)
     assert judge(claim, failure, Settings(), lambda low, _: low) == GivenUp("HTTP 410; tried once")
 
@@ -110,37 +115,137 @@ def test_the_time_that_a_role_was_away_does_not_lengthen_the_first_waits() -> No
     assert verdict.in_s < 10
 
 
-def make_places() -> Places:
-    return Places(Settings(webhooks_in_flight_max=8, tenant_webhooks_in_flight_max=3))
+@pytest.mark.parametrize(
+    ("code", "retry_after", "wait_s"),
+    [
+        (429, "60", 60.0),
+        (503, " 60 ", 60.0),
+        (429, format_datetime(NOW + timedelta(seconds=60), usegmt=True), pytest.approx(60, abs=1)),
+        (429, "1", 5.0),  # sooner than it would be tried anyway
+        (429, "0", 5.0),
+        (429, "-1", 5.0),
+        (429, "soon", 5.0),
+        (429, "9" * 500, 5.0),
+        (429, "999999999", 6 * 3_600.0),
+        (429, "Fri, 31 Dec 9999 23:59:59 GMT", 6 * 3_600.0),
+        (500, "60", 5.0),
+    ],
+)
+def test_a_busy_receiver_is_tried_no_sooner_than_it_asks(code: int, retry_after: str, wait_s: Any) -> None:
+    claim = DeliveryClaim("acme", "main", entry_of(TYPES[0]), CLOSED_MS)
+    failure = read_answer(code, retry_after, NOW)
+    assert isinstance(failure, Undelivered)
+    verdict = judge(claim, failure, Settings(), lambda _low, _high: 1.0)
+    assert isinstance(verdict, TryAgain)
+    assert verdict.in_s == wait_s
 
 
-def test_a_tenant_has_its_part_of_the_places_whatever_the_number_of_its_webhooks() -> None:
-    places = make_places()
-    for name in ("acme/main", "acme/other", "acme/main"):
-        places.take(name)
-    places.take("lab/main")
-    assert places.rooms() == {"acme": 0, "lab": 2}
-    assert places.free == 4
-    places.leave("acme/main")
-    assert places.rooms() == {"acme": 1, "lab": 2}
+def test_a_busy_receiver_does_not_put_off_the_last_try() -> None:
+    claim = DeliveryClaim("acme", "main", entry_of(TYPES[0]), CLOSED_MS + (72 * 3_600 - 10) * 1000)
+    failure = read_answer(429, "3600", NOW)
+    assert isinstance(failure, Undelivered)
+    verdict = judge(claim, failure, Settings(), lambda _low, _high: 1.0)
+    assert isinstance(verdict, TryAgain)
+    assert verdict.in_s == 10
 
 
-def test_webhooks_that_do_not_answer_have_one_place_each_and_half_of_all_together() -> None:
-    places = make_places()
-    ailing = [f"t{number}/main" for number in range(6)]
+WEBHOOK = Webhook("https://app.example/", (SECRET,))
+
+
+def registered(**counts: int) -> dict[str, dict[str, Webhook]]:
+    """So many webhooks of each tenant: `w0`, `w1` …"""
+    return {tenant: {f"w{number}": WEBHOOK for number in range(count)} for tenant, count in counts.items()}
+
+
+def make_places(clock: Callable[[], float] = lambda: 0.0) -> Places:
+    return Places(Settings(webhooks_in_flight_max=12, tenant_webhooks_in_flight_max=6), clock)
+
+
+def fill(places: Places, hooks: dict[str, dict[str, Webhook]], due: Sequence[str]) -> list[str]:
+    """Claims places for as much as is due of each webhook, as claim.lua does; returns who has them."""
+    taken: list[str] = []
+    while True:
+        rooms, before = places.rooms(hooks), len(taken)
+        of_tenant, ailing_left = dict(rooms.named), rooms.ailing_max
+        for name in due:
+            tenant = name.partition("/")[0]
+            left = of_tenant.get(tenant, rooms.tenant_max)
+            room = min(rooms.named.get(name, rooms.webhook_max), left, places.free)
+            room = min(room, ailing_left) if name in rooms.ailing else room
+            for _ in range(room):
+                places.take(name)
+                taken.append(name)
+            of_tenant[tenant] = left - room
+            ailing_left -= room if name in rooms.ailing else 0
+        if len(taken) == before:
+            return taken
+
+
+def test_a_tenant_has_its_part_of_the_places_divided_evenly_among_its_webhooks() -> None:
+    places, hooks = make_places(), registered(acme=2, lab=1)
+    for name in ("acme/w0", "acme/w1", "lab/w0"):
+        places.note(name, "swift")
+    assert Counter(fill(places, hooks, ["acme/w0", "lab/w0"])) == {"acme/w0": 3, "lab/w0": 6}
+    assert Counter(fill(places, hooks, ["acme/w0", "acme/w1"])) == {"acme/w1": 3}
+    places.leave("acme/w0")
+    assert fill(places, hooks, ["acme/w0", "acme/w1"]) == ["acme/w0"]
+
+
+def test_each_webhook_of_a_tenant_has_a_place_however_many_there_are() -> None:
+    places, hooks = make_places(), registered(acme=9)
+    names = [f"acme/w{number}" for number in range(9)]
+    for name in names:
+        places.note(name, "swift")
+    assert fill(places, hooks, names) == names
+
+
+def test_a_webhook_that_is_not_known_yet_or_fails_has_one_place() -> None:
+    places, hooks = make_places(), registered(acme=1, lab=1)
+    places.note("lab/w0", "failing")
+    assert sorted(fill(places, hooks, ["acme/w0", "lab/w0"])) == ["acme/w0", "lab/w0"]
+    places.note("acme/w0", "swift")
+    assert fill(places, hooks, ["acme/w0", "lab/w0"]) == ["acme/w0"] * 5
+
+
+@pytest.mark.parametrize("health", ["slow", "failing"])
+def test_webhooks_that_do_not_answer_soon_have_half_of_all_places_together(health: Any) -> None:
+    ailing = [f"t{number}/w0" for number in range(8)]
+    places, hooks = make_places(), registered(well=1, **{f"t{number}": 1 for number in range(8)})
     for name in ailing:
-        places.note(name, is_well=False)
-    assert {name: places.rooms()[name] for name in ailing} == dict.fromkeys(ailing, 1)
-    for name in ailing[:4]:
-        places.take(name)
-    assert {name: places.rooms()[name] for name in ailing} == dict.fromkeys(ailing, 0)
-    assert "well/main" not in places.rooms()
-    assert places.free == 4
-    places.leave(ailing[0])
-    places.note(ailing[0], is_well=True)
-    rooms = places.rooms()
-    assert ailing[0] not in rooms
-    assert rooms[ailing[5]] == 1
+        places.note(name, health)
+    places.note("well/w0", "swift")
+    taken = fill(places, hooks, [*ailing, "well/w0"])
+    assert Counter(name == "well/w0" for name in taken) == {False: 6, True: 6}
+    places.leave(taken[0])
+    places.note(taken[0], "swift")
+    assert len(fill(places, hooks, [ailing[7]])) == 1
+
+
+def test_a_webhook_is_slow_as_soon_as_a_delivery_takes_long() -> None:
+    places, hooks = make_places(), registered(acme=1, lab=1, well=1)
+    for name in ("acme/w0", "lab/w0", "well/w0"):
+        places.note(name, "swift")
+    fill(places, hooks, ["acme/w0"])
+    places.note_waiting("acme/w0")
+    places.note_waiting("lab/w0")
+    assert fill(places, hooks, ["lab/w0"]) == []
+    assert len(fill(places, hooks, ["well/w0"])) == 6
+
+
+def test_a_webhook_that_wants_to_be_left_alone_has_no_place_until_then() -> None:
+    now = 0.0
+    places, hooks = make_places(lambda: now), registered(acme=1, lab=1)
+    for name in ("acme/w0", "lab/w0"):
+        places.note(name, "failing")
+        places.leave_alone(name, 60.0)
+    now = 59.0
+    assert fill(places, hooks, ["acme/w0", "lab/w0"]) == []
+    now = 61.0
+    assert fill(places, hooks, ["acme/w0"]) == ["acme/w0"]
+    places.leave_alone("lab/w0", 60.0)
+    assert fill(places, hooks, ["lab/w0"]) == []
+    places.forget_waits()
+    assert fill(places, hooks, ["lab/w0"]) == ["lab/w0"]
 
 
 HOOK: dict[str, Any] = {"url": "https://app.example/hook", "secrets": [SECRET]}

@@ -5,8 +5,8 @@ for every end that is to be delivered, and none for any other. The role `webhook
 its failures mean. docs/adr/0052-an-outbox-written-by-the-close.md.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from shared.settings import Settings
@@ -89,6 +89,21 @@ class DeliveryClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class Rooms:
+    """How many deliveries a claim may have of whom. `tenant_max`, `webhook_max`: of a tenant, or a webhook,
+    that is not named."""
+
+    tenant_max: int
+    webhook_max: int
+    ailing_max: int = 0
+    """Of all that are ailing together."""
+    named: Mapping[str, int] = field(default_factory=dict)
+    """A tenant, or `tenant/name` -> how many."""
+    ailing: Set[str] = frozenset()
+    """Names of webhooks; each is in `named`."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     given_up_ms: int
     webhook: str
@@ -109,28 +124,31 @@ class Outbox:
         self._is_unanswered = False
         """Whether a claim was sent whose reply never came: what it got is not due any more."""
 
-    async def claim(self, count_max: int, room_max: int, rooms: Mapping[str, int]) -> Sequence[DeliveryClaim]:
+    async def claim(self, count_max: int, rooms: Rooms) -> Sequence[DeliveryClaim]:
         """Claims entries that are due, at most `count_max`; if it gets any, more may be due.
 
-        At most `room_max` are of one tenant; `rooms`: a tenant, or `tenant/name` -> fewer. What is returned
-        no failover takes back, with `durable_writes`. Raises REDIS_AWAY; what was claimed then is returned by
-        the next call, or due again when the claim lapses.
+        What is returned no failover takes back, with `durable_writes`. Raises REDIS_AWAY; what was claimed
+        then is returned by the next call, or due again when the claim lapses.
         """
         if count_max <= 0:
             return []
         if not self._is_unanswered and await self._redis.run(_DUE(outboxes=keys.OUTBOXES)) == 0:
             return []
         self._is_unanswered = True
-        restricted: list[Argument] = [part for pair in rooms.items() for part in pair]
+        named: list[Argument] = []
+        for name, room in rooms.named.items():
+            named += (name, room, int(name in rooms.ailing))
         now_ms, *taken = await self._redis.run(
             _CLAIM(
-                *restricted,
+                *named,
                 outboxes=keys.OUTBOXES,
                 claimed=keys.delivering(self._sender),
                 claim=self._claims,
                 claim_ms=self._claim_ms,
                 count_max=min(count_max, _CLAIMED_MAX),
-                room_max=room_max,
+                tenant_max=rooms.tenant_max,
+                webhook_max=rooms.webhook_max,
+                ailing_max=rooms.ailing_max,
             )
         )
         self._claims += 1
@@ -142,7 +160,7 @@ class Outbox:
 
     async def claim_unanswered(self) -> Sequence[DeliveryClaim]:
         """Returns what the last claim got, if its reply never came. Raises REDIS_AWAY."""
-        return await self.claim(1, 1, {}) if self._is_unanswered else []
+        return await self.claim(1, Rooms(1, 1)) if self._is_unanswered else []
 
     async def note_delivered(self, claim: DeliveryClaim) -> None:
         await self._settle(claim)
