@@ -1,7 +1,7 @@
 """The chaos cluster's receiver of webhooks: an unreliable server of a tenant's.
 
-Owns the tenants file that registers it, and records every delivery, with what an API node says meanwhile of
-the response. It represents the outside world, and is never killed; now and then it refuses a delivery, also
+Owns the tenants file that registers it, and records every delivery, with what an API node says then of the
+response. It represents the outside world, and is never killed; now and then it refuses a delivery, also
 for a time that it names, loses its answer, or answers too late.
 """
 
@@ -29,7 +29,7 @@ SETTINGS = {
     "ANTIPHON_WEBHOOK_RETRY_FIRST_S": "0.2",
 }
 _BUSY, _REFUSED, _LOST, _LATE = 0.03, 0.12, 0.1, 0.03
-_ASKING_S = 1.0
+_ASKING_S = 5.0
 _TRIES_MAX = 3
 """From this one on, an event is taken."""
 
@@ -61,13 +61,16 @@ async def receiving_deliveries(
     rng, tries = random.Random(f"{seed} webhooks"), Counter[str]()
     with OpenAI(api_key="any", base_url="http://127.0.0.1:1", webhook_secret=SECRET) as client:
 
+        async def note(seen: Delivered) -> None:
+            status_then = await read_status(seen.response_id)
+            recorder.note(msgspec.structs.replace(seen, status_then=status_then))
+
         async def answer(arrival: Arrival) -> bytes:
             tries[arrival.response_id] += 1
             fate = rng.random() if tries[arrival.response_id] < _TRIES_MAX else 1.0
             is_taken = fate >= _BUSY + _REFUSED
             seen = _read(client, arrival, recorder.now_s(), is_taken=is_taken)
-            status_then = await read_status(seen.response_id)
-            recorder.note(msgspec.structs.replace(seen, status_then=status_then))
+            asking.create_task(note(seen))
             if fate < _BUSY:
                 return status(503, "retry-after: 1")
             if not is_taken:
@@ -78,7 +81,7 @@ async def receiving_deliveries(
                 await asyncio.sleep(1.5 * TIMEOUT_S)
             return status(200)
 
-        async with receiving(answer) as receiver:
+        async with asyncio.TaskGroup() as asking, receiving(answer) as receiver:
             hook = {"url": receiver.url(), "secrets": [SECRET]}
             tenant = {"keys": [hashlib.sha256(KEY.encode()).hexdigest()], "webhooks": {"main": hook}}
             (folder / TENANTS_FILE).write_text(json.dumps({"tenants": {"default": tenant}}))

@@ -44,7 +44,7 @@ class Figures:
     """The number of responses whose ends webhooks have delivered."""
     deliveries: int
     delivered_when_ended: int
-    """Of the deliveries, those during which an API node said how the response had ended."""
+    """Of the deliveries, those at which an API node said how the response had ended."""
     stalls_s: Sequence[float]
     """For every streamed response, in order of size: the longest wait for an event, beyond the plan's own."""
     stalls_taken_over_s: Sequence[float]
@@ -126,7 +126,7 @@ def describe(figures: Figures) -> str:
         f"{figures.taken_over} responses were taken over, {figures.takeovers} times in all; "
         f"{figures.deaths} deaths of owners; {figures.failed_calls} tool calls with unknown outcome",
         f"{figures.delivered} ends were delivered to webhooks, in {figures.deliveries} attempts; "
-        f"during {figures.delivered_when_ended} of these a node said that the response had ended",
+        f"at {figures.delivered_when_ended} of these a node said that the response had ended",
     ]
     for role, actions in sorted(figures.strikes.items()):
         lines.append(

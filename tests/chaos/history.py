@@ -149,7 +149,7 @@ class Delivered(_Observation, frozen=True, tag="delivered"):
     is_signed: bool
     is_taken: bool
     status_then: str = ""
-    """The status of the response as an API node reported it meanwhile; empty if none did."""
+    """The status of the response as an API node reported it then; empty if none did."""
 
 
 OfCall = (
