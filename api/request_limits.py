@@ -25,5 +25,6 @@ def limits_of(settings: Settings) -> RequestLimits:
             settings.compaction_tokens_min,
             int(settings.context_tokens_max * _THRESHOLD_SHARE),
             growth_share=settings.compaction_share_max,
+            answer_tokens=settings.answer_tokens_reserved,
         ),
     )

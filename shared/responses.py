@@ -343,6 +343,9 @@ class CompactionRules(msgspec.Struct, frozen=True, omit_defaults=True):
     growth_share: float | None = None
     """By which part of the threshold a context must have grown beyond what the last compaction left, if that
     has more, to be compacted again; None, as in earlier records: it must have doubled."""
+    answer_tokens: int | None = None
+    """How much room an input must leave for the answer, or else it is compacted first; None, as in earlier
+    records: any."""
 
 
 class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):

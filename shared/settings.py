@@ -120,7 +120,7 @@ class Settings(ApiSettings, ToolSettings, BaseSettings):
     context_tokens_max: int = Field(131_072, gt=0)
     answer_tokens_reserved: int = Field(1_024, ge=0)
     """If a format or a call is demanded, reasoning leaves this many of the turn's tokens to the answer, but
-    at most half of them. As much room, again at most half, is made in a context that tool outputs outgrow."""
+    at most half of them. As much room, again at most half, is made in a context that may be made shorter."""
     approval_default: Literal["always", "never"] = "never"
     """`require_approval` of an `mcp` tool that does not say so, if the operator configured its server."""
     approval_default_for_urls: Literal["always", "never"] = "always"

@@ -495,6 +495,20 @@ async def test_a_prompt_that_is_too_long_is_the_clients_to_read_unless_old_messa
             assert response.usage.input_tokens < 400
 
 
+@pytest.mark.parametrize(("truncation", "status"), [("disabled", "incomplete"), ("auto", "completed")])
+async def test_an_input_that_may_lose_its_oldest_messages_leaves_room_for_an_answer(
+    truncation: str, status: str
+) -> None:
+    """It leaves three tokens; with `truncation: "auto"` the oldest message gives way."""
+    old = [make_request("word " * 300).input[0]]
+    request = make_request("Hello", truncation=truncation)
+    request = msgspec.structs.replace(request, input=[*old, *request.input])
+    whole = final_of(await attempt(request)).usage
+    assert whole is not None
+    settings = Settings(context_tokens_max=whole.input_tokens + 3)
+    assert final_of(await attempt(request, settings=settings)).status == status
+
+
 async def test_a_context_that_a_tools_answer_fills_ends_or_drops_what_is_oldest() -> None:
     settings = Settings(context_tokens_max=1_000, answer_tokens_reserved=100)
     old = [make_request("word " * 300).input[0]]

@@ -364,6 +364,47 @@ def filling(growth_share: float | None = 0.25) -> ResponseRequest:
 LONG_CHAIN = ["old " * 600, "answer " * 900, "older " * 300, "noted " * 300, "Please go on."]
 
 
+def nearly_full(*texts: str, answer_tokens: int | None = 1_024, **fields: Any) -> ResponseRequest:
+    """Asked with the room that an answer should have. `None` is what earlier records have."""
+    rules = msgspec.structs.replace(RULES, threshold=900, answer_tokens=answer_tokens)
+    return asking(said(*texts), rules, **fields)
+
+
+async def with_context_for(request: ResponseRequest) -> Settings:
+    """Returns settings whose context has three tokens more than the request's prompt."""
+    without = msgspec.structs.replace(request, compaction=None)
+    last = (await attempt(without, script=SCRIPT, settings=SETTINGS)).events[-1]
+    assert isinstance(last, ev.ResponseCompleted | ev.ResponseIncomplete)
+    usage = last.response.usage
+    assert usage is not None
+    return SETTINGS.model_copy(update={"context_tokens_max": usage.input_tokens + 3})
+
+
+BARELY_FITTING = ["old " * 400, "answer " * 600, "older " * 200, "noted " * 300, "Please go on."]
+
+
+async def test_an_input_that_leaves_no_room_for_an_answer_is_compacted_first() -> None:
+    request = nearly_full(*BARELY_FITTING)
+    log = await attempt(request, script=SCRIPT, settings=await with_context_for(request))
+    assert [item.__struct_config__.tag for item in response_of(log).output] == ["compaction", "message"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        nearly_full(*BARELY_FITTING, max_output_tokens=2),
+        nearly_full("Old.", "x", "new " * 1_200),
+        nearly_full(*BARELY_FITTING, answer_tokens=None),
+    ],
+    ids=["which is short", "because it must be kept", "in an earlier record"],
+)
+async def test_an_input_that_is_not_compacted_gets_the_answer_for_which_it_leaves_room(
+    request_: ResponseRequest,
+) -> None:
+    log = await attempt(request_, script=SCRIPT, settings=await with_context_for(request_))
+    assert (opened(log), kinds(log)[-1]) == ([], "incomplete")
+
+
 @pytest.mark.parametrize("texts", [LONG_CHAIN, ["word " * 5_000, "noted", "Go."]], ids=["many", "one"])
 async def test_a_context_that_has_outgrown_the_model_is_compacted_before_the_answer(texts: list[str]) -> None:
     """In pieces, of which each is read once, with the summary of those before it."""
@@ -464,6 +505,8 @@ async def test_a_long_message_that_was_kept_does_not_put_off_the_next_compaction
         (msgspec.structs.replace(outgrown(*LONG_CHAIN), dialect="open-responses"), NARROW),
         (managed("Much", 500), NARROW),
         (filling(), FULL),
+        (nearly_full(*LONG_CHAIN), NARROW),
+        (nearly_full(*BARELY_FITTING), SETTINGS.model_copy(update={"context_tokens_max": 1_700})),
     ],
     ids=[
         "alone",
@@ -476,6 +519,8 @@ async def test_a_long_message_that_was_kept_does_not_put_off_the_next_compaction
         "in pieces without reports",
         "what a tool made too long",
         "what a tool made too long for a summary",
+        "with room for an answer",
+        "what leaves no room for an answer",
     ],
 )
 async def test_the_next_owner_goes_on_from_every_event_byte_for_byte(

@@ -35,7 +35,7 @@ from worker.response.generation import Generation
 from worker.response.history import History, LoadedRecord
 from worker.response.hopeless import Hopeless
 from worker.response.log_writer import LogWriter
-from worker.response.preparation import Preparation, Prepared, fit_into_context
+from worker.response.preparation import Preparation, Prepared, fit_into_context, room_for_answer
 from worker.response.prompt import encode_message
 from worker.response.reasoning_items import EVENTS, TEXT_ALONE, ReasoningStyle
 from worker.response.resources import Resources
@@ -219,23 +219,32 @@ class Attempt:
         await compactor.compact_if_possible()
 
     async def _make_room_if_needed(self) -> None:
-        """Compacts what is too long to be read at all. Raises Hopeless if it stays so."""
+        """Compacts what leaves no room for an answer. Raises Hopeless if it cannot be read at all then."""
         if not self.prepared.is_too_long:
             return
         if self.compactor is None:
             raise Hopeless(TOO_LONG)
-        prompt = await self.compactor.make_room()
+        try:
+            prompt = await self.compactor.make_room()
+        except Hopeless:
+            if not self.prepared.prompt.tokens:
+                raise
+            return  # the answer has what room there is
         self.prepared, self.ending.read = replace(self.prepared, prompt=prompt), prompt.messages
 
     async def _keep_within_context(self, prompt: list[int]) -> list[int]:
-        """Returns the prompt, fitted again if tools' answers have made it too long for the context.
+        """Returns the prompt, fitted again if tools' answers have made it too long for the context, or if it
+        may lose its oldest messages and leaves no room for an answer.
 
-        The new prompt leaves room for an answer; if the request asks for compactions, it is made of one. A
+        The new prompt leaves that room; if the request asks for compactions, it is made of one. A
         record of an earlier format is not fitted again: it is cut off there. Raises Hopeless.
         """
         is_spent = self._tokens_left <= 0  # then the response ends in any case
         tokens_max = self.resources.context_tokens_max
-        if len(prompt) < tokens_max or is_spent or self.record.format == 1:
+        is_readable = len(prompt) < tokens_max
+        may_drop = self.record.request.response.truncation == "auto"
+        room = room_for_answer(self.resources, self.record, self._tokens_left) if may_drop else 1
+        if len(prompt) + room <= tokens_max or is_spent or self.record.format == 1:
             return prompt
         reserved = max(1, min(self.resources.settings.answer_tokens_reserved, tokens_max // 2))
         before, since = self.prepared.prompt.messages, 0
@@ -248,6 +257,8 @@ class Attempt:
         try:
             return (await fit_into_context(self.resources, self.record, messages, reserved)).tokens
         except Hopeless:
+            if is_readable:
+                return prompt  # the answer has what room there is
             if self.compactor is None:
                 raise
             return (await self.compactor.make_room()).tokens

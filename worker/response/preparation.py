@@ -35,6 +35,8 @@ from worker.response.tool_results import ToolResults
 
 _T = TypeVar("_T")
 
+_FORMAT_OF_ROOM = 5
+"""The first format in which what is dropped from a prompt leaves room for an answer."""
 _LISTINGS_AT_ONCE = 16
 """Listings of one response that are under way at a time."""
 
@@ -52,8 +54,8 @@ class Prepared:
     unavailable: Mapping[str, str]
     """Why the tools of a server, by its label, could not be listed."""
     is_too_long: bool = False
-    """The conversation does not fit into the model's context, and is to be compacted first: the prompt has
-    all its messages, and no tokens."""
+    """The conversation leaves no room for an answer in the model's context, and is to be compacted first: the
+    prompt has all its messages, and no tokens if it does not fit at all."""
 
 
 @dataclass(slots=True)
@@ -78,16 +80,27 @@ class Preparation:
             lambda: make_offer(request, listed, settings.idempotent_tools, begun_as, settings.python_tool)
         )
         messages = await self._call(lambda: build_conversation(request, offer, unavailable, begun_as))
-        is_too_long = False
-        try:
-            prompt = await fit_into_context(self.resources, self.record, messages)
-        except Hopeless:
-            if request.compaction is None:
-                raise
-            prompt, is_too_long = Prompt([], messages), True
+        prompt, is_too_long = await self._fit(messages)
         approved = await self._call(lambda: _approved_in(request, offer.routing))
         displays = await self._call(lambda: displays_in(items))
         return Prepared(offer, prompt, tuple(listings), approved, displays, unavailable, is_too_long)
+
+    async def _fit(self, messages: list[HarmonyMessage]) -> tuple[Prompt, bool]:
+        """Returns the prompt, and whether it is to be compacted first. If neither that nor dropping messages
+        is allowed, or helps, an answer has what room there is. Raises Hopeless if there is none."""
+        rules = self.record.request.compaction
+        reserved = room_for_answer(
+            self.resources, self.record, self.record.request.response.max_output_tokens
+        )
+        for room in dict.fromkeys((reserved, 1)):
+            try:
+                prompt = await fit_into_context(self.resources, self.record, messages, room)
+            except Hopeless:
+                if room == 1 and rules is None:
+                    raise
+            else:
+                return prompt, rules is not None and room < reserved
+        return Prompt([], messages), True
 
     async def _list_tools(self, known: Mapping[str, tuple[McpTool, ...]]) -> list[McpListTools]:
         """Lists the tools of each server that are not yet in the context: some at a time, in their order.
@@ -139,6 +152,20 @@ class Preparation:
     async def _call(self, work: Callable[[], _T]) -> _T:
         """Runs work whose duration grows with the request's size."""
         return await self.resources.stepper.call(work, self.record.size)
+
+
+def room_for_answer(resources: Resources, record: LoadedRecord, tokens_left: int | None) -> int:
+    """Returns how many tokens of the context a prompt leaves free if the request lets it be made shorter, by
+    dropping the oldest messages or by a compaction; otherwise, and in earlier records, 1.
+
+    `tokens_left`: what the request still allows.
+    """
+    request, settings = record.request, resources.settings
+    if request.response.truncation == "auto" and record.format >= _FORMAT_OF_ROOM:
+        wanted = settings.answer_tokens_reserved
+    else:
+        wanted = (request.compaction and request.compaction.answer_tokens) or 1
+    return max(1, min(wanted, resources.context_tokens_max // 2, tokens_left or wanted))
 
 
 async def fit_into_context(
