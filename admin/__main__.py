@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from admin import events
 from admin.answers import AdminAnswer
 from admin.command_line import make_parser
 from admin.commands import Admin, CannotBeDone, read_tenants
 from shared.frames import data_of
-from shared.process import FAILED, MISUSED
+from shared.process import FAILED, MISUSED, describe_unreadable
 from shared.redis_url import redact
 from shared.settings import Settings
 from shared.store.redis.client import RedisClient
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     except ValidationError as error:
         first = error.errors()[0]
         return _refuse(f"ANTIPHON_{'.'.join(map(str, first['loc'])).upper()}: {first['msg']}", MISUSED)
+    except SettingsError as error:
+        return _refuse(describe_unreadable(error), MISUSED)
     except FileInvalid as error:
         return _refuse(str(error), MISUSED)
     except CannotBeDone as error:

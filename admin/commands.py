@@ -48,7 +48,7 @@ class Admin:
         key = await self._find(name, tenant)
         detail = await one_response.read_detail(self.redis, self.settings, key)
         if detail is None:
-            raise _unknown(key.response_id, [key.tenant])
+            raise self._unknown(key.response_id, [key.tenant])
         return answers.detail_answer(detail)
 
     async def cancel(self, name: str, tenant: str) -> AdminAnswer:
@@ -61,7 +61,7 @@ class Admin:
             case "closed":
                 raise CannotBeDone(f"{key} has ended already")
             case "missing":
-                raise _unknown(key.response_id, [key.tenant])
+                raise self._unknown(key.response_id, [key.tenant])
 
     async def drain(self, worker: str) -> AdminAnswer:
         """Asks a worker to drain; waits until it has."""
@@ -134,8 +134,18 @@ class Admin:
         tenants = [tenant] if tenant else self.tenants
         key = await open_responses.find(self.redis, name, tenants)
         if key is None:
-            raise _unknown(name, tenants)
+            raise self._unknown(name, tenants)
         return key
+
+    def _unknown(self, response_id: str, tenants: Sequence[str]) -> CannotBeDone:
+        owner = f"tenant {tenants[0]}" if len(tenants) == 1 else f"{len(tenants)} tenants"
+        cell = ids.cell_of(response_id)
+        elsewhere = (
+            f"; it is of the cell {cell}, whose Redis may know it" if cell != self.settings.cell else ""
+        )
+        return CannotBeDone(
+            f"there is no response {response_id} of {owner}; --tenant names another{elsewhere}"
+        )
 
 
 async def _wait(news: asyncio.Event) -> None:
@@ -145,11 +155,6 @@ async def _wait(news: asyncio.Event) -> None:
             await news.wait()
     except TimeoutError:
         pass
-
-
-def _unknown(response_id: str, tenants: Sequence[str]) -> CannotBeDone:
-    owner = f"tenant {tenants[0]}" if len(tenants) == 1 else f"{len(tenants)} tenants"
-    return CannotBeDone(f"there is no response {response_id} of {owner}; --tenant names another")
 
 
 def read_tenants(settings: Settings) -> Sequence[str]:

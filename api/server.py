@@ -50,17 +50,20 @@ def check_host(settings: Settings, tenants: Tenants, host: str) -> None:
         )
 
 
-def fit_connections(settings: Settings) -> Settings:
-    """Raises this process's limit of open files to what its connections need, or lowers their number."""
+def fit_connections(settings: Settings, files_each: int = 1) -> Settings:
+    """Raises this process's limit of open files to what its connections need, or lowers their number.
+
+    `files_each`: how many files one connection of a client needs, itself included.
+    """
     others = _OTHER_FILES + settings.http_excess_connections_max
-    wanted = settings.http_connections_max + others
+    wanted = settings.http_connections_max * files_each + others
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed == wanted:
         return settings
-    fitting = max(1, allowed - others)
+    fitting = max(1, (allowed - others) // files_each)
     _log.warning("the limit of open files (%d) leaves room for %d connections", allowed, fitting)
     return settings.model_copy(update={"http_connections_max": fitting})
 

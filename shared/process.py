@@ -5,12 +5,14 @@ Owns what is the same for every role; the role owns what it does in between.
 
 import asyncio
 import gc
+import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from shared import logs, traces
 from shared.settings import Settings
@@ -43,6 +45,8 @@ def start(
         settings = read_settings()
     except ValidationError as error:
         return _refuse(role, error, MISUSED)
+    except SettingsError as error:
+        return _refuse(role, Misuse(describe_unreadable(error)), MISUSED)
     logs.log_to_stderr(role, settings.log_level, settings.log_format)
     try:
         traces.start(settings, role)
@@ -54,6 +58,13 @@ def start(
     finally:
         traces.stop()
     return 0
+
+
+def describe_unreadable(error: SettingsError) -> str:
+    """Returns which variable cannot be read at all: a list or an object whose text is no JSON."""
+    field = re.search(r'field "(\w+)"', str(error))
+    name = f"ANTIPHON_{field[1].upper()}" if field else "a setting"
+    return f"{name} is not JSON: {error.__cause__}"
 
 
 def run_until_stopped(

@@ -1,7 +1,9 @@
 """The forms of settings that need more than a type: keys, and ranges of ports. Pure."""
 
 import base64
+from ipaddress import ip_address
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
@@ -22,7 +24,24 @@ PortRange = Annotated[str, Field(pattern=r"^[0-9]{1,5}(-[0-9]{1,5})?$"), AfterVa
 """A port, or the first and the last of a range: `443`, `1024-65535`."""
 
 
-NodeUrl = Annotated[str, Field(pattern=r"^https?://([A-Za-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?$")]
+def _check_node(url: str) -> str:
+    """Raises ValueError for what looks like an address but can be none."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.port == 0:
+        raise ValueError("ports are 1 to 65535")
+    if ":" in host:
+        ip_address(host)
+    elif not all(1 <= len(label) <= 63 for label in host.removesuffix(".").split(".")):
+        raise ValueError(f"{host} is not the name of a host")
+    return url
+
+
+NodeUrl = Annotated[
+    str,
+    Field(pattern=r"^https?://([A-Za-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?$"),
+    AfterValidator(_check_node),
+]
 CellName = Annotated[str, Field(pattern=r"^[a-z0-9]{1,8}$")]
 
 

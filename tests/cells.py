@@ -110,14 +110,18 @@ async def routing(
     cells: dict[str, list[FakeNode]],
     tenants: Tenants | None = None,
     weights: dict[str, float] | None = None,
+    urls: dict[str, list[str]] | None = None,
     **settings: Any,
 ) -> AsyncIterator[tuple[Router, httpx.AsyncClient]]:
-    """Runs nodes and a router that has probed them once, and does so again when the test says."""
+    """Runs nodes and a router that has probed them once, and does so again when the test says.
+
+    `urls`: of nodes that the test runs itself.
+    """
     for node in (node for nodes in cells.values() for node in nodes):
         await node.start()
     named = {
         name: {
-            "nodes": [f"http://127.0.0.1:{node.port}" for node in nodes],
+            "nodes": (urls or {}).get(name) or [f"http://127.0.0.1:{node.port}" for node in nodes],
             "weight": (weights or {}).get(name, 1),
         }
         for name, nodes in cells.items()

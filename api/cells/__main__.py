@@ -39,7 +39,7 @@ def _run(settings: Settings, host: str, port: int) -> None:
     name_requests_in_log()
     tenants = Tenants.load(settings.api_keys)
     check_host(settings, tenants, host)
-    settings = fit_connections(settings)
+    settings = fit_connections(settings, files_each=2)  # a client's, and that of the node which answers it
     # The server shuts down in order on a signal, and then raises the signal again.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     router = Router(settings, tenants)

@@ -20,7 +20,7 @@ from api.cells.fleet import CellState, Fleet, Health
 from api.cells.merging import Lists
 from api.cells.naming import Named, cell_of_path, read_named
 from api.cells.relay import SAFE, Passed, Relay, sent_of
-from api.cells.upstream import Sent
+from api.cells.upstream import ROUTER, Sent
 from api.door import Door
 from api.errors import RETRY_AFTER, ClientError, StreamCut, node_ending, refuse
 from api.held_bodies import Bodies
@@ -42,6 +42,7 @@ _WITH_IDS = frozenset(
     }
 )
 """The paths whose bodies may name what a cell keeps."""
+_CONSOLE = "/console/"
 _PATH_IDS = {"responses": "response_id", "conversations": "conversation_id"}
 """What errors call the id in a path."""
 
@@ -131,6 +132,8 @@ class Router:
             return await self._lists.answer(sent, page)
         if path in _WITH_IDS and method == "POST":
             return await self._create(request, sent, tenant)
+        if (path + "/").startswith(_CONSOLE):
+            raise _no_console()
         cells = self.fleet.cells
         cell = cell_of_path(path, cells)
         if cell is not None and sent.body:
@@ -206,7 +209,9 @@ class RouterEdge:
                     headers["connection"] = "close"
             await send(message)
 
-        if b"sec-websocket-key" in dict(scope["headers"]):
+        if any(key == b"via" and ROUTER in value for key, value in scope["headers"]):
+            await refuse(_in_a_circle())(scope, receive, send_named)
+        elif b"sec-websocket-key" in dict(scope["headers"]):
             await refuse(_no_sockets())(scope, receive, send_named)
         else:
             await self._door(scope, receive, send_named)
@@ -237,3 +242,13 @@ class RouterEdge:
 def _no_sockets() -> ClientError:
     message = "This router passes no WebSockets on. Use HTTP."
     return ClientError(426, message, "websocket_not_supported", headers={"upgrade": "websocket"})
+
+
+def _no_console() -> ClientError:
+    message = "Each cell has a console of its own, which its API nodes serve."
+    return ClientError(404, message, "unknown_url")
+
+
+def _in_a_circle() -> ClientError:
+    message = "This request comes from a router: ANTIPHON_CELLS may name API nodes only."
+    return ClientError(508, message, "router_loop")

@@ -6,6 +6,7 @@ Owns probing, and what a failed connection says about a node; which cell a reque
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -17,6 +18,8 @@ from shared.settings import Settings
 
 _READY = Sent(b"GET", b"/ready", ((b"host", b"127.0.0.1"),))
 _READY_BYTES_MAX = 64 * 1024
+_MISSES_MAX = 2
+"""A node that has missed so many probes in a row is hung, or its machine is gone."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +39,9 @@ class Node:
     url: str
     upstream: Upstream
     health: Health = Health.READY
+    misses: int = 0
+    """Probes in a row to which there was no answer at all."""
+    missed_since_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class Fleet:
 
     def __init__(self, settings: Settings) -> None:
         self._interval_s = settings.cell_probe_s
-        self._timeout_s = settings.cell_probe_timeout_s
+        self.timeout_s = settings.cell_probe_timeout_s
         self.cells = {
             name: CellState(
                 name,
@@ -87,9 +93,10 @@ class Fleet:
         """Returns the weights of the cells whose health is `worst` or better."""
         return {name: cell.weight for name, cell in self.cells.items() if cell.health <= worst}
 
-    def note_away(self, node: Node, why: Exception) -> None:
-        """Takes a node out until it is probed with success."""
-        self._set(node, Health.AWAY, str(why))
+    def note_unreached(self, node: Node, why: Unreached) -> None:
+        """Takes a node out until it is probed with success, if it is its fault that it was not reached."""
+        if why.is_nodes_fault:
+            self._set(node, Health.AWAY, str(why))
 
     async def run(self) -> None:
         """Probes every node again and again, until cancelled."""
@@ -99,7 +106,7 @@ class Fleet:
 
     async def probe_all(self) -> None:
         """Probes every node once."""
-        await asyncio.gather(*map(self._probe, self._nodes()))
+        await asyncio.gather(*map(self.probe, self._nodes()))
 
     def close(self) -> None:
         for node in self._nodes():
@@ -110,23 +117,41 @@ class Fleet:
 
     async def _watch(self, node: Node) -> None:
         while True:
-            await self._probe(node)
+            await self.probe(node)
             await asyncio.sleep(self._interval_s)
 
-    async def _probe(self, node: Node) -> None:
+    async def probe(self, node: Node) -> None:
+        """Asks a node once whether it is ready, and notes what that says."""
+        begun_s = time.monotonic()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 answer = await node.upstream.send(_READY)
                 try:
                     await answer.read_head()
                     await answer.read_whole(_READY_BYTES_MAX)
                 finally:
                     answer.close()
-        except (Unreached, Broken, TimeoutError) as error:
-            self._set(node, Health.AWAY, str(error) or "no answer in time")
+        except TimeoutError:
+            self._set(node, Health.AWAY, "no answer in time")
+            self._note_miss(node, begun_s)
+        except Unreached as error:
+            self.note_unreached(node, error)
+            if error.is_silent:
+                self._note_miss(node, begun_s)
+        except Broken as error:
+            self._set(node, Health.AWAY, str(error))
         else:
+            node.misses = 0
             is_ready = answer.status == 200
             self._set(node, Health.READY if is_ready else Health.ANSWERING, f"it answers {answer.status}")
+
+    def _note_miss(self, node: Node, begun_s: float) -> None:
+        """Has those who wait for a hung node wait no longer; no connection tells them that it is hung."""
+        node.misses += 1
+        if node.misses == 1:
+            node.missed_since_s = begun_s
+        if node.misses >= _MISSES_MAX and (count := node.upstream.abandon(node.missed_since_s)):
+            _log.warning("node %s is silent: %d of its answers are given up", node.url, count)
 
     def _set(self, node: Node, health: Health, why: str) -> None:
         if node.health is not health:

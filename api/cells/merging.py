@@ -67,10 +67,11 @@ class Lists:
     async def answer(self, sent: Sent, page: PageRequest) -> Response:
         """Returns the page that a query asks for, or the refusal of a cell.
 
-        Raises ClientError: a 503 if no cell answers, or not the one that has the response of `after`.
+        Raises ClientError: a 503 if no cell answers, or not the one that has the response of `after`. Cells
+        are asked with GET for a HEAD, too, which is answered as long as a GET.
         """
         plain = [each for each in sent.headers if each[0] not in (b"accept-encoding", _PLACE)]
-        sent = replace(sent, headers=plain)
+        sent = replace(sent, method=b"GET", headers=plain)
         place, pages = b"?", dict[str, _Page | Response | None]()
         if page.after is not None:
             home = self._home_of(page.after)

@@ -72,7 +72,7 @@ class Relay:
                     return answer
                 except Unreached as error:
                     metrics.ROUTED.labels(cell.name, "unreached").inc()
-                    self._fleet.note_away(node, error)
+                    self._fleet.note_unreached(node, error)
                 except Broken as error:
                     _log.warning("node %s has not answered a request: %s", node.url, error)
                     metrics.ROUTED.labels(cell.name, "unanswered").inc()

@@ -5,6 +5,7 @@ asked, and what a failure means for the client, others decide.
 """
 
 import asyncio
+import errno
 import ssl
 import time
 from collections import deque
@@ -21,10 +22,25 @@ _IDLE_MAX = 64
 _IDLE_S = 30.0
 """Less than the nodes' own 75 s, so that no request meets a connection that is being closed."""
 _HEAD_BYTES_MAX = 64 * 1024
+ROUTER = b"antiphon-router"
+"""What a router calls itself in `Via`, by which it finds out that a node of its cells is a router."""
+
+
+_OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+"""What this machine has run out of; such an error says nothing about the other one."""
+_CONNECT_PARTS = 4
 
 
 class Unreached(Exception):
-    """No node has read this request, because there was no connection."""
+    """No node has read this request, because there was no connection.
+
+    `is_nodes_fault`: False if this process could not even try. `is_silent`: nothing has answered at all.
+    """
+
+    def __init__(self, message: str, *, is_nodes_fault: bool = True, is_silent: bool = False) -> None:
+        super().__init__(message)
+        self.is_nodes_fault = is_nodes_fault
+        self.is_silent = is_silent
 
 
 class Broken(Exception):
@@ -49,6 +65,7 @@ class Sent:
     def head(self) -> bytes:
         lines = [b"%b %b HTTP/1.1" % (self.method, self.target)]
         lines += [b"%b: %b" % header for header in self.headers]
+        lines.append(b"via: 1.1 " + ROUTER)
         if self.body or self.method in (b"POST", b"PUT", b"PATCH"):
             lines.append(b"content-length: %d" % len(self.body))
         return b"\r\n".join(lines) + b"\r\n\r\n"
@@ -83,17 +100,22 @@ class CellConnection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
         self.idle_since_s = 0.0
+        self.heard_s = time.monotonic()
+        """When the node last sent something, or was sent something."""
 
     @property
     def is_usable(self) -> bool:
         return not (self._reader.at_eof() or self._writer.is_closing())
 
     async def write(self, *parts: bytes) -> None:
+        self.heard_s = time.monotonic()
         self._writer.writelines(parts)
         await self._writer.drain()
 
     async def read(self) -> bytes:
-        return await self._reader.read(_READ_BYTES)
+        data = await self._reader.read(_READ_BYTES)
+        self.heard_s = time.monotonic()
+        return data
 
     def close(self) -> None:
         self._writer.transport.abort()
@@ -172,6 +194,7 @@ class CellAnswer:
         if self._is_closed:
             return
         self._is_closed = True
+        self._upstream.in_use.discard(self._connection)
         is_reusable = self._parsed.is_complete and not self._is_head and self._parser.should_keep_alive()
         if is_reusable and self._connection.is_usable:
             self._upstream.keep(self._connection)
@@ -192,6 +215,8 @@ class Upstream:
         self._connect_timeout_s = connect_timeout_s
         self._send_timeout_s = send_timeout_s
         self._idle: deque[CellConnection] = deque()
+        self.in_use = set[CellConnection]()
+        """The connections whose answers have been begun, and not been closed."""
 
     async def send(self, sent: Sent) -> CellAnswer:
         """Sends a request; returns its answer, whose head is yet to be read. Raises Unreached, Broken."""
@@ -205,7 +230,16 @@ class Upstream:
         except BaseException:
             connection.close()
             raise
+        self.in_use.add(connection)
         return CellAnswer(connection, self, is_head=sent.method == b"HEAD")
+
+    def abandon(self, since_s: float) -> int:
+        """Ends the connections on which nothing has come since then (`time.monotonic`), so that who waits
+        there for an answer learns that none comes. Returns their number."""
+        silent = [connection for connection in self.in_use if connection.heard_s < since_s]
+        for connection in silent:
+            connection.close()
+        return len(silent)
 
     def _take(self) -> CellConnection | None:
         """Returns the connection that was used last, if there is one that can be used."""
@@ -217,12 +251,24 @@ class Upstream:
         return None
 
     async def _connect(self) -> CellConnection:
+        """The time is waited for in parts: if this process itself was busy for longer than one, it reads what
+        has come in the meantime before the next is over."""
+        opening = asyncio.create_task(
+            asyncio.open_connection(self._host, self._port, ssl=self._tls, limit=_READ_BYTES)
+        )
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                opening = asyncio.open_connection(self._host, self._port, ssl=self._tls, limit=_READ_BYTES)
-                return CellConnection(*await opening)
-        except (OSError, TimeoutError) as error:
-            raise Unreached(f"{self._host}:{self._port}: {error or type(error).__name__}") from error
+            for _ in range(_CONNECT_PARTS):
+                await asyncio.wait({opening}, timeout=self._connect_timeout_s / _CONNECT_PARTS)
+                if opening.done():
+                    return CellConnection(*opening.result())
+        except OSError as error:
+            is_ours = error.errno in _OWN_LIMITS
+            raise Unreached(f"{self._host}:{self._port}: {error}", is_nodes_fault=not is_ours) from error
+        except asyncio.CancelledError:
+            _give_up(opening)
+            raise
+        _give_up(opening)
+        raise Unreached(f"{self._host}:{self._port}: no connection in time", is_silent=True)
 
     def keep(self, connection: CellConnection) -> None:
         connection.idle_since_s = time.monotonic()
@@ -233,3 +279,14 @@ class Upstream:
     def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
+
+
+def _give_up(opening: "asyncio.Task[tuple[asyncio.StreamReader, asyncio.StreamWriter]]") -> None:
+    """Ends an attempt to connect, and the connection if there is one by then."""
+    opening.cancel()
+    opening.add_done_callback(_close_opened)
+
+
+def _close_opened(opening: "asyncio.Task[tuple[asyncio.StreamReader, asyncio.StreamWriter]]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[1].transport.abort()

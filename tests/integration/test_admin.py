@@ -16,6 +16,7 @@ import pytest
 
 from admin.__main__ import main
 from shared.frames import data_of
+from shared.ids import new_response_id
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
@@ -35,6 +36,7 @@ from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
 
 UNKNOWN = f"resp_0_{'0' * 32}"
+ELSEWHERE = new_response_id("b")
 
 
 class Ran:
@@ -158,6 +160,11 @@ async def test_a_cancel_ends_a_response_once_and_what_is_unknown_is_one_line(
     for arguments, said in (
         (("cancel", key.response_id), f"admin: {key} has ended already\n"),
         (("show", UNKNOWN), f"admin: there is no response {UNKNOWN} of tenant default; "),
+        (
+            ("show", ELSEWHERE),
+            f"admin: there is no response {ELSEWHERE} of tenant default; --tenant names another; "
+            "it is of the cell b, whose Redis may know it\n",
+        ),
         (("cancel", "nonsense"), "admin: nonsense is no id of a response\n"),
         (("drain", "worker-x"), "admin: no worker worker-x is present; "),
     ):
@@ -210,6 +217,10 @@ def test_errors_of_the_process_are_one_line_and_an_exit_code(
     assert main(["ps"]) == 2
     assert capsys.readouterr().err.startswith("admin: ANTIPHON_LEASE_TTL_S: ")
     monkeypatch.delenv("ANTIPHON_LEASE_TTL_S")
+    monkeypatch.setenv("ANTIPHON_MODELS", "gpt-oss-20b")
+    assert main(["ps"]) == 2
+    assert capsys.readouterr().err.startswith("admin: ANTIPHON_MODELS is not JSON: ")
+    monkeypatch.delenv("ANTIPHON_MODELS")
     monkeypatch.setenv("ANTIPHON_API_KEYS", "/nowhere")
     assert main(["ps"]) == 2
     assert capsys.readouterr().err.startswith("admin: the tenants file /nowhere cannot be used")

@@ -1,18 +1,23 @@
 """A router in front of stand-ins for API nodes: who is asked, what is never asked twice, how streams pass."""
 
 import asyncio
+import errno
 import hashlib
+import time
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
 
+from api.cells.fleet import Health
+from api.cells.upstream import Sent, Upstream
 from api.tenants import Tenants
 from shared import metrics
 from shared.ids import item_id, new_conversation_id, new_response_id
 from shared.tenants_file import Roster
-from tests.cells import NOT_READY, Asked, FakeNode, answer_of, routing
-from tests.patience import until
+from tests.cells import NOT_READY, READY, Asked, FakeNode, answer_of, routing
+from tests.patience import PATIENCE_S, until
 
 A, B, UNKNOWN = (new_response_id(cell) for cell in ("a", "b", "zz"))
 CREATE = {"model": "m", "input": "hi"}
@@ -312,3 +317,123 @@ async def test_a_router_that_ends_cuts_its_streams_and_refuses_who_still_waits()
             with pytest.raises(httpx.RemoteProtocolError):
                 await anext(chunks)
         assert error_of(await waiting) == (503, None, "service_unavailable")
+
+
+async def silence(asked: Asked, writer: asyncio.StreamWriter) -> None:
+    """Takes a request and never answers, as a hung node does."""
+    await until(asked.has_been_left)
+
+
+async def test_who_waits_for_a_hung_node_is_answered_elsewhere_or_told_and_its_streams_are_cut() -> None:
+    hung, sound = FakeNode("a"), FakeNode("a")
+
+    async def begin_or_hang(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        if "stream" in asked.target:
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n")
+        await silence(asked, writer)
+
+    hung.answering = begin_or_hang
+    async with routing({"a": [hung, sound]}) as (router, client):
+        silent, other = router.fleet.cells["a"].nodes
+        other.health = Health.ANSWERING  # so that the hung one is asked first
+        async with client.stream("GET", f"/v1/responses/{A}?stream=true") as answer:
+            chunks = answer.aiter_raw()
+            assert await anext(chunks) == b"x"
+            reading = asyncio.create_task(client.get(f"/v1/responses/{A}"))
+            creating = asyncio.create_task(client.post("/v1/responses", json=CREATE))
+            await until(lambda: len(hung.asked) == 3)
+            hung.readiness, router.fleet.timeout_s = b"", 0.01
+            for misses in (1, 2):
+                assert not reading.done(), "one late answer is no reason"
+                assert not creating.done()
+                await router.fleet.probe(silent)
+                assert silent.misses == misses
+            with pytest.raises(httpx.RemoteProtocolError):
+                await anext(chunks)
+        assert (await reading).json() == {"cell": "a"}
+        assert error_of(await creating) == (502, None, "server_error")
+        assert len(sound.asked) == 1
+        hung.readiness, router.fleet.timeout_s = READY, PATIENCE_S
+        await router.fleet.probe(silent)
+        assert (silent.health, silent.misses) == (Health.READY, 0)
+
+
+async def test_an_answer_that_still_comes_is_not_cut_for_late_probes() -> None:
+    a, _, cells = two()
+    go_on = asyncio.Event()
+
+    async def stream(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\n1\r\n")
+        await go_on.wait()
+        writer.write(b"1\r\n2\r\n")
+        await until(lambda: a.readiness == READY)
+        writer.write(b"0\r\n\r\n")
+
+    a.answering = stream
+    async with routing(cells) as (router, client):
+        (node,) = router.fleet.cells["a"].nodes
+        async with client.stream("GET", f"/v1/responses/{A}?stream=true") as answer:
+            chunks = answer.aiter_raw()
+            assert await anext(chunks) == b"1"
+            a.readiness, router.fleet.timeout_s = b"", 0.01
+            await router.fleet.probe(node)
+            go_on.set()
+            assert await anext(chunks) == b"2"
+            await router.fleet.probe(node)
+            assert (node.health, node.misses) == (Health.AWAY, 2)
+            a.readiness = READY
+            assert [chunk async for chunk in chunks] == []
+
+
+async def test_a_router_that_was_busy_itself_does_not_take_a_node_for_dead() -> None:
+    node = FakeNode("a")
+    await node.start()
+    upstream = Upstream(f"http://127.0.0.1:{node.port}", 1.0, PATIENCE_S)
+    sending = asyncio.create_task(upstream.send(Sent(b"GET", b"/ready", ())))
+    await asyncio.sleep(0)
+    time.sleep(1.1)  # noqa: ASYNC251  longer than a connection may take
+    answer = await sending
+    await answer.read_head()
+    assert answer.status == 200
+    answer.close()
+    upstream.close()
+    await node.stop()
+
+
+async def test_what_a_router_has_run_out_of_is_not_a_nodes_fault() -> None:
+    _, _, cells = two()
+    async with routing(cells) as (router, client):
+        await client.get("/health")
+        with pytest.MonkeyPatch.context() as patch:
+            exhausted = OSError(errno.EMFILE, "Too many open files")
+            patch.setattr(asyncio, "open_connection", AsyncMock(side_effect=exhausted))
+            for cell in router.fleet.cells.values():
+                cell.nodes[0].upstream.close()
+            assert error_of(await client.get(f"/v1/responses/{A}"))[0] == 503
+        assert (await client.get(f"/v1/responses/{A}")).json() == {"cell": "a"}
+
+
+async def test_a_head_of_the_list_is_answered_as_a_get_without_its_body() -> None:
+    a, b, cells = two()
+
+    async def listing(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(list_of((A, 1)))
+
+    a.answering = b.answering = listing
+    async with routing(cells) as (_, client):
+        got, head = await client.get("/v1/responses"), await client.head("/v1/responses")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == got.headers["content-length"]
+
+
+async def test_a_console_is_not_one_of_several_and_a_router_is_no_node() -> None:
+    a, b, cells = two()
+    async with routing(cells) as (_, client):
+        for path in ("/console", "/console/", "/console/api/cluster"):
+            assert error_of(await client.get(path)) == (404, None, "unknown_url")
+        assert (a.asked, b.asked) == ([], [])
+        async with routing({"x": []}, urls={"x": [str(client.base_url)]}) as (outer, _):
+            answer = await client.get(f"/v1/responses/{A}", headers={"via": "1.1 antiphon-router"})
+            assert error_of(answer) == (508, None, "router_loop")
+            await outer.fleet.probe_all()
+            assert outer.fleet.cells["x"].health is Health.ANSWERING

@@ -2,17 +2,21 @@
 
 import json
 import random
+import resource
 from collections import Counter
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from api.cells.choice import by_key, in_turn
 from api.cells.naming import Named, cell_of_path, read_named
 from api.errors import ClientError
+from api.server import fit_connections
 from shared.ids import call_id, cell_of, container_id, item_id, new_conversation_id, new_response_id
+from shared.settings import Settings
 
 CELLS = {"a", "b", "0"}
 VALUES_MAX = 1_000
@@ -141,3 +145,28 @@ def test_a_key_keeps_its_cell_and_moves_only_to_a_new_one() -> None:
     after = {key: by_key({"a": 1, "b": 2, "c": 1}, key) for key in keys}
     assert {after[key] for key in keys if after[key] != before[key]} == {"c"}
     assert by_key({"a": 0}, "k") is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://127.0.0.1:99999", "http://127.0.0.1:0", "http://a..b:80", "http://[:::1]:80"),
+        *(f"http://{'a' * 64}:80", "http://h:80/path", "ftp://h", "h:80", "http://"),
+    ],
+)
+def test_a_node_that_cannot_be_is_refused_by_name(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"cells\.a\.nodes\.0"):
+        Settings(cells={"a": {"nodes": [url]}})
+    Settings(cells={"a": {"nodes": ["http://api:8000", "https://cell-b.example.", "http://[::1]:80"]}})
+
+
+def test_each_client_of_a_router_needs_two_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (512, 3_000))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
+    settings = Settings(http_connections_max=1_000, http_excess_connections_max=100)
+    assert fit_connections(settings, files_each=2).http_connections_max == 1_000
+    assert limits == [(2_356, 3_000)]
+    larger = settings.model_copy(update={"http_connections_max": 2_000})
+    assert fit_connections(larger).http_connections_max == 2_000
+    assert fit_connections(larger, files_each=2).http_connections_max == 1_322

@@ -49,6 +49,16 @@ def test_a_wrong_setting_is_named_and_nothing_runs(
     assert "lease_ttl_s" in said
 
 
+def test_a_setting_that_is_not_json_is_named_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTIPHON_CELLS", "{a: 1}")
+    assert start(AssertionError("it must not run")) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("role: ANTIPHON_CELLS is not JSON: ")
+    assert said.count("\n") == 1
+
+
 def test_a_bug_is_not_hidden_in_an_exit_code() -> None:
     with pytest.raises(ZeroDivisionError):
         start(ZeroDivisionError())
