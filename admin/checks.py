@@ -11,6 +11,7 @@ from admin.answers import AdminAnswer
 from shared.settings import Settings
 from shared.store.overview.processes import ProcessView
 from shared.store.overview.server import KeysView, ServerView
+from shared.store.redis.sentinels import SentinelView
 from shared.table import lay_out
 
 _CLOCK_MS = 1_000
@@ -18,6 +19,8 @@ _CLOCK_MS = 1_000
 certificates and `created_at` come from each machine's own clock."""
 _LAG_BYTES = 16 * 2**20
 _FULL_SHARE = 0.8
+_SENTINELS_MIN = 3
+"""With fewer, the loss of one leaves no majority."""
 Severity = Literal["ok", "warning", "bad"]
 
 
@@ -39,12 +42,14 @@ def judge(
     server: ServerView,
     names: KeysView,
     processes: Sequence[ProcessView],
+    sentinels: Sequence[SentinelView],
 ) -> list[Finding]:
     """Returns all findings."""
     return [
         *_judge_settings(settings),
         *_judge_persistence(settings, server),
         *_judge_replicas(settings, server),
+        *_judge_sentinels(server, sentinels),
         *_judge_memory(server),
         _judge_clock(server),
         _judge_keys(names),
@@ -101,6 +106,49 @@ def _judge_replicas(settings: Settings, server: ServerView) -> Iterator[Finding]
         yield Finding("ok", "replicas", f"{server.replicas} connected")
     if any(lag > _LAG_BYTES for lag in server.replica_lags_bytes):
         yield Finding("warning", "replicas", f"one is {max(server.replica_lags_bytes)} bytes behind")
+
+
+def _judge_sentinels(server: ServerView, sentinels: Sequence[SentinelView]) -> Iterator[Finding]:
+    """Yields whether a failover would come about, and find the right server."""
+    if not sentinels:
+        return
+    subject, known = "sentinels", len(sentinels)
+    answering = [each for each in sentinels if each.does_answer]
+    for silent in (each for each in sentinels if not each.does_answer):
+        yield Finding("warning", subject, f"{silent.address} does not answer")
+    if len(answering) <= known // 2:
+        yield Finding("bad", subject, f"{len(answering)} of {known} answer: no failover comes about")
+    elif known < _SENTINELS_MIN:
+        yield Finding("warning", subject, f"{known} in the URL: without one of them, no failover comes about")
+    else:
+        yield Finding("ok", subject, f"{len(answering)} of {known} answer")
+    yield from _judge_views(server, answering)
+
+
+def _judge_views(server: ServerView, views: Sequence[SentinelView]) -> Iterator[Finding]:
+    subject = "sentinels"
+    named = sorted({each.primary or "none" for each in views})
+    yield _choose(
+        len(named) == 1,
+        subject,
+        f"all name {', '.join(named)} as the primary",
+        f"they name different primaries: {', '.join(named)}",
+        otherwise="bad",
+    )
+    for each in views:
+        if not each.primary:
+            continue
+        if each.is_primary_down:
+            yield Finding("bad", subject, f"{each.address} sees the primary as down")
+        if each.objection:
+            yield Finding("bad", subject, f"{each.address} could not authorise a failover: {each.objection}")
+        if each.replicas_up < server.replicas or each.replicas_down:
+            seen = f"{each.replicas_up} replicas up, {each.replicas_down} down"
+            said = f"{seen}; the primary has {server.replicas}"
+            yield Finding("warning", subject, f"{each.address} sees {said}")
+    if server.replicas > 1 and not server.does_need_replicas:
+        said = "min-replicas-to-write is not set: a primary that is cut off takes writes that will be lost"
+        yield Finding("warning", "replicas", said)
 
 
 def _judge_memory(server: ServerView) -> Iterator[Finding]:

@@ -18,6 +18,8 @@ from shared.store.log import closing, event_log
 from shared.store.overview import one_response, open_responses, processes, server, waiting_work
 from shared.store.owning import draining
 from shared.store.redis.client import RedisClient
+from shared.store.redis.connections import REDIS_AWAY
+from shared.store.redis.sentinels import read_sentinels
 from shared.store.redis.subscription import Subscription
 from shared.tenants_file import OPEN_TENANT
 
@@ -97,28 +99,37 @@ class Admin:
                 await server.read_server(self.redis),
                 await server.find_lasting_keys(self.redis, keys_max),
                 await processes.read_processes(self.redis, []),
+                await read_sentinels(self.redis),
             )
         )
 
     async def follow(self, name: str, tenant: str, after: int) -> AsyncGenerator[bytes, None]:
-        """Yields the frames of a log after an event, as they are stored, until it is closed."""
+        """Yields the frames of a log after an event, as they are stored, until it is closed.
+
+        An outage of Redis that ends in time is a pause."""
         key = await self._find(name, tenant)
         listener = RedisClient.connect_listener(self.settings.redis_url)
-        news = asyncio.Event()
+        clock = asyncio.get_running_loop().time
+        news, heard_s = asyncio.Event(), clock()
         subscription = Subscription(listener)
         await subscription.add(keys.live(key))
         listening = asyncio.create_task(subscription.listen(lambda *_: news.set(), news.set))
         try:
             while True:
                 news.clear()
-                async for page in event_log.pages(self.redis, key, after):
-                    if page.is_missing:
-                        raise CannotBeDone(f"{key} is gone")
-                    for entry in page.entries:
-                        yield entry.frame
-                    after += len(page.entries)
-                    if page.is_closed:
-                        return
+                try:
+                    async for page in event_log.pages(self.redis, key, after):
+                        if page.is_missing:
+                            raise CannotBeDone(f"{key} is gone")
+                        for entry in page.entries:
+                            yield entry.frame
+                        after += len(page.entries)
+                        if page.is_closed:
+                            return
+                    heard_s = clock()
+                except REDIS_AWAY:
+                    if clock() - heard_s > self.settings.redis_outage_max_s:
+                        raise
                 await _wait(news)
         finally:
             listening.cancel()

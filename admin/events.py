@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from admin.printing import plain
 from shared.frames import data_of
 
 _TEXT_MAX = 80
@@ -15,5 +16,4 @@ def describe(frame: bytes) -> str:
     """Returns a line for people: the event's number, its type, and the beginning of what it adds."""
     event: dict[str, Any] = msgspec.json.decode(data_of(frame))
     said = next((event[name] for name in _SHOWN if isinstance(event.get(name), str)), "")
-    shown = ascii(said[:_TEXT_MAX])[1:-1] if not said.isprintable() else said[:_TEXT_MAX]
-    return f"{event['sequence_number']:>6}  {event['type']}  {shown}".rstrip()
+    return f"{event['sequence_number']:>6}  {event['type']}  {plain(said[:_TEXT_MAX])}".rstrip()

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +17,9 @@ import msgspec
 import pytest
 
 from admin.__main__ import main
+from admin.commands import Admin
+from local.ports import find_free
+from local.valkey import Valkey, make_command, write_configuration
 from shared.frames import data_of
 from shared.ids import new_response_id
 from shared.settings import Settings
@@ -28,7 +33,8 @@ from shared.store.records.admission import NewResponse
 from shared.store.redis.client import RedisClient
 from shared.store.tools import tool_journal
 from shared.tool_calls import ToolCall
-from tests.patience import PATIENCE_S, until
+from tests.patience import PATIENCE_S, until, wait_until
+from tests.proxy import proxying
 from tests.requests import accept, make_request
 from tests.running import RunningCluster
 from worker import app
@@ -224,6 +230,123 @@ def test_errors_of_the_process_are_one_line_and_an_exit_code(
     monkeypatch.setenv("ANTIPHON_API_KEYS", "/nowhere")
     assert main(["ps"]) == 2
     assert capsys.readouterr().err.startswith("admin: the tenants file /nowhere cannot be used")
+    monkeypatch.delenv("ANTIPHON_API_KEYS")
+    for name, value, said in (
+        ("ANTIPHON_SEAL_KEYS", "no JSON", 'admin: error parsing value for field "seal_keys"'),
+        ("ANTIPHON_DRAIN_GRACE_S", "100000", "admin: drain_grace_s must be less than"),
+        ("ANTIPHON_DURABLE_REPLICAS", "some", "admin: ANTIPHON_DURABLE_REPLICAS: "),
+    ):
+        with monkeypatch.context() as wrong:
+            wrong.setenv(name, value)
+            assert main(["ps"]) == 2
+        said_now = capsys.readouterr().err
+        assert said_now.startswith(said)
+        assert said_now.count("\n") == 1
+
+
+async def test_what_redis_refuses_is_one_line(
+    redis: RedisClient, settings: Settings, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTIPHON_REDIS_URL", settings.redis_url.removesuffix("/0") + "/99")
+    ran = await run("ps")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert "refuses: DB index is out of range" in ran.err
+    await redis.command("ACL", "SETUSER", "reader", "on", ">word", "~*", "+@read")
+    monkeypatch.setenv("ANTIPHON_REDIS_URL", settings.redis_url.replace("://", "://reader:word@"))
+    ran = await run("show", UNKNOWN)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert "NOPERM" in ran.err or "no permissions" in ran.err
+    await redis.command("ACL", "DELUSER", "reader")
+
+
+def test_a_server_that_wants_a_password_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration = write_configuration(tmp_path, port := find_free(1)[0])
+    configuration.write_text(configuration.read_text() + "requirepass hidden\n")
+    with subprocess.Popen(make_command(configuration), stdout=subprocess.DEVNULL) as server:
+        try:
+            wait_until(lambda: _listens(port), "Valkey listens")
+            monkeypatch.setenv("ANTIPHON_REDIS_URL", f"redis://127.0.0.1:{port}/0")
+            assert main(["ps"]) == 1
+        finally:
+            server.kill()
+    said = capsys.readouterr().err
+    assert "Authentication required" in said
+    assert said.count("\n") == 1
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def test_names_that_others_chose_do_nothing_to_a_terminal(
+    redis: RedisClient, settings: Settings, run: Run
+) -> None:
+    held = await own(redis, settings, "worker-a")
+    hostile = "\x1b[2J\u202eadd\n\x9b31m\u2028"
+    await tool_journal.submit(redis, settings, held, 0, ToolCall(f"{hostile}.server", hostile, "{}"))
+    for arguments in (("show", held.key.response_id), ("show", held.key.response_id, "--json")):
+        ran = await run(*arguments)
+        assert ran.code == 0
+        assert "\\u202e" in ran.out
+        assert all(line.isprintable() for line in ran.out.split("\n"))
+    assert json.loads(ran.out)["calls"][0]["tool"] == hostile
+    ran = await run("show", hostile)
+    assert (ran.code, ran.err.removesuffix("\n").isprintable()) == (1, True)
+
+
+async def test_an_outage_of_redis_is_a_pause_for_who_follows(
+    redis: RedisClient, settings: Settings, valkey: Valkey
+) -> None:
+    key = await accept(redis, settings)
+    async with proxying(valkey.port) as proxy:
+        hurried = settings.model_copy(update={"redis_url": proxy.url})
+        through = RedisClient.connect(proxy.url, timeout_s=0.5)
+        followed = Admin(through, hurried, ["default"]).follow(key.response_id, "", -1)
+        assert b'"response.created"' in await anext(followed)
+        proxy.cut()
+        rest = asyncio.create_task(_read_all(followed))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(rest), 1.5)  # a command is waited for a third of that
+        proxy.heal()
+        await Admin(redis, settings, ["default"]).cancel(key.response_id, "")
+        assert (await rest)[-1].startswith(b"event: response.failed")  # a cancelled one
+        await through.close()
+
+
+async def _read_all(frames: AsyncIterator[bytes]) -> list[bytes]:
+    return [frame async for frame in frames]
+
+
+async def test_a_response_of_another_cell_is_named_as_such(
+    redis: RedisClient, settings: Settings, run: Run
+) -> None:
+    assert "it is of cell 7, and this is cell 0's" in (await run("show", f"resp_7_{'0' * 32}")).err
+
+
+@pytest.mark.parametrize(
+    ("output", "said"), [("/dev/full", "admin: the answer cannot be written: "), ("", "")]
+)
+def test_an_answer_that_nobody_takes_is_no_outage_of_redis(
+    settings: Settings, output: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTIPHON_REDIS_URL", settings.redis_url)
+    if not output:  # a pipe whose reader has gone
+        reading, writing = os.pipe()
+        os.close(reading)
+    with open(output, "wb") if output else open(writing, "wb") as out:
+        ran = subprocess.run(
+            [sys.executable, "-m", "admin", "ps"],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1 if said else 0)
+    assert ran.stderr.startswith(said)
 
 
 @asynccontextmanager

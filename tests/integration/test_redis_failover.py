@@ -12,9 +12,11 @@ from redis.exceptions import RedisError
 
 from shared.settings import Settings
 from shared.store import job_queue, keys
+from shared.store.overview.server import read_server
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.insisting import insist
+from shared.store.redis.sentinels import read_sentinels
 from shared.store.redis.subscription import Subscription
 from tests.failover import WatchedValkeys, connect
 from tests.patience import PATIENCE_S, wait_until
@@ -118,6 +120,28 @@ def has(port: int, name: str) -> bool:
             return bool(server.exists(name))
     except RedisError:
         return False
+
+
+async def test_each_sentinel_says_what_it_sees_and_one_that_hangs_says_nothing(
+    valkeys: WatchedValkeys,
+) -> None:
+    redis = RedisClient.connect(valkeys.url, timeout_s=PATIENCE_S)
+    primary = f"127.0.0.1:{valkeys.primary()}"
+    seen = await read_sentinels(redis)
+    assert [each.address for each in seen] == sorted(f"127.0.0.1:{port}" for port in valkeys.sentinels)
+    assert {(each.primary, each.is_primary_down, each.others, each.quorum) for each in seen} == {
+        (primary, False, 2, 2)
+    }
+    assert {(each.replicas_up, each.replicas_down, each.objection) for each in seen} == {(2, 0, "")}
+    valkeys.signal(valkeys.sentinels[0], signal.SIGSTOP)
+    try:
+        seen = await read_sentinels(redis)
+    finally:
+        valkeys.signal(valkeys.sentinels[0], signal.SIGCONT)
+    silent = [each.address for each in seen if not each.does_answer]
+    assert silent == [f"127.0.0.1:{valkeys.sentinels[0]}"]
+    assert (await read_server(redis)).does_need_replicas
+    await redis.close()
 
 
 async def test_a_write_that_waits_for_a_replica_is_refused_without_one(valkeys: WatchedValkeys) -> None:

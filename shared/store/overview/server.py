@@ -29,6 +29,8 @@ class ServerView:
     eviction: str
     """The policy; anything but `noeviction` lets Redis forget responses."""
     is_cluster: bool
+    does_need_replicas: bool
+    """It takes writes only while enough replicas follow (`min-replicas-to-write`)."""
     clock_ahead_ms: int
     """How far the server's clock is ahead of this machine's, within `clock_error_ms`."""
     clock_error_ms: int
@@ -54,6 +56,7 @@ async def read_server(redis: RedisClient) -> ServerView:
         int(info.get("maxmemory", 0)),
         str(info.get("maxmemory_policy", "unknown")),
         info.get("cluster_enabled") == 1,
+        "min_slaves_good_slaves" in info,  # INFO has it only then
         round(server - (before + after) / 2),
         round((after - before) / 2) + 1,
     )

@@ -13,14 +13,16 @@ import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
 from redis.asyncio.connection import AbstractConnection, DefaultParser
-from redis.exceptions import ConnectionError as _ConnectionError
 from redis.exceptions import (
+    AuthenticationError,
     ExecAbortError,
     InvalidResponse,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
 )
+from redis.exceptions import ConnectionError as _ConnectionError
 from redis.exceptions import TimeoutError as _TimeoutError
 
 from shared.redis_url import SentinelUrl, read_sentinel_url
@@ -65,6 +67,10 @@ REDIS_AWAY = (
 """Redis is unavailable: it cannot be reached, is loading, does not answer in time, has become a replica, is
 full, or refuses for now."""
 
+REDIS_REFUSES = (RedisError,)
+"""What else Redis may answer to a command that is in order, whatever is waited for: no permission, no such
+database."""
+
 READ_TIMEOUT_S = 5.0
 """Longer than any blocking command of ours; without it, a hanging server would be waited for for ever."""
 SENTINEL_TIMEOUT_S = 0.5
@@ -86,6 +92,11 @@ def pack_command(command: Command) -> bytes:
 def address_of(connection: Any) -> tuple[str, int]:
     """Returns the server's host and port; a connection to a socket file has neither: ("", 0)."""
     return getattr(connection, "host", ""), int(getattr(connection, "port", 0))
+
+
+def address_of_pool(pool: Any) -> str:
+    """Returns `host:port` of the server that a pool's connections lead to, if it is always the same one."""
+    return f"{pool.connection_kwargs['host']}:{pool.connection_kwargs['port']}"
 
 
 class _Guarded(AbstractConnection):
@@ -159,6 +170,8 @@ class _Guarded(AbstractConnection):
                 return await super().read_response(*args, **options)
         except TimeoutError:
             raise _TimeoutError(f"no answer within {self.read_timeout_s:g} s") from None
+        except AuthenticationError as refusal:  # no use asking again, as redis-py would, for every step anew
+            raise Unready(f"the server refuses: {refusal}") from None
         except (ReadOnlyError, Unready, ExecAbortError) as refusal:
             if isinstance(refusal, ExecAbortError) and _ABORTED_FOR_NOW not in str(refusal):
                 raise  # a command of the transaction was wrong
