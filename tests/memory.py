@@ -75,10 +75,13 @@ class MemoryLog:
     def close(self, token: str, first: int, entries: Sequence[NewEntry], closing: Closing) -> MemoryWrite:
         return MemoryWrite(self._key, first, entries, closing)
 
-    def answer(self, token: str, answered: bytes) -> bytes:
-        return answered
+    def answer(self, token: str, first: int, answered: bytes) -> tuple[int, bytes]:
+        return first, answered
 
-    async def write(self, answered: bytes) -> None:
+    async def write(self, answer: tuple[int, bytes]) -> None:
+        first, answered = answer
+        if (tail := len(self.entries) + 1) < first:
+            raise TailLost(self._key, first, tail)
         self.answered = answered
 
     def send(self, make: Callable[[], MemoryWrite], on_outcome: Callable[[Exception | None], None]) -> None:

@@ -4,14 +4,16 @@ from collections import deque
 
 import pytest
 
-from shared.events import ResponseFailed, ResponseInProgress
+from api.offload import Offload
+from shared.events import ResponseCompleted, ResponseFailed, ResponseInProgress
 from shared.frames import decode
 from shared.responses import Response
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.log import event_log
+from shared.store.log import closing, event_log
 from shared.store.log.appender import Appender
+from shared.store.log.closing import WholeAnswer
 from shared.store.log.response_log import TailLost
 from shared.store.owning import lease
 from shared.store.owning.lease import Acquired, LeaseLost, Renewal
@@ -69,6 +71,25 @@ async def test_what_redis_has_lost_is_appended_again_byte_for_byte(
     entries = (await event_log.read(redis, key, -1)).entries
     assert entries[: len(seen)] == seen
     assert [entry.sequence_number for entry in entries] == list(range(len(seen) + 1))
+
+
+async def test_an_answer_is_stored_only_beside_the_events_that_it_sums_up(
+    redis: RedisClient, settings: Settings, appender: Appender
+) -> None:
+    """If they are lost, they are appended again first; whoever ends the response then closes that log."""
+    key = await accept(redis, settings)
+    writer = LogWriter(appender, (await own(redis, settings, key)).lease, History(deque(), deque()))
+    response = make_request("Hello").response
+    past = await remember(redis, key)
+    await put_some(writer, response, 4)
+    seen = (await event_log.read(redis, key, -1)).entries
+    await go_back(redis, past)
+    await writer.note_answer(WholeAnswer(response, writer.next).encode())
+    assert (await event_log.read(redis, key, -1)).entries == seen
+    assert await closing.cancel(redis, settings, key, "somebody", Offload().run) == "ended"
+    page = await event_log.read(redis, key, -1)
+    assert page.entries[:-1] == seen
+    assert isinstance(decode(page.entries[-1].frame), ResponseCompleted)
 
 
 async def test_more_than_is_kept_cannot_be_appended_again(

@@ -165,8 +165,13 @@ class LogWriter:
 
     async def note_answer(self, answered: bytes) -> None:
         """Stores, once all before it is in the log, what closes that if somebody else ends the response."""
-        await self.flush()
-        await self._appender.write(self._log.answer(self._token, answered))
+        while True:
+            await self.flush()
+            try:
+                return await self._appender.write(self._log.answer(self._token, self.next, answered))
+            except TailLost as lost:
+                self._waiting = self._take_back(lost, self.next)
+                self._note_usage()
 
     async def close(self, event: StreamEvent, closing: Closing) -> None:
         """Appends the terminal event as the last entry and closes the log in the same script."""
@@ -200,8 +205,7 @@ class LogWriter:
         """Handles the outcome of an append, then sends what has been queued since."""
         first, entries = self._sent
         if isinstance(failure, TailLost) and failure.tail >= first - len(self._recent):
-            lost = [self._recent.pop() for _ in range(first - failure.tail)]
-            self._waiting = [*reversed(lost), *entries, *self._waiting]
+            self._waiting = [*self._take_back(failure, first), *entries, *self._waiting]
             self._note_usage()  # what was stored with them is lost, too
             self._appender.send(self._make_write, self._hear)
             return
@@ -212,6 +216,13 @@ class LogWriter:
         if self._is_awaited:
             self._is_awaited = False
             self._answered.set()
+
+    def _take_back(self, failure: TailLost, first: int) -> list[NewEntry]:
+        """Returns what Redis has lost of the entries before `first`. Raises `failure` if that is not kept."""
+        if failure.tail < first - len(self._recent):
+            raise failure
+        lost = [self._recent.pop() for _ in range(first - failure.tail)]
+        return lost[::-1]
 
     def _compare(self, made: bytes, logged: bytes) -> None:
         """Raises Diverged unless the replay made what is in the log."""

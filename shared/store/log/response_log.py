@@ -165,12 +165,12 @@ class ResponseLog:
         key = self._key
         return _APPEND.bind(state=keys.state(key), log=keys.log(key), channel=keys.live(key), proof=token)
 
-    def answer(self, token: str, answered: bytes) -> Write:
+    def answer(self, token: str, first: int, answered: bytes) -> Write:
         """Returns a write that appends nothing, and stores what closes the log if somebody ends the response
-        in its owner's place from now on (`closing.py`)."""
+        in its owner's place from now on (`closing.py`). `first`: how many entries the answer has."""
         key = self._key
-        call = _ANSWER(state=keys.state(key), log=keys.log(key), proof=token, answered=answered)
-        return Write(key, token, 0, 0, call)
+        call = _ANSWER(state=keys.state(key), log=keys.log(key), proof=token, first=first, answered=answered)
+        return Write(key, token, first, 0, call)
 
     def close(self, token: str, first: int, entries: Sequence[NewEntry], closing: Closing) -> Write:
         """Returns a write that appends the last entries and closes the log; nothing can follow them."""
