@@ -7,33 +7,26 @@ docs/adr/0020-where-a-server-url-may-lead.md.
 """
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Self
 
 import httpx2
 
+from shared.lookups import Lookups
 from shared.settings import Settings
 
 IpAddress = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Returns the addresses of a host name, or of an address in any spelling, and a port. Raises OSError."""
+Resolve = Callable[[str, int, str], Awaitable[Sequence[str]]]
+"""Returns the addresses of a host name, or of an address in any spelling, and a port, for a tenant. Raises
+OSError."""
 
 _ADDRESSES_MAX = 4
 """The number of a name's addresses that are tried, one after the other."""
-_LOOKUPS_MAX = 256
-_lookups = ThreadPoolExecutor(_LOOKUPS_MAX, thread_name_prefix="lookup")
-"""Threads apart from all others: a name whose servers are silent occupies a thread until the system gives up,
-and the default pool has few, which the operator's own names need."""
-_in_progress: dict[tuple[str, int], Future[list[str]]] = {}
-"""The lookups in progress. A silent name occupies its thread for longer than a connection waits for it, so
-all who ask for it share one."""
+TENANT = "antiphon.tenant"
+"""The extension of a request that says whose it is."""
 
 _NOT_PUBLIC_4 = tuple(
     IPv4Network(network)
@@ -78,7 +71,7 @@ class Egress:
             tuple(map(ip_network, settings.egress_networks)),
             tuple(map(_read_range, settings.egress_ports)),
             frozenset(settings.egress_schemes),
-            resolve or _resolve,
+            resolve or Lookups(settings.tenant_share_max).resolve,
         )
 
     def check(self, url: httpx2.URL) -> None:
@@ -89,10 +82,13 @@ class Egress:
         if not any(first <= port <= last for first, last in self.ports):
             raise NotAllowed(f"port {port} is not allowed here")
 
-    async def find(self, url: httpx2.URL) -> list[str]:
-        """Returns the addresses to connect to, all of which are allowed. Raises NotAllowed, OSError."""
+    async def find(self, url: httpx2.URL, tenant: str = "") -> list[str]:
+        """Returns the addresses to connect to, all of which are allowed. Raises NotAllowed, OSError.
+
+        `tenant`: against whose share the lookup of the name counts.
+        """
         self.check(url)
-        found = dict.fromkeys(await self.resolve(url.host, _port_of(url)))
+        found = dict.fromkeys(await self.resolve(url.host, _port_of(url), tenant))
         if url.host.lower().rstrip(".") not in self.hosts:
             found = {address: None for address in found if self._allows(ip_address(address))}
         if not found:
@@ -140,7 +136,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     async def _find(self, request: httpx2.Request) -> list[str]:
         try:
             async with asyncio.timeout(request.extensions.get("timeout", {}).get("connect")):
-                return await self._egress.find(request.url)
+                return await self._egress.find(request.url, request.extensions.get(TENANT, ""))
         except NotAllowed as refused:
             raise RefusedByRule(str(refused)) from None
         except (OSError, ValueError) as error:  # no such name, no answer in time, or not an address
@@ -168,39 +164,3 @@ def _port_of(url: httpx2.URL) -> int:
 def _read_range(text: str) -> tuple[int, int]:
     first, _, last = text.partition("-")
     return int(first), int(last or first)
-
-
-async def _resolve(host: str, port: int) -> list[str]:
-    """Resolves names, and spellings such as `127.1`, `0x7f000001` and `2130706433`, as the system does."""
-    asked = host, port
-    lookup = _in_progress.get(asked)
-    if lookup is None:
-        lookup = _in_progress[asked] = _lookups.submit(_look_up, host, port)
-        lookup.add_done_callback(lambda _: _in_progress.pop(asked, None))
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[list[str]] = loop.create_future()
-    lookup.add_done_callback(partial(_report, loop, found))
-    return await found
-
-
-def _look_up(host: str, port: int) -> list[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]).partition("%")[0] for *_, address in found]
-
-
-def _report(
-    loop: asyncio.AbstractEventLoop, found: "asyncio.Future[list[str]]", lookup: Future[list[str]]
-) -> None:
-    """Tells one who waits in an event loop, from the lookup's thread, what it has found."""
-
-    def tell() -> None:
-        error = lookup.exception()
-        if found.done():  # it waits no longer
-            return
-        if error is None:
-            found.set_result(lookup.result())
-        else:
-            found.set_exception(error)
-
-    with suppress(RuntimeError):  # the loop has ended
-        loop.call_soon_threadsafe(tell)

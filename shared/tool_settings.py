@@ -13,7 +13,7 @@ class ToolSettings(BaseModel):
     tool_calls_waiting_max: int = Field(4_096, gt=0)
     """Calls that one tool runner has taken in addition and that wait for a share or a sandbox."""
     tenant_share_max: float = Field(0.5, gt=0, le=1)
-    """The part of a tool runner's calls in flight, and of its sandboxes, that one tenant may use."""
+    """The part of a tool runner's calls in flight, sandboxes and lookups that one tenant may use."""
     python_tool: Literal["monty", "cpython"] = "monty"
     """The sandbox of the built-in Python, as workers describe it and tool runners run it: Monty, or CPython
     behind bubblewrap. Set the same for all."""

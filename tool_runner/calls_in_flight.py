@@ -16,6 +16,7 @@ import anyio
 
 from shared import logs, metrics, traces
 from shared.settings import Settings
+from shared.shares import Shares
 from shared.store.keys import ResponseKey
 from shared.store.records import server_secrets
 from shared.store.redis.client import RedisClient
@@ -28,7 +29,6 @@ from shared.traces import Span
 from tool_runner import answers, servers
 from tool_runner.claim_beat import ClaimBeat
 from tool_runner.run_tool import Outcome, Tools
-from tool_runner.shares import Shares
 
 _log = logging.getLogger(__name__)
 

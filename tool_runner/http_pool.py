@@ -17,7 +17,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 import httpx2
 
 from shared import traces
-from shared.egress import Egress, GuardedTransport
+from shared.egress import TENANT, Egress, GuardedTransport
 from shared.retry_after import read_retry_after_s
 from shared.settings import Settings
 from tool_runner.servers import HttpServer
@@ -198,6 +198,7 @@ class WayTo(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         client, left_s = self._home, self._wait_max_s
+        request.extensions = {**request.extensions, TENANT: self._server.tenant}
         tries = redirects = 0
         while True:
             response = await client.send(request, stream=True, follow_redirects=False)

@@ -9,6 +9,7 @@ import logging
 import msgspec
 
 from shared.settings import Settings
+from shared.shares import Shares
 from shared.store.records import server_secrets, token_count
 from shared.store.records.token_count import ListingRequest
 from shared.store.redis.client import RedisClient
@@ -16,7 +17,6 @@ from shared.store.redis.connections import REDIS_AWAY
 from shared.tool_calls import ToolFailure, ToolListing, ToolsListed
 from tool_runner import answers
 from tool_runner.run_tool import Tools
-from tool_runner.shares import Shares
 
 _log = logging.getLogger(__name__)
 

@@ -152,7 +152,8 @@ class Tools:
         with run.whole:
             try:
                 question = _read_question(task, session, run.call)
-                server = servers.choose(self._configured, task.server_label, task.server_url, secrets)
+                label, url = task.server_label, task.server_url
+                server = servers.choose(self._configured, label, url, secrets, tenant)
                 if isinstance(task, ToolListing) and isinstance(server, HttpServer):
                     owner = tenant if server.is_of_request or secrets is not None else ""
                     return await self._list(server, owner, task, run)

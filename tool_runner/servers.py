@@ -47,6 +47,8 @@ class HttpServer:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     is_of_request: bool = False
     """Named by a request, not by the operator, and therefore restricted by `shared/egress.py`."""
+    tenant: str = ""
+    """Whose request it is."""
 
     @property
     def digest(self) -> str:
@@ -186,7 +188,11 @@ def _check_command(entry: _StdioEntry) -> None:
 
 
 def choose(
-    configured: Mapping[str, Server], label: str, server_url: str | None, secrets: ServerSecrets | None
+    configured: Mapping[str, Server],
+    label: str,
+    server_url: str | None,
+    secrets: ServerSecrets | None,
+    tenant: str = "",
 ) -> Server:
     """Returns the server to call, with the headers to send. Raises NoServer.
 
@@ -203,7 +209,7 @@ def choose(
         case None:
             url = secrets.url if secrets is not None and secrets.url is not None else server_url
             _check_url(url, "server_url")
-            return HttpServer(url, _headers_of(secrets), is_of_request=True)
+            return HttpServer(url, _headers_of(secrets), is_of_request=True, tenant=tenant)
 
 
 def _check_url(url: str, name: str) -> None:

@@ -12,7 +12,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx2
 
-from shared.egress import Egress, GuardedTransport, RefusedByRule
+from shared.egress import TENANT, Egress, GuardedTransport, RefusedByRule
 from shared.settings import Settings
 from shared.store.webhooks.outbox import OutboxEntry
 from shared.tenants_file import Webhook
@@ -45,7 +45,7 @@ class Post:
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
 
-    async def deliver(self, webhook: Webhook, entry: OutboxEntry) -> Delivered | Undelivered:
+    async def deliver(self, tenant: str, webhook: Webhook, entry: OutboxEntry) -> Delivered | Undelivered:
         """Sends an event once. Never raises for what the receiver does; a reason names no address."""
         body = body_of(entry)
         headers = headers_of(entry, body, webhook.secrets, int(self._clock()))
@@ -53,7 +53,9 @@ class Post:
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
-                self._client.stream("POST", webhook.url, content=body, headers=headers) as answer,
+                self._client.stream(
+                    "POST", webhook.url, content=body, headers=headers, extensions={TENANT: tenant}
+                ) as answer,
             ):
                 now = datetime.fromtimestamp(self._clock(), UTC)
                 outcome = read_answer(answer.status_code, answer.headers.get("retry-after", ""), now)

@@ -123,7 +123,7 @@ class Sender:
         began_s = loop.time()
         waiting = loop.call_later(SWIFT_S, self._places.note_waiting, claim.name)
         try:
-            outcome = await self._post.deliver(webhook, claim.entry)
+            outcome = await self._post.deliver(claim.tenant, webhook, claim.entry)
         finally:
             waiting.cancel()
         self._note(claim.name, outcome, loop.time() - began_s)

@@ -48,9 +48,10 @@ class Caller:
         label: str = "here",
         secrets: ServerSecrets | None = None,
         session: str | None = None,
+        tenant: str = "",
     ) -> Outcome:
         text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        return await self._tools.run(ToolCall(label, name, text, url), secrets, session)
+        return await self._tools.run(ToolCall(label, name, text, url), secrets, session, tenant=tenant)
 
     async def list(
         self,
@@ -603,8 +604,8 @@ async def test_a_name_is_called_where_it_was_checked_and_is_checked_each_time(tm
     heard: list[bytes] = []
     leads_to = [HOST]
 
-    async def resolve(host: str, _port: int) -> list[str]:
-        assert host == "tools.example"
+    async def resolve(host: str, _port: int, tenant: str) -> list[str]:
+        assert (host, tenant) == ("tools.example", "whose")
         return leads_to
 
     async def refuse(request: bytes, writer: Writer) -> None:
@@ -614,10 +615,10 @@ async def test_a_name_is_called_where_it_was_checked_and_is_checked_each_time(tm
     async with answering(refuse) as url, calling(tmp_path, resolve=resolve) as caller:
         named = url.replace(HOST, "tools.example")
         refused = HttpError(403, "the server answered 403 Forbidden")
-        assert error_of(await caller.call("add", {}, named)) == refused
+        assert error_of(await caller.call("add", {}, named, tenant="whose")) == refused
         requests = len(heard)
         leads_to = ["10.0.0.1", "169.254.169.254"]
-        assert error_of(await caller.call("add", {}, named)) == NO_ANSWER
+        assert error_of(await caller.call("add", {}, named, tenant="whose")) == NO_ANSWER
     assert len(heard) == requests > 0
     assert all(f"host: {named.split('/')[2]}\r\n".encode() in request.lower() for request in heard)
 

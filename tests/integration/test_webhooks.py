@@ -418,7 +418,8 @@ async def test_an_answer_that_does_not_end_is_not_waited_for(redis: RedisClient,
 async def test_two_receivers_at_one_address_do_not_share_a_connection(settings: Settings) -> None:
     """TLS has proved to a connection the name of one of them, and the other may belong to somebody else."""
 
-    async def resolve(_host: str, _port: int) -> list[str]:
+    async def resolve(_host: str, _port: int, tenant: str) -> list[str]:
+        assert tenant == "one"
         return ["127.0.0.1"]
 
     settings = settings.model_copy(update={"egress_networks": LOOPBACK})
@@ -428,7 +429,7 @@ async def test_two_receivers_at_one_address_do_not_share_a_connection(settings: 
         async with receiving() as receiver:
             for name in ("one.example", "two.example"):
                 hook = Webhook(f"http://{name}:{receiver.port}/hook", (SECRET,))
-                assert await post.deliver(hook, entry) == Delivered()
+                assert await post.deliver("one", hook, entry) == Delivered()
             assert receiver.connections == 2
     finally:
         await post.close()

@@ -12,9 +12,10 @@ import httpx2
 import pytest
 from pydantic import ValidationError
 
+from shared import lookups
 from shared.egress import Egress, GuardedTransport, NotAllowed, RefusedByRule, Resolve, is_public
 from shared.settings import Settings
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 
 PUBLIC = "93.184.215.14"
 PUBLIC_6 = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
@@ -32,7 +33,7 @@ NOT_PUBLIC = [
 
 
 def resolving(*addresses: str) -> Resolve:
-    async def resolve(_host: str, _port: int) -> Sequence[str]:
+    async def resolve(_host: str, _port: int, _tenant: str) -> Sequence[str]:
         return addresses
 
     return resolve
@@ -124,7 +125,7 @@ async def test_the_address_that_was_checked_is_the_one_that_is_connected_to() ->
     """A name that leads elsewhere a moment later: it is asked once for each request."""
     answers = iter([[PUBLIC], ["127.0.0.1"]])
 
-    async def rebind(_host: str, _port: int) -> Sequence[str]:
+    async def rebind(_host: str, _port: int, _tenant: str) -> Sequence[str]:
         return next(answers)
 
     way_out = Recording()
@@ -154,10 +155,10 @@ async def test_the_next_address_is_tried_when_one_cannot_be_connected_to() -> No
 
 
 async def test_what_is_refused_and_what_is_not_found_fail_alike() -> None:
-    async def fail(_host: str, _port: int) -> Sequence[str]:
+    async def fail(_host: str, _port: int, _tenant: str) -> Sequence[str]:
         raise socket.gaierror(-2, "Name or service not known")
 
-    async def be_silent(_host: str, _port: int) -> Sequence[str]:
+    async def be_silent(_host: str, _port: int, _tenant: str) -> Sequence[str]:
         await asyncio.get_running_loop().create_future()
         raise AssertionError
 
@@ -176,7 +177,7 @@ async def test_a_redirect_is_checked_like_any_address() -> None:
             await super().handle_async_request(request)
             return httpx2.Response(307, headers={"location": "http://inside.example:8000/"})
 
-    async def resolve(host: str, _port: int) -> Sequence[str]:
+    async def resolve(host: str, _port: int, _tenant: str) -> Sequence[str]:
         return ["10.0.0.1"] if host == "inside.example" else [PUBLIC]
 
     way_out = Redirecting()
@@ -210,6 +211,37 @@ async def test_all_who_ask_for_a_silent_name_share_one_lookup(monkeypatch: pytes
     assert asked == ["silent.example"]
     assert await rule.find(url) == [PUBLIC]
     assert len(asked) == 2, "nothing is remembered"
+
+
+async def test_silent_names_of_one_tenant_leave_threads_for_those_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its own further names wait for a thread, and are not looked up once nobody waits for them."""
+    released, asked = threading.Event(), list[str]()
+
+    def be_silent(host: str, port: int, **_: object) -> list[Any]:
+        asked.append(host)
+        assert host == "other.example" or released.wait(PATIENCE_S)
+        return [(None, None, None, None, (PUBLIC, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", be_silent)
+    monkeypatch.setattr(lookups, "LOOKUPS_MAX", 4)
+    rule = Egress.of(Settings(tenant_share_max=0.5))
+
+    async def ask(name: str, tenant: str) -> list[str]:
+        return await rule.find(httpx2.URL(f"https://{name}.example/"), tenant)
+
+    waiting = [asyncio.create_task(ask(f"silent-{i}", "greedy")) for i in range(10)]
+    try:
+        await until(lambda: len(asked) == 2)
+        assert await ask("other", "modest") == [PUBLIC]
+        for task in waiting[:8]:
+            task.cancel()
+        await asyncio.gather(*waiting[:8], return_exceptions=True)
+    finally:
+        released.set()
+    assert await asyncio.gather(*waiting[8:]) == [[PUBLIC]] * 2
+    assert sorted(asked) == ["other.example", *(f"silent-{i}.example" for i in (0, 1, 8, 9))]
 
 
 async def test_a_name_that_is_not_found_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tool_runner.shares import Shares
+from shared.shares import Shares
 
 
 class Caller:
