@@ -12,13 +12,21 @@ import msgspec
 from shared import lifecycle
 from shared.events import ResponseFailed, StreamEvent
 from shared.frames import decode, frame
-from shared.lifecycle import abandon, fold
+from shared.lifecycle import TerminalEvent, abandon, fold
 from shared.responses import Response, ResponseError, Usage
+from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
-from shared.store.log.closing import cancel, closing_of, end_at_once
+from shared.store.log.closing import (
+    WholeAnswer,
+    cancel,
+    closing_of,
+    closing_with_answer,
+    end_at_once,
+    end_with_answer,
+)
 from shared.store.log.made_calls import calls_cut_off
-from shared.store.log.response_log import NewEntry
+from shared.store.log.response_log import Closing, NewEntry
 from shared.store.log.unshown import read_unshown, unshown_records
 from shared.store.owning.lease import Lease, LeaseLost
 from shared.store.records import response_store
@@ -38,7 +46,8 @@ class Failing:
         self._owner = owner
 
     async def fail(self, held: Lease, error: ResponseError) -> None:
-        """Closes a response as failed, continuing its log as it stands.
+        """Closes a response as failed, continuing its log as it stands; or with its answer, if that was whole
+        before its context was compacted.
 
         Raises LeaseLost if the log is closed or gone, REDIS_AWAY.
         """
@@ -50,19 +59,26 @@ class Failing:
             frames += [entry.frame for entry in page.entries]
             tokens += [len(entry.tokens) for entry in page.entries]
             unshown += unshown_records(page.entries)
-        stored = await response_store.read_usage(redis, held.key)
-        usage = complete_usage(stored, sum(tokens[counted_entries(stored) :]))
-        size_bytes = sum(map(len, frames)) + sum(map(len, unshown))
-        entries, failed = await self._off_loop(size_bytes, lambda: _fail_after(frames, usage, error))
-        made = await calls_cut_off(redis, held.key, failed.response.output)
-        tenant, settings = held.key.tenant, self._resources.settings
-        closing = await self._off_loop(
-            size_bytes,
-            lambda: closing_of(failed, tenant, settings, unshown=read_unshown(unshown), made=made),
-        )
+        noted, answered = await response_store.read_noted(redis, held.key)
+        usage = complete_usage(noted, sum(tokens[counted_entries(noted) :]))
         log = self._resources.appender.log_of(held.key)
+        size_bytes = sum(map(len, frames)) + sum(map(len, unshown)) + len(answered)
+        tenant, settings = held.key.tenant, self._resources.settings
+        ended = await self._off_loop(
+            size_bytes, lambda: _end_with_answer(answered, frames, usage, tenant, settings)
+        )
+        if ended is not None:
+            _log.warning("%s: ends with its answer, but %s", held.key, error.message)
+            event, entries, closing = ended
+        else:
+            entries, event = await self._off_loop(size_bytes, lambda: _fail_after(frames, usage, error))
+            made = await calls_cut_off(redis, held.key, event.response.output)
+            closing = await self._off_loop(
+                size_bytes,
+                lambda: closing_of(event, tenant, settings, unshown=read_unshown(unshown), made=made),
+            )
         await self._resources.appender.write(log.close(held.proof, len(frames), entries, closing))
-        count_end(failed.response)
+        count_end(event.response)
 
     async def fail_if_possible(self, held: Lease, reason: str) -> None:
         error = ResponseError("server_error", reason)
@@ -93,6 +109,19 @@ class Failing:
 
     async def _off_loop(self, size_bytes: int, work: Callable[[], _T]) -> _T:
         return await self._resources.stepper.call(work, size_bytes)
+
+
+def _end_with_answer(
+    stored: bytes, frames: Sequence[bytes], usage: Usage | None, tenant: str, settings: Settings
+) -> tuple[TerminalEvent, list[NewEntry], Closing] | None:
+    """Returns how a log of these frames is closed with the answer stored beside it; None if there is none, or
+    not all of it is in the log."""
+    answered = msgspec.json.decode(stored, type=WholeAnswer) if stored else None
+    if answered is None or answered.entries > len(frames):
+        return None
+    event = end_with_answer(answered, frames[answered.entries :], usage)
+    entries = [NewEntry(frame(event, len(frames)))]
+    return event, entries, closing_with_answer(answered, event, tenant, settings)
 
 
 def _fail_after(

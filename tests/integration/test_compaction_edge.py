@@ -251,6 +251,54 @@ async def test_an_answer_outlives_the_compaction_after_it_that_is_cancelled(
         assert [item["role"] for item in items] == ["assistant", "user"]
 
 
+class Broken(ScriptedEngine):
+    """Cannot write a summary."""
+
+    async def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        sink: Sink,
+        *,
+        request_id: str,
+        model: str = "default",
+    ) -> None:
+        if "Summarise this conversation" in decode(prompt):
+            raise RuntimeError("no summary")
+        await super().generate(prompt, sampling, sink, request_id=request_id, model=model)
+
+
+@pytest.mark.parametrize("fault", ["the engine's", "lost owners"])
+async def test_an_answer_outlives_the_compaction_after_it_that_fails(
+    redis: RedisClient, settings: Settings, fault: str
+) -> None:
+    sealing = settings.model_copy(update={"seal_keys": [NEW]})
+    engine = (Broken if fault == "the engine's" else Stuck)(SAYS_NOTHING)
+    managed = {"context_management": [{"type": "compaction", "compact_threshold": 1}]}
+    async with node(sealing, [NEW]) as client:
+        made = (
+            await client.post("/v1/responses", json={"input": [USER], "background": True, **managed})
+        ).json()
+        key = ResponseKey("acme", made["id"])
+
+        async def is_answered() -> bool:
+            return bool(await redis.command("HEXISTS", keys.state(key), "answered"))
+
+        if fault == "lost owners":
+            async with working(redis, sealing, engine=engine) as first:
+                await first.ownership.start_response(str(key))
+                await until(is_answered)
+            await redis.command("HSET", keys.state(key), "deaths", settings.owners_lost_max)
+        async with working(redis, sealing, engine=engine) as worker:
+            await finish(redis, worker, key)
+        ended = (await client.get(f"/v1/responses/{made['id']}")).json()
+        assert (ended["status"], ended["error"]) == ("completed", None)
+        assert [item["type"] for item in ended["output"]] == ["message"]
+        assert ended["usage"]["output_tokens"] > 0
+        last = (await event_log.read(redis, key, -1, 100)).entries[-1]
+        assert json.loads(last.frame.split(b"data: ")[1])["response"] == ended
+
+
 async def test_what_will_be_compacted_is_not_refused_for_its_length(
     redis: RedisClient, settings: Settings
 ) -> None:

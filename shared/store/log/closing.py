@@ -5,7 +5,7 @@ owner's append can follow. Whichever closes the log first, a completion or a can
 comes after the answer, while the context is compacted, ends that alone, and the response completes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Literal
@@ -213,24 +213,34 @@ _Closed = tuple[TerminalEvent, bytes, Closing]
 async def _as_answered(
     redis: RedisClient, settings: Settings, acquired: Acquired, usage: Usage | None, off_loop: OffLoop
 ) -> _Closed:
-    """Returns how a response ends that had its answer before it was ended: with that, and with what has been
-    compacted since, if that is whole."""
+    """Returns how a response ends that had its answer before it was ended."""
     stored, key = acquired.answered, acquired.lease.key
     answered = await off_loop(len(stored), lambda: msgspec.json.decode(stored, type=WholeAnswer))
     later = await redis.command("XRANGE", keys.log(key), f"{answered.entries + 1}-0", "+")
     frames = [fields[b"e"] for _, fields in later]
 
     def end() -> _Closed:
-        done = [event.item for event in map(decode, frames) if isinstance(event, OutputItemDone)]
-        output = (*answered.response.output, *done)
-        response = msgspec.structs.replace(answered.response, output=output, usage=usage)
-        is_cut = response.status == "incomplete"
-        event = ResponseIncomplete(response) if is_cut else ResponseCompleted(response)
+        event = end_with_answer(answered, frames, usage)
         last = frame(event, acquired.next_sequence_number)
-        joining, unshown, turns = answered.input, answered.unshown, answered.turns
-        return event, last, closing_of(event, key.tenant, settings, joining, unshown, turns)
+        return event, last, closing_with_answer(answered, event, key.tenant, settings)
 
     return await off_loop(len(stored) + sum(map(len, frames)), end)
+
+
+def end_with_answer(answered: WholeAnswer, later: Iterable[bytes], usage: Usage | None) -> TerminalEvent:
+    """Returns the terminal event of a response whose answer is whole: it has that, and the compaction after
+    it, if that is whole, too. `later`: the frames after the answer's."""
+    done = [event.item for event in map(decode, later) if isinstance(event, OutputItemDone)]
+    output = (*answered.response.output, *done)
+    response = msgspec.structs.replace(answered.response, output=output, usage=usage)
+    return ResponseIncomplete(response) if response.status == "incomplete" else ResponseCompleted(response)
+
+
+def closing_with_answer(
+    answered: WholeAnswer, event: TerminalEvent, tenant: str, settings: Settings
+) -> Closing:
+    """Returns what closes a log with `end_with_answer`'s event."""
+    return closing_of(event, tenant, settings, answered.input, answered.unshown, answered.turns)
 
 
 async def _as_made(

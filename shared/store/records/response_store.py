@@ -260,9 +260,11 @@ async def read_request(redis: RedisClient, key: ResponseKey) -> bytes:
     return await redis.command("HGET", keys.state(key), "request") or b""
 
 
-async def read_usage(redis: RedisClient, key: ResponseKey) -> bytes:
-    """Returns the usage of an open response as its owners stored it (`shared/usage.py`)."""
-    return await redis.command("HGET", keys.state(key), "usage") or b""
+async def read_noted(redis: RedisClient, key: ResponseKey) -> tuple[bytes, bytes]:
+    """Returns what the owners of an open response have stored beside its log, or b"": its usage
+    (`shared/usage.py`), and the answer with which it ends in any case (`shared/store/log/closing.py`)."""
+    usage, answered = await redis.command("HMGET", keys.state(key), "usage", "answered")
+    return usage or b"", answered or b""
 
 
 async def read_stored(redis: RedisClient, key: ResponseKey) -> Stored | None:
