@@ -16,4 +16,8 @@ if [ -r /run/secrets/seal_keys ]; then
     ANTIPHON_SEAL_KEYS="$(cat /run/secrets/seal_keys)"
     export ANTIPHON_SEAL_KEYS
 fi
+if [ -r /run/secrets/console_key ]; then
+    ANTIPHON_CONSOLE_KEY="$(cat /run/secrets/console_key)"
+    export ANTIPHON_CONSOLE_KEY
+fi
 exec "$@"

@@ -1,7 +1,10 @@
 """A backup of Redis that is taken while responses run, and what a cluster makes of it (docs/backup.md)."""
 
-import shutil
+import os
+import subprocess
+import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -11,6 +14,7 @@ from tests.patience import PATIENCE_S, wait_until
 from tests.running import start_cluster
 
 pytestmark = pytest.mark.slow
+SCRIPT = Path(__file__).parents[2] / "deploy/backup.sh"
 SLOWLY = """
 [[scene]]
 name = "slow"
@@ -26,18 +30,44 @@ final = "Hello."
 """
 
 
-def is_rewriting(redis: Redis) -> bool:
-    info = redis.info("persistence")
-    assert isinstance(info, dict)
-    return bool(info["aof_rewrite_in_progress"])
+CLIENT = f"""#!{sys.executable}
+import os, sys, redis
+assert sys.argv[1::2][:2] == ["-h", "-p"], sys.argv
+server = redis.Redis(sys.argv[2], int(sys.argv[4]), password=os.environ["VALKEYCLI_AUTH"] or None)
+connection = server.connection_pool.get_connection()
+connection.send_command(*sys.argv[5:])
+reply = connection.read_response()
+for line in reply if isinstance(reply, list) else [reply]:
+    print(line.decode())
+"""
+"""Stands for valkey-cli, which the tests' Valkey does not bring."""
 
 
-def take_backup(redis: Redis, folder: Path, backup: Path) -> None:
-    """The steps of docs/backup.md."""
-    redis.config_set("auto-aof-rewrite-percentage", 0)
-    wait_until(lambda: not is_rewriting(redis))
-    shutil.copytree(folder / "appendonlydir", backup / "appendonlydir")
-    redis.config_set("auto-aof-rewrite-percentage", 100)
+def take_backup(
+    redis_url: str, folder: Path, backup: Path, tools: Path
+) -> "subprocess.CompletedProcess[bytes]":
+    """Runs the script as docs/backup.md says: from standard input, where the server keeps its file."""
+    tools.mkdir(exist_ok=True)
+    (tools / "valkey-cli").write_text(CLIENT)
+    (tools / "valkey-cli").chmod(0o755)
+    (tools / "password").write_text("requirepass \n")
+    parts = urlsplit(redis_url)
+    environment = {
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "HOST": str(parts.hostname),
+        "PORT": str(parts.port),
+    }
+    environment |= {"PASSWORD_FILE": str(tools / "password"), "FOLDER": str(folder)}
+    with SCRIPT.open("rb") as script, backup.open("wb") as tar:
+        return subprocess.run(
+            ["sh", "-s"],
+            stdin=script,
+            stdout=tar,
+            stderr=subprocess.PIPE,
+            env=environment,
+            check=False,
+            timeout=PATIENCE_S,
+        )
 
 
 def events_of(client: httpx.Client, response_id: str) -> bytes:
@@ -53,7 +83,7 @@ def test_a_restored_backup_has_what_had_ended_and_goes_on_with_what_had_not(tmp_
     first = start_cluster(tmp_path / "first", *options)
     with (
         httpx.Client(base_url=first.urls[0], timeout=PATIENCE_S) as client,
-        Redis.from_url(first.redis_url) as redis,
+        Redis.from_url(first.redis_url, decode_responses=True) as redis,
     ):
         body = {"model": "default", "input": "hello", "metadata": {"kept": "yes"}}
         ended = client.post("/v1/responses", json=body).json()["id"]
@@ -62,7 +92,16 @@ def test_a_restored_backup_has_what_had_ended_and_goes_on_with_what_had_not(tmp_
         running = client.post("/v1/responses", json=slow).json()["id"]
         wait_until(lambda: client.get(f"/v1/responses/{running}").json()["output"])
         redis.bgrewriteaof()
-        take_backup(redis, first.data / "valkey", tmp_path / "second" / "valkey")
+        redis.config_set("auto-aof-rewrite-percentage", 70)
+        tar, tools = tmp_path / "backup.tar", tmp_path / "tools"
+        taken = take_backup(first.redis_url, first.data / "valkey", tar, tools)
+        assert taken.returncode == 0, taken.stderr
+        assert take_backup(first.redis_url, tmp_path / "nowhere", tmp_path / "none", tools).returncode != 0
+        assert redis.config_get("auto-aof-rewrite-percentage") == {"auto-aof-rewrite-percentage": "70"}
+        (tmp_path / "second" / "valkey").mkdir(parents=True)
+        subprocess.run(
+            ["tar", "-C", tmp_path / "second" / "valkey", "-xf", tar], check=True, timeout=PATIENCE_S
+        )
         later = client.post("/v1/responses", json=body).json()["id"]
         whole = events_of(client, running)
     first.stop()

@@ -303,7 +303,7 @@ def test_every_role_gets_the_keys_that_it_uses_and_no_other() -> None:
         "tool-runner": ["secrets_key"],
     }
     start = (ROOT / "deploy/start.sh").read_text()
-    for name in ("secrets_key", "seal_keys"):
+    for name in ("secrets_key", "seal_keys", "console_key"):
         assert f'ANTIPHON_{name.upper()}="$(cat /run/secrets/{name})"' in start
 
 

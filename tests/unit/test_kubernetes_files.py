@@ -3,8 +3,8 @@
 import base64
 import json
 import re
-import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -29,6 +29,7 @@ OVERLAYS = {
     "try": ["base", "components/valkey"],
     "gpu": ["base", "components/gpu", "components/sentinel", "components/keda"],
     "external": ["base", "components/gpu", "components/external-redis", "components/keda"],
+    "cells": ["overlays/gpu", "components/router"],
 }
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -94,6 +95,63 @@ def image_of(composed: dict[str, Any]) -> str:
     return str(name)
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_all_that_merged_pods_mount_and_read_is_there(overlay: str) -> None:
+    found = merge(overlay)
+    kept = {each["metadata"]["name"] for each in found if each["kind"] == "ConfigMap"}
+    claims = {each["metadata"]["name"] for each in found if each["kind"] == "PersistentVolumeClaim"}
+    used = set()
+    for each in found:
+        pod = each["spec"]["template"]["spec"] if "template" in each.get("spec", {}) else {}
+        volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
+        claimed = {one["metadata"]["name"] for one in each.get("spec", {}).get("volumeClaimTemplates", [])}
+        for one in pod.get("containers", []):
+            assert {mount["name"] for mount in one["volumeMounts"]} <= volumes.keys() | claimed
+            used |= {source["configMapRef"]["name"] for source in one.get("envFrom", [])}
+        used |= {volume["configMap"]["name"] for volume in volumes.values() if "configMap" in volume}
+        named = {
+            v["persistentVolumeClaim"]["claimName"]
+            for v in volumes.values()
+            if len(v.keys() & {"persistentVolumeClaim"})
+        }
+        assert named <= claims
+    assert used == kept
+
+
+def test_a_router_is_composes_and_reaches_the_api_nodes_of_its_cells_only() -> None:
+    pod = templates("components/router")["router"]
+    described, composed = container(pod), service("router")
+    assert described["image"] == image_of(composed)
+    assert described["args"] == composed["command"]
+    own = {one["name"]: one["value"] for one in described["env"]}
+    assert own | {name: settings_file("base")[name] for name in METRICS} == composed["environment"]
+    (secrets,) = (volume["projected"] for volume in pod["spec"]["volumes"] if volume["name"] == "secrets")
+    assert [item["path"] for s in secrets["sources"] for item in s["secret"]["items"]] == composed["secrets"]
+    limit = composed["deploy"]["resources"]["limits"]["memory"]
+    assert amount(described["resources"]["limits"]["memory"]) == amount(limit)
+    least = int(composed["stop_grace_period"].removesuffix("s"))
+    hook = described["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["spec"]["terminationGracePeriodSeconds"] >= hook + least > hook + Settings().drain_grace_s
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert described[kind]["httpGet"] == {"path": "/health", "port": "http"}
+    out = resource("components/router", "NetworkPolicy", "router")
+    assert admitted(out, "to") == {("api", 8000)}
+    own_rule, others = out["spec"]["egress"][0]["to"]
+    assert "namespaceSelector" not in own_rule
+    assert others["namespaceSelector"] == {"matchLabels": {"antiphon/cell": "true"}}
+    into = resource("components/router", "NetworkPolicy", "router-into-api")
+    assert admitted(into, "from") == {("router", 8000)}
+
+
+def test_the_cells_of_a_router_are_valid_and_have_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (FOLDER / "components/router/cells.env").read_text().splitlines()
+    ((name, value),) = (line.split("=", 1) for line in lines if not line.startswith("#"))
+    assert name == "ANTIPHON_CELLS"
+    monkeypatch.setenv(name, value)
+    (port,) = resource("base", "Service", "api")["spec"]["ports"]
+    assert Settings().cells[Settings().cell].nodes == (f"http://api:{port['port']}",)
+
+
 def amount(text: str) -> int:
     number, unit = re.fullmatch(r"(\d+)(\D+)", re.sub(r"\$\{\w+:-(\w+)\}", r"\1", text)).groups()  # type: ignore[union-attr]
     return int(number) * UNITS[unit]
@@ -144,7 +202,7 @@ def test_every_image_of_ours_has_the_projects_version(overlay: str) -> None:
     assert {image["newTag"] for image in plan["images"]} == {VERSION}
     pods = templates(*OVERLAYS[overlay])
     worker = "antiphon-worker-gpu" if overlay != "try" else "antiphon-worker-scripted"
-    ours = {container(pod)["image"] for name, pod in pods.items() if name != "worker"} | {worker}
+    ours = {worker if name == "worker" else container(pod)["image"] for name, pod in pods.items()}
     assert {image["name"] for image in plan["images"]} == {image for image in ours if "/" not in image}
 
 
@@ -156,12 +214,20 @@ def test_what_is_in_a_folder_keeps_to_kubernetess_schema(folder: str) -> None:
             check({**each, "spec": {**each["spec"], "selector": {}}} if is_patch else each)
 
 
-@pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+@cache
+def merge(overlay: str) -> list[dict[str, Any]]:
+    """What `kubectl apply -k` would apply."""
+    kubectl = Path(sys.executable).parent / "kubectl"
+    if not kubectl.exists():
+        pytest.skip("`make env` installs kubectl")
+    command = [str(kubectl), "kustomize", str(FOLDER / "overlays" / overlay)]
+    merged = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
+    return list(YAML(typ="safe", pure=True).load_all(merged))
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_is_merged_into_what_keeps_to_the_schema(overlay: str) -> None:
-    command = ["kubectl", "kustomize", str(FOLDER / "overlays" / overlay)]
-    merged = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
-    found = list(YAML(typ="safe", pure=True).load_all(merged))
+    found = merge(overlay)
     for each in found:
         if each["apiVersion"] != KEDA:
             check(each)
@@ -234,7 +300,8 @@ def test_a_role_is_what_compose_runs(name: str) -> None:
         == user
     )
     (secrets,) = (volume["projected"] for volume in pod["spec"]["volumes"] if volume["name"] == "secrets")
-    mounted = [item["path"] for source in secrets["sources"] for item in source["secret"]["items"]]
+    sources = [each["secret"] for each in secrets["sources"] if not each["secret"].get("optional")]
+    mounted = [item["path"] for source in sources for item in source["items"]]
     assert sorted(mounted) == sorted(service(name)["secrets"])
     assert described["envFrom"] == [{"configMapRef": {"name": "settings"}}]
     if name != "worker":
@@ -330,6 +397,7 @@ def test_budgets_selectors_and_services_select_pods_that_exist() -> None:
     budgets = resources(*every_folder(), kind="PodDisruptionBudget")
     assert {each["spec"]["selector"]["matchLabels"][COMPONENT] for each in budgets} == {
         *ROLES,
+        "router",
         "redis",
         "sentinel",
     }
@@ -456,14 +524,18 @@ def test_the_page_names_the_queue_of_another_model() -> None:
 
 
 def test_workers_are_added_before_they_are_full() -> None:
-    in_flight_max = int(settings_file("components/gpu")["ANTIPHON_RESPONSES_IN_FLIGHT_MAX"])
+    """A worker takes what its engine runs at once (ADR 58), and an autoscaler tolerates a tenth more."""
+    settings = settings_file("components/gpu")
+    (runs,) = map(int, re.findall(r"--max-num-seqs (\d+)", settings["ANTIPHON_ENGINE_ARGS"]))
+    assert int(settings["ANTIPHON_RESPONSES_IN_FLIGHT_MAX"]) == runs * 5 // 4
     for folder in ("components/keda", "overlays/external"):
         (target,) = (
             int(e["metadata"]["listLength"])
             for e in scaled(folder)["worker"]["triggers"]
             if e["name"] == "open"
         )
-        assert target == in_flight_max * 4 // 5
+        assert target == runs * 4 // 5
+        assert target * 1.1 < runs
 
 
 def test_pods_are_taken_away_one_at_a_time_and_never_for_an_outage_of_redis() -> None:
@@ -526,7 +598,7 @@ def test_the_secrets_are_those_that_the_pods_mount(is_watched: bool, tmp_path: P
             volume.get("secret"),
             *(s["secret"] for s in volume.get("projected", {}).get("sources", [])),
         ]
-        if source
+        if source and not source.get("optional")
         for item in source["items"]
     }
     mounted.add(("redis", "password"))  # KEDA's
