@@ -23,8 +23,7 @@ async def refresh(redis: RedisClient) -> None:
         _clear()
         metrics.OPEN_RESPONSES.set(float("nan"))
         return
-    _clear()
-    _show(found)
+    show(found)
 
 
 def _clear() -> None:
@@ -32,12 +31,15 @@ def _clear() -> None:
         gauge.clear()
 
 
-def _show(found: ClusterFigures) -> None:
+def show(found: ClusterFigures) -> None:
+    """Sets the gauges, and forgets what they had."""
+    _clear()
     metrics.OPEN_RESPONSES.set(found.open_responses)
     for role, count in found.present.items():
         metrics.PRESENT.labels(role).set(count)
+    label_of = metrics.Bounded()  # of these: the models of last month must not make today's `other`
     for model, tiers in found.waiting.items():
-        label = metrics.model_label(model)
+        label = label_of(model)
         for tier in _TIERS:
             waiting = tiers.get(tier)
             metrics.QUEUE_DEPTH.labels(label, tier).set(0 if waiting is None else waiting.jobs)

@@ -7,9 +7,9 @@ few, and none names a tenant, a response or a client (docs/adr/0059-metrics.md, 
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, product
 
 from prometheus_client import REGISTRY, Gauge
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -20,6 +20,8 @@ from prometheus_client.utils import floatToGoString
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 OTHER = "other"
 """Stands for what is beyond the bound of a label."""
+URL = "url"
+"""Stands for the tool servers that requests give by their addresses: their labels are the clients' choice."""
 _VALUES_MAX, _VALUE_CHARACTERS_MAX = 64, 128
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -135,8 +137,14 @@ class Histogram(Spread, Collector):
         return [family]
 
 
-def _count(roles: _Roles, name: str, says: str, *labels: str) -> LabelledCount:
+def _count(
+    roles: _Roles, name: str, says: str, *labels: str, values: Sequence[Sequence[str]] = ()
+) -> LabelledCount:
+    """`values`: all values of each label, if they are known; then each series is told from the start, as 0.
+    Prometheus sees no increase in one that begins with 1, so an alert would miss the first fault."""
     metric = LabelledCount(name, says, labels)
+    for each in product(*values) if values else ():
+        metric.labels(*each)
     OURS[f"{name}_total"] = KnownMetric(metric, labels, roles)
     return metric
 
@@ -158,6 +166,7 @@ _ROUTER: _Roles = ("router",)
 _ENDING = ("api", "worker")
 MODEL = "gen_ai_request_model"
 """The label that has a model's name, as OpenTelemetry calls it."""
+_ENDS = ("completed", "incomplete", "failed", "cancelled")
 
 # --- every role -----------------------------------------------------------------------------------
 
@@ -194,6 +203,7 @@ DELIVERIES = _count(
     "Calls that followed a response, by how the response had ended and whether the client got the end.",
     "outcome",
     "delivery",
+    values=[("open", *_ENDS), ("delivered", "disconnected", "cut")],
 )
 HUB_READERS = _gauge(_API, "antiphon_hub_readers", "Clients, waiting calls included, that follow a response.")
 HUB_BEHIND = _gauge(_API, "antiphon_hub_readers_behind", "Those that have not been given all that there is.")
@@ -236,9 +246,31 @@ IN_FLIGHT = _gauge(_WORKER, "antiphon_responses_in_flight", "Responses that this
 GENERATIONS = _gauge(_WORKER, "antiphon_generations", "Turns that the engine is generating.")
 STALLED = _gauge(_WORKER, "antiphon_generations_stalled", "Those without a token for some seconds.")
 STALLS = _count(_WORKER, "antiphon_stalls", "Times that a turn stayed without a token for some seconds.")
-TAKEOVERS = _count(_WORKER, "antiphon_takeovers", "Responses continued after another owner.", "cause")
-LEASE_LOSSES = _count(_WORKER, "antiphon_lease_losses", "Attempts that were stopped.", "cause")
-ATTEMPT_FAILURES = _count(_WORKER, "antiphon_attempt_failures", "Attempts that could not go on.", "cause")
+TAKEOVERS = _count(
+    _WORKER,
+    "antiphon_takeovers",
+    "Responses continued after another owner.",
+    "cause",
+    values=[("lapsed", "handed_over")],
+)
+LEASE_LOSSES = _count(
+    _WORKER,
+    "antiphon_lease_losses",
+    "Attempts that were stopped.",
+    "cause",
+    values=[("lost", "fenced", "abandoned", "cancelled")],
+)
+_FAILURES = (
+    *("refused", "crashed", "diverged", "tail_lost", "unloadable", "owners_lost", "too_old"),
+    *("engine_died", "redis_away"),
+)
+ATTEMPT_FAILURES = _count(
+    _WORKER,
+    "antiphon_attempt_failures",
+    "Attempts that could not go on.",
+    "cause",
+    values=[_FAILURES],
+)
 APPENDS = _count(_WORKER, "antiphon_appends", "Writes to logs.")
 ENTRIES = _count(_WORKER, "antiphon_appended_entries", "Events in these writes.")
 APPENDED_BYTES = _count(_WORKER, "antiphon_appended_bytes", "What was sent to Redis for them.")
@@ -273,14 +305,43 @@ TOOL_CALLS_IN_FLIGHT = _gauge(
 
 # --- webhooks -----------------------------------------------------------------------------------------
 
-WEBHOOK_DELIVERIES = _count(_WEBHOOKS, "antiphon_webhook_deliveries", "Attempts to deliver.", "outcome")
+WEBHOOK_DELIVERIES = _count(
+    _WEBHOOKS,
+    "antiphon_webhook_deliveries",
+    "Attempts to deliver.",
+    "outcome",
+    values=[("delivered", "failed", "given_up")],
+)
 WEBHOOKS_IN_FLIGHT = _gauge(
     _WEBHOOKS, "antiphon_webhook_deliveries_in_flight", "Deliveries that are being made."
 )
 
+# --- router -------------------------------------------------------------------------------------------
 
 ROUTED = _count(_ROUTER, "antiphon_routed_requests", "Requests that cells were asked.", "cell", "outcome")
 CELL_NODES = _gauge(_ROUTER, "antiphon_cell_nodes", "API nodes of a cell, by their state.", "cell", "state")
+
+
+def begin_models(names: Iterable[str]) -> None:
+    """Has the counts of these models told from the start, as `_count` does where all values are known."""
+    for label in map(model_label, names):
+        for outcome in _ENDS:
+            RESPONSES.labels(label, outcome)
+        for kind in ("input", "cached", "output", "reasoning"):
+            TOKENS.labels(label, kind)
+
+
+def begin_servers(labels: Iterable[str]) -> None:
+    """The same for tool servers that the operator has named, and for those that requests give."""
+    outcomes = ("completed", "tool_error", "protocol_error", "http_error", "timed_out", "cancelled")
+    for server, outcome in product([URL, *map(server_label, labels)], outcomes):
+        TOOL_CALLS.labels(server, outcome)
+
+
+def begin_cells(names: Iterable[str]) -> None:
+    """The same for the cells of a router."""
+    for cell, outcome in product(names, ("answered", "unanswered", "unreached")):
+        ROUTED.labels(cell, outcome)
 
 
 async def render(role: str) -> bytes:

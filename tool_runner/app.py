@@ -6,7 +6,7 @@ Owns the wiring and the order of startup and shutdown; contains no rule about ca
 import asyncio
 import logging
 
-from shared import ids, metrics_listener
+from shared import ids, metrics, metrics_listener
 from shared.race import race
 from shared.settings import Settings
 from shared.store import job_queue, keys
@@ -45,6 +45,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     listings = ListingRequests(redis, settings, tools)
     keeper = SessionKeeper(redis, settings, name, tools.sessions)
     beating = asyncio.create_task(calls.run())
+    metrics.begin_servers(configured)
     _log.info("%s serves %s", name, ", ".join(sorted(configured)))
     try:
         stdio.start(configured)

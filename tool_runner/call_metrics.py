@@ -16,12 +16,10 @@ from shared.tool_calls import (
 )
 from tool_runner.answers import TIMED_OUT
 
-_URL = "url"
-
 
 def count(task: ToolTask, result: ToolResult | None, took_s: float, *, is_configured: bool) -> None:
     """Counts a task. `result`: None if it was cancelled; `is_configured`: the operator gave the label."""
-    server = metrics.server_label(task.server_label) if is_configured else _URL
+    server = metrics.server_label(task.server_label) if is_configured else metrics.URL
     metrics.TOOL_CALLS.labels(server, _outcome_of(result)).inc()
     metrics.TOOL_DURATION.labels(_method_of(task), server).observe(took_s)
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from shared import logs, metrics
 from shared.settings import Settings
@@ -107,8 +107,9 @@ class Sender:
         except Exception:  # noqa: BLE001  the top of one delivery: a bug must not end the others
             _log.exception("%s: the delivery of %s crashed", claim.name, claim.entry.response_id)
             outcome = Undelivered("a fault of the server's")
+        settle = self._settling(claim, outcome)
         try:
-            await insist(lambda: self._settle(claim, outcome), self._settings.redis_outage_max_s)
+            await insist(settle, self._settings.redis_outage_max_s)
         except REDIS_AWAY as away:
             _log.warning("%s: delivered again later, Redis is unavailable (%s)", claim.name, away)
 
@@ -132,33 +133,31 @@ class Sender:
     def _note(self, name: str, outcome: Delivered | Undelivered, took_s: float) -> None:
         match outcome:
             case Delivered():
+                metrics.WEBHOOK_DELIVERIES.labels("delivered").inc()
                 self._places.note(name, "swift" if took_s <= SWIFT_S else "slow")
             case Undelivered(wait_s=wait_s):
                 self._places.note(name, "failing")
                 self._places.leave_alone(name, wait_s)
 
-    async def _settle(self, claim: DeliveryClaim, outcome: Delivered | Undelivered) -> None:
-        response_id = claim.entry.response_id
+    def _settling(
+        self, claim: DeliveryClaim, outcome: Delivered | Undelivered
+    ) -> Callable[[], Awaitable[None]]:
+        """Judges an outcome, once; returns what writes the verdict, which may have to be repeated."""
         match outcome:
             case Delivered():
-                metrics.WEBHOOK_DELIVERIES.labels("delivered").inc()
-                await self._outbox.note_delivered(claim)
-            case Undelivered():
-                match judge(claim, outcome, self._settings, random.uniform):
-                    case TryAgain(entry, in_s):
-                        metrics.WEBHOOK_DELIVERIES.labels("failed").inc()
-                        _log.info(
-                            "%s: %s, %s is tried again in %.0f s",
-                            claim.name,
-                            outcome.reason,
-                            response_id,
-                            in_s,
-                        )
-                        await self._outbox.try_again(claim, entry, in_s)
-                    case GivenUp(reason):
-                        metrics.WEBHOOK_DELIVERIES.labels("given_up").inc()
-                        _log.warning("%s: %s is given up: %s", claim.name, response_id, reason)
-                        await self._outbox.give_up(claim, reason)
+                return lambda: self._outbox.note_delivered(claim)
+            case Undelivered(reason):
+                pass
+        match judge(claim, outcome, self._settings, random.uniform):
+            case TryAgain(entry, in_s):
+                metrics.WEBHOOK_DELIVERIES.labels("failed").inc()
+                said = "%s: %s, %s is tried again in %.0f s"
+                _log.info(said, claim.name, reason, entry.response_id, in_s)
+                return lambda: self._outbox.try_again(claim, entry, in_s)
+            case GivenUp(why):
+                metrics.WEBHOOK_DELIVERIES.labels("given_up").inc()
+                _log.warning("%s: %s is given up: %s", claim.name, claim.entry.response_id, why)
+                return lambda: self._outbox.give_up(claim, why)
 
     async def drain(self) -> None:
         """Lets deliveries end for `drain_grace_s`, then gives the rest back; other processes make them."""

@@ -101,6 +101,7 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
             served, settings.engine, capacity, ownership.running, tools.responses, settings.place
         )
 
+    metrics.begin_models(model.name for model in served)
     ownership.start()
     drained = asyncio.Event()
     services: list[Coroutine[Any, Any, None]] = [

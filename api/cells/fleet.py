@@ -83,7 +83,7 @@ class Fleet:
             )
             for name, cell in settings.cells.items()
         }
-
+        metrics.begin_cells(self.cells)
         for cell in self.cells.values():
             for health in Health:
                 read = partial(cell.count, health)

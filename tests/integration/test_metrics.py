@@ -13,7 +13,7 @@ from shared import metrics_listener
 from shared.service_tiers import TURN_COST
 from shared.settings import Settings
 from shared.store import keys
-from shared.store.overview.figures import REST, read_figures
+from shared.store.overview.figures import REST, ClusterFigures, Waiting, read_figures
 from shared.store.owning import fleet
 from shared.store.owning.fleet import AboutWorker, Served
 from shared.store.redis.client import RedisClient
@@ -105,6 +105,14 @@ async def test_the_queue_is_told_by_model_and_tier_whatever_waits(
     assert value("antiphon_queue_depth", gen_ai_request_model="default", tier="flex") == 1
     assert value("antiphon_queue_depth", gen_ai_request_model="pirate", tier=REST) == 3
     assert value("antiphon_queue_depth", tier="priority") == 0
+
+
+def test_the_queues_of_models_that_are_served_now_are_told_apart_whatever_was_served_before() -> None:
+    for month in ("old", "new"):
+        waiting = {f"{month}-{number}": {"default": Waiting(1, 2.0)} for number in range(64)}
+        cluster_metrics.show(ClusterFigures(waiting, 64, {}))
+    assert value("antiphon_queue_depth", gen_ai_request_model="new-63", tier="default") == 1
+    assert value("antiphon_queue_depth", tier="default") == 64
 
 
 async def test_figures_read_a_bounded_number_of_flows(redis: RedisClient) -> None:

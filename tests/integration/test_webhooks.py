@@ -37,6 +37,7 @@ from shared.tenants_file import Roster, Webhook
 from tests.edges import NOWHERE, serving
 from tests.patience import PATIENCE_S, until
 from tests.requests import make_request
+from tests.unit.test_metrics import value
 from tests.webhook_receiver import SECRET, Arrival, receiving, status, take
 from tests.working import finish, working
 from webhooks.__main__ import main
@@ -120,14 +121,17 @@ async def until_settled(
 
 
 class Lossy(RedisClient):
-    """Claims, and loses the reply."""
+    """Claims or settles, and loses the reply."""
 
     is_losing = False
+    loses = "webhooks/claim"
+    times = 0
     lost: asyncio.Event
 
     async def run(self, call: StoreCall) -> Any:
         reply = await super().run(call)
-        if self.is_losing and call.script.name == "webhooks/claim":
+        if self.is_losing and call.script.name == self.loses:
+            self.times += 1
             self.lost.set()
             raise ConnectionError("the reply was lost")
         return reply
@@ -617,6 +621,25 @@ async def test_a_sender_that_stops_gives_back_a_claim_whose_reply_it_did_not_get
             await until(lambda: receiver.ids() == [response_id], settings.webhook_claim_s / 2)
 
 
+async def test_an_attempt_whose_end_has_to_be_written_again_is_counted_and_logged_once(
+    redis: RedisClient, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(_: Arrival) -> bytes:
+        return status(500)
+
+    caplog.set_level("INFO", "webhooks.sender")
+    await end(redis, settings)
+    before = value("antiphon_webhook_deliveries_total", outcome="failed")
+    async with losing(settings) as lossy, receiving(refuse) as receiver:
+        lossy.loses, lossy.is_losing = "webhooks/settle", True
+        async with sending(lossy, settings, roster_of(receiver.url())):
+            await until(lambda: lossy.times > 2)
+            lossy.is_losing = False
+            await until_settled(redis, failures=1)
+    assert value("antiphon_webhook_deliveries_total", outcome="failed") == before + 1
+    assert caplog.text.count("is tried again") == 1
+
+
 async def test_a_claim_gets_no_more_than_lua_can_return(redis: RedisClient, settings: Settings) -> None:
     entries = [str(OutboxEntry(f"resp_0_{number:032x}", "completed", 1)) for number in range(4_100)]
     pairs: list[str | int] = [word for entry in entries for word in (0, entry)]
@@ -696,11 +719,13 @@ async def test_events_that_a_webhook_does_not_ask_for_are_not_sent(
     redis: RedisClient, settings: Settings
 ) -> None:
     await end(redis, settings)
+    before = value("antiphon_webhook_deliveries_total")
     async with receiving() as receiver:
         roster = roster_of(receiver.url(), event_types=("response.completed",))
         async with sending(redis, settings, roster):
             await until_settled(redis)
         assert receiver.arrivals == []
+    assert value("antiphon_webhook_deliveries_total") == before, "nothing was sent"
     assert await outbox.read_dead_letters(redis, "acme") == []
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -65,6 +67,30 @@ def test_no_label_names_whom_it_is_about() -> None:
 def test_a_label_has_a_bounded_number_of_values() -> None:
     label = metrics.Bounded(2)
     assert [label(text) for text in ("a", "b", "c", "a", "x" * 129)] == ["a", "b", "other", "a", "other"]
+
+
+def test_a_count_is_told_before_it_is_made_so_that_the_first_fault_is_an_increase() -> None:
+    """In a process of its own, where nothing has been counted."""
+    program = """
+import asyncio
+from shared import metrics
+metrics.begin_models(["gpt"])
+metrics.begin_servers(["wiki"])
+metrics.begin_cells(["a"])
+for role in (*metrics.EVERY, "router"):
+    print(asyncio.run(metrics.render(role)).decode())
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    begun = set(re.findall(r"^((?:antiphon|gen_ai)_\w+_total)(?:\{.*\})? 0\.0$", told.stdout, re.MULTILINE))
+    counters = {name for name in metrics.OURS if name.endswith("_total")}
+    assert counters - begun == {"antiphon_http_requests_total"}, "whose answers no alert asks for"
+    for name in counters & begun:
+        words = next(row[4] for row in ROWS if row[0] == name).split("`outcome`")[-1].split("`cause`")[-1]
+        for series in re.findall(rf"^{name}\{{(.*)\}}", told.stdout, re.MULTILINE):
+            for value in re.findall(r'(?:outcome|cause)="(\w+)"', series):
+                assert f"`{value}`" in words, (name, value)
 
 
 async def test_a_role_is_asked_for_its_own_metrics_only() -> None:

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from shared import metrics
 from tests.patience import PATIENCE_S
+from tests.unit.alert_faults import FAULTS
 
 FOLDER = Path(__file__).parents[2] / "deploy/observability"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text())
@@ -25,6 +26,10 @@ ASKED = [(rule["alert"], rule["expr"]) for rule in RULES] + [
 ]
 OF_PROCESSES = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
 OF_PROMETHEUS = {"instance", "job", "le"}
+TOLD_BY_PROMETHEUS = "up{"
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool, of Debian's prometheus, is not installed"
+)
 NAME = re.compile(r"\b((?:antiphon|gen_ai|mcp|process)_[a-z_]+)")
 SELECTED = re.compile(r"(\w+)\{([^}]*)\}")
 GROUPED = re.compile(r"by \(([^)]*)\)")
@@ -47,7 +52,7 @@ def names_in(expression: str) -> set[str]:
 @pytest.mark.parametrize(("what", "expression"), ASKED, ids=[f"{what}" for what, _ in ASKED])
 def test_what_is_asked_for_is_told_with_these_labels(what: str, expression: str) -> None:
     names = names_in(expression)
-    assert names or any(name in expression for name in OF_PROCESSES), what
+    assert names or any(name in expression for name in (*OF_PROCESSES, TOLD_BY_PROMETHEUS)), what
     assert names - metrics.OURS.keys() == set()
     labels = {label for name in names for label in metrics.OURS[name].labels} | OF_PROMETHEUS
     for _, matchers in SELECTED.findall(expression):
@@ -91,12 +96,44 @@ def test_an_alert_says_what_is_wrong_and_how_bad_it_is() -> None:
         assert {"summary", "description"} == rule["annotations"].keys()
 
 
-@pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool, of Debian's prometheus, is not installed"
-)
+def test_every_alert_has_a_fault_that_it_is_for() -> None:
+    assert {rule["alert"] for rule in RULES} == FAULTS.keys()
+
+
+@needs_promtool
+def test_an_alert_fires_when_its_fault_is_told_and_not_before(tmp_path: Path) -> None:
+    tests = [
+        {
+            "interval": "15s",
+            "name": alert,
+            "input_series": [{"series": name, "values": told} for name, told in fault.series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})',
+                    "eval_time": at,
+                    "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
+                }
+                for at, fires in ((fault.well_until, False), (fault.fires_after, True))
+            ],
+        }
+        for alert, fault in FAULTS.items()
+    ]
+    asked = tmp_path / "faults.json"
+    asked.write_text(
+        json.dumps({"rule_files": [str(FOLDER / "alerts.yml")], "evaluation_interval": "15s", "tests": tests})
+    )
+    run_promtool("test", "rules", str(asked))
+
+
+@needs_promtool
 @pytest.mark.parametrize("check", [("rules", "alerts.yml"), ("config", "prometheus.yml")])
 def test_prometheus_can_read_it(check: tuple[str, str]) -> None:
     kind, name = check
-    command = ["promtool", "check", kind, str(FOLDER / name)]
-    checked = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    run_promtool("check", kind, str(FOLDER / name))
+
+
+def run_promtool(*arguments: str) -> None:
+    ran = subprocess.run(
+        ["promtool", *arguments], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr

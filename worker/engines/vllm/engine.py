@@ -60,6 +60,7 @@ def read_engine_args(text: str) -> Namespace:
     """
     parser = AsyncEngineArgs.add_cli_args(_Parser(prog="--engine-args"))
     parser.add_argument("--lora-modules", nargs="+", default=[], action=LoRAParserAction)
+    parser.add_argument("--no-disable-log-stats", dest="disable_log_stats", action="store_false")
     parser.set_defaults(model=_MODEL, disable_log_stats=True)  # they cost a call for each token
     try:
         options = ["--config", text] if Path(text).suffix in (".yaml", ".yml") else shlex.split(text)
