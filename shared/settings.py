@@ -95,7 +95,7 @@ class Settings(ApiSettings, ToolSettings, BaseSettings):
     responses_in_flight_max: int = Field(512, gt=0)
     """Responses and token counts that one worker handles at a time."""
     tenant_worker_share_max: float = Field(0.5, gt=0, le=1)
-    """The part of `responses_in_flight_max` that one tenant may have while others wait."""
+    """The part of what a worker can run that one tenant may have there while others wait."""
     records_bytes_max: int = Field(64 * 2**20, gt=0)
     """The records of 64 KiB or more among those (`shared/store/job_queue.py`), as JSON; one that exceeds the
     limit is taken if there is no other. In memory they take about seven times as much."""

@@ -32,6 +32,7 @@ from worker.response.history import Diverged, Unloadable, history_before, load_r
 from worker.response.hopeless import Hopeless
 from worker.response.resources import Resources
 from worker.response.spans import traced_attempt
+from worker.serving import capacity_of
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +98,8 @@ class Ownership:
         return await asyncio.shield(claiming)
 
     async def _claim(self, room: Room) -> Taken:
-        claimed = await self._claimant.claim(room, self._held)
+        capacity = capacity_of(self._settings, self._resources.engine)
+        claimed = await self._claimant.claim(room, self._held, capacity)
         for acquired in claimed.begun:
             key, token = acquired.lease.key, acquired.lease.fencing_token
             if token > self._tokens.get(key, 0):

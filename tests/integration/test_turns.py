@@ -1,5 +1,6 @@
 """Tenants take turns in the queue: the scripts choose as a model in Python does, and none waits for ever."""
 
+import asyncio
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -18,6 +19,9 @@ from shared.store.owning.claiming import Claimant
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
 from tests.requests import accept, make_request
+from tests.working import working
+from worker.engines.scripted.engine import ScriptedEngine
+from worker.engines.scripted.script import Script
 
 ROOM = Room(64, 2**20, 2**20, rings_on=False)
 _COUNT, _TAKE = LuaScript("records/count"), LuaScript("take")
@@ -190,6 +194,25 @@ async def test_a_tenant_with_its_share_of_a_worker_is_passed_over_while_others_w
     assert await first_of(claimant, Room(1, 2**20, 2**20, rings_on=False)) == crowd[5]
     assert await first_of(claimant, Room(1, 2**20, 2**20, rings_on=False)) == yielding
     await claimant.close()
+
+
+class Mute(ScriptedEngine):
+    """Never answers."""
+
+    async def generate(self, *_arguments: Any, **_options: Any) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_a_tenants_share_is_of_what_the_engine_can_run(redis: RedisClient, settings: Settings) -> None:
+    """Not of what the worker may have besides, which is far more."""
+    async with working(redis, settings, engine=Mute(Script.load(None), sequences_max=8)) as worker:
+        crowd = [await accept(redis, settings, tenant="a") for _ in range(6)]
+        await worker.ownership.claim(Room(4, 2**20, 2**20, rings_on=False))
+        other = [await accept(redis, settings, tenant="b") for _ in range(3)]
+        await worker.ownership.claim(Room(3, 2**20, 2**20, rings_on=False))
+        waiting = await redis.command("ZRANGE", RESPONSES_QUEUE, 0, -1)
+    left = {str(key) for key in crowd} & {job.decode().rpartition(":")[0] for job in waiting}
+    assert (len(left), len(waiting)) == (2, 2), f"{len(other)} others have all been taken"
 
 
 async def test_a_takeover_waits_for_nobody(redis: RedisClient, settings: Settings) -> None:

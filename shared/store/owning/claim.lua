@@ -12,7 +12,7 @@
 -- USES redis/clock queue taking owning/granting
 -- KEYS takers active granted hush bell
 -- ARGV lock_ms# scan_max# bytes_max# large_bytes# state_pattern log_pattern owner lease_ttl_ms# known_format#
---      granted_ttl_ms crowd_max# queues count_max# bytes_left# rings_on has_heard (tenant responses)…
+--      granted_ttl_ms queues crowd_max# count_max# bytes_left# rings_on has_heard (tenant responses)…
 -- -> {is_left_for_bytes, {unheard_member, …}, {{queue, job_id, score, bytes, …}, …},
 --     {member, fencing_token, next_sequence_number, deaths, format, request, age_ms, …}}
 local unheard = {}

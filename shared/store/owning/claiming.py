@@ -50,27 +50,29 @@ class Claimant:
         self._pipe = redis.open_pipe()
         self._settings = settings
         self._owner = owner
-        self._crowd_max = max(1, int(settings.tenant_worker_share_max * settings.responses_in_flight_max))
-        """How many responses a tenant may have here while others wait."""
         self._has_heard = True
         """The reply to the last claim has arrived."""
         self._rules: tuple[int, ...] = ()
         self._bound: BoundScript
 
-    async def claim(self, room: Room, held: Mapping[str, int] = NOTHING_HELD) -> Claimed:
+    async def claim(
+        self, room: Room, held: Mapping[str, int] = NOTHING_HELD, capacity: int | None = None
+    ) -> Claimed:
         """Claims at once, or as soon as the doorbell rings or `room.wait_s` is over: the script follows the
-        wait in the same write. `held`: how many responses of each tenant the worker has.
+        wait in the same write. `held`: how many responses of each tenant the worker has; `capacity`: how many
+        it can run at once, of which a tenant may have its part while others wait; None: as many as it may
+        have.
 
         Raises REDIS_AWAY; what was granted nevertheless is among the next claim's `unheard`.
         """
         has_heard, self._has_heard = self._has_heard, False
-        crowd = [
-            word for pair in held.items() if pair[1] + room.count_max >= self._crowd_max for word in pair
-        ]
+        places = self._settings.responses_in_flight_max if capacity is None else capacity
+        crowd_max = max(1, int(self._settings.tenant_worker_share_max * places))
+        crowd = [word for pair in held.items() if pair[1] + room.count_max >= crowd_max for word in pair]
         self._queues.rotate()  # so that none comes first for ever
         queues = " ".join(self._queues)
         call = self._bind(room)(
-            queues, room.count_max, room.bytes_left, int(room.rings_on), int(has_heard), *crowd
+            queues, crowd_max, room.count_max, room.bytes_left, int(room.rings_on), int(has_heard), *crowd
         )
         if room.wait_s:
             wait_s = min(room.wait_s, self._pipe.wait_max_s)
@@ -112,7 +114,6 @@ class Claimant:
                     lease_ttl_ms=int(self._settings.lease_ttl_s * 1000),
                     known_format=RECORD_FORMAT,
                     granted_ttl_ms=int(2 * self._settings.redis_outage_max_s * 1000),
-                    crowd_max=self._crowd_max,
                 ),
             )
         return self._bound
