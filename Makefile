@@ -106,8 +106,8 @@ sockets: $(STAMP)  ## kill an API node under 1000 WebSockets and check that thei
 bench: $(STAMP)  ## measure this machine: make bench [ARGS="quick"] [ARGS="relay lag --write"]
 	@exec $(BIN)/python -m bench $(ARGS)
 
-bench-vllm: .venv-vllm/cpu.stamp  ## compare with vLLM alone and with its own server, using the tiny model: [ARGS=--write]
-	@exec $(VLLM_BIN)/python -m bench vllm $(ARGS)
+bench-vllm: .venv-vllm/cpu.stamp  ## compare with vLLM alone and with its own server, and measure its prefix cache, using the tiny model: [ARGS="affinity --write"]
+	@exec $(VLLM_BIN)/python -m bench $(if $(filter vllm affinity gpu,$(ARGS)),,vllm affinity) $(ARGS)
 
 check: $(STAMP)  ## check format, lint, types and import rules, and run the unit tests
 	$(BIN)/ruff format --check .

@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from bench import (
+    affinity,
     append,
     first_token,
     fleet,
@@ -51,7 +52,7 @@ MEASUREMENTS: Mapping[str, Callable[[Scale], Awaitable[Result]]] = {
 }
 MORE = ("doorbell", "memory", "stuck-reader", "node-killed", "takeover")
 """Left out of the quick form."""
-WITH_VLLM = ("vllm", "gpu")
+WITH_VLLM = ("vllm", "affinity", "gpu")
 """Run only if they are named: they need vLLM, which has an environment of its own."""
 _QUICK = "quick"
 
@@ -70,6 +71,8 @@ async def measure(name: str, scale: Scale, options: argparse.Namespace) -> Resul
             return await takeover.measure(options.kills)
         case "vllm":
             return await vllm.measure(scale.rounds)
+        case "affinity":
+            return await affinity.measure(scale.rounds)
         case "gpu":
             return await gpu.measure(is_tiny=options.tiny, more_engine_args=options.engine_args)
         case _:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import page, plots, tables, words
+from bench import fleet, page, plots, tables, words
 from bench.__main__ import MEASUREMENTS, MORE
 from bench.clock_engine import ClockEngine, Order, next_step_ms
 from bench.page import Result, Unmarked
@@ -253,3 +253,17 @@ def test_a_reader_counts_events_and_their_ages_however_the_bytes_are_cut() -> No
 def test_a_reader_reports_a_missing_event_and_a_refusal() -> None:
     assert read(HEAD + OPEN + COMPLETED % 2).broken == ["2 events came, the last one is 2"]
     assert len(read(b"HTTP/1.1 503 Service Unavailable\r\n\r\n" + b'{"error": {}}\n\n').broken) == 1
+
+
+def test_fair_shares_leave_to_those_who_ask_for_more_what_others_do_not_need() -> None:
+    assert fleet.share_fairly(10, {"much": 20, "little": 1, "some": 6}) == {
+        "little": 1,
+        "much": 4.5,
+        "some": 4.5,
+    }
+    assert fleet.share_fairly(10, {"a": 2, "b": 3}) == {"a": 2, "b": 3}
+
+
+def test_the_fairness_index_is_one_if_all_have_the_same_and_a_part_if_one_has_all() -> None:
+    assert fleet.jains_index([0.5, 0.5, 0.5]) == pytest.approx(1)
+    assert fleet.jains_index([1, 0, 0, 0]) == pytest.approx(0.25)
