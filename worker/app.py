@@ -6,10 +6,11 @@ Owns the wiring and the order of startup and shutdown; contains no rule of the p
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import nan
-from typing import Any
+from typing import Any, Self
 
 from shared import metrics, metrics_listener, process
 from shared.ids import new_owner
@@ -19,7 +20,7 @@ from shared.store import job_queue, keys
 from shared.store.job_queue import BytesRoom
 from shared.store.log.appender import Appender
 from shared.store.owning import draining, fleet, presence
-from shared.store.owning.fleet import AboutWorker
+from shared.store.owning.fleet import AboutWorker, Served
 from shared.store.owning.sweeper import sweep
 from shared.store.redis.client import RedisClient
 from shared.store.redis.subscription import Subscription
@@ -53,6 +54,104 @@ def make_engine(settings: Settings) -> Engine:
     return VllmEngine(read_engine_args(settings.engine_args), settings.engine_silence_max_s)
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a worker consists of, wired together; nothing runs yet."""
+
+    settings: Settings
+    owner: str
+    redis: RedisClient
+    listener: RedisClient
+    served: Sequence[Served]
+    tools: RemoteTools
+    resources: Resources
+    ownership: Ownership
+    counter: TokenCounter
+
+    @classmethod
+    def wire(cls, settings: Settings, engine: Engine) -> Self:
+        """`engine` has been started."""
+        redis = RedisClient.connect(
+            settings.redis_url,
+            timeout_s=settings.redis_timeout_s,
+            durability=settings.durable_writes,
+            replicas=settings.durable_replicas,
+        )
+        tools = RemoteTools(redis, settings)
+        resources = Resources(
+            settings,
+            redis,
+            Appender(redis, settings),
+            engine,
+            tools,
+            lambda: int(time.time()),
+            Stepper(),
+            Gathering(settings.flush_budget_ms / 1000),
+            is_full=lambda: parts.room() <= 0,
+        )
+        owner, served = new_owner("worker", settings.place), describe_served(settings, engine)
+        parts = cls(
+            settings,
+            owner,
+            redis,
+            RedisClient.connect_listener(settings.redis_url),
+            served,
+            tools,
+            resources,
+            Ownership(resources, owner, list(dict.fromkeys(each.queue for each in served))),
+            TokenCounter(redis, resources.stepper, settings.python_tool),
+        )
+        return parts
+
+    def room(self) -> int:
+        """Returns how many further responses or counts it may take now."""
+        free = engine_room(self.resources.engine, self.ownership.running, self.tools.responses)
+        return min(self.ownership.room(), free) - self.counter.pending
+
+    def about(self) -> AboutWorker:
+        settings, running = self.settings, self.ownership.running
+        capacity = capacity_of(settings, self.resources.engine)
+        waiting = self.tools.responses
+        return AboutWorker(self.served, settings.engine, capacity, running, waiting, settings.place)
+
+    def services(self, drained: asyncio.Event) -> list[Coroutine[Any, Any, None]]:
+        """Returns all that runs until the worker ends, besides taking work."""
+        settings, owner, redis = self.settings, self.owner, self.redis
+        refresh = partial(refresh_metrics, self.resources, self.ownership)
+        return [
+            self.resources.appender.run(),
+            relay_notifications(Subscription(self.listener), owner, self.tools, self.ownership),
+            sweep(redis, settings, settings.sweep_interval_s),
+            archive_due(redis, settings),
+            presence.maintain(redis, "worker", owner),
+            fleet.maintain(redis, owner, self.about),
+            draining.watch(redis, owner, drained),
+            self.resources.meter.run(),
+            *metrics_listener.services(settings, "worker", owner, [refresh]),
+        ]
+
+    def take_work(self) -> Coroutine[Any, Any, None]:
+        bytes_max = self.settings.records_bytes_max
+        return job_queue.serve(
+            self.settings.redis_url,
+            self.served[0].queue,
+            {
+                "start_response": self.ownership.start_response,
+                "count_input_tokens": self.counter.count_input_tokens,
+            },
+            self.room,
+            BytesRoom(bytes_max, lambda: bytes_max - self.ownership.large_bytes - self.counter.large_bytes),
+            self.ownership.claim,
+        )
+
+    async def close(self) -> None:
+        await self.tools.close()
+        await self.resources.engine.stop()
+        self.resources.stepper.close()
+        await self.listener.close()
+        await self.redis.close()
+
+
 async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> None:
     """Runs a worker until `stopped` is set.
 
@@ -61,97 +160,27 @@ async def run(settings: Settings, engine: Engine, stopped: asyncio.Event) -> Non
     if not await _start(engine, stopped):
         return
     process.collect_rarely()
-    owner = new_owner("worker", settings.place)
-    redis = RedisClient.connect(
-        settings.redis_url,
-        timeout_s=settings.redis_timeout_s,
-        durability=settings.durable_writes,
-        replicas=settings.durable_replicas,
-    )
-    listener = RedisClient.connect_listener(settings.redis_url)
-    appender = Appender(redis, settings)
-    tools = RemoteTools(redis, settings)
-    served = describe_served(settings, engine)
-    queues = list(dict.fromkeys(each.queue for each in served))
-
-    def room() -> int:
-        free = engine_room(engine, ownership.running, tools.responses)
-        return min(ownership.room(), free) - counter.pending
-
-    gathering = Gathering(settings.flush_budget_ms / 1000)
-    resources = Resources(
-        settings,
-        redis,
-        appender,
-        engine,
-        tools,
-        lambda: int(time.time()),
-        Stepper(),
-        gathering,
-        is_full=lambda: room() <= 0,
-    )
-    ownership, counter = (
-        Ownership(resources, owner, queues),
-        TokenCounter(redis, resources.stepper, settings.python_tool),
-    )
-
-    def about() -> AboutWorker:
-        capacity = capacity_of(settings, engine)
-        return AboutWorker(
-            served, settings.engine, capacity, ownership.running, tools.responses, settings.place
-        )
-
-    metrics.begin_models(model.name for model in served)
+    parts, drained = _Parts.wire(settings, engine), asyncio.Event()
+    ownership = parts.ownership
+    metrics.begin_models(model.name for model in parts.served)
     ownership.start()
-    drained = asyncio.Event()
-    services: list[Coroutine[Any, Any, None]] = [
-        appender.run(),
-        relay_notifications(Subscription(listener), owner, tools, ownership),
-        sweep(redis, settings, settings.sweep_interval_s),
-        archive_due(redis, settings),
-        presence.maintain(redis, "worker", owner),
-        fleet.maintain(redis, owner, about),
-        draining.watch(redis, owner, drained),
-        resources.meter.run(),
-        *metrics_listener.services(
-            settings, "worker", owner, [partial(refresh_metrics, resources, ownership)]
-        ),
-    ]
-    taking = job_queue.serve(
-        settings.redis_url,
-        queues[0],
-        {
-            "start_response": ownership.start_response,
-            "count_input_tokens": counter.count_input_tokens,
-        },
-        room,
-        BytesRoom(
-            settings.records_bytes_max,
-            lambda: settings.records_bytes_max - ownership.large_bytes - counter.large_bytes,
-        ),
-        ownership.claim,
-    )
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(service) for service in services]
-            queue = group.create_task(taking)
-            _log.info("worker %s is ready", owner)
+            tasks = [group.create_task(service) for service in parts.services(drained)]
+            queue = group.create_task(parts.take_work())
+            _log.info("worker %s is ready", parts.owner)
             await race(stopped.wait(), drained.wait(), ownership.engine_died.wait(), engine.wait_until_dead())
             if not (stopped.is_set() or drained.is_set()):
                 ownership.engine_died.set()
             queue.cancel()
-            await counter.stop()
+            await parts.counter.stop()
             await ownership.drain()
             for task in tasks:
                 task.cancel()
         if drained.is_set():
-            await _stay_drained(redis, owner, stopped)
+            await _stay_drained(parts.redis, parts.owner, stopped)
     finally:
-        await tools.close()
-        await engine.stop()
-        resources.stepper.close()
-        await listener.close()
-        await redis.close()
+        await parts.close()
     if ownership.engine_died.is_set():
         raise SystemExit("the engine died")
 
