@@ -120,11 +120,8 @@ class Deaf:
         self.has_claimed, self.may_hear = asyncio.Event(), asyncio.Event()
         self.is_lost = True
 
-    async def run(self, call: Any) -> Any:
-        return await self._hear(await self._pipe.run(call))
-
-    async def run_after(self, command: Any, call: Any) -> Any:
-        return await self._hear(await self._pipe.run_after(command, call))
+    async def run_after(self, commands: Any, call: Any) -> Any:
+        return await self._hear(await self._pipe.run_after(commands, call))
 
     async def _hear(self, reply: Any) -> Any:
         if reply[3] and not self.has_claimed.is_set():

@@ -104,6 +104,32 @@ async def test_it_is_for_anybody_if_that_worker(
     assert await take(redis, patient, "w2") == [child]
 
 
+async def test_it_does_not_wait_for_a_worker_that_has_just_filled_up_while_another_has_room(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """It need not have announced that; once it looks again, what continues its responses is kept for it."""
+    patient = settings.model_copy(update=LONG | {"affinity_margin": 1.0})
+    for worker in ("w1", "w2"):
+        await come(redis, worker)
+    parent = await had_by(redis, patient, "w1")
+    claimant = Claimant(redis, patient, "w1")
+    await accept(redis, patient)
+    assert len((await claimant.claim(ONE)).begun) == 1
+    early = await go_on(redis, patient, parent)
+    assert await take(redis, patient, "w2") == [early]
+    assert (await claimant.claim(ONE)).begun == []
+    late = await go_on(redis, patient, parent)
+    assert await take(redis, patient, "w2") == []
+    assert [str(acquired.lease.key) for acquired in (await claimant.claim(ONE)).begun] == [late]
+    await come(redis, "w2", 8)
+    kept = await go_on(redis, patient, parent)
+    assert await take(redis, patient, "w2") == [], (
+        "nobody has room: whoever has it first may as well be its home"
+    )
+    assert [str(acquired.lease.key) for acquired in (await claimant.claim(ONE)).begun] == [kept]
+    await claimant.close()
+
+
 async def test_one_that_does_not_come_to_what_is_kept_for_it_gets_no_more(
     redis: RedisClient, settings: Settings
 ) -> None:

@@ -57,6 +57,11 @@ for queue in string.gmatch(queues, '%S+') do
     choose_jobs(queue, takers, now, room_of(0))  -- forgets what has gone
   end
 end
+-- It has taken all that it has room for: until it looks again, continuations do not wait for it (`homes.lua`).
+local function note_full()
+  for queue in string.gmatch(queues, '%S+') do redis.call('ZADD', queue .. ':loads', 'XX', 1000, owner) end
+end
+
 for place, queue in ipairs(waiting) do
   local room = room_of(math.ceil((count_max - count) / (#waiting - place + 1)))
   local chosen, left_for_bytes, kept = choose_jobs(queue, takers, now, room)
@@ -73,5 +78,6 @@ for place, queue in ipairs(waiting) do
   if kept > 1 then redis.call('LPOP', bell, kept - 1) end
   after_taking(queue, queue .. ':doorbell', #chosen - kept, left_for_bytes == 1 and rings_on == '1')
 end
+if count > 0 and count == count_max then note_full() end
 if #begun > 0 then redis.call('PEXPIRE', granted, granted_ttl_ms) end
 return {is_left, unheard, taken, begun}

@@ -14,10 +14,11 @@ from shared.settings import Settings
 from shared.store import keys
 from shared.store.job_queue import Job, Room, Taken
 from shared.store.keys import ResponseKey
+from shared.store.owning import fleet
 from shared.store.owning.lease import Acquired, Lease
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
-from shared.store.redis.scripts import BoundScript, LuaScript
+from shared.store.redis.scripts import BoundScript, Command, LuaScript
 
 _CLAIM = LuaScript("owning/claim")
 NOTHING_HELD: Mapping[str, int] = MappingProxyType({})
@@ -52,6 +53,8 @@ class Claimant:
         self._owner = owner
         self._has_heard = True
         """The reply to the last claim has arrived."""
+        self._was_full = False
+        """The last claim took all that there was room for."""
         self._rules: tuple[int, ...] = ()
         self._bound: BoundScript
 
@@ -74,23 +77,25 @@ class Claimant:
         call = self._bind(room)(
             queues, crowd_max, room.count_max, room.bytes_left, int(room.rings_on), int(has_heard), *crowd
         )
+        before = self._tell_room() if self._was_full else []
         if room.wait_s:
             wait_s = min(room.wait_s, self._pipe.wait_max_s)
             bells = (keys.bell(self._owner), *map(keys.doorbell, self._queues))
-            reply = await self._pipe.run_after(("BLPOP", *bells, keys.hush(self._owner), wait_s), call)
-        else:
-            reply = await self._pipe.run(call)
-        is_left, unheard, taken, begun = reply
+            before.append(("BLPOP", *bells, keys.hush(self._owner), wait_s))
+        is_left, unheard, taken, begun = await self._pipe.run_after(before, call)
         self._has_heard = True
+        jobs = [job for queue, *found in taken for job in Job.read(found, queue.decode())]
+        self._was_full = len(begun) // 7 + len(jobs) >= room.count_max
         return Claimed(
             [self._read_grant(*begun[place : place + 7]) for place in range(0, len(begun), 7)],
             [ResponseKey.parse(member.decode()) for member in unheard],
-            Taken(
-                [job for queue, *jobs in taken for job in Job.read(jobs, queue.decode())],
-                has_begun=bool(begun),
-                is_left=bool(is_left),
-            ),
+            Taken(jobs, has_begun=bool(begun), is_left=bool(is_left)),
         )
+
+    def _tell_room(self) -> list[Command]:
+        """Returns what says that it is not full any more (`homes.lua`); how full it is, it announces."""
+        loads = map(keys.loads, self._queues)
+        return [("ZADD", each, "XX", "LT", fleet.FULL - 1, self._owner) for each in loads]
 
     def _bind(self, room: Room) -> BoundScript:
         """Returns the script with everything that is the same for all claims."""

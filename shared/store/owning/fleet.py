@@ -15,6 +15,8 @@ from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.scripts import Command
 
+FULL = 1_000
+"""The load of a worker that has room for nothing more (`homes.lua`)."""
 _REMEMBERED_MS = 86_400_000
 """How long a model that no living worker serves is still known: its responses wait for one."""
 
@@ -42,8 +44,8 @@ class AboutWorker(msgspec.Struct, frozen=True):
 
     @property
     def load(self) -> int:
-        """How full it is, of 1,000."""
-        return min(1_000, 1_000 * (self.responses - self.waiting) // max(1, self.capacity))
+        """How full it is, of FULL."""
+        return min(FULL, FULL * (self.responses - self.waiting) // max(1, self.capacity))
 
     @property
     def queues(self) -> list[str]:

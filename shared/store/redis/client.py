@@ -217,9 +217,10 @@ class ScriptPipe:
         """As `RedisClient.run`, within the same restriction."""
         return _only(await self.run_many([call]))
 
-    async def run_after(self, command: Command, call: ScriptCall) -> Any:
-        """As `run`, but at once when a command before it has ended, which may be one that blocks."""
-        (_, reply), _ = await self._pipe.send([command, call.command()])
+    async def run_after(self, commands: Sequence[Command], call: ScriptCall) -> Any:
+        """As `run`, but at once when the commands before it have ended; one of them may block, and what they
+        answer is dropped."""
+        (*_, reply), _ = await self._pipe.send([*commands, call.command()])
         return await self.run(call) if isinstance(reply, NoScriptError) else _only([reply])
 
     @property
