@@ -6,6 +6,7 @@ Owns these processes, which end with the test session, however that ends.
 import os
 import signal
 import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -93,15 +94,17 @@ class WatchedValkeys:
         return lines if port == primary else [*lines, f"replicaof {HOST} {primary}"]
 
     def is_watched(self) -> bool:
-        """Returns True if all replicas follow, and every Sentinel knows all servers and is not in TILT."""
+        """Returns True if all replicas follow, and every Sentinel knows all servers, has heard from each
+        replica that it is one, and is not in TILT."""
         for port in self.sentinels:
             try:
                 with connect(port) as sentinel:
                     state = sentinel.sentinel_master(MASTER_NAME)
                     about: Any = sentinel.info("sentinel")
+                    replicas = sentinel.sentinel_slaves(MASTER_NAME)
             except redis.RedisError:
                 return False
-            if about["sentinel_tilt"]:
+            if about["sentinel_tilt"] or not have_said_so(replicas):
                 return False
             if (state["num-slaves"], state["num-other-sentinels"]) != (self._replicas, 2) or state[
                 "is_sdown"
@@ -138,6 +141,15 @@ class WatchedValkeys:
             process.send_signal(signal.SIGKILL)
             process.wait()
         self._warden.close()
+
+
+def have_said_so(replicas: Iterable[Mapping[str, Any]]) -> bool:
+    """Returns True if each of a Sentinel's replicas has told it that it follows.
+
+    A Sentinel asks replicas every ten seconds. Until then, it takes a former primary that follows again for
+    one that does not, and turns it into a replica once more, even if it is promoted at that moment.
+    """
+    return all(replica["role-reported"] == "slave" for replica in replicas)
 
 
 def connect(port: int) -> "redis.Redis":

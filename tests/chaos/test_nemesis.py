@@ -12,6 +12,7 @@ import pytest
 
 from tests.chaos.history import Recorder, Struck
 from tests.chaos.nemesis import ODDS, Nemesis, Strike, schedule
+from tests.failover import have_said_so
 
 COUNTS = {"api": 3, "worker": 3, "tool_runner": 2, "valkey": 1}
 
@@ -99,3 +100,10 @@ async def test_a_strike_on_a_server_waits_until_the_others_follow_it(
         await nemesis.run(iter([Strike(0, "failover", "valkey", 0)]))
         (struck,) = [seen.action for seen in recorder.read() if isinstance(seen, Struck)]
     assert (struck, servers.asked) == ("failover", 3)
+
+
+def test_servers_are_whole_once_every_sentinel_has_heard_that_a_former_primary_follows() -> None:
+    """Until then, one of them turns the next primary into a replica again if that is the former one."""
+    follows = {"name": "127.0.0.1:1", "role-reported": "slave"}
+    assert have_said_so([follows, follows])
+    assert not have_said_so([follows, follows | {"role-reported": "master"}])
