@@ -53,8 +53,8 @@ class Cluster:
     root: Path = ROOT
     cells: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Cell -> the base URLs of its API nodes. If there are any, only a router in front of them runs."""
-    redis_urls: Mapping[str, str] = field(default_factory=dict)
-    """Process (`worker-0`) -> its own URL of Redis, if it differs from `redis_url`."""
+    own_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Process (`worker-0`) -> the settings that it does not share with others."""
     ready_timeout_s: float | None = None
     """How long `async with` waits for the cluster to be ready; None: as long as its engine may need."""
 
@@ -222,9 +222,7 @@ class Cluster:
 
     def _with_own(self, role: Role) -> Role:
         """Returns the role with the settings that it does not share with others."""
-        own: dict[str, str] = {}
-        if role.name in self.redis_urls:
-            own["ANTIPHON_REDIS_URL"] = self.redis_urls[role.name]
+        own = dict(self.own_settings.get(role.name, {}))
         if self.metrics_port:
             own["ANTIPHON_METRICS_PORT"] = str(self.metrics_port + self._measured)
             self._measured += 1

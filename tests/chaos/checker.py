@@ -13,7 +13,7 @@ import msgspec
 from shared import events as ev
 from shared.frames import data_of, decode
 from shared.lifecycle import IllegalEvent, fold
-from shared.responses import TERMINAL, McpListTools, Response
+from shared.responses import TERMINAL, McpCall, McpListTools, Response
 from tests.chaos.history import (
     Asked,
     Beyond,
@@ -39,6 +39,7 @@ from tests.chaos.judging import CallHistory, Findings, Run, Violation, group, ow
 from tests.chaos.output import Output, say, with_failures
 from tests.chaos.plans import PLANS
 from tests.chaos.reasons import CALM_WAIT_MAX_S, Span, Strikes, span_of, waits
+from tests.chaos.serving_rules import check_looks, check_served, check_traces, is_of_a_lost_socket
 from tests.chaos.tool_rules import check_tools
 from tests.chaos.webhook_rules import check_webhooks
 
@@ -81,7 +82,15 @@ def check(observations: Sequence[Observation], store: Store, owners_lost_max: in
     conversed = [seen for seen in observations if isinstance(seen, Conversed)]
     joined = [found for seen in conversed for found in _check_conversation(seen, histories, store)]
     told = check_webhooks(observations, histories, store.logs) if store.has_webhooks else ()
-    return [*violations, *joined, *told, *_check_processes(observations), *_check_store(store, known)]
+    traced = check_traces(store.traces, histories)
+    looked = check_looks(observations, run.strikes)
+    known |= {
+        response_id
+        for response_id, log in store.logs.items()
+        if response_id not in known and is_of_a_lost_socket(log, histories.values())
+    }
+    processes, stored = _check_processes(observations), _check_store(store, known)
+    return [*violations, *joined, *told, *traced, *looked, *processes, *stored]
 
 
 def read_undisturbed(histories: Mapping[int, CallHistory], store: Store) -> dict[str, Output]:
@@ -127,6 +136,7 @@ def _check_call(history: CallHistory, run: Run) -> Findings:
     yield from _check_reported(history, log, run.strikes)
     yield from _check_end(history, log, response, run)
     yield from check_tools(history, log, response, run)
+    yield from check_served(history, response)
     if response.status == PLANS[history.asked.plan].status:
         yield from _check_text(history.asked, response, run.undisturbed)
 
@@ -185,7 +195,7 @@ def _check_without_log(history: CallHistory) -> Findings:
 def _check_waits(history: CallHistory, run: Run) -> Findings:
     """While no misfortune reaches, a client waits no longer than twice as long as the plan itself, or a bound
     that is made of lease times."""
-    if history.asked.is_undisturbed:
+    if history.asked.is_undisturbed or history.asked.tier == "flex":  # which waits for all others
         return
     for wait in waits(history.seen):
         calm_s = run.strikes.calm_s(wait)
@@ -242,6 +252,8 @@ def _check_deltas(events: Sequence[ev.StreamEvent]) -> Findings:
     pieces: defaultdict[str, str] = defaultdict(str)
     for event in events:
         match event:
+            case ev.OutputItemAdded(item=McpCall(approval_request_id=str(), arguments=text)):
+                pieces[event.item.id] = text  # which the client has approved
             case (
                 ev.ReasoningTextDelta()
                 | ev.OutputTextDelta()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from local.cluster import ROOT
+from tests.chaos.fleet import MIXED, PLAIN, Fleet
 from tests.chaos.history import Way
 from tests.chaos.nemesis import ALL, ODDS, Action, Odds, Strike, schedule
 from tests.chaos.plans import PLANS
@@ -21,6 +22,8 @@ WAYS: Mapping[Way, int] = {
     "abandon": 3,
     "delete": 5,
     "unstored": 6,
+    "chat": 6,
+    "socket": 6,
 }
 Fsync = Literal["no", "everysec", "always"]
 _FSYNCS: tuple[Fsync, ...] = ("no", "everysec", "always")
@@ -52,6 +55,9 @@ class Course:
     """The relative frequency of each plan."""
     ways: Mapping[Way, int] = field(default_factory=lambda: WAYS)
     """The relative frequency of each way to read a response. A run waits for the grace of abandoned ones."""
+    fleet: Fleet = PLAIN
+    """With webhooks only, which need a file of tenants, too."""
+    is_traced: bool = False
     replicas: int = 0
     """If not 0, Redis is a primary with this many replicas, watched by Sentinels."""
     fsync: Fsync = "no"
@@ -104,6 +110,8 @@ primary do some twelve seconds later on an idle machine. Two that are lost toget
 _DELIVERIES = Odds("webhooks", {"kill": 4, "stop": 2, "drain": 2, "hold": 1, "cut": 1}, (0.5, 4.0))
 _GRACE = {"ANTIPHON_DISCONNECT_GRACE_S": "20"}
 NAMES = ("all", "redis", "cuts", "restarts", "tools", "away", "failover", "upgrade")
+_NEW_DOORS: tuple[Way, ...] = ("chat", "socket")
+"""Of which the earliest version that is upgraded knows nothing."""
 _TOOLS = {"count": 4, "build": 4, "study": 3, "short": 3, "middle": 2, "slow": 2}
 _SESSIONS = {"kept": 4, "held": 4, "together": 3, "web": 3, "patch": 1, "count": 2}
 _STREAMS = {name: PLANS[name].weight for name in ("quick", "short", "middle", "long", "characters", "count")}
@@ -135,13 +143,20 @@ def make_course(name: str, course: Course) -> Course:
         case "failover":  # planned, by kill and by hang, with settings that lose nothing
             durable = {"ANTIPHON_DURABLE_WRITES": "replica"}
             plans = {"quick": 6, "short": 3, "count": 2}
-            return replace(course, script=_FAILOVERS, plans=plans, replicas=2, settings=durable, webhooks=2)
+            strikes_min = max(course.strikes_min, len(_FAILOVERS))
+            course = replace(course, script=_FAILOVERS, strikes_min=strikes_min, plans=plans)
+            return replace(course, replicas=2, settings=durable, webhooks=2, fleet=MIXED, workers=4)
         case "upgrade":
-            return replace(course, plans=_TOOLS | _STREAMS, older=course.older or OLDER)
+            ways = {way: weight for way, weight in course.ways.items() if way not in _NEW_DOORS}
+            older = course.older or OLDER
+            return replace(course, plans=_TOOLS | _STREAMS, ways=ways, older=older)
         case _:
             with_deliveries = (*course.odds, _DELIVERIES)
             settings = _durable(_fsync(course))
-            return replace(course, fsync=_fsync(course), settings=settings, webhooks=2, odds=with_deliveries)
+            course = replace(
+                course, fsync=_fsync(course), settings=settings, webhooks=2, odds=with_deliveries
+            )
+            return replace(course, fleet=MIXED, workers=4, is_traced=True)
 
 
 def _fsync(course: Course) -> Fsync:

@@ -1,6 +1,6 @@
 """The chaos cluster's receiver of webhooks: an unreliable server of a tenant's.
 
-Owns the tenants file that registers it, and records every delivery, with what an API node says then of the
+Owns the tenants file, where every tenant registers it, and records every delivery, with what an API node says then of the
 response. It represents the outside world, and is never killed; now and then it refuses a delivery, also
 for a time that it names, loses its answer, or answers too late.
 """
@@ -18,10 +18,11 @@ import httpx
 import msgspec
 from openai import InvalidWebhookSignatureError, OpenAI
 
+from tests.chaos.fleet import MIXED, key_of
 from tests.chaos.history import Delivered, Recorder
+from tests.chaos.world import authorization_of
 from tests.webhook_receiver import SECRET, Arrival, receiving, status
 
-KEY = "chaos"
 TENANTS_FILE = "tenants.json"
 TIMEOUT_S = 2.0
 SETTINGS = {
@@ -41,13 +42,14 @@ class StatusReader:
         self._http = http
         self.urls: Sequence[str] = ()
 
-    async def read(self, response_id: str) -> str:
+    async def read(self, tenant: str, response_id: str) -> str:
         """Returns it as any node reports it, or '' if none does soon, or the response is deleted."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_ASKING_S):
                 for url in self.urls:
                     with suppress(httpx.HTTPError):
-                        answer = await self._http.get(f"{url}/v1/responses/{response_id}")
+                        where = f"{url}/v1/responses/{response_id}"
+                        answer = await self._http.get(where, headers=authorization_of(tenant))
                         if answer.status_code == 200:
                             return str(answer.json()["status"])
         return ""
@@ -55,14 +57,14 @@ class StatusReader:
 
 @asynccontextmanager
 async def receiving_deliveries(
-    recorder: Recorder, folder: Path, seed: int, read_status: Callable[[str], Awaitable[str]]
+    recorder: Recorder, folder: Path, seed: int, read_status: Callable[[str, str], Awaitable[str]]
 ) -> AsyncIterator[None]:
     """Runs the receiver, and writes the tenants file into `folder`."""
     rng, tries = random.Random(f"{seed} webhooks"), Counter[str]()
     with OpenAI(api_key="any", base_url="http://127.0.0.1:1", webhook_secret=SECRET) as client:
 
-        async def note(seen: Delivered) -> None:
-            status_then = await read_status(seen.response_id)
+        async def note(tenant: str, seen: Delivered) -> None:
+            status_then = await read_status(tenant, seen.response_id)
             recorder.note(msgspec.structs.replace(seen, status_then=status_then))
 
         async def answer(arrival: Arrival) -> bytes:
@@ -70,7 +72,7 @@ async def receiving_deliveries(
             fate = rng.random() if tries[arrival.response_id] < _TRIES_MAX else 1.0
             is_taken = fate >= _BUSY + _REFUSED
             seen = _read(client, arrival, recorder.now_s(), is_taken=is_taken)
-            asking.create_task(note(seen))
+            asking.create_task(note(arrival.path.removeprefix("/"), seen))
             if fate < _BUSY:
                 return status(503, "retry-after: 1")
             if not is_taken:
@@ -82,9 +84,15 @@ async def receiving_deliveries(
             return status(200)
 
         async with asyncio.TaskGroup() as asking, receiving(answer) as receiver:
-            hook = {"url": receiver.url(), "secrets": [SECRET]}
-            tenant = {"keys": [hashlib.sha256(KEY.encode()).hexdigest()], "webhooks": {"main": hook}}
-            (folder / TENANTS_FILE).write_text(json.dumps({"tenants": {"default": tenant}}))
+            tenants = {
+                name: {
+                    "keys": [hashlib.sha256(key_of(name).encode()).hexdigest()],
+                    "limits": {"weight": weight},
+                    "webhooks": {"main": {"url": receiver.url(f"/{name}"), "secrets": [SECRET]}},
+                }
+                for name, weight in MIXED.tenants.items()
+            }
+            (folder / TENANTS_FILE).write_text(json.dumps({"tenants": tenants}))
             yield
 
 

@@ -20,15 +20,15 @@ _OF_RESPONSE = re.compile(r"antiphon:\{([^}]+)/(resp_[^}/]+)\}:(\w+)\Z")
 _KEPT = frozenset({"state", "log", "tools", "archive", "readers"})
 """The keys that a closed response may have."""
 _HINTS = re.compile(
-    r"antiphon:\{queue\}:(closed|pulse|\w+:doorbell|\w+:loads|\w+:home:\S+|bell:[\w-]+|\w+:health-check|held:\w+|held_bytes:\w+)\Z"
+    r"antiphon:\{queue\}:(closed|pulse|[\w@]+:(doorbell|loads|health-check|home:\S+)|bell:[\w-]+|held:\w+|held_bytes:\w+)\Z"
     r"|antiphon:\{[^}]+\}:(conversation|items|order)\Z"
     r"|antiphon:\{presence\}:[\w:-]+\Z|antiphon:\{[^}]+\}:(idempotency|packing:\w+)\Z"
     r"|antiphon:\{queue\}:(delivering:webhooks-\w+|listed:\S+)\Z"
     r"|antiphon:\{confirmed\}\Z|antiphon:\{session/[0-9a-f]+\}:user\Z"
+    r"|antiphon:\{[\w-]+/[0-9a-f]{64}\}:(approval|asked)\Z"
 )
 _POLL_INTERVAL_S = 0.5
 _JOURNALS_EVERY_S = 5.0
-_TENANT = "default"
 
 
 async def until_quiet(redis_url: str, within_s: float) -> None:
@@ -51,14 +51,14 @@ class Journals:
         self.seen: dict[str, frozenset[str]] = {}
 
     @asynccontextmanager
-    async def watching(self, response_ids: Mapping[int, str]) -> AsyncGenerator[None, None]:
-        """Reads them periodically, while Redis answers."""
+    async def watching(self, open_ids: Callable[[], Iterable[tuple[str, str]]]) -> AsyncGenerator[None, None]:
+        """Reads them periodically, while Redis answers. `open_ids`: tenant and id of each response."""
 
         async def look() -> None:
             while True:
                 await asyncio.sleep(_JOURNALS_EVERY_S)
                 with suppress(redis.RedisError, OSError):
-                    await self._look(list(response_ids.values()))
+                    await self._look(list(open_ids()))
 
         task = asyncio.create_task(look())
         try:
@@ -66,12 +66,12 @@ class Journals:
         finally:
             task.cancel()
 
-    async def _look(self, response_ids: Iterable[str]) -> None:
+    async def _look(self, open_ids: Iterable[tuple[str, str]]) -> None:
         async with redis.asyncio.Redis.from_url(self._redis_url(), socket_timeout=2.0) as client:
-            for response_id in response_ids:
+            for tenant, response_id in open_ids:
                 if response_id in self.seen:
                     continue
-                key = keys.ResponseKey(_TENANT, response_id)
+                key = keys.ResponseKey(tenant, response_id)
                 pipeline = (
                     client.pipeline()
                 )  # a transaction, so that both are from before the archiving or after it

@@ -19,8 +19,8 @@ from tests.chaos.history import (
     ViewEnded,
     ViewOpened,
 )
-from tests.chaos.judging import group, own_pauses_s
-from tests.chaos.reasons import waits
+from tests.chaos.judging import CallHistory, group, own_pauses_s
+from tests.chaos.reasons import span_of, waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Figures:
     taken_over: int
     """The number of responses with more than one owner."""
     deaths: int
+    gave_way: int
+    """The number of `flex` responses that were handed over more often than workers were told to stop."""
     resumes: int
     broken_views: int
     failed_calls: int
@@ -79,6 +81,7 @@ def measure(observations: Sequence[Observation], store: Store) -> Figures:
         takeovers=sum(owners(log) - 1 for log in logs.values()),
         taken_over=sum(owners(log) > 1 for log in logs.values()),
         deaths=sum(log.deaths for log in logs.values()),
+        gave_way=_count_given_way(observations, histories, logs),
         resumes=sum(isinstance(seen, ViewOpened) and seen.after >= 0 for seen in observations),
         broken_views=sum(isinstance(seen, ViewEnded) and seen.how == "broken" for seen in observations),
         failed_calls=sum(
@@ -95,6 +98,23 @@ def measure(observations: Sequence[Observation], store: Store) -> Figures:
 def owners(log: Log) -> int:
     """Returns the number of owners; a process that cancels takes the lease too, but does not count."""
     return max(1, log.attempt - (log.closed == "cancelled"))
+
+
+def _count_given_way(
+    observations: Sequence[Observation], histories: Mapping[int, CallHistory], logs: Mapping[int, Log]
+) -> int:
+    drains_s = [
+        seen.at_s
+        for seen in observations
+        if isinstance(seen, Struck) and (seen.action, seen.role) == ("drain", "worker")
+    ]
+    count = 0
+    for call, log in logs.items():
+        history = histories[call]
+        span = span_of(history.seen)
+        drains = sum(span.begin_s <= at_s <= span.end_s for at_s in drains_s)
+        count += history.asked.tier == "flex" and owners(log) - 1 - log.deaths > drains
+    return count
 
 
 def _count_strikes(observations: Iterable[Observation]) -> dict[str, Counter[str]]:
@@ -124,7 +144,8 @@ def describe(figures: Figures) -> str:
         f"{figures.events_seen} events seen; {figures.resumes} resumes, "
         f"{figures.broken_views} views broken by faults",
         f"{figures.taken_over} responses were taken over, {figures.takeovers} times in all; "
-        f"{figures.deaths} deaths of owners; {figures.failed_calls} tool calls with unknown outcome",
+        f"{figures.deaths} deaths of owners; {figures.failed_calls} tool calls with unknown outcome; "
+        f"{figures.gave_way} of `flex` gave way",
         f"{figures.delivered} ends were delivered to webhooks, in {figures.deliveries} attempts; "
         f"at {figures.delivered_when_ended} of these a node said that the response had ended",
     ]

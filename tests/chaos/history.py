@@ -14,8 +14,10 @@ from typing import IO, Any, Literal, Self
 import msgspec
 
 Operation = Literal["create", "read", "poll", "cancel", "delete"]
-Way = Literal["stream", "background", "poll", "wait", "cancel", "abandon", "delete", "unstored"]
-"""How a client reads its response."""
+Way = Literal[
+    "stream", "background", "poll", "wait", "cancel", "abandon", "delete", "unstored", "chat", "socket"
+]
+"""How a client reads its response; `chat` and `socket` say also by which door it asks."""
 
 
 class _Observation(msgspec.Struct, frozen=True, tag_field="kind"):
@@ -38,6 +40,9 @@ class Asked(_OfCall, frozen=True, tag="asked"):
     parent: int | None = None
     conversation: str | None = None
     is_undisturbed: bool = False
+    tenant: str = "default"
+    tier: str = "auto"
+    model: str = "default"
 
 
 class Accepted(_OfCall, frozen=True, tag="accepted"):
@@ -109,6 +114,12 @@ class Deleted(_OfCall, frozen=True, tag="deleted"):
     """The response was deleted."""
 
 
+class Chatted(_OfCall, frozen=True, tag="chatted"):
+    """A chat completion was complete, and this is its text."""
+
+    text: str
+
+
 class Replayed(_OfCall, frozen=True, tag="replayed"):
     """At the end of the run, this view reads the whole log again."""
 
@@ -140,6 +151,15 @@ class Conversed(_Observation, frozen=True, tag="conversed"):
     item_ids: tuple[str, ...]
 
 
+class Looked(_Observation, frozen=True, tag="looked"):
+    """An operator, or a client that wants a list, was answered. `what`: the path."""
+
+    what: str
+    status: int
+    lacks: tuple[str, ...] = ()
+    """The models that a list of models should have, and has not."""
+
+
 class Delivered(_Observation, frozen=True, tag="delivered"):
     """A webhook arrived. `is_taken`: the receiver counts it as its own, whether or not it could say so."""
 
@@ -164,9 +184,10 @@ OfCall = (
     | Deleted
     | Reported
     | GaveUp
+    | Chatted
     | Replayed
 )
-Observation = OfCall | Struck | Ended | Conversed | Delivered
+Observation = OfCall | Struck | Ended | Conversed | Looked | Delivered
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Observation] = msgspec.json.Decoder(Observation)
@@ -242,3 +263,5 @@ class Store:
     """Key of a call -> the session in which a server with sessions executed it last."""
     has_webhooks: bool = False
     """The ends of responses in the background were to be delivered."""
+    traces: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Response -> the ids of the traces to which the spans of its attempts belong."""

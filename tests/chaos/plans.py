@@ -4,7 +4,7 @@ Pure. The client, not the plan, chooses how the response is read.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,11 @@ _FUNCTION = {
     "parameters": {"type": "object", "properties": {"key": {"type": "string"}}},
 }
 _CUSTOM = {"type": "custom", "name": "patch", "description": "Changes a file."}
+_APPROVAL, _APPROVED_INDEX = "mcp_approval_response", 2
+"""The index of the question in the output of `approve`: after the listing and the reasoning."""
+_ASKED_FIRST = {"type": "mcp", "server_label": LABEL, "require_approval": "always"}
+_COMPACTED: Mapping[str, Any] = {"context_management": [{"type": "compaction", "compact_threshold": 300}]}
+_PADDING = " And this is what was said before:" + " one thing after another" * 150
 _HOSTED = ({"type": "web_search"}, {"type": "code_interpreter", "container": {"type": "auto"}})
 
 
@@ -47,11 +52,31 @@ class Plan:
     """It ends with a call that the client runs, and continues with a response of this plan."""
     answers_with: str = ""
     """The type of the output that it begins with."""
+    padding: str = ""
+    """Follows the words, so that the context is long."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the request."""
+    is_first: bool = False
+    """It continues nothing: what it calls has the place that the answer names."""
+    keeps_its_answer: bool = False
+    """Whoever cancels it late gets its answer, so no client does."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Returns True if it can be asked for by any door: words alone, answered by words alone."""
+        is_short = self.output_tokens_max is None and not self.padding
+        return is_short and not (self.tools or self.offered or self.answers_with)
 
     def make_body(self, key: str, parent_id: str | None, **how: Any) -> dict[str, Any]:
         """Returns the body of a create call. `how`: `stream`, `background` and further fields."""
-        body: dict[str, Any] = {"model": "default", "input": f"{self.words} [{key}]", **how}
-        if self.answers_with:
+        """`model` and `service_tier` are among these."""
+        text = f"{self.words} [{key}]{self.padding}"
+        body: dict[str, Any] = {"model": "default", "input": text, **self.fields, **how}
+        if self.answers_with == _APPROVAL:
+            assert parent_id is not None
+            request_id = ids.item_id("mcpr", parent_id, _APPROVED_INDEX)
+            body["input"] = [{"type": _APPROVAL, "approval_request_id": request_id, "approve": True}]
+        elif self.answers_with:
             assert parent_id is not None
             call_id = ids.call_id(parent_id, _CALL_INDEX)
             body["input"] = [{"type": self.answers_with, "call_id": call_id, "output": "noted"}]
@@ -86,6 +111,9 @@ PLANS: Mapping[str, Plan] = {
     "answer": Plan("answer", 0, offered=(_FUNCTION,), answers_with="function_call_output"),
     "patch": Plan("patch", 3, offered=(_CUSTOM,), answered_by="patched"),
     "patched": Plan("patched", 0, offered=(_CUSTOM,), answers_with="custom_tool_call_output"),
+    "approve": Plan("approve", 3, offered=(_ASKED_FIRST,), answered_by="approved", is_first=True),
+    "approved": Plan("approved", 0, offered=(_ASKED_FIRST,), answers_with=_APPROVAL),
+    "compact": Plan("tell 30", 3, padding=_PADDING, fields=_COMPACTED, keeps_its_answer=True),
     "endless": Plan("tell 1000", 0),
 }
 

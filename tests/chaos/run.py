@@ -7,14 +7,14 @@ import asyncio
 import itertools
 import json
 import random
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.chaos import clients, dump, figures, lives
 from tests.chaos.checker import check
-from tests.chaos.clients import World
 from tests.chaos.courses import Course
 from tests.chaos.deliveries import StatusReader, receiving_deliveries
 from tests.chaos.figures import Figures
@@ -22,11 +22,16 @@ from tests.chaos.history import Asked, Ended, Observation, Recorder, Store
 from tests.chaos.judging import Violation
 from tests.chaos.mcp_server import read_counted, read_turns, serving
 from tests.chaos.nemesis import Nemesis
+from tests.chaos.operators import looking
 from tests.chaos.plans import HELD, KEPT, LABEL, PLANS, make_key
 from tests.chaos.stage import OWNERS_LOST_MAX, Stage, set_up
 from tests.chaos.upgrade import replace_all
+from tests.chaos.world import World, open_http
+from tests.collector import Collector, collecting
 
 _QUIET_S = 60.0
+_ATTEMPTS = ("queue", "takeover")
+"""The spans that begin an attempt."""
 _REPLAYS_AT_ONCE = 16
 
 
@@ -46,12 +51,16 @@ async def run(course: Course, folder: Path) -> Judgement:
         paths = {LABEL: "/mcp", KEPT: "/kept/mcp", HELD: "/sse"}
         entries = {label: {"url": f"{url}{path}"} for label, path in paths.items()}
         (folder / "servers.json").write_text(json.dumps(entries))
-        http = await stack.enter_async_context(clients.open_http())
+        collector = stack.enter_context(collecting()) if course.is_traced else None
+        if collector is not None:
+            course = replace(course, settings={**course.settings, **_trace_settings(collector)})
+        http = await stack.enter_async_context(open_http())
         asking = StatusReader(http)
         await stack.enter_async_context(receiving_deliveries(recorder, folder, course.seed, asking.read))
         stage = await stack.enter_async_context(set_up(course, folder))
-        asking.urls = stage.cluster.urls
-        world = World(stage.cluster.urls, recorder, http, str(course.seed), course.plans, course.ways)
+        urls, seed = stage.cluster.urls, str(course.seed)
+        asking.urls = urls
+        world = World(urls, recorder, http, seed, course.plans, course.ways, course.fleet)
         journals = dump.Journals(stage.redis_url)
         await _run_undisturbed(world)
         await _run_disturbed(stage, world, course, journals)
@@ -61,8 +70,22 @@ async def run(course: Course, folder: Path) -> Judgement:
         await _replay_all(world, course.seed)
         store = await dump.read_store(stage.redis_url(), journals.seen)
         store = replace(store, counted=read_counted(counted), turns=read_turns(counted))
-        store = replace(store, has_webhooks=course.webhooks > 0)
+        traces = read_traces(collector) if collector is not None else {}
+        store = replace(store, has_webhooks=course.webhooks > 0, traces=traces)
         return judge(recorder.read(), store)
+
+
+def _trace_settings(collector: Collector) -> dict[str, str]:
+    return {"ANTIPHON_TRACES": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+
+
+def read_traces(collector: Collector) -> dict[str, frozenset[str]]:
+    """Returns the traces of the attempts at each response, of which there should be one."""
+    traces: defaultdict[str, set[str]] = defaultdict(set)
+    for span in collector.spans:
+        if span.name in _ATTEMPTS:
+            traces[span.attributes["antiphon.response.id"]].add(span.trace_id)
+    return {response_id: frozenset(found) for response_id, found in traces.items()}
 
 
 def judge(observations: list[Observation], store: Store) -> Judgement:
@@ -82,13 +105,20 @@ async def _run_undisturbed(world: World) -> None:
     for one in asked:
         if answered_by := PLANS[one.plan].answered_by:
             call = list(PLANS).index(answered_by)
-            key = make_key(call)
+            key = one.key
             answer = Asked(world.now_s(), call, 0, answered_by, "stream", key, one.call, is_undisturbed=True)
             await clients.make_call(world, answer, rng)
 
 
 async def _run_disturbed(stage: Stage, world: World, course: Course, journals: dump.Journals) -> None:
-    async with _striking(stage, world, course) as is_struck, journals.watching(world.response_ids):
+    rng = random.Random(f"{course.seed} operator")
+    # The earliest version that is upgraded shows nothing to operators.
+    looking_on = looking(world, stage.cluster, rng) if course.older is None else nullcontext()
+    async with (
+        _striking(stage, world, course) as is_struck,
+        journals.watching(world.open_ids),
+        looking_on,
+    ):
         deadline_s = world.now_s() + course.seconds_max
 
         def is_over(call: int) -> bool:

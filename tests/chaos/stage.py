@@ -15,6 +15,7 @@ import redis
 import redis.asyncio
 
 from local.cluster import Cluster
+from local.ports import find_free
 from local.valkey import make_url
 from tests.chaos import deliveries, network
 from tests.chaos.courses import Course
@@ -82,9 +83,9 @@ def _make_cluster(
         tool_runners=course.tool_runners,
         webhooks=course.webhooks,
         redis_url=redis_url,
-        settings={**_settings(folder), **_webhook_settings(course, folder), **course.settings},
+        settings={**_settings(folder), **_settings_of(course, folder), **course.settings},
         root=course.root if course.older is None else check_out(course.older, folder / "older"),
-        redis_urls=ways.urls if ways else {},
+        own_settings=_own_settings(course, ways),
     )
 
 
@@ -101,16 +102,31 @@ def _settings(folder: Path) -> dict[str, str]:
         "ANTIPHON_MCP_SERVERS": str(folder / "servers.json"),
         "ANTIPHON_WEB_SEARCH": "local",
         "ANTIPHON_OWNERS_LOST_MAX": str(OWNERS_LOST_MAX),
+        "ANTIPHON_COMPACTION_TOKENS_MIN": "256",
         "ANTIPHON_KEEP_ALIVE_S": "1",
         "ANTIPHON_DISCONNECT_GRACE_S": str(ABANDONED_AFTER_S),
         "ANTIPHON_READER_RETURN_S": str(ABANDONED_AFTER_S),
     }
 
 
-def _webhook_settings(course: Course, folder: Path) -> dict[str, str]:
+def _settings_of(course: Course, folder: Path) -> dict[str, str]:
+    """Returns what a course with tenants needs: their file, the models, and how webhooks are delivered."""
     if not course.webhooks:
         return {}
-    return {"ANTIPHON_API_KEYS": str(folder / deliveries.TENANTS_FILE), **deliveries.SETTINGS}
+    tenants = {"ANTIPHON_API_KEYS": str(folder / deliveries.TENANTS_FILE)}
+    return tenants | deliveries.SETTINGS | dict(course.fleet.settings)
+
+
+def _own_settings(course: Course, ways: Network | None) -> dict[str, dict[str, str]]:
+    """Returns what each process does not share with others: its way to Redis, the port of its metrics, and
+    what a worker serves."""
+    own = {name: dict(settings) for name, settings in course.fleet.own_settings.items()}
+    names = course.process_names
+    for name, port in zip(names, find_free(len(names)), strict=True):
+        own[name] = own.get(name, {}) | {"ANTIPHON_METRICS_PORT": str(port)}
+    for name, url in (ways.urls if ways else {}).items():
+        own[name] = own.get(name, {}) | {"ANTIPHON_REDIS_URL": url}
+    return own
 
 
 async def _set_fsync(cluster: Cluster, course: Course) -> None:
