@@ -64,11 +64,12 @@ def state(key: ResponseKey) -> str:
     """Hash. From the start: store, background, created_ms, attempt, owner, lease_until_ms, alone_since_ms,
     rings, job, queue, closed, format; if its tenant has a limit of tokens a minute, tokens (what counts
     against it until the end) and tokens_per_minute (the limit); if its end is to be delivered, webhooks
-    (their names). Once it had an owner: deaths, format_needed, and for each of the first 64 owners
-    grant:ATTEMPT (until when its lease was given at first, and its name). While open: usage up to some entry
-    of the log (`shared/usage.py`). If it is stored: head (JSON of its ResponseHead) and members (of metadata,
-    as its index names them). Until it is archived: request, and once closed,
-    snapshot and, if there are such calls, unshown (those of which it shows less); afterwards: compacted."""
+    (their names); if it is `flex`, turn_cost (for when it gives way). Once it had an owner: deaths,
+    format_needed, and for each of the first 64 owners grant:ATTEMPT (until when its lease was given at first,
+    and its name). While open: usage up to some entry of the log (`shared/usage.py`). If it is stored: head
+    (JSON of its ResponseHead) and members (of metadata, as its index names them). Until it is archived:
+    request, and once closed, snapshot and, if there are such calls, unshown (those of which it shows less);
+    afterwards: compacted."""
     return STATE_PATTERN % str(key)
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from shared.events import ResponseCompleted
 from shared.frames import decode
+from shared.service_tiers import turn_cost
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import RESPONSES_QUEUE, ResponseKey
@@ -19,6 +20,12 @@ PYTHON = [{"type": "mcp", "server_label": "code_interpreter", "require_approval"
 async def begin(redis: RedisClient, settings: Settings, worker: Worker, tier: str) -> ResponseKey:
     """Has a worker begin a response of two turns; returns when it has left it again."""
     key = await accept(redis, settings, make_request(SEED, tools=PYTHON, service_tier=tier), tenant="slow")
+    await run(redis, worker, key)
+    return key
+
+
+async def run(redis: RedisClient, worker: Worker, key: ResponseKey) -> None:
+    """Has a worker take a response from the queue and run it; returns when it has left it again."""
     await redis.command("ZREM", RESPONSES_QUEUE, f"{key}:0")
     await worker.ownership.start_response(str(key))
 
@@ -26,7 +33,6 @@ async def begin(redis: RedisClient, settings: Settings, worker: Worker, tier: st
         return worker.ownership.running == 0
 
     await until(is_left)
-    return key
 
 
 async def state(redis: RedisClient, key: ResponseKey, *names: str) -> list[bytes]:
@@ -75,3 +81,15 @@ async def test_it_keeps_its_place_otherwise(
         await accept(redis, settings, make_request(service_tier="flex"), tenant="also flex")
         key = await begin(redis, settings, worker, tier)
     assert await state(redis, key, "closed") == [b"completed"]
+
+
+async def test_it_keeps_its_tenants_weight_which_workers_do_not_know(
+    redis: RedisClient, settings: Settings
+) -> None:
+    heavy = settings.model_copy(update={"tenant_weight": 4.0})
+    async with working(redis, settings, is_full=True) as worker:
+        await accept(redis, settings, tenant="other")
+        key = await accept(redis, heavy, make_request(SEED, tools=PYTHON, service_tier="flex"), tenant="slow")
+        await run(redis, worker, key)
+    costs = await redis.command("HGET", keys.costs(RESPONSES_QUEUE), "slow/flex")
+    assert int(costs) == turn_cost("flex", 4.0)

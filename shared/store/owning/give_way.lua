@@ -2,13 +2,14 @@
 -- not `flex`. It counts as handed over.
 -- USES redis/clock queue
 -- KEYS state active queue
+-- `turn_cost`: of a response whose state has none, from a version before.
 -- ARGV member proof job flow turn_cost# ring_again_ms# live_ttl_ms#
 -- -> 'given' | 'kept' (nobody else waits) | 'lost'
 local LOOKED_AT = 8  -- `flex` flows have their next turns last
-local fields = redis.call('HMGET', state, 'attempt', 'owner', 'closed', 'lease_until_ms', 'queue')
+local fields = redis.call('HMGET', state, 'attempt', 'owner', 'closed', 'lease_until_ms', 'queue', 'turn_cost')
 if not fields[1] or fields[1] .. ' ' .. fields[2] ~= proof or fields[3] ~= '' then return 'lost' end
 if fields[4] == '0' then return 'given' end  -- sent twice
-queue = fields[5] or queue
+queue, turn_cost = fields[5] or queue, tonumber(fields[6] or turn_cost)
 
 local function does_wait(other)
   local tier = string.match(other, '/([^/]*)$')

@@ -60,6 +60,7 @@ redis.call('HSET', state, 'request', request, 'store', store, 'background', back
   'rings', 0, 'job', job_id, 'queue', queue, 'closed', '', 'format', format)
 if tokens_per_minute > 0 then redis.call('HSET', state, 'tokens', tokens, 'tokens_per_minute', tokens_per_minute) end
 if webhooks ~= '' then redis.call('HSET', state, 'webhooks', webhooks) end
+if string.sub(flow, -5) == '/flex' then redis.call('HSET', state, 'turn_cost', turn_cost) end  -- for when it gives way
 if head ~= '' then
   redis.call('HSET', state, 'head', head, 'members', members)
   for _, group in ipairs({'', 'open'}) do
