@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 from arq.connections import ArqRedis
+from arq.constants import in_progress_key_prefix, job_key_prefix, retry_key_prefix
 from arq.jobs import serialize_job
 from arq.typing import WorkerCoroutine
 from arq.worker import Retry, Worker, func
@@ -216,19 +217,20 @@ class _DoorbellWorker(Worker):
     async def finish_job(self, job_id: str, finish: bool, *args: Any) -> None:
         self._note_finishing()
         if finish:
-            await self._leave_queue(job_id)
-        await super().finish_job(job_id, finish, *args)
+            await self._remove(job_id)
+        else:
+            await super().finish_job(job_id, finish, *args)
 
-    async def finish_failed_job(self, job_id: str, *args: Any) -> None:
+    async def finish_failed_job(self, job_id: str, *_args: Any) -> None:
         self._note_finishing()
-        await self._leave_queue(job_id)
-        await super().finish_failed_job(job_id, *args)
+        await self._remove(job_id)
 
-    async def _leave_queue(self, job_id: str) -> None:
-        """arq takes a job out of the one queue that it knows."""
+    async def _remove(self, job_id: str) -> None:
+        """Replaces arq's own, which takes a job out of the one queue that it knows. In one transaction: a job
+        without a queue would be left if Redis were lost between two."""
         queue = self._queues.get(job_id, self.queue_name)
-        if queue != self.queue_name:
-            await self.pool.zrem(queue, job_id)
+        parts = [prefix + job_id for prefix in (job_key_prefix, retry_key_prefix, in_progress_key_prefix)]
+        await RedisClient(self.pool).transaction(("ZREM", queue, job_id), ("DEL", *parts))
 
     def _note_finishing(self) -> None:
         """Keeps the current task, which removes a job: arq shields it from the cancellation of `run_job`."""

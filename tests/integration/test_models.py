@@ -2,6 +2,7 @@
 
 import asyncio
 
+from local.valkey import Valkey
 from shared.settings import Settings
 from shared.store import job_queue, keys
 from shared.store.job_queue import Room
@@ -11,6 +12,7 @@ from shared.store.owning.claiming import Claimant
 from shared.store.owning.fleet import AboutWorker
 from shared.store.redis.client import RedisClient
 from tests.edges import error_of, serving
+from tests.overhearing import overhearing
 from tests.patience import until
 from tests.scripted import SCRIPT
 from tests.working import working
@@ -98,25 +100,39 @@ async def test_a_worker_with_room_for_one_takes_from_each_queue_in_turn(
     assert lengths[-1] == [0, 0]
 
 
-async def test_a_takeover_leaves_the_queue_of_its_model(redis: RedisClient, settings: Settings) -> None:
-    await fleet.announce(redis, "w", about(settings, "big"))
+async def test_a_takeover_leaves_the_queue_of_its_model_with_its_job(
+    redis: RedisClient, settings: Settings, valkey: Valkey
+) -> None:
+    await fleet.announce(redis, "w", about(settings, adapters=("big",)))
     async with serving(settings) as client:
         body = {"input": "Hello", "model": "big", "background": True}
         key = ResponseKey("default", (await client.post("/v1/responses", json=body)).json()["id"])
-    assert await claim(redis, settings, "dead", about(settings, "big")) == [key.response_id]
+    assert await claim(redis, settings, "dead", about(settings, adapters=("big",))) == [key.response_id]
     await redis.command("HSET", keys.state(key), "lease_until_ms", 1)
     assert await job_queue.ring_again(redis, settings, key) == "rung"
-    queues = about(settings, "big").queues
+    queues, own_queue = about(settings, adapters=("big",)).queues, keys.queue_of("big")
+    assert queues[0] != own_queue
     async with working(redis, settings, SCRIPT, queues=queues) as worker:
         handlers = {"start_response": worker.ownership.start_response}
         owned = worker.ownership
         serve = job_queue.serve(settings.redis_url, queues[0], handlers, owned.room, claim=owned.claim)
-        queue = asyncio.create_task(serve)
+        async with overhearing(valkey.port) as overheard:
+            queue = asyncio.create_task(serve)
 
-        async def is_done() -> bool:
-            closed = await redis.command("HGET", keys.state(key), "closed")
-            return closed == b"completed" and not await redis.command("EXISTS", queues[0])
+            async def is_done() -> bool:
+                closed = await redis.command("HGET", keys.state(key), "closed")
+                return closed == b"completed" and not await redis.command("EXISTS", own_queue)
 
-        await until(is_done)
-        queue.cancel()
-        await asyncio.wait([queue])
+            await until(is_done)
+            queue.cancel()
+            await asyncio.wait([queue])
+            await overheard.wait_for("arq:job:")
+    asked = [line for line in overheard.lines if " lua]" not in line]
+    (leaving,) = [line for line in asked if '"ZREM"' in line and f'"{own_queue}"' in line]
+    connection = leaving.split("]")[0].rpartition(" ")[2]
+    sent = [line for line in asked if f" {connection}]" in line]
+    place = sent.index(leaving)
+    end = next(at for at in range(place, len(sent)) if '"EXEC"' in sent[at])
+    begin = next(at for at in range(place, -1, -1) if '"MULTI"' in sent[at] or '"EXEC"' in sent[at])
+    assert '"MULTI"' in sent[begin], "what comes between two commands would leave the job without a queue"
+    assert [line for line in sent[begin:end] if f"arq:job:{key}:1" in line], "with the job itself"
