@@ -1,8 +1,8 @@
 """The chaos cluster's receiver of webhooks: an unreliable server of a tenant's.
 
-Owns the tenants file, where every tenant registers it, and records every delivery, with what an API node says then of the
-response. It represents the outside world, and is never killed; now and then it refuses a delivery, also
-for a time that it names, loses its answer, or answers too late.
+Owns the tenants file, where every tenant registers it, and records every delivery, with what an API node says
+then of the response. It represents the outside world, and is never killed; now and then it refuses a
+delivery, also for a time that it names, loses its answer, or answers too late.
 """
 
 import asyncio
