@@ -130,6 +130,13 @@ def unsupported_parameter(param: str, reason: str) -> ClientError:
     return ClientError(400, f"Unsupported parameter: '{param}'. {reason}", "unsupported_parameter", param)
 
 
+def mutually_exclusive(*names: str) -> ClientError:
+    """Reports parameters of which a request may have one; the hosted API names no `param` then."""
+    choice = " or ".join(f"'{name}'" for name in names)
+    message = f"Mutually exclusive parameters. Ensure you are only providing one of: {choice}."
+    return ClientError(400, message, "mutually_exclusive_parameters")
+
+
 def unsupported_tool(param: str, kind: str, reason: str) -> ClientError:
     message = f"Unsupported tool type '{shorten(kind)}' in '{param}': {reason}."
     return ClientError(400, message, "unsupported_tool", param)

@@ -25,6 +25,7 @@ from api.errors import (
     invalid_value,
     model_not_found,
     moved_parameter,
+    mutually_exclusive,
     unknown_parameter,
     unsupported_parameter,
 )
@@ -252,14 +253,12 @@ def _read_sampling(body: CreateBody) -> SamplingOptions:
 
 
 def _read_conversation(body: CreateBody) -> str | None:
-    if body.conversation is None:
+    given = body.conversation
+    if given is None:
         return None
     if body.previous_response_id is not None:
-        raise invalid_value("conversation", "it cannot be combined with 'previous_response_id'")
-    if isinstance(body.conversation, str):
-        named = body.conversation
-    else:
-        named = check(_ConversationReference, body.conversation, ("conversation",)).id
+        raise mutually_exclusive("previous_response_id", "conversation")
+    named = given if isinstance(given, str) else check(_ConversationReference, given, ("conversation",)).id
     _check_id(named, "conv", "conversation")
     return named
 

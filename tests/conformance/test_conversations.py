@@ -131,7 +131,7 @@ def test_a_response_has_a_conversation_or_a_parent_and_not_both(nodes: list[Open
         client.responses.create(
             model="default", input="Hi", conversation=conversation, previous_response_id=parent.id
         )
-    assert refused.value.param == "conversation"
+    assert refused.value.code == "mutually_exclusive_parameters"
     assert texts(client, conversation) == []
 
 

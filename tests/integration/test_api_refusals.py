@@ -318,7 +318,6 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     (with_field("conversation", "thread_1"), "conversation", "invalid_id_prefix"),
     (with_field("conversation", {"id": ""}), "conversation", "invalid_id_prefix"),
     (with_field("conversation", "conv_{x}"), "conversation", INVALID),
-    (with_field("conversation", "conv_1") | {"previous_response_id": "resp_1"}, "conversation", INVALID),
     (with_field("prompt", {"id": "p"}), "prompt", UNSUPPORTED),
     (with_field("moderation", {"model": "m"}), "moderation", UNSUPPORTED),
     (with_field("max_ouput_tokens", 5), "max_ouput_tokens", UNKNOWN),
