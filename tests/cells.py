@@ -14,9 +14,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from api.cells.app import PROBED, Router, RouterEdge
-from api.http_protocol import make_protocol
-from api.server import configure
+from api.cells.app import Router, make_config
 from api.tenants import Tenants
 from shared.settings import Settings
 from tests.patience import PATIENCE_S, until
@@ -129,14 +127,7 @@ async def routing(
     chosen = Settings(cells=named, cell_probe_s=3_600, **settings)
     tenants = tenants or Tenants()
     router = Router(chosen, tenants)
-    config = configure(
-        RouterEdge(router, chosen, tenants),
-        chosen,
-        "127.0.0.1",
-        0,
-        make_protocol(chosen, PROBED, ()),
-        ws="none",
-    )
+    config = make_config(router, chosen, tenants, "127.0.0.1", 0)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         running = asyncio.create_task(server.serve([listening]))

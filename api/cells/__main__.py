@@ -5,10 +5,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from api.cells.app import PROBED, Router, RouterEdge
-from api.http_protocol import make_protocol
+from api.cells.app import Router, make_config
 from api.request_names import name_requests_in_log
-from api.server import DrainingServer, check_host, configure, fit_connections
+from api.server import DrainingServer, check_host, fit_connections
 from api.tenants import Tenants
 from shared import process
 from shared.settings import Settings
@@ -43,14 +42,7 @@ def _run(settings: Settings, host: str, port: int) -> None:
     # The server shuts down in order on a signal, and then raises the signal again.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     router = Router(settings, tenants)
-    config = configure(
-        RouterEdge(router, settings, tenants),
-        settings,
-        host,
-        port,
-        make_protocol(settings, PROBED, ()),
-        ws="none",
-    )
+    config = make_config(router, settings, tenants, host, port)
     DrainingServer(config, router, settings.drain_grace_s).run()
 
 

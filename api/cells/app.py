@@ -6,13 +6,15 @@ nodes can be reached.
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
+import uvicorn
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from api.answer import Wire, wire_of
 from api.cells.choice import by_key, in_turn
@@ -20,14 +22,17 @@ from api.cells.fleet import CellState, Fleet, Health
 from api.cells.merging import Lists
 from api.cells.naming import Named, cell_of_path, read_named
 from api.cells.relay import SAFE, Passed, Relay, sent_of
+from api.cells.sockets import SocketRelay
 from api.cells.upstream import ROUTER, Sent
-from api.door import Door
+from api.door import SOCKET_PATH, Door
 from api.errors import RETRY_AFTER, ClientError, StreamCut, node_ending, refuse
 from api.held_bodies import Bodies
+from api.http_protocol import make_protocol
 from api.listing import read_wanted
 from api.offload import Offload
 from api.request_body import read_body
-from api.server import end_with
+from api.server import configure, end_with
+from api.socket_protocol import make_socket_protocol
 from api.tenants import Tenants
 from shared import metrics_listener
 from shared.ids import new_owner, new_request_id
@@ -65,16 +70,21 @@ class Router:
         self._settings = settings
         self._tenants = tenants
         self._chance = chance
-        self._bodies = Bodies(settings.bodies_bytes_max)
+        self.bodies = Bodies(settings.bodies_bytes_max)
         self._offload = Offload()
         self._wires: set[Wire] = set()
+        self.sockets = SocketRelay(settings, self.fleet, self.bodies, self._read_message)
 
     def _end_streams(self) -> None:
         for wire in self._wires:
             wire.cut("the router is ending")
+        self.sockets.end_all()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one HTTP request."""
+        """Answers one HTTP request, or serves one WebSocket."""
+        if scope["type"] == "websocket":
+            await self._serve_socket(scope, receive, send)
+            return
         request = Request(scope, receive)
         has_begun = False
 
@@ -94,6 +104,18 @@ class Router:
                 raise
             await refuse(node_ending())(scope, receive, send)
 
+    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        websocket = WebSocket(scope, receive, send)
+        try:
+            if self.is_draining:
+                raise node_ending()
+            self._tenants.tenant_of(websocket.headers.get("authorization"))
+            self.sockets.check_room()
+        except ClientError as error:
+            await websocket.send_denial_response(refuse(error))
+            return
+        await self.sockets.serve(scope, receive, send)
+
     async def _serve(self, request: Request, send: Send) -> None:
         match request.scope["path"]:
             case path if path == PROBED[0]:
@@ -102,7 +124,7 @@ class Router:
                 await self._readiness()(request.scope, request.receive, send)
             case _:
                 tenant = self._tenants.tenant_of(request.headers.get("authorization"))
-                with self._bodies.hold() as held:
+                with self.bodies.hold() as held:
                     body = await read_body(request, self._settings, held)
                     sent = sent_of(request, body)
                     sent.on_let_go = lambda: held.grow_to(0)
@@ -165,6 +187,13 @@ class Router:
             len(body), lambda: read_named(body, self.fleet.cells, values_max, cell, origin)
         )
 
+    async def _read_message(self, raw: bytes) -> tuple[Named, Sequence[CellState]]:
+        """Reads a message of a WebSocket: it has the members of a body."""
+        values_max = self._settings.json_values_max
+        named = await self._offload.run(len(raw), lambda: read_named(raw, self.fleet.cells, values_max))
+        asked = [self.fleet.cells[named.cell]] if named.cell is not None else self._takers(named.hint)
+        return named, asked
+
     def _takers(self, hint: str | None) -> list[CellState]:
         """Returns the cells that take new responses, in the order in which they are asked."""
         weights = self.fleet.weights(Health.READY) or self.fleet.weights(Health.ANSWERING)
@@ -211,8 +240,6 @@ class RouterEdge:
 
         if any(key == b"via" and ROUTER in value for key, value in scope["headers"]):
             await refuse(_in_a_circle())(scope, receive, send_named)
-        elif b"sec-websocket-key" in dict(scope["headers"]):
-            await refuse(_no_sockets())(scope, receive, send_named)
         else:
             await self._door(scope, receive, send_named)
 
@@ -239,11 +266,6 @@ class RouterEdge:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def _no_sockets() -> ClientError:
-    message = "This router passes no WebSockets on. Use HTTP."
-    return ClientError(426, message, "websocket_not_supported", headers={"upgrade": "websocket"})
-
-
 def _no_console() -> ClientError:
     message = "Each cell has a console of its own, which its API nodes serve."
     return ClientError(404, message, "unknown_url")
@@ -252,3 +274,19 @@ def _no_console() -> ClientError:
 def _in_a_circle() -> ClientError:
     message = "This request comes from a router: ANTIPHON_CELLS may name API nodes only."
     return ClientError(508, message, "router_loop")
+
+
+def make_config(router: Router, settings: Settings, tenants: Tenants, host: str, port: int) -> uvicorn.Config:
+    """Returns how a router is served."""
+    return configure(
+        RouterEdge(router, settings, tenants),
+        settings,
+        host,
+        port,
+        make_protocol(settings, PROBED, [SOCKET_PATH]),
+        ws=make_socket_protocol(settings, router.bodies),
+        ws_max_size=settings.body_bytes_max,
+        ws_ping_interval=settings.socket_ping_s,
+        ws_ping_timeout=settings.socket_ping_s,
+        ws_per_message_deflate=False,
+    )

@@ -23,11 +23,13 @@ _MODELS_OWN = frozenset({"reasoning", "compaction"})
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """`cell`: the one that must answer. `hint`: the one that made the last item which the client sends back
-    whole; it has the beginning of the prompt in its cache, but any other can answer as well."""
+    """`cell`: the one that must answer, as the member `origin` says. `hint`: the one that made the last item
+    which the client sends back whole; it has the beginning of the prompt in its cache, but any other can
+    answer as well."""
 
     cell: str | None = None
     hint: str | None = None
+    origin: str = ""
 
 
 class _Item(msgspec.Struct):
@@ -80,7 +82,7 @@ def read_named(
         if cell is not None and other != cell:
             raise _of_two_cells(spell(path), origin)
         cell, origin = other, spell(path)
-    return Named(cell, _hint_of(inputs, cells))
+    return Named(cell, _hint_of(inputs, cells), origin)
 
 
 def _items_in(raw: msgspec.Raw) -> list[_Item]:

@@ -24,6 +24,7 @@ _IDLE_S = 30.0
 _HEAD_BYTES_MAX = 64 * 1024
 ROUTER = b"antiphon-router"
 """What a router calls itself in `Via`, by which it finds out that a node of its cells is a router."""
+VIA = (b"via", b"1.1 " + ROUTER)
 
 
 _OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
@@ -65,7 +66,7 @@ class Sent:
     def head(self) -> bytes:
         lines = [b"%b %b HTTP/1.1" % (self.method, self.target)]
         lines += [b"%b: %b" % header for header in self.headers]
-        lines.append(b"via: 1.1 " + ROUTER)
+        lines.append(b"%b: %b" % VIA)
         if self.body or self.method in (b"POST", b"PUT", b"PATCH"):
             lines.append(b"content-length: %d" % len(self.body))
         return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -280,7 +280,8 @@ async def test_a_list_is_of_all_cells_in_order_a_page_at_a_time() -> None:
 async def test_the_router_refuses_by_itself_what_no_cell_needs_to_see() -> None:
     a, b, cells = two()
     tenants = Tenants(Roster({hashlib.sha256(b"k").hexdigest(): "t"}))
-    async with routing(cells, tenants, body_bytes_max=1_000, bodies_bytes_max=2_000) as (_, client):
+    limits: dict[str, Any] = {"body_bytes_max": 1_000, "bodies_bytes_max": 2_000, "sockets_max": 0}
+    async with routing(cells, tenants, **limits) as (_, client):
         assert (await client.get("/health")).json() == {"status": "ok"}
         assert error_of(await client.post("/v1/responses", json=CREATE)) == (401, None, "invalid_api_key")
         headers = {"authorization": "Bearer k"}
@@ -288,6 +289,7 @@ async def test_the_router_refuses_by_itself_what_no_cell_needs_to_see() -> None:
         assert error_of(large) == (413, None, "request_too_large")
         upgrade = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
         upgrade["sec-websocket-key"] = "AAAAAAAAAAAAAAAAAAAAAA=="
+        assert error_of(await client.get("/v1/responses", headers=upgrade))[0] == 401
         socket = await client.get("/v1/responses", headers=headers | upgrade)
         assert error_of(socket) == (426, None, "websocket_not_supported")
         assert (a.asked, b.asked) == ([], [])
