@@ -235,7 +235,7 @@ class Ownership:
                 metrics.model_label(response.model), served_tier(response.service_tier)
             )
             waited.observe(acquired.age_ms / 1000)
-        history = await history_before(self._resources.redis, acquired)
+        history = await history_before(self._resources.redis, self._resources.stepper, acquired)
         if history.frames:
             _log.info("%s: continues after %d events", held.key, history.first + len(history.frames))
         try:

@@ -122,7 +122,7 @@ def page(*frames: bytes, has_more: bool = False, is_closed: bool = False) -> lis
 async def test_a_history_has_every_page_of_what_workers_have_written() -> None:
     frames = [frame(BEGUN, number) for number in range(1, 6)]
     redis = Redis(page(*frames[:2], has_more=True), page(*frames[2:4], has_more=True), page(frames[4]))
-    history = await read_history(as_client(redis), KEY)
+    history = await read_history(as_client(redis), Stepper(), KEY)
     assert list(history.frames) == frames
     assert [token.id for token in history.tokens] == [len(each) for each in frames]
     assert history.first == 1
@@ -131,12 +131,12 @@ async def test_a_history_has_every_page_of_what_workers_have_written() -> None:
 
 async def test_what_the_api_wrote_of_a_background_response_is_not_a_workers() -> None:
     queued, begun = frame(ResponseQueued(REQUEST.response), 1), frame(BEGUN, 2)
-    history = await read_history(as_client(Redis(page(queued, begun))), KEY)
+    history = await read_history(as_client(Redis(page(queued, begun))), Stepper(), KEY)
     assert (list(history.frames), history.first) == ([begun], 2)
 
 
 async def test_a_log_that_nobody_has_written_to_has_no_history() -> None:
-    history = await read_history(as_client(Redis(page())), KEY)
+    history = await read_history(as_client(Redis(page())), Stepper(), KEY)
     assert (list(history.frames), list(history.tokens), history.first) == ([], [], 1)
 
 
@@ -151,4 +151,4 @@ async def test_a_log_that_nobody_has_written_to_has_no_history() -> None:
 )
 async def test_a_log_that_is_closed_or_gone_is_not_continued(replies: list[Any]) -> None:
     with pytest.raises(LeaseLost):
-        await read_history(as_client(Redis(*replies)), KEY)
+        await read_history(as_client(Redis(*replies)), Stepper(), KEY)

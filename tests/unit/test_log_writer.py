@@ -143,4 +143,4 @@ async def test_an_end_before_the_end_of_the_log_is_another_story() -> None:
     writer = writer_to(MemoryLog(), logged(frame(EVENT, 1), frame(EVENT, 2)))
     await writer.put([EVENT])
     with pytest.raises(Diverged, match="1 entries beyond"):
-        await writer.close(EVENT, None)  # type: ignore[arg-type]
+        await writer.close(frame(EVENT, 2), None)  # type: ignore[arg-type]

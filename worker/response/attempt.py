@@ -67,7 +67,8 @@ async def run_attempt(resources: Resources, lease: Lease, record: LoadedRecord, 
     response; Diverged means a bug, or an engine whose output cannot be reproduced).
     """
     request, turns = record.request, list[Turn]()
-    results = ToolResults(resources.tools, lease, history)
+    logged_bytes = sum(map(len, history.frames))
+    results = await resources.stepper.call(lambda: ToolResults(resources.tools, lease, history), logged_bytes)
     count = partial(usage_so_far, turns, with_turns=request.enable_response_messages)
     seal = sealer_of(record, lease.key.tenant, resources.settings, history.frames)
     seal_compaction = compaction_sealer_of(record, lease.key.tenant, resources.settings, history.frames)

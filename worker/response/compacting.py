@@ -278,8 +278,8 @@ class Compactor:
         return await self.resources.stepper.run(count(messages), self.record.size)
 
     async def _call(self, work: Callable[[], _T]) -> _T:
-        """Runs work whose duration grows with the request's size."""
-        return await self.resources.stepper.call(work, self.record.size)
+        """Runs work whose duration grows with the sizes of the request and of the output."""
+        return await self.resources.stepper.call(work, self.record.size + self.answering.writer.told_bytes)
 
 
 def _standing_in(summary: str) -> InputCompaction:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from shared import lifecycle
+from shared.frames import frame
 from shared.lifecycle import TerminalEvent
 from shared.responses import Response
 from shared.store.log.closing import WholeAnswer, closing_of
@@ -24,6 +25,8 @@ from worker.response.turn_reader import TurnReader
 from worker.response.usage import usage_of
 
 _T = TypeVar("_T")
+_ENCODED_PER_READ = 4
+"""How much is encoded in the time in which one byte is read and rendered."""
 
 
 @dataclass(slots=True)
@@ -42,8 +45,13 @@ class Ending:
         request, event = self.record.request, await self._last_event(is_cut=is_cut)
         settings, tenant = self.resources.settings, self.lease.key.tenant
         unshown, turns = self.reader.translation.unshown, self.notes.of(self.reader.items)
-        closing = await self._call(lambda: closing_of(event, tenant, settings, request.input, unshown, turns))
-        await self.writer.close(event, closing)
+        last, closing = await self._call(
+            lambda: (
+                frame(event, self.writer.next),
+                closing_of(event, tenant, settings, request.input, unshown, turns),
+            )
+        )
+        await self.writer.close(last, closing)
         count_end(event.response, self.record.accepted_s)
 
     async def note_answer(self, *, is_cut: bool) -> None:
@@ -71,5 +79,7 @@ class Ending:
         return msgspec.structs.replace(request.response, output=tuple(self.reader.items), **wanted)
 
     async def _call(self, work: Callable[[], _T]) -> _T:
-        """Runs work whose duration grows with the request's size."""
-        return await self.resources.stepper.call(work, self.record.size)
+        """Runs work whose duration grows with the sizes of the request and of the output, which the tools
+        decide; the output is only encoded, which is fast."""
+        size = max(self.record.size, self.writer.told_bytes // _ENCODED_PER_READ)
+        return await self.resources.stepper.call(work, size)

@@ -85,21 +85,22 @@ async def _read_request(redis: RedisClient, key: ResponseKey) -> bytes:
     raise Unloadable("it does not arrive in time, although Redis answers")
 
 
-async def history_before(redis: RedisClient, acquired: Acquired) -> History:
+async def history_before(redis: RedisClient, stepper: Stepper, acquired: Acquired) -> History:
     """Returns what `read_history` does; the first owner reads nothing, as only the API has written before."""
     if acquired.lease.fencing_token == 1:
         return History(deque(), deque(), first=max(1, acquired.next_sequence_number))
-    return await read_history(redis, acquired.lease.key)
+    return await read_history(redis, stepper, acquired.lease.key)
 
 
-async def read_history(redis: RedisClient, key: ResponseKey) -> History:
+async def read_history(redis: RedisClient, stepper: Stepper, key: ResponseKey) -> History:
     """Returns everything that workers have written. Raises LeaseLost if the log is closed or gone."""
     entries: list[Entry] = []
     async for page in event_log.pages(redis, key, 0, with_token_records=True):
         if page.is_closed or page.is_missing:
             raise LeaseLost(f"{key}: closed or gone")
         entries += page.entries
-    return history_of(entries)
+    size = sum(len(entry.token_record) for entry in entries)
+    return await stepper.call(lambda: history_of(entries), size)
 
 
 def history_of(entries: Iterable[Entry]) -> History:

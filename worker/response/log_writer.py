@@ -58,6 +58,8 @@ class LogWriter:
         self._logged = history.frames
         self.next = history.first
         """The sequence number of the next event."""
+        self.told_bytes = 0
+        """The size of all events so far but the deltas, which others repeat."""
         self._waiting: list[NewEntry] = []
         self._usage, self._counted = b"", -_UNCOUNTED_MAX
         """What the next append stores, b"" for nothing, and how many entries the last count covered."""
@@ -134,6 +136,7 @@ class LogWriter:
     def _add(self, entry: NewEntry) -> None:
         """Takes the next entry: compares it with the log, as far as that reaches, or else queues it."""
         self.next += 1
+        self.told_bytes += len(entry.frame) + len(entry.token_record)
         if not self._logged:
             self._waiting.append(entry)
             return
@@ -173,12 +176,13 @@ class LogWriter:
                 self._waiting = self._take_back(lost, self.next)
                 self._note_usage()
 
-    async def close(self, event: StreamEvent, closing: Closing) -> None:
-        """Appends the terminal event as the last entry and closes the log in the same script."""
+    async def close(self, last: bytes, closing: Closing) -> None:
+        """Appends the terminal event, whose frame has the number `next`, and closes the log in the same
+        script."""
         await self.flush()
         if self._logged:
             raise Diverged(f"the log has {len(self._logged)} entries beyond the end")
-        self._waiting.append(NewEntry(frame(event, self.next)))
+        self._waiting.append(NewEntry(last))
         self.next += 1
         self._send(closing)
         await self.flush()
