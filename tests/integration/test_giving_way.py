@@ -7,7 +7,9 @@ from shared.frames import decode
 from shared.service_tiers import turn_cost
 from shared.settings import Settings
 from shared.store import keys
+from shared.store.job_queue import Room
 from shared.store.keys import RESPONSES_QUEUE, ResponseKey
+from shared.store.owning.claiming import Claimant
 from shared.store.redis.client import RedisClient
 from tests.patience import until
 from tests.requests import accept, make_request
@@ -93,3 +95,24 @@ async def test_it_keeps_its_tenants_weight_which_workers_do_not_know(
         await run(redis, worker, key)
     costs = await redis.command("HGET", keys.costs(RESPONSES_QUEUE), "slow/flex")
     assert int(costs) == turn_cost("flex", 4.0)
+
+
+async def test_of_its_flow_the_worker_that_it_left_takes_it_first_and_any_other_in_its_order(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """Its prefix is in that worker's cache; the others of its flow are in nobody's."""
+    async with working(redis, settings, is_full=True) as worker:
+        other = await accept(redis, settings, tenant="other")
+        earlier = [
+            await accept(redis, settings, make_request(service_tier="flex"), tenant="slow") for _ in range(2)
+        ]
+        key = await begin(redis, settings, worker, "flex")
+        await redis.command("ZREM", RESPONSES_QUEUE, f"{other}:0")
+        one = Room(1, 2**20, 2**20, rings_on=False)
+        stranger = Claimant(redis, settings, "stranger")
+        assert [begun.lease.key for begun in (await stranger.claim(one)).begun] == earlier[:1]
+        owner = Claimant(redis, settings, worker.ownership.owner)
+        assert [job.id.decode() for job in (await owner.claim(one)).taken.jobs] == [f"{key}:1"]
+        assert [begun.lease.key for begun in (await stranger.claim(one)).begun] == earlier[1:]
+        await stranger.close()
+        await owner.close()

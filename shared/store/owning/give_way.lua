@@ -1,5 +1,5 @@
 -- Releases the lease of a response between two turns of the model, and queues it in its flow, if others wait that are
--- not `flex`. It counts as handed over.
+-- not `flex`. It counts as handed over. Anybody may take it, but of its flow the owner that it leaves takes it first.
 -- USES redis/clock queue
 -- KEYS state active queue
 -- `turn_cost`: of a response whose state has none, from a version before.
@@ -23,6 +23,7 @@ for _, other in ipairs(redis.call('ZRANGE', queue .. ':turns', 0, LOOKED_AT - 1)
     redis.call('HSET', state, 'lease_until_ms', 0, 'job', job_id)
     redis.call('ZADD', active, now + ring_again_ms, member)
     enqueue(queue, queue .. ':doorbell', 'arq:job:' .. job_id, job_id, job, live_ttl_ms, flow, turn_cost)
+    keep_for({worker = fields[2], until_ms = now}, queue, job_id, live_ttl_ms, flow)
     return 'given'
   end
 end
