@@ -7,6 +7,7 @@ what it replaced: workers that took as many responses as a constant said, the or
 import heapq
 import random
 import tempfile
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,8 @@ TENANTS, SKEW = 10, 1.2
 _ANSWER_S, _PREFIX_S, _THINK_S, _GOES_ON = 4.0, 0.4, 2.0, 0.85
 _LIGHTEST = 5
 """How many of the tenants, those that send least, have a column of their own."""
-_NEVER_MS = 10**15
+_NEVER_MS, _SOON_MS = 10**15, 10_000
+"""Virtual time ends sooner than the one, and what is kept is so for longer than the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,11 +227,11 @@ class Fleet:
         new = NewResponse.of(key, request, {}, parent)
         await response_store.create(self._redis, self._settings, new)
         kept = await self._redis.command("HGET", keys.homes(RESPONSES_QUEUE), f"{key}:0")
-        if kept is None:
+        worker, _, until_ms = kept.decode().partition(" ") if kept else ("", "", "0")
+        if int(until_ms) < time.time() * 1000 + _SOON_MS:
             await self._wake_any()
             return
         self._at(self._now_s + self._order.affinity_s, "give up waiting", str(key))
-        worker = kept.decode().partition(" ")[0]
         if worker in self._idle:
             await self._claim(worker)
 

@@ -31,7 +31,7 @@ local function put_to_front(queue, job_id, ttl_ms)
   keep(queue .. ':front', ttl_ms)
 end
 
--- Keeps a job for a worker, which alone is woken.
+-- Keeps a job for a worker; if its time is over already, anybody may take it.
 local function keep_for(home, queue, job_id, ttl_ms, flow)
   local own = queue .. ':home:' .. home.worker .. '/' .. flow
   redis.call('HSET', queue .. ':homes', job_id, home.worker .. ' ' .. home.until_ms)
@@ -40,7 +40,7 @@ local function keep_for(home, queue, job_id, ttl_ms, flow)
 end
 
 -- `flow`: '' for a job that is taken before all turns. `home`: the worker for which it is kept for a while (`homes.lua`),
--- until when, and its bell; nil if anybody may take it.
+-- until when, and its bell, if it alone is woken; nil if there is none.
 local function enqueue(queue, doorbell, job_key, job_id, job, ttl_ms, flow, cost, home)
   local last = redis.call('ZREVRANGE', queue, 0, 0, 'WITHSCORES')
   redis.call('SET', job_key, job, 'PX', ttl_ms)
@@ -56,7 +56,7 @@ local function enqueue(queue, doorbell, job_key, job_id, job, ttl_ms, flow, cost
     redis.call('ZADD', queue .. ':turns', 'NX', last_turn + cost, flow)  -- a flow that waits already keeps its turn
     if home then
       keep_for(home, queue, job_id, ttl_ms, flow)
-      doorbell = home.bell
+      doorbell = home.bell or doorbell
     end
   end
   ring(queue, doorbell, ttl_ms)
