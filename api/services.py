@@ -30,7 +30,7 @@ class Services:
         self.accept = Acceptance(redis, offload, self.conversations, settings, clock, tenants, follower)
         self.catalogue = self.accept.catalogue
         self.read = Reading(redis, offload, follower, settings)
-        self.console = Console(redis, settings)
+        self.console = Console(redis, settings, tenants.names)
 
     async def check_readiness(self) -> Readiness:
         return await check_readiness(self._redis, self._settings.redis_timeout_s)

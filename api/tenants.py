@@ -71,6 +71,14 @@ class Tenants:
         assert self._roster is not None
         await tenants_file.follow(self._path, self._roster, self._take)
 
+    def names(self) -> list[str]:
+        """Returns the tenants of the file; without a file, the only one that there is."""
+        return (
+            [OPEN_TENANT]
+            if self._roster is None
+            else sorted({*self._roster.keys.values(), *self._roster.limits})
+        )
+
     def _take(self, roster: Roster) -> None:
         self._roster = roster
 

@@ -93,6 +93,11 @@ class LabelledCount(Number, Collector):
     def labels(self, *values: object) -> Number:
         return self._numbers.get(values) or self._numbers.setdefault(values, Number())
 
+    @property
+    def total(self) -> float:
+        """What was counted for all labels together."""
+        return sum(number.value for number in self._numbers.values())
+
     def collect(self) -> Iterable[Metric]:
         family = CounterMetricFamily(self._name, self._says, labels=self._labels)
         for values, number in list(self._numbers.items()):

@@ -5,6 +5,7 @@ Owns the wiring and the order of startup and shutdown; contains no rule of the p
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -112,7 +113,9 @@ class _Parts:
         settings, running = self.settings, self.ownership.running
         capacity = capacity_of(settings, self.resources.engine)
         waiting = self.tools.responses
-        return AboutWorker(self.served, settings.engine, capacity, running, waiting, settings.place)
+        has = (capacity, running, waiting)
+        ended = int(metrics.RESPONSES.total)
+        return AboutWorker(self.served, settings.engine, *has, settings.place, os.getpid(), ended)
 
     def services(self, drained: asyncio.Event) -> list[Coroutine[Any, Any, None]]:
         """Returns all that runs until the worker ends, besides taking work."""

@@ -6,21 +6,16 @@ worker that was killed again.
 
 import json
 import os
-import re
 import signal
 from pathlib import Path
 from typing import Any
 
 from api.errors import ClientError
 
-_OWNER = re.compile(r"worker-([0-9]{1,4})-[0-9a-f]{12}")
-"""The name of a process whose place the launcher has set to its number."""
 
-
-def kill(cluster: Path | None, owner: str) -> None:
-    """Kills the worker that has this name. Raises ClientError if it is none of a local launcher's."""
-    named = _OWNER.fullmatch(owner)
-    if cluster is None or named is None:
+def kill(cluster: Path | None, pid: int) -> None:
+    """Kills the worker with this pid. Raises ClientError if it is no local launcher's, or has ended."""
+    if cluster is None:
         raise ClientError(
             404, "The console kills workers of a local launcher only.", "worker_not_found", "owner"
         )
@@ -28,10 +23,9 @@ def kill(cluster: Path | None, owner: str) -> None:
         roles: list[dict[str, Any]] = json.loads(cluster.read_text())["roles"]
     except (OSError, ValueError, KeyError):
         roles = []
-    pids = [role["pid"] for role in roles if (role["kind"], role["number"]) == ("worker", int(named[1]))]
-    if not pids or pids[0] is None:
+    if pid not in [role["pid"] for role in roles if role["kind"] == "worker" and role["pid"]]:
         raise ClientError(409, "That worker is not running just now.", "worker_not_running", "owner")
     try:
-        os.kill(pids[0], signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         raise ClientError(409, "That worker has just ended.", "worker_not_running", "owner") from None

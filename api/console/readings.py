@@ -5,7 +5,7 @@ Owns the key's check and the bounds of each reading; the routes own addresses an
 
 import asyncio
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from api.errors import ClientError, response_not_found
@@ -13,9 +13,10 @@ from shared import ids
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.overview.one_response import ResponseDetail, read_detail
-from shared.store.overview.open_responses import OpenResponses, read_open
+from shared.store.overview.open_responses import OpenResponses, find, read_open
 from shared.store.overview.processes import ProcessView, read_processes
 from shared.store.overview.waiting_work import QueueView, read_queues
+from shared.store.owning.fleet import read_workers
 from shared.store.redis.client import RedisClient
 
 LISTED_MAX, _FLOWS_MAX = 200, 20
@@ -37,9 +38,11 @@ def no_console() -> ClientError:
 
 
 class Console:
-    def __init__(self, redis: RedisClient, settings: Settings) -> None:
+    def __init__(self, redis: RedisClient, settings: Settings, tenants: Callable[[], Sequence[str]]) -> None:
+        """`tenants`: returns those of which a response is looked for if no tenant is named."""
         self._redis = redis
         self._settings = settings
+        self._tenants = tenants
 
     def check_key(self, authorization: str | None) -> None:
         """Raises ClientError: 404 if there is no console, 401 if the key is not its own."""
@@ -64,12 +67,21 @@ class Console:
             )
 
     async def read_response(self, tenant: str, response_id: str) -> ResponseDetail:
-        """Returns what is kept about a response. Raises ClientError if there is none, and REDIS_AWAY."""
+        """Returns what is kept about a response; without a tenant, of any that is known.
+
+        Raises ClientError if there is none, and REDIS_AWAY."""
+        key = self.key_of(tenant, response_id)
         async with asyncio.timeout(self._settings.redis_timeout_s):
-            found = await read_detail(self._redis, self._settings, self.key_of(tenant, response_id))
+            known = key if tenant else await find(self._redis, response_id, self._tenants())
+            found = await read_detail(self._redis, self._settings, known) if known else None
         if found is None:
             raise response_not_found(response_id)
         return found
+
+    async def find_pid(self, worker: str) -> int:
+        """Returns the pid that a present worker announces; 0 if there is none. Raises REDIS_AWAY."""
+        about = (await read_workers(self._redis)).get(worker)
+        return about.pid if about else 0
 
     def key_of(self, tenant: str, response_id: str) -> ResponseKey:
         """Raises ClientError if it is no id of a response."""

@@ -27,7 +27,10 @@ _HEADERS = {
 _FILES = {
     "page": ("console.html", "text/html; charset=utf-8"),
     "console.js": ("console.js", "text/javascript; charset=utf-8"),
-    "picture.js": ("picture.js", "text/javascript; charset=utf-8"),
+    **{
+        name: (name, "text/javascript; charset=utf-8")
+        for name in ("line.js", "picture.js", "playground.js", "tables.js")
+    },
     "console.css": ("console.css", "text/css; charset=utf-8"),
 }
 _AFTER_MAX = 10**9
@@ -42,7 +45,9 @@ async def show_page(settings: SettingsDep) -> Response:
 
 
 @router.get("/files/{name}")
-async def show_file(name: str) -> Response:
+async def show_file(name: str, settings: SettingsDep) -> Response:
+    if settings.console_key is None:
+        raise no_console()
     if name not in _FILES or name == "page":
         raise ClientError(404, "The console has no such file.", "file_not_found")
     return _file(name)
@@ -56,9 +61,10 @@ async def read_cluster(request: Request, services: ServicesDep) -> Response:
 
 @router.get("/responses/{response_id}")
 async def read_response(request: Request, response_id: str, services: ServicesDep) -> Response:
-    """Answers with what is kept about one response of the tenant that the query names."""
+    """Answers with what is kept about one response, of the tenant that the query names, or of any."""
     console = _console(request, services)
-    return json_of(msgspec.json.encode(await console.read_response(_tenant_of(request), response_id)))
+    tenant = request.query_params.get("tenant", "")
+    return json_of(msgspec.json.encode(await console.read_response(tenant, response_id)))
 
 
 @router.get("/responses/{response_id}/events")
@@ -78,8 +84,8 @@ async def stream_events(
 @router.post("/workers/{owner}/kill")
 async def kill_worker(request: Request, owner: str, services: ServicesDep, settings: SettingsDep) -> Response:
     """Kills a worker of a local launcher."""
-    _console(request, services)
-    local_workers.kill(settings.console_cluster, owner)
+    console = _console(request, services)
+    local_workers.kill(settings.console_cluster, await console.find_pid(owner))
     return json_of(b'{"killed":true}')
 
 

@@ -66,10 +66,11 @@ def state(key: ResponseKey) -> str:
     against it until the end) and tokens_per_minute (the limit); if its end is to be delivered, webhooks
     (their names); if it is `flex`, turn_cost (for when it gives way). Once it had an owner: deaths,
     format_needed, and for each of the first 64 owners grant:ATTEMPT (until when its lease was given at first,
-    and its name). While open: usage up to some entry of the log (`shared/usage.py`). If it is stored: head
-    (JSON of its ResponseHead) and members (of metadata, as its index names them). Until it is archived:
-    request, and once closed, snapshot and, if there are such calls, unshown (those of which it shows less);
-    afterwards: compacted."""
+    its name, and how the one before it had parted: `left` and when, or `held` and until when); left_ms, when
+    an owner let go last, or ended it. While open: usage up to some entry of the log (`shared/usage.py`). If
+    it is stored: head (JSON of its ResponseHead) and members (of metadata, as its index names them). Until it
+    is archived: request, and once closed, snapshot and, if there are such calls, unshown (those of which it
+    shows less); afterwards: compacted."""
     return STATE_PATTERN % str(key)
 
 

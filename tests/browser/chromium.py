@@ -127,10 +127,14 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def picture(self, selector: str = "body") -> bytes:
-        """Returns a PNG of one part of the page."""
+        """Returns a PNG of one part of the page, all of which is laid out as if it were on the screen."""
+        width, height = self.ask("[innerWidth, document.documentElement.scrollHeight]")
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **screen)
         box = self.ask(
             f"(({{x, y, width, height}}) => ({{x: x + scrollX, y: y + scrollY, width, height}}))"
             f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
         )
         taken = self.call("Page.captureScreenshot", clip={**box, "scale": 0.75}, captureBeyondViewport=True)
+        self.call("Emulation.clearDeviceMetricsOverride")
         return base64.b64decode(taken["data"])

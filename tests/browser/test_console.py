@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.chromium import Browser, Page
+from tests.patience import wait_until
 from tests.running import PATIENT, RunningCluster, start_cluster
 
 KEY = "key-of-the-console-in-tests"
@@ -144,6 +146,112 @@ def test_everything_has_a_name_and_is_reached_by_the_keyboard(page: Page, cluste
         assert json.loads(page.ask(CONTRAST)) == [], scheme
 
 
+def test_what_stays_the_same_is_not_replaced_while_the_page_polls(
+    page: Page, cluster: RunningCluster
+) -> None:
+    enter(page, cluster)
+    page.ask("document.querySelector('#processes tbody tr').isMarked = true")
+    page.ask("getSelection().selectAllChildren(document.querySelector('#processes tbody td + td'))")
+    chosen = page.ask("String(getSelection())")
+    readings = len(page.requested)
+    wait_until(lambda: bool(page.ask("1")) and len(page.requested) > readings + 2, "two more readings")
+    assert page.ask("document.querySelector('#processes tbody tr').isMarked === true")
+    assert page.ask("String(getSelection())") == chosen != ""
+
+
+def test_a_node_that_hangs_is_said_to_and_its_return_as_well(page: Page, cluster: RunningCluster) -> None:
+    enter(page, cluster)
+    page.wait("document.getElementById('state').textContent === 'Live'")
+    cluster.kill("api", signal.SIGSTOP)
+    try:
+        page.wait("document.getElementById('state').textContent.includes('does not answer')")
+        assert page.ask("document.getElementById('inside').classList.contains('stale')")
+    finally:
+        cluster.kill("api", signal.SIGCONT)
+    page.wait("document.getElementById('state').textContent === 'Live'")
+
+
+def test_a_narrow_screen_scrolls_in_one_direction(page: Page, cluster: RunningCluster) -> None:
+    page.call("Emulation.setDeviceMetricsOverride", width=320, height=700, deviceScaleFactor=1, mobile=False)
+    enter(page, cluster)
+    page.write("#wanted", f"default/resp_0_{'0' * 32}")
+    page.click("#find-form button")
+    page.wait("document.getElementById('find-state').textContent.includes('not found')")
+    assert page.ask("document.documentElement.scrollWidth") <= 320
+
+
+def test_the_picture_has_its_turns_waits_and_losses(page: Page, cluster: RunningCluster) -> None:
+    enter(page, cluster)
+    drawn = json.loads(page.ask(PICTURE))
+    assert drawn["turns"] == [
+        ["reasoning", "mcp_call", "mcp_call"],
+        ["mcp_call"],
+        ["compaction"],
+        ["message"],
+    ]
+    assert drawn["stretches"] == [
+        ["queued", 0, 100],
+        ["owned", 100, 400],
+        ["waits", 400, 600],
+        ["owned", 600, 800],
+        ["silent", 800, 1000],
+        ["owned", 1000, 1200],
+        ["owned", 1200, 1300],
+    ]
+    assert drawn["changes"] == ["handed over", "taken over", "ended from outside"]
+    assert drawn["elements"] == ["line", "rect", "text", "title"], "a name became an element"
+    assert "<img src=x>" in drawn["labels"]
+    assert drawn["bars"] < 1_000, "each of ten thousand items has a bar"
+
+
+def test_a_long_log_is_written_some_at_a_time(page: Page, cluster: RunningCluster) -> None:
+    enter(page, cluster)
+    assert page.ask(TAIL) == [0, 300, "line 99999", 1]
+
+
+PICTURE = """(async () => {
+  const { changesOf, draw, stretchesOf, turnsOf } = await import('/console/files/picture.js');
+  const item = (type, added, done, label = type) => (
+    { type, label, added, done, fromMs: added * 10, untilMs: done * 10, paleUntilMs: null });
+  const items = [
+    item('mcp_list_tools', 1, 2), item('reasoning', 3, 5), item('mcp_call', 6, 10),
+    item('mcp_call', 7, 12, '<img src=x>'),
+    item('mcp_call', 13, 90), item('compaction', 91, 92), item('message', 93, 120),
+  ];
+  const grant = (attempt, owner, after_ms, until_ms, parting) => (
+    { attempt, owner, after_ms, until_ms, parting });
+  const grants = [
+    grant(1, 'worker-a', 100, 400, 'handed_over'), grant(2, 'worker-b', 600, 800, 'lost'),
+    grant(3, 'worker-c', 1000, 1200, 'seized'), grant(4, 'api-a', 1200, 1300, 'ended'),
+  ];
+  const history = { grants, items, endMs: 1300, status: 'failed' };
+  const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
+  draw(svg, { ...history, items: items.map((each) => ({ ...each, untilMs: each.fromMs + 300 })) });
+  const many = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
+  const thousands = Array.from({ length: 10000 }, (_, n) => item('message', n / 100, n / 100));
+  draw(many, { ...history, items: thousands });
+  return JSON.stringify({
+    turns: turnsOf(items).map((turn) => turn.map((each) => each.type)),
+    stretches: stretchesOf(history).map((each) => [each.kind, each.fromMs, each.untilMs]),
+    changes: changesOf(history).map((each) => each.word),
+    elements: [...new Set([...svg.querySelectorAll('*')].map((each) => each.tagName))].sort(),
+    labels: [...svg.querySelectorAll('text')].map((each) => each.textContent),
+    bars: many.querySelectorAll('rect').length,
+  });
+})()"""
+
+TAIL = """(async () => {
+  const { Tail } = await import('/console/files/tables.js');
+  const list = document.createElement('ol'), tail = new Tail(list, 300);
+  let written = 0;
+  const observer = new MutationObserver(() => { written += 1; });
+  observer.observe(list, { childList: true });
+  for (let n = 0; n < 100000; n++) tail.add(`line ${n}`);
+  const before = list.children.length;
+  while (!list.children.length) await new Promise((resolve) => setTimeout(resolve, 50));
+  return [before, list.children.length, list.lastChild.textContent, written];
+})()"""
+
 CONTRAST = """JSON.stringify((() => {
   const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
   const light = (color) => {
@@ -157,7 +265,9 @@ CONTRAST = """JSON.stringify((() => {
   for (const front of ['ink', 'faint', 'accent', 'bad']) {
     for (const back of ['paper', 'card']) pairs.push([front, back]);
   }
-  for (const back of ['own-a', 'own-b', 'model', 'tool']) pairs.push(['card', back]);
+  for (const back of ['own-a', 'own-b', 'model', 'thought', 'tool', 'accent']) pairs.push(['card', back]);
+  for (const back of ['wait', 'soft']) pairs.push(['ink', back]);
+  for (const front of ['faint', 'bad']) pairs.push([front, 'soft']);
   return pairs.filter(([front, back]) => {
     const [a, b] = [front, back].map((name) => light(style.getPropertyValue(`--${name}`).trim()));
     return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5;

@@ -34,7 +34,8 @@ local frames = write_entries(log, REST, asked_at - 1)
 local fields = redis.call(
   'HMGET', state, 'store', 'job', 'tokens', 'tokens_per_minute', 'webhooks', 'members', 'created_ms', 'queue')
 local store, job, counted, tokens_per_minute, webhooks, members, created_ms, own_queue = unpack(fields)
-redis.call('HSET', state, 'closed', status, 'snapshot', snapshot, 'lease_until_ms', 0)
+redis.call('HSET', state, 'closed', status, 'snapshot', snapshot, 'lease_until_ms', 0,
+  'left_ms', now_ms())
 if unshown ~= '' then redis.call('HSET', state, 'unshown', unshown) end
 redis.call('HDEL', state, 'usage', 'answered')
 if members and head ~= '' then

@@ -6,7 +6,8 @@ asked or answered.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import msgspec
 
@@ -14,7 +15,7 @@ from shared.heads import ResponseHead
 from shared.settings import Settings
 from shared.store import keys
 from shared.store.keys import ResponseKey
-from shared.store.overview.open_responses import ResponseView, read_views
+from shared.store.overview.open_responses import ResponseStanding, ResponseView, read_views
 from shared.store.redis.client import RedisClient
 from shared.store.tools import tool_journal
 from shared.tool_calls import ToolCall, ToolIntent
@@ -43,6 +44,11 @@ class JournaledCall:
     result_bytes: int
 
 
+Parting = Literal["handed_over", "lost", "seized", "ended"]
+"""How an owner's time ended: it released the lease; it did not renew it; whoever cancels took it away; it
+ended the response."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """How the response came to one of its owners."""
@@ -52,6 +58,11 @@ class Grant:
     owner: str
     after_ms: int
     """Since the response was accepted."""
+    until_ms: int | None = None
+    """When it let go, or if it was lost, was heard of last; None while it has the lease, and if that is not
+    known."""
+    parting: Parting | None = None
+    """None until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,8 @@ async def read_detail(redis: RedisClient, settings: Settings, key: ResponseKey) 
             "format",
             "queue",
             "created_ms",
+            "lease_until_ms",
+            "left_ms",
             *(f"grant:{i}" for i in attempts),
         ),
         ("HSTRLEN", keys.state(key), "request"),
@@ -98,13 +111,13 @@ async def read_detail(redis: RedisClient, settings: Settings, key: ResponseKey) 
         ("ZCARD", keys.readers(key)),
         ("PTTL", keys.state(key)),
     )
-    head, record_format, queue, created_ms, *granted = fields
-    lease_ttl_ms = int(settings.lease_ttl_s * 1000)
-    grants = [
-        _grant(attempt, grant, int(created_ms or 0) + lease_ttl_ms)
-        for attempt, grant in zip(attempts, granted, strict=True)
-        if grant is not None
-    ]
+    head, record_format, queue, created_ms, lease_until_ms, left_ms, *granted = fields
+    times = _Times(int(created_ms or 0), int(settings.lease_ttl_s * 1000))
+    found = [pair for pair in zip(attempts, granted, strict=True) if pair[1] is not None]
+    grants = times.read_grants(found)
+    if grants and view.attempt <= GRANTS_MAX:
+        until, left = int(lease_until_ms or 0), int(left_ms or 0)
+        grants[-1] = times.with_last_parting(grants[-1], view.standing, until, left)
     total, calls = await _read_calls(redis, settings, key)
     return ResponseDetail(
         view,
@@ -122,10 +135,47 @@ async def read_detail(redis: RedisClient, settings: Settings, key: ResponseKey) 
     )
 
 
-def _grant(attempt: int, grant: bytes, first_end_ms: int) -> Grant:
-    """`first_end_ms`: when a lease that was given as the response was accepted would have ended."""
-    until_ms, _, owner = grant.decode().partition(" ")
-    return Grant(attempt, owner, max(0, int(until_ms) - first_end_ms))
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Turns times of Redis's clock into those since a response was accepted."""
+
+    created_ms: int
+    lease_ttl_ms: int
+
+    def read_grants(self, found: Sequence[tuple[int, bytes]]) -> list[Grant]:
+        """Returns the owners; how each one parted was noted with the next one."""
+        grants: list[Grant] = []
+        for attempt, grant in found:
+            until_ms, owner, *parting = grant.decode().split(" ")
+            after_ms = self._since(int(until_ms) - self.lease_ttl_ms)
+            if grants and parting:
+                grants[-1] = self._with_parting(grants[-1], parting[0], int(parting[1]), after_ms)
+            grants.append(Grant(attempt, owner, after_ms))
+        return grants
+
+    def with_last_parting(
+        self, grant: Grant, standing: ResponseStanding, lease_until_ms: int, left_ms: int
+    ) -> Grant:
+        if standing == "lapsed":
+            return self._lost(grant, lease_until_ms)
+        if standing in ("closed", "handed_over") and left_ms:
+            parting: Parting = "ended" if standing == "closed" else "handed_over"
+            return replace(grant, until_ms=self._since(left_ms), parting=parting)
+        return grant
+
+    def _with_parting(self, grant: Grant, how: str, at_ms: int, next_after_ms: int) -> Grant:
+        if how == "left":
+            return replace(grant, until_ms=self._since(at_ms), parting="handed_over")
+        if self._since(at_ms) > next_after_ms:
+            return replace(grant, until_ms=next_after_ms, parting="seized")
+        return self._lost(grant, at_ms)
+
+    def _lost(self, grant: Grant, lease_until_ms: int) -> Grant:
+        heard_ms = max(grant.after_ms, self._since(lease_until_ms - self.lease_ttl_ms))
+        return replace(grant, until_ms=heard_ms, parting="lost")
+
+    def _since(self, at_ms: int) -> int:
+        return max(0, at_ms - self.created_ms)
 
 
 async def _read_calls(

@@ -60,7 +60,8 @@ class OpenResponses:
 
 
 async def read_open(redis: RedisClient, count_max: int, tenant: str = "") -> OpenResponses:
-    """Returns at most `count_max` open responses, oldest first; of all, those whose leases end first.
+    """Returns at most `count_max` open responses, oldest first. If there are more, those without an owner in
+    time are among them; the others are the same at each call, as far as they are still open.
 
     `tenant`: only this tenant's, '' for all.
     """
@@ -71,10 +72,19 @@ async def read_open(redis: RedisClient, count_max: int, tenant: str = "") -> Ope
 
 
 async def _of_all(redis: RedisClient, count_max: int) -> tuple[int, list[str]]:
-    total, members = await redis.transaction(
-        ("ZCARD", keys.ACTIVE), ("ZRANGE", keys.ACTIVE, 0, count_max - 1)
+    now = await now_ms(redis)
+    total, overdue = await redis.transaction(
+        ("ZCARD", keys.ACTIVE),
+        ("ZRANGE", keys.ACTIVE, "-inf", now, "BYSCORE", "LIMIT", 0, count_max),
     )
-    return total, [member.decode() for member in members]
+    found: dict[bytes, None] = dict.fromkeys(overdue)
+    cursor = 0
+    while len(found) < count_max:  # in the order of the hash table, which renewals do not change
+        cursor, pairs = await redis.command("ZSCAN", keys.ACTIVE, cursor, "COUNT", _BATCH)
+        found.update(dict.fromkeys(member for member, _ in pairs))
+        if cursor == 0:
+            break
+    return total, [member.decode() for member in list(found)[:count_max]]
 
 
 async def _of_tenant(redis: RedisClient, tenant: str, count_max: int) -> tuple[int, list[str]]:

@@ -41,6 +41,10 @@ class AboutWorker(msgspec.Struct, frozen=True):
     responses: int = 0
     waiting: int = 0
     place: str = ""
+    pid: int = 0
+    """On its machine; 0 if it is of an earlier version."""
+    ended: int = 0
+    """How many responses it has ended since it started."""
 
     @property
     def load(self) -> int:

@@ -20,7 +20,7 @@ end
 for _, other in ipairs(redis.call('ZRANGE', queue .. ':turns', 0, LOOKED_AT - 1)) do
   if does_wait(other) then
     local now, job_id = now_ms(), member .. ':' .. redis.call('HINCRBY', state, 'rings', 1)
-    redis.call('HSET', state, 'lease_until_ms', 0, 'job', job_id)
+    redis.call('HSET', state, 'lease_until_ms', 0, 'left_ms', now, 'job', job_id)
     redis.call('ZADD', active, now + ring_again_ms, member)
     enqueue(queue, queue .. ':doorbell', 'arq:job:' .. job_id, job_id, job, live_ttl_ms, flow, turn_cost)
     keep_for({worker = fields[2], until_ms = now}, queue, job_id, live_ttl_ms, flow)

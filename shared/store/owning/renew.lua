@@ -15,6 +15,7 @@ if not fields[1] or fields[1] .. ' ' .. fields[6] ~= proof or fields[2] ~= '' th
 if fields[5] == '0' then return 'lost' end  -- released: a renewal still in flight does not undo that
 local now = now_ms()
 redis.call('HSET', state, 'lease_until_ms', lease_ttl_ms > 0 and now + lease_ttl_ms or 0)
+if lease_ttl_ms == 0 then redis.call('HSET', state, 'left_ms', now) end
 -- A beat comes twice a second; that the keys live a hundredth less long does no harm.
 if redis.call('PTTL', state) < 0.99 * live_ttl_ms then
   for _, key in ipairs({state, log, tools, secrets, active, open}) do redis.call('PEXPIRE', key, live_ttl_ms) end
