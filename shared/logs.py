@@ -12,26 +12,28 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 LogFormat = Literal["text", "json"]
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a task works for. `attempt`: the fencing token of its owner, 0 if it is not the owner's work."""
+    """What a task works for. `attempt`: the fencing token of its owner, 0 if it is not the owner's work;
+    `trace_id`: of the response's trace, '' if it has none or that is not known."""
 
     tenant: str
     response_id: str
     attempt: int = 0
+    trace_id: str = ""
 
 
 _subject: ContextVar[Subject | None] = ContextVar("subject", default=None)
 
 
-def note_subject(tenant: str, response_id: str, attempt: int = 0) -> None:
+def note_subject(tenant: str, response_id: str, attempt: int = 0, trace_id: str = "") -> None:
     """Says what the current task works for, and the tasks that it starts from now on."""
-    _subject.set(Subject(tenant, response_id, attempt))
+    _subject.set(Subject(tenant, response_id, attempt, trace_id))
 
 
 def current_subject() -> Subject | None:
@@ -45,9 +47,9 @@ def forget_subject() -> None:
 
 
 @contextmanager
-def about(tenant: str, response_id: str, attempt: int = 0) -> Iterator[None]:
+def about(tenant: str, response_id: str, attempt: int = 0, trace_id: str = "") -> Iterator[None]:
     """Says what the block is about, within a task that serves many responses."""
-    before = _subject.set(Subject(tenant, response_id, attempt))
+    before = _subject.set(Subject(tenant, response_id, attempt, trace_id))
     try:
         yield
     finally:
@@ -70,7 +72,8 @@ class WithSubject(logging.Filter):
             record.response_id, record.tenant = subject.response_id, subject.tenant
             if subject.attempt:
                 record.attempt = subject.attempt
-        if trace_id := type(self).read_trace_id():
+        trace_id = type(self).read_trace_id() or (subject.trace_id if subject is not None else "")
+        if trace_id:
             record.trace_id = trace_id
         return True
 
@@ -79,15 +82,37 @@ FIELDS = ("response_id", "tenant", "attempt", "trace_id", "request")
 """What a line says besides its message, where it is known. `request`: the name of a request of the API."""
 
 
+_ESCAPES = {
+    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    for code in (
+        *range(0x20),
+        *range(0x7F, 0xA0),
+        0x2028,
+        0x2029,
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+    )
+} | {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
+"""What would end a line, or tell a terminal to do something."""
+
+
 class TextLines(logging.Formatter):
-    """A line of text; what is known besides the message follows it as `name=value`."""
+    """A line of text; what is known besides the message follows it as `name=value`.
+
+    What others have said, as tool servers, cannot begin a line of its own or reach a terminal: control
+    characters are escaped, and the lines of a traceback are indented.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  named by logging
         known = [f"{name}={vars(record)[name]}" for name in FIELDS[:-1] if name in vars(record)]
-        return " ".join([super().formatMessage(record), *known])
+        return " ".join([super().formatMessage(record), *known]).translate(_ESCAPES)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  named by logging
+        lines = super().formatException(ei).split("\n")
+        return "\n".join("    " + line.translate(_ESCAPES) for line in lines)
 
 
 class JsonLines(logging.Formatter):

@@ -5,6 +5,7 @@ is called are OpenTelemetry's own settings (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL
 """
 
 import os
+import re
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Self
 from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk import trace as sdk
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -23,12 +25,15 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from shared.traces import HEADER, Attributes, Span, SpanKind
+from shared.traces import HEADER, Attributes, Span, SpanKind, TracesUnusable
 
 _DELAY_MS = 500
 """How long a span that has ended waits to be sent with others: what a process loses that is killed."""
 _CLOSE_S = 2.0
+_SCOPE = "antiphon"
 _DELAY_SETTING = "OTEL_BSP_SCHEDULE_DELAY"
+_PROTOCOL = "http/protobuf"
+_HEADER_FORM = re.compile(r"\s*[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*=[\x20-\x7e]*")
 _KINDS = {
     "server": trace.SpanKind.SERVER,
     "consumer": trace.SpanKind.CONSUMER,
@@ -64,24 +69,63 @@ class _Span:
         self._made.set_status(Status(StatusCode.ERROR, reason))
 
 
+class _WithoutContent(SpanProcessor):
+    """Takes out of the spans of libraries what may be content: what servers and exceptions say."""
+
+    def __init__(self, inner: SpanProcessor) -> None:
+        self._inner = inner
+
+    def on_start(self, span: sdk.Span, parent_context: Context | None = None) -> None:
+        self._inner.on_start(span, parent_context)
+
+    def on_end(self, span: sdk.ReadableSpan) -> None:
+        scope = span.instrumentation_scope
+        if span.status.description is not None or span.events:
+            span = span if scope is not None and scope.name == _SCOPE else _silenced(span)
+        self._inner.on_end(span)
+
+    def shutdown(self) -> None:
+        self._inner.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._inner.force_flush(timeout_millis)
+
+
+def _silenced(span: sdk.ReadableSpan) -> sdk.ReadableSpan:
+    """Returns a span without the text of its status and without its events."""
+    return sdk.ReadableSpan(
+        name=span.name,
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=span.attributes,
+        links=span.links,
+        kind=span.kind,
+        status=Status(span.status.status_code),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
 class OtlpTracer:
     def __init__(self, provider: TracerProvider, *, has_content: bool) -> None:
         self.has_content = has_content
-        self._provider = provider
-        self._tracer = provider.get_tracer("antiphon")
+        self.provider = provider
+        self._tracer = provider.get_tracer(_SCOPE)
 
     @classmethod
     def to_collector(cls, role: str, place: str, *, has_content: bool) -> Self:
         """Returns one that sends spans to a collector, and is that of libraries which make spans, such as
-        MCP's."""
-        delay_ms = int(os.environ.get(_DELAY_SETTING, _DELAY_MS))
-        made = cls.through(
-            BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=delay_ms),
-            role,
-            place,
-            has_content=has_content,
-        )
-        trace.set_tracer_provider(made._provider)
+        MCP's. Raises TracesUnusable."""
+        _check_settings()
+        try:
+            delay_ms = float(os.environ.get(_DELAY_SETTING) or _DELAY_MS)
+            sending = BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=delay_ms)
+            made = cls.through(sending, role, place, has_content=has_content)
+        except (ValueError, OSError) as error:
+            raise TracesUnusable(f"a setting of OpenTelemetry is invalid: {error}") from error
+        trace.set_tracer_provider(made.provider)
         return made
 
     @classmethod
@@ -97,7 +141,7 @@ class OtlpTracer:
         provider = TracerProvider(
             resource=Resource.create(named), id_generator=_Ids(), shutdown_on_exit=False
         )
-        provider.add_span_processor(processor)
+        provider.add_span_processor(processor if has_content else _WithoutContent(processor))
         return cls(provider, has_content=has_content)
 
     @contextmanager
@@ -166,9 +210,27 @@ class OtlpTracer:
 
     def close(self) -> None:
         """Sends what is left, within a limit: a collector that is away must not keep a process."""
-        closing = threading.Thread(target=self._provider.shutdown, daemon=True)
+        closing = threading.Thread(target=self.provider.shutdown, daemon=True)
         closing.start()
         closing.join(_CLOSE_S)
+
+
+def _check_settings() -> None:
+    """Refuses those with which no span would arrive, or which OpenTelemetry would log, secrets and all.
+
+    Raises TracesUnusable.
+    """
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if (protocol := os.environ.get(name, _PROTOCOL)) not in ("", _PROTOCOL):
+            raise TracesUnusable(f"{name} is {protocol}, but spans are sent by {_PROTOCOL} only")
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        address = os.environ.get(name)
+        if address and not address.startswith(("http://", "https://")):
+            raise TracesUnusable(f"{name} must begin with http:// or https://")
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"):
+        headers = os.environ.get(name, "")
+        if any(header.strip() and not _HEADER_FORM.fullmatch(header) for header in headers.split(",")):
+            raise TracesUnusable(f"{name} must be NAME=VALUE, separated by commas")
 
 
 def _context_of(parent: str) -> Context | None:

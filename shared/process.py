@@ -16,7 +16,7 @@ from pydantic_settings import SettingsError
 
 from shared import logs, traces
 from shared.settings import Settings
-from shared.traces import TracesMissing
+from shared.traces import TracesUnusable
 
 FAILED, MISUSED = 1, 2
 """Exit codes: something outside the process failed; a setting, or a file that a setting names, is invalid."""
@@ -40,7 +40,7 @@ def start(
     Misuse or one of `misuses`. Each of these errors is printed to stderr as one message that begins with the
     role.
     """
-    misuses = (Misuse, TracesMissing, *misuses)
+    misuses = (Misuse, TracesUnusable, *misuses)
     try:
         settings = read_settings()
     except ValidationError as error:

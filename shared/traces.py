@@ -85,18 +85,18 @@ _tracers: list[Tracer] = []
 _base: ContextVar[str] = ContextVar("trace base", default="")
 
 
-class TracesMissing(Exception):
-    """Traces are on, but what sends them is not installed."""
+class TracesUnusable(Exception):
+    """Traces are on, but what sends them is not installed, or one of its settings is invalid."""
 
 
 def start(settings: Settings, role: str) -> None:
-    """Turns traces on, if the settings say so. Raises TracesMissing."""
+    """Turns traces on, if the settings say so. Raises TracesUnusable."""
     if settings.traces == "off":
         return
     try:
         from shared.open_telemetry import OtlpTracer
     except ModuleNotFoundError as missing:
-        raise TracesMissing(
+        raise TracesUnusable(
             f"ANTIPHON_TRACES={settings.traces} needs the package {missing.name}: "
             "pip install -r requirements/traces.txt"
         ) from missing
@@ -151,6 +151,11 @@ def current() -> str:
 def origin(now_s: float) -> TraceOrigin | None:
     """Returns what the record of a response says that the caller is accepting; None without traces."""
     return TraceOrigin(current(), int(now_s * 1000)) if _tracers else None
+
+
+def trace_id_of(parent: str) -> str:
+    """Returns the trace that a traceparent belongs to, '' if it is none or there are no traces."""
+    return parent.split("-")[1] if _tracers and parent.count("-") >= 3 else ""
 
 
 def base() -> str:

@@ -49,9 +49,16 @@ class _CallInFlight:
     """Its server may have received it."""
     has_answer: bool = False
     """Its result has only to be journaled."""
+    attempt: int = 0
+    trace_id: str = ""
+    """Those that made the call; known once it is claimed."""
 
     def __str__(self) -> str:
         return f"{self.key} call {self.index}"
+
+    def about(self) -> AbstractContextManager[None]:
+        """Says that a block is about this call, within a task that serves many."""
+        return logs.about(*self.key, self.attempt, self.trace_id)
 
     @property
     def name(self) -> str:
@@ -197,7 +204,7 @@ class CallsInFlight:
         stopped = list(self._calls.values())
         for call in stopped:
             if not call.has_answer:
-                with logs.about(*call.key):
+                with call.about():
                     _log.warning("%s: cancelled and given back, this tool runner is shutting down", call)
                 call.scope.cancel()
         if self._tasks:
@@ -229,7 +236,8 @@ class CallsInFlight:
 
     async def _serve(self, call: _CallInFlight, intent: ToolIntent) -> None:
         claim = Claim(call.key, call.index, self._runner, intent)
-        logs.note_subject(*call.key, intent.fencing_token)
+        call.attempt, call.trace_id = intent.fencing_token, traces.trace_id_of(intent.trace)
+        logs.note_subject(*call.key, call.attempt, call.trace_id)
         self._beat.add(claim)
         try:
             with _traced(intent), call.scope:
@@ -299,6 +307,6 @@ class CallsInFlight:
             # claim until journaling the result is confirmed or refused.
             self._beat.add(claim)
         elif call is not None:
-            with logs.about(*call.key):
+            with call.about():
                 _log.info("%s: cancelled, its response is closed or the claim is lost", call)
             call.scope.cancel()

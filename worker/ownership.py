@@ -31,7 +31,7 @@ from worker.response.attempt import run_attempt
 from worker.response.history import Diverged, Unloadable, history_before, load_record
 from worker.response.hopeless import Hopeless
 from worker.response.resources import Resources
-from worker.response.spans import traced_attempt
+from worker.response.spans import trace_id_of, traced_attempt
 from worker.serving import capacity_of
 
 _log = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ class Ownership:
         self._tasks: dict[Lease, asyncio.Task[None]] = {}
         self._leases: dict[ResponseKey, set[Lease]] = {}
         """Those of the tasks; two of one response if an attempt that lost its lease has not ended yet."""
+        self._traces: dict[Lease, str] = {}
+        """The ids of their traces, as far as they are known."""
         self._held: Counter[str] = Counter()
         """How many of the tasks each tenant has."""
         self.large_bytes = 0
@@ -164,6 +166,7 @@ class Ownership:
 
     def _forget(self, held: Lease, large_bytes: int) -> None:
         del self._tasks[held]
+        self._traces.pop(held, None)
         self._held[held.key.tenant] -= 1
         if not self._held[held.key.tenant]:
             del self._held[held.key.tenant]
@@ -229,6 +232,8 @@ class Ownership:
         except Unloadable as unloadable:
             metrics.ATTEMPT_FAILURES.labels("unloadable").inc()
             return await self._lose(held, unloadable)
+        self._traces[held] = trace_id = trace_id_of(record)
+        logs.note_subject(*held.key, held.fencing_token, trace_id)
         if held.fencing_token == 1:
             response = record.request.response
             waited = metrics.QUEUE_WAIT.labels(
@@ -272,11 +277,11 @@ class Ownership:
         if task is None:
             return
         metrics.LEASE_LOSSES.labels(loss).inc()
-        with logs.about(*lost.key, lost.fencing_token):
-            _log.info("%s: %s, stopping", lost.key, loss)
         task.cancel()
-        if loss == "abandoned":
-            self._follow_up(self._failing.cancel_abandoned(lost.key))
+        with logs.about(*lost.key, lost.fencing_token, self._traces.get(lost, "")):
+            _log.info("%s: %s, stopping", lost.key, loss)
+            if loss == "abandoned":
+                self._follow_up(self._failing.cancel_abandoned(lost.key))
 
     def _follow_up(self, ending: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(ending)

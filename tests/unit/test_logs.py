@@ -83,6 +83,29 @@ def test_text_names_what_is_known_after_the_message(written: Written) -> None:
     assert goes_on.endswith("INFO tests.logs: goes on response_id=resp_1 tenant=acme")
 
 
+@as_text
+def test_what_others_say_begins_no_line_and_reaches_no_terminal(written: Written) -> None:
+    said = "boom\n2026-01-01 INFO worker: forged \x1b[31m\x9b2J \u2028 \u202e\r\ttail"
+    _log.warning("a server says %s", said)
+    try:
+        raise ValueError(said)
+    except ValueError:
+        _log.exception("crashed")
+    line, crashed, *traceback = written.lines
+    escaped = r"boom\n2026-01-01 INFO worker: forged \x1b[31m\x9b2J \u2028 \u202e\r\ttail"
+    assert line.endswith(escaped)
+    assert crashed.endswith("crashed")
+    assert all(each.startswith("    ") and each.isprintable() for each in traceback)
+
+
+@as_json
+def test_a_line_names_the_trace_of_its_response_where_no_span_is_open(written: Written) -> None:
+    with logs.about("acme", "resp_1", 2, "0af7"):
+        _log.info("stopping")
+    (line,) = written.objects
+    assert line["trace_id"] == "0af7"
+
+
 @as_json
 async def test_tasks_that_run_beside_each_other_keep_their_responses_apart(written: Written) -> None:
     both_begun = asyncio.Barrier(2)

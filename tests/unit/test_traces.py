@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 
 from shared import traces
 from shared.logs import WithSubject
@@ -86,6 +88,50 @@ def test_an_error_gives_its_class_and_not_its_message(exported: InMemorySpanExpo
     assert "secret" not in span.to_json()
     assert span.attributes is not None
     assert span.attributes["error.type"] == "ValueError"
+
+
+@pytest.mark.parametrize("has_content", [False, True])
+def test_what_a_library_repeats_of_a_server_is_in_its_spans_only_if_content_is_wanted(
+    has_content: bool,
+) -> None:
+    exporter = InMemorySpanExporter()
+    tracer = OtlpTracer.through(SimpleSpanProcessor(exporter), "test", has_content=has_content)
+    library = tracer.provider.get_tracer("mcp-python-sdk")
+    with tracer.span("run_tool", "internal", "", {}) as ours:
+        ours.fail("http_error")
+        with suppress(ValueError), library.start_as_current_span("MCP send") as span:
+            span.set_attribute("error.type", "-32000")
+            raise ValueError("a secret")
+    theirs, own = exporter.get_finished_spans()
+    assert ("a secret" in theirs.to_json()) == has_content
+    assert theirs.status.status_code is StatusCode.ERROR
+    assert theirs.attributes == {"error.type": "-32000"}
+    assert parent_of(theirs) == ids(own)[1]
+    assert own.status.description == "http_error"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("OTEL_BSP_SCHEDULE_DELAY", "soon", "soon"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "-5", "positive"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "10", "max_queue_size"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "x", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318", "http://"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "Authorization: Bearer hidden", "NAME=VALUE"),
+    ],
+)
+def test_a_setting_with_which_no_span_would_arrive_is_refused_and_no_secret_is_repeated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv("ANTIPHON_TRACES", "otlp")
+    monkeypatch.setenv(name, value)
+    assert start("worker", lambda _: None) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("worker: ")
+    assert said in line
+    assert "hidden" not in line
 
 
 def test_a_takeover_is_linked_with_what_was_sent_before_the_owner_was_lost(

@@ -34,6 +34,12 @@ def traced_attempt(acquired: Acquired, record: LoadedRecord) -> AbstractContextM
     return traces.taken(known, held.key.response_id, held.fencing_token, attributes)
 
 
+def trace_id_of(record: LoadedRecord) -> str:
+    """Returns the response's trace, '' if it has none or there are no traces."""
+    origin = record.request.trace
+    return traces.trace_id_of("" if isinstance(origin, UnsetType) else origin.parent)
+
+
 @contextmanager
 def traced_turn(model: str, turn: Turn) -> Iterator[Span]:
     """Makes a span of a turn of the model, which says how many tokens it had."""
