@@ -41,7 +41,8 @@ class Node:
     health: Health = Health.READY
     misses: int = 0
     """Probes in a row to which there was no answer at all."""
-    missed_since_s: float = 0.0
+    missed_s: float = 0.0
+    """When the last of them was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +147,11 @@ class Fleet:
             self._set(node, Health.READY if is_ready else Health.ANSWERING, f"it answers {answer.status}")
 
     def _note_miss(self, node: Node, begun_s: float) -> None:
-        """Has those who wait for a hung node wait no longer; no connection tells them that it is hung."""
+        """Has those who have waited for two probes of a hung node wait no longer: nothing else tells them."""
         node.misses += 1
-        if node.misses == 1:
-            node.missed_since_s = begun_s
-        if node.misses >= _MISSES_MAX and (count := node.upstream.abandon(node.missed_since_s)):
+        if node.misses >= _MISSES_MAX and (count := node.upstream.abandon(node.missed_s)):
             _log.warning("node %s is silent: %d of its answers are given up", node.url, count)
+        node.missed_s = begun_s
 
     def _set(self, node: Node, health: Health, why: str) -> None:
         if node.health is not health:

@@ -355,6 +355,13 @@ async def test_who_waits_for_a_hung_node_is_answered_elsewhere_or_told_and_its_s
         assert (await reading).json() == {"cell": "a"}
         assert error_of(await creating) == (502, None, "server_error")
         assert len(sound.asked) == 1
+        silent.health = Health.READY  # as a request sees it that is sent while a probe waits
+        late = asyncio.create_task(client.get(f"/v1/responses/{A}"))
+        await until(lambda: len(hung.asked) == 4)
+        await router.fleet.probe(silent)
+        assert not late.done(), "it has not been silent for two probes"
+        await router.fleet.probe(silent)
+        assert (await late).json() == {"cell": "a"}
         hung.readiness, router.fleet.timeout_s = READY, PATIENCE_S
         await router.fleet.probe(silent)
         assert (silent.health, silent.misses) == (Health.READY, 0)
