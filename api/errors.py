@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Route
 
 from shared.context_length import TOO_LONG, TOO_LONG_PARAM
 from shared.responses import Dialect
@@ -283,9 +284,19 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
         case 404:
             return envelope(404, f"Invalid URL ({place}).", "unknown_url")
         case 405:
-            return envelope(405, f"Method not allowed ({place}).", "method_not_allowed", None, error.headers)
+            headers = {"allow": ", ".join(sorted(_methods_of(request)))}
+            return envelope(405, f"Method not allowed ({place}).", "method_not_allowed", None, headers)
         case status:
             return envelope(status, str(error.detail), "invalid_request", None, error.headers)
+
+
+def _methods_of(request: Request) -> set[str]:
+    """Returns the methods that the request's URL has, which may have several routes."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return found
 
 
 def _place_of(request: Request) -> str:

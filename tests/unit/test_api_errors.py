@@ -56,6 +56,22 @@ async def test_an_unknown_address_is_reported_in_the_envelope(
     assert (error["code"], error["type"]) == (code, "invalid_request_error")
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/responses", "GET, HEAD, POST"),
+        (f"/v1/responses/{UNKNOWN_ID}", "DELETE, GET, HEAD"),
+        ("/v1/models", "GET, HEAD"),
+        ("/v1/chat/completions", "POST"),
+    ],
+)
+async def test_a_wrong_method_is_told_all_that_the_address_has(
+    client: httpx.AsyncClient, path: str, allowed: str
+) -> None:
+    answer = await client.patch(path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
 @pytest.mark.parametrize("host", ["[", "", "a b", ":::"])
 async def test_a_host_that_makes_no_address_is_no_fault(client: httpx.AsyncClient, host: str) -> None:
     answer = await client.get("/nowhere", headers={"host": host})
