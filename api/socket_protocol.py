@@ -67,6 +67,9 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Counts the message that is arriving, which its reader counts from then on."""
+        if self.conn.parser_exc is not None:
+            self.conn.receive_data(data)  # throws it away
+            return
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -150,11 +153,23 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def end(self, code: int, reason: str) -> None:
         """Closes the connection, between two messages; what was written is still sent. Does not wait."""
-        if not self.is_open:
-            return
+        if self.is_open:
+            self.conn.send_close(code, reason)
+            self._linger(code, reason)
+
+    def handle_parser_exception(self) -> None:
+        """Called when the client breaks the protocol, or sends a message that is too big. What it goes on
+        sending is read for a while, or else it might be reset before it has read why."""
+        assert self.conn.close_sent is not None
+        self._fragments_bytes = 0
+        self._linger(self.conn.close_sent.code, self.conn.close_sent.reason)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _linger(self, code: int, reason: str) -> None:
+        """Sends the close that is ready, and gives the client time to answer it."""
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.stop_keepalive()
-        self.conn.send_close(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         if self.read_paused:

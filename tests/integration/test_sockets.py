@@ -28,7 +28,7 @@ from shared.store.records import response_store
 from shared.store.redis.client import RedisClient
 from tests.appending import append
 from tests.nodes import node
-from tests.patience import until
+from tests.patience import PATIENCE_S, until
 from tests.serving import serving
 from tests.sockets import socket_to
 
@@ -262,6 +262,28 @@ async def test_a_message_that_is_too_large_ends_the_connection(url: str) -> None
         with pytest.raises(ConnectionClosed):
             await socket.event()
         assert await socket.closing() == 1009
+
+
+async def test_a_client_that_goes_on_sending_too_large_a_message_reads_why_it_is_cut_off(
+    settings: Settings,
+) -> None:
+    """What it sends meanwhile would reset the connection, and take the reason with it."""
+    head = (
+        "GET /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    async with served(settings, http_linger_s=PATIENCE_S) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(head.encode())
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        writer.write(bytes([0x81, 0xFF]) + (10_000_000).to_bytes(8, "big") + b"mask")
+        for _ in range(100):
+            writer.write(b"x" * 65_536)
+            await writer.drain()
+        answer = await reader.read()
+        writer.close()
+        assert answer[:1] == b"\x88"
+        assert int.from_bytes(answer[2:4], "big") == 1009
 
 
 async def test_what_is_not_to_be_generated_ends_at_once_and_is_in_nobodys_queue(
