@@ -42,6 +42,11 @@ class Watch:
     def _note(self) -> None:
         self._now_s, self._all_s, self._had_s = time.monotonic(), time.process_time(), time.thread_time()
 
+    @property
+    def longest_s(self) -> float:
+        """For how long the loop had no turn at most."""
+        return max(self._held_s, self._kept_out_s)
+
     def beat(self, loop: asyncio.AbstractEventLoop) -> None:
         """Records a beat: what other threads computed since the last one, they did while this one waited."""
         own_s = time.thread_time() - self._had_s

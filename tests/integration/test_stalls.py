@@ -5,11 +5,22 @@ others that hold the interpreter's lock, have the processor at a stretch. The ne
 as a ratio to its longest when alone.
 """
 
+import asyncio
+import json
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 
+from shared.settings import Settings
+from shared.tool_calls import ToolCall, ToolOutput
+from tests.integration.mcp_servers import serving_http
+from tests.patience import PATIENCE_S
 from tests.stalls import ROWS, STALLS, Cluster, Measured, Row, watched_cluster, write_line
+from tests.watched import Watch
+from tool_runner.run_tool import Tools
+from tool_runner.stdio_servers import StdioServers
 from worker.harmony.pieces import PIECE_CHARS_MAX
 
 pytestmark = pytest.mark.slow
@@ -58,3 +69,26 @@ async def test_no_request_stops_another(
     assert measured.worker.chars_at_once <= PIECE_CHARS_MAX
     # Each text once, in a few more words.
     assert measured.worker.chars <= 4 * measured.body_bytes + 100_000
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("text", ["word ", "\N{THAI CHARACTER KO KAI}"])
+async def test_no_answer_of_a_tool_server_stops_the_calls_of_others(tmp_path: Path, text: str) -> None:
+    """As JSON, it is nearly as long as is read of one."""
+    settings = Settings(egress_networks=[ip_network("127.0.0.0/8")])
+    tools = Tools(settings, {}, StdioServers(PATIENCE_S))
+    loop, times = asyncio.get_running_loop(), 15 * 2**20 // (len(json.dumps(text)) - 2)
+    try:
+        with serving_http() as url:
+            call = ToolCall("there", "repeat", json.dumps({"text": text, "times": times}), url)
+            for _ in range(1 + _AGAIN_MAX):
+                watch = Watch(tmp_path / "report")
+                loop.call_soon(watch.beat, loop)
+                outcome = await tools.run(call, None, None)
+                await asyncio.sleep(0.01)  # the last beat
+                assert isinstance(outcome.result, ToolOutput), outcome.result
+                if watch.longest_s < HELD_MAX_S:
+                    break
+        assert watch.longest_s < HELD_MAX_S
+    finally:
+        await tools.close()
