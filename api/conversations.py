@@ -13,7 +13,7 @@ from api import context
 from api.bodies import item_relations
 from api.bodies.input_items import adopt_items, read_items
 from api.bodies.json_body import decode_object
-from api.bodies.validation import Metadata, S, Shape, check
+from api.bodies.validation import ClosedShape, Metadata, S, check
 from api.errors import (
     ClientError,
     after_not_found,
@@ -41,16 +41,16 @@ _ID, _ITEM_ID = "conversation_id", "item_id"
 _TAKEN = "item_already_in_conversation"
 
 
-class _CreateBody(Shape):
+class _CreateBody(ClosedShape):
     items: Any = None
     metadata: Metadata | None = None
 
 
-class _UpdateBody(Shape):
+class _UpdateBody(ClosedShape):
     metadata: Metadata | None
 
 
-class _AddBody(Shape):
+class _AddBody(ClosedShape):
     items: Any = None
 
 

@@ -1,7 +1,7 @@
-"""Reads the body of a create call: checks its fields, and makes the request.
+"""Reads the body of a create call: checks its fields, and makes the request. Nothing is written before that.
 
-Pure. Owns the fields, their limits and the echo; `input_items.py` owns items, `tools.py` tools. Nothing is
-written before the whole body has been checked. Source: the public OpenAI types, `ResponseCreateParams`.
+Pure. Owns the fields, their limits and the echo; `input_items.py` owns items, `tools.py` tools. Source: the
+public OpenAI types, `ResponseCreateParams`.
 """
 
 import re
@@ -19,7 +19,7 @@ from api.bodies.json_body import decode_object
 from api.bodies.json_schemas import check_schema
 from api.bodies.tool_choice import read_choice
 from api.bodies.tools import ApprovalDefaults, RequestTools, UnsupportedTools
-from api.bodies.validation import Checked, Metadata, Shape, at_most, check, check_kind
+from api.bodies.validation import Checked, ClosedShape, Metadata, Shape, at_most, check, check_kind
 from api.errors import (
     invalid_prefix,
     invalid_value,
@@ -61,32 +61,33 @@ _Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
 _TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,5})$"), AfterValidator(_check_token)]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
-
-
 _SummaryStyle = Literal["auto", "concise", "detailed"]
 
 
-class _ReasoningOptions(Shape):
+class _ReasoningOptions(ClosedShape):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     summary: _SummaryStyle | None = None
     generate_summary: _SummaryStyle | None = None
     """The former name of `summary`."""
+    context: Any = None  # no effect, as docs/api.md says
+    mode: Any = None  # no effect
 
 
-class _TextOptions(Shape):
+class _TextOptions(ClosedShape):
     format: dict[str, Any] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class _StreamOptions(Shape):
+class _StreamOptions(ClosedShape):
     include_obfuscation: bool | None = None
 
 
-class _PlainFormat(Shape):
-    pass
+class _PlainFormat(ClosedShape):
+    type: str
 
 
-class _JsonSchemaFormat(Shape):
+class _JsonSchemaFormat(ClosedShape):
+    type: str
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     schema_: dict[str, Any] = Field(alias="schema")
     description: str | None = None
@@ -142,7 +143,7 @@ class CreateBody(Shape):
     prompt: Any = None
 
 
-class _ConversationReference(Shape):
+class _ConversationReference(ClosedShape):
     id: Annotated[str, Field(max_length=128)]
 
 

@@ -113,7 +113,7 @@ def test_truncation_drops_what_is_oldest_and_answers(client: OpenAI) -> None:
     response = client.responses.create(model="default", input=asked, truncation="auto")
     assert response.output_text == "1, 2, 3"
     assert response.usage is not None
-    assert 1_000 < response.usage.input_tokens < 2_000
+    assert 800 < response.usage.input_tokens <= 1_000, "half the context is left to the answer"
     with pytest.raises(BadRequestError) as caught:
         client.responses.create(model="default", input=[*said, *said[:1], asked[-1]])
     assert caught.value.code == CODE

@@ -56,6 +56,13 @@ def with_format(**form: object) -> dict[str, Any]:
 
 
 REFUSALS: list[tuple[dict[str, Any], str, str]] = [
+    # members of options
+    (with_field("reasoning", {"efort": "low"}), "reasoning.efort", UNKNOWN),
+    (with_field("stream_options", {"include_usage": True}), "stream_options.include_usage", UNKNOWN),
+    (with_field("text", {"verbose": "low"}), "text.verbose", UNKNOWN),
+    (with_format(**SCHEMA, strct=True), "text.format.strct", UNKNOWN),
+    (with_format(type="text", schema={}), "text.format.schema", UNKNOWN),
+    (with_field("conversation", {"id": "conv_1", "limit": 5}), "conversation.limit", UNKNOWN),
     # input
     ({}, "input", MISSING),
     ({"input": None}, "input", MISSING),
