@@ -76,4 +76,12 @@ FAULTS: dict[str, Fault] = {
     "AntiphonCacheFull": Fault(
         {'antiphon_engine_kv_cache_usage_ratio{instance="a"}': "0.5x4 0.99x80"}, "15m", "5m"
     ),
+    "AntiphonCellAway": Fault(
+        {
+            'antiphon_cell_nodes{cell="eu",state="ready",instance="a"}': "0x40",
+            'antiphon_cell_nodes{cell="eu",state="ready",instance="b"}': "1x8 0x40",
+        },
+        "4m",
+        "2m",
+    ),
 }
