@@ -71,6 +71,17 @@ async def test_it_ends_though_others_wait_all_the_time(redis: RedisClient, setti
     assert isinstance(decode(entries[-1].frame), ResponseCompleted)
 
 
+async def test_what_was_cancelled_hides_nobody_who_waits_behind_it(
+    redis: RedisClient, settings: Settings
+) -> None:
+    async with working(redis, settings, is_full=True) as worker:
+        cancelled = await accept(redis, settings, tenant="other")
+        await accept(redis, settings, tenant="other")
+        await redis.command("ZREM", RESPONSES_QUEUE, f"{cancelled}:0")
+        key = await begin(redis, settings, worker, "flex")
+        assert await state(redis, key, "closed") == [b""]
+
+
 @pytest.mark.parametrize(
     ("tier", "is_full", "waits"), [("default", True, "other"), ("flex", False, "other"), ("flex", True, "")]
 )

@@ -5,7 +5,7 @@
 -- `turn_cost`: of a response whose state has none, from a version before.
 -- ARGV member proof job flow turn_cost# ring_again_ms# live_ttl_ms#
 -- -> 'given' | 'kept' (nobody else waits) | 'lost'
-local LOOKED_AT = 8  -- `flex` flows have their next turns last
+local LOOKED_AT = 8  -- flows, of which those of `flex` have their next turns last, and jobs of each: cancelled ones may be first
 local fields = redis.call('HMGET', state, 'attempt', 'owner', 'closed', 'lease_until_ms', 'queue', 'turn_cost')
 if not fields[1] or fields[1] .. ' ' .. fields[2] ~= proof or fields[3] ~= '' then return 'lost' end
 if fields[4] == '0' then return 'given' end  -- sent twice
@@ -13,8 +13,11 @@ queue, turn_cost = fields[5] or queue, tonumber(fields[6] or turn_cost)
 
 local function does_wait(other)
   local tier = string.match(other, '/([^/]*)$')
-  local head = redis.call('LINDEX', queue .. ':waiting:' .. other, 0)
-  return tier ~= 'flex' and tier ~= 'count' and head and redis.call('ZSCORE', queue, head)
+  if tier == 'flex' or tier == 'count' then return false end
+  for _, job_id in ipairs(redis.call('LRANGE', queue .. ':waiting:' .. other, 0, LOOKED_AT - 1)) do
+    if redis.call('ZSCORE', queue, job_id) then return true end
+  end
+  return false
 end
 
 for _, other in ipairs(redis.call('ZRANGE', queue .. ':turns', 0, LOOKED_AT - 1)) do
