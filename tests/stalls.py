@@ -216,7 +216,14 @@ ROWS = (
     ),
     Row(
         "a conversation's body of a million lists",
+        _body(items=[_message("") | {"unknown": [[]] * 1_000_000}]),
+        path="/v1/conversations",
+        is_wide=True,
+    ),
+    Row(
+        "the same, refused",
         _body(unknown=[[]] * 1_000_000),
+        (400,),
         path="/v1/conversations",
         is_wide=True,
     ),
