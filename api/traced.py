@@ -7,6 +7,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared import logs, traces
+from shared.tracer import HEADER, Span
 
 _PROBES = frozenset({"/health", "/ready", "/metrics"})
 
@@ -29,7 +30,7 @@ class Traced:
                 status = message["status"]
             await send(message)
 
-        parent = Headers(scope=scope).get(traces.HEADER, "")
+        parent = Headers(scope=scope).get(HEADER, "")
         method = scope["method"]
         about = {"http.request.method": method}
         with traces.span(method, about, kind="server", parent=parent) as span:
@@ -46,7 +47,7 @@ class Traced:
                 note_subject(span)
 
 
-def note_subject(span: traces.Span) -> None:
+def note_subject(span: Span) -> None:
     """Says which response the span is about, if that is known."""
     if (subject := logs.current_subject()) is not None:
         span.note({"antiphon.response.id": subject.response_id, "antiphon.tenant": subject.tenant})

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from shared.traces import HEADER, Attributes, Span, SpanKind, TracesUnusable
+from shared.tracer import HEADER, Attributes, Span, SpanKind, TracesUnusable
 
 _DELAY_MS = 500
 """How long a span that has ended waits to be sent with others: what a process loses that is killed."""

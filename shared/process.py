@@ -16,7 +16,7 @@ from pydantic_settings import SettingsError
 
 from shared import logs, traces
 from shared.settings import Settings
-from shared.traces import TracesUnusable
+from shared.tracer import TracesUnusable
 
 FAILED, MISUSED = 1, 2
 """Exit codes: something outside the process failed; a setting, or a file that a setting names, is invalid."""

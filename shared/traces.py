@@ -6,61 +6,17 @@ any. No attribute has content, except where `is_content_wanted` is asked first.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, Protocol
 
 from shared.logs import WithSubject
 from shared.settings import Settings
 from shared.trace_origin import TraceOrigin
+from shared.tracer import Attributes, Span, SpanKind, Tracer, TracesUnusable
 
-Attributes = Mapping[str, str | int | float | bool]
-SpanKind = Literal["server", "consumer", "client", "internal"]
-HEADER = "traceparent"
 _NO_ATTRIBUTES: Attributes = {}
 _CONTENT_CHARS_MAX = 16_384
-
-
-class Span(Protocol):
-    """One piece of work. It ends with its context."""
-
-    def note(self, attributes: Attributes) -> None: ...
-
-    def happen(self, event: str) -> None:
-        """Says that something has happened now."""
-
-    def rename(self, name: str) -> None: ...
-
-    def fail(self, reason: str) -> None: ...
-
-
-class Tracer(Protocol):
-    """Makes spans; implemented by `open_telemetry.OtlpTracer`."""
-
-    has_content: bool
-
-    def span(
-        self, name: str, kind: SpanKind, parent: str, attributes: Attributes
-    ) -> AbstractContextManager[Span]: ...
-
-    def instant(
-        self,
-        name: str,
-        parent: str,
-        span_id: int,
-        begun_ms: int | None,
-        continued_id: int | None,
-        attributes: Attributes,
-    ) -> str: ...
-
-    def within(self, parent: str) -> AbstractContextManager[None]: ...
-
-    def current(self) -> str: ...
-
-    def trace_id(self) -> str: ...
-
-    def close(self) -> None: ...
 
 
 class _Nothing:
@@ -83,10 +39,6 @@ NOTHING: Span = _Nothing()
 _tracers: list[Tracer] = []
 """The one of this process, if it has traces."""
 _base: ContextVar[str] = ContextVar("trace base", default="")
-
-
-class TracesUnusable(Exception):
-    """Traces are on, but what sends them is not installed, or one of its settings is invalid."""
 
 
 def start(settings: Settings, role: str) -> None:

@@ -14,7 +14,8 @@ from shared import events as ev
 from shared.events import StreamEvent
 from shared.responses import ResponseError
 from shared.store.owning.lease import Lease
-from shared.traces import NOTHING, Span
+from shared.tracer import Span
+from shared.traces import NOTHING
 from worker.asking.constraint import constraint_of
 from worker.asking.offer import Offer
 from worker.asking.sampling import make_sampling

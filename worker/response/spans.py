@@ -13,7 +13,7 @@ from msgspec import UnsetType
 from shared import traces
 from shared.store.owning.lease import Acquired
 from shared.tool_calls import ToolCall, ToolFailure, ToolResult, ToolTask
-from shared.traces import Span
+from shared.tracer import Span
 from worker.response.history import LoadedRecord
 from worker.response.usage import Turn
 
