@@ -100,7 +100,7 @@ class Fleet:
             self._set(node, Health.AWAY, str(why))
 
     async def run(self) -> None:
-        """Probes every node again and again, until cancelled."""
+        """Probes every node again and again, beginning after a while, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for node in self._nodes():
                 group.create_task(self._watch(node), name=f"probe of {node.url}")
@@ -118,8 +118,8 @@ class Fleet:
 
     async def _watch(self, node: Node) -> None:
         while True:
-            await self.probe(node)
             await asyncio.sleep(self._interval_s)
+            await self.probe(node)
 
     async def probe(self, node: Node) -> None:
         """Asks a node once whether it is ready, and notes what that says."""
