@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from local import ports
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, wait_until
 
 ROOT = Path(__file__).parent.parent
 PATIENT = {"ANTIPHON_REDIS_TIMEOUT_S": str(PATIENCE_S)}
@@ -76,3 +78,16 @@ def start_cluster(data: Path, *options: str, **environment: str) -> RunningClust
     ready = launcher.stdout.readline()
     assert ready.startswith("ready "), log.read_text()
     return RunningCluster(data, launcher)
+
+
+def ask(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
+    """Returns the first answer that does not ask to come again: after a failover, the new primary's replicas
+    still load what it has, and on a loaded machine Redis may answer too late."""
+    answers: list[httpx.Response] = []
+
+    def has_answered() -> bool:
+        answers.append(client.request(method, path, **options))
+        return answers[-1].status_code != 503 or "retry-after" not in answers[-1].headers
+
+    wait_until(has_answered, path)
+    return answers[-1]

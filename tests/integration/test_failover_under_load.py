@@ -18,8 +18,8 @@ import pytest
 
 from tests.chaos.mcp_server import read_counted, serving
 from tests.failover import WatchedValkeys
-from tests.patience import PATIENCE_S, until, wait_until
-from tests.running import RunningCluster, start_cluster
+from tests.patience import PATIENCE_S, until
+from tests.running import RunningCluster, ask, start_cluster
 from tests.streams import read_frames
 
 SCRIPT = Path(__file__).parents[1] / "chaos" / "script.toml"
@@ -129,31 +129,19 @@ def strike(valkeys: WatchedValkeys, how: Strike, primary: int) -> None:
             valkeys.begin_failover()
 
 
-def get(client: httpx.Client, path: str) -> httpx.Response:
-    """Asks again, as told, while the new primary's replicas still load what it has."""
-    answers: list[httpx.Response] = []
-
-    def has_answered() -> bool:
-        answers.append(client.get(path))
-        return answers[-1].status_code != 503 or "retry-after" not in answers[-1].headers
-
-    wait_until(has_answered, path)
-    return answers[-1]
-
-
 def check(load: Load, counted: Path) -> None:
     """Checks that what was reported is what there is now, however it is read."""
     assert load.wrong == []
     with httpx.Client(base_url=load.urls[0], timeout=PATIENCE_S) as client:
         for conversation_id in load.conversations:
-            listed = get(client, f"/v1/conversations/{conversation_id}/items")
+            listed = ask(client, "GET", f"/v1/conversations/{conversation_id}/items")
             assert (listed.status_code, len(listed.json()["data"])) == (200, 1)
         for response_id in load.accepted:
-            answer = get(client, f"/v1/responses/{response_id}")
+            answer = ask(client, "GET", f"/v1/responses/{response_id}")
             assert answer.status_code == 200
             assert answer.json()["status"] == "completed", answer.json()["error"]
             assert answer.content == load.ended[response_id]
-            stream = get(client, f"/v1/responses/{response_id}?stream=true")
+            stream = ask(client, "GET", f"/v1/responses/{response_id}?stream=true")
             frames = read_frames(stream.content)
             assert [frame.id for frame in frames] == list(range(len(frames)))
             assert [frame.event for frame in frames].count("response.completed") == 1
