@@ -29,6 +29,7 @@ from shared.store.log.appender import Appender
 from shared.store.log.response_log import Closing, NewEntry
 from shared.store.owning.lease import Lease
 from shared.store.redis.client import RedisClient
+from shared.store.redis.insisting import insist
 from tests.appending import append, append_through, begin
 from tests.patience import PATIENCE_S, until
 
@@ -394,7 +395,8 @@ async def test_while_redis_is_away_all_polls_of_one_response_fail_within_one_wai
     polls = [kept.read(held.key) for _ in range(30)]
     assert {type(told) for told in await asyncio.gather(*polls, return_exceptions=True)} == {TimeoutError}
     await redis.command("PING")  # the pause is over
-    assert await kept.read(held.key) == await told_by_the_whole_log(redis, held.key)
+    told = await insist(lambda: kept.read(held.key), PATIENCE_S)
+    assert told == await told_by_the_whole_log(redis, held.key)
     await impatient.close()
 
 

@@ -72,7 +72,7 @@ async def test_a_server_that_hangs_or_dies_is_away_and_the_next_write_finds_it_a
     tmp_path: Path, end: str
 ) -> None:
     with Valkey(tmp_path) as server:
-        client = RedisClient.connect(server.url, timeout_s=0.5)
+        client = RedisClient.connect(server.url, timeout_s=2.0)
         settings = Settings(redis_url=server.url)
         (held,) = await own(client, settings, 1)
         pipe, log = client.open_pipe(), ResponseLog(LogLimits.of(settings), held.key)

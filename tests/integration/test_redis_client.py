@@ -175,7 +175,7 @@ async def test_who_is_cancelled_while_idle_connections_are_left_takes_nobody_wit
 async def test_a_client_is_closed_although_its_server_does_not_read(tmp_path: Path) -> None:
     """Every connection is, however long one of them takes."""
     with Valkey(tmp_path) as valkey:
-        client = RedisClient.connect(valkey.url, timeout_s=0.2)
+        client = RedisClient.connect(valkey.url, timeout_s=1.0)
         pool = client.raw.connection_pool
         await asyncio.gather(client.command("PING"), client.command("PING"))
         connections: list[Any] = list(pool._available_connections)
