@@ -362,7 +362,7 @@ async def test_a_drained_worker_hands_over_and_takes_nothing_more(
         return next((str(each["owner"]) for each in listed if each["response_id"] == name), "")
 
     async with working(settings):
-        key = await accept(redis, settings, make_request("Count slowly to 20"))
+        key = await accept(redis, settings, make_request("Count slowly to 100"))
         await until(lambda: owner_of(key.response_id))
         first = await owner_of(key.response_id)
         async with working(settings):

@@ -158,7 +158,7 @@ def _count_while_the_worker_is_killed(
 ) -> None:
     """Streams a response and kills its worker once its first span has been sent; the stream ends all the
     same."""
-    body = {"model": "default", "stream": True, "input": "Count slowly to 20"}
+    body = {"model": "default", "stream": True, "input": "Count slowly to 200"}
     headers = {"traceparent": CLIENTS.replace(TRACE_ID, KILLED_ID)}
     types, is_killed = list[str](), False
     with client.stream("POST", "/v1/responses", json=body, headers=headers) as answer:
