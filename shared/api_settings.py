@@ -57,7 +57,8 @@ class ApiSettings(BaseModel):
     tenant_weight: float = Field(1.0, ge=0.01, le=100)
     """How many turns a tenant has in the queue for one of a tenant with the weight 1, while both wait."""
     affinity_s: float = Field(0.5, ge=0, le=60)
-    """How long a continuation is kept for the worker that has its prefix in cache; 0: not at all."""
+    """How long a continuation, or the next response with a `prompt_cache_key`, is kept for the worker that
+    has its prefix in cache; 0: not at all."""
     affinity_margin: float = Field(0.25, ge=0, le=1)
     """It is not if that worker is fuller than half of the others by more than this part of its capacity."""
     tenant_requests_per_minute_max: int = Field(0, ge=0)

@@ -61,16 +61,17 @@ STATE_PATTERN, LOG_PATTERN, READERS_PATTERN = (
 
 
 def state(key: ResponseKey) -> str:
-    """Hash. From the start: store, background, created_ms, attempt, owner, lease_until_ms, alone_since_ms,
-    rings, job, queue, closed, format; if its tenant has a limit of tokens a minute, tokens (what counts
-    against it until the end) and tokens_per_minute (the limit); if its end is to be delivered, webhooks
-    (their names); if it is `flex`, turn_cost (for when it gives way). Once it had an owner: deaths,
-    format_needed, and for each of the first 64 owners grant:ATTEMPT (until when its lease was given at first,
-    its name, and how the one before it had parted: `left` and when, or `held` and until when); left_ms, when
-    an owner let go last, or ended it. While open: usage up to some entry of the log (`shared/usage.py`). If
-    it is stored: head (JSON of its ResponseHead) and members (of metadata, as its index names them). Until it
-    is archived: request, and once closed, snapshot and, if there are such calls, unshown (those of which it
-    shows less); afterwards: compacted."""
+    """Hash. From the start: store, background, created_ms, attempt, owner, lease_until_ms,
+    alone_since_ms, rings, job, queue, closed, format; if its tenant has a limit of tokens a minute,
+    tokens (what counts against it until the end) and tokens_per_minute (the limit); if its end is to be
+    delivered, webhooks (their names); if it is `flex`, turn_cost (for when it gives way); until it is
+    archived, if it has a `prompt_cache_key`, prefix (the name of that key). Once it had an owner: deaths,
+    format_needed, and for each of the first 64 owners grant:ATTEMPT (until when its lease was given at
+    first, its name, and how the one before it had parted: `left` and when, or `held` and until when);
+    left_ms, when an owner let go last, or ended it. While open: usage up to some entry of the log
+    (`shared/usage.py`). If it is stored: head (JSON of its ResponseHead) and members (of metadata, as its
+    index names them). Until it is archived: request, and once closed, snapshot and, if there are such
+    calls, unshown (those of which it shows less); afterwards: compacted."""
     return STATE_PATTERN % str(key)
 
 
@@ -288,6 +289,12 @@ def homes(queue: str) -> str:
 def home(queue: str, worker: str, flow: str) -> str:
     """List: the jobs of a flow that are kept for a worker, by arrival, and some that have gone."""
     return f"{queue}:home:{worker}/{flow}"
+
+
+def prefix(queue: str, tenant: str, digest: str) -> str:
+    """String: the worker that has begun the last response of a tenant's with this `prompt_cache_key`, for ten
+    minutes. `digest`: of that key, which clients choose (`NewResponse.prefix`)."""
+    return f"{queue}:prefix:{tenant}/{digest}"
 
 
 def loads(queue: str) -> str:

@@ -1,5 +1,9 @@
 """Continuations go to the worker that has their prefix: for a while, and while it is not much fuller."""
 
+import hashlib
+from itertools import pairwise
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -47,6 +51,14 @@ async def go_on(redis: RedisClient, settings: Settings, parent: ResponseKey, ten
     return str(key)
 
 
+async def ask(
+    redis: RedisClient, settings: Settings, cache_key: str | None = "k", tenant: str = "a", **more: Any
+) -> str:
+    """As agents do that send the whole history each time."""
+    request = make_request(prompt_cache_key=cache_key, store=False, **more)
+    return str(await accept(redis, settings, request, tenant=tenant))
+
+
 async def take(redis: RedisClient, settings: Settings, worker: str, room: Room = ROOM) -> list[str]:
     claimant = Claimant(redis, settings, worker)
     claimed = await claimant.claim(room)
@@ -58,6 +70,12 @@ async def tokens(redis: RedisClient, worker: str) -> tuple[int, int]:
     """Those in the doorbell, and those in the worker's own bell."""
     doorbell, own = keys.doorbell(RESPONSES_QUEUE), keys.bell(worker)
     return await redis.command("LLEN", doorbell), await redis.command("LLEN", own)
+
+
+async def commands(redis: RedisClient) -> int:
+    """Those within scripts, and what calls these."""
+    found = await redis.command("INFO", "commandstats")
+    return sum(each["calls"] for name, each in found.items() if name.startswith("cmdstat_"))
 
 
 async def test_a_continuation_is_left_to_the_worker_that_has_its_prefix(
@@ -162,6 +180,88 @@ async def test_another_tenants_turn_comes_before_what_is_kept(redis: RedisClient
     taken = [(await take(redis, patient, "w1", ONE))[0] for _ in range(4)]
     assert taken.index(other) <= 1
     assert [each for each in taken if each != other] == kept
+
+
+async def test_the_next_request_with_its_prompt_cache_key_is_left_to_the_worker_that_had_the_last(
+    redis: RedisClient, settings: Settings
+) -> None:
+    patient = settings.model_copy(update=LONG)
+    for worker in ("w1", "w2"):
+        await come(redis, worker)
+    first = await ask(redis, patient)
+    assert await take(redis, patient, "w1") == [first]
+    await redis.command("DEL", keys.state(ResponseKey.parse(first)), keys.doorbell(RESPONSES_QUEUE))
+    second = await ask(redis, patient, user="another", safety_identifier="another")
+    assert await tokens(redis, "w1") == (0, 1), "long after that one has gone"
+    assert await take(redis, patient, "w2") == []
+    assert await take(redis, patient, "w1") == [second]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"tenant": "b"}, {"cache_key": "another"}, {"cache_key": None}, {"cache_key": ""}, {"is_off": True}],
+    ids=str,
+)
+async def test_a_prompt_cache_key_means_nothing_to(
+    redis: RedisClient, settings: Settings, other: dict[str, Any]
+) -> None:
+    patient = settings.model_copy(update=LONG)
+    other = dict(other)
+    asking = settings.model_copy(update={"affinity_s": 0.0}) if other.pop("is_off", False) else patient
+    for worker in ("w1", "w2"):
+        await come(redis, worker)
+    await ask(redis, patient)
+    assert len(await take(redis, patient, "w1")) == 1
+    await redis.command("DEL", keys.doorbell(RESPONSES_QUEUE))
+    await ask(redis, asking, **other)
+    assert await tokens(redis, "w1") == (1, 0)
+
+
+async def test_what_a_response_continues_decides_before_its_prompt_cache_key(
+    redis: RedisClient, settings: Settings
+) -> None:
+    patient = settings.model_copy(update=LONG)
+    for worker in ("w1", "w2"):
+        await come(redis, worker)
+    parent = await had_by(redis, patient, "w2")
+    await ask(redis, patient)
+    assert len(await take(redis, patient, "w1")) == 1
+    await redis.command("DEL", keys.doorbell(RESPONSES_QUEUE))
+    request = make_request(prompt_cache_key="k")
+    new = NewResponse.of(ResponseKey("a", request.response.id), request, {}, parent)
+    await response_store.create(redis, patient, new)
+    assert await tokens(redis, "w2") == (0, 1)
+
+
+async def test_whoever_takes_a_response_over_is_who_has_its_prefix_and_who_cancels_it_is_not(
+    redis: RedisClient, settings: Settings
+) -> None:
+    patient = settings.model_copy(update=LONG)
+    for worker in ("w1", "w2"):
+        await come(redis, worker)
+    key = ResponseKey.parse(await ask(redis, patient))
+    assert len(await take(redis, patient, "w1")) == 1
+    name = keys.prefix(RESPONSES_QUEUE, "a", hashlib.sha256(b"k").hexdigest())
+    await redis.command("HSET", keys.state(key), "lease_until_ms", 0)
+    assert not isinstance(await lease.acquire(redis, patient, key, "w2"), str)
+    assert not isinstance(await lease.seize(redis, patient, key, "api"), str)
+    assert await redis.command("GET", name) == b"w2"
+    assert 0 < await redis.command("PTTL", name) <= 600_000
+
+
+async def test_a_prompt_cache_key_costs_one_command_more_to_accept_and_one_to_take(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """One that is new: otherwise it costs what a continuation does."""
+    found = dict[str | None, list[int]]()
+    for cache_key in ("first", "k", None):  # before the first, the scripts are not there
+        counts = [await commands(redis)]
+        await ask(redis, settings, cache_key)
+        counts.append(await commands(redis))
+        assert len(await take(redis, settings, "w1", ONE)) == 1
+        counts.append(await commands(redis))
+        found[cache_key] = [after - before for before, after in pairwise(counts)]
+    assert found["k"] == [count + 1 for count in found[None]]
 
 
 @hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

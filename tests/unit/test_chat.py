@@ -73,6 +73,7 @@ def test_every_parameter_of_the_public_types_is_done_ignored_or_refused() -> Non
     [
         ({}, {}),
         ({"store": True, "stream": True, "user": "u"}, {"store": True, "stream": True, "user": "u"}),
+        ({"prompt_cache_key": "k"}, {"prompt_cache_key": "k"}),
         ({"max_tokens": 9}, {"max_output_tokens": 9}),
         ({"max_completion_tokens": 9, "max_tokens": 9}, {"max_output_tokens": 9}),
         ({"temperature": 0.5, "seed": 7, "top_k": 3}, {"temperature": 0.5, "seed": 7, "top_k": 3}),

@@ -21,7 +21,7 @@ redis.call('HSET', packing, 'index', index, 'record', record)
 redis.call('RENAME', packing, archive)
 redis.call('PEXPIRE', archive, redis.call('PTTL', state))
 redis.call('HSET', state, 'compacted', '1')
-redis.call('HDEL', state, 'request', 'snapshot', 'unshown')
+redis.call('HDEL', state, 'request', 'snapshot', 'unshown', 'prefix')
 redis.call('UNLINK', log)
 let_go(held, held_bytes, response_id)
 for _, field in ipairs(redis.call('HKEYS', tools)) do

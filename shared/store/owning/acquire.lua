@@ -32,7 +32,7 @@ local function count_tokens_after(usage)
 end
 
 local fields = redis.call('HMGET', state, 'closed', 'lease_until_ms', 'owner', 'format', 'format_needed', 'usage',
-  'store', 'background', 'created_ms')
+  'store', 'background', 'created_ms', 'prefix')
 if not fields[1] or fields[1] ~= '' then
   if force ~= 'kept' then redis.call('ZREM', active, member) end
   return {fields[1] and 'closed' or 'missing'}
@@ -51,6 +51,7 @@ local token = math.max(tonumber(redis.call('HGET', state, 'attempt')), token_use
 local has_lapsed = force == 'no' and lease_until > 0 and fields[3] ~= owner
 local deaths = grant(state, active, member, owner, token, now + lease_ttl_ms, math.max(needed, known_format),
   has_lapsed and 1 or 0)
+if force == 'no' then name_home(fields[10], owner) end
 local usage, first, uncounted_tokens, answered = fields[6] or '', nil, 0, false
 if force ~= 'no' then
   first, uncounted_tokens = redis.call('XRANGE', log, '1-0', '1-0')[1], count_tokens_after(usage)

@@ -28,10 +28,12 @@ local function claim(queue, job_id, bytes)
   local member = string.match(job_id, '^(.*):%d+$')
   if not member or bytes > 0 then return nil end
   local state = string.format(state_pattern, member)
-  local fields = redis.call('HMGET', state, 'attempt', 'closed', 'lease_until_ms', 'format', 'request', 'created_ms')
+  local fields = redis.call('HMGET', state, 'attempt', 'closed', 'lease_until_ms', 'format', 'request', 'created_ms',
+    'prefix')
   local format = tonumber(fields[4] or 1)  -- the first records had no number
   if fields[1] ~= '0' or fields[2] ~= '' or fields[3] ~= '0' or format > known_format then return nil end
   local deaths = grant(state, active, member, owner, 1, now + lease_ttl_ms, known_format, 0)
+  name_home(fields[7], owner)
   redis.call('ZREM', queue, job_id)
   redis.call('DEL', 'arq:job:' .. job_id, 'arq:retry:' .. job_id)
   redis.call('SADD', granted, member)

@@ -2,6 +2,7 @@
 -- of owners lost so far. Who was given the first leases, until when at first, and when the owner before had let go
 -- ('left') or would have had to renew ('held'), is kept for operators.
 local GRANTS_KEPT = 64
+local PREFIX_MS = 600000  -- caches have forgotten a prefix that nobody has asked for in this time, or soon will have
 
 local function describe_parting(state)
   local held_until, left = unpack(redis.call('HMGET', state, 'lease_until_ms', 'left_ms'))
@@ -18,4 +19,9 @@ local function grant(state, active, member, owner, token, lease_until, format_ne
     'format_needed', format_needed)
   redis.call('ZADD', active, lease_until, member)
   return redis.call('HINCRBY', state, 'deaths', lost)
+end
+
+-- Names the owner to those who ask for the same prefix next (`homes.lua`). `prefix`: the key of its name, or nothing.
+local function name_home(prefix, owner)
+  if prefix then redis.call('SET', prefix, owner, 'PX', PREFIX_MS) end
 end

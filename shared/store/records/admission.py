@@ -4,6 +4,7 @@ Owns these values and exceptions; `create.lua` decides, and nothing was written 
 `response_store.py` owns the call.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -13,7 +14,7 @@ import msgspec
 from shared.frames import frame
 from shared.heads import ResponseHead, name_members
 from shared.lifecycle import begin
-from shared.responses import ResponseRequest, ServerSecrets
+from shared.responses import Response, ResponseRequest, ServerSecrets
 from shared.service_tiers import Tier, served_tier
 from shared.settings import Settings
 from shared.store.keys import RESPONSES_QUEUE, ConversationKey, ResponseKey
@@ -134,6 +135,8 @@ class NewResponse:
     """JSON of what a list shows of it; b"" if it is not stored."""
     members: str = ""
     """Its metadata, as the index names it (`shared/heads.py`)."""
+    prefix: str = ""
+    """Hex digest of its `prompt_cache_key`, or "" if it has none."""
 
     @property
     def kept_bytes(self) -> int:
@@ -158,10 +161,13 @@ class NewResponse:
         prompt_bytes = len(record) - len(frames[0]) + len(str(response.instructions or ""))
         tokens = max(1, prompt_bytes // _TOKEN_BYTES) + (response.max_output_tokens or 0)
         head = msgspec.json.encode(ResponseHead.of(response)) if stored else b""
-        members = name_members(response.metadata)
-        return replace(
-            made, tokens=tokens, tier=served_tier(response.service_tier), head=head, members=members
-        )
+        made = replace(made, tokens=tokens, tier=served_tier(response.service_tier), head=head)
+        return replace(made, members=name_members(response.metadata), prefix=_prefix_of(response))
+
+
+def _prefix_of(response: Response) -> str:
+    key = response.prompt_cache_key
+    return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest() if key else ""
 
 
 @dataclass(frozen=True, slots=True)

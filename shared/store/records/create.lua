@@ -10,7 +10,8 @@
 -- `tokens`: what is counted against the limit a minute until the response has ended; the limits are 0 if there are none.
 -- `webhooks`: the names of those that deliver the end of the response; '' if none does.
 -- `head`: what a list shows of it; '' if it is not stored. `members`: of its metadata, as `listed.lua` has them.
--- `affinity_ms`: how long it may be kept for the worker that has the response that it continues; 0: not at all.
+-- `affinity_ms`: how long it may be kept for the worker that has its prefix in cache; 0: not at all.
+-- `prefix`: the key that names the worker that has begun the last response with its `prompt_cache_key`; '' if it has none.
 -- USES redis/clock queue homes records/held records/rate records/listed
 -- KEYS state log secrets tools active queue doorbell job_key open idempotency parent_tools parent_state takers
 --      held held_bytes conversation readers rate listed
@@ -18,7 +19,7 @@
 --      request store background sealed_secrets body_digest renews idempotency_ttl_ms# bytes# bytes_max# format place
 --      reader reader_ttl_ms# tokens# requests_per_minute# tokens_per_minute# webhooks channel
 --      head members listed_ttl_ms# listed_max# flow turn_cost#
---      affinity_ms# affinity_margin# bell_pattern frame…
+--      affinity_ms# affinity_margin# bell_pattern prefix frame…
 -- -> {'ok', listeners, requests_left, requests_whole_in_ms, tokens_left, tokens_whole_in_ms} | {'exists'} | {'full', depth} | {'busy', open} | {'heavy', bytes}
 --    | {'known', response_id} | {'conflict'} | {'locked'} | {'moved'}
 --    | {'limited', wait_ms, requests_left, requests_whole_in_ms, tokens_left, tokens_whole_in_ms}
@@ -55,14 +56,24 @@ local wait_ms = math.max(
   wait_for(rate, 'requests', 1, requests_per_minute, now), wait_for(rate, 'tokens', tokens, tokens_per_minute, now))
 if wait_ms > 0 then return {'limited', wait_ms, left_of(rate, requests_per_minute, tokens_per_minute, now)} end
 
-redis.call('HSET', state, 'request', request, 'store', store, 'background', background,
+local fields = {'request', request, 'store', store, 'background', background,
   'created_ms', now, 'attempt', 0, 'owner', '', 'lease_until_ms', 0, 'alone_since_ms', reader == '' and now or '',
-  'rings', 0, 'job', job_id, 'queue', queue, 'closed', '', 'format', format)
-if tokens_per_minute > 0 then redis.call('HSET', state, 'tokens', tokens, 'tokens_per_minute', tokens_per_minute) end
-if webhooks ~= '' then redis.call('HSET', state, 'webhooks', webhooks) end
-if string.sub(flow, -5) == '/flex' then redis.call('HSET', state, 'turn_cost', turn_cost) end  -- for when it gives way
+  'rings', 0, 'job', job_id, 'queue', queue, 'closed', '', 'format', format}
+local function note(name, value) fields[#fields + 1], fields[#fields + 2] = name, value end
+
+if tokens_per_minute > 0 then
+  note('tokens', tokens)
+  note('tokens_per_minute', tokens_per_minute)
+end
+if webhooks ~= '' then note('webhooks', webhooks) end
+if string.sub(flow, -5) == '/flex' then note('turn_cost', turn_cost) end  -- for when it gives way
+if prefix ~= '' then note('prefix', prefix) end
 if head ~= '' then
-  redis.call('HSET', state, 'head', head, 'members', members)
+  note('head', head)
+  note('members', members)
+end
+redis.call('HSET', state, unpack(fields))
+if head ~= '' then
   for _, group in ipairs({'', 'open'}) do
     enlist(listed, group, members, response_id, now, now, listed_ttl_ms, listed_max)
   end
@@ -101,6 +112,7 @@ redis.call('ZADD', active, now + ring_again_ms, member)
 redis.call('PEXPIRE', active, ttl_ms)
 if job ~= '' then
   local last = affinity_ms > 0 and parent_state ~= state and redis.call('HGET', parent_state, 'owner')
+  if prefix ~= '' and (not last or last == '') then last = redis.call('GET', prefix) end
   local home = last and find_home(queue, takers, last, bell_pattern, now, affinity_ms, affinity_margin)
   enqueue(queue, doorbell, job_key, job_id, job, ttl_ms, flow, turn_cost, home)
 end

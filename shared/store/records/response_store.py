@@ -210,6 +210,7 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
         affinity_ms=int(settings.affinity_s * 1000),
         affinity_margin=int(settings.affinity_margin * 1000),
         bell_pattern=keys.BELL_PATTERN,
+        prefix=keys.prefix(new.queue, key.tenant, new.prefix) if settings.affinity_s and new.prefix else "",
     )
 
 
