@@ -5,7 +5,7 @@ public OpenAI API, `{"error": {message, type, param, code}}`.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -114,6 +114,35 @@ def out_of_bounds(
     return ClientError(
         400, message, f"{kind}_{'below_min' if least is not None else 'above_max'}_value", param
     )
+
+
+def unsupported_value(param: str, value: object, values: Iterable[str]) -> ClientError:
+    """Reports a value that is none of those that are allowed there."""
+    names = [f"'{each}'" for each in values]
+    if not isinstance(value, str):
+        return invalid_type(param, f"one of {_join(names, 'or')}", value)
+    message = f"Invalid value: '{shorten(value)}'. Supported values are: {_join(names, 'and')}."
+    return ClientError(400, message, "invalid_value", param)
+
+
+def _join(names: list[str], word: str) -> str:
+    return f" {word} ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])}, {word} {names[-1]}"
+
+
+def too_long(param: str, kind: str, length: int, length_max: int) -> ClientError:
+    """`kind`: "string" or "array"."""
+    a = "an" if kind == "array" else "a"
+    message = (
+        f"Invalid '{param}': {kind} too long. Expected {a} {kind} with maximum length {length_max}, "
+        f"but got {a} {kind} with length {length} instead."
+    )
+    return ClientError(400, message, f"{kind}_above_max_length", param)
+
+
+def unmatched_pattern(param: str, pattern: str) -> ClientError:
+    expected = f"Expected a string that matches the pattern '{pattern}'."
+    message = f"Invalid '{param}': string does not match pattern. {expected}"
+    return ClientError(400, message, "invalid_value", param)
 
 
 def unknown_parameter(param: str) -> ClientError:

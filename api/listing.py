@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from api.bodies.validation import one_of
-from api.errors import ClientError, invalid_value, unknown_parameter
+from api.errors import ClientError, invalid_value, unknown_parameter, unsupported_value
 from api.paging import PAGE_PARAMETERS, PageRequest, given_twice, read_page
 from shared.responses import ResponseStatus
 from shared.store.records.listing import Wanted
@@ -65,7 +64,7 @@ def read_wanted(query: Sequence[tuple[str, str]]) -> tuple[Wanted, PageRequest]:
             if status is not None:
                 raise given_twice(name)
             if value not in _STATUSES:
-                raise invalid_value("status", one_of(_STATUSES))
+                raise unsupported_value("status", value, sorted(_STATUSES))
             status = _STATUSES[value]
         elif name not in PAGE_PARAMETERS:
             raise unknown_parameter(name)

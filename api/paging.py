@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from api.errors import ClientError, after_not_found, invalid_value
+from api.errors import ClientError, after_not_found, invalid_value, unsupported_value
 from shared.hosted_tools import AnyHostedToolCall, HostedToolCall
 from shared.in_turn import MEMBER, without_turn
 from shared.input_items import InputItem
@@ -75,8 +75,8 @@ def _read_order(query: Mapping[str, str]) -> Literal["asc", "desc"]:
             return "asc"
         case "desc":
             return "desc"
-        case _:
-            raise invalid_value("order", "it should be asc or desc")
+        case order:
+            raise unsupported_value("order", order, ("asc", "desc"))
 
 
 _KEPT_BESIDES = tuple(

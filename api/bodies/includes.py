@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Literal, get_args
 
-from api.errors import invalid_value, shorten, unsupported_parameter
+from api.errors import unsupported_parameter, unsupported_value
 from shared.responses import SEALED_REASONING
 
 Include = Literal[
@@ -61,6 +61,6 @@ def read_include(query: Iterable[tuple[str, str]]) -> set[str]:
     values = [value for name, value in query if _NAME.fullmatch(name)]
     for value in values:
         if value not in get_args(Include):
-            raise invalid_value("include", f"'{shorten(value)}' is not one of its values")
+            raise unsupported_value("include", value, get_args(Include))
     check_include(values)
     return set(values)

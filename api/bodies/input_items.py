@@ -31,6 +31,7 @@ from api.errors import (
     invalid_type,
     invalid_value,
     missing_parameter,
+    unmatched_pattern,
     unreadable_content,
 )
 from shared.client_tools import (
@@ -249,14 +250,13 @@ def _refuse_names(kind: type[AskedItem], fields: Mapping[str, Any], path: Path) 
         name, pattern = _NAMED[kind]
         text = fields.get(name)
         if isinstance(text, str) and not re.fullmatch(pattern, text):
-            yield invalid_value(spell((*path, name)), f"string should match pattern '{pattern}'")
+            yield unmatched_pattern(spell((*path, name)), pattern)
     namespace = fields.get("namespace")
     if kind in _NAMESPACED and namespace is not None:
         if not isinstance(namespace, str):
             yield invalid_type(spell((*path, "namespace")), "a string", namespace)
         elif not re.fullmatch(NAME_PATTERN, namespace):
-            reason = f"string should match pattern '{NAME_PATTERN}'"
-            yield invalid_value(spell((*path, "namespace")), reason)
+            yield unmatched_pattern(spell((*path, "namespace")), NAME_PATTERN)
     prefix, item_id = _REQUIRED_PREFIXES.get(kind), fields.get("id")
     if prefix and isinstance(item_id, str) and item_id and not item_id.startswith(prefix):
         yield invalid_prefix(spell((*path, "id")), item_id, prefix)

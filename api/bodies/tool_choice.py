@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from api.bodies.tools import TOOLS
 from api.bodies.validation import Checked, Path, Shape, check, check_kind, check_length, spell
-from api.errors import invalid_value, shorten
+from api.errors import invalid_type, invalid_value, shorten, unsupported_value
 from shared import client_tools, hosted_tools
 from shared.client_tools import NAMESPACE, requested_in
 
@@ -124,8 +124,10 @@ def read_choice(
             return "required"
         case dict():
             return _read_object(value, _Offered.of(tools, left_out), entries_max)
+        case str():
+            raise unsupported_value(_PARAM, value, ("none", "auto", "required"))
         case _:
-            raise invalid_value(_PARAM, "it should be 'none', 'auto', 'required' or an object")
+            raise invalid_type(_PARAM, "a string or an object", value)
 
 
 def _read_object(value: dict[str, Any], offered: _Offered, entries_max: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from api.bodies.validation import (
     spell,
 )
 from api.bodies.web_search import WebSearch, check_web_search, echo_web_search
-from api.errors import invalid_value, unsupported_parameter, unsupported_tool
+from api.errors import invalid_type, invalid_value, unsupported_parameter, unsupported_tool, unsupported_value
 from shared import hosted_tools
 from shared.hosted_tools import BROWSER, PYTHON, RESERVED_LABELS
 from shared.responses import ServerSecrets
@@ -243,7 +243,7 @@ def _check_allowed(value: object, path: Path) -> None:
         case dict():
             check(_ToolFilter, value, path)
         case _:
-            raise invalid_value(spell(path), "it should be a list of names, or an object with `tool_names`")
+            raise invalid_type(spell(path), "an array or an object", value)
 
 
 def _check_approval(value: object, path: Path) -> None:
@@ -252,8 +252,10 @@ def _check_approval(value: object, path: Path) -> None:
             pass
         case dict():
             check(_Approval, value, path)
+        case str():
+            raise unsupported_value(spell(path), value, ("always", "never"))
         case _:
-            raise invalid_value(spell(path), "it should be 'always', 'never', or an object of the two")
+            raise invalid_type(spell(path), "a string or an object", value)
 
 
 def _check_url(url: str | None, path: Path) -> None:

@@ -4,7 +4,7 @@ Owns the translation of their errors into the client's `param` and message; know
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, TypeVar
 
@@ -21,7 +21,10 @@ from api.errors import (
     mistyped_value,
     out_of_bounds,
     shorten,
+    too_long,
     unknown_parameter,
+    unmatched_pattern,
+    unsupported_value,
 )
 
 Path = tuple[str | int, ...]
@@ -75,8 +78,11 @@ def at_most(length_max: int) -> BeforeValidator:
 
     def check_number(value: object) -> object:
         if isinstance(value, dict) and len(value) > length_max:
-            message = f"It should have at most {length_max} entries, not {len(value)}"
-            raise PydanticCustomError("too_long", message)
+            raise PydanticCustomError(
+                "object_above_max_properties",
+                f"too many properties. Expected an object with at most {length_max} properties, "
+                f"but got an object with {len(value)} properties instead",
+            )
         return value
 
     return BeforeValidator(check_number)
@@ -124,12 +130,7 @@ def check_list(value: object, path: Path) -> list[Any]:
 def check_length(value: object, length_max: int, path: Path) -> None:
     """Raises ClientError, in the hosted API's wording, for a list that is too long, whatever its members."""
     if isinstance(value, list) and len(value) > length_max:
-        param = spell(path)
-        message = (
-            f"Invalid '{param}': array too long. Expected an array with maximum length {length_max}, "
-            f"but got an array with length {len(value)} instead."
-        )
-        raise ClientError(400, message, "array_above_max_length", param)
+        raise too_long(spell(path), "array", len(value), length_max)
 
 
 def check_kind(shapes: Mapping[str, type[Shape]], value: object, path: Path) -> dict[str, Any]:
@@ -149,15 +150,8 @@ def check_type(types: frozenset[str], item: Mapping[str, Any], path: Path) -> st
             raise missing_parameter(spell((*path, "type")))
         case str(kind) if kind in types:
             return kind
-        case str(kind):
-            raise invalid_value(spell((*path, "type")), f"'{shorten(kind)}' is unknown; {one_of(types)}")
-        case _:
-            raise invalid_value(spell((*path, "type")), one_of(types))
-
-
-def one_of(values: Iterable[str]) -> str:
-    """Returns the list of the values that are allowed, as the reason of a refusal."""
-    return f"it should be one of {', '.join(sorted(values))}"
+        case kind:
+            raise unsupported_value(spell((*path, "type")), kind, sorted(types))
 
 
 def parse(kind: type[T], value: object, path: Path) -> T:
@@ -171,6 +165,8 @@ def parse(kind: type[T], value: object, path: Path) -> T:
 _REFUSED = re.compile(r"(?P<reason>.*?)(?: - at `\$(?P<place>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`")
 _BELOW_OR_ABOVE = re.compile(r"Expected `(?:int|float)` (?P<sign>[<>]=) (?P<bound>\S+)")
+_TOO_LONG = re.compile(r"Expected `(?P<kind>str|array)` of length <= (?P<length_max>[0-9]+)")
+_UNMATCHED = re.compile(r"Expected `str` matching regex '(?P<pattern>.*)'", re.DOTALL)
 _LIMITED = re.compile(r"Expected `(?P<kind>\w+)` (?P<limit>.*)", re.DOTALL)
 _MISTYPED = re.compile(r"Expected `(?P<expected>.*)`, got `(?P<got>.*)`")
 _STEP = re.compile(r"\[(?P<index>[0-9]+)\]|\.?(?P<name>[^.\[]+)")
@@ -187,7 +183,8 @@ _KINDS = {
 
 
 def _refusal(text: str, kind: object, value: object, path: Path) -> ClientError:
-    """Returns msgspec's error in the hosted API's wording, without repeating what was sent."""
+    """Returns msgspec's error in the hosted API's wording, which repeats a value only if that is a number out
+    of bounds, or none of a list."""
     refused = _REFUSED.fullmatch(text)
     assert refused is not None
     place = _read_steps(refused["place"] or "")
@@ -202,11 +199,17 @@ def _refusal(text: str, kind: object, value: object, path: Path) -> ClientError:
         bound = float(bounded["bound"]) if "." in bounded["bound"] else int(bounded["bound"])
         bounds = {"least" if bounded["sign"] == ">=" else "most": bound}
         return out_of_bounds(param, _value_at(value, place), **bounds)
+    if too_long_by := _TOO_LONG.fullmatch(reason):
+        sent, name = _value_at(value, place), _KINDS[too_long_by["kind"]].split()[-1]
+        assert isinstance(sent, str | list)
+        return too_long(param, name, len(sent), int(too_long_by["length_max"]))
+    if unmatched := _UNMATCHED.fullmatch(reason):
+        return unmatched_pattern(param, unmatched["pattern"])
     if limited := _LIMITED.fullmatch(reason):
         kind_of_value = _KINDS.get(limited["kind"], limited["kind"])
         return invalid_value(param, f"it should be {kind_of_value} {limited['limit']}")
     if values := _values_at(kind, place):
-        return invalid_value(param, one_of(values))
+        return unsupported_value(param, _value_at(value, place), values)
     if mistyped is None:
         return invalid_value(param, "it is out of range")
     kinds = [_KINDS.get(kind, kind) for kind in mistyped["expected"].split(" | ") if kind != "null"]
@@ -224,12 +227,13 @@ def _value_at(value: Any, place: Path) -> object:
     return value
 
 
-def _values_at(kind: object, place: Path) -> set[str]:
+def _values_at(kind: object, place: Path) -> list[str]:
     """Returns the closed list of values that a type allows at a place within it; empty if there is none."""
     types = _alternatives(inspect.type_info(kind))
     for step in place:
         types = [inner for outer in types for inner in _types_within(outer, step)]
-    return {str(value) for inner in types if isinstance(inner, inspect.LiteralType) for value in inner.values}
+    literals = (inner for inner in types if isinstance(inner, inspect.LiteralType))
+    return sorted({str(value) for inner in literals for value in inner.values})
 
 
 def _types_within(outer: inspect.Type, step: str | int) -> list[inspect.Type]:
@@ -274,6 +278,7 @@ def _order(place: Path, value: Any) -> list[int]:
     return order
 
 
+_QUOTED = re.compile(r"'([^']*)'")
 _EXPECTED = {
     "int_type": "an integer",
     "float_type": "a decimal number",
@@ -288,19 +293,41 @@ _EXPECTED = {
 def _complaint(error: ValidationError, path: Path) -> ClientError:
     """Returns pydantic's error for the client.
 
-    It repeats only numbers that are out of bounds: the rest may be secret.
+    Of what was sent it repeats numbers that are out of bounds, what is none of a list of values, and names:
+    the rest may be secret.
     """
     first = error.errors(include_url=False)[0]
-    kind, bounds = first["type"], first.get("ctx", {})
+    kind, bounds, sent = first["type"], first.get("ctx", {}), first["input"]
     param = spell((*path, *(step for step in first["loc"] if step != "[key]")))
     if kind == "missing":
         return missing_parameter(param)
     if kind == "extra_forbidden":
         return unknown_parameter(param)
     if kind in _EXPECTED:
-        return invalid_type(param, _EXPECTED[kind], first["input"])
+        return invalid_type(param, _EXPECTED[kind], sent)
     if kind == "greater_than_equal":
-        return out_of_bounds(param, first["input"], least=bounds["ge"])
+        return out_of_bounds(param, sent, least=bounds["ge"])
     if kind == "less_than_equal":
-        return out_of_bounds(param, first["input"], most=bounds["le"])
+        return out_of_bounds(param, sent, most=bounds["le"])
+    if kind == "literal_error":
+        return unsupported_value(param, sent, _QUOTED.findall(bounds["expected"]))
+    if kind == "object_above_max_properties":
+        return ClientError(400, f"Invalid '{param}': {first['msg']}.", kind, param)
+    if kind == "string_too_long" and first["loc"][-1] == "[key]":
+        return _name_too_long(spell((*path, *first["loc"][:-2])), sent, bounds["max_length"])
+    if kind == "string_too_long":
+        return too_long(param, "string", len(sent), bounds["max_length"])
+    if kind == "too_long" and isinstance(sent, list):
+        return too_long(param, "array", len(sent), bounds["max_length"])
+    if kind == "string_pattern_mismatch":
+        return unmatched_pattern(param, bounds["pattern"])
     return invalid_value(param, first["msg"][:1].lower() + first["msg"][1:])
+
+
+def _name_too_long(owner: str, name: str, length_max: int) -> ClientError:
+    """Reports the name of a member of the object `owner`."""
+    message = (
+        f"Invalid property name in '{owner}': '{shorten(name)}' is too long. Expected a string with maximum "
+        f"length {length_max}, but got a string with length {len(name)} instead."
+    )
+    return ClientError(400, message, "property_name_above_max_length", f"{owner}.{shorten(name)}")

@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from api.bodies.validation import Path, check_list, check_object, spell
-from api.errors import invalid_type, invalid_value, missing_parameter, unsupported_parameter
+from api.errors import (
+    invalid_type,
+    invalid_value,
+    missing_parameter,
+    unsupported_parameter,
+    unsupported_value,
+)
 
 _STEP = re.compile(r"\.(?P<name>\w+)")
 _ROLES = ("assistant", "developer", "system", "tool", "user")
@@ -72,8 +78,8 @@ def _read_message(message: dict[str, Any], path: Path, kinds: dict[str, str]) ->
             raise unsupported_parameter(spell((*path, "role")), _NO_FUNCTION)
         case None:
             raise missing_parameter(spell((*path, "role")))
-        case _:
-            raise invalid_value(spell((*path, "role")), f"it should be one of {', '.join(_ROLES)}")
+        case role:
+            raise unsupported_value(spell((*path, "role")), role, _ROLES)
 
 
 def _read_assistant(message: dict[str, Any], path: Path, kinds: dict[str, str]) -> Iterator[TracedItem]:
@@ -101,7 +107,7 @@ def _read_assistant(message: dict[str, Any], path: Path, kinds: dict[str, str]) 
 def _read_call(call: dict[str, Any], path: Path, kinds: dict[str, str]) -> TracedItem:
     kind = call.get("type", "function")
     if kind not in ("function", "custom"):
-        raise invalid_value(spell((*path, "type")), "it should be 'function' or 'custom'")
+        raise unsupported_value(spell((*path, "type")), kind, ("function", "custom"))
     called = check_object(call.get(kind), (*path, kind))
     written = "arguments" if kind == "function" else "input"
     item = {"type": "function_call" if kind == "function" else "custom_tool_call", "call_id": call.get("id")}
@@ -146,6 +152,5 @@ def _read_part(value: object, path: Path, text_type: str) -> dict[str, Any]:
             raise unsupported_parameter(spell((*path, "type")), _TEXT_ONLY)
         case None:
             raise missing_parameter(spell((*path, "type")))
-        case _:
-            reason = "it should be one of file, image_url, refusal, text"
-            raise invalid_value(spell((*path, "type")), reason)
+        case kind:
+            raise unsupported_value(spell((*path, "type")), kind, ("file", "image_url", "refusal", "text"))

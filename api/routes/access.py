@@ -10,7 +10,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from api.errors import NodeEnding, invalid_value
+from api.errors import NodeEnding, unsupported_value
 from api.held_bodies import Bodies
 from api.ignored_tools import ignored_header
 from api.request_body import read_body
@@ -62,8 +62,8 @@ def keep_alive_of(connection: HTTPConnection, settings: Settings) -> KeepAliveFo
     match connection.headers.get(_KEEP_ALIVE_HEADER, settings.keep_alive_form):
         case ("comment" | "event") as form:
             return form
-        case _:
-            raise invalid_value(_KEEP_ALIVE_HEADER, "it should be 'comment' or 'event'")
+        case form:
+            raise unsupported_value(_KEEP_ALIVE_HEADER, form, ("comment", "event"))
 
 
 def dialect_of(connection: HTTPConnection) -> Dialect | None:
@@ -72,8 +72,8 @@ def dialect_of(connection: HTTPConnection) -> Dialect | None:
     match connection.headers.get(_DIALECT_HEADER):
         case (None | "openai" | "vllm" | "open-responses") as dialect:
             return dialect
-        case _:
-            raise invalid_value(_DIALECT_HEADER, "it should be 'openai', 'vllm' or 'open-responses'")
+        case dialect:
+            raise unsupported_value(_DIALECT_HEADER, dialect, ("openai", "vllm", "open-responses"))
 
 
 def json_of(body: bytes) -> Response:

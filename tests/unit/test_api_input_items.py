@@ -203,7 +203,10 @@ def test_an_id_of_null_is_an_id_that_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("item", "code", "param"),
     [
-        ({"role": None, "content": "a"}, "invalid_value", "input[0].role"),
+        ({"role": None, "content": "a"}, "invalid_type", "input[0].role"),
+        ({"role": 5, "content": "a"}, "invalid_type", "input[0].role"),
+        ({"type": 5, "content": "a"}, "invalid_type", "input[0].type"),
+        ({"role": "user", "content": [{"type": 5}]}, "invalid_type", "input[0].content[0].type"),
         (
             {"role": "user", "content": [{"type": None}]},
             "missing_required_parameter",
@@ -211,7 +214,7 @@ def test_an_id_of_null_is_an_id_that_is_left_out() -> None:
         ),
     ],
 )
-def test_what_is_no_string_is_none_of_the_values_of_a_list(
+def test_what_is_no_string_is_of_the_wrong_type_where_a_list_has_strings(
     item: dict[str, Any], code: str, param: str
 ) -> None:
     with pytest.raises(ClientError) as refused:
@@ -220,34 +223,43 @@ def test_what_is_no_string_is_none_of_the_values_of_a_list(
 
 
 @pytest.mark.parametrize(
-    ("item", "param", "allowed"),
+    ("item", "param", "said"),
     [
-        ({"role": "robot", "content": "t"}, "role", "assistant, developer, system, user"),
-        ({"role": 5, "content": "t"}, "role", "assistant, developer, system, user"),
-        ({"role": "user", "content": "t", "phase": "later"}, "phase", "commentary, final_answer"),
+        (
+            {"role": "robot", "content": "t"},
+            "role",
+            "'robot'. Supported values are: 'assistant', 'developer', 'system', and 'user'.",
+        ),
+        (
+            {"role": "user", "content": "t", "phase": "later"},
+            "phase",
+            "'later'. Supported values are: 'commentary' and 'final_answer'.",
+        ),
         (
             {"role": "user", "content": [{"type": "audio"}]},
             "content[0].type",
-            "input_file, input_image, input_text, output_text, refusal",
+            "'audio'. Supported values are: 'input_file', 'input_image', 'input_text', 'output_text', and "
+            "'refusal'.",
         ),
         (
             OUTPUT | {"output": [{"type": "output_text", "text": "t"}]},
             "output[0].type",
-            "input_file, input_image, input_text",
+            "'output_text'. Supported values are: 'input_file', 'input_image', and 'input_text'.",
         ),
         (
             {"type": "reasoning", "summary": [{"type": "text", "text": "t"}]},
             "summary[0].type",
-            "summary_text",
+            "'text'. Supported values are: 'summary_text'.",
         ),
     ],
 )
 def test_a_value_that_is_not_on_the_list_is_refused_with_the_list(
-    item: dict[str, Any], param: str, allowed: str
+    item: dict[str, Any], param: str, said: str
 ) -> None:
     with pytest.raises(ClientError) as refused:
         adopt(item)
-    assert str(refused.value) == f"Invalid value for 'items[0].{param}': it should be one of {allowed}."
+    assert (refused.value.param, refused.value.code) == (f"items[0].{param}", "invalid_value")
+    assert str(refused.value) == f"Invalid value: {said}"
 
 
 WRONG: dict[str, dict[str, Any]] = {
@@ -324,5 +336,5 @@ def test_a_type_that_is_unknown_is_named_before_those_that_are_known() -> None:
         with pytest.raises(ClientError) as refused:
             read_items([{"type": kind}], "items", 10)
         quoted = kind if len(kind) < 200 else kind[:200] + "…"
-        said = f"Invalid value for 'items[0].type': '{quoted}' is unknown; it should be one of "
+        said = f"Invalid value: '{quoted}'. Supported values are: 'apply_patch_call', "
         assert str(refused.value).startswith(said)

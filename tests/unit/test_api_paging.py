@@ -60,7 +60,6 @@ def test_a_bad_query_is_refused_by_name(query: dict[str, str], param: str) -> No
     with pytest.raises(ClientError) as refused:
         read_page(list(query.items()))
     assert (refused.value.status, refused.value.code, refused.value.param) == (400, "invalid_value", param)
-    assert param in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["after", "limit", "order"])
