@@ -30,6 +30,7 @@ from shared.responses import Dialect
 from shared.store.keys import ResponseKey
 from shared.store.records.response_store import Stored
 from shared.store.redis.connections import REDIS_AWAY
+from shared.tracer import NO_CONTEXT, TraceContext
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class LaneContext:
     """Returns what HTTP would answer."""
     on_rest: Callable[[], None]
     """Called when a lane has nothing more to do."""
-    traceparent: str = ""
+    trace: TraceContext = NO_CONTEXT
     """The client's, which each response of the connection continues."""
 
 
@@ -170,7 +171,7 @@ class Lane:
         """Creates one response and follows it to its end; its failure must not end the others."""
         logs.forget_subject()
         try:
-            parent = self._connection.traceparent
+            parent = self._connection.trace
             with traces.span("WS response.create", kind="server", parent=parent) as span:
                 try:
                     created = await self._accept(asked)

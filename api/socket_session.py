@@ -24,13 +24,13 @@ from api.socket_protocol import GOING_AWAY, socket_of
 from api.sockets import Sockets
 from api.sse import EventStreams, keep_alive_line
 from api.tenants import Tenants
+from api.traced import told_by
 from shared.responses import Dialect
 from shared.setting_types import KeepAliveForm
 from shared.settings import Settings
 from shared.store.keys import ResponseKey
 from shared.store.records.response_store import Stored
 from shared.store.redis.connections import REDIS_AWAY
-from shared.tracer import HEADER
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Session:
             self._recall,
             self._answer,
             self._end_if_aged,
-            websocket.headers.get(HEADER, ""),
+            told_by(websocket.headers),
         )
         self._lanes: dict[str | None, Lane] = {}
         self._is_aged = False

@@ -25,7 +25,15 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from shared.tracer import HEADER, Attributes, Span, SpanKind, TracesUnusable
+from shared.tracer import (
+    PARENT_HEADER,
+    STATE_HEADER,
+    Attributes,
+    Span,
+    SpanKind,
+    TraceContext,
+    TracesUnusable,
+)
 
 _DELAY_MS = 500
 """How long a span that has ended waits to be sent with others: what a process loses that is killed."""
@@ -145,7 +153,7 @@ class OtlpTracer:
         return cls(provider, has_content=has_content)
 
     @contextmanager
-    def span(self, name: str, kind: SpanKind, parent: str, attributes: Attributes) -> Iterator[Span]:
+    def span(self, name: str, kind: SpanKind, parent: TraceContext, attributes: Attributes) -> Iterator[Span]:
         """An exception gives the span its class, and not its message, which may have content."""
         made = self._tracer.start_span(
             name, _context_of(parent), _KINDS[kind], dict(attributes), record_exception=False
@@ -165,14 +173,14 @@ class OtlpTracer:
     def instant(
         self,
         name: str,
-        parent: str,
+        parent: TraceContext,
         span_id: int,
         begun_ms: int | None,
         continued_id: int | None,
         attributes: Attributes,
-    ) -> str:
-        """Makes a span that ends now; returns its traceparent. `begun_ms`: None for now; `continued_id`: the
-        id of a span of the same trace that it is linked with."""
+    ) -> TraceContext:
+        """Makes a span that ends now; returns what tells others of it. `begun_ms`: None for now;
+        `continued_id`: the id of a span of the same trace that it is linked with."""
         around = _context_of(parent) or Context()
         links = []
         of_parent = trace.get_current_span(around).get_span_context()
@@ -191,18 +199,18 @@ class OtlpTracer:
         finally:
             _next_id.reset(chosen)
         made.end(now_ns)
-        return _traceparent_of(trace.set_span_in_context(made))
+        return _told_of(trace.set_span_in_context(made))
 
     @contextmanager
-    def within(self, parent: str) -> Iterator[None]:
+    def within(self, parent: TraceContext) -> Iterator[None]:
         token = context.attach(_context_of(parent) or Context())
         try:
             yield
         finally:
             context.detach(token)
 
-    def current(self) -> str:
-        return _traceparent_of(None)
+    def current(self) -> TraceContext:
+        return _told_of(None)
 
     def trace_id(self) -> str:
         found = trace.get_current_span().get_span_context()
@@ -233,13 +241,13 @@ def _check_settings() -> None:
             raise TracesUnusable(f"{name} must be NAME=VALUE, separated by commas")
 
 
-def _context_of(parent: str) -> Context | None:
-    """Returns the context of a traceparent; None, which stands for the current one, without one. One that is
-    malformed begins a new trace."""
-    return _propagator.extract({HEADER: parent}, Context()) if parent else None
+def _context_of(told: TraceContext) -> Context | None:
+    """Returns the context that another process has told; None, which stands for the current one, if none has.
+    One that is malformed begins a new trace."""
+    return _propagator.extract(told.headers(), Context()) if told.parent else None
 
 
-def _traceparent_of(of: Context | None) -> str:
+def _told_of(of: Context | None) -> TraceContext:
     carrier: dict[str, str] = {}
     _propagator.inject(carrier, of)
-    return carrier.get(HEADER, "")
+    return TraceContext(carrier.get(PARENT_HEADER, ""), carrier.get(STATE_HEADER, ""))

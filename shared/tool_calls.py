@@ -61,7 +61,9 @@ class ToolIntent(msgspec.Struct, frozen=True, omit_defaults=True):
     task: ToolTask
     fencing_token: int
     trace: str = ""
-    """The traceparent that the runner continues, if there are traces."""
+    """The `traceparent` that the runner continues, if there are traces."""
+    trace_state: str = ""
+    """The `tracestate` that belongs to it."""
 
 
 class ToolOutput(msgspec.Struct, frozen=True, tag_field="kind", tag="output", omit_defaults=True):

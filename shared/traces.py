@@ -1,8 +1,8 @@
 """Traces: what is done for a request, in which process, and how long it takes. Off unless a setting says so.
 
-Owns what the roles say about their work, and how a trace goes from one process to the next: as a
-`traceparent` (W3C Trace Context). `open_telemetry.py` makes and sends spans, and is imported if there are
-any. No attribute has content, except where `is_content_wanted` is asked first.
+Owns what the roles say about their work, and how a trace goes from one process to the next: as
+`traceparent` and `tracestate` (W3C Trace Context). `open_telemetry.py` makes and sends spans, and is imported
+if there are any. No attribute has content, except where `is_content_wanted` is asked first.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from shared.logs import WithSubject
 from shared.settings import Settings
 from shared.trace_origin import TraceOrigin
-from shared.tracer import Attributes, Span, SpanKind, Tracer, TracesUnusable
+from shared.tracer import NO_CONTEXT, Attributes, Span, SpanKind, TraceContext, Tracer, TracesUnusable
 
 _NO_ATTRIBUTES: Attributes = {}
 _CONTENT_CHARS_MAX = 16_384
@@ -38,7 +38,7 @@ class _Nothing:
 NOTHING: Span = _Nothing()
 _tracers: list[Tracer] = []
 """The one of this process, if it has traces."""
-_base: ContextVar[str] = ContextVar("trace base", default="")
+_base: ContextVar[TraceContext] = ContextVar("trace base", default=NO_CONTEXT)
 
 
 def start(settings: Settings, role: str) -> None:
@@ -85,9 +85,13 @@ def cut(content: str) -> str:
 
 @contextmanager
 def span(
-    name: str, attributes: Attributes = _NO_ATTRIBUTES, *, kind: SpanKind = "internal", parent: str = ""
+    name: str,
+    attributes: Attributes = _NO_ATTRIBUTES,
+    *,
+    kind: SpanKind = "internal",
+    parent: TraceContext = NO_CONTEXT,
 ) -> Iterator[Span]:
-    """Makes a span of the block. `parent`: a traceparent of another process; '': the span around this one."""
+    """Makes a span of the block. `parent`: what another process has told; else it is the span around this."""
     if not _tracers:
         yield NOTHING
         return
@@ -95,14 +99,17 @@ def span(
         yield made
 
 
-def current() -> str:
-    """Returns the traceparent of the span around the caller, '' if there is none."""
-    return _tracers[0].current() if _tracers else ""
+def current() -> TraceContext:
+    """Returns what tells others of the span around the caller, if there is one."""
+    return _tracers[0].current() if _tracers else NO_CONTEXT
 
 
 def origin(now_s: float) -> TraceOrigin | None:
     """Returns what the record of a response says that the caller is accepting; None without traces."""
-    return TraceOrigin(current(), int(now_s * 1000)) if _tracers else None
+    if not _tracers:
+        return None
+    here = current()
+    return TraceOrigin(here.parent, int(now_s * 1000), here.state)
 
 
 def trace_id_of(parent: str) -> str:
@@ -110,8 +117,8 @@ def trace_id_of(parent: str) -> str:
     return parent.split("-")[1] if _tracers and parent.count("-") >= 3 else ""
 
 
-def base() -> str:
-    """Returns the traceparent of what this process was given to do (`taken`), '' if there is none.
+def base() -> TraceContext:
+    """Returns what tells others of what this process was given to do (`taken`), if there is something.
 
     What other processes do hangs on this and not on `current`: a span is sent when it ends, so that of a
     process that is killed meanwhile is never sent.
@@ -135,7 +142,7 @@ def taken(
     is_first = attempt <= 1
     parent = _tracers[0].instant(
         "queue" if is_first else "takeover",
-        origin.parent if origin else "",
+        origin.context if origin else NO_CONTEXT,
         _span_id(response_id, attempt),
         origin.accepted_ms if is_first and origin else None,
         None if is_first else _span_id(response_id, attempt - 1),

@@ -25,7 +25,7 @@ from shared.store.redis.insisting import insist
 from shared.store.tools import tool_journal, tool_sessions
 from shared.store.tools.tool_journal import Claim, Claiming
 from shared.tool_calls import ToolCall, ToolIntent
-from shared.tracer import Span
+from shared.tracer import Span, TraceContext
 from tool_runner import answers, servers
 from tool_runner.claim_beat import ClaimBeat
 from tool_runner.run_tool import Outcome, Tools
@@ -99,7 +99,7 @@ def _traced(intent: ToolIntent) -> AbstractContextManager[Span]:
         "antiphon.server": task.server_label,
         "antiphon.attempt": intent.fencing_token,
     }
-    return traces.span(name, about, kind="consumer", parent=intent.trace)
+    return traces.span(name, about, kind="consumer", parent=TraceContext(intent.trace, intent.trace_state))
 
 
 class CallsInFlight:

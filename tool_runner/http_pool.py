@@ -20,7 +20,7 @@ from shared import traces
 from shared.egress import TENANT, Egress, GuardedTransport
 from shared.retry_after import read_retry_after_s
 from shared.settings import Settings
-from shared.tracer import HEADER
+from shared.tracer import PARENT_HEADER
 from tool_runner.servers import HttpServer
 
 _KEPT_PER_POOL = 16
@@ -129,8 +129,8 @@ class HttpPools:
 
 async def pass_on_trace(request: httpx2.Request) -> None:
     """Tells the server which span a message belongs to, unless the client of the response says so itself."""
-    if (here := traces.current()) and HEADER not in request.headers:
-        request.headers[HEADER] = here
+    if PARENT_HEADER not in request.headers:
+        request.headers.update(traces.current().headers())
 
 
 async def _close(pool: _ServerPool) -> None:

@@ -12,6 +12,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx2
 
+from shared import traces
 from shared.egress import TENANT, Egress, GuardedTransport, RefusedByRule
 from shared.settings import Settings
 from shared.store.webhooks.outbox import OutboxEntry
@@ -48,7 +49,7 @@ class Post:
     async def deliver(self, tenant: str, webhook: Webhook, entry: OutboxEntry) -> Delivered | Undelivered:
         """Sends an event once. Never raises for what the receiver does; a reason names no address."""
         body = body_of(entry)
-        headers = headers_of(entry, body, webhook.secrets, int(self._clock()))
+        headers = headers_of(entry, body, webhook.secrets, int(self._clock())) | traces.current().headers()
         outcome: Delivered | Undelivered | None = None
         try:
             async with (

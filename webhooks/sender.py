@@ -9,13 +9,15 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 
-from shared import logs, metrics
+from shared import logs, metrics, traces
 from shared.settings import Settings
 from shared.store.redis.connections import REDIS_AWAY
 from shared.store.redis.insisting import insist
 from shared.store.webhooks.outbox import DeliveryClaim, Outbox
 from shared.tenants_file import Roster
+from shared.tracer import NO_CONTEXT, Span, TraceContext
 from webhooks.message import event_type
 from webhooks.places import SWIFT_S, Places
 from webhooks.post import Post
@@ -101,9 +103,10 @@ class Sender:
         self._freed.set()
 
     async def _deliver(self, claim: DeliveryClaim) -> None:
-        logs.note_subject(claim.tenant, claim.entry.response_id)
+        trace = await self._read_trace(claim)
+        logs.note_subject(claim.tenant, claim.entry.response_id, trace_id=traces.trace_id_of(trace.parent))
         try:
-            outcome = await self._send(claim)
+            outcome = await self._send(claim, trace)
         except Exception:  # noqa: BLE001  the top of one delivery: a bug must not end the others
             _log.exception("%s: the delivery of %s crashed", claim.name, claim.entry.response_id)
             outcome = Undelivered("a fault of the server's")
@@ -113,7 +116,15 @@ class Sender:
         except REDIS_AWAY as away:
             _log.warning("%s: delivered again later, Redis is unavailable (%s)", claim.name, away)
 
-    async def _send(self, claim: DeliveryClaim) -> Delivered | Undelivered:
+    async def _read_trace(self, claim: DeliveryClaim) -> TraceContext:
+        if traces.is_on():
+            try:
+                return await self._outbox.read_trace(claim)
+            except REDIS_AWAY:
+                pass  # it is delivered all the same, with a trace of its own
+        return NO_CONTEXT
+
+    async def _send(self, claim: DeliveryClaim, trace: TraceContext) -> Delivered | Undelivered:
         webhook = self._roster.webhooks.get(claim.tenant, {}).get(claim.webhook)
         if webhook is None:  # its entries wait, in case it comes back
             self._places.note(claim.name, "swift")
@@ -124,7 +135,10 @@ class Sender:
         began_s = loop.time()
         waiting = loop.call_later(SWIFT_S, self._places.note_waiting, claim.name)
         try:
-            outcome = await self._post.deliver(claim.tenant, webhook, claim.entry)
+            with _traced(claim, trace) as span:
+                outcome = await self._post.deliver(claim.tenant, webhook, claim.entry)
+                if isinstance(outcome, Undelivered):
+                    span.fail(outcome.reason)
         finally:
             waiting.cancel()
         self._note(claim.name, outcome, loop.time() - began_s)
@@ -173,3 +187,14 @@ class Sender:
                     await self._outbox.try_again(claim, claim.entry, 0.0)
         except (TimeoutError, *REDIS_AWAY):
             pass  # their claims lapse
+
+
+def _traced(claim: DeliveryClaim, trace: TraceContext) -> AbstractContextManager[Span]:
+    """Makes a span of one attempt to deliver, in the trace of the response."""
+    about: dict[str, str | int] = {
+        "antiphon.response.id": claim.entry.response_id,
+        "antiphon.tenant": claim.tenant,
+        "antiphon.webhook": claim.webhook,
+        "antiphon.failures": claim.entry.failures,
+    }
+    return traces.span("deliver webhook", about, kind="client", parent=trace)

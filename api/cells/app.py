@@ -34,7 +34,8 @@ from api.request_body import read_body
 from api.server import configure, end_with
 from api.socket_protocol import make_socket_protocol
 from api.tenants import Tenants
-from shared import metrics_listener
+from api.traced import Traced
+from shared import metrics_listener, traces
 from shared.ids import new_owner, new_request_id
 from shared.settings import Settings
 
@@ -223,7 +224,8 @@ class RouterEdge:
         self._router = router
         self._settings = settings
         self._tenants = tenants
-        self._door: ASGIApp = Door(router, settings, is_open=tenants.is_open)
+        door = Door(router, settings, is_open=tenants.is_open)
+        self._door: ASGIApp = Traced(door, _route_of) if traces.is_on() else door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -264,6 +266,15 @@ class RouterEdge:
         await asyncio.gather(*running, return_exceptions=True)
         self._router.fleet.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _route_of(scope: Scope) -> str | None:
+    """Returns the path by which a span is called, with a name in place of an id; None for any other."""
+    path: str = scope["path"]
+    if path in _WITH_IDS:
+        return path
+    kind = next((kind for kind in _PATH_IDS if path.startswith(f"/v1/{kind}/")), None)
+    return f"/v1/{kind}/{{{_PATH_IDS[kind]}}}" if kind is not None else None
 
 
 def _no_console() -> ClientError:

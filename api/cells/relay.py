@@ -6,15 +6,17 @@ cells may answer, the caller decides.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.cells.fleet import CellState, Fleet
+from api.cells.fleet import CellState, Fleet, Node
 from api.cells.upstream import Broken, CellAnswer, Headers, Sent, Unreached
 from api.errors import RETRY_AFTER, ClientError, StreamCut
-from shared import metrics
+from shared import metrics, traces
+from shared.tracer import PARENT_HEADER, STATE_HEADER
 
 _OF_ONE_CONNECTION = frozenset(
     {
@@ -22,6 +24,7 @@ _OF_ONE_CONNECTION = frozenset(
         *(b"transfer-encoding", b"upgrade", b"http2-settings", b"expect"),
     }
 )
+_OF_A_TRACE = frozenset({PARENT_HEADER.encode(), STATE_HEADER.encode()})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
 _NODES_MAX = 3
@@ -47,6 +50,16 @@ def passed_on(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(key, value) for key, value in headers if key not in _OF_ONE_CONNECTION and key not in named]
 
 
+def traced(headers: Headers) -> Headers:
+    """Returns the headers of a request as they tell the span around the caller, if there are traces; a node
+    then continues that, and not the client's own."""
+    if not traces.is_on():
+        return headers
+    told = traces.current().headers()
+    kept = [each for each in headers if each[0] not in _OF_A_TRACE]
+    return [*kept, *((name.encode(), value.encode("latin-1")) for name, value in told.items())]
+
+
 class Relay:
     """Asks the nodes of cells."""
 
@@ -64,10 +77,7 @@ class Relay:
         for cell in cells:
             for node in cell.usable()[:_NODES_MAX]:
                 try:
-                    answer = await node.upstream.send(sent)
-                    if not is_repeatable:
-                        sent.let_go()
-                    await answer.read_head()
+                    answer = await self._ask_node(cell, node, sent, is_repeatable=is_repeatable)
                     metrics.ROUTED.labels(cell.name, "answered").inc()
                     return answer
                 except Unreached as error:
@@ -80,6 +90,16 @@ class Relay:
                     if not is_repeatable:
                         raise _unanswered() from error
         raise _unanswered() if is_sent else away()
+
+    async def _ask_node(self, cell: CellState, node: Node, sent: Sent, *, is_repeatable: bool) -> CellAnswer:
+        """Returns the answer of a node, once its head has come. Raises Unreached, Broken."""
+        with traces.span(f"ask {cell.name}", {"antiphon.cell": cell.name}, kind="client") as span:
+            answer = await node.upstream.send(replace(sent, headers=traced(sent.headers)))
+            if not is_repeatable:
+                sent.let_go()
+            await answer.read_head()
+            span.note({"http.response.status_code": answer.status})
+            return answer
 
 
 def away() -> ClientError:

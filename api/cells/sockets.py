@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
+from starlette.datastructures import Headers as SocketHeaders
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 from uvicorn.protocols.utils import ClientDisconnected
@@ -18,14 +19,15 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from api.cells.fleet import CellState, Fleet, Node
 from api.cells.naming import Named
-from api.cells.relay import away, passed_on
+from api.cells.relay import away, passed_on, traced
 from api.cells.upstream import VIA, Headers
 from api.door import SOCKET_PATH
 from api.errors import RETRY_AFTER, ClientError, invalid_value, refuse
 from api.held_bodies import Bodies, BodiesFull
 from api.socket_messages import error_message, lane_member, text_message
 from api.socket_protocol import RESTARTING, SocketProtocol, socket_of
-from shared import metrics
+from api.traced import told_by
+from shared import metrics, traces
 from shared.settings import Settings
 
 _OF_THE_HANDSHAKE = (b"sec-websocket-", b"host", b"origin", b"content-length")
@@ -106,14 +108,17 @@ class SocketRelay:
 
     async def _reach(self, passing: "_Passing", cells: Sequence[CellState]) -> None:
         """Connects to a node of the first cell that has one. Raises ClientError."""
-        for cell in cells:
-            for node in cell.usable():
-                if (connection := await self._connect(node, passing.scope)) is not None:
-                    metrics.ROUTED.labels(cell.name, "answered").inc()
-                    passing.begin(cell.name, connection)
-                    return
-                metrics.ROUTED.labels(cell.name, "unreached").inc()
-        raise away()
+        parent = told_by(SocketHeaders(scope=passing.scope))
+        with traces.span("WS /v1/responses", kind="server", parent=parent) as span:
+            for cell in cells:
+                for node in cell.usable():
+                    if (connection := await self._connect(node, passing.scope)) is not None:
+                        metrics.ROUTED.labels(cell.name, "answered").inc()
+                        span.note({"antiphon.cell": cell.name})
+                        passing.begin(cell.name, connection)
+                        return
+                    metrics.ROUTED.labels(cell.name, "unreached").inc()
+            raise away()
 
     async def _connect(self, node: Node, scope: Scope) -> ClientConnection | None:
         """Returns None if another node may be asked. Raises ClientError for what all would refuse."""
@@ -201,5 +206,5 @@ class _Passing:
 
 
 def _headers_of(headers: Headers) -> list[tuple[str, str]]:
-    kept = [each for each in passed_on(headers) if not each[0].startswith(_OF_THE_HANDSHAKE)]
+    kept = [each for each in traced(passed_on(headers)) if not each[0].startswith(_OF_THE_HANDSHAKE)]
     return [(key.decode("latin-1"), value.decode("latin-1")) for key, value in [*kept, VIA]]

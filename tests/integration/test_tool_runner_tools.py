@@ -21,6 +21,7 @@ from shared.open_telemetry import OtlpTracer
 from shared.responses import HttpError, LeftOutTool, McpProtocolError, McpToolExecutionError, ServerSecrets
 from shared.settings import Settings
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
+from shared.tracer import TraceContext
 from tests.integration.mcp_servers import ODD_NAMES, serving_http, stdio_entry
 from tests.patience import PATIENCE_S, until
 from tool_runner import servers
@@ -397,14 +398,16 @@ async def test_a_server_over_http_is_told_which_trace_its_call_belongs_to(caller
     exporter = InMemorySpanExporter()
     traces.use(OtlpTracer.through(SimpleSpanProcessor(exporter), "tool_runner"))
     try:
-        with traces.span("run_tool"):
+        with traces.span("run_tool", parent=TraceContext("00-" + "3" * 32 + "-" + "4" * 16 + "-01", "a=1")):
             here = traces.current()
             outcome = await caller.call("show_header", {"name": "traceparent"}, url)
+            state = await caller.call("show_header", {"name": "tracestate"}, url)
             own = ServerSecrets({"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01"})
             clients = await caller.call("show_header", {"name": "traceparent"}, url, secrets=own)
     finally:
         traces.stop()
-    assert outcome.result == ToolOutput(here)
+    assert outcome.result == ToolOutput(here.parent)
+    assert state.result == ToolOutput("a=1")
     assert clients.result == ToolOutput(own.headers["traceparent"])
     untraced = await caller.call("show_header", {"name": "traceparent"}, url)
     assert untraced.result == ToolOutput("(none)")

@@ -11,7 +11,9 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec import UNSET, UnsetType
 from openai import OpenAI
 from openai.types.webhooks import ResponseCancelledWebhookEvent
 
@@ -34,6 +36,7 @@ from shared.store.redis.joint_scripts import StoreCall
 from shared.store.webhooks import outbox
 from shared.store.webhooks.outbox import Outbox, OutboxEntry, Rooms
 from shared.tenants_file import Roster, Webhook
+from shared.trace_origin import TraceOrigin
 from tests.edges import NOWHERE, serving
 from tests.patience import PATIENCE_S, until
 from tests.requests import make_request
@@ -56,10 +59,11 @@ async def create(
     settings: Settings,
     tenant: str = "acme",
     webhooks: Sequence[str] = ("main",),
+    trace: TraceOrigin | UnsetType = UNSET,
     **fields: Any,
 ) -> ResponseKey:
     """Accepts a response whose end the webhooks of its tenant with these names deliver."""
-    request = make_request("Hello", background=True, **fields)
+    request = msgspec.structs.replace(make_request("Hello", background=True, **fields), trace=trace)
     key = ResponseKey(tenant, request.response.id)
     await response_store.create(redis, settings, replace(NewResponse.of(key, request, {}), webhooks=webhooks))
     return key

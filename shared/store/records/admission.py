@@ -137,6 +137,8 @@ class NewResponse:
     """Its metadata, as the index names it (`shared/heads.py`)."""
     prefix: str = ""
     """Hex digest of its `prompt_cache_key`, or "" if it has none."""
+    trace: str = ""
+    """The trace that it belongs to, a TraceContext, for those who deliver its end; '' without traces."""
 
     @property
     def kept_bytes(self) -> int:
@@ -162,7 +164,10 @@ class NewResponse:
         tokens = max(1, prompt_bytes // _TOKEN_BYTES) + (response.max_output_tokens or 0)
         head = msgspec.json.encode(ResponseHead.of(response)) if stored else b""
         made = replace(made, tokens=tokens, tier=served_tier(response.service_tier), head=head)
-        return replace(made, members=name_members(response.metadata), prefix=_prefix_of(response))
+        trace = str(request.trace.context) if request.trace else ""
+        return replace(
+            made, members=name_members(response.metadata), prefix=_prefix_of(response), trace=trace
+        )
 
 
 def _prefix_of(response: Response) -> str:

@@ -8,7 +8,8 @@
 -- `channel`: where the first entries are published, if somebody is to follow them; '' if nobody is. `listeners` are those
 -- who were subscribed by then, and so miss nothing.
 -- `tokens`: what is counted against the limit a minute until the response has ended; the limits are 0 if there are none.
--- `webhooks`: the names of those that deliver the end of the response; '' if none does.
+-- `webhooks`: the names of those that deliver the end of the response; '' if none does. `trace`: the one that they continue;
+-- '' if there is none.
 -- `head`: what a list shows of it; '' if it is not stored. `members`: of its metadata, as `listed.lua` has them.
 -- `affinity_ms`: how long it may be kept for the worker that has its prefix in cache; 0: not at all.
 -- `prefix`: the key that names the worker that has begun the last response with its `prompt_cache_key`; '' if it has none.
@@ -17,7 +18,7 @@
 --      held held_bytes conversation readers rate listed
 -- ARGV member response_id job_id job ttl_ms# queue_depth_max# open_max# ring_again_ms#
 --      request store background sealed_secrets body_digest renews idempotency_ttl_ms# bytes# bytes_max# format place
---      reader reader_ttl_ms# tokens# requests_per_minute# tokens_per_minute# webhooks channel
+--      reader reader_ttl_ms# tokens# requests_per_minute# tokens_per_minute# webhooks trace channel
 --      head members listed_ttl_ms# listed_max# flow turn_cost#
 --      affinity_ms# affinity_margin# bell_pattern prefix frame…
 -- -> {'ok', listeners, requests_left, requests_whole_in_ms, tokens_left, tokens_whole_in_ms} | {'exists'} | {'full', depth} | {'busy', open} | {'heavy', bytes}
@@ -66,6 +67,7 @@ if tokens_per_minute > 0 then
   note('tokens_per_minute', tokens_per_minute)
 end
 if webhooks ~= '' then note('webhooks', webhooks) end
+if webhooks ~= '' and trace ~= '' then note('trace', trace) end
 if string.sub(flow, -5) == '/flex' then note('turn_cost', turn_cost) end  -- for when it gives way
 if prefix ~= '' then note('prefix', prefix) end
 if head ~= '' then

@@ -200,6 +200,7 @@ def _create_call(settings: Settings, new: NewResponse) -> ScriptCall:
         requests_per_minute=settings.tenant_requests_per_minute_max,
         tokens_per_minute=settings.tenant_tokens_per_minute_max,
         webhooks=" ".join(new.webhooks),
+        trace=new.trace,
         channel=keys.live(key) if new.is_followed else "",
         head=new.head,
         members=new.members,

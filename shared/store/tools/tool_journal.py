@@ -19,6 +19,7 @@ from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
 from shared.store.tools.tool_sessions import state_field
 from shared.tool_calls import ToolIntent, ToolResult, ToolTask
+from shared.tracer import NO_CONTEXT, TraceContext
 
 _SUBMIT, _RESULT = (
     LuaScript("tools/submit", is_confirmed=True),
@@ -44,11 +45,11 @@ async def submit(
     lease: Lease,
     call_index: int,
     task: ToolTask,
-    trace: str = "",
+    trace: TraceContext = NO_CONTEXT,
 ) -> None:
     """Journals the intent and queues the call, in one step, unless that was done before. Raises LeaseLost."""
     job_id = f"{lease.key}:tool:{call_index}"
-    intent = ToolIntent(task, lease.fencing_token, trace)
+    intent = ToolIntent(task, lease.fencing_token, trace.parent, trace.state)
     reply = await redis.run(
         _SUBMIT(
             state=keys.state(lease.key),

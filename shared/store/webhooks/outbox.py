@@ -11,8 +11,10 @@ from typing import Self
 
 from shared.settings import Settings
 from shared.store import keys
+from shared.store.keys import ResponseKey
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import Argument, LuaScript, read_word
+from shared.tracer import TraceContext
 
 _DUE = LuaScript("webhooks/due", allows_full=True)
 # Confirmed: a close that a failover takes back must not have been delivered.
@@ -161,6 +163,13 @@ class Outbox:
     async def claim_unanswered(self) -> Sequence[DeliveryClaim]:
         """Returns what the last claim got, if its reply never came. Raises REDIS_AWAY."""
         return await self.claim(1, Rooms(1, 1)) if self._is_unanswered else []
+
+    async def read_trace(self, claim: DeliveryClaim) -> TraceContext:
+        """Returns the trace of the response whose end is delivered, if it was accepted with one and still
+        exists. Raises REDIS_AWAY."""
+        state = keys.state(ResponseKey(claim.tenant, claim.entry.response_id))
+        kept = await self._redis.command("HGET", state, "trace")
+        return TraceContext.parse((kept or b"").decode())
 
     async def note_delivered(self, claim: DeliveryClaim) -> None:
         await self._settle(claim)
