@@ -16,6 +16,7 @@ from shared.record_format import RECORD_FORMAT
 from shared.responses import ResponseRequest
 from shared.settings import Settings
 from shared.store import job_queue, keys
+from shared.store.job_queue import Room
 from shared.store.keys import ResponseKey
 from shared.store.log import event_log
 from shared.store.log.appender import Appender
@@ -49,6 +50,7 @@ class Worker:
     stepper: Stepper
 
 
+ROOMY = Room(64, 2**20, 2**20, rings_on=False)
 Answer = ToolOutput | ToolFailure | ToolsListed
 
 
@@ -70,16 +72,16 @@ async def working(
     answer: Callable[[ToolCall | ToolListing], Answer] | None = calculate,
     queues: Sequence[str] = (keys.RESPONSES_QUEUE,),
     *,
-    is_full: bool = False,
+    room: Room = ROOMY,
 ) -> AsyncIterator[Worker]:
     """Yields a worker with everything except a queue, and runs a tool runner that takes results from
-    `answer`; None: it runs none."""
+    `answer`; None: it runs none. `room`: what the worker says that it has."""
     engine = engine or ScriptedEngine(script or Script.load(None))
     await engine.start()
     appender, tools = Appender(redis, settings), RemoteTools(redis, settings)
     stepper = Stepper()
     resources = Resources(
-        settings, redis, appender, engine, tools, lambda: 1_763_769_700, stepper, is_full=lambda: is_full
+        settings, redis, appender, engine, tools, lambda: 1_763_769_700, stepper, room=lambda: room
     )
     ownership = Ownership(resources, queues=queues)
     ownership.start()

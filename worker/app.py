@@ -18,7 +18,7 @@ from shared.ids import new_owner
 from shared.race import race
 from shared.settings import Settings
 from shared.store import job_queue, keys
-from shared.store.job_queue import BytesRoom
+from shared.store.job_queue import BytesRoom, Room
 from shared.store.log.appender import Appender
 from shared.store.owning import draining, fleet, presence
 from shared.store.owning.fleet import AboutWorker, Served
@@ -88,7 +88,7 @@ class _Parts:
             lambda: int(time.time()),
             Stepper(),
             Gathering(settings.flush_budget_ms / 1000),
-            is_full=lambda: parts.room() <= 0,
+            room=lambda: Room(parts.places(), settings.records_bytes_max, parts.bytes_left(), rings_on=False),
         )
         owner, served = new_owner("worker", settings.place), describe_served(settings, engine)
         parts = cls(
@@ -104,10 +104,14 @@ class _Parts:
         )
         return parts
 
-    def room(self) -> int:
+    def places(self) -> int:
         """Returns how many further responses or counts it may take now."""
         free = engine_room(self.resources.engine, self.ownership.running, self.tools.responses)
         return min(self.ownership.room(), free) - self.counter.pending
+
+    def bytes_left(self) -> int:
+        """Returns the bytes that further large records may have."""
+        return self.settings.records_bytes_max - self.ownership.large_bytes - self.counter.large_bytes
 
     def about(self) -> AboutWorker:
         settings, running = self.settings, self.ownership.running
@@ -134,7 +138,6 @@ class _Parts:
         ]
 
     def take_work(self) -> Coroutine[Any, Any, None]:
-        bytes_max = self.settings.records_bytes_max
         return job_queue.serve(
             self.settings.redis_url,
             self.served[0].queue,
@@ -142,8 +145,8 @@ class _Parts:
                 "start_response": self.ownership.start_response,
                 "count_input_tokens": self.counter.count_input_tokens,
             },
-            self.room,
-            BytesRoom(bytes_max, lambda: bytes_max - self.ownership.large_bytes - self.counter.large_bytes),
+            self.places,
+            BytesRoom(self.settings.records_bytes_max, self.bytes_left),
             self.ownership.claim,
         )
 

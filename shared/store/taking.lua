@@ -22,6 +22,10 @@ local function weigh(job_id, room)
   return bytes >= room.large_bytes and bytes or 0
 end
 
+local function has_room(bytes, bytes_left, bytes_max)
+  return bytes == 0 or bytes <= bytes_left or bytes_left >= bytes_max
+end
+
 -- Returns what is before all turns and not locked, and the number of locked jobs.
 local function look_at_front(queue, scan_max)
   local front, locked = {}, 0
@@ -84,7 +88,7 @@ local function choose_jobs(queue, takers, now, room)
 
   local function choose(job_id)
     local bytes = weigh(job_id, room)
-    if bytes > 0 and (left_for_bytes == 1 or bytes > bytes_left and bytes_left < room.bytes_max) then
+    if bytes > 0 and left_for_bytes == 1 or not has_room(bytes, bytes_left, room.bytes_max) then
       left_for_bytes = 1
       return false
     end

@@ -17,6 +17,7 @@ from shared.context_length import TOO_LONG
 from shared.in_turn import UnmadeCall
 from shared.responses import ResponseError
 from shared.service_tiers import served_tier
+from shared.store.job_queue import bytes_of_large
 from shared.store.log.unshown import pack_unshown
 from shared.store.owning.giving_way import give_way
 from shared.store.owning.lease import Lease
@@ -181,13 +182,14 @@ class Attempt:
             raise Hopeless(ResponseError("invalid_prompt", missing))
 
     async def _give_way(self) -> None:
-        """Hands a `flex` response over while others wait for its place. An attempt that has made no turn yet
-        keeps it, so that each makes one. Raises LeaseLost."""
-        tier = self.record.request.response.service_tier
-        if served_tier(tier) != "flex" or not self.generation.has_generated or not self.resources.is_full():
+        """Hands a `flex` response over while others wait for its place, or for its bytes. An attempt that has
+        made no turn yet keeps it, so that each makes one. Raises LeaseLost."""
+        tier, room = self.record.request.response.service_tier, self.resources.room()
+        if served_tier(tier) != "flex" or not self.generation.has_generated:
             return
-        await self.writer.flush()
-        await give_way(self.resources.redis, self.resources.settings, self.lease, tier)
+        if room.count_max <= 0 or bytes_of_large(self.record.size):
+            await self.writer.flush()
+            await give_way(self.resources.redis, self.resources.settings, self.lease, tier, room)
 
     def _note_turn(self, begin: int, awaited: Sequence[Awaited]) -> None:
         """Notes how the calls of a turn stand, whose first item has the output_index `begin`."""

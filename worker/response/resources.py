@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shared.settings import Settings
+from shared.store.job_queue import Room
 from shared.store.log.appender import Appender
 from shared.store.redis.client import RedisClient
 from worker.engines.protocol import Engine
@@ -25,8 +26,8 @@ class Resources:
     stepper: Stepper = field(default_factory=Stepper)
     gathering: Gathering = field(default_factory=lambda: Gathering(0.0))
     meter: Meter = field(default_factory=Meter)
-    is_full: Callable[[], bool] = lambda: False
-    """The worker can take nothing more."""
+    room: Callable[[], Room] = lambda: Room(1, 0, 0, rings_on=False)
+    """What the worker has room for."""
 
     @property
     def context_tokens_max(self) -> int:

@@ -6,7 +6,7 @@ Owns the exchange with Redis; `worker/response/attempt.py` owns when it is asked
 from shared.service_tiers import served_tier, turn_cost
 from shared.settings import Settings
 from shared.store import keys
-from shared.store.job_queue import response_job
+from shared.store.job_queue import Room, response_job
 from shared.store.owning.lease import Lease, LeaseLost
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript, read_word
@@ -14,8 +14,9 @@ from shared.store.redis.scripts import LuaScript, read_word
 _GIVE_WAY = LuaScript("owning/give_way", is_confirmed=True)
 
 
-async def give_way(redis: RedisClient, settings: Settings, lease: Lease, tier: str) -> None:
-    """Returns if nobody waits that comes before a response of this tier, which is `flex`.
+async def give_way(redis: RedisClient, settings: Settings, lease: Lease, tier: str, room: Room) -> None:
+    """Returns if nobody waits that comes before a response of this tier, which is `flex`, and that its owner
+    could take only in its place. `room`: what the owner has room for now.
 
     Otherwise the response waits in the queue; raises LeaseLost then, as if somebody had it already, and
     REDIS_AWAY.
@@ -33,6 +34,11 @@ async def give_way(redis: RedisClient, settings: Settings, lease: Lease, tier: s
             turn_cost=turn_cost(served, settings.tenant_weight),
             ring_again_ms=int(settings.ring_again_s * 1000),
             live_ttl_ms=settings.live_ttl_s * 1000,
+            count_max=room.count_max,
+            bytes_max=room.bytes_max,
+            bytes_left=room.bytes_left,
+            large_bytes=room.large_bytes,
+            state_pattern=keys.STATE_PATTERN,
         )
     )
     outcome = read_word(reply, "given", "kept", "lost")
