@@ -21,6 +21,7 @@ from admin.command_line import make_parser
 from admin.commands import Admin, CannotBeDone, read_tenants
 from admin.printing import plain, plain_json
 from shared.frames import data_of
+from shared.logs import words_of
 from shared.process import FAILED, MISUSED, describe_unreadable
 from shared.redis_url import redact
 from shared.settings import Settings
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         return _refuse(str(error), FAILED)
     except REDIS_AWAY as away:
         where = redact(settings.redis_url)
-        return _refuse(f"Redis at {where} is unavailable: {str(away) or 'no answer in time'}", FAILED)
+        return _refuse(f"Redis at {where} is unavailable: {words_of(away)}", FAILED)
     except REDIS_REFUSES as refusal:
         return _refuse(f"Redis at {redact(settings.redis_url)} refuses: {refusal}", FAILED)
     except _Unwritten as unwritten:

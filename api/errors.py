@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 
 from shared.context_length import TOO_LONG, TOO_LONG_PARAM
+from shared.logs import words_of
 from shared.responses import Dialect
 from shared.store.records.admission import ConversationLocked, KeyReused, QueueFull, TenantBusy
 from shared.store.records.token_count import CountUnanswered, ListingUnanswered
@@ -356,7 +357,7 @@ async def _refuse_second(_request: Request, _error: Exception) -> Response:
 
 
 async def _defer_away(request: Request, error: Exception) -> Response:
-    reason = str(error) or type(error).__name__
+    reason = words_of(error)
     _log.warning("%s: Redis is unavailable (%s)", _place_of(request), reason)
     message = "The storage behind this service cannot be reached. Try again later."
     return envelope(503, message, "service_unavailable", None, RETRY_AFTER)

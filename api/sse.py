@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from api.answer import Wire
 from api.errors import NodeEnding, StreamCut
 from api.hub import LogGone, LogShorter
+from shared.logs import words_of
 from shared.setting_types import KeepAliveForm
 from shared.settings import Settings
 from shared.store.redis.connections import REDIS_AWAY
@@ -171,4 +172,4 @@ async def _until_lost(frames: AsyncGenerator[bytes, None], first: bytes) -> Asyn
         except LogShorter as last:
             raise StreamCut(f"its log ends at {last}, before the cursor") from None
         except REDIS_AWAY as away:
-            raise StreamCut(f"Redis is unavailable ({away})") from None
+            raise StreamCut(f"Redis is unavailable ({words_of(away)})") from None

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from local import record
 from local.cluster import Cluster
 from local.seal_key import keep_seal_key
 
@@ -26,13 +27,17 @@ class Cells:
         self._clusters = {
             str(number): replace(
                 pattern,
-                data=pattern.data / f"cell-{number}",
+                data=record.folder_of_cell(pattern.data, str(number)),
                 port=0,
                 settings={**pattern.settings, "ANTIPHON_CELL": str(number)},
                 metrics_port=pattern.metrics_port and pattern.metrics_port + 1 + number * of_a_cell,
             )
             for number in range(count)
         }
+
+    @property
+    def data(self) -> Path:
+        return self._pattern.data
 
     @property
     def _running(self) -> list[Cluster]:
@@ -57,6 +62,11 @@ class Cells:
     def consoles(self) -> list[str]:
         """The addresses of the cells' consoles, with their keys."""
         return [address for cluster in self._clusters.values() for address in cluster.consoles]
+
+    @property
+    def metrics_ports(self) -> list[int]:
+        """Where the router and the processes of all cells serve their metrics."""
+        return [port for cluster in self._running for port in cluster.metrics_ports]
 
     @property
     def logs(self) -> Path:

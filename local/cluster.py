@@ -103,6 +103,11 @@ class Cluster:
         return [f"{self.urls[0]}/console#{self._console_key}"]
 
     @property
+    def metrics_ports(self) -> list[int]:
+        """Where processes serve their metrics; empty if none does."""
+        return [port for keeper in self._keepers if (port := _metrics_port_of(keeper.role)) is not None]
+
+    @property
     def logs(self) -> Path:
         return self.data / "logs"
 
@@ -263,10 +268,12 @@ class Cluster:
         for keeper in self._keepers:
             role = keeper.role
             pid, started = keeper.identity or (None, None)
-            metrics = int(role.environment.get("ANTIPHON_METRICS_PORT", 0)) or None
             log = str(role.log)
             roles.append(
-                RoleRecord(role.kind, role.number, pid, started, role.port, log, keeper.restarts, metrics)
+                RoleRecord(
+                    *(role.kind, role.number, pid, started, role.port, log, keeper.restarts),
+                    metrics_port=_metrics_port_of(role),
+                )
             )
         return ClusterRecord(identify(os.getpid()), self.redis_url, tuple(roles))
 
@@ -295,6 +302,10 @@ class Cluster:
         for task in self._tasks.values():
             if task.done():
                 task.result()
+
+
+def _metrics_port_of(role: Role) -> int | None:
+    return int(role.environment.get("ANTIPHON_METRICS_PORT", 0)) or None
 
 
 def end_leftovers(data: Path) -> None:

@@ -51,6 +51,10 @@ def main(arguments: list[str]) -> int:
 def run_up(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     if chosen.port and chosen.port + chosen.apis - 1 > 65_535:
         parser.error(f"argument --port: {chosen.apis} API nodes from {chosen.port} on exceed port 65535")
+    if chosen.metrics_port and chosen.metrics_port + _count_processes(chosen) - 1 > 65_535:
+        parser.error(
+            f"argument --metrics-port: from {chosen.metrics_port} on, the processes exceed port 65535"
+        )
     if chosen.script is not None and not chosen.script.is_file():
         parser.error(f"argument --script: there is no file {chosen.script}")
     settings = read_settings(parser, chosen)
@@ -73,6 +77,12 @@ def run_up(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     running = Cells(cluster, chosen.cells) if chosen.cells > 1 else cluster
     asyncio.run(run_until_signalled(running, ends_with_parent=chosen.end_with_parent))
     return 0
+
+
+def _count_processes(chosen: argparse.Namespace) -> int:
+    """Returns how many processes may have metrics: of each cell, and the router in front of several."""
+    of_a_cell = chosen.apis + chosen.workers + chosen.tool_runners + 1  # one may deliver webhooks
+    return int(chosen.cells * of_a_cell + (chosen.cells > 1))
 
 
 def read_settings(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> dict[str, str]:
@@ -123,8 +133,8 @@ def _add_up(up: argparse.ArgumentParser) -> None:
         type=make_range(0, 65_535),
         default=0,
         metavar="P",
-        help="each process serves its metrics for Prometheus, on 127.0.0.1:P, P+1, …; `python -m local "
-        "status` shows which where (default: none does)",
+        help="each process, of each cell, serves its metrics for Prometheus, on 127.0.0.1:P, P+1, …; "
+        "`python -m local status` shows which where (default: none does)",
     )
     up.add_argument("--apis", type=count, default=1, metavar="N", help="API nodes (default: 1)")
     up.add_argument(

@@ -103,6 +103,17 @@ def read(data: Path) -> ClusterRecord | None:
         raise ValueError(f"{data / 'cluster.json'} is not a cluster's record: {error}") from None
 
 
+def folder_of_cell(data: Path, name: str) -> Path:
+    """Returns the data folder of a cell, within that of its router."""
+    return data / f"cell-{name}"
+
+
+def cells_in(data: Path) -> dict[str, Path]:
+    """Returns the data folders of the cells that have been run behind the router of this folder."""
+    folders = sorted(data.glob("cell-*"))
+    return {folder.name.removeprefix("cell-"): folder for folder in folders}
+
+
 def erase(data: Path) -> None:
     path_in(data).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""`python -m local status`: shows what runs in a data folder, as a table.
+"""`python -m local status`: shows what runs in a data folder, as a table, and that of each cell of a router.
 
 Only reads; ends and repairs nothing.
 """
@@ -23,6 +23,15 @@ def show(data: Path) -> int:
     if found is None:
         print(f"no cluster runs in {data}")
         return 1
+    codes = [_show(found)]
+    if any(role.kind == "router" for role in found.roles):
+        for name, folder in record.cells_in(data).items():
+            print(f"\ncell {name}, in {folder}")
+            codes.append(show(folder))
+    return max(codes)
+
+
+def _show(found: ClusterRecord) -> int:
     rows = [_make_row(role) for role in found.roles]
     print("\n".join(lay_out([_HEAD, *rows])))
     return _judge(found)
@@ -31,7 +40,10 @@ def show(data: Path) -> int:
 def _judge(found: ClusterRecord) -> int:
     alive = [role.name for role in found.roles if role.identity and is_running(role.identity)]
     if is_running(found.launcher):
-        print(f"launcher {found.launcher.pid} runs; Redis at {redact(found.redis_url)}")
+        where = (
+            f"Redis at {redact(found.redis_url)}" if found.redis_url else "each cell has a Redis of its own"
+        )
+        print(f"launcher {found.launcher.pid} runs; {where}")
         return 0 if len(alive) == len(found.roles) else 1
     print(f"launcher {found.launcher.pid} is gone without ending its roles")
     if alive:

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from local.cells import Cells
 from local.cluster import Cluster
+from local.ports import HOST
 from local.seed import make_curl
 
 _REPORT_INTERVAL_S = 10.0
@@ -76,6 +77,9 @@ def _announce(cluster: Cluster | Cells) -> None:
     report("here a request's server_url may lead to this machine; elsewhere ANTIPHON_EGRESS_NETWORKS decides")
     for address in cluster.consoles:
         report(f"the console is {address}")
+    if ports := cluster.metrics_ports:
+        whose = f"`python -m local status --data {cluster.data}` says whose is where"
+        report(f"metrics are on http://{HOST}:{min(ports)}/metrics to {max(ports)}; {whose}")
     report(f"logs are in {cluster.logs}; Ctrl-C ends everything; try:\n\n{make_curl(cluster.urls[0])}\n")
 
 

@@ -60,13 +60,25 @@ def _no_trace() -> str:
     return ""
 
 
+def words_of(error: BaseException) -> str:
+    """Returns what an error says; for one that says nothing, what it means or else its class."""
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+
+
 class WithSubject(logging.Filter):
-    """Adds to each record what its task works for: the fields that `FIELDS` names, if there are any."""
+    """Adds to each record what its task works for: the fields that `FIELDS` names, if there are any.
+
+    Gives words to errors in its message that have none, as a TimeoutError.
+    """
 
     read_trace_id: Callable[[], str] = staticmethod(_no_trace)
     """Returns the id of the trace that the current task works in; set if there are traces."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                words_of(each) if isinstance(each, BaseException) else each for each in record.args
+            )
         subject = _subject.get()
         if subject is not None:
             record.response_id, record.tenant = subject.response_id, subject.tenant

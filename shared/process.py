@@ -99,5 +99,5 @@ async def _with_signals(run: Callable[[asyncio.Event], Coroutine[Any, Any, None]
 
 
 def _refuse(role: str, error: Exception, code: int) -> int:
-    print(f"{role}: {error}", file=sys.stderr)  # noqa: T201  a command reports its errors on stderr
+    print(f"{role}: {logs.words_of(error)}", file=sys.stderr)  # noqa: T201  a command reports its errors on stderr
     return code

@@ -28,6 +28,7 @@ from api.socket_messages import error_message, lane_member, text_message
 from api.socket_protocol import RESTARTING, SocketProtocol, socket_of
 from api.traced import told_by
 from shared import metrics, traces
+from shared.logs import words_of
 from shared.settings import Settings
 
 _OF_THE_HANDSHAKE = (b"sec-websocket-", b"host", b"origin", b"content-length")
@@ -144,7 +145,7 @@ class SocketRelay:
             message = "The node that was asked accepts no WebSocket. Use HTTP."
             raise ClientError(status, message, "websocket_not_supported") from error
         except (OSError, TimeoutError, InvalidHandshake) as error:
-            _log.warning("node %s accepts no WebSocket: %s", node.url, str(error) or "no answer in time")
+            _log.warning("node %s accepts no WebSocket: %s", node.url, words_of(error))
             return None
 
 

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from shared.logs import words_of
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 _READ_BYTES = 64 * 1024
@@ -187,7 +189,7 @@ class CellAnswer:
                 raise Broken("the connection was closed")
             self._parser.feed_data(data)
         except (OSError, httptools.HttpParserError) as error:
-            raise Broken(str(error) or type(error).__name__) from error
+            raise Broken(words_of(error)) from error
         return len(data)
 
     def close(self) -> None:
@@ -227,7 +229,7 @@ class Upstream:
                 await connection.write(sent.head(), sent.body)
         except (OSError, TimeoutError) as error:
             connection.close()
-            raise Broken(str(error) or type(error).__name__) from error
+            raise Broken(words_of(error)) from error
         except BaseException:
             connection.close()
             raise

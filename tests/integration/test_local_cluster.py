@@ -6,11 +6,13 @@ ones.
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from local.supervisor import DeadOnArrival
 from local.valkey import Valkey, is_serving, read_port, write_configuration
 from shared.store.redis.client import RedisClient
 from tests.patience import PATIENCE_S, wait_until
+from tests.running import find_free_row
 
 API = """
     import http.server, json, os, sys
@@ -420,6 +423,34 @@ def find_descendants(pid: int) -> list[Identity]:
         rest += children.get(rest.pop(), [])
         found += [child for child in rest if child not in found]
     return [identify(child) for child in found]
+
+
+@pytest.mark.slow
+def test_of_two_cells_every_process_tells_its_metrics_where_status_says(data: Path) -> None:
+    ports = ("--port", "0", "--metrics-port", str(find_free_row(9)))
+    launcher = Launcher(ROOT, "up", "--cells", "2", *ports, "--data", str(data))
+    try:
+        assert launcher.read_ready_line().startswith("ready "), launcher.finish()
+        status = Launcher(ROOT, "status", "--data", str(data)).finish()
+        told = []
+        for folder in (data, data / "cell-0", data / "cell-1"):
+            for role in read_cluster(folder)["roles"]:
+                assert role["log"] in status[1]
+                if role["kind"] != "valkey":
+                    told.append(role_told_at(role["metrics_port"]) == role["kind"])
+        assert (status[0], told) == (0, [True] * 7)
+        redis_urls = [read_cluster(data / f"cell-{name}")["redis_url"] for name in (0, 1)]
+        assert all(f"Redis at {url}\n" in status[1] for url in redis_urls)
+    finally:
+        launcher.process.terminate()
+        _, said = launcher.process.communicate(timeout=PATIENCE_S)
+    assert f"metrics are on http://127.0.0.1:{ports[-1]}/metrics to " in said
+
+
+def role_told_at(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as answer:
+        (found,) = re.findall(r'antiphon_process_info{.*role="(\w+)"}', answer.read().decode())
+    return str(found)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds what the roles started in /proc")

@@ -256,6 +256,7 @@ def test_the_curl_to_try_is_the_seeds_request_at_the_real_port() -> None:
         (["up", "--tool-runners", "65"], "--tool-runners"),
         (["up", "--port", "70000"], "--port"),
         (["up", "--port", "65535", "--apis", "2"], "--port"),
+        (["up", "--metrics-port", "65530", "--cells", "2"], "--metrics-port"),
         (["up", "--engine", "gpt"], "--engine"),
         (["up", "--script", "no such file"], "--script"),
         (["up", "--model", "a/b"], "--model"),

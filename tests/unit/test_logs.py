@@ -138,3 +138,17 @@ def test_a_process_logs_in_the_form_that_is_set(
         root.setLevel(level)
         logging.getLogger("arq").setLevel(quiet)
     assert json.loads(capsys.readouterr().err)["message"] == "here"
+
+
+@as_text
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TimeoutError(), "no answer in time"),
+        (ConnectionResetError(), "ConnectionResetError"),
+        (OSError("x"), "x"),
+    ],
+)
+def test_an_error_without_words_is_given_some(written: Written, error: Exception, said: str) -> None:
+    _log.warning("sweeper: Redis is unavailable (%s)", error)
+    assert written.lines[0].endswith(f"Redis is unavailable ({said})")
