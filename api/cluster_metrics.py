@@ -12,6 +12,7 @@ from shared.store.redis.connections import REDIS_AWAY
 
 _TIERS = ("priority", served_tier(""), "flex", COUNT, figures.REST)
 _GAUGES = (metrics.QUEUE_DEPTH, metrics.QUEUE_AGE, metrics.PRESENT)
+_PLAIN = (metrics.OPEN_RESPONSES, metrics.OUTBOX_DEPTH, metrics.OUTBOX_AGE)
 
 
 async def refresh(redis: RedisClient) -> None:
@@ -21,7 +22,8 @@ async def refresh(redis: RedisClient) -> None:
         found = await figures.read_figures(redis)
     except REDIS_AWAY:
         _clear()
-        metrics.OPEN_RESPONSES.set(float("nan"))
+        for gauge in _PLAIN:
+            gauge.set(float("nan"))
         return
     show(found)
 
@@ -35,6 +37,9 @@ def show(found: ClusterFigures) -> None:
     """Sets the gauges, and forgets what they had."""
     _clear()
     metrics.OPEN_RESPONSES.set(found.open_responses)
+    metrics.OUTBOX_DEPTH.set(found.outbox.deliveries)
+    metrics.OUTBOX_AGE.set(found.outbox.late_s)
+    metrics.DEAD_LETTERS.value = found.outbox.given_up
     for role, count in found.present.items():
         metrics.PRESENT.labels(role).set(count)
     label_of = metrics.Bounded()  # of these: the models of last month must not make today's `other`

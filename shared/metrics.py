@@ -198,6 +198,11 @@ QUEUE_DEPTH = _gauge(_API, "antiphon_queue_depth", "Responses and counts that wa
 QUEUE_AGE = _gauge(_API, "antiphon_queue_oldest_age_seconds", "How long the oldest waits.", MODEL, "tier")
 OPEN_RESPONSES = _gauge(_API, "antiphon_open_responses", "Responses that have not ended, waiting or owned.")
 PRESENT = _gauge(_API, "antiphon_processes", "Processes that are present.", "role")
+OUTBOX_DEPTH = _gauge(_API, "antiphon_webhook_outbox_depth", "Deliveries to webhooks that wait.")
+OUTBOX_AGE = _gauge(
+    _API, "antiphon_webhook_outbox_oldest_age_seconds", "How long the first of them has been due."
+)
+DEAD_LETTERS = _count(_API, "antiphon_webhook_dead_letters", "Deliveries that were given up, by any process.")
 
 # --- API --------------------------------------------------------------------------------------------
 

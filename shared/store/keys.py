@@ -20,6 +20,8 @@ the last one was; `history`: the replication id of the server that answered, whi
 OUTBOXES = "antiphon:{queue}:outbox"
 """Sorted set: the webhooks (`tenant/name`) that have something to deliver, by when (Redis, ms) that may be
 due: never later than it is."""
+GIVEN_UP = f"{OUTBOXES}:given_up"
+"""How many deliveries were given up, of all webhooks (`webhooks/outbox.lua`)."""
 CONFIRMED = "antiphon:{confirmed}"
 """String without meaning, written before a confirmation is requested (`durable_writes`)."""
 MODELS = "antiphon:{presence}:models"

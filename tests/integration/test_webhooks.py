@@ -17,6 +17,7 @@ from msgspec import UNSET, UnsetType
 from openai import OpenAI
 from openai.types.webhooks import ResponseCancelledWebhookEvent
 
+from api import cluster_metrics
 from api.offload import Offload
 from api.tenants import Tenants
 from local.ports import find_free
@@ -28,6 +29,7 @@ from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import closing
 from shared.store.log.archiving import archive_log
+from shared.store.overview.figures import OutboxFigures, read_figures
 from shared.store.records import response_store
 from shared.store.records.admission import NewResponse
 from shared.store.redis.client import RedisClient
@@ -767,3 +769,30 @@ def test_the_command_lists_what_was_given_up_and_says_if_redis_is_away(
     monkeypatch.setenv("ANTIPHON_REDIS_URL", NOWHERE)
     assert main(["dead-letters"]) == 1
     assert "webhooks: " in capsys.readouterr().err
+
+
+async def test_operators_see_how_much_waits_for_how_long_and_what_was_given_up(
+    redis: RedisClient, settings: Settings
+) -> None:
+    assert (await read_figures(redis)).outbox == OutboxFigures()
+    settings = settings.model_copy(update={"webhook_waiting_max": 2, "dead_letters_max": 1})
+    for _ in range(4):
+        await end(redis, settings)
+    sender = Outbox(redis, settings, "w-1")
+    first, _ = await sender.claim(10, EACH)
+    await sender.give_up(first, "HTTP 410")
+    assert (await read_figures(redis)).outbox == OutboxFigures(1, 0.0, 3), "the claimed one is not due"
+    await make_due(redis)
+    await cluster_metrics.refresh(redis)
+    assert value("antiphon_webhook_outbox_depth") == 1
+    assert value("antiphon_webhook_outbox_oldest_age_seconds") > 1e9, "it was due in 1970"
+    assert value("antiphon_webhook_dead_letters_total") == 3
+
+
+async def test_figures_look_at_a_bounded_number_of_webhooks(redis: RedisClient) -> None:
+    members = [part for number in range(1_200) for part in (number, f"t{number}/main")]
+    await redis.transaction(("ZADD", keys.OUTBOXES, *members), ("PEXPIRE", keys.OUTBOXES, 60_000))
+    await redis.command("CONFIG", "RESETSTAT")
+    await read_figures(redis)
+    stats = await redis.command("INFO", "commandstats")
+    assert stats["cmdstat_zcard"]["calls"] < 1_100

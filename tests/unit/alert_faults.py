@@ -71,7 +71,10 @@ FAULTS: dict[str, Fault] = {
         "3m",
     ),
     "AntiphonWebhooksGivenUp": Fault(
-        {'antiphon_webhook_deliveries_total{outcome="given_up"}': "0x4 1x40"}, "3m", "1m"
+        {'antiphon_webhook_dead_letters_total{instance="a"}': "0x4 1x40"}, "3m", "1m"
+    ),
+    "AntiphonWebhooksWait": Fault(
+        {'antiphon_webhook_outbox_oldest_age_seconds{instance="a"}': "0+15x80"}, "11m", "5m"
     ),
     "AntiphonCacheFull": Fault(
         {'antiphon_engine_kv_cache_usage_ratio{instance="a"}': "0.5x4 0.99x80"}, "15m", "5m"

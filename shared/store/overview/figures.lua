@@ -1,13 +1,14 @@
 -- The cluster in a few numbers: what is open, the present processes of each role, and what waits, by queue and tier. Looked
 -- at are the queues of at most `queues_max` names that are served or were lately, and of each at most `flows_max` flows, those
 -- with the next turns; whatever else waits in a queue is its `rest`: further flows, what is before all turns, and what waits
--- for a taker with room for its bytes. Only reads; the cost depends on these two numbers alone.
+-- for a taker with room for its bytes. Of what webhooks have to deliver, at most `webhooks_max` webhooks are looked at, those
+-- with the earliest deliveries. Only reads; the cost depends on these three numbers alone.
 -- `queue`: that of the default model, which is there whatever is served.
--- USES redis/clock
--- KEYS queue models active
--- ARGV queues_max# flows_max# state_pattern presence_pattern role…
--- -> {open, {processes, …}, {{queue, rest, tier, jobs, oldest_ms, …}, …}}; oldest_ms: how long ago the oldest of them was
---     accepted
+-- USES redis/clock webhooks/outbox
+-- KEYS queue models active outboxes given_up
+-- ARGV queues_max# flows_max# webhooks_max# state_pattern presence_pattern role…
+-- -> {open, {processes, …}, {{queue, rest, tier, jobs, oldest_ms, …}, …}, {deliveries, late_ms, given_up}}; oldest_ms: how
+--     long ago the oldest of them was accepted; late_ms: for how long the first of the deliveries has been due
 local now = now_ms()
 
 local function age_of(job_id)
@@ -43,8 +44,15 @@ for _, served in ipairs(redis.call('ZRANGE', models, 0, queues_max - 1, 'REV')) 
     queues[#queues + 1], is_seen[waits] = look_at(waits), true
   end
 end
+local deliveries, due_ms = 0, now
+for _, webhook in ipairs(redis.call('ZRANGE', outboxes, 0, webhooks_max - 1)) do
+  local outbox = outbox_of(outboxes, webhook)
+  deliveries = deliveries + redis.call('ZCARD', outbox)
+  local first = redis.call('ZRANGE', outbox, 0, 0, 'WITHSCORES')
+  if first[2] then due_ms = math.min(due_ms, tonumber(first[2])) end
+end
 local present = {}
 for i = REST, #ARGV do
   present[#present + 1] = redis.call('ZCOUNT', string.format(presence_pattern, ARGV[i]), now, '+inf')
 end
-return {redis.call('ZCARD', active), present, queues}
+return {redis.call('ZCARD', active), present, queues, {deliveries, now - due_ms, tonumber(redis.call('GET', given_up) or 0)}}

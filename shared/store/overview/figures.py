@@ -1,4 +1,4 @@
-"""The cluster in a few numbers, for metrics: what waits, what is open, who is present.
+"""The cluster in a few numbers, for metrics: what waits, is open, is present, and is to be delivered.
 
 Only reads, in one round trip whose cost does not depend on how much there is.
 """
@@ -13,7 +13,7 @@ from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
 
 _FIGURES = LuaScript("overview/figures")
-_QUEUES_MAX, _FLOWS_MAX = 64, 200
+_QUEUES_MAX, _FLOWS_MAX, _WEBHOOKS_MAX = 64, 200, 1_000
 REST = "other"
 """Stands for the tiers of what is not looked at one by one."""
 DEFAULT = "default"
@@ -28,30 +28,46 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class OutboxFigures:
+    """What webhooks have to deliver, and have given up."""
+
+    deliveries: int = 0
+    late_s: float = 0.0
+    """For how long the first of them has been due; 0 if none is."""
+    given_up: int = 0
+    """Ever since; from 0 again if nothing was given up for `dead_letter_retention_s`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterFigures:
     waiting: Mapping[str, Mapping[str, Waiting]]
     """Model -> tier -> what waits."""
     open_responses: int
     present: Mapping[str, int]
     """Role -> processes."""
+    outbox: OutboxFigures = OutboxFigures()
 
 
 async def read_figures(redis: RedisClient) -> ClusterFigures:
     """Raises REDIS_AWAY."""
-    opened, present, queues = await redis.run(
+    opened, present, queues, (deliveries, late_ms, given_up) = await redis.run(
         _FIGURES(
             *ROLES,
             queue=keys.RESPONSES_QUEUE,
             models=keys.MODELS,
             active=keys.ACTIVE,
+            outboxes=keys.OUTBOXES,
+            given_up=keys.GIVEN_UP,
             queues_max=_QUEUES_MAX,
             flows_max=_FLOWS_MAX,
+            webhooks_max=_WEBHOOKS_MAX,
             state_pattern=keys.STATE_PATTERN,
             presence_pattern=keys.presence("%s"),
         )
     )
     waiting = dict(_read_queue(*queue) for queue in queues)
-    return ClusterFigures(waiting, opened, dict(zip(ROLES, present, strict=True)))
+    outbox = OutboxFigures(deliveries, late_ms / 1000, given_up)
+    return ClusterFigures(waiting, opened, dict(zip(ROLES, present, strict=True)), outbox)
 
 
 def _read_queue(queue: bytes, rest: int, *tiers: Any) -> tuple[str, Mapping[str, Waiting]]:

@@ -15,10 +15,14 @@ local function post(outboxes, webhook, entry, due_ms, ttl_ms)
   end
 end
 
+-- The key of how many entries were given up, of all tenants.
+local function given_up_of(outboxes) return outboxes .. ':given_up' end
+
 -- Gives an entry up. `dead_letters` keeps the last `count_max` of its tenant.
-local function bury(dead_letters, webhook, entry, reason, count_max, ttl_ms)
+local function bury(outboxes, dead_letters, webhook, entry, reason, count_max, ttl_ms)
   redis.call('XADD', dead_letters, 'MAXLEN', count_max, '*', 'webhook', webhook, 'entry', entry, 'reason', reason)
-  redis.call('PEXPIRE', dead_letters, ttl_ms)
+  redis.call('INCR', given_up_of(outboxes))
+  for _, key in ipairs({dead_letters, given_up_of(outboxes)}) do redis.call('PEXPIRE', key, ttl_ms) end
 end
 
 -- Posts the end of a response to each webhook in `names`; one whose outbox is full gives it up.
@@ -28,7 +32,7 @@ local function announce_end(outboxes, dead_letters, tenant, names, entry, now, l
     if redis.call('ZCARD', outbox_of(outboxes, webhook)) < limits.waiting_max then
       post(outboxes, webhook, entry, now, limits.ttl_ms)
     else
-      bury(dead_letters, webhook, entry, 'too many wait', limits.dead_max, limits.dead_ttl_ms)
+      bury(outboxes, dead_letters, webhook, entry, 'too many wait', limits.dead_max, limits.dead_ttl_ms)
     end
   end
 end

@@ -7,5 +7,5 @@
 -- -> 'settled' | 'gone'
 if redis.call('ZREM', outbox_of(outboxes, webhook), entry) == 0 then return 'gone' end  -- sent twice, or by another
 if again ~= '' then post(outboxes, webhook, again, now_ms() + due_in_ms, ttl_ms) end
-if reason ~= '' then bury(dead_letters, webhook, entry, reason, dead_max, dead_ttl_ms) end
+if reason ~= '' then bury(outboxes, dead_letters, webhook, entry, reason, dead_max, dead_ttl_ms) end
 return 'settled'
