@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import subprocess
 import sys
@@ -38,7 +39,8 @@ RESTRICTED = {
 }
 NAME = "app.kubernetes.io/name"
 COMPONENT = "app.kubernetes.io/component"
-KEDA = "keda.sh/v1alpha1"
+CUSTOM = ("keda.sh/v1alpha1", "monitoring.coreos.com/v1")
+"""Of operators; Kubernetes's schemas have none of their kinds."""
 KUBERNETES = "1.37"
 METRICS = ("ANTIPHON_METRICS_PORT", "ANTIPHON_METRICS_HOST")
 UNITS = {"m": 2**20, "g": 2**30, "Mi": 2**20, "Gi": 2**30}
@@ -136,7 +138,9 @@ def test_a_router_is_composes_and_reaches_the_api_nodes_of_its_cells_only() -> N
         assert described[kind]["httpGet"] == {"path": "/health", "port": "http"}
     out = resource("components/router", "NetworkPolicy", "router")
     assert admitted(out, "to") == {("api", 8000)}
-    own_rule, others = out["spec"]["egress"][0]["to"]
+    to_nodes, spans = out["spec"]["egress"]
+    assert [spans] == resource("base", "NetworkPolicy", "roles-to-collector")["spec"]["egress"]
+    own_rule, others = to_nodes["to"]
     assert "namespaceSelector" not in own_rule
     assert others["namespaceSelector"] == {"matchLabels": {"antiphon/cell": "true"}}
     into = resource("components/router", "NetworkPolicy", "router-into-api")
@@ -209,27 +213,50 @@ def test_every_image_of_ours_has_the_projects_version(overlay: str) -> None:
 @pytest.mark.parametrize("folder", every_folder())
 def test_what_is_in_a_folder_keeps_to_kubernetess_schema(folder: str) -> None:
     for each in read(folder):
-        if each["apiVersion"] != KEDA:
+        if each["apiVersion"] not in CUSTOM:
             is_patch = each["kind"] == "Deployment" and "selector" not in each["spec"]
             check({**each, "spec": {**each["spec"], "selector": {}}} if is_patch else each)
 
 
-@cache
 def merge(overlay: str) -> list[dict[str, Any]]:
+    return merged(FOLDER / "overlays" / overlay)
+
+
+@cache
+def merged(folder: Path) -> list[dict[str, Any]]:
     """What `kubectl apply -k` would apply."""
     kubectl = Path(sys.executable).parent / "kubectl"
     if not kubectl.exists():
         pytest.skip("`make env` installs kubectl")
-    command = [str(kubectl), "kustomize", str(FOLDER / "overlays" / overlay)]
-    merged = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
-    return list(YAML(typ="safe", pure=True).load_all(merged))
+    command = [str(kubectl), "kustomize", str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    assert ran.returncode == 0, ran.stderr
+    return list(YAML(typ="safe", pure=True).load_all(ran.stdout))
+
+
+def merge_own(folder: Path, overlay: str, *components: str) -> list[dict[str, Any]]:
+    """An operator's own overlay: one of ours, and components that are in none."""
+    plan = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "antiphon",
+        "resources": [os.path.relpath(FOLDER / "overlays" / overlay, folder)],
+        "components": [os.path.relpath(FOLDER / "components" / name, folder) for name in components],
+    }
+    (folder / "kustomization.yaml").write_text(json.dumps(plan))
+    return merged(folder)
+
+
+def test_the_metrics_of_an_overlay_can_be_given_to_the_prometheus_operator(tmp_path: Path) -> None:
+    added = [each for each in merge_own(tmp_path, "gpu", "pod-monitor") if each not in merge("gpu")]
+    assert [(each["kind"], each["metadata"]["namespace"]) for each in added] == [("PodMonitor", "antiphon")]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_is_merged_into_what_keeps_to_the_schema(overlay: str) -> None:
     found = merge(overlay)
     for each in found:
-        if each["apiVersion"] != KEDA:
+        if each["apiVersion"] not in CUSTOM:
             check(each)
     (worker,) = (
         each for each in found if (each["kind"], each["metadata"]["name"]) == ("Deployment", "worker")

@@ -15,6 +15,9 @@ from tests.patience import PATIENCE_S
 from tests.unit.alert_faults import FAULTS
 
 FOLDER = Path(__file__).parents[2] / "deploy/observability"
+KUBERNETES = FOLDER.parent / "kubernetes"
+SERVICES = ("api", "worker", "tool-runner", "webhooks")
+PORT = "__meta_kubernetes_pod_container_port_name"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text())
 RULES = [
     rule
@@ -33,6 +36,10 @@ needs_promtool = pytest.mark.skipif(
 NAME = re.compile(r"\b((?:antiphon|gen_ai|mcp|process)_[a-z_]+)")
 SELECTED = re.compile(r"(\w+)\{([^}]*)\}")
 GROUPED = re.compile(r"by \(([^)]*)\)")
+
+
+def read_yaml(path: Path) -> list[dict[str, Any]]:
+    return list(YAML(typ="safe", pure=True).load_all(path.read_text()))
 
 
 def base_of(name: str) -> str:
@@ -72,9 +79,50 @@ def test_prometheus_asks_the_services_of_compose_on_the_ports_that_they_open() -
     }
     assert opened == dict.fromkeys(found["names"], str(found["port"]))
     assert {services[name]["environment"]["ANTIPHON_METRICS_HOST"] for name in opened} == {"0.0.0.0"}
-    assert f'job="{job["job_name"]}"' == 'job="$job"'.replace(
-        "$job", DASHBOARD["templating"]["list"][1]["query"]
-    )
+
+
+def test_the_job_is_called_as_the_alerts_and_the_dashboard_expect() -> None:
+    (monitor,) = read_yaml(KUBERNETES / "components/pod-monitor/pod-monitor.yaml")
+    (pod,) = (each for each in read_yaml(KUBERNETES / "base/api.yaml") if each["kind"] == "Deployment")
+    labels = pod["spec"]["template"]["metadata"]["labels"]
+    jobs = {labels[monitor["spec"]["jobLabel"]], DASHBOARD["templating"]["list"][1]["query"]}
+    for name in ("prometheus.yml", "prometheus-kubernetes.yml"):
+        (config,) = read_yaml(FOLDER / name)
+        jobs |= {job["job_name"] for job in config["scrape_configs"]}
+    jobs |= {name for rule in RULES for name in re.findall(r'job="(\w+)"', rule["expr"])}
+    assert jobs == {"antiphon"}
+
+
+def test_the_pods_of_every_role_are_found_and_no_others() -> None:
+    """By the operator's PodMonitor, and by the relabelling of a Prometheus of one's own."""
+    (monitor,) = read_yaml(KUBERNETES / "components/pod-monitor/pod-monitor.yaml")
+    (config,) = read_yaml(FOLDER / "prometheus-kubernetes.yml")
+    (job,) = config["scrape_configs"]
+    kept = next(rule for rule in job["relabel_configs"] if rule["action"] == "keep")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    for path in sorted(KUBERNETES.rglob("*.yaml")):
+        for each in read_yaml(path):
+            template = each.get("spec", {}).get("template", {})
+            if "metadata" not in template:
+                continue
+            labels = template["metadata"]["labels"]
+            (container,) = template["spec"]["containers"]
+            named = {port["name"] for port in container.get("ports", ())}
+            selects = monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+            by_monitor = selects and endpoint["port"] in named
+            values = {
+                "__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", name): value
+                for name, value in labels.items()
+            }
+            by_config = any(
+                re.fullmatch(
+                    kept["regex"],
+                    ";".join({**values, PORT: name}.get(label, "") for label in kept["source_labels"]),
+                )
+                for name in named
+            )
+            is_ours = labels["app.kubernetes.io/component"] in (*SERVICES, "router")
+            assert (by_monitor, by_config) == (is_ours, is_ours), path
 
 
 def test_the_dashboard_shows_every_metric() -> None:
@@ -130,6 +178,18 @@ def test_an_alert_fires_when_its_fault_is_told_and_not_before(tmp_path: Path) ->
 def test_prometheus_can_read_it(check: tuple[str, str]) -> None:
     kind, name = check
     run_promtool("check", kind, str(FOLDER / name))
+
+
+@needs_promtool
+def test_prometheus_can_read_the_relabelling_of_pods(tmp_path: Path) -> None:
+    """Debian's Prometheus is built without the discovery of pods, so that something else stands for it."""
+    (config,) = read_yaml(FOLDER / "prometheus-kubernetes.yml")
+    (job,) = config["scrape_configs"]
+    assert [found["role"] for found in job.pop("kubernetes_sd_configs")] == ["pod"]
+    config["rule_files"] = [str(FOLDER / name) for name in config["rule_files"]]
+    asked = tmp_path / "config.json"
+    asked.write_text(json.dumps(config))
+    run_promtool("check", "config", str(asked))
 
 
 def run_promtool(*arguments: str) -> None:
