@@ -23,6 +23,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp.shared.message import SessionMessage
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
+from pydantic import ValidationError
 
 from shared.egress import NotAllowed
 from shared.responses import HttpError, McpProtocolError
@@ -39,6 +40,7 @@ from tool_runner.mcp_client import (
     as_server_failures,
     read_refusal,
 )
+from tool_runner.mended_text import mend
 from tool_runner.passages import IncomingPassage, JoinedPassage
 from tool_runner.servers import HttpServer, StdioServer
 from tool_runner.unjudged import Unjudged
@@ -352,7 +354,7 @@ async def _watched(
 
 
 class _WatchedStream(IncomingPassage):
-    """Sets `has_ended` when there will be no more messages."""
+    """Sets `has_ended` when there will be no more messages. Reads lines that hold half a character."""
 
     def __init__(self, stream: Any, has_ended: asyncio.Event) -> None:
         super().__init__(stream)
@@ -360,7 +362,20 @@ class _WatchedStream(IncomingPassage):
 
     async def receive(self) -> Any:
         try:
-            return await super().receive()
+            return _read_again(await super().receive())
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             self._has_ended.set()
             raise
+
+
+def _read_again(item: Any) -> Any:
+    """Returns the message of a line that the SDK could not read, if mending helps; anything else as it is."""
+    if not isinstance(item, ValidationError):
+        return item
+    line = item.errors(include_url=False)[0]["input"]
+    if not isinstance(line, str) or (mended := mend(line)) == line:
+        return item
+    try:
+        return SessionMessage(types.jsonrpc_message_adapter.validate_json(mended, by_name=False))
+    except ValidationError:
+        return item

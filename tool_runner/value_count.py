@@ -7,7 +7,7 @@ limited in bytes alone can block all other calls for two minutes, and their clai
 import re
 
 ANSWER_VALUES_MAX = 20_000
-"""The limit for one HTTP answer, which takes some tenths of a second. JSON within a text is one value."""
+"""The limit for one message, which takes some tenths of a second. JSON within a text is one value."""
 _TOKEN = re.compile(rb'[\[{,]|"|[\x00-\x1f]')
 _REST_OF_STRING = re.compile(rb'(?:[^"\\\x00-\x1f]|\\[^\x00-\x1f])*+')
 
@@ -36,6 +36,10 @@ class ValueCount:
             elif found[0] in b"[{,":
                 self._count += 1
         return self._count
+
+    def forget(self, number: int) -> None:
+        """Counts that many fewer."""
+        self._count = max(0, self._count - number)
 
     def _pass_text(self, chunk: bytes, place: int) -> int:
         rest = _REST_OF_STRING.match(chunk, place)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from ipaddress import ip_network
@@ -23,9 +24,10 @@ from shared.settings import Settings
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
 from shared.tracer import TraceContext
 from tests.integration.mcp_servers import ODD_NAMES, serving_http, stdio_entry
-from tests.patience import PATIENCE_S, until
+from tests.patience import PATIENCE_S, outlast, until
 from tool_runner import servers
 from tool_runner.mcp_client import NO_ANSWER
+from tool_runner.progress import Patience
 from tool_runner.run_tool import Outcome, Tools
 from tool_runner.stdio_servers import StdioServers
 
@@ -78,6 +80,7 @@ async def calling(
     """`configured`: the URL of the operator's server `ours`. Requests may name servers on loopback."""
     path = folder / "servers.json"
     entries: dict[str, Any] = {"pipe": stdio_entry(), "missing": {"command": "/nowhere/to/be/found"}}
+    entries["halves"] = {"command": sys.executable, "args": ["-c", _HALVES]}
     path.write_text(json.dumps(entries | ({"ours": {"url": configured}} if configured else {})))
     limits = {"egress_networks": LOOPBACK} | limits
     settings = Settings(mcp_servers=path, tool_timeout_s=timeout_s, **limits)
@@ -266,34 +269,58 @@ async def test_a_failed_listing_is_not_kept(caller: Caller) -> None:
         assert "add" in names_of(await caller.list(url, secrets=secrets))
 
 
+class CallClock:
+    """The clock of one call's patience: 0 when the call is made, and then what the test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 0.0
+        self._times = self._count()
+        begin = Patience.of
+        monkeypatch.setattr(Patience, "of", lambda settings: begin(settings, lambda: next(self._times)))
+
+    def _count(self) -> Iterator[float]:
+        yield 0.0
+        while True:
+            yield self.now_s
+
+
+def progress_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "progress" in record.getMessage()]
+
+
 async def test_reports_of_progress_give_a_call_more_time_and_are_logged(
-    tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO", "tool_runner.progress")
-    async with calling(tmp_path, timeout_s=3.0) as caller:
-        calls = asyncio.create_task(caller.call("climb", {"steps": 3, "folder": str(tmp_path)}, url))
-        begun_s = asyncio.get_running_loop().time()
-        for at_s in (1.5, 3.0, 4.5):
-            await asyncio.sleep(begun_s + at_s - asyncio.get_running_loop().time())
-            (tmp_path / "step").touch()
-        assert (await calls).result == ToolOutput("at the top")
-    said = [record.getMessage() for record in caplog.records if "progress" in record.getMessage()]
-    assert said[0] == "here: 'climb': progress 1 of 3: 'step 1\\nof many'"
+    clock = CallClock(monkeypatch)
+    clock.now_s = PATIENCE_S - 0.1  # so soon is looked whether the time is over
+    async with calling(tmp_path) as caller:
+        call = asyncio.create_task(caller.call("climb", {"steps": 2, "folder": str(tmp_path)}, url))
+        (tmp_path / "step").touch()
+        await until(lambda: progress_in(caplog))
+        clock.now_s = 1.5 * PATIENCE_S
+        await outlast(0.3)
+        (tmp_path / "step").touch()
+        assert (await call).result == ToolOutput("at the top")
+    assert progress_in(caplog)[0] == "here: 'climb': progress 1 of 2: 'step 1\\nof many'"
 
 
-async def test_no_progress_gives_a_call_more_than_all_its_time(tmp_path: Path, url: str) -> None:
-    async def step() -> None:
-        while True:
-            (tmp_path / "step").touch()
-            await asyncio.sleep(0.2)
-
-    stepping = asyncio.create_task(step())
-    async with calling(tmp_path, timeout_s=2.0, tool_progress_max_s=2.5) as caller:
-        failed = error_of(await caller.call("climb", {"steps": 1_000, "folder": str(tmp_path)}, url))
-    stepping.cancel()
+async def test_no_progress_gives_a_call_more_than_all_its_time(
+    tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "tool_runner.progress")
+    clock, most_s = CallClock(monkeypatch), PATIENCE_S + 0.1
+    clock.now_s = PATIENCE_S - 0.1
+    async with calling(tmp_path, tool_progress_max_s=most_s) as caller:
+        call = asyncio.create_task(caller.call("climb", {"steps": 2, "folder": str(tmp_path)}, url))
+        (tmp_path / "step").touch()
+        await until(lambda: progress_in(caplog))
+        assert not call.done()
+        clock.now_s = most_s
+        failed = error_of(await call)
     assert isinstance(failed, McpProtocolError)
     assert failed.code == -32001
-    assert "within 2.5 s" in failed.message
+    assert f"within {most_s:g} s" in failed.message
 
 
 async def test_no_more_pages_of_a_listing_are_read_than_may_be_kept(tmp_path: Path) -> None:
@@ -482,6 +509,35 @@ async def test_many_calls_share_one_stdio_process(caller: Caller) -> None:
     outcomes = await asyncio.gather(*(caller.call("say_pid", {}, label="pipe") for _ in range(100)))
     assert len({str(outcome.result) for outcome in outcomes}) == 1
     assert isinstance(outcomes[0].result, ToolOutput)
+
+
+HALF = "cut off \ud83d"
+"""A text that was cut in the middle of a character; both languages of most servers write it as an escape."""
+_HALVES = f"""
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    version = asked.get("params", {{}}).get("protocolVersion")
+    server = {{"name": "halves", "version": "1"}}
+    begun = {{"protocolVersion": version, "capabilities": {{}}, "serverInfo": server}}
+    said = {{"content": [{{"type": "text", "text": {HALF!r}}}]}}
+    tools = {{"tools": [{{"name": "say", "description": {HALF!r}, "inputSchema": {{"type": "object"}}}}]}}
+    results = {{"initialize": begun, "tools/call": said, "tools/list": tools}}
+    if "id" in asked:
+        result = results.get(asked["method"])
+        ended = {{"result": result}} if result else {{"error": {{"code": -32601, "message": "unknown"}}}}
+        print(json.dumps({{"jsonrpc": "2.0", "id": asked["id"], **ended}}), flush=True)
+"""
+
+
+async def test_half_a_character_costs_neither_a_listing_nor_an_answer(caller: Caller) -> None:
+    tools = [{"name": "say", "description": HALF, "inputSchema": {"type": "object"}}]
+    with serving_raw(list={"tools": tools}, call={"content": [{"type": "text", "text": HALF}]}) as url:
+        for label in ("here", "halves"):
+            listed = (await caller.list(url, label=label)).result
+            assert isinstance(listed, ToolsListed), listed
+            assert [tool.description for tool in listed.tools] == ["cut off \ufffd"]
+            assert (await caller.call("say", {}, url, label=label)).result == ToolOutput("cut off \ufffd")
 
 
 async def test_a_server_that_dies_in_the_middle_of_a_call_is_a_failure(caller: Caller) -> None:
