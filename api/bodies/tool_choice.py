@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from api.bodies.tools import TOOLS
-from api.bodies.validation import Checked, Path, Shape, check, check_kind, check_length, spell
+from api.bodies.validation import Checked, ClosedShape, Path, check, check_kind, check_length, spell
 from api.errors import invalid_type, invalid_value, shorten, unsupported_value
 from shared import client_tools, hosted_tools
 from shared.client_tools import NAMESPACE, requested_in
@@ -17,28 +17,36 @@ from shared.client_tools import NAMESPACE, requested_in
 _PARAM = "tool_choice"
 
 
-class _ByName(Shape):
+class _ByType(ClosedShape):
+    type: str
+
+
+class _ByName(_ByType):
     name: str
+
+
+class _OfClient(_ByName):
     namespace: str | None = None
 
 
-class _ByLabel(Shape):
+class _ByLabel(_ByType):
     server_label: str
     name: str | None = None
 
 
-class _Allowed(Shape):
+class _Allowed(_ByType):
     mode: Literal["auto", "required"]
     tools: Checked[dict[str, Any]]
 
 
-_CHOICES: Mapping[str, type[Shape]] = {
-    **dict.fromkeys(TOOLS, Shape),
-    client_tools.FUNCTION.type: _ByName,
-    client_tools.CUSTOM.type: _ByName,
+_CHOICES: Mapping[str, type[_ByType]] = {
+    **dict.fromkeys(TOOLS, _ByType),
+    client_tools.FUNCTION.type: _OfClient,
+    client_tools.CUSTOM.type: _OfClient,
     NAMESPACE: _ByName,
     "mcp": _ByLabel,
 }
+"""A choice names a tool; what else the tool has stands in `tools`, and has no effect here."""
 
 EchoedTools = Sequence[Mapping[str, Any]]
 

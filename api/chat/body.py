@@ -54,8 +54,8 @@ _LOGPROBS = "message.output_text.logprobs"
 _KINDS = ("function", "custom")
 _INPUT = re.compile(r"input\[(?P<index>[0-9]+)\](?P<rest>.*)", re.DOTALL)
 _TOOL = re.compile(r"tools\[(?P<index>[0-9]+)\]\.(?P<rest>(?!type\b).*)", re.DOTALL)
-_ALLOWED = re.compile(r"tool_choice\.(?P<rest>mode|tools.*)", re.DOTALL)
-_ENTRY = re.compile(r"tools\[(?P<index>[0-9]+)\]\.(?P<rest>name.*)", re.DOTALL)
+_CHOICE = re.compile(r"tool_choice\.(?P<rest>(?!type\b).*)", re.DOTALL)
+_ENTRY = re.compile(r"tools\[(?P<index>[0-9]+)\]\.(?P<rest>(?!type\b).*)", re.DOTALL)
 _FORMAT = re.compile(r"text\.format\.(?P<rest>(?!type\b).*)", re.DOTALL)
 _PREFIXES = {
     "input": "messages",
@@ -145,10 +145,8 @@ class ChatCall:
         if (at := _TOOL.fullmatch(param)) and int(at["index"]) < len(self._tools):
             kind = _kind_of(self._tools[int(at["index"])])
             return f"tools[{at['index']}].{kind}.{_of_grammar(at['rest'])}"
-        if at := _ALLOWED.fullmatch(param):
-            return f"tool_choice.allowed_tools.{self._locate_entry(at['rest'])}"
-        if param == "tool_choice.name":
-            return f"tool_choice.{_kind_of(self._choice)}.name"
+        if at := _CHOICE.fullmatch(param):
+            return f"tool_choice.{self._locate_choice(at['rest'])}"
         if at := _FORMAT.fullmatch(param):
             return f"response_format.json_schema.{at['rest']}"
         if param == "max_output_tokens":
@@ -156,14 +154,17 @@ class ChatCall:
         first = next((known for known in _PREFIXES if re.match(rf"{re.escape(known)}\b", param)), None)
         return _PREFIXES[first] + param[len(first) :] if first else param
 
-    def _locate_entry(self, rest: str) -> str:
-        at = _ENTRY.fullmatch(rest)
-        if at is None:
-            return rest
-        allowed = self._choice.get("allowed_tools") if isinstance(self._choice, dict) else None
-        entries = allowed.get("tools") if isinstance(allowed, dict) else ()
-        kind = _kind_of(entries[int(at["index"])]) if isinstance(entries, list) else _KINDS[0]
-        return f"tools[{at['index']}].{kind}.{at['rest']}"
+    def _locate_choice(self, rest: str) -> str:
+        match self._choice:
+            case {"type": "allowed_tools", "allowed_tools": {"tools": list(entries)}}:
+                if at := _ENTRY.fullmatch(rest):
+                    kind = _kind_of(entries[int(at["index"])])
+                    rest = f"tools[{at['index']}].{kind}.{at['rest']}"
+                return f"allowed_tools.{rest}"
+            case {"type": "allowed_tools"}:
+                return f"allowed_tools.{rest}"
+            case choice:
+                return f"{_kind_of(choice)}.{rest}"
 
 
 def _list_in(fields: Mapping[str, Any], name: str) -> list[Any]:
@@ -280,10 +281,25 @@ def _read_choice(value: object) -> object:
     if not isinstance(value, dict):
         return value
     if value.get("type") != "allowed_tools":
-        return _flatten(value, path)
-    allowed = check_object(value.get("allowed_tools"), (*path, "allowed_tools"))
+        return _chosen(value, path)
+    _refuse_others(value, ("type", "allowed_tools"), path)
+    place: Path = (*path, "allowed_tools")
+    allowed = check_object(value.get("allowed_tools"), place)
+    _refuse_others(allowed, ("mode", "tools"), place)
     entries = allowed.get("tools")
     if isinstance(entries, list):
-        place = (*path, "allowed_tools", "tools")
-        entries = [_flatten(check_object(one, (*place, i)), (*place, i)) for i, one in enumerate(entries)]
+        place = (*place, "tools")
+        entries = [_chosen(check_object(one, (*place, i)), (*place, i)) for i, one in enumerate(entries)]
     return {"type": "allowed_tools", "mode": allowed.get("mode"), "tools": entries}
+
+
+def _chosen(value: dict[str, Any], path: Path) -> dict[str, Any]:
+    chosen = _flatten(value, path)
+    _refuse_others(value, ("type", chosen["type"]), path)
+    return chosen
+
+
+def _refuse_others(value: Mapping[str, Any], known: Sequence[str], path: Path) -> None:
+    for name, member in value.items():
+        if name not in known and member is not None:
+            raise unknown_parameter(spell((*path, name)))

@@ -214,6 +214,13 @@ def with_message(**message: Any) -> dict[str, Any]:
 
 
 FUNCTIONS = [{"type": "function", "function": {"name": "f"}}]
+NAMED = {"name": "f"}
+
+
+def allowing(*tools: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [*tools], **more}}
+
+
 CUSTOM = {"name": "c", "format": {"type": "grammar", "grammar": {"syntax": "x", "definition": "d"}}}
 MISSING, INVALID, TYPE = "missing_required_parameter", "invalid_value", "invalid_type"
 UNSUPPORTED, UNKNOWN = "unsupported_parameter", "unknown_parameter"
@@ -323,6 +330,34 @@ UNSUPPORTED, UNKNOWN = "unsupported_parameter", "unknown_parameter"
             {"tools": FUNCTIONS, "tool_choice": {"type": "function", "function": {"name": "g"}}},
             "tool_choice.function.name",
             INVALID,
+        ),
+        (
+            {"tools": FUNCTIONS, "tool_choice": {"type": "function", "function": NAMED, "x": 1}},
+            "tool_choice.x",
+            UNKNOWN,
+        ),
+        (
+            {"tools": FUNCTIONS, "tool_choice": {"type": "function", "function": NAMED | {"mode": 1}}},
+            "tool_choice.function.mode",
+            UNKNOWN,
+        ),
+        (
+            {"tools": FUNCTIONS, "tool_choice": allowing({"type": "function", "function": NAMED}, x=1)},
+            "tool_choice.allowed_tools.x",
+            UNKNOWN,
+        ),
+        (
+            {"tools": FUNCTIONS, "tool_choice": allowing({"type": "function", "function": NAMED, "x": 1})},
+            "tool_choice.allowed_tools.tools[0].x",
+            UNKNOWN,
+        ),
+        (
+            {
+                "tools": FUNCTIONS,
+                "tool_choice": allowing({"type": "function", "function": NAMED | {"parameters": {}}}),
+            },
+            "tool_choice.allowed_tools.tools[0].function.parameters",
+            UNKNOWN,
         ),
         (
             {

@@ -259,6 +259,35 @@ def test_a_choice_that_a_server_might_satisfy_is_accepted(tools: list[dict[str, 
     assert create(*tools, tool_choice=choice).request.response.tool_choice == choice
 
 
+CHOICES: list[dict[str, Any]] = [
+    {"type": "function", "name": "f"},
+    {"type": "custom", "name": "edit", "namespace": "docs"},
+    {"type": "namespace", "name": "docs"},
+    {"type": "mcp", "server_label": "s", "name": None},
+    {"type": "shell"},
+    {"type": "local_shell"},
+    {"type": "apply_patch"},
+    {"type": "code_interpreter"},
+    {"type": "web_search"},
+    {"type": "web_search_preview"},
+]
+CHOSEN = [FUNCTION, DOCS, SERVER, {"type": "shell"}, {"type": "local_shell"}, {"type": "apply_patch"}]
+CHOSEN += [{"type": "code_interpreter"}, {"type": "web_search"}]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice["type"])
+def test_what_a_choice_would_ignore_is_refused_by_its_path(choice: dict[str, Any]) -> None:
+    """What else a tool has stands in `tools`: what a choice said of it would have no effect."""
+    several = {"type": "allowed_tools", "mode": "auto", "tools": [choice]}
+    for accepted in (choice, several, {**choice, "x": None}, {**several, "x": None}):
+        assert create(*CHOSEN, tool_choice=accepted).request.response.tool_choice == accepted
+    unknown = "unknown_parameter"
+    assert refusal_of(*CHOSEN, tool_choice={**choice, "x": 1}) == ("tool_choice.x", unknown)
+    assert refusal_of(*CHOSEN, tool_choice={**several, "x": 1}) == ("tool_choice.x", unknown)
+    more = {**several, "tools": [choice, {**choice, "headers": {"X-Key": "secret"}}]}
+    assert refusal_of(*CHOSEN, tool_choice=more) == ("tool_choice.tools[1].headers", unknown)
+
+
 @pytest.mark.parametrize("kind", ["shell", "local_shell", "apply_patch"])
 def test_a_kind_that_is_not_among_the_tools_cannot_be_chosen(kind: str) -> None:
     assert refusal_of(FUNCTION, tool_choice={"type": kind}) == ("tool_choice.type", "invalid_value")
