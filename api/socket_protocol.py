@@ -7,14 +7,20 @@ A thin class over uvicorn's protocol. Knows nothing of what messages say.
 import asyncio
 import logging
 import sys
+from http import HTTPStatus
 from typing import Any, cast
 
 from starlette.types import Scope
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.datastructures import Headers
 from websockets.frames import Frame
+from websockets.http11 import Response as HandshakeAnswer
+from websockets.typing import StatusLike
 
+from api.errors import envelope
 from api.held_bodies import Bodies, BodiesFull, HeldBody
+from shared.ids import new_request_id
 from shared.settings import Settings
 
 _EXTENSION = "antiphon.socket"
@@ -52,6 +58,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.logger = self.conn.logger = _log
+        self.conn.reject = _reject  # type: ignore[method-assign]
         self._arriving = HeldBody(self.bodies)
         self._fragments_bytes = 0
         self._turn = asyncio.Lock()
@@ -70,13 +77,28 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if self.conn.parser_exc is not None:
             self.conn.receive_data(data)  # throws it away
             return
+        if self.close_sent and not self.handshake_initiated:
+            return
         super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self._refuse_handshake()
+            return
         if self.transport.is_closing():
             return
         try:
             self._arriving.grow_to(len(self.conn.reader.buffer) + self._fragments_bytes)
         except BodiesFull:
             self.end(TRY_AGAIN_LATER, "this node has too many large requests in hand")
+
+    def _refuse_handshake(self) -> None:
+        """Called when a request with an upgrade is no handshake, as one with a body: uvicorn is not told, and
+        would wait for ever."""
+        answer = b"".join(self.conn.data_to_send())
+        self.transport.write(answer or _reject(400, "This is no request for a WebSocket.").serialize())
+        self.close_sent = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.close_timer = self.loop.call_later(self.linger_s, self._finish)
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) >= _FRAGMENTS_MAX:
@@ -202,6 +224,16 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._arriving.grow_to(0)
         super().connection_lost(exc)
+
+
+def _reject(status: StatusLike, text: str) -> HandshakeAnswer:
+    """Returns the answer to a handshake that is refused, in the envelope of all errors."""
+    answer = envelope(int(status), text.strip() or "The handshake was refused.", "invalid_handshake")
+    fields = [(name.decode(), value.decode()) for name, value in answer.raw_headers]
+    named = [("x-request-id", new_request_id()), ("sec-websocket-version", "13"), ("connection", "close")]
+    return HandshakeAnswer(
+        int(status), HTTPStatus(status).phrase, Headers(fields + named), bytes(answer.body)
+    )
 
 
 def socket_of(scope: Scope) -> SocketProtocol:

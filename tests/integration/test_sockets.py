@@ -130,6 +130,47 @@ async def test_a_client_whose_upgrade_a_proxy_has_removed_is_told_to_use_http(ur
     assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
 
 
+def _handshake(line: str = "/v1/responses", **changed: str) -> bytes:
+    """A request for a WebSocket; a header that is changed to '' is left out."""
+    headers = {
+        "host": "127.0.0.1",
+        "connection": "upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    } | {name.replace("_", "-"): value for name, value in changed.items()}
+    lines = [f"GET {line} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items() if value)]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (_handshake(content_length="5") + b"hello", 400),
+        (_handshake(content_length="5"), 400),
+        (_handshake(transfer_encoding="chunked") + b"5\r\nhello\r\n0\r\n\r\n", 400),
+        (_handshake("/v1/responses?" + "x" * 9_000), 414),
+        (_handshake(sec_websocket_key=""), 400),
+        (_handshake(sec_websocket_key="short"), 400),
+        (_handshake(sec_websocket_version="8"), 400),
+    ],
+    ids=["body", "body to come", "chunks", "long line", "no key", "short key", "version"],
+)
+async def test_a_handshake_that_is_none_is_refused_and_its_connection_closed(
+    url: str, sent: bytes, status: int
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    try:
+        writer.write(sent)
+        async with asyncio.timeout(PATIENCE_S):
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    finally:
+        writer.transport.abort()
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"\r\nx-request-id: req_" in head
+    assert json.loads(body)["error"]["code"] == "invalid_handshake"
+
+
 async def test_a_message_that_is_refused_ends_nothing(url: str) -> None:
     refusals: list[tuple[Any, tuple[int, str]]] = [
         ("{", (400, "invalid_json")),
