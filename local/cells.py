@@ -23,6 +23,7 @@ class Cells:
         the first of the ports for metrics."""
         self._pattern = pattern
         self._router: Cluster | None = None
+        self._awaited = pattern
         of_a_cell = pattern.apis + pattern.workers + pattern.tool_runners + pattern.webhooks
         self._clusters = {
             str(number): replace(
@@ -46,11 +47,11 @@ class Cells:
     @property
     def missing(self) -> str:
         """A description of what the cells wait for while they are not ready."""
-        return self._running[0].missing
+        return self._awaited.missing
 
     @property
     def last_log_line(self) -> str:
-        return self._clusters["0"].last_log_line
+        return self._awaited.last_log_line
 
     @property
     def urls(self) -> list[str]:
@@ -89,6 +90,7 @@ class Cells:
 
     async def until_ready(self) -> None:
         for cluster in reversed(self._running):
+            self._awaited = cluster
             await cluster.until_ready()
 
     async def until_broken(self) -> NoReturn:

@@ -123,7 +123,8 @@ class Cluster:
     @property
     def last_log_line(self) -> str:
         """The last line of the first worker's log, which shows how far loading a model is; may be empty."""
-        return read_last_line(self._of("worker")[0].role.log)
+        workers = self._of("worker")
+        return read_last_line(workers[0].role.log) if workers else ""
 
     def kill(self, kind: str, number: int = 0, signal_number: int = signal.SIGKILL) -> int:
         """Sends a signal to one process; returns its pid. Raises KeyError if it is not running."""

@@ -1,5 +1,6 @@
 """The launcher's decisions: when to restart, what is missing, how it reads arguments, what it shows."""
 
+import asyncio
 import json
 from importlib.util import find_spec
 from ipaddress import ip_network
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from local import seed
+from local.cells import Cells
+from local.cluster import Cluster
 from local.command_line import main
 from local.models import join_engine_args, name_models
 from local.processes import Identity
@@ -30,6 +33,7 @@ from local.warden import decode_stages
 from shared.redis_url import redact
 from shared.settings import Settings
 from shared.table import lay_out
+from tests.patience import until
 from tests.webhook_receiver import SECRET
 
 
@@ -291,3 +295,27 @@ def test_cpython_without_bubblewrap_is_refused_by_name(
     check_dependencies("scripted", "monty")
     with pytest.raises(DependencyMissing, match=r"bubblewrap is not installed .*apt install bubblewrap"):
         check_dependencies("scripted", "cpython")
+
+
+async def test_of_several_cells_the_one_that_is_waited_for_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start(self: Cluster) -> None:
+        self.missing = "nothing was asked"
+
+    async def until_ready(self: Cluster) -> None:
+        if self.data.name == "cell-1":
+            self.missing = "api-0 sees no worker"
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(Cluster, "start", start)
+    monkeypatch.setattr(Cluster, "until_ready", until_ready)
+    cells = Cells(Cluster(tmp_path), 2)
+    await cells.start()
+    waiting = asyncio.create_task(cells.until_ready())
+    try:
+        await until(lambda: cells.missing == "api-0 sees no worker")
+        assert cells.last_log_line == ""
+    finally:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
