@@ -31,6 +31,7 @@ OVERLAYS = {
     "gpu": ["base", "components/gpu", "components/sentinel", "components/keda"],
     "external": ["base", "components/gpu", "components/external-redis", "components/keda"],
     "cells": ["overlays/gpu", "components/router"],
+    "two-models": ["overlays/gpu", "components/second-model"],
 }
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -53,7 +54,7 @@ def load(path: Path) -> list[Any]:
 
 def read(folder: str) -> Iterator[dict[str, Any]]:
     """The resources and patches in a folder, without those that say how it is merged."""
-    for path in sorted((FOLDER / folder).glob("*.yaml")):
+    for path in sorted((FOLDER / folder).rglob("*.yaml")):
         if path.name != "kustomization.yaml":
             yield from load(path)
 
@@ -185,13 +186,15 @@ def test_what_an_overlay_joins_is_there(overlay: str) -> None:
     folder = FOLDER / "overlays" / overlay
     joined = [(folder / name).resolve() for name in [*plan["resources"], *plan["components"]]]
     assert joined == [(FOLDER / name).resolve() for name in OVERLAYS[overlay]]
-    for each in [*joined, folder]:
+    parts = [path.parent for each in [*joined, folder] for path in each.rglob("kustomization.yaml")]
+    for each in parts:
         (part,) = load(each / "kustomization.yaml")
         generated = [
             part for one in part.get("configMapGenerator", []) for part in one.get("envs", one.get("files"))
         ]
         named = [
             *part.get("resources", []),
+            *part.get("components", []),
             *(p["path"] for p in part.get("patches", []) if "path" in p),
             *generated,
         ]
@@ -207,7 +210,13 @@ def test_every_image_of_ours_has_the_projects_version(overlay: str) -> None:
     pods = templates(*OVERLAYS[overlay])
     worker = "antiphon-worker-gpu" if overlay != "try" else "antiphon-worker-scripted"
     ours = {worker if name == "worker" else container(pod)["image"] for name, pod in pods.items()}
+    if overlay == "two-models":  # its pods are made of the base's
+        ours = {"antiphon-worker-gpu"}
     assert {image["name"] for image in plan["images"]} == {image for image in ours if "/" not in image}
+    for pod in (each["spec"]["template"] for each in merge(overlay) if "template" in each.get("spec", {})):
+        name, _, tag = container(pod)["image"].rpartition(":")
+        assert "antiphon-" not in name or tag == VERSION
+        assert overlay == "try" or "/" in name
 
 
 @pytest.mark.parametrize("folder", every_folder())
@@ -544,10 +553,59 @@ def test_the_triggers_count_the_keys_that_the_store_writes(folder: str) -> None:
             assert int(trigger["metadata"]["listLength"]) > 0
 
 
-def test_the_page_names_the_queue_of_another_model() -> None:
-    page = (ROOT / "docs/kubernetes.md").read_text()
-    (name,) = re.findall(r'`ANTIPHON_SERVED_MODELS=\["(.+?)"\]`', page)
-    assert f"`{keys.queue_of(name)}`" in page
+def test_a_second_model_has_workers_a_download_and_a_queue_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = {(each["kind"], each["metadata"]["name"]): each for each in merge("two-models")}
+    own = {kind: each for (kind, name), each in found.items() if name.endswith("-gpt-oss-120b")}
+    assert own.keys() == {"Deployment", "PodDisruptionBudget", "Job", "ScaledObject"}
+    for one in container(own["Deployment"]["spec"]["template"])["env"]:
+        monkeypatch.setenv(one["name"], one["value"])
+    settings = Settings()
+    (served,) = settings.served_models
+    assert (served, settings.engine) == ("gpt-oss-120b", "vllm")
+    assert f"--model openai/{served} " in settings.engine_args
+    assert f"openai/{served}" in container(own["Job"]["spec"]["template"])["args"]
+    (runs,) = map(int, re.findall(r"--max-num-seqs (\d+)", settings.engine_args))
+    assert settings.responses_in_flight_max == runs * 5 // 4
+    scaling = own["ScaledObject"]["spec"]
+    assert scaling["scaleTargetRef"] == {"name": own["Deployment"]["metadata"]["name"]}
+    assert "replicas" not in own["Deployment"]["spec"]
+    assert f"`{keys.queue_of(served)}`" in (ROOT / "docs/kubernetes.md").read_text()
+    first = found["ScaledObject", "worker"]["spec"]["triggers"][0]
+    assert scaling["triggers"] == [
+        {**first, "metadata": {**first["metadata"], "listName": keys.queue_of(served)}}
+    ]
+
+
+def test_the_workers_of_two_models_differ_in_what_is_the_models_and_are_told_apart() -> None:
+    workers = [
+        each
+        for each in merge("two-models")
+        if each["kind"] == "Deployment" and each["metadata"]["name"].startswith("worker")
+    ]
+    selectors = [each["spec"]["selector"]["matchLabels"] for each in workers]
+    budgets = [
+        each["spec"]["selector"] for each in merge("two-models") if each["kind"] == "PodDisruptionBudget"
+    ]
+    for each, selector in zip(workers, selectors, strict=True):
+        labels = each["spec"]["template"]["metadata"]["labels"]
+        assert [other for other in selectors if other.items() <= labels.items()] == [selector]
+        # Two budgets for one pod, and nothing may evict it.
+        assert [b["matchLabels"] for b in budgets if b["matchLabels"].items() <= labels.items()] == [selector]
+        assert labels[COMPONENT] == "worker"  # by which network policies and Prometheus know it
+    first, second = (each["spec"]["template"] for each in workers)
+    assert _without(container(first), "env", "resources") == _without(container(second), "env", "resources")
+    own = ("containers", "topologySpreadConstraints")
+    assert _without(_spec_of(first), *own) == _without(_spec_of(second), *own)
+
+
+def _spec_of(template: dict[str, Any]) -> dict[str, Any]:
+    return dict(template["spec"])
+
+
+def _without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
 
 
 def test_workers_are_added_before_they_are_full() -> None:
