@@ -250,7 +250,7 @@ class Fleet:
         room = Room(self._order.places_taken - len(running) - len(inside), 2**26, 2**26, rings_on=False)
         await self._redis.command("DEL", keys.bell(worker))  # it has come
         held = Counter(ResponseKey.parse(name).tenant for name in running)
-        claimed = await self._claimants[worker].claim(room, held, PLACES)
+        claimed = await self._claimants[worker].claim(room, held, PLACES, len(running))
         for acquired in claimed.begun:
             inside.append(str(acquired.lease.key))
         for job in claimed.taken.jobs:

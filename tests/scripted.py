@@ -1,7 +1,9 @@
 """Prompts for the scripted engine, at least one for every shipped scene, and functions that play them."""
 
+import asyncio
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 from shared.compaction import DEFAULT_PROMPT
 from tests.engines import read_chunks
@@ -44,6 +46,13 @@ TOOLS = DeveloperPart(
         "test-server": (None, (ToolSignature("echo", "Says it again", QUESTION),)),
     },
 )
+
+
+class Mute(ScriptedEngine):
+    """Never answers."""
+
+    async def generate(self, *_arguments: Any, **_options: Any) -> None:
+        await asyncio.Event().wait()
 
 
 @dataclass(frozen=True)

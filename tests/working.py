@@ -83,7 +83,7 @@ async def working(
     resources = Resources(
         settings, redis, appender, engine, tools, lambda: 1_763_769_700, stepper, room=lambda: room
     )
-    ownership = Ownership(resources, queues=queues)
+    ownership = Ownership(resources, queues=queues, waiting=lambda: tools.responses)
     ownership.start()
     listener = RedisClient.connect_listener(settings.redis_url)
 

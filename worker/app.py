@@ -91,6 +91,7 @@ class _Parts:
             room=lambda: Room(parts.places(), settings.records_bytes_max, parts.bytes_left(), rings_on=False),
         )
         owner, served = new_owner("worker", settings.place), describe_served(settings, engine)
+        queues = list(dict.fromkeys(each.queue for each in served))
         parts = cls(
             settings,
             owner,
@@ -99,7 +100,7 @@ class _Parts:
             served,
             tools,
             resources,
-            Ownership(resources, owner, list(dict.fromkeys(each.queue for each in served))),
+            Ownership(resources, owner, queues, lambda: tools.responses),
             TokenCounter(redis, resources.stepper, settings.python_tool),
         )
         return parts

@@ -7,7 +7,7 @@ Owns the number in flight and what the outcome of an attempt means. An attempt i
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Literal, TypeVar
 
 from shared import logs, metrics
@@ -47,8 +47,10 @@ class Ownership:
         resources: Resources,
         owner: str | None = None,
         queues: Sequence[str] = (keys.RESPONSES_QUEUE,),
+        waiting: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`queues`: those of the models that it serves."""
+        """`queues`: those of the models that it serves; `waiting()`: how many of its responses wait for
+        tools."""
         self.owner = owner or new_owner("worker")
         self.engine_died = asyncio.Event()
         self._resources = resources
@@ -67,6 +69,7 @@ class Ownership:
         self._taking: set[asyncio.Task[Any]] = set()
         self._endings: set[asyncio.Task[None]] = set()
         self._is_draining = False
+        self._waiting = waiting
         self._failing = Failing(resources, self.owner)
         self._claimant = Claimant(resources.redis, self._settings, self.owner, queues)
         self._loop = asyncio.get_running_loop()
@@ -101,7 +104,7 @@ class Ownership:
 
     async def _claim(self, room: Room) -> Taken:
         capacity = capacity_of(self._settings, self._resources.engine)
-        claimed = await self._claimant.claim(room, self._held, capacity)
+        claimed = await self._claimant.claim(room, self._held, capacity, self.running - self._waiting())
         for acquired in claimed.begun:
             key, token = acquired.lease.key, acquired.lease.fencing_token
             if token > self._tokens.get(key, 0):

@@ -5,8 +5,8 @@ local UNHEARD_MAX = 4  -- a worker with more tokens in its own bell does not kee
 
 -- Returns the home of a job, or nil: if that worker has gone, does not serve the queue, or is fuller than half of the
 -- others by more than `margin`. For one that is full it does not wait, but is listed, so that it takes it first if it is
--- the first to have room. `:loads` is how full each worker of a queue is, of FULL: as it has announced, and, as to whether
--- it is full, as its last claim has left it.
+-- the first to have room. `:loads` is how full each worker of a queue is, of FULL: as it has announced, or as its last
+-- claim that took something has left it.
 local function find_home(queue, takers, worker, bell_pattern, now, wait_ms, margin)
   if wait_ms == 0 or not worker or worker == '' then return nil end
   local loads = queue .. ':loads'

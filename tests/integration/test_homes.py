@@ -21,6 +21,9 @@ from shared.store.records.admission import NewResponse
 from shared.store.redis.client import RedisClient
 from tests.patience import until
 from tests.requests import accept, make_request
+from tests.scripted import Mute
+from tests.working import working
+from worker.engines.scripted.script import Script
 
 ROOM, ONE = (Room(count, 2**20, 2**20, rings_on=False) for count in (64, 1))
 SERVED = [Served("default", RESPONSES_QUEUE, 9_000)]
@@ -59,9 +62,11 @@ async def ask(
     return str(await accept(redis, settings, request, tenant=tenant))
 
 
-async def take(redis: RedisClient, settings: Settings, worker: str, room: Room = ROOM) -> list[str]:
+async def take(
+    redis: RedisClient, settings: Settings, worker: str, room: Room = ROOM, running: int = 0
+) -> list[str]:
     claimant = Claimant(redis, settings, worker)
-    claimed = await claimant.claim(room)
+    claimed = await claimant.claim(room, running=running)
     await claimant.close()
     return [str(acquired.lease.key) for acquired in claimed.begun]
 
@@ -217,7 +222,42 @@ async def test_a_prompt_cache_key_means_nothing_to(
     assert await tokens(redis, "w1") == (1, 0)
 
 
-async def test_what_a_response_continues_decides_before_its_prompt_cache_key(
+@pytest.mark.parametrize("capacity", [8, 64])
+async def test_one_prompt_cache_key_for_everything_fills_no_worker_beyond_the_margin(
+    redis: RedisClient, settings: Settings, capacity: int
+) -> None:
+    """What a worker has taken counts at once, though it has announced nothing since."""
+    patient = settings.model_copy(update=LONG | {"responses_in_flight_max": capacity})
+    taken = {"w1": 0, "w2": 0}
+    for worker in taken:
+        await fleet.announce(redis, worker, AboutWorker(SERVED, "scripted", capacity))
+        await presence.announce(redis, "worker", worker)
+    for _ in range(capacity):
+        await ask(redis, patient)
+        homes = [worker for worker in taken if (await tokens(redis, worker))[1]]
+        (worker,) = homes or [min(taken, key=taken.__getitem__)]
+        taken[worker] += len(await take(redis, patient, worker, running=taken[worker]))
+        await redis.command("DEL", keys.doorbell(RESPONSES_QUEUE), keys.bell(worker))
+    assert sum(taken.values()) == capacity
+    assert abs(taken["w1"] - taken["w2"]) <= capacity * patient.affinity_margin + 1
+
+
+async def test_how_full_a_worker_is_is_known_as_soon_as_it_has_taken_something(
+    redis: RedisClient, settings: Settings
+) -> None:
+    async with working(redis, settings, engine=Mute(Script.load(None), sequences_max=8)) as worker:
+        owner = worker.ownership.owner
+        await come(redis, owner)
+        loads = list[bytes]()
+        for count in (1, 2, 1):
+            for _ in range(count):
+                await accept(redis, settings)
+            await worker.ownership.claim(ROOM if len(loads) < 2 else ONE)
+            loads.append(await redis.command("ZSCORE", keys.loads(RESPONSES_QUEUE), owner))
+    assert [float(load) for load in loads] == [125, 375, fleet.FULL], "the last had room for one"
+
+
+async def test_what_a_response_continues_decides_before_its_prompt_cache_key_if_that_has_a_home(
     redis: RedisClient, settings: Settings
 ) -> None:
     patient = settings.model_copy(update=LONG)
@@ -227,10 +267,12 @@ async def test_what_a_response_continues_decides_before_its_prompt_cache_key(
     await ask(redis, patient)
     assert len(await take(redis, patient, "w1")) == 1
     await redis.command("DEL", keys.doorbell(RESPONSES_QUEUE))
-    request = make_request(prompt_cache_key="k")
-    new = NewResponse.of(ResponseKey("a", request.response.id), request, {}, parent)
-    await response_store.create(redis, patient, new)
-    assert await tokens(redis, "w2") == (0, 1)
+    for owner, expected in (("w2", [(0, 1), (0, 0)]), ("api", [(0, 1), (0, 1)])):
+        await redis.command("HSET", keys.state(parent), "owner", owner)  # `api` if it was cancelled
+        request = make_request(prompt_cache_key="k")
+        new = NewResponse.of(ResponseKey("a", request.response.id), request, {}, parent)
+        await response_store.create(redis, patient, new)
+        assert [await tokens(redis, worker) for worker in ("w2", "w1")] == expected
 
 
 async def test_whoever_takes_a_response_over_is_who_has_its_prefix_and_who_cancels_it_is_not(

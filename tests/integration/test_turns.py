@@ -1,6 +1,5 @@
 """Tenants take turns in the queue: the scripts choose as a model in Python does, and none waits for ever."""
 
-import asyncio
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -19,8 +18,8 @@ from shared.store.owning.claiming import Claimant
 from shared.store.redis.client import RedisClient
 from shared.store.redis.scripts import LuaScript
 from tests.requests import accept, make_request
+from tests.scripted import Mute
 from tests.working import working
-from worker.engines.scripted.engine import ScriptedEngine
 from worker.engines.scripted.script import Script
 
 ROOM = Room(64, 2**20, 2**20, rings_on=False)
@@ -194,13 +193,6 @@ async def test_a_tenant_with_its_share_of_a_worker_is_passed_over_while_others_w
     assert await first_of(claimant, Room(1, 2**20, 2**20, rings_on=False)) == crowd[5]
     assert await first_of(claimant, Room(1, 2**20, 2**20, rings_on=False)) == yielding
     await claimant.close()
-
-
-class Mute(ScriptedEngine):
-    """Never answers."""
-
-    async def generate(self, *_arguments: Any, **_options: Any) -> None:
-        await asyncio.Event().wait()
 
 
 async def test_a_tenants_share_is_of_what_the_engine_can_run(redis: RedisClient, settings: Settings) -> None:

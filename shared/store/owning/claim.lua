@@ -5,6 +5,7 @@
 -- `granted` names the responses whose leases the last run gave to this owner. If its reply was lost (`has_heard`: '0'),
 -- nobody renews them, and their owner has to acquire them again.
 -- `hush`: exists once the owner takes nothing more.
+-- `running`: how many responses of the owner's do not wait for tools; `capacity`: how many it can run at once.
 -- `crowd_max`: how many responses a tenant may have at the owner while others wait; `tenant responses`: what those have
 -- that could reach it in this run.
 -- `queues`: those of the models that the taker serves, each with a space behind it. The first that is not empty has the
@@ -12,9 +13,10 @@
 -- USES redis/clock queue taking owning/granting
 -- KEYS takers active granted hush bell
 -- ARGV lock_ms# scan_max# bytes_max# large_bytes# state_pattern log_pattern owner lease_ttl_ms# known_format#
---      granted_ttl_ms queues crowd_max# count_max# bytes_left# rings_on has_heard (tenant responses)…
+--      granted_ttl_ms queues running# capacity# crowd_max# count_max# bytes_left# rings_on has_heard (tenant responses)…
 -- -> {is_left_for_bytes, {unheard_member, …}, {{queue, job_id, score, bytes, …}, …},
 --     {member, fencing_token, next_sequence_number, deaths, format, request, age_ms, …}}
+local FULL = 1000
 local unheard = {}
 if has_heard == '1' then redis.call('DEL', granted) else unheard = redis.call('SMEMBERS', granted) end
 if redis.call('EXISTS', hush) == 1 then  -- it stops; a token that has woken it is for another taker
@@ -59,9 +61,12 @@ for queue in string.gmatch(queues, '%S+') do
     choose_jobs(queue, takers, now, room_of(0))  -- forgets what has gone
   end
 end
--- It has taken all that it has room for: until it looks again, continuations do not wait for it (`homes.lua`).
-local function note_full()
-  for queue in string.gmatch(queues, '%S+') do redis.call('ZADD', queue .. ':loads', 'XX', 1000, owner) end
+-- How full it is now (`homes.lua`); it announces that as well. If it has taken all that it has room for, it is full: until it
+-- looks again, continuations do not wait for it.
+local function note_load()
+  local load = math.min(FULL - 1, math.floor((running + count) * FULL / capacity))
+  if count == count_max then load = FULL end
+  for queue in string.gmatch(queues, '%S+') do redis.call('ZADD', queue .. ':loads', 'XX', load, owner) end
 end
 
 for place, queue in ipairs(waiting) do
@@ -80,6 +85,6 @@ for place, queue in ipairs(waiting) do
   if kept > 1 then redis.call('LPOP', bell, kept - 1) end
   after_taking(queue, queue .. ':doorbell', #chosen - kept, left_for_bytes == 1 and rings_on == '1')
 end
-if count > 0 and count == count_max then note_full() end
+if count > 0 then note_load() end
 if #begun > 0 then redis.call('PEXPIRE', granted, granted_ttl_ms) end
 return {is_left, unheard, taken, begun}

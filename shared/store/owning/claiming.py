@@ -59,23 +59,35 @@ class Claimant:
         self._bound: BoundScript
 
     async def claim(
-        self, room: Room, held: Mapping[str, int] = NOTHING_HELD, capacity: int | None = None
+        self,
+        room: Room,
+        held: Mapping[str, int] = NOTHING_HELD,
+        capacity: int | None = None,
+        running: int = 0,
     ) -> Claimed:
         """Claims at once, or as soon as the doorbell rings or `room.wait_s` is over: the script follows the
         wait in the same write. `held`: how many responses of each tenant the worker has; `capacity`: how many
         it can run at once, of which a tenant may have its part while others wait; None: as many as it may
-        have.
+        have. `running`: how many it has that do not wait for tools.
 
         Raises REDIS_AWAY; what was granted nevertheless is among the next claim's `unheard`.
         """
         has_heard, self._has_heard = self._has_heard, False
-        places = self._settings.responses_in_flight_max if capacity is None else capacity
+        places = self._settings.responses_in_flight_max if capacity is None else max(1, capacity)
         crowd_max = max(1, int(self._settings.tenant_worker_share_max * places))
         crowd = [word for pair in held.items() if pair[1] + room.count_max >= crowd_max for word in pair]
         self._queues.rotate()  # so that none comes first for ever
         queues = " ".join(self._queues)
         call = self._bind(room)(
-            queues, crowd_max, room.count_max, room.bytes_left, int(room.rings_on), int(has_heard), *crowd
+            queues,
+            running,
+            places,
+            crowd_max,
+            room.count_max,
+            room.bytes_left,
+            int(room.rings_on),
+            int(has_heard),
+            *crowd,
         )
         before = self._tell_room() if self._was_full else []
         if room.wait_s:

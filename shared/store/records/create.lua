@@ -113,9 +113,11 @@ end
 redis.call('ZADD', active, now + ring_again_ms, member)
 redis.call('PEXPIRE', active, ttl_ms)
 if job ~= '' then
-  local last = affinity_ms > 0 and parent_state ~= state and redis.call('HGET', parent_state, 'owner')
-  if prefix ~= '' and (not last or last == '') then last = redis.call('GET', prefix) end
-  local home = last and find_home(queue, takers, last, bell_pattern, now, affinity_ms, affinity_margin)
+  local function home_of(worker)
+    return find_home(queue, takers, worker, bell_pattern, now, affinity_ms, affinity_margin)
+  end
+  local home = affinity_ms > 0 and parent_state ~= state and home_of(redis.call('HGET', parent_state, 'owner'))
+    or prefix ~= '' and home_of(redis.call('GET', prefix))
   enqueue(queue, doorbell, job_key, job_id, job, ttl_ms, flow, turn_cost, home)
 end
 local listeners = 0
