@@ -1,7 +1,8 @@
 """Measures what it saves to send continuations home: the cached tokens of chains on three vLLM workers.
 
-Owns the chains, on the tiny checkpoint and without a GPU. Both API nodes share the workers and differ in one
-setting: one keeps continuations for the worker that has their prefix, the other lets any worker take them.
+Owns the chains, which continue responses or send their whole history, on the tiny checkpoint and without a
+GPU. Both API nodes share the workers and differ in one setting: one keeps continuations for the worker that
+has their prefix, the other lets any worker take them.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,10 +31,27 @@ from tests.model.checkpoint import expand
 WORKERS, PLACES, CHAINS, TURNS = 3, 4, 9, 6
 _BLOCK_TOKENS, _ANSWER_TOKENS, _PREFIX_WORDS = 16, 120, 150
 _THINK_S = (0.1, 0.6)
-_ORDERS = ("the worker with the prefix first", "any worker")
-"""By the number of the API node."""
-_BODY = {"model": "default", "stream": True, "temperature": 0, "input": "Count from 1 to 100"}
+_ASKED = {"role": "user", "content": "Count from 1 to 100"}
+_BODY = {"model": "default", "stream": True, "temperature": 0, "input": [_ASKED]}
 _DATA, _FIRST = "data: ", '.delta"'
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    name: str
+    node: int
+    """The number of the API node."""
+    sends_all: bool
+    """Each request has the whole history and the chain's `prompt_cache_key`, and nothing is stored; otherwise
+    it continues the response before it."""
+
+
+ORDERS = (
+    Order("`previous_response_id`, the worker with the prefix first", 0, sends_all=False),
+    Order("the same, any worker", 1, sends_all=False),
+    Order("the history and `prompt_cache_key`, the worker with the prefix first", 0, sends_all=True),
+    Order("the same, any worker", 1, sends_all=True),
+)
 
 
 class _Cluster(Cluster):
@@ -58,13 +76,13 @@ class Found:
 
 
 async def measure(rounds: int) -> Result:
-    found: tuple[list[Found], ...] = ([], [])
+    found: list[list[Found]] = [[] for _ in ORDERS]
     async with running() as cluster:
-        for url in cluster.urls:
-            await run_chains(url)  # the first requests are slow
+        for order in ORDERS[:2]:
+            await run_chains(cluster.urls, order)  # the first requests are slow
         for _ in range(rounds):
-            for url, results in zip(cluster.urls, found, strict=True):
-                results.append(await run_chains(url))
+            for order, results in zip(ORDERS, found, strict=True):
+                results.append(await run_chains(cluster.urls, order))
     return Result(render(found, rounds))
 
 
@@ -94,29 +112,34 @@ async def _until_all_work(url: str) -> None:
             await asyncio.sleep(0.2)
 
 
-async def run_chains(url: str) -> Found:
-    found = Found()
+async def run_chains(urls: Sequence[str], order: Order) -> Found:
+    found, url = Found(), urls[order.node]
     async with httpx.AsyncClient(base_url=url, timeout=300) as client, asyncio.TaskGroup() as chains:
         for number in range(CHAINS):
-            chains.create_task(_run_chain(client, random.Random(number), found))
+            chains.create_task(_run_chain(client, random.Random(number), found, order))
     return found
 
 
-async def _run_chain(client: httpx.AsyncClient, chance: random.Random, found: Found) -> None:
+async def _run_chain(client: httpx.AsyncClient, chance: random.Random, found: Found, order: Order) -> None:
     """No other chain has its prefix, beyond what the model's own prompt begins with."""
     words = (str(chance.randrange(1_000)) for _ in range(_PREFIX_WORDS))
-    instructions = f"You are chain {uuid4().hex}. Remember: {' '.join(words)}."
-    body = _BODY | {"instructions": instructions, "max_output_tokens": _ANSWER_TOKENS}
-    previous: dict[str, str] = {}
-    for _ in range(TURNS):
+    name = uuid4().hex
+    instructions = f"You are chain {name}. Remember: {' '.join(words)}."
+    body: dict[str, Any] = _BODY | {"instructions": instructions, "max_output_tokens": _ANSWER_TOKENS}
+    if order.sends_all:
+        body |= {"store": False, "prompt_cache_key": name}
+    for turn in range(TURNS):
         begun_s = time.perf_counter()
-        response, first_s = await _read(client, body | previous)
-        if previous:
+        response, first_s = await _read(client, body)
+        if turn:
             usage = response["usage"]
             found.prompt_tokens += usage["input_tokens"]
             found.cached_tokens += usage["input_tokens_details"]["cached_tokens"]
             found.first_token_s.append(first_s - begun_s)
-        previous = {"previous_response_id": response["id"]}
+        if order.sends_all:
+            body["input"] = [*body["input"], *response["output"], _ASKED]
+        else:
+            body["previous_response_id"] = response["id"]
         await asyncio.sleep(chance.uniform(*_THINK_S))
 
 
@@ -136,13 +159,13 @@ async def _read(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[dict[s
     return event["response"], first_s
 
 
-def render(found: tuple[list[Found], ...], rounds: int) -> str:
-    head = ("order", "prompt tokens", "cached, %", "first text, median s", "first text, 95th percentile, s")
+def render(found: Sequence[list[Found]], rounds: int) -> str:
+    head = ("chains", "prompt tokens", "cached, %", "first text, median s", "first text, 95th percentile, s")
     rows = []
-    for order, results in zip(_ORDERS, found, strict=True):
+    for order, results in zip(ORDERS, found, strict=True):
         rows.append(
             [
-                order,
+                order.name,
                 tables.show_spread([each.prompt_tokens for each in results]),
                 tables.show_spread([each.cached_percent for each in results]),
                 tables.show_spread([median(each.first_token_s) for each in results]),
