@@ -215,6 +215,7 @@ UNENFORCEABLE = [
     ({"type": "string", "anyOf": [{"const": "a"}]}, "type"),
     ({"$ref": "#/$defs/a", "minLength": 3}, "minLength"),
     ({"$ref": "http://elsewhere.example/schema"}, r"\$ref"),
+    ({"$ref": "#name"}, r"\$ref"),
     ({"maxLength": 3}, "maxLength"),
     ({"type": "object", "properties": {}, "required": ["a"]}, "required"),
     ({"type": "object", "patternProperties": {"^a": {}}}, "patternProperties"),

@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from enum import Enum
 from functools import cache
 from typing import Any, Literal, Optional
+from urllib.parse import urljoin
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, Json
 
 from shared.json_schema_form import find_part, inner_schemas
 from worker.engines.scripted.prompt import read_tools
+from worker.harmony import schema_resources
 from worker.harmony.schema_notes import literal, property_name
 from worker.harmony.signatures import ToolSignature, write_tools
 
@@ -31,7 +33,13 @@ _json = st.recursive(
     max_leaves=4,
 )
 _DEFINED = ("A", "B", "C d")
-_REFERENCES = st.sampled_from(["#", *(f"#/$defs/{name}" for name in _DEFINED)])
+_NAMED: dict[str, dict[str, str]] = {
+    "A": {"$anchor": "A"},
+    "B": {"$dynamicAnchor": "B"},
+    "C d": {"$id": "c.json"},
+}
+"""The names that each definition has besides its place."""
+_REFERENCES = st.sampled_from(["#", *(f"#/$defs/{name}" for name in _DEFINED), "#A", "#B", "c.json"])
 _MORE = {
     "description": _DESCRIPTIONS,
     "title": _texts,
@@ -72,6 +80,7 @@ def _with_parts(depth: int) -> st.SearchStrategy[Any]:
         "not": inner,
         "dependentSchemas": st.dictionaries(_names, inner, max_size=2),
         "dependentRequired": st.dictionaries(_names, st.lists(_names, max_size=2), max_size=2),
+        "contentSchema": inner,
     }
     lists = {"minItems": st.integers(0, 9), "contains": inner, "uniqueItems": st.booleans()}
     return st.one_of(
@@ -84,7 +93,7 @@ def _with_parts(depth: int) -> st.SearchStrategy[Any]:
         ),
         _made(None, anyOf=several, oneOf=several, nullable=st.booleans()),
         _made(None, allOf=several, properties=shapes["properties"]),
-        _made(None, **{"not": inner, "$ref": _REFERENCES}),
+        _made(None, **{"not": inner, "$ref": _REFERENCES, "$dynamicRef": _REFERENCES}),
     )
 
 
@@ -103,7 +112,11 @@ _leaves = st.one_of(
 @st.composite
 def _with_definitions(draw: st.DrawFn) -> dict[str, Any]:
     schema = draw(_schemas(2).filter(lambda schema: isinstance(schema, dict)))
-    return {**schema, "$defs": {name: draw(_schemas(1)) for name in _DEFINED}}
+    definitions = {name: draw(_schemas(1)) for name in _DEFINED}
+    for name, part in definitions.items():
+        if isinstance(part, dict):
+            definitions[name] = {**part, **_NAMED[name]}
+    return {**schema, "$defs": definitions}
 
 
 def told(schema: Any, description: str = "") -> str:
@@ -119,22 +132,37 @@ def declared(schema: Any) -> str:
 def _parts(schema: Any) -> list[dict[str, Any]]:
     """Returns the schemas that apply somewhere: all but definitions that nothing refers to."""
     found: dict[int, dict[str, Any]] = {}
-    waiting = [schema]
+    waiting = [(schema, schema)]
     while waiting:
-        part = waiting.pop()
+        part, resource = waiting.pop()
         if not isinstance(part, dict) or id(part) in found:
             continue
+        resource = part if "$id" in part else resource
         found[id(part)] = part
         for keyword, value in part.items():
-            if keyword == "$ref":
-                waiting.append(find_part(value, schema))
+            inner: list[Any] = []
+            if keyword in ("$ref", "$dynamicRef"):
+                waiting.append(_meant(value, schema, resource))
             elif keyword == "items" and isinstance(value, list):
-                waiting += value
+                inner = value
+            elif keyword in ("additionalItems", "contentSchema"):
+                inner = [value]
             elif keyword != "$defs":
-                waiting += [inner for _, inner in inner_schemas(keyword, value)]
-            if keyword == "additionalItems":
-                waiting.append(value)
+                inner = [within for _, within in inner_schemas(keyword, value)]
+            waiting += [(within, resource) for within in inner]
     return list(found.values())
+
+
+def _meant(reference: str, schema: Any, resource: Any) -> tuple[Any, Any]:
+    """Returns what a reference in a resource of the schema means, and the resource of that."""
+    defined = schema["$defs"]
+    if reference == "#":
+        return resource, resource
+    if reference == "c.json":
+        return (defined["C d"] if isinstance(defined["C d"], dict) else None), None
+    if reference in ("#A", "#B"):
+        return (defined[reference[1:]] if resource is schema else None), schema
+    return find_part(reference, schema), schema
 
 
 def _said(schema: dict[str, Any], *, unsaid: str | None) -> Iterator[str]:
@@ -237,6 +265,108 @@ def test_references_that_multiply_are_written_once() -> None:
     assert len(text) < 20 * len(json.dumps(schema))
 
 
+def written(properties: dict[str, Any], **more: Any) -> str:
+    return declared({"type": "object", "properties": properties, **more})
+
+
+NODE = {"type": "object", "properties": {"v": {"const": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("reference", "definition", "more"),
+    [
+        ({"$ref": "#node"}, {"$anchor": "node"}, {}),
+        ({"$ref": "#node"}, {"$dynamicAnchor": "node"}, {}),
+        ({"$ref": "#node"}, {"$id": "#node"}, {}),
+        ({"$dynamicRef": "#node"}, {"$dynamicAnchor": "node"}, {}),
+        ({"$dynamicRef": "#node"}, {"$anchor": "node"}, {}),
+        ({"$dynamicRef": "#/$defs/N"}, {}, {}),
+        ({"$ref": "node.json"}, {"$id": "node.json"}, {}),
+        ({"$ref": "/node.json#"}, {"$id": "node.json"}, {"$id": "https://e.example/whole"}),
+        ({"$ref": "https://e.example/node.json"}, {"$id": "node.json"}, {"$id": "https://e.example/whole"}),
+        ({"$ref": "node.json#n"}, {"$id": "node.json", "$anchor": "n"}, {"$id": "https://e.example/whole"}),
+        ({"$ref": "whole#/$defs/N"}, {}, {"$id": "https://e.example/whole"}),
+        ({"$ref": "urn:node"}, {"$id": "urn:node"}, {"$id": "urn:whole"}),
+    ],
+)
+def test_a_name_within_the_schema_is_followed(
+    reference: dict[str, str], definition: dict[str, str], more: dict[str, Any]
+) -> None:
+    text = written({"p": reference}, **more, **{"$defs": {"N": {**NODE, **definition}}})
+    assert text == "type f = (_: {\np?: {\n    v?: 1,\n    },\n}) => any;\n"
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        {"$ref": "#nowhere"},
+        {"$ref": "other.json"},
+        {"$ref": "https://[e/"},
+        {"$ref": "node.json#nowhere"},
+        {"$dynamicRef": "#nowhere"},
+        {"$recursiveRef": "#/$defs/N"},
+        {"$ref": "x" * 1_001},
+    ],
+)
+def test_a_name_that_is_not_in_the_schema_is_told(reference: dict[str, str]) -> None:
+    text = written({"p": reference}, **{"$defs": {"N": {**NODE, "$id": "node.json"}}})
+    ((keyword, name),) = reference.items()
+    assert f'p?: any, // {keyword}: "{name}"' in text
+
+
+def test_a_schema_with_an_id_is_a_whole_to_what_it_holds() -> None:
+    inner = {
+        "$id": "list.json",
+        "type": "object",
+        "properties": {"next": {"$ref": "#"}, "item": {"$ref": "#/$defs/item"}, "w": {"$ref": "#/$defs/w"}},
+        "$defs": {"item": {"const": "inner"}},
+    }
+    text = written(
+        {"p": {"$ref": "list.json"}}, **{"$defs": {"l": inner, "item": {"const": 1}, "w": {"const": 2}}}
+    )
+    assert 'next?: list,\n    item?: "inner",\n    w?: 2,\n' in text
+
+
+def test_a_dynamic_name_means_the_outermost_one_if_that_is_the_same_on_every_way() -> None:
+    tree = {
+        "$id": "tree",
+        "$dynamicAnchor": "node",
+        "type": "object",
+        "properties": {"children": {"type": "array", "items": {"$dynamicRef": "#node"}}},
+    }
+    strict = declared({"$id": "strict", "$dynamicAnchor": "node", "$ref": "tree", "$defs": {"t": tree}})
+    assert "// type node\n" in strict
+    assert "children?: node[]" in strict
+    other = {"$id": "other", "$dynamicAnchor": "node", "$ref": "tree"}
+    either = written({"a": {"$ref": "other"}, "b": {"$ref": "tree"}}, **{"$defs": {"t": tree, "o": other}})
+    assert '$dynamicRef: "#node"' in either
+    recursive = {"type": "object", "properties": {"self": {"$recursiveRef": "#"}}, "title": "Tree"}
+    assert "self?: Tree" in declared(recursive)
+
+
+def test_names_are_found_in_proportion_to_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a long base, to which each reference would be joined, nor bases within bases cost more."""
+    joined = 0
+
+    def count(base: str, address: str) -> str:
+        nonlocal joined
+        joined += len(base) + len(address)
+        return urljoin(base, address)
+
+    monkeypatch.setattr(schema_resources, "urljoin", count)
+    definitions = {f"d{i}": {"$id": f"{'x' * 50}/{i}.json", "const": i} for i in range(500)}
+    references = {f"p{i}": {"$ref": f"{'x' * 50}/{i}.json"} for i in range(500)}
+    nested: dict[str, Any] = {"const": "deep"}
+    for _ in range(200):
+        nested = {"$id": "y" * 500 + "/", "properties": {"n": nested}}
+    long = "https://e.example/" + "z" * 100_000
+    schema = {"$id": long, "properties": {**references, "n": nested}, "$defs": definitions}
+    text = declared(schema)
+    assert "p499?: 499," in text
+    assert '"deep"' in text
+    assert joined < 20 * len(json.dumps(schema))
+
+
 # --- what generators write --------------------------------------------------------------------
 
 
@@ -266,6 +396,10 @@ class Cat(BaseModel):
 
 class Dog(BaseModel):
     kind: Literal["dog"]
+
+
+class Letter(BaseModel):
+    items: Json[list[Item]]
 
 
 class Order(BaseModel):
@@ -340,6 +474,10 @@ labels?: {
 }) => any;
 """
     )
+
+
+def test_what_a_text_holds_is_said_with_all_that_it_refers_to() -> None:
+    assert "// // Its number.\n// sku: string, // minLength: 3" in declared(Letter.model_json_schema())
 
 
 ZOD = {

@@ -5,11 +5,12 @@ Owns which comments a schema has, and how values are written; `typescript.py` ow
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from shared.json_schema_form import TYPES, is_text
+from worker.harmony.schema_resources import REFERRING
 
 _BREAK = re.compile("[\x7f-\x9f\u2028\u2029]")
 """Line breaks of Unicode, and controls, which JSON need not escape."""
@@ -29,8 +30,8 @@ AS_TYPES = frozenset({
 _ABOVE: Mapping[str, type] = {"title": str, "description": str, "examples": list, "default": object}
 """Keywords with a place of their own, and the type of their values."""
 _UNSAID = frozenset({
-    *("$ref", "$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$vocabulary", "$comment"),
-    *("$defs", "definitions"),
+    *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary"),
+    *("$comment", "$defs", "definitions", *REFERRING),
 })  # fmt: skip
 """Keywords for readers of schemas: definitions are said where they are referred to."""
 
@@ -63,8 +64,8 @@ class Notes:
     others: list[str] = field(default_factory=list)
     _described: list[list[str]] = field(default_factory=list)
 
-    def add(self, schema: Mapping[str, Any], *, is_followed: bool) -> None:
-        """`is_followed`: what its reference means is said too."""
+    def add(self, schema: Mapping[str, Any], *, followed: Collection[str]) -> None:
+        """`followed`: the keywords of its references whose meaning is said too."""
         title, description = title_lines(schema), description_lines(schema)
         if "\n".join(title) not in self.known:
             self.known.add("\n".join(title))
@@ -76,8 +77,9 @@ class Notes:
         self.words += words_of(schema)
         self.defaults += default_of(schema, is_quoted_always=self.are_defaults_quoted)
         self.others += facts_of(schema)
-        if "$ref" in schema and not is_followed:
-            self.others.append(f"$ref: {literal(schema['$ref'])}")
+        for keyword in REFERRING:
+            if keyword in schema and keyword not in followed:
+                self.others.append(f"{keyword}: {literal(schema[keyword])}")
 
     @property
     def more(self) -> list[Line]:

@@ -127,8 +127,10 @@ def types_of(schema: Mapping[str, Any]) -> list[str]:
     return [name for name in (kind if isinstance(kind, list) else [kind]) if isinstance(name, str)]
 
 
-def parts_of(schema: Mapping[str, Any], target: Any, inherited: Sequence[str]) -> list[TypePart]:
-    """Returns what a schema says of its type. `target`: what its reference means, or None.
+def parts_of(
+    schema: Mapping[str, Any], targets: Mapping[str, Any], inherited: Sequence[str]
+) -> list[TypePart]:
+    """Returns what a schema says of its type. `targets`: what each of its references means.
 
     `inherited`: the types of a schema around this one, for one that names none.
     """
@@ -138,7 +140,7 @@ def parts_of(schema: Mapping[str, Any], target: Any, inherited: Sequence[str]) -
     if isinstance(values := schema.get("enum"), list) and values:
         parts.append(Literals([literal(value) for value in values]))
     types, shape = types_of(schema), _shape_of(schema)
-    others = [*_others_of(schema, target, types or inherited)]
+    others = [*_others_of(schema, targets, types or inherited)]
     if shape or (types and not parts and not others):
         parts.insert(0, Own(schema, types or shape, isinstance(schema.get("type"), list)))
     parts += others
@@ -163,9 +165,10 @@ def has_members(schema: Mapping[str, Any]) -> bool:
     return named or schema.get("additionalProperties") in (True, {})
 
 
-def _others_of(schema: Mapping[str, Any], target: Any, types: Sequence[str]) -> Iterator[TypePart]:
-    if target is not None:
-        yield Other(target, types)
+def _others_of(
+    schema: Mapping[str, Any], targets: Mapping[str, Any], types: Sequence[str]
+) -> Iterator[TypePart]:
+    yield from (Other(target, types) for target in targets.values())
     if isinstance(every := schema.get("allOf"), list):
         yield from (Other(one, types) for one in every)
     for keyword in ("anyOf", "oneOf"):

@@ -1,34 +1,36 @@
 """Follows the references within a JSON schema, and names what is referred to more than once. Pure.
 
-Owns which part of a schema a reference means, and its name; `typescript.py` writes each named part once, and
-its name wherever it comes again. So the length of what is written grows with the schema and not with the
-number of ways through it, and a schema that contains itself ends. Nothing outside the schema is fetched.
+Owns which references there are, and the names; `schema_resources.py` owns what a reference means, and
+`typescript.py` writes each named part once, and its name wherever it comes again. So the length of what is
+written grows with the schema and not with the number of ways through it, and a schema that contains itself
+ends.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from shared.json_schema_form import find_part, inner_schemas
+from worker.harmony.schema_resources import REFERRING, SchemaResources, parts_of
 
-_DEFINITIONS = ("$defs", "definitions")
 _NO_IDENTIFIER = re.compile(r"\W+", re.ASCII)
 _NAME_LENGTH_MAX = 64
+_NONE: Mapping[str, Any] = {}
 
 
 class References:
     """The references of one schema, found in one walk over the parts that can be reached."""
 
     def __init__(self, root: Any) -> None:
-        self._targets: dict[int, Any] = {}
-        """id() of a schema with a reference -> the schema that it means."""
+        self._targets: dict[int, dict[str, Any]] = {}
+        """id() of a schema with references -> the schema that each keyword means."""
         self.names: dict[int, str] = {}
         """id() of a schema that comes more than once -> its name. The root keeps all of them alive."""
         pointers: dict[int, str] = {}
         visited: set[int] = set()
         twice: set[int] = set()
         again: dict[int, Any] = {}
+        resources = SchemaResources(root)
         waiting = [root]
         while waiting:
             schema = waiting.pop()
@@ -40,12 +42,12 @@ class References:
                     continue
                 twice.add(id(schema))  # one object at two places is written at both, with its references
             visited.add(id(schema))
-            waiting += _parts_of(schema)
-            reference = schema.get("$ref")
-            if isinstance(reference, str) and isinstance(target := find_part(reference, root), dict | bool):
-                self._targets[id(schema)] = target
-                pointers.setdefault(id(target), reference)
-                waiting.append(target)
+            waiting += parts_of(schema)
+            for keyword in REFERRING:
+                if keyword in schema and isinstance(target := resources.find(schema, keyword), dict | bool):
+                    self._targets.setdefault(id(schema), {})[keyword] = target
+                    pointers.setdefault(id(target), schema[keyword])
+                    waiting.append(target)
         self._name(pointers, again)
 
     def _name(self, pointers: dict[int, str], again: dict[int, Any]) -> None:
@@ -59,28 +61,19 @@ class References:
                 taken[name] += 1
                 self.names[place] = name
 
-    def target_of(self, schema: Mapping[str, Any]) -> Any:
-        """Returns the schema to which this one refers, or None."""
-        return self._targets.get(id(schema))
+    def targets_of(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the schemas to which this one refers, by keyword, without those that are not known."""
+        return self._targets.get(id(schema), _NONE)
 
 
-def _parts_of(schema: dict[str, Any]) -> Iterator[Any]:
-    """Yields the schemas within a schema, without its definitions, which count where they are referred to."""
-    for keyword, part in schema.items():
-        if keyword in _DEFINITIONS:
-            continue
-        for _, inner in inner_schemas(keyword, part):
-            if isinstance(inner, list):  # the tuple of an earlier draft
-                yield from inner
-                yield schema.get("additionalItems")
-            else:
-                yield inner
-
-
-def _name_of(pointer: str, target: dict[str, Any]) -> str:
-    """Returns the last word of a reference as an identifier; for the root, which has none, its title."""
+def _name_of(reference: str, target: dict[str, Any]) -> str:
+    """Returns the last word of a reference as an identifier; for one without a fragment, the title of what it
+    means, or the last word of its address."""
+    address, _, fragment = reference.partition("#")
     title = target.get("title")
-    last = pointer.rpartition("/")[2] if "/" in pointer else title if isinstance(title, str) else ""
+    last = fragment.rpartition("/")[2]
+    if not fragment:
+        last = title if isinstance(title, str) else address.rpartition("/")[2].removesuffix(".json")
     name = _NO_IDENTIFIER.sub("_", last[:_NAME_LENGTH_MAX]).strip("_")
     if not name or name[0].isdigit():
         name = f"Part_{name}".rstrip("_")

@@ -98,7 +98,7 @@ class _Writer:
                 return entered
             entered.layers.append(schema)
             entered.is_nullable |= schema.get("nullable") is True
-            parts = parts_of(schema, self._references.target_of(schema), inherited)
+            parts = parts_of(schema, self._references.targets_of(schema), inherited)
             inherited = types_of(schema) or inherited
             if (inner := optional(parts)) is not None:
                 entered.is_nullable = True
@@ -159,7 +159,7 @@ class _Writer:
     ) -> Notes:
         notes = Notes({"\n".join(comment_lines(title)) for title in said}, are_defaults_quoted)
         for schema in layers:
-            notes.add(schema, is_followed=self._references.target_of(schema) is not None)
+            notes.add(schema, followed=self._references.targets_of(schema))
         return notes
 
     # --- types ----------------------------------------------------------------------------------

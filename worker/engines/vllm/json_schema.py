@@ -171,8 +171,8 @@ def _unknown_in(schema: Mapping[str, Any]) -> Iterator[_Complaint]:
 def _misunderstood_in(schema: Mapping[str, Any]) -> Iterator[_Complaint]:
     """Yields the keywords that are supported, but not in this combination or with this value."""
     yield from _overlooked_in(schema)
-    if not str(schema.get("$ref", "#")).startswith("#"):
-        yield "$ref", "a '$ref' to another document cannot be followed"
+    if not f"{schema.get('$ref', '#')}/".startswith("#/"):
+        yield "$ref", "a '$ref' can be followed if it is a pointer within the schema, as '#/$defs/name'"
     if {"pattern", "format"} <= schema.keys():
         yield "format", "'format' beside 'pattern' cannot be enforced"
     if {"pattern", "format"} & schema.keys():
