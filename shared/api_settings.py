@@ -154,6 +154,15 @@ class ApiSettings(BaseModel):
         return origins
 
     @model_validator(mode="after")
+    def _a_node_is_in_one_cell(self) -> Self:
+        known: dict[str, str] = {}
+        for name, cell in self.cells.items():
+            for url in cell.nodes:
+                if (other := known.setdefault(url.lower(), name)) != name:
+                    raise ValueError(f"cells: {url} is a node of both {other} and {name}")
+        return self
+
+    @model_validator(mode="after")
     def _a_body_finds_room(self) -> Self:
         if self.bodies_bytes_max < 2 * self.body_bytes_max:
             raise ValueError("bodies_bytes_max must be at least twice body_bytes_max")

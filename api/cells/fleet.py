@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 
+import msgspec
+
 from api.cells.upstream import Broken, Sent, Unreached, Upstream
 from shared import metrics
 from shared.settings import Settings
@@ -38,6 +40,7 @@ class Health(IntEnum):
 class Node:
     url: str
     upstream: Upstream
+    cell: str
     health: Health = Health.READY
     misses: int = 0
     """Probes in a row to which there was no answer at all."""
@@ -67,6 +70,21 @@ class CellState:
         return sorted(nodes, key=lambda node: (node.health, chance()))
 
 
+class _Readiness(msgspec.Struct):
+    cell: str = ""
+
+
+_read_readiness = msgspec.json.Decoder(_Readiness).decode
+
+
+def _cell_told(raw: bytes) -> str:
+    """Returns the cell that a node says it is of; '' if it does not say so, as an older one."""
+    try:
+        return _read_readiness(raw).cell
+    except msgspec.DecodeError:
+        return ""
+
+
 class Fleet:
     """All cells. `run` keeps what is known of them up to date."""
 
@@ -78,7 +96,11 @@ class Fleet:
                 name,
                 cell.weight,
                 tuple(
-                    Node(url, Upstream(url, settings.cell_connect_timeout_s, settings.http_send_timeout_s))
+                    Node(
+                        url,
+                        Upstream(url, settings.cell_connect_timeout_s, settings.http_send_timeout_s),
+                        name,
+                    )
                     for url in cell.nodes
                 ),
             )
@@ -129,7 +151,7 @@ class Fleet:
                 answer = await node.upstream.send(_READY)
                 try:
                     await answer.read_head()
-                    await answer.read_whole(_READY_BYTES_MAX)
+                    told = _cell_told(await answer.read_whole(_READY_BYTES_MAX))
                 finally:
                     answer.close()
         except TimeoutError:
@@ -143,6 +165,10 @@ class Fleet:
             self._set(node, Health.AWAY, str(error))
         else:
             node.misses = 0
+            if told not in ("", node.cell):  # the ids that it makes would lead to that cell
+                why = f"its ANTIPHON_CELL is {told[:16]!r}, and ANTIPHON_CELLS has it in {node.cell!r}"
+                self._set(node, Health.AWAY, why)
+                return
             is_ready = answer.status == 200
             self._set(node, Health.READY if is_ready else Health.ANSWERING, f"it answers {answer.status}")
 

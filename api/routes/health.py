@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api.errors import RETRY_AFTER
-from api.routes.access import ServicesDep
+from api.routes.access import ServicesDep, SettingsDep
 
 router = APIRouter()
 
@@ -20,7 +20,7 @@ async def report_health() -> Response:
 
 
 @router.get(PROBED[1])
-async def report_readiness(request: Request, services: ServicesDep) -> Response:
+async def report_readiness(request: Request, services: ServicesDep, settings: SettingsDep) -> Response:
     """Reports readiness: Redis answers, a worker is present, and this node is not shutting down."""
     seen = await services.check_readiness()
     is_ready = seen.is_ready and not request.app.state.is_draining
@@ -29,5 +29,6 @@ async def report_readiness(request: Request, services: ServicesDep) -> Response:
         "redis": seen.is_redis_reachable,
         "workers": seen.workers,
         "tool_runners": seen.tool_runners,
+        "cell": settings.cell,
     }
     return JSONResponse(body) if is_ready else JSONResponse(body, 503, RETRY_AFTER)

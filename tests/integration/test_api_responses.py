@@ -482,7 +482,7 @@ async def test_a_node_is_ready_when_redis_answers_and_a_worker_is_there(
     await presence.announce(redis, "tool_runner", "t2")
     after = await client.get("/ready")
     assert after.status_code == 200
-    assert after.json() == {"status": "ready", "redis": True, "workers": 1, "tool_runners": 2}
+    assert after.json() == {"status": "ready", "redis": True, "workers": 1, "tool_runners": 2, "cell": "0"}
 
 
 @asynccontextmanager

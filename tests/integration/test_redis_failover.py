@@ -71,7 +71,7 @@ def check_whole(cluster: RunningCluster, frames: list[Frame]) -> None:
     assert [role["restarts"] for role in cluster.record["roles"]] == [0] * len(cluster.record["roles"])
 
 
-READY: dict[str, Any] = {"status": "ready", "redis": True, "workers": 2, "tool_runners": 1}
+READY: dict[str, Any] = {"status": "ready", "redis": True, "workers": 2, "tool_runners": 1, "cell": "0"}
 
 
 def test_a_stream_goes_on_when_the_primary_is_killed(

@@ -15,6 +15,7 @@ from api.cells.upstream import Sent, Upstream
 from api.tenants import Tenants
 from shared import metrics
 from shared.ids import item_id, new_conversation_id, new_response_id
+from shared.settings import Settings
 from shared.tenants_file import Roster
 from tests.cells import NOT_READY, READY, Asked, FakeNode, answer_of, routing
 from tests.patience import PATIENCE_S, until
@@ -113,6 +114,30 @@ async def test_creates_leave_a_dead_cell_but_ids_and_keys_do_not() -> None:
         await a.start()
         await router.fleet.probe_all()
         assert (await client.get(f"/v1/responses/{A}")).json() == {"cell": "a"}
+
+
+async def test_a_node_of_another_cell_is_asked_nothing_until_its_setting_is_right(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The ids that it makes would lead to a cell that does not know them."""
+    _, b, cells = two()
+    b.readiness = answer_of({"status": "ready", "cell": "0"})
+    async with routing(cells) as (router, client):
+        for _ in range(8):
+            assert (await client.post("/v1/responses", json=CREATE)).json() == {"cell": "a"}
+        assert error_of(await client.get(f"/v1/responses/{B}"))[0] == 503
+        assert counted("antiphon_cell_nodes", cell="b", state="away") == 1
+        assert "its ANTIPHON_CELL is '0', and ANTIPHON_CELLS has it in 'b'" in caplog.text
+        b.readiness = answer_of({"status": "ready", "cell": "b"})
+        await router.fleet.probe_all()
+        assert (await client.get(f"/v1/responses/{B}")).json() == {"cell": "b"}
+    assert [asked.target for asked in b.asked] == [f"/v1/responses/{B}"]
+
+
+def test_a_node_is_in_one_cell() -> None:
+    nodes = {"nodes": ["http://10.0.0.1:8000"]}
+    with pytest.raises(ValueError, match=r"http://10\.0\.0\.1:8000 is a node of both a and b"):
+        Settings(cells={"a": nodes, "b": nodes})
 
 
 async def test_a_cell_that_is_not_ready_takes_no_creates_but_is_still_read() -> None:

@@ -262,7 +262,13 @@ async def test_the_process_is_healthy_whatever_else_is_wrong() -> None:
         health, ready = await client.get("/health"), await client.get("/ready")
     assert (health.status_code, health.json()) == (200, {"status": "ok"})
     assert ready.status_code == 503
-    assert ready.json() == {"status": "not ready", "redis": False, "workers": 0, "tool_runners": 0}
+    assert ready.json() == {
+        "status": "not ready",
+        "redis": False,
+        "workers": 0,
+        "tool_runners": 0,
+        "cell": "0",
+    }
 
 
 OTHER_FIELDS = st.dictionaries(st.text().filter(lambda name: name != "input"), st.text())
