@@ -17,6 +17,7 @@ import msgspec
 
 from shared.hosted_tools import BROWSER, HOSTED_TOOLS, PYTHON, RESERVED_LABELS
 from shared.responses import ServerSecrets
+from shared.server_headers import TRANSPORT_HEADERS
 from shared.settings import Settings
 
 _BUILTIN = "tool_runner.builtin"
@@ -28,15 +29,6 @@ _ROOT = Path(__file__).resolve().parents[1]
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]*\Z")
-_TRANSPORT_HEADERS = frozenset(
-    {
-        *("accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type"),
-        *("expect", "host", "keep-alive", "last-event-id", "te", "trailer", "transfer-encoding", "upgrade"),
-        *("mcp-method", "mcp-name", "mcp-protocol-version", "mcp-session-id"),
-        *("proxy-authorization", "proxy-connection"),
-    }
-)
-"""Headers that frame the request or belong to the protocol; setting them could forge another request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +231,6 @@ def _check_headers(headers: Mapping[str, str]) -> dict[str, str]:
             raise NoServer(f"headers: {name!r} is not a header name")
         if not _HEADER_VALUE.match(value):
             raise NoServer(f"headers: the value of {name!r} may hold printable ASCII only")
-        if name.lower() in _TRANSPORT_HEADERS:
+        if name.lower() in TRANSPORT_HEADERS:
             raise NoServer(f"headers: {name!r} cannot be set")
     return {name.lower(): value.strip() for name, value in headers.items()}

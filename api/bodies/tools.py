@@ -4,11 +4,9 @@ Owns the check, the echoed form and the separation; the worker decides which too
 Source: the public OpenAI types, `Tool`.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -22,6 +20,7 @@ from api.bodies.client_tools import (
     refuse_unmakable,
 )
 from api.bodies.containers import check_container
+from api.bodies.server_urls import authority_of, check_url, may_hold_secret, strip_url
 from api.bodies.validation import (
     Checked,
     ClosedShape,
@@ -39,6 +38,7 @@ from api.errors import invalid_type, invalid_value, unsupported_parameter, unsup
 from shared import hosted_tools
 from shared.hosted_tools import BROWSER, PYTHON, RESERVED_LABELS
 from shared.responses import ServerSecrets
+from shared.server_headers import TRANSPORT_HEADERS
 from shared.tool_calls import is_clients_own
 
 _REDACTED = "<redacted>"
@@ -47,9 +47,6 @@ _HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$
 _HeaderValue = Annotated[str, Field(pattern=r"^[\x20-\x7e\t]*$", max_length=16_384)]
 _HEADERS_MAX = 100
 """Few servers accept more."""
-_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)?(?P<authority>[^/?#\\]*)")
-_USUAL_PATHS = frozenset({"", "/", "/mcp", "/mcp/", "/sse", "/sse/"})
-"""The usual paths of tool servers; any other path may be a secret."""
 
 
 class _CodeInterpreter(CallableShape):
@@ -227,7 +224,10 @@ def _check_mcp(tool: Mapping[str, Any], path: Path) -> None:
     for name in ("connector_id", "tunnel_id"):
         if tool.get(name) is not None:
             raise unsupported_parameter(spell((*path, name)), "Give the server's `server_url` instead.")
-    _check_url(tool.get("server_url"), (*path, "server_url"))
+    check_url(tool.get("server_url"), (*path, "server_url"))
+    for name in tool.get("headers") or {}:
+        if name.lower() in TRANSPORT_HEADERS:
+            raise invalid_value(spell((*path, "headers", name)), "the connection to the server sets it")
     _check_authorization(tool, path)
     _check_allowed(tool.get("allowed_tools"), (*path, "allowed_tools"))
     _check_approval(tool.get("require_approval"), (*path, "require_approval"))
@@ -258,26 +258,10 @@ def _check_approval(value: object, path: Path) -> None:
             raise invalid_type(spell(path), "a string or an object", value)
 
 
-def _check_url(url: str | None, path: Path) -> None:
-    """Raises ClientError for a URL that is not HTTP.
-
-    Text without a scheme may be a placeholder for a known label.
-    """
-    if url is None or "://" not in url:
-        return
-    try:
-        parts = urlsplit(url)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_address = False
-    if not is_address:
-        raise invalid_value(spell(path), "it should be an http or https address")
-
-
 def _check_authorization(tool: Mapping[str, Any], path: Path) -> None:
     """Raises ClientError for several authorizations, of which clients and servers choose differently."""
     in_headers = any(name.lower() == "authorization" for name in tool.get("headers") or {})
-    in_url = "@" in _authority_of(tool.get("server_url") or "")
+    in_url = "@" in authority_of(tool.get("server_url") or "")
     if in_headers + in_url + (tool.get("authorization") is not None) > 1:
         name = "authorization" if tool.get("authorization") is not None else "server_url"
         reason = "give it once: in `authorization`, in `headers`, or in the user part of `server_url`"
@@ -285,20 +269,24 @@ def _check_authorization(tool: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_labels(tools: Mapping[int, Mapping[str, Any]]) -> None:
-    """Raises ClientError for an `mcp` tool with the label of another tool: the rules of one would be lost.
+    """Raises ClientError for two tools of which one would have no effect: an `mcp` tool with the label of
+    another tool, or a hosted tool that is requested twice, with different options.
 
     A hosted tool that is requested by several of its types is offered once.
     """
-    seen: dict[str, bool] = {}
+    seen: dict[str, dict[str, Any] | None] = {}
     for index, tool in tools.items():
         is_mcp, hosted = tool["type"] == "mcp", hosted_tools.by_type(tool["type"])
         if not is_mcp and hosted is None:
             continue
         label = tool["server_label"] if hosted is None else hosted.server_label
-        if label in seen and (is_mcp or seen[label]):
+        options = None if is_mcp else {**_echo(tool), "type": label}
+        if label in seen and (is_mcp or seen[label] is None):
             place = ("tools", index, "server_label" if is_mcp else "type")
             raise invalid_value(spell(place), f"'{label}' is used twice")
-        seen[label] = is_mcp
+        if seen.setdefault(label, options) != options:
+            reason = f"'{tool['type']}' is used twice, with different options"
+            raise invalid_value(spell(("tools", index, "type")), reason)
 
 
 def _secrets_of(tool: Mapping[str, Any]) -> ServerSecrets | None:
@@ -306,7 +294,7 @@ def _secrets_of(tool: Mapping[str, Any]) -> ServerSecrets | None:
         return None
     url = tool.get("server_url") or ""
     secrets = ServerSecrets(
-        tool.get("headers") or {}, tool.get("authorization"), url if _may_hold_secret(url) else None
+        tool.get("headers") or {}, tool.get("authorization"), url if may_hold_secret(url) else None
     )
     return secrets if secrets != ServerSecrets() else None
 
@@ -354,7 +342,7 @@ def _without_secrets(tool: Mapping[str, Any]) -> dict[str, Any]:
         case "mcp":
             kept = {name: value for name, value in tool.items() if name not in _SECRET}
             url = tool.get("server_url") or ""
-            return kept | ({"server_url": strip_url(url)} if _may_hold_secret(url) else {})
+            return kept | ({"server_url": strip_url(url)} if may_hold_secret(url) else {})
         case _:
             return dict(tool)
 
@@ -377,22 +365,3 @@ def _echo(tool: Mapping[str, Any]) -> dict[str, Any]:
         case kind:
             hosted = hosted_tools.by_type(kind)
             return {**(hosted.echoed if hosted else {}), **_without_secrets(tool)}
-
-
-def strip_url(url: str) -> str:
-    """Returns the scheme, host and port of an address, as its path, query and user part may be secret."""
-    match = _ADDRESS.match(url)
-    if match is None:
-        return ""
-    return (match["scheme"] or "") + match["authority"].rpartition("@")[2]
-
-
-def _may_hold_secret(url: str) -> bool:
-    """Returns True if the address has a user part, a query, a fragment, or an unusual path."""
-    match = _ADDRESS.match(url)
-    return match is None or "@" in match["authority"] or url[match.end() :] not in _USUAL_PATHS
-
-
-def _authority_of(url: str) -> str:
-    match = _ADDRESS.match(url)
-    return match["authority"] if match else ""

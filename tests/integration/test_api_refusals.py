@@ -274,6 +274,12 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
     (with_tools(SERVER | {"headers": {"a": 5}}), "tools[0].headers.a", TYPE),
     (with_tools(SERVER | {"headers": {"a": "b\r\nc: d"}}), "tools[0].headers.a", INVALID),
     (with_tools(SERVER | {"headers": {"a b": "c"}}), "tools[0].headers.a b", INVALID),
+    (with_tools(SERVER | {"headers": {"a": "b", "Host": "c"}}), "tools[0].headers.Host", INVALID),
+    (
+        with_tools({"type": "code_interpreter"}, {"type": "code_interpreter", "container": "cntr_1"}),
+        "tools[1].type",
+        INVALID,
+    ),
     (with_tools(SERVER | {"authorization": 5}), "tools[0].authorization", TYPE),
     (with_tools(SERVER | {"allowed_tools": "a"}), "tools[0].allowed_tools", TYPE),
     (with_tools(SERVER | {"allowed_tools": [5]}), "tools[0].allowed_tools", INVALID),

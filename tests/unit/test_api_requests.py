@@ -12,7 +12,8 @@ from openai.types import responses as openai_types
 from api.bodies.input_items import read_input
 from api.bodies.json_body import NESTING_MAX, decode_object
 from api.bodies.requests import Birth, CreateBody, Creation, RequestLimits, read_create
-from api.bodies.tools import ApprovalDefaults, strip_url
+from api.bodies.server_urls import strip_url
+from api.bodies.tools import ApprovalDefaults
 from api.bodies.validation import Shape
 from api.errors import ClientError
 from shared.responses import Response, ResponseRequest, SamplingOptions, ServerSecrets

@@ -259,6 +259,39 @@ def test_a_choice_that_a_server_might_satisfy_is_accepted(tools: list[dict[str, 
     assert create(*tools, tool_choice=choice).request.response.tool_choice == choice
 
 
+AUTO = {"type": "code_interpreter", "container": {"type": "auto"}}
+ANYWHERE = {"type": "web_search"}
+ONE_DOMAIN = {"type": "web_search", "filters": {"allowed_domains": ["a.example"]}}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_accepted"),
+    [
+        (ANYWHERE, {"type": "web_search_preview"}, True),
+        (ANYWHERE, {"type": "web_search_2025_08_26", "search_context_size": "medium", "filters": None}, True),
+        (ONE_DOMAIN, ONE_DOMAIN, True),
+        ({"type": "code_interpreter"}, AUTO, True),
+        (ANYWHERE, ONE_DOMAIN, False),
+        (ONE_DOMAIN, {"type": "web_search_preview"}, False),
+        (ANYWHERE, {"type": "web_search", "external_web_access": False}, False),
+        (AUTO, {"type": "code_interpreter", "container": "cntr_1"}, False),
+    ],
+)
+def test_a_hosted_tool_is_asked_for_twice_in_the_same_words_or_refused(
+    one: dict[str, Any], other: dict[str, Any], is_accepted: bool
+) -> None:
+    if is_accepted:
+        assert len(create(one, other).request.tools) == 2
+    else:
+        assert refusal_of(one, other) == ("tools[1].type", "invalid_value")
+
+
+@pytest.mark.parametrize("name", ["Host", "content-type", "MCP-Session-Id"])
+def test_a_header_of_the_transport_is_refused_before_anything_is_written(name: str) -> None:
+    server = {**SERVER, "headers": {"X-Key": "k", name: "v"}}
+    assert refusal_of(server) == (f"tools[0].headers.{name}", "invalid_value")
+
+
 CHOICES: list[dict[str, Any]] = [
     {"type": "function", "name": "f"},
     {"type": "custom", "name": "edit", "namespace": "docs"},
