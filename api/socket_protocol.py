@@ -26,6 +26,8 @@ from shared.settings import Settings
 _EXTENSION = "antiphon.socket"
 _FRAGMENTS_MAX = 4_096
 """Frames of one message. A list of fragments of one byte each would take fifty times as much as they do."""
+_PIECE_BYTES, _STEP_S = 2_048, 0.005
+"""What arrives is read in pieces, for so long at a time: forty thousand empty frames may arrive at once."""
 GOING_AWAY, TOO_BIG, RESTARTING, TRY_AGAIN_LATER = 1001, 1009, 1012, 1013
 """Codes with which a connection is closed (RFC 6455, 7.4.1, and its registry)."""
 
@@ -64,6 +66,9 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self._turn = asyncio.Lock()
         self._pong = b""
         self._left_bytes = 0
+        self._unread = b""
+        self._step: asyncio.Handle | None = None
+        """That in which the rest is read; until then nothing more is taken from the client."""
 
     async def run_asgi(self) -> None:
         extensions = cast(dict[str, object], self.scope["extensions"])
@@ -73,6 +78,40 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     # --- what arrives ---------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        """Reads what has arrived, or if that takes long a part of it, and the rest when others have had their
+        turn."""
+        self._unread += data
+        if self._step is None:
+            self._read_on()
+        else:
+            self._hold()
+
+    async def receive(self) -> Any:
+        """Returns the next message for the app; then uvicorn lets the client go on, whatever is unread."""
+        message = await super().receive()
+        self._hold()
+        return message
+
+    def _hold(self) -> None:
+        if self._step is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def _read_on(self) -> None:
+        was_held, self._step, read_bytes = self._step is not None, None, 0
+        ends_s = self.loop.time() + _STEP_S
+        while read_bytes < len(self._unread) and not self.transport.is_closing():
+            self._read(self._unread[read_bytes : read_bytes + _PIECE_BYTES])
+            read_bytes += _PIECE_BYTES
+            if self.read_paused or self.loop.time() >= ends_s:
+                break
+        self._unread = b"" if self.transport.is_closing() else self._unread[read_bytes:]
+        if self._unread:
+            self._step = self.loop.call_soon(self._read_on)
+            self._hold()
+        elif was_held and not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _read(self, data: bytes) -> None:
         """Counts the message that is arriving, which its reader counts from then on."""
         if self.conn.parser_exc is not None:
             self.conn.receive_data(data)  # throws it away
@@ -223,6 +262,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._arriving.grow_to(0)
+        self._unread = b""
         super().connection_lost(exc)
 
 

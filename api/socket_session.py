@@ -102,6 +102,8 @@ class Session:
                     pass
                 case Invalid(error, stream_id):
                     await self._refuse(error, stream_id)
+        except ClientDisconnected:  # an OSError, as some of REDIS_AWAY are
+            raise
         except (ClientError, *REDIS_AWAY) as error:
             await self._refuse(error, message.stream_id if isinstance(message, Create | Cancel) else None)
 
