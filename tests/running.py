@@ -18,8 +18,9 @@ from local import ports
 from tests.patience import PATIENCE_S, wait_until
 
 ROOT = Path(__file__).parent.parent
-PATIENT = {"ANTIPHON_REDIS_TIMEOUT_S": str(PATIENCE_S)}
-"""For a cluster whose Redis stays available: however slow that is, no call is refused for it."""
+PATIENT = {"ANTIPHON_REDIS_TIMEOUT_S": str(PATIENCE_S), "ANTIPHON_TOOL_CLAIM_TTL_S": "20"}
+"""For a cluster whose Redis stays available and whose tool runners live: however slow they are, no call is
+refused or given up for it."""
 
 
 @dataclass(frozen=True, slots=True)
