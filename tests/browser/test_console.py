@@ -209,6 +209,29 @@ def test_a_long_log_is_written_some_at_a_time(page: Page, cluster: RunningCluste
     assert page.ask(TAIL) == [0, 300, "line 99999", 1]
 
 
+def test_a_table_that_does_not_show_all_says_so(page: Page, cluster: RunningCluster) -> None:
+    enter(page, cluster)
+    assert page.text("#queues-title") == "Waiting, by tenant and tier"
+    assert page.text("#open-title") == "Open now"
+    page.ask(FULLER)
+    for title, part in (
+        ("queues-title", "of 61 that wait, by tenant and tier"),
+        ("open-title", "of 1198 that are open"),
+    ):
+        page.wait(f"document.getElementById('{title}').textContent.endsWith('{part}')")
+
+
+FULLER = """(() => {
+  const real = window.fetch;
+  window.fetch = async (...asked) => {
+    const answer = await real(...asked);
+    if (!String(asked[0]).includes('/console/cluster')) return answer;
+    const view = await answer.json();
+    view.queues[0].flows_total = 61;
+    view.open.total = 1198;
+    return new Response(JSON.stringify(view), { headers: answer.headers });
+  };
+})()"""
 PICTURE = """(async () => {
   const { changesOf, draw, stretchesOf, turnsOf } = await import('/console/files/picture.js');
   const item = (type, added, done, label = type) => (

@@ -3,7 +3,7 @@
 import { ask, call, eventsOf, forgetKey, hasKey, keepKey, pause, takeKeyFromAddress } from './line.js';
 import { describe, draw } from './picture.js';
 import { wirePlayground } from './playground.js';
-import { fill, rows, seconds, Tail, write } from './tables.js';
+import { fill, rows, seconds, Tail, titled, write } from './tables.js';
 
 const ENDS = ['completed', 'failed', 'incomplete', 'cancelled'].map((word) => `response.${word}`);
 const POLL_MS = 1000, LOOK_MS = 500, EVENTS_MAX = 300, RATE_MS = 10000;
@@ -45,12 +45,15 @@ function showCluster(view) {
       each.about ? each.about.served.map((served) => served[0]).join(', ') : '–',
     ],
   })), 'none');
+  const flows = view.queues.reduce((sum, queue) => sum + queue.flows.length, 0);
+  const flowsTotal = view.queues.reduce((sum, queue) => sum + queue.flows_total, 0);
+  write($('queues-title'), titled(flows, flowsTotal, 'Waiting, by tenant and tier', 'that wait, by tenant and tier'));
   rows($('queues'), view.queues.flatMap((queue) => queue.flows.map((flow) => ({
     key: `${queue.name} ${flow.tenant} ${flow.tier}`,
     cells: [queue.name, flow.tenant, flow.tier, flow.waiting, seconds(flow.oldest_ms)],
   }))), 'Nothing waits.');
   const listed = view.open.responses;
-  write($('open-title'), listed.length < view.open.total ? `${listed.length} of ${view.open.total} that are open` : 'Open now');
+  write($('open-title'), titled(listed.length, view.open.total, 'Open now', 'that are open'));
   rows($('open'), listed.map((each) => ({
     key: `${each.tenant}/${each.response_id}`,
     look: each.standing,

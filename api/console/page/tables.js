@@ -2,6 +2,9 @@
 
 export const seconds = (ms) => (ms === null || ms === undefined ? '–' : `${(ms / 1000).toFixed(1)} s`);
 
+// What a table is called: `whole`, or how many there are besides those that it shows.
+export const titled = (shown, total, whole, part) => (shown < total ? `${shown} of ${total} ${part}` : whole);
+
 export function element(name, text, attributes = {}) {
   const made = Object.assign(document.createElement(name), attributes);
   made.textContent = text;
