@@ -9,8 +9,10 @@ from typing import Literal
 
 from admin.answers import AdminAnswer
 from shared.settings import Settings
+from shared.store import keys
 from shared.store.overview.processes import ProcessView
 from shared.store.overview.server import KeysView, ServerView
+from shared.store.overview.waiting_work import QueueView
 from shared.store.redis.sentinels import SentinelView
 from shared.table import lay_out
 
@@ -43,8 +45,11 @@ def judge(
     names: KeysView,
     processes: Sequence[ProcessView],
     sentinels: Sequence[SentinelView],
+    queues: Sequence[QueueView] = (),
+    *,
+    has_webhooks: bool = False,
 ) -> list[Finding]:
-    """Returns all findings."""
+    """Returns all findings. `has_webhooks`: whether there is something to deliver."""
     return [
         *_judge_settings(settings),
         *_judge_persistence(settings, server),
@@ -53,7 +58,8 @@ def judge(
         *_judge_memory(server),
         _judge_clock(server),
         _judge_keys(names),
-        *_judge_processes(processes),
+        *_judge_processes(processes, has_webhooks=has_webhooks),
+        *_judge_queues(queues, processes),
     ]
 
 
@@ -181,15 +187,27 @@ def _judge_keys(names: KeysView) -> Finding:
     return Finding("bad", "keys", f"{names.lasting} have no TTL ({looked}): {examples}")
 
 
-def _judge_processes(processes: Sequence[ProcessView]) -> Iterator[Finding]:
-    for role, lack in (
-        ("api", "nobody can call"),
-        ("worker", "responses wait"),
-        ("tool_runner", "calls of tools wait"),
-    ):
+def _judge_processes(processes: Sequence[ProcessView], *, has_webhooks: bool) -> Iterator[Finding]:
+    lacks = {"api": "nobody can call", "worker": "responses wait", "tool_runner": "calls of tools wait"}
+    if has_webhooks:
+        lacks["webhooks"] = "deliveries wait"
+    for role, lack in lacks.items():
         number = sum(each.role == role and each.is_present for each in processes)
         said = f"{number} present" if number else f"none present: {lack}"
         yield Finding("ok" if number else "warning", role, said)
+
+
+def _judge_queues(queues: Sequence[QueueView], processes: Sequence[ProcessView]) -> Iterator[Finding]:
+    """Yields the models for which responses wait and nobody is there."""
+    workers = [each for each in processes if each.role == "worker" and each.is_present]
+    if any(each.about is None for each in workers):
+        return  # one of an earlier version does not say what it serves
+    served = {queue for each in workers if each.about for queue in each.about.queues}
+    for queue in queues:
+        model = keys.model_of(queue.name)
+        if model and queue.waiting and keys.queue_of(model) not in served:
+            said = f"{queue.waiting} wait in {queue.name}, and no worker that is present serves {model}"
+            yield Finding("warning", "queue", said)
 
 
 def _choose(

@@ -16,6 +16,7 @@ from shared.store import keys
 from shared.store.keys import ResponseKey
 from shared.store.log import closing, event_log
 from shared.store.overview import one_response, open_responses, processes, server, waiting_work
+from shared.store.overview.waiting_work import QueueView
 from shared.store.owning import draining
 from shared.store.redis.client import RedisClient
 from shared.store.redis.connections import REDIS_AWAY
@@ -85,11 +86,16 @@ class Admin:
         return answers.processes_answer(await processes.read_processes(self.redis, found.responses))
 
     async def queue(self, count_max: int) -> AdminAnswer:
-        return answers.queues_answer(await waiting_work.read_queues(self.redis, count_max))
+        return answers.queues_answer(await self._read_queues(count_max))
+
+    async def _read_queues(self, count_max: int) -> list[QueueView]:
+        return await waiting_work.read_queues(self.redis, count_max, self.settings.pinned_models)
 
     async def list_tenants(self, count_max: int) -> AdminAnswer:
         return answers.tenants_answer(
-            await waiting_work.read_tenants(self.redis, self.tenants[:count_max], count_max)
+            await waiting_work.read_tenants(
+                self.redis, self.tenants[:count_max], count_max, self.settings.pinned_models
+            )
         )
 
     async def check(self, keys_max: int) -> AdminAnswer:
@@ -100,6 +106,8 @@ class Admin:
                 await server.find_lasting_keys(self.redis, keys_max),
                 await processes.read_processes(self.redis, []),
                 await read_sentinels(self.redis),
+                await self._read_queues(1),
+                has_webhooks=_has_webhooks(self.settings),
             )
         )
 
@@ -174,6 +182,11 @@ def read_tenants(settings: Settings) -> Sequence[str]:
         return [OPEN_TENANT]
     roster = tenants_file.read(settings.api_keys)
     return sorted({*roster.keys.values(), *roster.limits})
+
+
+def _has_webhooks(settings: Settings) -> bool:
+    """Returns True if a tenant has registered a webhook. Raises FileInvalid."""
+    return settings.api_keys is not None and bool(tenants_file.read(settings.api_keys).webhooks)
 
 
 async def _at_once(_size_bytes: int, work: Callable[[], _T]) -> _T:

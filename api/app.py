@@ -164,7 +164,10 @@ def create_app(settings: Settings, tenants: Tenants, clock: Callable[[], float] 
         running += [
             asyncio.create_task(service, name="metrics")
             for service in metrics_listener.services(
-                settings, "api", name, [partial(refresh, redis), hub.refresh_metrics, count_sockets]
+                settings,
+                "api",
+                name,
+                [partial(refresh, redis, settings.pinned_models), hub.refresh_metrics, count_sockets],
             )
         ]
         if tenants.is_in_file:

@@ -3,6 +3,8 @@
 Every node tells the same, as Redis has it; rules take the greatest of their answers.
 """
 
+from collections.abc import Sequence
+
 from shared import metrics
 from shared.service_tiers import COUNT, served_tier
 from shared.store.overview import figures
@@ -15,11 +17,11 @@ _GAUGES = (metrics.QUEUE_DEPTH, metrics.QUEUE_AGE, metrics.PRESENT)
 _PLAIN = (metrics.OPEN_RESPONSES, metrics.OUTBOX_DEPTH, metrics.OUTBOX_AGE)
 
 
-async def refresh(redis: RedisClient) -> None:
+async def refresh(redis: RedisClient, pinned: Sequence[str] = ()) -> None:
     """Sets the gauges of the cluster; while Redis is unavailable, there are none. A model that is forgotten
-    has none any more."""
+    has none any more. `pinned`: as in `read_figures`."""
     try:
-        found = await figures.read_figures(redis)
+        found = await figures.read_figures(redis, pinned)
     except REDIS_AWAY:
         _clear()
         for gauge in _PLAIN:

@@ -62,7 +62,7 @@ class Console:
                 self._settings.cell,
                 self._settings.console_cluster is not None,
                 await read_processes(self._redis, opened.responses),
-                await read_queues(self._redis, _FLOWS_MAX),
+                await read_queues(self._redis, _FLOWS_MAX, self._settings.pinned_models),
                 opened,
             )
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from contextlib import suppress
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -10,12 +11,17 @@ import pytest
 from api import cluster_metrics
 from local import ports
 from shared import metrics_listener
+from shared.ids import new_response_id
 from shared.service_tiers import TURN_COST
 from shared.settings import Settings
 from shared.store import keys
+from shared.store.keys import ResponseKey
 from shared.store.overview.figures import REST, ClusterFigures, Waiting, read_figures
+from shared.store.overview.waiting_work import read_queues, read_tenants
 from shared.store.owning import fleet
 from shared.store.owning.fleet import AboutWorker, Served
+from shared.store.records import response_store
+from shared.store.records.admission import NewResponse
 from shared.store.redis.client import RedisClient
 from tests.patience import PATIENCE_S, until
 from tests.requests import accept, make_request
@@ -105,6 +111,27 @@ async def test_the_queue_is_told_by_model_and_tier_whatever_waits(
     assert value("antiphon_queue_depth", gen_ai_request_model="default", tier="flex") == 1
     assert value("antiphon_queue_depth", gen_ai_request_model="pirate", tier=REST) == 3
     assert value("antiphon_queue_depth", tier="priority") == 0
+
+
+async def test_what_waits_for_a_pinned_model_is_told_although_nobody_has_served_it_yet(
+    redis: RedisClient, settings: Settings
+) -> None:
+    """As while a worker that is started on demand cannot start."""
+    draft = NewResponse.of(ResponseKey("acme", new_response_id("0")), make_request(), {})
+    draft = replace(draft, queue=keys.queue_of("large"))
+    await response_store.create(redis, settings, draft)
+    await cluster_metrics.refresh(redis, ["large", "pirate"])
+    assert value("antiphon_queue_depth", gen_ai_request_model="large", tier="default") == 1
+    named = [each.name for each in await read_queues(redis, 1, ["large", "pirate"]) if each.waiting]
+    assert named == ["responses@large"]
+    (tenant,) = await read_tenants(redis, [], 10, ["large"])
+    assert (tenant.tenant, tenant.waiting) == ("acme", 1)
+    # One that is served may wait in the queue of another name of its model.
+    alias = Served("pirate", keys.queue_of("captain"), 8_192)
+    await fleet.announce(redis, "worker-a", AboutWorker([alias], "scripted", capacity=1))
+    assert (await read_figures(redis, ["large", "pirate"])).waiting.keys() == {"default", "large", "captain"}
+    names = [each.name for each in await read_queues(redis, 1, ["large", "pirate"])]
+    assert names == ["responses", "responses@captain", "responses@large", "tools"]
 
 
 def test_the_queues_of_models_that_are_served_now_are_told_apart_whatever_was_served_before() -> None:

@@ -1,4 +1,4 @@
-"""What `python -m admin check` says of Sentinels."""
+"""What `python -m admin check` says of Sentinels, of queues and of processes that lack."""
 
 from dataclasses import replace
 
@@ -6,7 +6,11 @@ import pytest
 
 from admin.checks import judge
 from shared.settings import Settings
+from shared.store import keys
+from shared.store.overview.processes import ProcessView
 from shared.store.overview.server import KeysView, ServerView
+from shared.store.overview.waiting_work import QueueView
+from shared.store.owning.fleet import AboutWorker, Served
 from shared.store.redis.sentinels import SentinelView
 
 SERVER = ServerView(
@@ -71,3 +75,36 @@ def test_what_would_keep_a_failover_from_its_end_is_found(
 def test_a_primary_that_writes_alone_is_doubtful_with_sentinels_and_replicas() -> None:
     alone = replace(SERVER, does_need_replicas=False)
     assert "min-replicas-to-write" in said(ALL, alone)["warning"]
+
+
+def worker(*models: str) -> ProcessView:
+    served = [Served(model, keys.queue_of(model), 8_192) for model in models]
+    return ProcessView("worker", "worker-a", True, 0, AboutWorker(served, "scripted", 1))
+
+
+def queue(name: str, waiting: int) -> QueueView:
+    return QueueView(name, waiting, 0, 0, 0, [])
+
+
+def found_about(
+    subject: str, queues: list[QueueView], processes: list[ProcessView], **fields: bool
+) -> list[tuple[str, str]]:
+    found = judge(Settings(), SERVER, KeysView(1, 1, 0, []), processes, ALL, queues, **fields)
+    return [(each.verdict, each.said) for each in found if each.subject == subject]
+
+
+def test_what_waits_for_a_model_that_nobody_serves_is_named() -> None:
+    queues = [queue("responses", 1), queue("responses@a", 2), queue("responses@b", 3), queue("tools", 4)]
+    lacking = [("warning", "3 wait in responses@b, and no worker that is present serves b")]
+    assert found_about("queue", queues, [worker("a")]) == lacking
+    assert found_about("queue", queues, [worker("a", "b")]) == []
+    assert found_about("queue", [queue("responses@b", 0)], [worker("a")]) == []
+    assert found_about("queue", queues, [replace(worker("a"), about=None)]) == []
+
+
+def test_deliveries_without_a_process_that_makes_them_are_named() -> None:
+    assert found_about("webhooks", [], []) == []
+    lacking = [("warning", "none present: deliveries wait")]
+    assert found_about("webhooks", [], [], has_webhooks=True) == lacking
+    present = ProcessView("webhooks", "webhooks-a", True, None)
+    assert found_about("webhooks", [], [present], has_webhooks=True) == [("ok", "1 present")]

@@ -3,10 +3,11 @@
 -- with the next turns; whatever else waits in a queue is its `rest`: further flows, what is before all turns, and what waits
 -- for a taker with room for its bytes. Of what webhooks have to deliver, at most `webhooks_max` webhooks are looked at, those
 -- with the earliest deliveries. Only reads; the cost depends on these three numbers alone.
--- `queue`: that of the default model, which is there whatever is served.
+-- `queue`: that of the default model, which is there whatever is served. `pinned`: JSON of [[name, queue], …], the names for
+-- which responses wait whether they are served or not.
 -- USES redis/clock webhooks/outbox
 -- KEYS queue models active outboxes given_up
--- ARGV queues_max# flows_max# webhooks_max# state_pattern presence_pattern role…
+-- ARGV queues_max# flows_max# webhooks_max# state_pattern presence_pattern pinned role…
 -- -> {open, {processes, …}, {{queue, rest, tier, jobs, oldest_ms, …}, …}, {deliveries, late_ms, given_up}}; oldest_ms: how
 --     long ago the oldest of them was accepted; late_ms: for how long the first of the deliveries has been due
 local now = now_ms()
@@ -37,12 +38,19 @@ local function look_at(waits)
   return found
 end
 
-local queues, is_seen = {look_at(queue)}, {[queue] = true}
+local queues, is_seen, is_served = {look_at(queue)}, {[queue] = true}, {}
+local function add(waits)
+  if is_seen[waits] then return end
+  queues[#queues + 1], is_seen[waits] = look_at(waits), true
+end
 for _, served in ipairs(redis.call('ZRANGE', models, 0, queues_max - 1, 'REV')) do
-  local waits = cjson.decode(served)[2]
-  if not is_seen[waits] then
-    queues[#queues + 1], is_seen[waits] = look_at(waits), true
-  end
+  local name, waits = unpack(cjson.decode(served))
+  is_served[name] = true
+  add(waits)
+end
+for _, each in ipairs(cjson.decode(pinned)) do
+  local name, waits = unpack(each)
+  if not is_served[name] and #queues < queues_max then add(waits) end
 end
 local deliveries, due_ms = 0, now
 for _, webhook in ipairs(redis.call('ZRANGE', outboxes, 0, webhooks_max - 1)) do

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from shared.store import keys
 from shared.store.overview.processes import ROLES
 from shared.store.redis.client import RedisClient
@@ -48,8 +50,8 @@ class ClusterFigures:
     outbox: OutboxFigures = OutboxFigures()
 
 
-async def read_figures(redis: RedisClient) -> ClusterFigures:
-    """Raises REDIS_AWAY."""
+async def read_figures(redis: RedisClient, pinned: Sequence[str] = ()) -> ClusterFigures:
+    """`pinned`: the models for which responses wait even if nobody has served them yet. Raises REDIS_AWAY."""
     opened, present, queues, (deliveries, late_ms, given_up) = await redis.run(
         _FIGURES(
             *ROLES,
@@ -63,6 +65,7 @@ async def read_figures(redis: RedisClient) -> ClusterFigures:
             webhooks_max=_WEBHOOKS_MAX,
             state_pattern=keys.STATE_PATTERN,
             presence_pattern=keys.presence("%s"),
+            pinned=msgspec.json.encode([[name, keys.queue_of(name)] for name in pinned]),
         )
     )
     waiting = dict(_read_queue(*queue) for queue in queues)

@@ -43,17 +43,20 @@ class QueueView:
     """Those with the next turns."""
 
 
-async def read_queues(redis: RedisClient, flows_max: int) -> list[QueueView]:
-    """Returns each queue with at most `flows_max` of its flows."""
-    queues = [*await _response_queues(redis), keys.TOOLS_QUEUE]
+async def read_queues(redis: RedisClient, flows_max: int, pinned: Sequence[str] = ()) -> list[QueueView]:
+    """Returns each queue with at most `flows_max` of its flows, of which there is at least 1. `pinned`: the
+    models for which responses wait even if nobody has served them yet."""
+    queues = [*await _response_queues(redis, pinned), keys.TOOLS_QUEUE]
     return [await _read_queue(redis, queue, flows_max) for queue in queues]
 
 
-async def _response_queues(redis: RedisClient) -> list[str]:
-    """Returns the queues of all models that are served, or were in the last day; that of the default model
-    first."""
-    served = await fleet.read_models(redis)
-    return list(dict.fromkeys([keys.RESPONSES_QUEUE, *sorted(each.queue for each, _ in served)]))
+async def _response_queues(redis: RedisClient, pinned: Sequence[str]) -> list[str]:
+    """Returns the queues of all models that are served, were in the last day, or are pinned; that of the
+    default model first."""
+    served = [each for each, _ in await fleet.read_models(redis)]
+    others = set(pinned) - {each.name for each in served}
+    named = sorted([*(each.queue for each in served), *map(keys.queue_of, others)])
+    return list(dict.fromkeys([keys.RESPONSES_QUEUE, *named]))
 
 
 async def _read_queue(redis: RedisClient, queue: str, flows_max: int) -> QueueView:
@@ -105,10 +108,12 @@ class TenantView:
     """Its requests that Redis holds uncompressed."""
 
 
-async def read_tenants(redis: RedisClient, named: Sequence[str], count_max: int) -> list[TenantView]:
+async def read_tenants(
+    redis: RedisClient, named: Sequence[str], count_max: int, pinned: Sequence[str] = ()
+) -> list[TenantView]:
     """Returns the tenants that are named, and those with something waiting or open among the first
     `count_max` flows and responses; at most `count_max`."""
-    queues = await _response_queues(redis)
+    queues = await _response_queues(redis, pinned)
     members, *flows = await redis.transaction(
         ("ZRANGE", keys.ACTIVE, 0, count_max - 1),
         *(("ZRANGE", keys.turns(queue), 0, count_max - 1) for queue in queues),
