@@ -87,7 +87,7 @@ def _read_assistant(message: dict[str, Any], path: Path, kinds: dict[str, str]) 
     if message.get("function_call") is not None:
         raise unsupported_parameter(spell((*path, "function_call")), _NO_FUNCTION)
     name = "reasoning_content" if message.get("reasoning_content") is not None else "reasoning"
-    thought, content = message.get(name), message.get("content")
+    thought, content = message.get(name), _content_of(message)
     called = message.get("tool_calls")
     calls = [] if called is None else check_list(called, (*path, "tool_calls"))
     if thought is not None and not isinstance(thought, str):
@@ -102,6 +102,13 @@ def _read_assistant(message: dict[str, Any], path: Path, kinds: dict[str, str]) 
     for index, call in enumerate(calls):
         place = (*path, "tool_calls", index)
         yield _read_call(check_object(call, place), place, kinds)
+
+
+def _content_of(message: Mapping[str, Any]) -> object:
+    """Returns what the model said: in place of a content, as hosted models have it, why it says nothing."""
+    content, refusal = message.get("content"), message.get("refusal")
+    is_refusal = content is None and isinstance(refusal, str)
+    return [{"type": "refusal", "refusal": refusal}] if is_refusal else content
 
 
 def _read_call(call: dict[str, Any], path: Path, kinds: dict[str, str]) -> TracedItem:

@@ -209,6 +209,12 @@ NAMES = st.sampled_from(
 )
 
 
+def test_a_refusal_of_another_server_is_what_the_model_said() -> None:
+    told = read(with_message(role="assistant", content=None, refusal="I cannot."))
+    part = {"type": "refusal", "refusal": "I cannot."}
+    assert told.items == create({"input": [USER, {"role": "assistant", "content": [part]}]}).items
+
+
 def with_message(**message: Any) -> dict[str, Any]:
     return {"messages": [USER, message]}
 
