@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -72,7 +72,7 @@ class Settings(ApiSettings, ToolSettings, BaseSettings):
     response_retention_s: int = Field(30 * 86_400, gt=0)
     unstored_grace_s: int = Field(60, gt=0)
     """How long the log of a `store: false` response outlives its close, for its own reader."""
-    tenant_retention_s: dict[str, int] = {}
+    tenant_retention_s: dict[str, PositiveInt] = {}
     """Maps tenants to their own `response_retention_s`."""
     archive_after_s: float = Field(30.0, ge=0)
     """How long after its close a log is turned into a compressed archive."""

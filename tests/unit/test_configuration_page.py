@@ -85,3 +85,10 @@ def test_a_former_name_leads_to_a_setting_and_is_none_itself() -> None:
     for former, present in FORMER_NAMES.items():
         assert former not in Settings.model_fields
         assert present in Settings.model_fields
+
+
+def test_a_tenants_retention_is_no_less_than_a_second() -> None:
+    """With none, each response would be gone when it ends, under its readers' eyes."""
+    assert Settings(tenant_retention_s={"acme": 1}).tenant_retention_s == {"acme": 1}
+    with pytest.raises(ValidationError, match=r"tenant_retention_s\.acme"):
+        Settings(tenant_retention_s={"acme": 0})
