@@ -87,14 +87,18 @@ async def test_what_is_counted_before_a_response_ends_gives_way_to_what_it_has_u
         assert "x-ratelimit-limit-requests" not in refused.headers
 
 
-async def test_a_request_that_asks_for_more_than_a_minutes_tokens_waits_for_all_of_them(
+async def test_a_request_that_may_use_more_than_a_minutes_tokens_counts_with_those_until_it_has_ended(
     redis: RedisClient, settings: Settings
 ) -> None:
+    """A client that asks for two thousand million tokens must not keep its tenant waiting for 500 days."""
     async with serving(limited(settings, tokens=1_000)) as client:
-        large = await ask(client, max_output_tokens=5_000)
+        large = await ask(client, max_output_tokens=2_000_000_000)
         assert (large.status_code, left(large, "tokens")) == (200, 0)
         refused = await ask(client, max_output_tokens=5_000)
-        assert int(refused.headers["retry-after"]) > 240
+        assert 0 < int(refused.headers["retry-after"]) <= 60
+        assert 0 < await redis.command("PTTL", keys.rate(OPEN_TENANT)) <= 60_000
+        assert (await client.post(f"/v1/responses/{large.json()['id']}/cancel")).status_code == 200
+        assert left(await ask(client), "tokens") > 900
 
 
 async def test_each_tenant_has_limits_of_its_own_and_a_repeated_call_costs_nothing(

@@ -7,7 +7,8 @@
 -- `job`: '' if no worker is to have the response, because its creator ends it at once.
 -- `channel`: where the first entries are published, if somebody is to follow them; '' if nobody is. `listeners` are those
 -- who were subscribed by then, and so miss nothing.
--- `tokens`: what is counted against the limit a minute until the response has ended; the limits are 0 if there are none.
+-- `tokens`: what is counted against the limit a minute until the response has ended, at most all of it: how much of that will
+-- be used, nobody knows. The limits are 0 if there are none.
 -- `webhooks`: the names of those that deliver the end of the response; '' if none does. `trace`: the one that they continue;
 -- '' if there is none.
 -- `head`: what a list shows of it; '' if it is not stored. `members`: of its metadata, as `listed.lua` has them.
@@ -63,6 +64,7 @@ local fields = {'request', request, 'store', store, 'background', background,
 local function note(name, value) fields[#fields + 1], fields[#fields + 2] = name, value end
 
 if tokens_per_minute > 0 then
+  tokens = math.min(tokens, tokens_per_minute)
   note('tokens', tokens)
   note('tokens_per_minute', tokens_per_minute)
 end
