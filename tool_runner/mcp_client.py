@@ -1,7 +1,7 @@
 """Lists the tools of MCP servers and calls them, over a connection that is open.
 
-Owns what an answer and a failure mean. `mcp_transports.py` opens connections, and no other module imports the
-MCP client; `servers.py` chooses the server, `run_tool.py` owns the limits.
+Owns what an answer and a failure mean. `mcp_transports.py` opens connections; `servers.py` chooses the
+server, `run_tool.py` owns the limits.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Opens connections to MCP servers over each transport: Streamable HTTP, HTTP with SSE, and stdio.
 
 Owns how a session is begun, continued and ended on the wire, and how much of an answer is read at all.
-`mcp_client.py` uses the connections, `mcp_sessions.py` decides which one a call uses. With `mcp_client.py`,
-the only importer of the MCP client.
+`mcp_client.py` uses the connections, `mcp_sessions.py` decides which one a call uses. Only `mcp_client.py`,
+`stdio_transport.py` and this module import the MCP client.
 """
 
 import asyncio
@@ -17,13 +17,12 @@ from typing import Any
 import anyio
 import httpx2
 import msgspec
-from mcp import Client, ClientSession, StdioServerParameters, stdio_client, types
+from mcp import Client, ClientSession, types
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp.shared.message import SessionMessage
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
-from pydantic import ValidationError
 
 from shared.egress import NotAllowed
 from shared.responses import HttpError, McpProtocolError
@@ -40,9 +39,9 @@ from tool_runner.mcp_client import (
     as_server_failures,
     read_refusal,
 )
-from tool_runner.mended_text import mend
 from tool_runner.passages import IncomingPassage, JoinedPassage
 from tool_runner.servers import HttpServer, StdioServer
+from tool_runner.stdio_transport import run_stdio
 from tool_runner.unjudged import Unjudged
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -204,16 +203,11 @@ async def open_stdio(server: StdioServer, has_ended: asyncio.Event) -> AsyncIter
 
     Raises ServerFailed.
     """
-    parameters = StdioServerParameters(
-        command=server.command,
-        args=list(server.args),
-        env=dict(server.env),
-        encoding_error_handler="replace",
-    )
     status = LastStatus()
     with as_server_failures(status):
         async with Client(
-            _unjudged(_watched(stdio_client(parameters), has_ended), status), cache=None
+            _unjudged(_watched(run_stdio(server.command, server.args, dict(server.env)), has_ended), status),
+            cache=None,
         ) as client:
             yield Connection(client.session, status)
 
@@ -354,7 +348,7 @@ async def _watched(
 
 
 class _WatchedStream(IncomingPassage):
-    """Sets `has_ended` when there will be no more messages. Reads lines that hold half a character."""
+    """Sets `has_ended` when there will be no more messages."""
 
     def __init__(self, stream: Any, has_ended: asyncio.Event) -> None:
         super().__init__(stream)
@@ -362,20 +356,7 @@ class _WatchedStream(IncomingPassage):
 
     async def receive(self) -> Any:
         try:
-            return _read_again(await super().receive())
+            return await super().receive()
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             self._has_ended.set()
             raise
-
-
-def _read_again(item: Any) -> Any:
-    """Returns the message of a line that the SDK could not read, if mending helps; anything else as it is."""
-    if not isinstance(item, ValidationError):
-        return item
-    line = item.errors(include_url=False)[0]["input"]
-    if not isinstance(line, str) or (mended := mend(line)) == line:
-        return item
-    try:
-        return SessionMessage(types.jsonrpc_message_adapter.validate_json(mended, by_name=False))
-    except ValidationError:
-        return item

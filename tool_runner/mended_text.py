@@ -43,7 +43,7 @@ class MendedText:
             if half := _HALF.match(text, place):
                 parts.append(_SUBSTITUTE)
                 place = half.end()
-            elif len(text) - place >= _PAIR_CHARS:  # no escape at all
+            elif len(text) - place >= _PAIR_CHARS or "\n" in text[place:]:  # no escape at all
                 parts.append(text[place])
                 place += 1
             else:
@@ -55,9 +55,3 @@ class MendedText:
         """Returns what was held back."""
         held, self._held = self._held + self._decoder.decode(b"", final=True), ""
         return held.encode()
-
-
-def mend(text: str) -> str:
-    """Returns a whole text mended."""
-    whole = MendedText()
-    return (whole.add(text.encode(errors="replace")) + whole.end()).decode()

@@ -10,8 +10,11 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import pytest_asyncio
+from mcp.shared.message import SessionMessage
+from mcp.types import JSONRPCNotification
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -25,7 +28,7 @@ from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, To
 from shared.tracer import TraceContext
 from tests.integration.mcp_servers import ODD_NAMES, serving_http, stdio_entry
 from tests.patience import PATIENCE_S, outlast, until
-from tool_runner import servers
+from tool_runner import servers, stdio_transport
 from tool_runner.mcp_client import NO_ANSWER
 from tool_runner.progress import Patience
 from tool_runner.run_tool import Outcome, Tools
@@ -538,6 +541,44 @@ async def test_half_a_character_costs_neither_a_listing_nor_an_answer(caller: Ca
             assert isinstance(listed, ToolsListed), listed
             assert [tool.description for tool in listed.tools] == ["cut off \ufffd"]
             assert (await caller.call("say", {}, url, label=label)).result == ToolOutput("cut off \ufffd")
+
+
+async def test_an_answer_over_stdio_that_is_too_long_fails_its_call_and_no_other(
+    caller: Caller, tmp_path: Path
+) -> None:
+    other = asyncio.create_task(caller.call("hold", {"folder": str(tmp_path)}, label="pipe"))
+    before = await caller.call("say_pid", {}, label="pipe")
+    failed = error_of(await caller.call("repeat", {"text": "x" * 1000, "times": 17_000}, label="pipe"))
+    assert failed == McpProtocolError(-32700, "the answer is longer than 16777216 bytes")
+    (tmp_path / "go").touch()
+    assert (await other).result == ToolOutput("held")
+    assert await caller.call("say_pid", {}, label="pipe") == before
+
+
+_STUBBORN = (
+    """trap '' TERM; echo $$ > "$0/pid"; sh -c 'trap "" TERM; echo $$ > "$0/child"; sleep 600' "$0" """
+)
+
+
+async def test_a_process_that_does_not_end_is_killed_with_what_it_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stdio_transport, "_EXIT_S", 0.2)
+    pids = [tmp_path / "pid", tmp_path / "child"]
+    async with stdio_transport.run_stdio("sh", ["-c", _STUBBORN, str(tmp_path)], {}):
+        await until(lambda: all(file.exists() and file.read_text() for file in pids))
+    assert not any(Path(f"/proc/{file.read_text().strip()}/exe").exists() for file in pids)
+
+
+async def test_a_process_that_reads_nothing_any_more_is_sent_nothing() -> None:
+    async with stdio_transport.run_stdio("sh", ["-c", "exec <&-; sleep 600"], {}) as (_, way):
+
+        async def send_for_ever() -> None:
+            while True:
+                await way.send(SessionMessage(JSONRPCNotification(jsonrpc="2.0", method="x" * 1_000)))
+
+        with pytest.raises(anyio.BrokenResourceError):
+            await asyncio.wait_for(send_for_ever(), PATIENCE_S)
 
 
 async def test_a_server_that_dies_in_the_middle_of_a_call_is_a_failure(caller: Caller) -> None:
