@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from shared import tenants_file
 from shared.settings import Settings
 from shared.store.webhooks import outbox
-from shared.store.webhooks.outbox import DeadLetter
+from shared.store.webhooks.outbox import DeadLetter, WaitingEntries
 from webhooks.app import connect, path_of
 from webhooks.message import event_type
 
@@ -21,13 +21,19 @@ async def list_lines(settings: Settings, tenants: Sequence[str]) -> AsyncIterato
     try:
         waiting = await outbox.count_waiting(redis)
         for tenant in tenants or roster.webhooks:
-            for webhook, count in sorted(waiting.get(tenant, {}).items()):
+            for webhook, entries in sorted(waiting.get(tenant, {}).items()):
                 is_known = webhook in roster.webhooks.get(tenant, {})
-                yield f"{tenant}/{webhook}: {count} waiting{'' if is_known else ', not in the tenants file'}"
+                unknown = "" if is_known else ", not in the tenants file"
+                yield f"{tenant}/{webhook}: {_count(entries)}{unknown}"
             for letter in await outbox.read_dead_letters(redis, tenant):
                 yield _describe(letter)
     finally:
         await redis.close()
+
+
+def _count(entries: WaitingEntries) -> str:
+    late = f", the first due for {entries.late_s:.0f} s" if entries.late_s >= 1 else ""
+    return f"{entries.number} waiting{late}"
 
 
 def _describe(letter: DeadLetter) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -358,13 +359,15 @@ async def test_what_cannot_be_delivered_becomes_a_dead_letter_that_the_operator_
     path.write_text(json.dumps({"tenants": {"acme": {"webhooks": {"main": HOOK}}}}))
     waits = await end(redis, settings)
     lines = [line async for line in list_lines(settings.model_copy(update={"api_keys": path}), [])]
-    assert lines[0] == "acme/main: 1 waiting"
+    assert re.fullmatch(r"acme/main: 1 waiting(, the first due for [1-9]\d* s)?", lines[0])
     assert lines[1].endswith(f"acme/main {gone} response.cancelled: HTTP 410; tried once")
     assert len(lines) == 3
     assert waits not in "".join(lines)
     path.write_text(json.dumps({"tenants": {"acme": {"webhooks": {"other": HOOK}}}}))
+    await make_due(redis)
     lines = [line async for line in list_lines(settings.model_copy(update={"api_keys": path}), ["acme"])]
-    assert lines[0] == "acme/main: 1 waiting, not in the tenants file"
+    since_1970 = r"acme/main: 1 waiting, the first due for \d{10} s, not in the tenants file"
+    assert re.fullmatch(since_1970, lines[0])
     assert len(lines) == 3
 
 

@@ -218,12 +218,25 @@ async def read_dead_letters(redis: RedisClient, tenant: str) -> Sequence[DeadLet
         after = f"({found[-1][0].decode()}"
 
 
-async def count_waiting(redis: RedisClient) -> Mapping[str, Mapping[str, int]]:
-    """Returns how many entries wait: tenant -> webhook -> number, also of those that are in no file any
-    more."""
-    waiting: dict[str, dict[str, int]] = {}
+@dataclass(frozen=True, slots=True)
+class WaitingEntries:
+    """What waits for one webhook."""
+
+    number: int
+    late_s: float
+    """For how long the first of them has been due; 0 if none is."""
+
+
+async def count_waiting(redis: RedisClient) -> Mapping[str, Mapping[str, WaitingEntries]]:
+    """Returns what waits: tenant -> webhook -> entries, also of those that are in no file any more."""
+    waiting: dict[str, dict[str, WaitingEntries]] = {}
     for name in await redis.command("ZRANGE", keys.OUTBOXES, 0, -1):
         tenant, _, webhook = name.decode().partition("/")
-        if count := int(await redis.command("ZCARD", keys.outbox(tenant, webhook))):
-            waiting.setdefault(tenant, {})[webhook] = count
+        place = keys.outbox(tenant, webhook)
+        number, first, (now_s, _) = await redis.transaction(
+            ("ZCARD", place), ("ZRANGE", place, 0, 0, "WITHSCORES"), ("TIME",)
+        )
+        if first:
+            late_s = max(0.0, int(now_s) - float(first[1]) / 1000)
+            waiting.setdefault(tenant, {})[webhook] = WaitingEntries(number, late_s)
     return waiting
