@@ -129,10 +129,10 @@ def _describe(block: Block) -> str:
         case {"type": "text", "text": str(text)}:
             return text
         case {"type": "image" | "audio" as kind, "data": str(data)}:
-            return f"[{kind} {block.get('mimeType', '')}, {_decoded_size(data)} bytes]"
+            return _describe_data(kind, block.get("mimeType"), data)
         case {"type": "resource_link", "uri": uri}:
-            about = block.get("description")
-            return f"[resource {block.get('name', '')} at {uri}]" + (f" {about}" if about else "")
+            name, about = block.get("name") or block.get("title"), block.get("description")
+            return f"[resource {f'{name} at ' if name else ''}{uri}]" + (f" {about}" if about else "")
         case {"type": "resource", "resource": {"uri": uri, "text": str(text)}}:
             return f"[resource {uri}]\n{text}"
         case {"type": "resource", "resource": {"uri": uri, "blob": str(data), **rest}}:
@@ -144,8 +144,12 @@ def _describe(block: Block) -> str:
 def _describe_blob(uri: str, mime_type: str, data: str) -> str:
     text = _decoded_text(data) if _is_text(mime_type) else None
     if text is None:
-        return f"[resource {uri} {mime_type}, {_decoded_size(data)} bytes]"
+        return _describe_data(f"resource {uri}", mime_type, data)
     return f"[resource {uri}]\n{text}"
+
+
+def _describe_data(what: str, mime_type: object, data: str) -> str:
+    return f"[{what}{f' {mime_type}' if mime_type else ''}, {_decoded_size(data)} bytes]"
 
 
 def _describe_unknown(block: Block) -> str:

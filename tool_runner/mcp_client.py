@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import httpx2
+import msgspec
 from mcp import ClientSession, MCPError, types
 from pydantic import ValidationError
 
@@ -215,7 +216,7 @@ def _read_failure(error: BaseException, status: LastStatus) -> HttpError | McpPr
             message = too_large[0] if too_large else "the server's answer is not what MCP allows"
             return McpProtocolError(types.PARSE_ERROR, message)
         case MCPError():
-            return McpProtocolError(error.code, error.message)
+            return McpProtocolError(error.code, _all_said(error))
         case httpx2.HTTPStatusError():
             return read_refusal(error.response)
         case httpx2.HTTPError() | httpx2.InvalidURL():
@@ -231,6 +232,15 @@ def _read_failure(error: BaseException, status: LastStatus) -> HttpError | McpPr
             return McpProtocolError(CONNECTION_CLOSED, "the connection to the server was lost")
         case _:
             return McpProtocolError(INTERNAL_ERROR, str(error))
+
+
+def _all_said(error: MCPError) -> str:
+    """Returns the message of a server's error with its data, which may be all that tells what to do."""
+    if error.data in (None, "", {}, []):
+        return error.message
+    is_text = isinstance(error.data, str)
+    data = error.data if is_text else msgspec.json.encode(make_encodable(error.data)).decode()
+    return f"{error.message}: {data}"
 
 
 def read_refusal(response: httpx2.Response) -> HttpError:

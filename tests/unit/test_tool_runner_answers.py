@@ -4,10 +4,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mcp import MCPError
 
 from shared.responses import McpProtocolError, McpToolExecutionError
 from shared.tool_calls import ToolFailure, ToolOutput, describe
 from tool_runner.answers import Answer, cut, make_encodable, make_failure, make_result
+from tool_runner.mcp_client import LastStatus, ServerFailed, as_server_failures
 
 LIMIT = 10_000
 
@@ -25,6 +27,12 @@ def test_text_blocks_are_joined_by_lines() -> None:
     [
         ({"type": "image", "data": "aGVsbG8=", "mimeType": "image/png"}, "[image image/png, 5 bytes]"),
         ({"type": "audio", "data": "aGVsbG8h", "mimeType": "audio/wav"}, "[audio audio/wav, 6 bytes]"),
+        ({"type": "image", "data": "aGVsbG8="}, "[image, 5 bytes]"),
+        (
+            {"type": "resource", "resource": {"uri": "file:///n", "blob": "aGk="}},
+            "[resource file:///n, 2 bytes]",
+        ),
+        ({"type": "resource_link", "uri": "file:///n"}, "[resource file:///n]"),
         ({"type": "resource_link", "name": "notes", "uri": "file:///n"}, "[resource notes at file:///n]"),
         ({"type": "resource", "resource": {"uri": "file:///n", "text": "hi"}}, "[resource file:///n]\nhi"),
         (
@@ -168,3 +176,19 @@ def test_every_json_value_becomes_one_that_can_be_encoded(value: Any) -> None:
 def test_only_numbers_that_are_too_large_are_changed() -> None:
     assert make_encodable({"a": [2**64 - 1, -(2**63), True]}) == {"a": [2**64 - 1, -(2**63), True]}
     assert make_encodable([2**64, 10**400]) == [2.0**64, "1" + "0" * 400]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (None, "bad arguments"),
+        ({}, "bad arguments"),
+        ("use x", "bad arguments: use x"),
+        ({"issues": [{"path": ["x"], "most": 2}]}, 'bad arguments: {"issues":[{"path":["x"],"most":2}]}'),
+        ({"most": 2**70}, 'bad arguments: {"most":1.1805916207174113e21}'),
+    ],
+)
+def test_an_error_of_the_protocol_says_all_that_the_server_said(data: Any, told: str) -> None:
+    with pytest.raises(ServerFailed) as failed, as_server_failures(LastStatus()):
+        raise MCPError(-32602, "bad arguments", data)
+    assert failed.value.error == McpProtocolError(-32602, told)
