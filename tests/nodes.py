@@ -1,13 +1,14 @@
-"""Runs an API node as a process of its own, for tests that use a real socket.
+"""Runs an API node, or a router, as a process of its own, for tests that use a real socket.
 
 Owns its process, which ends with the context.
 """
 
 import asyncio
+import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -41,14 +42,28 @@ class Node:
 @asynccontextmanager
 async def node(settings: Settings, **environment: str) -> AsyncIterator[Node]:
     """Yields a started, healthy node on a free port; `environment` overrides that of the tests."""
-    port = find_free(1)[0]
     of_settings = {
         "ANTIPHON_REDIS_URL": settings.redis_url,
         "ANTIPHON_REDIS_TIMEOUT_S": str(settings.redis_timeout_s),
     }
+    async with _running("api", of_settings | environment) as started:
+        yield started
+
+
+@asynccontextmanager
+async def router(cells: Mapping[str, Sequence[str]]) -> AsyncIterator[Node]:
+    """Yields a router in front of cells: name -> the URLs of its API nodes."""
+    named = {name: {"nodes": list(urls)} for name, urls in cells.items()}
+    async with _running("api.cells", {"ANTIPHON_CELLS": json.dumps(named)}) as started:
+        yield started
+
+
+@asynccontextmanager
+async def _running(module: str, environment: Mapping[str, str]) -> AsyncIterator[Node]:
+    port = find_free(1)[0]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "api", "--port", str(port)),
-        env=os.environ | of_settings | environment,
+        *(sys.executable, "-m", module, "--port", str(port)),
+        env=os.environ | environment,
         stderr=asyncio.subprocess.PIPE,
     )
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as client:

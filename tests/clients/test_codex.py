@@ -7,13 +7,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from shared.settings import Settings
 from tests.clients.answers import SEPARATORS, SILENCE, TOO_LONG, counted
 from tests.clients.conftest import Ask
 from tests.clients.recording import recording
 from tests.clients.scenarios import NODE, isolated
 from tests.clients.sent import carried, thoughts_read
-from tests.nodes import node
+from tests.nodes import node, router
 from tests.running import RunningCluster
 
 CODEX = NODE / "node_modules" / ".bin" / "codex"
@@ -145,6 +147,21 @@ async def test_a_node_without_sockets_is_used_by_http_at_once(
     assert done.returncode == 0, done.stdout + done.stderr
     assert counted(3) in done.stdout
     assert "Reconnecting" not in done.stdout
+
+
+@pytest.mark.parametrize("has_socket", [False, True])
+async def test_a_router_in_front_of_cells_changes_nothing(
+    cluster: RunningCluster, tmp_path: Path, has_socket: bool
+) -> None:
+    async with router({"0": cluster.urls}) as front:
+        codex = Codex(f"{front.url}/v1", tmp_path, has_socket=has_socket)
+        command = 'Use exec_command with {"cmd": "echo $((123 * 456))"}'
+        done = await asyncio.to_thread(codex.run, command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "56088" in said([json.loads(line) for line in done.stdout.strip().split("\n")])[-1]
+        assert ("connected to Responses WebSocket" in done.stderr) == has_socket
+        more = await asyncio.to_thread(codex.execute, "resume", "--last", "Count from 1 to 3")
+        assert said(more) == [counted(3)]
 
 
 def test_the_tools_of_an_mcp_server_of_its_own(url: str, mcp: str, tmp_path: Path) -> None:
