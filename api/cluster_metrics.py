@@ -26,6 +26,7 @@ async def refresh(redis: RedisClient, pinned: Sequence[str] = ()) -> None:
         _clear()
         for gauge in _PLAIN:
             gauge.set(float("nan"))
+        metrics.DEAD_LETTERS.tell(None)
         return
     show(found)
 
@@ -41,7 +42,7 @@ def show(found: ClusterFigures) -> None:
     metrics.OPEN_RESPONSES.set(found.open_responses)
     metrics.OUTBOX_DEPTH.set(found.outbox.deliveries)
     metrics.OUTBOX_AGE.set(found.outbox.late_s)
-    metrics.DEAD_LETTERS.value = found.outbox.given_up
+    metrics.DEAD_LETTERS.tell(found.outbox.given_up)
     for role, count in found.present.items():
         metrics.PRESENT.labels(role).set(count)
     label_of = metrics.Bounded()  # of these: the models of last month must not make today's `other`

@@ -93,6 +93,13 @@ class LabelledCount(Number, Collector):
     def labels(self, *values: object) -> Number:
         return self._numbers.get(values) or self._numbers.setdefault(values, Number())
 
+    def tell(self, value: float | None) -> None:
+        """Takes over what is counted elsewhere, without labels; None while it is not known: a 0 in between
+        would be an increase afterwards."""
+        self._numbers.pop((), None)
+        if value is not None:
+            self.value, self._numbers[()] = value, self
+
     @property
     def total(self) -> float:
         """What was counted for all labels together."""

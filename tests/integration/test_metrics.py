@@ -10,7 +10,7 @@ import pytest
 
 from api import cluster_metrics
 from local import ports
-from shared import metrics_listener
+from shared import metrics, metrics_listener
 from shared.ids import new_response_id
 from shared.service_tiers import TURN_COST
 from shared.settings import Settings
@@ -168,6 +168,7 @@ async def test_while_redis_is_away_nothing_old_is_told(settings: Settings) -> No
         await away.close()
     assert value("antiphon_queue_depth") == 0
     assert value("antiphon_open_responses") != value("antiphon_open_responses"), "it is not a number"
+    assert "\nantiphon_webhook_dead_letters_total " not in (await metrics.render("api")).decode()
 
 
 @pytest.mark.parametrize(
