@@ -155,8 +155,9 @@ def _describe_data(what: str, mime_type: object, data: str) -> str:
 def _describe_unknown(block: Block) -> str:
     """Returns a block of a kind that we do not know: its text, and the rest of it as JSON."""
     head = f"[{block.get('type', 'unknown content')}]"
-    rest = {name: _without_data(value) for name, value in block.items() if name not in ("type", "text")}
     text = block.get("text")
+    told = ("type", "text") if isinstance(text, str) else ("type",)
+    rest = {name: _without_data(value) for name, value in block.items() if name not in told}
     said = [head, *([text] if isinstance(text, str) else []), *([_encode(rest)] if rest else [])]
     return "\n".join(said)
 

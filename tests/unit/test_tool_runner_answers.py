@@ -28,6 +28,8 @@ def test_text_blocks_are_joined_by_lines() -> None:
         ({"type": "image", "data": "aGVsbG8=", "mimeType": "image/png"}, "[image image/png, 5 bytes]"),
         ({"type": "audio", "data": "aGVsbG8h", "mimeType": "audio/wav"}, "[audio audio/wav, 6 bytes]"),
         ({"type": "image", "data": "aGVsbG8="}, "[image, 5 bytes]"),
+        ({"type": "text", "text": 5}, '[text]\n{"text":5}'),
+        ({"type": "text"}, "[text]"),
         (
             {"type": "resource", "resource": {"uri": "file:///n", "blob": "aGk="}},
             "[resource file:///n, 2 bytes]",
