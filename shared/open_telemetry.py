@@ -77,19 +77,28 @@ class _Span:
         self._made.set_status(Status(StatusCode.ERROR, reason))
 
 
-class _WithoutContent(SpanProcessor):
-    """Takes out of the spans of libraries what may be content: what servers and exceptions say."""
+class _OfResponses(SpanProcessor):
+    """Passes on our spans, and those that libraries have made within them: not what MCP's client asks of a
+    server on its own, as when a tool runner starts.
 
-    def __init__(self, inner: SpanProcessor) -> None:
+    Takes out of those of libraries what may be content, unless that is wanted: what servers and exceptions
+    say.
+    """
+
+    def __init__(self, inner: SpanProcessor, *, has_content: bool) -> None:
         self._inner = inner
+        self._has_content = has_content
 
     def on_start(self, span: sdk.Span, parent_context: Context | None = None) -> None:
         self._inner.on_start(span, parent_context)
 
     def on_end(self, span: sdk.ReadableSpan) -> None:
         scope = span.instrumentation_scope
-        if span.status.description is not None or span.events:
-            span = span if scope is not None and scope.name == _SCOPE else _silenced(span)
+        if scope is None or scope.name != _SCOPE:
+            if span.parent is None:
+                return
+            if not self._has_content and (span.status.description is not None or span.events):
+                span = _silenced(span)
         self._inner.on_end(span)
 
     def shutdown(self) -> None:
@@ -149,7 +158,7 @@ class OtlpTracer:
         provider = TracerProvider(
             resource=Resource.create(named), id_generator=_Ids(), shutdown_on_exit=False
         )
-        provider.add_span_processor(processor if has_content else _WithoutContent(processor))
+        provider.add_span_processor(_OfResponses(processor, has_content=has_content))
         return cls(provider, has_content=has_content)
 
     @contextmanager
