@@ -15,10 +15,11 @@ import pytest
 
 from shared.settings import Settings
 from shared.tool_calls import ToolCall, ToolOutput
-from tests.integration.mcp_servers import serving_http
+from tests.integration.mcp_servers import serving_http, stdio_entry
 from tests.patience import PATIENCE_S
 from tests.stalls import ROWS, STALLS, Cluster, Measured, Row, watched_cluster, write_line
 from tests.watched import Watch
+from tool_runner import servers
 from tool_runner.run_tool import Tools
 from tool_runner.stdio_servers import StdioServers
 from worker.harmony.pieces import PIECE_CHARS_MAX
@@ -72,15 +73,26 @@ async def test_no_request_stops_another(
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("text", ["word ", "\N{THAI CHARACTER KO KAI}"])
-async def test_no_answer_of_a_tool_server_stops_the_calls_of_others(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("word ", "there"),
+        ("\N{THAI CHARACTER KO KAI}", "there"),
+        ("\N{THAI CHARACTER KO KAI}", "pipe"),
+    ],
+)
+async def test_no_answer_of_a_tool_server_stops_the_calls_of_others(
+    tmp_path: Path, text: str, label: str
+) -> None:
     """As JSON, it is nearly as long as is read of one."""
-    settings = Settings(egress_networks=[ip_network("127.0.0.0/8")])
-    tools = Tools(settings, {}, StdioServers(PATIENCE_S))
+    (tmp_path / "servers.json").write_text(json.dumps({"pipe": stdio_entry()}))
+    settings = Settings(egress_networks=[ip_network("127.0.0.0/8")], mcp_servers=tmp_path / "servers.json")
+    stdio = StdioServers(PATIENCE_S)
+    tools = Tools(settings, servers.load(settings), stdio)
     loop, times = asyncio.get_running_loop(), 15 * 2**20 // (len(json.dumps(text)) - 2)
     try:
         with serving_http() as url:
-            call = ToolCall("there", "repeat", json.dumps({"text": text, "times": times}), url)
+            call = ToolCall(label, "repeat", json.dumps({"text": text, "times": times}), url)
             for _ in range(1 + _AGAIN_MAX):
                 watch = Watch(tmp_path / "report")
                 loop.call_soon(watch.beat, loop)
@@ -92,3 +104,4 @@ async def test_no_answer_of_a_tool_server_stops_the_calls_of_others(tmp_path: Pa
         assert watch.longest_s < HELD_MAX_S
     finally:
         await tools.close()
+        await stdio.close()
