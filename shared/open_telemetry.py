@@ -4,6 +4,7 @@ Owns how a span is made; `traces.py` owns what is said. Where spans go, which ar
 is called are OpenTelemetry's own settings (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_SAMPLER` …).
 """
 
+import logging
 import os
 import re
 import socket
@@ -49,6 +50,8 @@ _KINDS = {
     "internal": trace.SpanKind.INTERNAL,
 }
 _propagator = TraceContextTextMapPropagator()
+for _name in ("opentelemetry.trace.span", "opentelemetry.trace.propagation.tracecontext"):
+    logging.getLogger(_name).setLevel(logging.ERROR)  # they would repeat what is wrong in a client's headers
 _next_id: ContextVar[int | None] = ContextVar("span id", default=None)
 
 

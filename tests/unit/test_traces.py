@@ -72,12 +72,18 @@ def test_a_clients_trace_is_continued_and_what_is_inside_hangs_on_it(exported: I
     assert [event.name for event in inner.events] == ["first token"]
 
 
-@pytest.mark.parametrize("parent", ["", "nonsense", "00-" + "0" * 32 + "-b7ad6b7169203331-01"])
-def test_what_is_no_trace_begins_a_new_one(exported: InMemorySpanExporter, parent: str) -> None:
+@pytest.mark.parametrize("parent", ["", "nonsense", "00-" + "0" * 32 + "-b7ad6b7169203331-01", "0" * 3_000])
+def test_what_is_no_trace_begins_a_new_one(
+    exported: InMemorySpanExporter, caplog: pytest.LogCaptureFixture, parent: str
+) -> None:
     with traces.span("POST", parent=TraceContext(parent, "vendor=1")):
         pass
     (span,) = exported.get_finished_spans()
     assert span.parent is None
+    with traces.span("POST", parent=TraceContext(CLIENTS.parent, ",=,no entry,é=ü")):
+        pass
+    assert exported.get_finished_spans()[1].parent is not None
+    assert caplog.messages == [], "a client writes into the log"
 
 
 def test_an_unsampled_trace_stays_so(exported: InMemorySpanExporter) -> None:
