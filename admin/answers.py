@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from shared.store.overview.one_response import ResponseDetail
+from shared.store.overview.one_response import Grant, ResponseDetail
 from shared.store.overview.open_responses import OpenResponses, ResponseView
 from shared.store.overview.processes import ProcessView
 from shared.store.overview.waiting_work import QueueView, TenantView
@@ -82,11 +82,17 @@ def detail_answer(found: ResponseDetail) -> AdminAnswer:
         for call in found.calls
     ]
     head = ("call", "server", "tool", "standing", "runner", "attempt", "result")
-    lines += [
-        f"owner {each.attempt}   {each.owner}, after {_seconds(each.after_ms)}" for each in found.grants
-    ]
+    lines += map(_grant_line, found.grants)
     lines.append(f"journal   {found.calls_total} calls")
     return AdminAnswer(found, [*lines, *(_table(head, rows) if rows else ())])
+
+
+def _grant_line(grant: Grant) -> str:
+    """Says who got the response, and if it is known, how that owner's time ended."""
+    line = f"owner {grant.attempt}   {grant.owner}, after {_seconds(grant.after_ms)}"
+    if grant.parting is None or grant.until_ms is None:
+        return line
+    return f"{line}; {grant.parting.replace('_', ' ')} after {_seconds(grant.until_ms)}"
 
 
 def processes_answer(found: Sequence[ProcessView]) -> AdminAnswer:

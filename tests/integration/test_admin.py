@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -121,6 +122,18 @@ async def test_a_response_is_shown_with_its_journal_and_none_of_its_content(
     queues = (await run("queue", "--json")).value
     assert {queue["name"]: queue["waiting"] for queue in queues} == {"responses": 1, "tools": 1}
     assert queues[1]["flows"][0]["tier"] == "default"
+
+
+async def test_a_response_is_shown_with_how_each_owners_time_ended(
+    redis: RedisClient, settings: Settings, run: Run
+) -> None:
+    held = await own(redis, settings, "worker-a")
+    await redis.command("HSET", keys.state(held.key), "lease_until_ms", 1)
+    assert await lease.acquire(redis, settings, held.key, "worker-b")
+    shown = (await run("show", held.key.response_id)).out.splitlines()
+    first, second = (line for line in shown if line.startswith("owner ") and ", after " in line)
+    assert re.fullmatch(r"owner 1   worker-a, after [0-9.]+ s; lost after -?[0-9.]+ s", first)
+    assert re.fullmatch(r"owner 2   worker-b, after [0-9.]+ s", second)
 
 
 async def test_the_queue_of_each_model_is_shown(redis: RedisClient, settings: Settings, run: Run) -> None:
