@@ -18,8 +18,9 @@ from shared.settings import Settings
 _METHODS = "GET, HEAD, POST, DELETE"
 _EXPOSED = ", ".join(
     (
-        *("x-request-id", "x-response-id", "retry-after", "openai-processing-ms", "antiphon-ignored-tools"),
-        *RATE_HEADERS,
+        *("x-request-id", "x-response-id", "openai-processing-ms", "openai-version"),
+        *("antiphon-ignored-tools", "antiphon-cells-missing"),
+        *("retry-after", "retry-after-ms", *RATE_HEADERS),
     )
 )
 _REMEMBERED_S = "600"
