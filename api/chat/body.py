@@ -243,6 +243,7 @@ def _read_text(fields: Mapping[str, Any]) -> dict[str, Any] | None:
         path = ("response_format", "json_schema")
         if value.get("json_schema") is None:
             raise missing_parameter(spell(path))
+        _refuse_others(value, ("type", "json_schema"), ("response_format",))
         value = {**check_object(value["json_schema"], path), "type": "json_schema"}
     return {"format": value, "verbosity": verbosity}
 
@@ -252,10 +253,12 @@ def _read_tools(tools: Sequence[object]) -> list[dict[str, Any]]:
 
 
 def _read_tool(value: object, path: Path) -> dict[str, Any]:
-    tool = _flatten(check_object(value, path), path)
+    tool = _chosen(check_object(value, path), path)
     grammar = tool.get("format")
     if tool["type"] == "custom" and isinstance(grammar, dict) and grammar.get("type") == "grammar":
-        written = check_object(grammar.get("grammar"), (*path, "custom", "format", "grammar"))
+        place: Path = (*path, "custom", "format")
+        _refuse_others(grammar, ("type", "grammar"), place)
+        written = check_object(grammar.get("grammar"), (*place, "grammar"))
         return {**tool, "format": {**written, "type": "grammar"}}
     return tool
 

@@ -326,6 +326,25 @@ UNSUPPORTED, UNKNOWN = "unsupported_parameter", "unknown_parameter"
             UNKNOWN,
         ),
         (
+            {"tools": [{"type": "function", "function": {"name": "f"}, "strict": True}]},
+            "tools[0].strict",
+            UNKNOWN,
+        ),
+        (
+            {
+                "tools": [
+                    {"type": "custom", "custom": CUSTOM | {"format": {"type": "grammar", "syntax": "lark"}}}
+                ]
+            },
+            "tools[0].custom.format.syntax",
+            UNKNOWN,
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}, "strict": True}},
+            "response_format.strict",
+            UNKNOWN,
+        ),
+        (
             {"tools": [{"type": "custom", "custom": CUSTOM}]},
             "tools[0].custom.format.grammar.syntax",
             INVALID,
