@@ -35,6 +35,9 @@ from tests.streams import without_comments
 
 CALL_S = 120.0
 """A client gives up a response that has not ended by then."""
+FLEX_S = 3 * CALL_S
+"""The same for the tier `flex`, which others may overtake after each turn while they come: a turn of it, and
+thirty-two of theirs."""
 _BEYOND_S = 120.0
 """A reader beyond the end that gets only comments for this long was not answered; a silent reader
 of the API looks into the log every two seconds, but all nodes may be away for half of this."""
@@ -46,7 +49,7 @@ async def make_call(world: World, asked: Asked, rng: random.Random) -> bool:
     give up."""
     world.begin(asked)
     try:
-        async with asyncio.timeout(CALL_S):
+        async with asyncio.timeout(FLEX_S if asked.tier == "flex" else CALL_S):
             await Call(world, asked, rng).read_to_the_end()
     except TimeoutError:
         world.note(GaveUp(world.now_s(), asked.call))
