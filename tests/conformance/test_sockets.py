@@ -14,7 +14,8 @@ from tests.sockets import Socket, socket_to
 from tests.streams import read_frames
 
 COUNT = "Count from 1 to 20"
-LONG = "Count slowly to 100"
+LONG = "Count slowly to 1000"
+"""Takes a minute: the response is cancelled long before."""
 
 
 async def stream_of(url: str, response_id: str, after: int = -1) -> list[bytes]:

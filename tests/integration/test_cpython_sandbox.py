@@ -754,7 +754,7 @@ async def test_a_server_that_is_a_plain_user_holds_its_sessions_as_well(tmp_path
     assert "NameError" not in killed
     assert all("OSError" in text or "Error: [Errno" in text for text in (written, network, host))
     assert "refused" in forked or "was ended" in forked
-    assert kept.startswith("(1, 1)\n")
+    assert "(1, 1)\n" in kept  # what was forked may say that it was refused as late as now
 
 
 @pytest.mark.parametrize(
