@@ -1,6 +1,7 @@
 """What precedes a response's first token can be cancelled, and ends in any case."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,8 +31,12 @@ from worker.response.turn_reader import TurnReader
 LONG = "word " * 1_000_000
 
 
+PIECE_S = 0.02
+
+
 class Encoder:
-    """Counts the pieces that are encoded."""
+    """Counts the pieces that are encoded, each of which takes `PIECE_S`: the long text would take twelve
+    seconds, far longer than anybody needs to notice a loss."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pieces = 0
@@ -40,6 +45,7 @@ class Encoder:
 
     def __call__(self, piece: str) -> list[int]:
         self.pieces += 1
+        time.sleep(PIECE_S)
         return self._encode(piece)
 
 
