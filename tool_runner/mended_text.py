@@ -9,11 +9,12 @@ import codecs
 import re
 
 _REST = re.compile(
-    r"(?:[^\\]|\\[^u]|\\u[^dD]|\\u[dD][^89a-fA-F]"
-    r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*+",
+    r"(?:[^\\]+|\\[^u]|\\u[^dD]|\\u[dD][^89a-fA-F]"
+    r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}){1,1000}",
     re.DOTALL,
 )
-"""A text up to an escape that may be half a character, or whose end is missing."""
+"""A text up to an escape that may be half a character, or whose end is missing. It is taken in parts, as `re`
+remembers each repetition; a possessive `*+`, which would not, is broken in Python 3.11.2."""
 _HALF = re.compile(
     r"\\u[dD](?:[c-fC-F][0-9a-fA-F]{2}"
     r"|[89abAB][0-9a-fA-F]{2}(?=[^\\]|\\[^u]|\\u[^dD]|\\u[dD][^c-fC-F]))",
@@ -36,11 +37,10 @@ class MendedText:
         parts, self._held = list[str](), ""
         place = 0
         while place < len(text):
-            rest = _REST.match(text, place)
-            assert rest is not None  # it may be empty
-            parts.append(rest[0])
-            place = rest.end()
-            if half := _HALF.match(text, place):
+            if rest := _REST.match(text, place):
+                parts.append(rest[0])
+                place = rest.end()
+            elif half := _HALF.match(text, place):
                 parts.append(_SUBSTITUTE)
                 place = half.end()
             elif len(text) - place >= _PAIR_CHARS or "\n" in text[place:]:  # no escape at all
