@@ -184,9 +184,10 @@ class Attempt:
     async def _give_way(self) -> None:
         """Hands a `flex` response over while others wait for its place, or for its bytes. An attempt that has
         made no turn yet keeps it, so that each makes one. Raises LeaseLost."""
-        tier, room = self.record.request.response.service_tier, self.resources.room()
+        tier = self.record.request.response.service_tier
         if served_tier(tier) != "flex" or not self.generation.has_generated:
             return
+        room = self.resources.room()
         if room.count_max <= 0 or bytes_of_large(self.record.size):
             await self.writer.flush()
             await give_way(self.resources.redis, self.resources.settings, self.lease, tier, room)
