@@ -57,7 +57,7 @@ class ListingRequests:
                 listings = [self._list(tenant, server, request.secrets) for server in request.servers]
                 await token_count.answer_listing(self._redis, name, await asyncio.gather(*listings))
         except REDIS_AWAY as away:  # includes the timeout: by then no caller is waiting
-            _log.warning("listing for a count abandoned: %s", away or type(away).__name__)
+            _log.warning("listing for a count abandoned: %s", away)
         except Exception:  # noqa: BLE001  the top of one count: its failure must not affect the others
             _log.exception("listing for a count failed")
 

@@ -56,7 +56,7 @@ class TokenCounter:
             async with asyncio.timeout(token_count.ANSWER_WITHIN_S), self._places:
                 await token_count.answer(self._redis, name, await self._count(request, listed))
         except REDIS_AWAY as away:  # includes the timeout: by then no caller is waiting
-            _log.warning("token count abandoned: %s", away or type(away).__name__)
+            _log.warning("token count abandoned: %s", away)
         except Exception:  # noqa: BLE001  the top of one count: its failure must not affect the others
             _log.exception("token count failed")
 
