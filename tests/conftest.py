@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import pytest_asyncio
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from local.valkey import Valkey
 from shared.settings import Settings
@@ -17,6 +18,7 @@ from shared.store.log.appender import Appender
 from shared.store.redis.client import RedisClient
 from tests.patience import PATIENCE_S
 from tests.running import PATIENT, RunningCluster, find_free_row, start_cluster
+from tests.spans import exporting
 from tests.stalls import STALLS, TABLE_HEAD
 
 hypothesis.settings.register_profile(
@@ -89,6 +91,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if lines:
         terminalreporter.section("beside a streaming neighbour")
         terminalreporter.write("\n".join([TABLE_HEAD, *map(str, lines), ""]))
+
+
+@pytest.fixture
+def exported() -> Iterator[InMemorySpanExporter]:
+    """Yields the spans of this process."""
+    with exporting() as exporter:
+        yield exporter
 
 
 @pytest.fixture(scope="session")

@@ -7,16 +7,13 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from shared import traces
 from shared.logs import JsonLines, WithSubject
-from shared.open_telemetry import OtlpTracer
 from shared.settings import Settings
 from shared.store.redis.client import RedisClient
 from shared.trace_origin import TraceOrigin
 from tests.requests import accept, make_request
+from tests.spans import exporting
 from tests.working import finish, leave_behind, working
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -40,9 +37,8 @@ def logged() -> Iterator[io.StringIO]:
 
 @pytest.fixture
 def traced() -> Iterator[None]:
-    traces.use(OtlpTracer.through(SimpleSpanProcessor(InMemorySpanExporter()), "worker"))
-    yield
-    traces.stop()
+    with exporting("worker"):
+        yield
 
 
 async def test_a_takeover_is_logged_with_its_response_attempt_and_trace(

@@ -15,19 +15,17 @@ import pytest
 import pytest_asyncio
 from mcp.shared.message import SessionMessage
 from mcp.types import JSONRPCNotification
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from local.ports import HOST
 from shared import traces
 from shared.egress import Resolve
-from shared.open_telemetry import OtlpTracer
 from shared.responses import HttpError, LeftOutTool, McpProtocolError, McpToolExecutionError, ServerSecrets
 from shared.settings import Settings
 from shared.tool_calls import ToolCall, ToolFailure, ToolListing, ToolOutput, ToolsListed
 from shared.tracer import TraceContext
 from tests.integration.mcp_servers import ODD_NAMES, serving_http, stdio_entry
 from tests.patience import PATIENCE_S, outlast, until
+from tests.spans import exporting
 from tool_runner import servers, stdio_transport
 from tool_runner.mcp_client import NO_ANSWER
 from tool_runner.progress import Patience
@@ -425,17 +423,13 @@ async def test_headers_and_authorization_of_the_request_are_sent_with_the_call(
 
 
 async def test_a_server_over_http_is_told_which_trace_its_call_belongs_to(caller: Caller, url: str) -> None:
-    exporter = InMemorySpanExporter()
-    traces.use(OtlpTracer.through(SimpleSpanProcessor(exporter), "tool_runner"))
-    try:
-        with traces.span("run_tool", parent=TraceContext("00-" + "3" * 32 + "-" + "4" * 16 + "-01", "a=1")):
-            here = traces.current()
-            outcome = await caller.call("show_header", {"name": "traceparent"}, url)
-            state = await caller.call("show_header", {"name": "tracestate"}, url)
-            own = ServerSecrets({"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01"})
-            clients = await caller.call("show_header", {"name": "traceparent"}, url, secrets=own)
-    finally:
-        traces.stop()
+    parent = TraceContext("00-" + "3" * 32 + "-" + "4" * 16 + "-01", "a=1")
+    with exporting("tool_runner"), traces.span("run_tool", parent=parent):
+        here = traces.current()
+        outcome = await caller.call("show_header", {"name": "traceparent"}, url)
+        state = await caller.call("show_header", {"name": "tracestate"}, url)
+        own = ServerSecrets({"traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01"})
+        clients = await caller.call("show_header", {"name": "traceparent"}, url, secrets=own)
     assert outcome.result == ToolOutput(here.parent)
     assert state.result == ToolOutput("a=1")
     assert clients.result == ToolOutput(own.headers["traceparent"])

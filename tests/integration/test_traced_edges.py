@@ -1,17 +1,11 @@
 """A trace goes on through a router and to the webhooks, with what the client's tracing systems have added."""
 
-from collections.abc import Iterator
-
-import pytest
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
 from api.offload import Offload
-from shared import traces
 from shared.ids import new_response_id
-from shared.open_telemetry import OtlpTracer
 from shared.settings import Settings
 from shared.store.log import closing
 from shared.store.records import response_store
@@ -25,14 +19,6 @@ from tests.webhook_receiver import Arrival, receiving, status
 TRACE_ID, STATE = "0af7651916cd43dd8448eb211c80319c", "vendor=1,other=x"
 CLIENTS = {"traceparent": f"00-{TRACE_ID}-b7ad6b7169203331-01", "tracestate": STATE}
 A = new_response_id("a")
-
-
-@pytest.fixture
-def exported() -> Iterator[InMemorySpanExporter]:
-    exporter = InMemorySpanExporter()
-    traces.use(OtlpTracer.through(SimpleSpanProcessor(exporter), "test"))
-    yield exporter
-    traces.stop()
 
 
 def told(span: ReadableSpan) -> str:

@@ -7,11 +7,8 @@ import httpx
 import msgspec
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from shared import traces
-from shared.open_telemetry import OtlpTracer
 from shared.settings import Settings
 from shared.store.redis.client import RedisClient
 from shared.trace_origin import TraceOrigin
@@ -20,6 +17,7 @@ from tests.patience import PATIENCE_S, wait_until
 from tests.requests import accept, make_request
 from tests.running import RunningCluster, start_cluster
 from tests.serving import serving
+from tests.spans import exporting
 from tests.working import finish, leave_behind, working
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -27,14 +25,6 @@ CLIENTS = f"00-{TRACE_ID}-b7ad6b7169203331-01"
 KILLED_ID = "1" * 32
 PYTHON = {"type": "mcp", "server_label": "code_interpreter"}
 SECRET = "Multiply 123*456"
-
-
-@pytest.fixture
-def exported() -> Iterator[InMemorySpanExporter]:
-    exporter = InMemorySpanExporter()
-    traces.use(OtlpTracer.through(SimpleSpanProcessor(exporter), "test"))
-    yield exporter
-    traces.stop()
 
 
 def named(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
@@ -93,13 +83,9 @@ async def test_a_call_to_the_api_continues_its_clients_trace(
 
 
 async def test_content_is_in_spans_only_if_that_is_wanted(redis: RedisClient, settings: Settings) -> None:
-    exporter = InMemorySpanExporter()
-    traces.use(OtlpTracer.through(SimpleSpanProcessor(exporter), "test", has_content=True))
-    try:
+    with exporting(has_content=True) as exporter:
         async with working(redis, settings) as worker:
             await finish(redis, worker, await accept(redis, settings, make_request(SECRET, tools=[PYTHON])))
-    finally:
-        traces.stop()
     attributes = named(exporter)["execute_tool python"].attributes
     assert attributes is not None
     assert "123*456" in str(attributes["gen_ai.tool.call.arguments"])

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,14 +21,6 @@ from shared.tracer import NO_CONTEXT, TraceContext
 CLIENTS = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "vendor=1,other=x")
 TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def exported() -> Iterator[InMemorySpanExporter]:
-    exporter = InMemorySpanExporter()
-    traces.use(OtlpTracer.through(SimpleSpanProcessor(exporter), "test"))
-    yield exporter
-    traces.stop()
 
 
 def ids(span: ReadableSpan) -> tuple[int, int]:
